@@ -1,0 +1,295 @@
+//! Lists of connections, and waiting for what happens to them.
+
+use std::ffi::c_int;
+use std::mem::MaybeUninit;
+use std::os::fd::RawFd;
+use std::ptr;
+
+use nix::errno::Errno;
+
+use super::list::{CList, EMPTY, EXTRA};
+use super::types::{ipc_connection_info, ipc_connection_infos, ipc_event, ipc_event_type, ipc_message};
+use super::{call, call_or, messages, required, required_const};
+use crate::connection::Frame;
+use crate::error::{Error, ipc_errors};
+use crate::event_loop::{self, Event, List, What};
+use crate::memory::CBox;
+use crate::section::Section;
+use crate::{endpoint, output, socket};
+
+/// Waits until something happens to one of the connections in `clients` or at the service `srv`, and tells
+/// what in `event`. `srv` is NULL in a program that serves nobody.
+///
+/// What `event->m` still holds from the call before is freed first: initialise the event with zeros, and
+/// set m to NULL where you have freed the message yourself.
+///
+/// `event->type` is then one of:
+/// CONNECTION: a client has come. `origin` is a new structure from malloc(3), already in the list; free it
+/// after its DISCONNECTION.
+/// MESSAGE: `m` is a struct ipc_message * from `origin`.
+/// EXTRA_SOCKET: `origin` was added with ipc_add_fd; `m` is a message with the bytes read (at most 64 KiB),
+/// of length 0 at the end of the file, which is told once, or if the descriptor cannot be read.
+/// ERROR: the peer broke the protocol or the connection failed; its DISCONNECTION follows.
+/// DISCONNECTION: the connection is over. It is closed already and in the list no more (the last element
+/// has taken its place); `origin->fd` still tells the number.
+///
+/// What single peers do wrong is an event, not an error. Errors:
+/// IPC_ERROR_WAIT_EVENT__NO_EVENT_PARAM, IPC_ERROR_WAIT_EVENT__NO_CLIENTS_PARAM: NULL (EINVAL); the latter
+/// also where there is nobody to wait for.
+/// IPC_ERROR_WAIT_EVENT__SELECT: a signal handler has run (EINTR), or waiting failed, as errno tells; EBADF
+/// or ENOTSOCK for a `srv` that is none.
+/// IPC_ERROR_NOT_ENOUGH_MEMORY: ENOMEM. Nothing is lost; the next call goes on.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn ipc_wait_event(
+    clients: *mut ipc_connection_infos,
+    srv: *mut ipc_connection_info,
+    event: *mut ipc_event,
+) -> ipc_errors {
+    call(ipc_errors::IPC_ERROR_WAIT_EVENT__SELECT, |section| {
+        let event = required(event, ipc_errors::IPC_ERROR_WAIT_EVENT__NO_EVENT_PARAM)?;
+        // SAFETY: `event` is not NULL, so it is an event.
+        unsafe {
+            messages::free((*event).m.cast());
+            fill(event, ipc_event_type::IPC_EVENT_TYPE_NOT_SET, ptr::null_mut(), ptr::null_mut());
+        }
+        let clients = required(clients, ipc_errors::IPC_ERROR_WAIT_EVENT__NO_CLIENTS_PARAM)?;
+        // Before anything is taken from the kernel, so that nothing is lost for want of it.
+        let message = CBox::new(messages::EMPTY)?;
+        // SAFETY: the caller's list and service.
+        let (mut list, listener) = unsafe { (CList::new(clients, srv), fd_of(srv)) };
+        let told = event_loop::wait(section, &mut list, listener)?;
+        // SAFETY: `event` is not NULL, so it is an event.
+        unsafe { tell(event, told, message) };
+        Ok(())
+    })
+}
+
+unsafe fn fd_of(srv: *const ipc_connection_info) -> Option<RawFd> {
+    // SAFETY: the caller's promise: NULL or a live structure.
+    (!srv.is_null()).then(|| unsafe { (*srv).fd })
+}
+
+unsafe fn fill(
+    event: *mut ipc_event,
+    kind: ipc_event_type,
+    origin: *mut ipc_connection_info,
+    message: *mut ipc_message,
+) {
+    let filled = ipc_event { r#type: MaybeUninit::new(kind), origin, m: message.cast() };
+    // SAFETY: the caller's promise: a live event.
+    unsafe { event.write(filled) };
+}
+
+unsafe fn tell(event: *mut ipc_event, told: Event<*mut ipc_connection_info>, message: CBox<ipc_message>) {
+    let hand_over = |frame: Frame, mut message: CBox<ipc_message>| {
+        message.set(messages::from_frame(frame));
+        message.into_c()
+    };
+    let (kind, message) = match told.what {
+        What::Connection => (ipc_event_type::IPC_EVENT_TYPE_CONNECTION, ptr::null_mut()),
+        What::Disconnection => (ipc_event_type::IPC_EVENT_TYPE_DISCONNECTION, ptr::null_mut()),
+        What::Error => (ipc_event_type::IPC_EVENT_TYPE_ERROR, ptr::null_mut()),
+        What::Message(frame) => (ipc_event_type::IPC_EVENT_TYPE_MESSAGE, hand_over(frame, message)),
+        What::Extra(frame) => (ipc_event_type::IPC_EVENT_TYPE_EXTRA_SOCKET, hand_over(frame, message)),
+    };
+    // SAFETY: the caller's promise: a live event.
+    unsafe { fill(event, kind, told.origin, message) };
+}
+
+/// Stores the pointer `cinfo` in the list. The structure stays yours, and must live as long as it is there.
+///
+/// Errors: IPC_ERROR_ADD__NO_PARAM_CLIENTS, IPC_ERROR_ADD__NO_PARAM_CLIENT: NULL (EINVAL).
+/// IPC_ERROR_ADD__EMPTY_LIST: the list has a size below 0, or one over 0 and no array (EINVAL).
+/// IPC_ERROR_NOT_ENOUGH_MEMORY: ENOMEM; the list is as before.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn ipc_add(
+    cinfos: *mut ipc_connection_infos,
+    cinfo: *mut ipc_connection_info,
+) -> ipc_errors {
+    call(ipc_errors::IPC_ERROR_ADD__EMPTY_LIST, |section| {
+        let cinfos = required(cinfos, ipc_errors::IPC_ERROR_ADD__NO_PARAM_CLIENTS)?;
+        let cinfo = required(cinfo, ipc_errors::IPC_ERROR_ADD__NO_PARAM_CLIENT)?;
+        // SAFETY: the caller's list and structure.
+        unsafe { add(section, cinfos, cinfo) }
+    })
+}
+
+unsafe fn add(
+    section: &Section,
+    cinfos: *mut ipc_connection_infos,
+    cinfo: *mut ipc_connection_info,
+) -> Result<(), Error> {
+    // SAFETY: the caller's list.
+    let (mut list, array, size) =
+        unsafe { (CList::new(cinfos, ptr::null()), (*cinfos).cinfos, (*cinfos).size) };
+    if size < 0 || size > 0 && array.is_null() {
+        return Err(Error::argument(ipc_errors::IPC_ERROR_ADD__EMPTY_LIST));
+    }
+    let index = list.append(cinfo)?;
+    event_loop::added(section, &list, index).inspect_err(|_| list.remove(index))
+}
+
+/// Takes the pointer `cinfo` out of the list; the last element takes its place. It frees and closes nothing
+/// of the structure. With the last element the array is freed and size is 0.
+///
+/// Errors: IPC_ERROR_DEL__NO_CLIENTS_PARAM, IPC_ERROR_DEL__NO_CLIENT_PARAM: NULL (EINVAL).
+/// IPC_ERROR_DEL__EMPTY_LIST: there is nothing in the list (ENOENT).
+/// IPC_ERROR_DEL__EMPTIED_LIST: the list has a size but no array (EINVAL).
+/// IPC_ERROR_DEL__CANNOT_FIND_CLIENT: it is not in the list (ENOENT).
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn ipc_del(
+    cinfos: *mut ipc_connection_infos,
+    cinfo: *mut ipc_connection_info,
+) -> ipc_errors {
+    call(ipc_errors::IPC_ERROR_DEL__CANNOT_FIND_CLIENT, |section| {
+        let cinfos = required(cinfos, ipc_errors::IPC_ERROR_DEL__NO_CLIENTS_PARAM)?;
+        let cinfo = required(cinfo, ipc_errors::IPC_ERROR_DEL__NO_CLIENT_PARAM)?;
+        // SAFETY: the caller's list.
+        let (mut list, array, size) =
+            unsafe { (CList::new(cinfos, ptr::null()), (*cinfos).cinfos, (*cinfos).size) };
+        if size <= 0 {
+            return Err(Error::new(ipc_errors::IPC_ERROR_DEL__EMPTY_LIST, Errno::ENOENT));
+        }
+        if array.is_null() {
+            return Err(Error::argument(ipc_errors::IPC_ERROR_DEL__EMPTIED_LIST));
+        }
+        let missing = Error::new(ipc_errors::IPC_ERROR_DEL__CANNOT_FIND_CLIENT, Errno::ENOENT);
+        let index = list.position(cinfo).ok_or(missing)?;
+        let entry = list.entry(index);
+        list.remove(index);
+        if let Some(entry) = entry {
+            event_loop::removed(section, &list, entry, index);
+        }
+        Ok(())
+    })
+}
+
+/// Adds a descriptor of any kind (pipe, terminal, socket, timerfd, eventfd, signalfd, regular file), whose
+/// bytes ipc_wait_event then reads and tells as IPC_EVENT_TYPE_EXTRA_SOCKET. The descriptor stays yours. Its
+/// ipc_connection_info, of type 'a', is made by malloc(3): `origin` of the events, or found in the list;
+/// take it out with ipc_del and free it.
+///
+/// Errors: IPC_ERROR_ADD_FD__NO_PARAM_CINFOS: NULL (EINVAL).
+/// IPC_ERROR_WAIT_EVENT__SELECT: the descriptor is not open (EBADF).
+/// IPC_ERROR_ADD__EMPTY_LIST: the list has a size below 0, or one over 0 and no array (EINVAL).
+/// IPC_ERROR_NOT_ENOUGH_MEMORY: ENOMEM; the list is as before.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn ipc_add_fd(cinfos: *mut ipc_connection_infos, fd: c_int) -> ipc_errors {
+    call(ipc_errors::IPC_ERROR_ADD__EMPTY_LIST, |section| {
+        let cinfos = required(cinfos, ipc_errors::IPC_ERROR_ADD_FD__NO_PARAM_CINFOS)?;
+        socket::check_open(fd)
+            .map_err(|errno| Error::new(ipc_errors::IPC_ERROR_WAIT_EVENT__SELECT, errno))?;
+        let cinfo = CBox::new(ipc_connection_info { fd, r#type: EXTRA, ..EMPTY })?;
+        // SAFETY: the caller's list, and a structure that it owns once it is in there.
+        unsafe { add(section, cinfos, cinfo.as_ptr()) }?;
+        let _owned_by_the_list = cinfo.into_c();
+        Ok(())
+    })
+}
+
+/// Frees the array of the list and sets its size to 0. What the pointers point to stays yours, and open.
+/// What is still queued for any connection has at most one second to leave.
+///
+/// A signal handler may call it at any time.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn ipc_connections_free(cinfos: *mut ipc_connection_infos) {
+    let code = ipc_errors::IPC_ERROR_NONE;
+    let with_list = |act: &mut dyn FnMut(&mut CList)| {
+        let cinfos = required(cinfos, code)?;
+        // SAFETY: the caller's list.
+        act(&mut unsafe { CList::new(cinfos, ptr::null()) });
+        Ok(())
+    };
+    // The heap may be in the middle of a change: the handler's array is not freed.
+    let nested = || with_list(&mut CList::forget);
+    call_or(code, nested, |section| {
+        with_list(&mut |list| {
+            output::last_flush(section, None);
+            event_loop::freed(section, list.key());
+            list.free();
+        })
+    });
+}
+
+/// Waits for a client of the service `cinfo`, takes it, and adds it to the list. `*new_client` becomes its
+/// structure, from malloc(3) and yours to free; `new_client` may be NULL, for the list has it too.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn handle_new_connection(
+    cinfo: *mut ipc_connection_info,
+    cinfos: *mut ipc_connection_infos,
+    new_client: *mut *mut ipc_connection_info,
+) -> ipc_errors {
+    call(ipc_errors::IPC_ERROR_ACCEPT, |section| {
+        let srv = required_const(cinfo, ipc_errors::IPC_ERROR_HANDLE_NEW_CONNECTION__NO_CINFO_PARAM)?;
+        let cinfos = required(cinfos, ipc_errors::IPC_ERROR_HANDLE_NEW_CONNECTION__NO_CINFOS_PARAM)?;
+        // SAFETY: the caller's list and service.
+        let (mut list, listener) = unsafe { (CList::new(cinfos, srv), (*srv).fd) };
+        let accept = |_| {
+            endpoint::accept(section, listener)
+                .map_err(|errno| Error::new(ipc_errors::IPC_ERROR_ACCEPT, errno))
+        };
+        let index = list.push(accept).map_err(|error| match error.errno {
+            Errno::ENOMEM => Error::new(ipc_errors::IPC_ERROR_HANDLE_NEW_CONNECTION__MALLOC, Errno::ENOMEM),
+            _ => error,
+        })?;
+        // Should it fail, the next wait goes through the whole list.
+        let _ = event_loop::added(section, &list, index);
+        if !new_client.is_null() {
+            // SAFETY: the caller's place for a pointer.
+            unsafe { new_client.write(list.origin(index).unwrap_or(ptr::null_mut())) };
+        }
+        Ok(())
+    })
+}
+
+/// A copy of the structure, member by member, from malloc(3) and yours to free; `spath` is not copied, both
+/// name the same. NULL for NULL, and without memory (ENOMEM).
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn ipc_connection_copy(p: *const ipc_connection_info) -> *mut ipc_connection_info {
+    let mut copy = ptr::null_mut();
+    call(ipc_errors::IPC_ERROR_CONNECTION_GEN__NO_CINFO, |_| {
+        let p = required_const(p, ipc_errors::IPC_ERROR_CONNECTION_GEN__NO_CINFO)?;
+        // SAFETY: the caller's structure.
+        copy = CBox::new(unsafe { *p })?.into_c();
+        Ok(())
+    });
+    copy
+}
+
+/// 1 where type, version, index and fd of both agree, else 0; 0 where one is NULL.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn ipc_connection_eq(
+    a: *const ipc_connection_info,
+    b: *const ipc_connection_info,
+) -> i8 {
+    if a.is_null() || b.is_null() {
+        return 0;
+    }
+    // SAFETY: the caller's structures.
+    let [a, b] = unsafe { [*a, *b] }.map(|info| (info.r#type, info.version, info.index, info.fd));
+    i8::from(a == b)
+}
+
+/// Sets these members of `cinfo`; `spath` is left alone.
+///
+/// Error: IPC_ERROR_CONNECTION_GEN__NO_CINFO: NULL (EINVAL).
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn ipc_connection_gen(
+    cinfo: *mut ipc_connection_info,
+    index: u32,
+    version: u32,
+    fd: c_int,
+    r#type: std::ffi::c_char,
+) -> ipc_errors {
+    call(ipc_errors::IPC_ERROR_CONNECTION_GEN__NO_CINFO, |_| {
+        let cinfo = required(cinfo, ipc_errors::IPC_ERROR_CONNECTION_GEN__NO_CINFO)?;
+        // SAFETY: the caller's structure, which may be uninitialised: members are only written.
+        unsafe {
+            (*cinfo).index = index;
+            (*cinfo).version = version;
+            (*cinfo).fd = fd;
+            (*cinfo).r#type = r#type;
+        }
+        Ok(())
+    })
+}

@@ -1,0 +1,286 @@
+//! Messages: make, format, empty, read and write.
+
+use std::ffi::c_char;
+use std::os::fd::RawFd;
+use std::ptr;
+use std::slice;
+
+use nix::errno::Errno;
+
+use super::types::{ipc_message, msg_types};
+use super::{call, required, required_const};
+use crate::connection::Frame;
+use crate::error::{Error, ipc_errors};
+use crate::memory::{self, Block, CBox};
+use crate::section::Section;
+use crate::wire::{self, Header, MAX_PAYLOAD};
+use crate::{input, output};
+
+/// A message with nothing in it.
+pub(super) const EMPTY: ipc_message = ipc_message { r#type: 0, length: 0, payload: ptr::null_mut() };
+
+/// A received frame, as C will own it.
+pub(super) fn from_frame(frame: Frame) -> ipc_message {
+    let length = u32::try_from(frame.payload.len()).unwrap_or(0);
+    ipc_message { r#type: frame.kind.cast_signed() as c_char, length, payload: frame.payload.into_c() }
+}
+
+/// Frees a message and its payload.
+///
+/// # Safety
+/// `message` is NULL, or a message from malloc(3) that nobody uses any more.
+pub(super) unsafe fn free(message: *mut ipc_message) {
+    if !message.is_null() {
+        // SAFETY: as promised by the caller.
+        unsafe {
+            memory::free((*message).payload);
+            memory::free(message);
+        }
+    }
+}
+
+/// A length that C gave: below 0 or over the maximum is no length.
+fn length_of(length: libc::ssize_t) -> Result<usize, Error> {
+    usize::try_from(length)
+        .ok()
+        .filter(|length| *length <= MAX_PAYLOAD)
+        .ok_or(Error::new(ipc_errors::IPC_ERROR_MESSAGE_FORMAT__LENGTH, Errno::EMSGSIZE))
+}
+
+/// The header and the payload of a message that C wants to send.
+unsafe fn parts<'a>(message: *const ipc_message) -> Result<([u8; wire::HEADER_SIZE], &'a [u8]), Error> {
+    // SAFETY: the caller's promise: a live message.
+    let message = unsafe { *message };
+    let too_long = Error::new(ipc_errors::IPC_ERROR_MESSAGE_FORMAT__LENGTH, Errno::EMSGSIZE);
+    let length = usize::try_from(message.length).map_err(|_| too_long)?;
+    let header = Header { kind: message.r#type as u8, length }.encode().map_err(|_| too_long)?;
+    if length == 0 {
+        return Ok((header, &[]));
+    }
+    if message.payload.is_null() {
+        return Err(Error::argument(ipc_errors::IPC_ERROR_MESSAGE_FORMAT__INCONSISTENT_PARAMS));
+    }
+    // SAFETY: the caller's promise: `length` bytes of payload.
+    Ok((header, unsafe { slice::from_raw_parts(message.payload.cast(), length) }))
+}
+
+/// Reads the next message of a descriptor into `m`.
+///
+/// # Safety
+/// `m` is NULL or has room for a message.
+pub(super) unsafe fn read(
+    section: &mut Section,
+    m: *mut ipc_message,
+    fd: impl FnOnce() -> Result<RawFd, Error>,
+) -> Result<(), Error> {
+    let m = required(m, ipc_errors::IPC_ERROR_MESSAGE_READ__NO_MESSAGE_PARAM)?;
+    let frame = input::read(section, fd()?, |_| Ok(()))?;
+    // SAFETY: as promised by the caller.
+    unsafe { m.write(from_frame(frame)) };
+    Ok(())
+}
+
+/// Writes the message to a descriptor.
+///
+/// # Safety
+/// `m` is NULL or a live message.
+pub(super) unsafe fn write(
+    section: &mut Section,
+    m: *const ipc_message,
+    fd: impl FnOnce() -> Result<RawFd, Error>,
+) -> Result<(), Error> {
+    let m = required_const(m, ipc_errors::IPC_ERROR_MESSAGE_WRITE__NO_MESSAGE_PARAM)?;
+    // SAFETY: as promised by the caller.
+    let (header, payload) = unsafe { parts(m) }?;
+    output::write(section, fd()?, [&header, payload])
+}
+
+/// Makes a message of `paylen` zero bytes in `*m`; with 0 it has no payload (NULL). Both blocks are from
+/// malloc(3) and yours: ipc_message_empty, then free.
+///
+/// Errors: IPC_ERROR_MESSAGE_NEW__NO_MESSAGE_PARAM: `m` is NULL (EINVAL).
+/// IPC_ERROR_MESSAGE_FORMAT__LENGTH: below 0 or over IPC_MAX_MESSAGE_SIZE (EMSGSIZE).
+/// IPC_ERROR_NOT_ENOUGH_MEMORY: ENOMEM.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn ipc_message_new(m: *mut *mut ipc_message, paylen: libc::ssize_t) -> ipc_errors {
+    call(ipc_errors::IPC_ERROR_NOT_ENOUGH_MEMORY, |_| {
+        let m = required(m, ipc_errors::IPC_ERROR_MESSAGE_NEW__NO_MESSAGE_PARAM)?;
+        let mut message = CBox::new(EMPTY)?;
+        message.set(from_frame(Frame { kind: 0, payload: Block::zeroed(length_of(paylen)?)? }));
+        // SAFETY: the caller's place for a pointer.
+        unsafe { m.write(message.into_c()) };
+        Ok(())
+    })
+}
+
+/// Makes a message of a buffer that holds one whole frame of `msize` bytes, header included. The payload is
+/// a copy, from malloc(3) and yours; what `m` held before is overwritten, not freed.
+///
+/// Errors: IPC_ERROR_MESSAGE_FORMAT_READ__EMPTY_MESSAGE, IPC_ERROR_MESSAGE_FORMAT_READ__EMPTY_BUFFER: NULL
+/// (EINVAL).
+/// IPC_ERROR_MESSAGE_FORMAT_READ__MESSAGE_SIZE: `msize` is not the size of the frame that the buffer holds,
+/// or the frame is larger than any may be (EBADMSG).
+/// IPC_ERROR_NOT_ENOUGH_MEMORY: ENOMEM.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn ipc_message_format_read(
+    m: *mut ipc_message,
+    buf: *const c_char,
+    msize: libc::ssize_t,
+) -> ipc_errors {
+    call(ipc_errors::IPC_ERROR_MESSAGE_FORMAT_READ__MESSAGE_SIZE, |_| {
+        let m = required(m, ipc_errors::IPC_ERROR_MESSAGE_FORMAT_READ__EMPTY_MESSAGE)?;
+        let buf = required_const(buf, ipc_errors::IPC_ERROR_MESSAGE_FORMAT_READ__EMPTY_BUFFER)?;
+        let wrong = Error::new(ipc_errors::IPC_ERROR_MESSAGE_FORMAT_READ__MESSAGE_SIZE, Errno::EBADMSG);
+        let size = usize::try_from(msize).map_err(|_| wrong)?;
+        // SAFETY: the caller's buffer of `msize` bytes.
+        let bytes = unsafe { slice::from_raw_parts(buf.cast::<u8>(), size) };
+        let (header, payload) = wire::parse_exact(bytes).ok_or(wrong)?;
+        let frame = Frame { kind: header.kind, payload: Block::copy_of(payload)? };
+        // SAFETY: the caller's message.
+        unsafe { m.write(from_frame(frame)) };
+        Ok(())
+    })
+}
+
+/// Writes the message as one frame to a buffer: where `*buf` is NULL to a new one from malloc(3), yours to
+/// free, else to `*buf`, which has room for IPC_HEADER_SIZE + length bytes. `*msize` becomes the frame's
+/// size.
+///
+/// Errors: IPC_ERROR_MESSAGE_FORMAT_WRITE__EMPTY_MESSAGE, IPC_ERROR_MESSAGE_FORMAT_WRITE__EMPTY_BUFFER,
+/// IPC_ERROR_MESSAGE_FORMAT_WRITE__EMPTY_MSIZE: NULL (EINVAL).
+/// IPC_ERROR_MESSAGE_FORMAT__LENGTH: the length is over IPC_MAX_MESSAGE_SIZE (EMSGSIZE).
+/// IPC_ERROR_MESSAGE_FORMAT__INCONSISTENT_PARAMS: it has a length and no payload (EINVAL).
+/// IPC_ERROR_NOT_ENOUGH_MEMORY: ENOMEM.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn ipc_message_format_write(
+    m: *const ipc_message,
+    buf: *mut *mut c_char,
+    msize: *mut libc::ssize_t,
+) -> ipc_errors {
+    call(ipc_errors::IPC_ERROR_MESSAGE_FORMAT_WRITE__EMPTY_MESSAGE, |_| {
+        let m = required_const(m, ipc_errors::IPC_ERROR_MESSAGE_FORMAT_WRITE__EMPTY_MESSAGE)?;
+        let buf = required(buf, ipc_errors::IPC_ERROR_MESSAGE_FORMAT_WRITE__EMPTY_BUFFER)?;
+        let msize = required(msize, ipc_errors::IPC_ERROR_MESSAGE_FORMAT_WRITE__EMPTY_MSIZE)?;
+        // SAFETY: the caller's message.
+        let (header, payload) = unsafe { parts(m) }?;
+        let size = header.len() + payload.len();
+        // SAFETY: the caller's place for a pointer, and a buffer of the announced room behind it, if any.
+        unsafe {
+            if (*buf).is_null() {
+                buf.write(Block::with_capacity(size)?.filled_with([&header, payload]).into_c());
+            } else {
+                put_frame(*buf, header, payload);
+            }
+            msize.write(size.cast_signed());
+        }
+        Ok(())
+    })
+}
+
+/// Writes a frame to a buffer of C.
+///
+/// # Safety
+/// `place` has room for header and payload.
+pub(super) unsafe fn put_frame(place: *mut c_char, header: [u8; wire::HEADER_SIZE], payload: &[u8]) {
+    let place = place.cast::<u8>();
+    // SAFETY: as promised by the caller. The payload may lie in the same buffer: copied first, and as memmove.
+    unsafe {
+        ptr::copy(payload.as_ptr(), place.add(header.len()), payload.len());
+        ptr::copy_nonoverlapping(header.as_ptr(), place, header.len());
+    }
+}
+
+/// Reads the next message of the descriptor `fd` into `m`, as ipc_read does, with the same errors.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn ipc_message_read(fd: i32, m: *mut ipc_message) -> ipc_errors {
+    // SAFETY: the caller's message.
+    call(ipc_errors::IPC_ERROR_USOCK_RECV, |section| unsafe { read(section, m, || Ok(fd)) })
+}
+
+/// Sends the message to the descriptor `fd`, as ipc_write does, with the same errors.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn ipc_message_write(fd: i32, m: *const ipc_message) -> ipc_errors {
+    // SAFETY: the caller's message.
+    call(ipc_errors::IPC_ERROR_USOCK_SEND, |section| unsafe { write(section, m, || Ok(fd)) })
+}
+
+/// Sets type and payload of the message. With a payload, an earlier one is freed and replaced by a copy of
+/// `length` bytes; without one (NULL and 0) the old pointer stays and length becomes 0. Initialise the
+/// message with zeros before.
+///
+/// Errors: IPC_ERROR_MESSAGE_FORMAT__NO_MESSAGE_PARAM: NULL (EINVAL).
+/// IPC_ERROR_MESSAGE_FORMAT__LENGTH: below 0 or over IPC_MAX_MESSAGE_SIZE (EMSGSIZE).
+/// IPC_ERROR_MESSAGE_FORMAT__INCONSISTENT_PARAMS: length 0 with a payload, or a length with none (EINVAL).
+/// IPC_ERROR_NOT_ENOUGH_MEMORY: ENOMEM; the message is as before.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn ipc_message_format(
+    m: *mut ipc_message,
+    r#type: c_char,
+    payload: *const c_char,
+    length: libc::ssize_t,
+) -> ipc_errors {
+    // SAFETY: the caller's message and payload.
+    call(ipc_errors::IPC_ERROR_NOT_ENOUGH_MEMORY, |_| unsafe { format(m, r#type, payload, length) })
+}
+
+unsafe fn format(
+    m: *mut ipc_message,
+    kind: c_char,
+    payload: *const c_char,
+    length: libc::ssize_t,
+) -> Result<(), Error> {
+    let m = required(m, ipc_errors::IPC_ERROR_MESSAGE_FORMAT__NO_MESSAGE_PARAM)?;
+    let length = length_of(length)?;
+    if (length == 0) != payload.is_null() {
+        return Err(Error::argument(ipc_errors::IPC_ERROR_MESSAGE_FORMAT__INCONSISTENT_PARAMS));
+    }
+    // SAFETY: the caller's message, whose payload is NULL or from malloc(3), and `length` bytes of payload.
+    unsafe {
+        if length > 0 {
+            // Copied before the old one is freed: it may be the same.
+            let copy = Block::copy_of(slice::from_raw_parts(payload.cast(), length))?;
+            memory::free((*m).payload);
+            (*m).payload = copy.into_c();
+        }
+        (*m).r#type = kind;
+        (*m).length = u32::try_from(length).unwrap_or(0);
+    }
+    Ok(())
+}
+
+/// ipc_message_format with the type MSG_TYPE_DATA.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn ipc_message_format_data(
+    m: *mut ipc_message,
+    payload: *const c_char,
+    length: libc::ssize_t,
+) -> ipc_errors {
+    let kind = msg_types::MSG_TYPE_DATA as c_char;
+    // SAFETY: the caller's message and payload.
+    call(ipc_errors::IPC_ERROR_NOT_ENOUGH_MEMORY, |_| unsafe { format(m, kind, payload, length) })
+}
+
+/// ipc_message_format with the type MSG_TYPE_SERVER_CLOSE and no payload.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn ipc_message_format_server_close(m: *mut ipc_message) -> ipc_errors {
+    let kind = msg_types::MSG_TYPE_SERVER_CLOSE as c_char;
+    // SAFETY: the caller's message.
+    call(ipc_errors::IPC_ERROR_NOT_ENOUGH_MEMORY, |_| unsafe { format(m, kind, ptr::null(), 0) })
+}
+
+/// Frees the message's payload and sets it to NULL, and the length to 0. The structure stays yours.
+///
+/// Error: IPC_ERROR_MESSAGE_EMPTY__EMPTY_MESSAGE_LIST: NULL (EINVAL).
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn ipc_message_empty(m: *mut ipc_message) -> ipc_errors {
+    call(ipc_errors::IPC_ERROR_MESSAGE_EMPTY__EMPTY_MESSAGE_LIST, |_| {
+        let m = required(m, ipc_errors::IPC_ERROR_MESSAGE_EMPTY__EMPTY_MESSAGE_LIST)?;
+        // SAFETY: the caller's message, whose payload is NULL or from malloc(3).
+        unsafe {
+            memory::free((*m).payload);
+            (*m).payload = ptr::null_mut();
+            (*m).length = 0;
+        }
+        Ok(())
+    })
+}

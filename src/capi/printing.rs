@@ -1,0 +1,116 @@
+//! The functions that exist to print, on standard output. They print with printf(3), so that their lines
+//! stand in order with those of the program.
+
+use std::ffi::{CStr, c_char, c_uint};
+use std::mem::MaybeUninit;
+use std::ptr;
+use std::slice;
+
+use super::types::{ipc_connection_info, ipc_connection_infos, ipc_message};
+use crate::error::{self, ipc_errors};
+use crate::event_loop::List;
+
+use super::list::CList;
+
+/// A sentence for the code, to be printed and not to be freed; NULL for a number that is no code.
+#[unsafe(no_mangle)]
+pub extern "C" fn ipc_errors_get(e: MaybeUninit<ipc_errors>) -> *const c_char {
+    // SAFETY: C passes an enumeration as an int, and any int is initialised; it is not taken for a code.
+    let code = unsafe { e.as_ptr().cast::<i32>().read() };
+    error::sentence(code).map_or(ptr::null(), CStr::as_ptr)
+}
+
+unsafe fn print_connection(info: *const ipc_connection_info) {
+    // SAFETY: the caller's structure; spath is NULL or a string. The format fits the arguments.
+    unsafe {
+        let ipc_connection_info { version, index, fd, r#type, spath } = *info;
+        let path = if spath.is_null() { c"-".as_ptr() } else { spath.cast_const() };
+        let kind = if r#type == 0 { b'-'.cast_signed() as c_char } else { r#type };
+        libc::printf(
+            c"connection: fd %d, type %c, index %u, version %u, path %s\n".as_ptr(),
+            fd,
+            i32::from(kind),
+            index as c_uint,
+            version as c_uint,
+            path,
+        );
+    }
+}
+
+/// Prints the connection, one line; nothing for NULL.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn ipc_connection_print(cinfo: *mut ipc_connection_info) {
+    if !cinfo.is_null() {
+        // SAFETY: the caller's structure.
+        unsafe { print_connection(cinfo) };
+    }
+}
+
+/// Prints the connections of the list, one line each, with its number, from 0; nothing for NULL, and for
+/// entries that are NULL.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn ipc_connections_print(cinfos: *mut ipc_connection_infos) {
+    if cinfos.is_null() {
+        return;
+    }
+    // SAFETY: the caller's list.
+    let list = unsafe { CList::new(cinfos, ptr::null()) };
+    for index in 0..list.size() {
+        if let Some(entry) = list.origin(index) {
+            // SAFETY: an entry of the caller's list; the format fits the argument.
+            unsafe {
+                libc::printf(c"%zu: ".as_ptr(), index);
+                print_connection(entry);
+            }
+        }
+    }
+}
+
+/// Prints type, length and payload of the message, one line; nothing for NULL.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn ipc_message_print(m: *const ipc_message) {
+    if m.is_null() {
+        return;
+    }
+    // SAFETY: the caller's message. The format fits the arguments, and %.*s reads at most `length` bytes.
+    unsafe {
+        let ipc_message { r#type, length, payload } = *m;
+        let shown = if payload.is_null() { 0 } else { i32::try_from(length).unwrap_or(i32::MAX) };
+        let text = if payload.is_null() { c"".as_ptr() } else { payload.cast_const() };
+        libc::printf(
+            c"message: type %d, length %u, payload %.*s\n".as_ptr(),
+            i32::from(r#type),
+            length as c_uint,
+            shown,
+            text,
+        );
+    }
+}
+
+/// Prints `size` bytes as hexadecimal numbers, sixteen a line, each line after `prefix`.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn print_hexa(prefix: *const c_char, payload: *mut u8, size: usize) {
+    // SAFETY: the caller's bytes and string; the formats fit their arguments.
+    unsafe {
+        let prefix = if prefix.is_null() { c"".as_ptr() } else { prefix };
+        let bytes = if payload.is_null() { &[] } else { slice::from_raw_parts(payload, size) };
+        for line in bytes.chunks(16) {
+            libc::printf(c"%s".as_ptr(), prefix);
+            for byte in line {
+                libc::printf(c" %02x".as_ptr(), c_uint::from(*byte));
+            }
+            libc::printf(c"\n".as_ptr());
+        }
+    }
+}
+
+/// print_hexa under a line of its own, with the prefix and the number of bytes.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn mprint_hexa(prefix: *mut c_char, buf: *mut u8, length: usize) {
+    // SAFETY: the caller's bytes and string; the format fits its arguments.
+    unsafe {
+        let name = if prefix.is_null() { c"".as_ptr() } else { prefix.cast_const() };
+        libc::printf(c"%s: %zu bytes\n".as_ptr(), name, length);
+        print_hexa(c"".as_ptr(), buf, length);
+    }
+}

@@ -1,0 +1,38 @@
+//! What the library asks of the process once: to be told of forks and of its end.
+
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use crate::section::Section;
+use crate::{fork, output};
+
+static REGISTERED: AtomicBool = AtomicBool::new(false);
+
+/// At the first call of any function.
+pub fn register() {
+    if !REGISTERED.load(Ordering::Relaxed) && !REGISTERED.swap(true, Ordering::Relaxed) {
+        // SAFETY: the handlers are functions that live as long as this library; libc forgets them when it
+        // is unloaded. Without memory for them the library works, but for these two conveniences.
+        unsafe {
+            libc::pthread_atfork(Some(before_fork), Some(parent_after_fork), Some(child_after_fork));
+            libc::atexit(at_exit);
+        }
+    }
+}
+
+extern "C" fn before_fork() {
+    fork::prepare();
+}
+
+extern "C" fn parent_after_fork() {
+    fork::parent();
+}
+
+extern "C" fn child_after_fork() {
+    fork::child();
+}
+
+extern "C" fn at_exit() {
+    if let Some(mut section) = Section::enter() {
+        output::last_flush(&mut section, None);
+    }
+}

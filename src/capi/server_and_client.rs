@@ -1,0 +1,275 @@
+//! Services and connections: open, connect, accept, read, write, close.
+
+use std::ffi::{OsStr, c_char};
+use std::os::fd::RawFd;
+use std::os::unix::ffi::OsStrExt;
+use std::path::{Path, PathBuf};
+use std::ptr;
+
+use nix::errno::Errno;
+
+use super::types::{ipc_connection_info, ipc_message};
+use super::{call, call_or, messages, os_str, required, required_const};
+use crate::error::{Error, ipc_errors};
+use crate::memory::{self, Block};
+use crate::section::Section;
+use crate::{connections, endpoint, event_loop, output, service};
+
+/// The run directory: what IPC_RUNDIR says, if it may say anything in this program.
+fn rundir<'a>() -> &'a OsStr {
+    // SAFETY: getauxval takes any number; getenv a string, and the environment is the program's to keep.
+    let told = unsafe {
+        if libc::getauxval(libc::AT_SECURE) != 0 { ptr::null() } else { libc::getenv(c"IPC_RUNDIR".as_ptr()) }
+    };
+    if told.is_null() {
+        return OsStr::new(service::DEFAULT_RUNDIR);
+    }
+    // SAFETY: getenv answers with a string, copied before the program's code runs again.
+    unsafe { os_str(told) }
+}
+
+/// The path of the service with this name, and the index and version of the structure.
+unsafe fn path_of(
+    info: *const ipc_connection_info,
+    name: *const c_char,
+    too_long: ipc_errors,
+    no_memory: ipc_errors,
+) -> Result<PathBuf, Error> {
+    // SAFETY: the caller's structure and string.
+    let (name, index, version) = unsafe { (os_str(name), (*info).index, (*info).version) };
+    service::path(rundir(), name, index, version).map_err(|errno| match errno {
+        Errno::ENOMEM => Error::new(no_memory, errno),
+        errno => Error::new(too_long, errno),
+    })
+}
+
+/// Opens the service `sname`: listens on a socket at "rundir/sname-index-version", with index and version
+/// from `srv`, and fills in `srv->fd` and `srv->spath`. rundir is the environment variable IPC_RUNDIR, or
+/// /run/ipc/; its last directory is made where it is missing. A socket that a dead server has left is
+/// replaced. `env` must not be NULL and is not read. End it with ipc_server_close.
+///
+/// Errors: IPC_ERROR_SERVER_INIT__NO_ENVIRONMENT_PARAM, IPC_ERROR_SERVER_INIT__NO_SERVICE_PARAM,
+/// IPC_ERROR_SERVER_INIT__NO_SERVER_NAME_PARAM: NULL (EINVAL).
+/// IPC_ERROR_SERVER_INIT__MALLOC: ENOMEM.
+/// IPC_ERROR_USOCK_INIT__EMPTY_PATH: the path is longer than PATH_MAX (ENAMETOOLONG).
+/// IPC_ERROR_USOCK_INIT__WRONG_FILE_DESCRIPTOR: socket(2) failed.
+/// IPC_ERROR_USOCK_INIT__BIND: another server has the path (EADDRINUSE), or the directory or the socket
+/// cannot be made: errno tells (EACCES, ENOENT, ENOTDIR, EROFS, ...).
+/// IPC_ERROR_USOCK_INIT__LISTEN: listen(2) failed.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn ipc_server_init(
+    env: *mut *mut c_char,
+    srv: *mut ipc_connection_info,
+    sname: *const c_char,
+) -> ipc_errors {
+    call(ipc_errors::IPC_ERROR_USOCK_INIT__BIND, |section| {
+        required(env, ipc_errors::IPC_ERROR_SERVER_INIT__NO_ENVIRONMENT_PARAM)?;
+        let srv = required(srv, ipc_errors::IPC_ERROR_SERVER_INIT__NO_SERVICE_PARAM)?;
+        let sname = required_const(sname, ipc_errors::IPC_ERROR_SERVER_INIT__NO_SERVER_NAME_PARAM)?;
+        let (too_long, no_memory) =
+            (ipc_errors::IPC_ERROR_USOCK_INIT__EMPTY_PATH, ipc_errors::IPC_ERROR_SERVER_INIT__MALLOC);
+        // SAFETY: the caller's structure and string.
+        let path = unsafe { path_of(srv, sname, too_long, no_memory) }?;
+        let spath = Block::copy_of(path.as_os_str().as_bytes())
+            .map_err(|_| Error::new(no_memory, Errno::ENOMEM))?;
+        service::make_rundir(&path)
+            .map_err(|errno| Error::new(ipc_errors::IPC_ERROR_USOCK_INIT__BIND, errno))?;
+        let fd = endpoint::listen(section, &path)?;
+        // SAFETY: the caller's structure.
+        unsafe {
+            (*srv).fd = fd;
+            (*srv).spath = spath.into_c();
+        }
+        Ok(())
+    })
+}
+
+/// Connects to the service `sname`, at the path that ipc_server_init describes, and fills in `p->fd`; the
+/// other members are left alone. It waits while the server's queue of new clients is full. `env` must not
+/// be NULL and is not read. End the connection with ipc_close.
+///
+/// Errors: IPC_ERROR_CONNECTION__NO_ENVIRONMENT_PARAM, IPC_ERROR_CONNECTION__NO_SERVER,
+/// IPC_ERROR_CONNECTION__NO_SERVICE_NAME: NULL (EINVAL).
+/// IPC_ERROR_USOCK_CONNECT__EMPTY_PATH: the path is longer than PATH_MAX (ENAMETOOLONG).
+/// IPC_ERROR_USOCK_CONNECT__SOCKET: no such service (ENOENT), its server is dead (ECONNREFUSED), it is not
+/// for you (EACCES), a signal handler has run (EINTR), or socket(2) failed.
+/// IPC_ERROR_NOT_ENOUGH_MEMORY: ENOMEM.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn ipc_connection(
+    env: *mut *mut c_char,
+    p: *mut ipc_connection_info,
+    sname: *const c_char,
+) -> ipc_errors {
+    call(ipc_errors::IPC_ERROR_USOCK_CONNECT__SOCKET, |section| {
+        required(env, ipc_errors::IPC_ERROR_CONNECTION__NO_ENVIRONMENT_PARAM)?;
+        let p = required(p, ipc_errors::IPC_ERROR_CONNECTION__NO_SERVER)?;
+        let sname = required_const(sname, ipc_errors::IPC_ERROR_CONNECTION__NO_SERVICE_NAME)?;
+        let (too_long, no_memory) =
+            (ipc_errors::IPC_ERROR_USOCK_CONNECT__EMPTY_PATH, ipc_errors::IPC_ERROR_NOT_ENOUGH_MEMORY);
+        // SAFETY: the caller's structure and string.
+        let path = unsafe { path_of(p, sname, too_long, no_memory) }?;
+        let fd = endpoint::connect(section, &path)?;
+        // SAFETY: the caller's structure.
+        unsafe { (*p).fd = fd };
+        Ok(())
+    })
+}
+
+/// Ends a service: closes its socket, removes the socket's file and only its own, frees `srv->spath` and
+/// sets it to NULL. Connections stay open; what is queued for them has at most one second to leave.
+///
+/// A child that was forked after ipc_server_init may call it while its parent goes on serving: the file
+/// then stays. A signal handler may call it at any time.
+///
+/// Errors: IPC_ERROR_USOCK_CLOSE: NULL (EINVAL), or close(2) failed.
+/// IPC_ERROR_USOCK_REMOVE__NO_FILE: the file was gone already, or belongs to another server (ENOENT).
+/// IPC_ERROR_USOCK_REMOVE__UNLINK: unlink(2) failed. In both cases the service is closed all the same.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn ipc_server_close(srv: *mut ipc_connection_info) -> ipc_errors {
+    let code = ipc_errors::IPC_ERROR_USOCK_CLOSE;
+    let end = |section: Option<&mut Section>| {
+        let srv = required(srv, code)?;
+        // SAFETY: the caller's structure.
+        let (fd, spath) = unsafe { ((*srv).fd, (*srv).spath) };
+        // SAFETY: the caller's structure. Whoever interrupts us from here on does not free the path again.
+        unsafe { (*srv).spath = ptr::null_mut() };
+        let path = if spath.is_null() {
+            Path::new("")
+        } else {
+            // SAFETY: `spath` is a string, which is freed below.
+            Path::new(unsafe { os_str(spath) })
+        };
+        let may_free = section.is_some();
+        let result = endpoint::close_service(section, fd, path);
+        if may_free {
+            // SAFETY: `spath` is NULL or from malloc(3), and the structure names it no more.
+            unsafe { memory::free(spath) };
+        }
+        result
+    };
+    call_or(code, || end(None), |section| {
+        // SAFETY: the caller's structure, if any.
+        if let Ok(fd) = unsafe { fd_of(srv, code) } {
+            output::last_flush(section, None);
+            event_loop::closing(section, fd);
+        }
+        end(Some(section))
+    })
+}
+
+/// Closes the connection's descriptor. What is queued for it has at most one second to leave. The structure
+/// stays as it is, and in the list that it is in.
+///
+/// A signal handler may call it at any time.
+///
+/// Error: IPC_ERROR_USOCK_CLOSE: NULL (EINVAL), or the descriptor is not open (EBADF).
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn ipc_close(p: *mut ipc_connection_info) -> ipc_errors {
+    let code = ipc_errors::IPC_ERROR_USOCK_CLOSE;
+    // SAFETY: the caller's structure, if any.
+    let fd = unsafe { fd_of(p, code) };
+    call_or(code, || endpoint::close(fd?), |section| close_connection(section, fd?))
+}
+
+/// The descriptor of a structure; the code of the operation and EINVAL for NULL.
+unsafe fn fd_of(info: *const ipc_connection_info, code: ipc_errors) -> Result<RawFd, Error> {
+    // SAFETY: the caller's promise: NULL or a live structure.
+    required_const(info, code).map(|info| unsafe { (*info).fd })
+}
+
+/// Closes a descriptor, after a last try to send what is queued for it.
+pub(super) fn close_connection(section: &mut Section, fd: RawFd) -> Result<(), Error> {
+    output::last_flush(section, Some(fd));
+    event_loop::closing(section, fd);
+    connections::lock(section, fd).forget();
+    endpoint::close(fd)
+}
+
+/// Waits for a client of the service `srv`, takes it, and fills in `p`: its fd, and version and index of the
+/// service; type and spath are left alone. ipc_wait_event does this by itself.
+///
+/// Errors: IPC_ERROR_ACCEPT__NO_SERVICE_PARAM, IPC_ERROR_ACCEPT__NO_CLIENT_PARAM: NULL (EINVAL).
+/// IPC_ERROR_ACCEPT: accept4(2) failed, as errno tells: EINTR, EMFILE, EBADF, ...
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn ipc_accept(srv: *mut ipc_connection_info, p: *mut ipc_connection_info) -> ipc_errors {
+    call(ipc_errors::IPC_ERROR_ACCEPT, |section| {
+        let srv = required(srv, ipc_errors::IPC_ERROR_ACCEPT__NO_SERVICE_PARAM)?;
+        let p = required(p, ipc_errors::IPC_ERROR_ACCEPT__NO_CLIENT_PARAM)?;
+        // SAFETY: the caller's structure.
+        let fd = endpoint::accept(section, unsafe { (*srv).fd })
+            .map_err(|errno| Error::new(ipc_errors::IPC_ERROR_ACCEPT, errno))?;
+        // SAFETY: the caller's structures.
+        unsafe {
+            (*p).version = (*srv).version;
+            (*p).index = (*srv).index;
+            (*p).fd = fd;
+        }
+        Ok(())
+    })
+}
+
+/// Waits for the next message of the connection and puts it into `m`: first what ipc_wait_event has read
+/// ahead, else from the socket, and no byte beyond the message. The payload is from malloc(3) and yours:
+/// ipc_message_empty frees it. What `m` held before is overwritten, not freed.
+///
+/// Errors: IPC_ERROR_MESSAGE_READ__NO_MESSAGE_PARAM: `m` is NULL (EINVAL).
+/// IPC_ERROR_CLOSED_RECIPIENT: the peer has closed, between two messages (EPIPE) or within one (ECONNRESET).
+/// IPC_ERROR_USOCK_RECV: the connection is NULL (EINVAL); the peer announced more than
+/// IPC_MAX_MESSAGE_SIZE, and nothing more can be read (EPROTO); a signal handler has run (EINTR), or the
+/// socket's own time-out or O_NONBLOCK ended the wait (EAGAIN): the next call goes on where this one
+/// stopped; or recv(2) failed.
+/// IPC_ERROR_NOT_ENOUGH_MEMORY: ENOMEM; the next call goes on.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn ipc_read(p: *const ipc_connection_info, m: *mut ipc_message) -> ipc_errors {
+    call(ipc_errors::IPC_ERROR_USOCK_RECV, |section| {
+        // SAFETY: the caller's structures, if any.
+        unsafe { messages::read(section, m, || fd_of(p, ipc_errors::IPC_ERROR_USOCK_RECV)) }
+    })
+}
+
+/// Sends the message to the connection, whole and once.
+///
+/// To a connection in no list it returns when the kernel has all of it, however long that takes. To one in
+/// a list it waits only while the peer reads: once it has read nothing for 5 milliseconds the rest is kept
+/// in memory, at most 16 MiB, and leaves from within later calls of the library, on ipc_close and at exit.
+/// Several threads may write to one connection.
+///
+/// Errors: IPC_ERROR_MESSAGE_WRITE__NO_MESSAGE_PARAM: `m` is NULL (EINVAL).
+/// IPC_ERROR_MESSAGE_FORMAT__LENGTH: its length is over IPC_MAX_MESSAGE_SIZE (EMSGSIZE).
+/// IPC_ERROR_MESSAGE_FORMAT__INCONSISTENT_PARAMS: it has a length and no payload (EINVAL).
+/// IPC_ERROR_USOCK_SEND: the connection is NULL (EINVAL), the peer is gone (EPIPE; there is no SIGPIPE), a
+/// fork has left a half-sent message to the parent (EBUSY), or sendmsg(2) failed.
+/// IPC_ERROR_MESSAGE_WRITE__NOT_ENOUGH_DATA: what waits for this connection is 16 MiB already (EAGAIN).
+/// Nothing of the message was sent; try again later.
+/// IPC_ERROR_NOT_ENOUGH_MEMORY: ENOMEM; nothing was sent.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn ipc_write(p: *const ipc_connection_info, m: *const ipc_message) -> ipc_errors {
+    call(ipc_errors::IPC_ERROR_USOCK_SEND, |section| {
+        // SAFETY: the caller's structures, if any.
+        unsafe { messages::write(section, m, || fd_of(p, ipc_errors::IPC_ERROR_USOCK_SEND)) }
+    })
+}
+
+/// Writes the path of the service `sname` to `path`, which has PATH_MAX bytes. A path that does not fit
+/// becomes an empty string (errno ENAMETOOLONG).
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn service_path(path: *mut c_char, sname: *const c_char, index: i32, version: i32) {
+    let code = ipc_errors::IPC_ERROR_USOCK_INIT__EMPTY_PATH;
+    call(code, |_| {
+        let path = required(path, code)?;
+        // SAFETY: the caller's buffer.
+        unsafe { path.write(0) };
+        let sname = required_const(sname, code)?;
+        // SAFETY: the caller's string.
+        let name = unsafe { os_str(sname) };
+        let told = service::path(rundir(), name, index.cast_unsigned(), version.cast_unsigned())
+            .map_err(|errno| Error::new(code, errno))?;
+        let bytes = told.as_os_str().as_bytes();
+        // SAFETY: the buffer has PATH_MAX bytes, and the path with its NUL no more than that.
+        unsafe {
+            ptr::copy_nonoverlapping(bytes.as_ptr().cast(), path, bytes.len());
+            path.add(bytes.len()).write(0);
+        }
+        Ok(())
+    });
+}

@@ -1,0 +1,123 @@
+//! The structures, enumerations and constants of `ipc.h`. Their layout is frozen.
+#![expect(non_camel_case_types, reason = "the names are those of the C interface")]
+
+use std::ffi::{c_char, c_void};
+use std::mem::MaybeUninit;
+
+use crate::wire;
+
+/// Bytes of a frame before its payload: type (1), length (4, the machine's byte order).
+pub const IPC_HEADER_SIZE: u32 = 5;
+
+/// The largest payload of a message, in bytes.
+pub const IPC_MAX_MESSAGE_SIZE: u32 = 8_000_000 - 5;
+
+/// The version of the protocol.
+pub const IPC_VERSION: u32 = 1;
+
+const _: () = assert!(IPC_HEADER_SIZE as usize == wire::HEADER_SIZE);
+const _: () = assert!(IPC_MAX_MESSAGE_SIZE as usize == wire::MAX_PAYLOAD);
+const _: () = assert!(msg_types::MSG_TYPE_DATA as u8 == wire::TYPE_DATA);
+
+/// Types of messages. The library gives them no meaning: a program may use any value of a char.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum msg_types {
+    /// The server ends.
+    MSG_TYPE_SERVER_CLOSE = 0,
+    /// An error.
+    MSG_TYPE_ERR,
+    /// The program's data.
+    MSG_TYPE_DATA,
+}
+
+/// What ipc_wait_event tells.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ipc_event_type {
+    /// Nothing: the call failed.
+    IPC_EVENT_TYPE_NOT_SET,
+    /// A peer broke the protocol or its connection failed. Its disconnection follows.
+    IPC_EVENT_TYPE_ERROR,
+    /// A descriptor added with ipc_add_fd has something: m holds the bytes, none at its end.
+    IPC_EVENT_TYPE_EXTRA_SOCKET,
+    /// A client has connected: origin is its new ipc_connection_info, already in the list.
+    IPC_EVENT_TYPE_CONNECTION,
+    /// A connection is over, closed, and in the list no more: origin is yours to free.
+    IPC_EVENT_TYPE_DISCONNECTION,
+    /// A message has come: m holds it.
+    IPC_EVENT_TYPE_MESSAGE,
+}
+
+/// One connection, or one service. The library knows a connection by fd alone: the structure may be copied.
+#[repr(C)]
+#[derive(Clone, Copy)]
+pub struct ipc_connection_info {
+    /// Part of the service's path; yours to set before ipc_server_init or ipc_connection.
+    pub version: u32,
+    /// Part of the service's path; yours to set before ipc_server_init or ipc_connection.
+    pub index: u32,
+    /// The socket.
+    pub fd: i32,
+    /// 'a' for a descriptor added with ipc_add_fd; no other value has a meaning.
+    pub r#type: c_char,
+    /// Of a service: the path of its socket, from malloc(3).
+    pub spath: *mut c_char,
+}
+
+/// A list of connections. Initialise it with zeros.
+#[repr(C)]
+#[derive(Clone, Copy)]
+pub struct ipc_connection_infos {
+    /// The array, from malloc(3). It holds pointers; what they point to stays the program's.
+    pub cinfos: *mut *mut ipc_connection_info,
+    /// How many there are.
+    pub size: i32,
+}
+
+/// A message.
+#[repr(C)]
+#[derive(Clone, Copy)]
+pub struct ipc_message {
+    /// Its type, see enum msg_types.
+    pub r#type: c_char,
+    /// Bytes of payload, at most IPC_MAX_MESSAGE_SIZE.
+    pub length: u32,
+    /// The payload, from malloc(3); NULL for none. In a message that the library has made, one NUL byte
+    /// follows it that length does not count.
+    pub payload: *mut c_char,
+}
+
+/// What has happened. Initialise it with zeros before the first ipc_wait_event.
+#[repr(C)]
+#[derive(Clone, Copy)]
+pub struct ipc_event {
+    /// What it is.
+    pub r#type: MaybeUninit<ipc_event_type>,
+    /// Whom it is about.
+    pub origin: *mut ipc_connection_info,
+    /// A struct ipc_message *, or NULL. The next ipc_wait_event with this event frees it, payload and all.
+    pub m: *mut c_void,
+}
+
+#[cfg(target_pointer_width = "64")]
+const _: () = {
+    use std::mem::{offset_of, size_of};
+    assert!(size_of::<ipc_connection_info>() == 24);
+    assert!(offset_of!(ipc_connection_info, version) == 0);
+    assert!(offset_of!(ipc_connection_info, index) == 4);
+    assert!(offset_of!(ipc_connection_info, fd) == 8);
+    assert!(offset_of!(ipc_connection_info, r#type) == 12);
+    assert!(offset_of!(ipc_connection_info, spath) == 16);
+    assert!(size_of::<ipc_connection_infos>() == 16);
+    assert!(offset_of!(ipc_connection_infos, cinfos) == 0);
+    assert!(offset_of!(ipc_connection_infos, size) == 8);
+    assert!(size_of::<ipc_message>() == 16);
+    assert!(offset_of!(ipc_message, r#type) == 0);
+    assert!(offset_of!(ipc_message, length) == 4);
+    assert!(offset_of!(ipc_message, payload) == 8);
+    assert!(size_of::<ipc_event>() == 24);
+    assert!(offset_of!(ipc_event, r#type) == 0);
+    assert!(offset_of!(ipc_event, origin) == 8);
+    assert!(offset_of!(ipc_event, m) == 16);
+};

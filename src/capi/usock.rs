@@ -1,0 +1,167 @@
+//! `usock_*`: the same sockets, one step below services and messages.
+
+use std::ffi::{c_char, c_int};
+use std::path::Path;
+use std::slice;
+
+use nix::errno::Errno;
+
+use super::{call, messages, os_str, required, required_const, server_and_client};
+use crate::connection::Frame;
+use crate::error::{Error, ipc_errors};
+use crate::memory::Block;
+use crate::wire::{HEADER_SIZE, Header};
+use crate::{endpoint, input, output};
+
+/// Sends `len` bytes as they are, with the rules and errors of ipc_write. `*sent` becomes `len`; `sent` may
+/// be NULL. A frame from ipc_message_format_write can be sent with it.
+///
+/// Errors: IPC_ERROR_USOCK_SEND: `buf` is NULL with a `len` that is not 0, or `len` is below 0 (EINVAL);
+/// those of ipc_write.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn usock_send(
+    fd: i32,
+    buf: *const c_char,
+    len: libc::ssize_t,
+    sent: *mut libc::ssize_t,
+) -> ipc_errors {
+    call(ipc_errors::IPC_ERROR_USOCK_SEND, |section| {
+        let wrong = Error::argument(ipc_errors::IPC_ERROR_USOCK_SEND);
+        let bytes = match usize::try_from(len) {
+            Ok(0) => &[],
+            // SAFETY: the caller's buffer of `len` bytes.
+            Ok(size) if !buf.is_null() => unsafe { slice::from_raw_parts(buf.cast(), size) },
+            _ => return Err(wrong),
+        };
+        output::write(section, fd, [bytes, &[]])?;
+        if !sent.is_null() {
+            // SAFETY: the caller's place for a number.
+            unsafe { sent.write(len) };
+        }
+        Ok(())
+    })
+}
+
+/// Waits for one whole frame of the socket, header included, and no byte beyond it. Where `*buf` is NULL it
+/// becomes a new buffer from malloc(3), yours to free; else the frame goes to `*buf`, which has room for
+/// `*len` bytes. `*len` becomes the frame's size.
+///
+/// Errors: IPC_ERROR_USOCK_RECV__NO_BUFFER, IPC_ERROR_USOCK_RECV__NO_LENGTH: NULL (EINVAL).
+/// IPC_ERROR_USOCK_RECV: the frame is larger than the room (EMSGSIZE): `*len` becomes its size, and the next
+/// call gets it; those of ipc_read.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn usock_recv(fd: i32, buf: *mut *mut c_char, len: *mut libc::ssize_t) -> ipc_errors {
+    call(ipc_errors::IPC_ERROR_USOCK_RECV, |section| {
+        let buf = required(buf, ipc_errors::IPC_ERROR_USOCK_RECV__NO_BUFFER)?;
+        let len = required(len, ipc_errors::IPC_ERROR_USOCK_RECV__NO_LENGTH)?;
+        // SAFETY: the caller's buffer and room.
+        let (place, room) = unsafe { (*buf, (*len).max(0).cast_unsigned()) };
+        let mut made = Block::default();
+        let admit = |header: Header| {
+            let size = HEADER_SIZE + header.length;
+            if place.is_null() {
+                // Before the frame is taken, so that it is not lost for want of it.
+                Ok(made.reserve(size)?)
+            } else if size > room {
+                // SAFETY: the caller's place for a number.
+                unsafe { len.write(size.cast_signed()) };
+                Err(Error::new(ipc_errors::IPC_ERROR_USOCK_RECV, Errno::EMSGSIZE))
+            } else {
+                Ok(())
+            }
+        };
+        let Frame { kind, payload } = input::read(section, fd, admit)?;
+        let header = Header { kind, length: payload.len() }
+            .encode()
+            .map_err(|_| Error::new(ipc_errors::IPC_ERROR_USOCK_RECV, Errno::EPROTO))?;
+        // SAFETY: the caller's place for a pointer, and a buffer that `admit` has found large enough.
+        unsafe {
+            if place.is_null() {
+                buf.write(made.filled_with([&header, payload.bytes()]).into_c());
+            } else {
+                messages::put_frame(place, header, payload.bytes());
+            }
+            len.write((HEADER_SIZE + payload.len()).cast_signed());
+        }
+        Ok(())
+    })
+}
+
+/// Closes the descriptor, as ipc_close does.
+///
+/// Error: IPC_ERROR_USOCK_CLOSE: close(2) failed (EBADF).
+#[unsafe(no_mangle)]
+pub extern "C" fn usock_close(fd: i32) -> ipc_errors {
+    let code = ipc_errors::IPC_ERROR_USOCK_CLOSE;
+    super::call_or(code, || endpoint::close(fd), |section| server_and_client::close_connection(section, fd))
+}
+
+unsafe fn path_of<'a>(path: *const c_char, code: ipc_errors) -> Result<&'a Path, Error> {
+    // SAFETY: the caller's promise: NULL or a string.
+    required_const(path, code).map(|path| Path::new(unsafe { os_str(path) }))
+}
+
+/// Connects to the socket at `path`, of at most PATH_MAX bytes with its NUL; `*fd` becomes the descriptor.
+///
+/// Errors: IPC_ERROR_USOCK_CONNECT__WRONG_FILE_DESCRIPTOR: `fd` is NULL (EINVAL).
+/// IPC_ERROR_USOCK_CONNECT__EMPTY_PATH: NULL or empty (EINVAL), or too long (ENAMETOOLONG).
+/// IPC_ERROR_USOCK_CONNECT__SOCKET: as for ipc_connection.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn usock_connect(fd: *mut i32, path: *const c_char) -> ipc_errors {
+    call(ipc_errors::IPC_ERROR_USOCK_CONNECT__SOCKET, |section| {
+        let fd = required(fd, ipc_errors::IPC_ERROR_USOCK_CONNECT__WRONG_FILE_DESCRIPTOR)?;
+        // SAFETY: the caller's string, and place for a descriptor.
+        unsafe {
+            let path = path_of(path, ipc_errors::IPC_ERROR_USOCK_CONNECT__EMPTY_PATH)?;
+            fd.write(endpoint::connect(section, path)?);
+        }
+        Ok(())
+    })
+}
+
+/// Listens on a new socket at `path`, of at most PATH_MAX bytes with its NUL; `*fd` becomes the descriptor.
+/// A socket that a dead server has left there is removed first.
+///
+/// Errors: IPC_ERROR_USOCK_INIT__EMPTY_FILE_DESCRIPTOR: `fd` is NULL (EINVAL).
+/// IPC_ERROR_USOCK_INIT__EMPTY_PATH: NULL or empty (EINVAL), or too long (ENAMETOOLONG).
+/// IPC_ERROR_USOCK_INIT__WRONG_FILE_DESCRIPTOR, IPC_ERROR_USOCK_INIT__BIND, IPC_ERROR_USOCK_INIT__LISTEN: as
+/// for ipc_server_init.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn usock_init(fd: *mut i32, path: *const c_char) -> ipc_errors {
+    call(ipc_errors::IPC_ERROR_USOCK_INIT__BIND, |section| {
+        let fd = required(fd, ipc_errors::IPC_ERROR_USOCK_INIT__EMPTY_FILE_DESCRIPTOR)?;
+        // SAFETY: the caller's string, and place for a descriptor.
+        unsafe {
+            let path = path_of(path, ipc_errors::IPC_ERROR_USOCK_INIT__EMPTY_PATH)?;
+            fd.write(endpoint::listen(section, path)?);
+        }
+        Ok(())
+    })
+}
+
+/// Waits for a client at the listening socket `fd` and takes it; `*pfd` becomes its descriptor.
+///
+/// Errors: IPC_ERROR_USOCK_ACCEPT__PATH_FILE_DESCRIPTOR: `pfd` is NULL (EINVAL).
+/// IPC_ERROR_USOCK_ACCEPT: accept4(2) failed, as errno tells.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn usock_accept(fd: c_int, pfd: *mut i32) -> ipc_errors {
+    call(ipc_errors::IPC_ERROR_USOCK_ACCEPT, |section| {
+        let pfd = required(pfd, ipc_errors::IPC_ERROR_USOCK_ACCEPT__PATH_FILE_DESCRIPTOR)?;
+        let client = endpoint::accept(section, fd)
+            .map_err(|errno| Error::new(ipc_errors::IPC_ERROR_USOCK_ACCEPT, errno))?;
+        // SAFETY: the caller's place for a descriptor.
+        unsafe { pfd.write(client) };
+        Ok(())
+    })
+}
+
+/// Removes the file at `path`.
+///
+/// Errors: IPC_ERROR_USOCK_REMOVE__NO_FILE: there is none (ENOENT).
+/// IPC_ERROR_USOCK_REMOVE__UNLINK: NULL (EINVAL), or unlink(2) failed.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn usock_remove(path: *const c_char) -> ipc_errors {
+    let code = ipc_errors::IPC_ERROR_USOCK_REMOVE__UNLINK;
+    // SAFETY: the caller's string.
+    call(code, |_| endpoint::remove(unsafe { path_of(path, code) }?))
+}

@@ -1,0 +1,400 @@
+//! One connection's memory: the half-received frame, the bytes read ahead, the bytes not yet sent. A
+//! connection that has none of them has no such memory at all.
+
+#![forbid(unsafe_code)]
+
+use std::collections::VecDeque;
+use std::io::IoSlice;
+use std::mem::MaybeUninit;
+
+use nix::errno::Errno;
+
+use crate::memory::{Block, OutOfMemory};
+use crate::section::Thread;
+use crate::wire::{HEADER_SIZE, Header, TooLong};
+
+/// How much `ipc_wait_event` receives at once of frames that it does not know yet.
+pub const READ_AHEAD: usize = 16 << 10;
+
+/// How much is allocated for a payload that was announced and has not come. More is allocated as it comes.
+const ANNOUNCED: usize = 64 << 10;
+
+/// Bytes that may wait in memory to be sent, beside what the kernel holds.
+pub const QUEUE_LIMIT: usize = 16 << 20;
+
+/// A message as it was received.
+pub struct Frame {
+    /// The message's type.
+    pub kind: u8,
+    /// Its payload.
+    pub payload: Block,
+}
+
+/// Why no frame could be cut.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Cut {
+    /// The peer announced more than a frame holds; nothing behind that can be understood.
+    TooLong,
+    /// No memory for the payload; nothing is lost, and another try may succeed.
+    OutOfMemory,
+}
+
+impl From<TooLong> for Cut {
+    fn from(_: TooLong) -> Self {
+        Self::TooLong
+    }
+}
+
+impl From<OutOfMemory> for Cut {
+    fn from(_: OutOfMemory) -> Self {
+        Self::OutOfMemory
+    }
+}
+
+/// Why nothing was received.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Receive {
+    /// The system call failed.
+    System(Errno),
+    /// No memory; nothing was taken from the kernel.
+    OutOfMemory,
+}
+
+impl From<OutOfMemory> for Receive {
+    fn from(_: OutOfMemory) -> Self {
+        Self::OutOfMemory
+    }
+}
+
+impl From<Errno> for Receive {
+    fn from(errno: Errno) -> Self {
+        Self::System(errno)
+    }
+}
+
+/// What has come in and is not yet a message: first bytes read ahead fill the header, then the payload.
+#[derive(Default)]
+pub struct Inbound {
+    header: [u8; HEADER_SIZE],
+    /// Bytes of `header` that are there.
+    filled: usize,
+    payload: Block,
+    /// Bytes received beyond the frame at hand, from `start` on.
+    ahead: Block,
+    start: usize,
+}
+
+impl Inbound {
+    /// Whether it holds nothing at all.
+    pub fn is_empty(&self) -> bool {
+        self.filled == 0 && !self.has_ahead()
+    }
+
+    /// Whether there are bytes that [`Inbound::cut`] has not looked at.
+    pub fn has_ahead(&self) -> bool {
+        self.start < self.ahead.len()
+    }
+
+    fn take_ahead(&mut self, most: usize) -> &[u8] {
+        let rest = self.ahead.bytes().get(self.start..).unwrap_or_default();
+        let taken = rest.get(..most).unwrap_or(rest);
+        self.start += taken.len();
+        taken
+    }
+
+    fn fill_header(&mut self) {
+        let missing = HEADER_SIZE - self.filled;
+        let mut header = self.header;
+        let taken = self.take_ahead(missing);
+        let count = taken.len();
+        for (place, byte) in header.iter_mut().skip(HEADER_SIZE - missing).zip(taken) {
+            *place = *byte;
+        }
+        self.header = header;
+        self.filled += count;
+    }
+
+    /// The frame at hand, once its header is there.
+    pub fn announced(&self) -> Result<Option<Header>, TooLong> {
+        if self.filled < HEADER_SIZE { Ok(None) } else { Header::decode(self.header).map(Some) }
+    }
+
+    /// The next whole frame among the bytes at hand. Where there is none, all bytes read ahead have found
+    /// their place in the half-received one.
+    pub fn cut(&mut self) -> Result<Option<Frame>, Cut> {
+        self.fill_header();
+        let Some(header) = self.announced()? else { return Ok(None) };
+        let missing = header.length - self.payload.len();
+        let at_hand = (self.ahead.len() - self.start).min(missing);
+        if at_hand > 0 {
+            self.payload.reserve(self.payload.len() + at_hand)?;
+            let rest = self.ahead.bytes().get(self.start..).unwrap_or_default();
+            self.payload.push(rest.get(..at_hand).unwrap_or(rest));
+            self.start += at_hand;
+        }
+        if at_hand < missing {
+            return Ok(None);
+        }
+        self.filled = 0;
+        Ok(Some(Frame { kind: header.kind, payload: std::mem::take(&mut self.payload) }))
+    }
+
+    /// Receives no byte beyond the frame at hand. `cut` has found no frame before. How many bytes came; 0 is
+    /// the end of the stream.
+    pub fn receive_exact(
+        &mut self,
+        source: impl for<'a> FnOnce(&'a mut [MaybeUninit<u8>]) -> Result<&'a mut [u8], Errno>,
+    ) -> Result<usize, Receive> {
+        let Ok(Some(header)) = self.announced() else {
+            let mut room = [MaybeUninit::uninit(); HEADER_SIZE];
+            let (_, missing) = room.split_at_mut(self.filled.min(HEADER_SIZE));
+            let came = source(missing)?;
+            for (place, byte) in self.header.iter_mut().skip(self.filled).zip(&*came) {
+                *place = *byte;
+            }
+            self.filled += came.len();
+            return Ok(came.len());
+        };
+        let (have, missing) = (self.payload.len(), header.length - self.payload.len());
+        if have == self.payload.capacity() {
+            self.payload.reserve(header.length.min(ANNOUNCED.max(4 * have)))?;
+        }
+        Ok(self.payload.fill(missing, source)?)
+    }
+
+    /// Receives what there is: straight into the payload where one is half received, else into `spare`,
+    /// which is kept for as long as it holds bytes. `cut` has found no frame before.
+    pub fn receive_ahead(
+        &mut self,
+        spare: &mut Block,
+        source: impl for<'a> FnOnce(&'a mut [MaybeUninit<u8>]) -> Result<&'a mut [u8], Errno>,
+    ) -> Result<usize, Receive> {
+        if let Ok(Some(_)) = self.announced() {
+            return self.receive_exact(source);
+        }
+        spare.reserve(READ_AHEAD)?;
+        spare.clear();
+        let count = spare.fill(READ_AHEAD, source)?;
+        std::mem::swap(&mut self.ahead, spare);
+        self.start = 0;
+        Ok(count)
+    }
+
+    /// Gives the buffer of bytes read ahead back once it is empty.
+    pub fn return_spare(&mut self, spare: &mut Block) {
+        if !self.has_ahead() && self.ahead.capacity() > 0 {
+            self.start = 0;
+            self.ahead.clear();
+            std::mem::swap(&mut self.ahead, spare);
+            self.ahead = Block::default();
+        }
+    }
+}
+
+/// What is yet to be sent.
+#[derive(Default)]
+pub struct Outbound {
+    bytes: VecDeque<u8>,
+}
+
+impl Outbound {
+    /// Bytes that wait.
+    pub fn len(&self) -> usize {
+        self.bytes.len()
+    }
+
+    /// Whether none waits.
+    pub fn is_empty(&self) -> bool {
+        self.bytes.is_empty()
+    }
+
+    /// Makes room for `more` bytes: EAGAIN over the limit, ENOMEM without memory.
+    pub fn reserve(&mut self, more: usize) -> Result<(), Errno> {
+        if more > QUEUE_LIMIT.saturating_sub(self.bytes.len()) {
+            return Err(Errno::EAGAIN);
+        }
+        self.bytes.try_reserve(more).map_err(|_| Errno::ENOMEM)
+    }
+
+    /// Appends what [`Outbound::reserve`] has made room for.
+    pub fn append(&mut self, pieces: &[IoSlice<'_>]) {
+        for piece in pieces {
+            self.bytes.extend(piece.iter());
+        }
+    }
+
+    /// Puts the rest of a frame that is half sent before all that waits: ENOMEM without memory.
+    pub fn prepend(&mut self, pieces: &[IoSlice<'_>]) -> Result<(), Errno> {
+        let size: usize = pieces.iter().map(|piece| piece.len()).sum();
+        let mut bytes = VecDeque::new();
+        bytes.try_reserve(size + self.bytes.len()).map_err(|_| Errno::ENOMEM)?;
+        let behind = std::mem::replace(&mut self.bytes, bytes);
+        self.append(pieces);
+        self.bytes.extend(behind);
+        Ok(())
+    }
+
+    /// Gives `sink` what waits until it takes no more; `sink` tells how much it took.
+    pub fn flush(&mut self, mut sink: impl FnMut(&[IoSlice<'_>]) -> Result<usize, Errno>) -> Result<(), Errno> {
+        while !self.bytes.is_empty() {
+            let (front, back) = self.bytes.as_slices();
+            let taken = sink(&[IoSlice::new(front), IoSlice::new(back)])?;
+            self.bytes.drain(..taken.min(self.bytes.len()));
+        }
+        self.bytes = VecDeque::new();
+        Ok(())
+    }
+
+    /// Forgets what waits: the peer is gone.
+    pub fn clear(&mut self) {
+        self.bytes = VecDeque::new();
+    }
+}
+
+/// One connection's memory.
+pub struct Connection {
+    /// Which socket it belongs to, beyond its number.
+    pub cookie: u64,
+    /// What has come in.
+    pub inbound: Inbound,
+    /// What is yet to go out.
+    pub outbound: Outbound,
+    /// The thread that is in the middle of sending a frame: no other may send meanwhile.
+    pub writer: Option<Thread>,
+    /// A last flush waited for this peer in vain; later ones do not wait again.
+    pub given_up: bool,
+    /// A fork left it to the parent to send the rest of a frame: this process must not send behind it.
+    pub left_to_parent: bool,
+}
+
+impl Connection {
+    /// The memory of the socket with this cookie.
+    pub fn new(cookie: u64) -> Self {
+        Self {
+            cookie,
+            inbound: Inbound::default(),
+            outbound: Outbound::default(),
+            writer: None,
+            given_up: false,
+            left_to_parent: false,
+        }
+    }
+
+    /// Whether there is nothing to remember.
+    pub fn is_idle(&self) -> bool {
+        self.inbound.is_empty() && self.outbound.is_empty() && self.writer.is_none() && !self.left_to_parent
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn frame(kind: u8, payload: &[u8]) -> Vec<u8> {
+        let head = Header { kind, length: payload.len() }.encode().unwrap();
+        [&head[..], payload].concat()
+    }
+
+    /// A stream that gives at most `step` bytes a time.
+    fn source<'s, 'b>(
+        stream: &'s mut &'b [u8],
+        step: usize,
+    ) -> impl for<'a> FnOnce(&'a mut [MaybeUninit<u8>]) -> Result<&'a mut [u8], Errno> + use<'s, 'b> {
+        move |room| {
+            let count = room.len().min(step).min(stream.len());
+            let (now, later) = stream.split_at(count);
+            *stream = later;
+            Ok(room[..count].write_copy_of_slice(now))
+        }
+    }
+
+    fn drain(stream: &[u8], step: usize, exact: bool) -> Vec<(u8, Vec<u8>)> {
+        let (mut rest, mut inbound, mut spare) = (stream, Inbound::default(), Block::default());
+        let mut frames = Vec::new();
+        loop {
+            while let Some(frame) = inbound.cut().unwrap() {
+                frames.push((frame.kind, frame.payload.bytes().to_vec()));
+                if exact {
+                    let told: usize = frames.iter().map(|(_, payload)| payload.len() + HEADER_SIZE).sum();
+                    assert_eq!(stream.len() - rest.len(), told, "read beyond the frame");
+                }
+            }
+            inbound.return_spare(&mut spare);
+            let count = if exact {
+                inbound.receive_exact(source(&mut rest, step)).unwrap()
+            } else {
+                inbound.receive_ahead(&mut spare, source(&mut rest, step)).unwrap()
+            };
+            if count == 0 {
+                assert!(inbound.is_empty());
+                return frames;
+            }
+        }
+    }
+
+    #[test]
+    fn frames_are_the_same_however_the_stream_is_cut() {
+        let sent = [
+            (0, vec![]),
+            (1, b"x".to_vec()),
+            (2, vec![7; READ_AHEAD]),
+            (3, vec![]),
+            (255, (0..200_000).map(|n| n as u8).collect()),
+        ];
+        let stream: Vec<u8> = sent.iter().flat_map(|(kind, payload)| frame(*kind, payload)).collect();
+        for step in [1, 2, 5, 6, 7, 4096, READ_AHEAD, 65_541, usize::MAX] {
+            for exact in [false, true] {
+                assert_eq!(drain(&stream, step, exact), sent, "step {step}, exact {exact}");
+            }
+        }
+    }
+
+    #[test]
+    fn an_announcement_alone_allocates_nothing_and_a_byte_little() {
+        let mut inbound = Inbound::default();
+        let header = Header { kind: 2, length: crate::wire::MAX_PAYLOAD }.encode().unwrap();
+        let (mut rest, mut spare) = (&header[..], Block::default());
+        inbound.receive_ahead(&mut spare, source(&mut rest, 5)).unwrap();
+        assert!(inbound.cut().unwrap().is_none());
+        inbound.return_spare(&mut spare);
+        assert_eq!((inbound.payload.capacity(), inbound.ahead.capacity()), (0, 0));
+        inbound.receive_exact(source(&mut &b"x"[..], 1)).unwrap();
+        assert_eq!(inbound.payload.capacity(), ANNOUNCED);
+    }
+
+    #[test]
+    fn a_length_over_the_maximum_stays_one() {
+        let mut inbound = Inbound::default();
+        let mut rest = &[1, 255, 255, 255, 255, 1, 2, 3][..];
+        inbound.receive_ahead(&mut Block::default(), source(&mut rest, 8)).unwrap();
+        for _ in 0..3 {
+            assert_eq!(inbound.cut().err(), Some(Cut::TooLong));
+        }
+    }
+
+    #[test]
+    fn the_queue_sends_in_order_and_refuses_whole() {
+        let mut queue = Outbound::default();
+        queue.reserve(QUEUE_LIMIT).unwrap();
+        assert_eq!(queue.reserve(QUEUE_LIMIT + 1), Err(Errno::EAGAIN));
+        queue.append(&[IoSlice::new(b"abc"), IoSlice::new(b"def")]);
+        assert_eq!(queue.reserve(QUEUE_LIMIT - 5), Err(Errno::EAGAIN));
+        let (mut sent, mut calls) = (Vec::new(), 0);
+        let stopped = queue.flush(|pieces| {
+            calls += 1;
+            if calls == 3 {
+                return Err(Errno::EAGAIN);
+            }
+            let byte = pieces.iter().find_map(|piece| piece.first().copied()).unwrap();
+            sent.push(byte);
+            Ok(1)
+        });
+        assert_eq!((stopped, &sent[..], queue.len()), (Err(Errno::EAGAIN), &b"ab"[..], 4));
+        queue.append(&[IoSlice::new(b"g")]);
+        queue.flush(|pieces| {
+            sent.extend(pieces.iter().flat_map(|piece| piece.iter()));
+            Ok(pieces.iter().map(|piece| piece.len()).sum())
+        }).unwrap();
+        assert_eq!((sent, queue.is_empty()), (b"abcdefg".to_vec(), true));
+    }
+}

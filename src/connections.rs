@@ -1,0 +1,137 @@
+//! Descriptor → connection, for the process.
+//!
+//! The descriptor is the key: programs copy `ipc_connection_info` by value, so its address means nothing. A
+//! connection with nothing to remember has no entry. A number that the program closed and that the kernel
+//! gave to another socket is told by the socket's cookie, which is asked for only where there is an entry.
+
+#![forbid(unsafe_code)]
+
+use std::os::fd::RawFd;
+
+use nix::errno::Errno;
+
+use crate::connection::{Connection, Inbound};
+use crate::section::Section;
+use crate::shards::{Shard, Shards};
+use crate::socket;
+
+static CONNECTIONS: Shards<RawFd, Connection, 64> = Shards::new();
+
+fn key(fd: RawFd) -> usize {
+    usize::try_from(fd).unwrap_or(0)
+}
+
+/// The place of one descriptor in the table, locked.
+pub struct Slot<'a> {
+    fd: RawFd,
+    shard: Shard<'a, RawFd, Connection>,
+}
+
+/// Locks the place of `fd`.
+pub fn lock(section: &Section, fd: RawFd) -> Slot<'_> {
+    let shard = CONNECTIONS.lock(section, key(fd));
+    let mut slot = Slot { fd, shard };
+    slot.forget_stranger();
+    slot
+}
+
+/// The connection of `fd`, where it has anything to remember.
+impl<'a> Slot<'a> {
+    fn forget_stranger(&mut self) {
+        if let Some(known) = self.shard.get(&self.fd)
+            && socket::cookie(self.fd) != Ok(known.cookie)
+        {
+            self.shard.remove(&self.fd);
+        }
+    }
+
+    /// What is remembered.
+    pub fn get(&mut self) -> Option<&mut Connection> {
+        self.shard.get_mut(&self.fd)
+    }
+
+    /// Makes sure that [`Slot::entry`] will find memory.
+    pub fn reserve(&mut self) -> Result<(), Errno> {
+        self.shard.try_reserve(1).map_err(|_| Errno::ENOMEM)
+    }
+
+    /// What is remembered, from now on.
+    pub fn entry(&mut self) -> Result<&mut Connection, Errno> {
+        if !self.shard.contains_key(&self.fd) {
+            self.reserve()?;
+            let cookie = socket::cookie(self.fd)?;
+            self.shard.insert(self.fd, Connection::new(cookie));
+        }
+        self.get().ok_or(Errno::ENOMEM)
+    }
+
+    /// Forgets the connection if there is nothing left to remember.
+    pub fn tidy(&mut self) {
+        if self.get().is_some_and(|connection| connection.is_idle()) {
+            self.shard.remove(&self.fd);
+        }
+    }
+
+    /// Forgets the connection.
+    pub fn forget(&mut self) {
+        self.shard.remove(&self.fd);
+        CONNECTIONS.notify(key(self.fd));
+    }
+
+    /// Takes out what has come in, to work on it.
+    pub fn take_inbound(&mut self) -> Inbound {
+        self.get().map(|connection| std::mem::take(&mut connection.inbound)).unwrap_or_default()
+    }
+
+    /// Puts back what is left of it. What cannot be put back for want of memory comes back.
+    pub fn put_inbound(&mut self, inbound: Inbound) -> Result<(), Inbound> {
+        if !inbound.is_empty() {
+            match self.entry() {
+                Ok(connection) => connection.inbound = inbound,
+                Err(Errno::ENOMEM) => return Err(inbound),
+                Err(_) => {} // The descriptor is closed: its bytes concern nobody.
+            }
+        }
+        self.tidy();
+        Ok(())
+    }
+
+    /// Waits until another thread has finished its frame.
+    pub fn wait(mut self) -> Self {
+        self.shard = CONNECTIONS.wait(self.shard, key(self.fd));
+        self.forget_stranger();
+        self
+    }
+
+    /// Lets other threads know that a frame is finished.
+    pub fn notify(&self) {
+        CONNECTIONS.notify(key(self.fd));
+    }
+}
+
+/// Visits every connection that has something to remember, part by part.
+pub fn for_each(section: &Section, mut visit: impl FnMut(RawFd, &mut Connection)) {
+    CONNECTIONS.for_each(section, |part| part.iter_mut().for_each(|(fd, connection)| visit(*fd, connection)));
+}
+
+/// All parts, locked at once for a fork.
+pub struct Frozen([Shard<'static, RawFd, Connection>; 64]);
+
+/// Locks the whole table.
+pub fn freeze() -> Frozen {
+    Frozen(CONNECTIONS.freeze())
+}
+
+impl Frozen {
+    /// In the child of a fork: what waits to be sent is the parent's to send.
+    pub fn leave_output_to_parent(&mut self) {
+        for part in &mut self.0 {
+            part.retain(|_, connection| {
+                connection.left_to_parent |= !connection.outbound.is_empty() || connection.writer.is_some();
+                connection.outbound.clear();
+                connection.writer = None;
+                !connection.is_idle()
+            });
+        }
+    }
+}

@@ -1,0 +1,360 @@
+//! Who owns a path: listen on it, connect to it, close the service behind it.
+//!
+//! A living server keeps its path. Whether one lives is asked with a datagram socket: connect(2) then
+//! answers EPROTOTYPE where any socket is bound to the path and ECONNREFUSED where none is, and the server
+//! never sees a client that is none, be it one of ours, one of the original library, or one that has not
+//! come to listen(2) yet.
+//!
+//! `sun_path` holds 108 bytes. A longer path is reached through `/proc/self/fd`.
+
+#![forbid(unsafe_code)]
+
+use std::ffi::OsStr;
+use std::os::fd::{AsRawFd, IntoRawFd, OwnedFd, RawFd};
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use nix::errno::Errno;
+use nix::fcntl::{Flock, FlockArg, OFlag, open};
+use nix::poll::{PollFlags, PollTimeout};
+use nix::sys::socket::{AddressFamily, SockFlag, SockType, UnixAddr, bind, connect as connect_to, socket};
+use nix::sys::stat::{FileStat, Mode, SFlag, lstat};
+use nix::unistd::{getpid, linkat, unlink};
+
+use crate::error::{Error, ipc_errors as Code};
+use crate::section::Section;
+use crate::service::PATH_MAX;
+use crate::shards::{Shard, Shards};
+use crate::socket as door;
+
+/// How long a start or an end waits for another server's start or end in the same directory. Whoever can
+/// read the directory can hold its lock, so the wait has a limit; what then remains is a window of
+/// microseconds between two servers that start at once.
+const DIRECTORY_LOCK_LIMIT: Duration = Duration::from_secs(1);
+
+/// The longest path in `sun_path`: 108 bytes with the NUL.
+const SUN_PATH_MAX: usize = 107;
+
+/// A service that this process, or the one it was forked from, has opened.
+struct Owned {
+    cookie: u64,
+    /// Which file was made at the path: device and inode.
+    file: (u64, u64),
+    /// Who made it.
+    maker: i32,
+}
+
+static SERVICES: Shards<RawFd, Owned, 4> = Shards::new();
+
+/// The table of services, locked for a fork.
+pub struct Frozen(#[expect(dead_code, reason = "held, not read")] [Shard<'static, RawFd, Owned>; 4]);
+
+/// Locks the table of services.
+pub fn freeze() -> Frozen {
+    Frozen(SERVICES.freeze())
+}
+
+fn key(fd: RawFd) -> usize {
+    usize::try_from(fd).unwrap_or(0)
+}
+
+/// An address that fits, and the descriptor that it leads through.
+struct Address {
+    address: UnixAddr,
+    _through: Option<OwnedFd>,
+}
+
+impl Address {
+    fn through(directory_or_socket: OwnedFd, name: Option<&OsStr>) -> nix::Result<Self> {
+        let mut path = PathBuf::from(format!("/proc/self/fd/{}", directory_or_socket.as_raw_fd()));
+        path.extend(name);
+        Ok(Self { address: UnixAddr::new(&path)?, _through: Some(directory_or_socket) })
+    }
+
+    /// Of a socket that is there.
+    fn of_existing(path: &Path) -> nix::Result<Self> {
+        match path.as_os_str().len() {
+            ..=SUN_PATH_MAX => Ok(Self { address: UnixAddr::new(path)?, _through: None }),
+            PATH_MAX.. => Err(Errno::ENAMETOOLONG),
+            _ => Self::through(open(path, OFlag::O_PATH | OFlag::O_CLOEXEC, Mode::empty())?, None),
+        }
+    }
+
+    /// Of a socket that is to be made in `directory`.
+    fn in_directory(directory: &Path, name: &OsStr) -> nix::Result<Self> {
+        let flags = OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
+        Self::through(open(directory, flags, Mode::empty())?, Some(name))
+    }
+}
+
+fn stream_socket() -> nix::Result<OwnedFd> {
+    socket(AddressFamily::Unix, SockType::Stream, SockFlag::SOCK_CLOEXEC, None)
+}
+
+fn directory_of(path: &Path) -> &Path {
+    match path.parent() {
+        Some(directory) if !directory.as_os_str().is_empty() => directory,
+        _ => Path::new("."),
+    }
+}
+
+/// Waits for the directory of `path` to be ours; without the right to read it, or in vain, goes on alone.
+fn lock_directory(path: &Path) -> Option<Flock<OwnedFd>> {
+    let flags = OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
+    let mut directory = open(directory_of(path), flags, Mode::empty()).ok()?;
+    let limit = Instant::now() + DIRECTORY_LOCK_LIMIT;
+    loop {
+        match Flock::lock(directory, FlockArg::LockExclusiveNonblock) {
+            Ok(locked) => return Some(locked),
+            Err((unlocked, Errno::EAGAIN | Errno::EINTR)) if Instant::now() < limit => directory = unlocked,
+            Err(_) => return None,
+        }
+        std::thread::sleep(Duration::from_millis(1));
+    }
+}
+
+/// Whether a socket is bound to the path; ENOENT where there is no file.
+fn is_alive(path: &Path) -> nix::Result<bool> {
+    let asker = socket(AddressFamily::Unix, SockType::Datagram, SockFlag::SOCK_CLOEXEC, None)?;
+    match connect_to(asker.as_raw_fd(), &Address::of_existing(path)?.address) {
+        Ok(()) | Err(Errno::EPROTOTYPE) => Ok(true),
+        Err(Errno::ECONNREFUSED) => Ok(false),
+        Err(errno) => Err(errno),
+    }
+}
+
+fn is_socket(file: &FileStat) -> bool {
+    SFlag::from_bits_truncate(file.st_mode) & SFlag::S_IFMT == SFlag::S_IFSOCK
+}
+
+/// Removes a socket whose server is dead. What is no socket stays; bind(2) then says EADDRINUSE.
+fn remove_dead(path: &Path) -> nix::Result<()> {
+    match lstat(path) {
+        Ok(file) if is_socket(&file) => match is_alive(path) {
+            Ok(false) => unlink(path),
+            Ok(true) => Err(Errno::EADDRINUSE),
+            Err(Errno::ENOENT) => Ok(()),
+            Err(errno) => Err(errno),
+        },
+        _ => Ok(()),
+    }
+}
+
+fn bind_at(socket: &OwnedFd, path: &Path) -> nix::Result<()> {
+    if path.as_os_str().len() <= SUN_PATH_MAX {
+        return bind(socket.as_raw_fd(), &UnixAddr::new(path)?);
+    }
+    let (directory, name) = (directory_of(path), path.file_name().ok_or(Errno::EINVAL)?);
+    match Address::in_directory(directory, name) {
+        Ok(address) => bind(socket.as_raw_fd(), &address.address),
+        // The name alone is too long: bound under a short one, which becomes the long one. link(2) does
+        // not replace a file as rename(2) would.
+        Err(Errno::ENAMETOOLONG) => {
+            let short = format!(".ipc-{}", getpid());
+            let stand_in = directory.join(&short);
+            let _ = unlink(&stand_in);
+            bind(socket.as_raw_fd(), &Address::in_directory(directory, short.as_ref())?.address)?;
+            let here = nix::fcntl::AT_FDCWD;
+            let linked = linkat(here, &stand_in, here, path, nix::fcntl::AtFlags::empty());
+            unlink(&stand_in)?;
+            match linked {
+                Err(Errno::EEXIST) => Err(Errno::EADDRINUSE),
+                result => result,
+            }
+        }
+        Err(errno) => Err(errno),
+    }
+}
+
+/// Opens a service at the path; a dead socket that is there is replaced.
+pub fn listen(section: &mut Section, path: &Path) -> Result<RawFd, Error> {
+    match path.as_os_str().len() {
+        0 => return Err(Error::new(Code::IPC_ERROR_USOCK_INIT__EMPTY_PATH, Errno::EINVAL)),
+        PATH_MAX.. => return Err(Error::new(Code::IPC_ERROR_USOCK_INIT__EMPTY_PATH, Errno::ENAMETOOLONG)),
+        _ => {}
+    }
+    let failed_to_bind = |errno| Error::new(Code::IPC_ERROR_USOCK_INIT__BIND, errno);
+    let socket = stream_socket()
+        .map_err(|errno| Error::new(Code::IPC_ERROR_USOCK_INIT__WRONG_FILE_DESCRIPTOR, errno))?;
+    let _alone = section.outside(|| lock_directory(path));
+    remove_dead(path).map_err(failed_to_bind)?;
+    bind_at(&socket, path).map_err(failed_to_bind)?;
+    let fd = socket.as_raw_fd();
+    let result = door::listen(fd)
+        .map_err(|errno| Error::new(Code::IPC_ERROR_USOCK_INIT__LISTEN, errno))
+        .and_then(|()| remember(section, fd, path).map_err(failed_to_bind));
+    match result {
+        Ok(()) => Ok(socket.into_raw_fd()),
+        Err(error) => {
+            let _ = unlink(path);
+            Err(error)
+        }
+    }
+}
+
+fn remember(section: &Section, fd: RawFd, path: &Path) -> nix::Result<()> {
+    let file = lstat(path)?;
+    let service = Owned {
+        cookie: door::cookie(fd)?,
+        file: (file.st_dev, file.st_ino),
+        maker: getpid().as_raw(),
+    };
+    let mut services = SERVICES.lock(section, key(fd));
+    services.try_reserve(1).map_err(|_| Errno::ENOMEM)?;
+    services.insert(fd, service);
+    Ok(())
+}
+
+/// Closes a service and removes its socket, and only its own: not one that another server has put at the
+/// path since, and not one that the process it was forked from still serves.
+///
+/// A signal handler that interrupted the library has no section and is not told who made the socket.
+pub fn close_service(section: Option<&mut Section>, fd: RawFd, path: &Path) -> Result<(), Error> {
+    let owned = section
+        .and_then(|section| SERVICES.lock(section, key(fd)).remove(&fd))
+        .filter(|owned| door::cookie(fd) == Ok(owned.cookie));
+    let there = lstat(path);
+    let ours = match (&owned, &there) {
+        (Some(owned), Ok(file)) => owned.file == (file.st_dev, file.st_ino),
+        (None, Ok(file)) => is_socket(file),
+        (_, Err(_)) => false,
+    };
+    let removed = match owned {
+        // While the socket lives nobody replaces it: removed first, there is no moment for a mistake.
+        Some(owned) if ours && owned.maker == getpid().as_raw() => {
+            let removed = remove(path);
+            close(fd).and(removed)
+        }
+        _ => {
+            let closed = close(fd);
+            let _alone = lock_directory(path);
+            let removed = match (ours, is_alive(path)) {
+                (true, Ok(true)) => Ok(()),
+                (true, _) => remove(path),
+                (false, _) => Err(Error::new(Code::IPC_ERROR_USOCK_REMOVE__NO_FILE, Errno::ENOENT)),
+            };
+            closed.and(removed)
+        }
+    };
+    removed
+}
+
+/// Closes a descriptor.
+pub fn close(fd: RawFd) -> Result<(), Error> {
+    door::close(fd).map_err(|errno| Error::new(Code::IPC_ERROR_USOCK_CLOSE, errno))
+}
+
+/// Removes the file at the path.
+pub fn remove(path: &Path) -> Result<(), Error> {
+    unlink(path).map_err(|errno| match errno {
+        Errno::ENOENT => Error::new(Code::IPC_ERROR_USOCK_REMOVE__NO_FILE, errno),
+        errno => Error::new(Code::IPC_ERROR_USOCK_REMOVE__UNLINK, errno),
+    })
+}
+
+/// Connects to the service at the path.
+pub fn connect(section: &mut Section, path: &Path) -> Result<RawFd, Error> {
+    let failed = |errno| Error::new(Code::IPC_ERROR_USOCK_CONNECT__SOCKET, errno);
+    match path.as_os_str().len() {
+        0 => return Err(Error::new(Code::IPC_ERROR_USOCK_CONNECT__EMPTY_PATH, Errno::EINVAL)),
+        PATH_MAX.. => {
+            return Err(Error::new(Code::IPC_ERROR_USOCK_CONNECT__EMPTY_PATH, Errno::ENAMETOOLONG));
+        }
+        _ => {}
+    }
+    let socket = stream_socket().map_err(failed)?;
+    let address = Address::of_existing(path).map_err(failed)?;
+    section.outside(|| connect_to(socket.as_raw_fd(), &address.address)).map_err(failed)?;
+    Ok(socket.into_raw_fd())
+}
+
+/// Waits for a client of the service and takes it.
+pub fn accept(section: &mut Section, listener: RawFd) -> nix::Result<RawFd> {
+    section.outside(|| {
+        loop {
+            match door::accept(listener) {
+                // The event loop has made this listener non-blocking; the caller wants to wait.
+                Err(Errno::EAGAIN) => door::wait(listener, PollFlags::POLLIN, PollTimeout::NONE)?,
+                result => return result,
+            };
+        }
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use nix::sys::socket::Backlog;
+    use std::os::unix::net::{UnixDatagram, UnixListener, UnixStream};
+
+    fn enter() -> Section {
+        Section::enter().unwrap()
+    }
+
+    #[test]
+    fn a_bound_socket_is_alive_before_it_listens_and_sees_no_client() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("s");
+        assert_eq!(is_alive(&path), Err(Errno::ENOENT));
+        let server = stream_socket().unwrap();
+        bind(server.as_raw_fd(), &UnixAddr::new(&path).unwrap()).unwrap();
+        assert_eq!(is_alive(&path), Ok(true));
+        nix::sys::socket::listen(&server, Backlog::new(1).unwrap()).unwrap();
+        assert_eq!(is_alive(&path), Ok(true));
+        let listener = UnixListener::from(server);
+        listener.set_nonblocking(true).unwrap();
+        assert_eq!(listener.accept().unwrap_err().kind(), std::io::ErrorKind::WouldBlock);
+        drop(listener);
+        assert_eq!(is_alive(&path), Ok(false));
+    }
+
+    #[test]
+    fn other_files_and_other_sockets_keep_the_path() {
+        let directory = tempfile::tempdir().unwrap();
+        let (file, datagram) = (directory.path().join("f"), directory.path().join("d"));
+        std::fs::write(&file, "kept").unwrap();
+        let _other = UnixDatagram::bind(&datagram).unwrap();
+        for path in [&file, &datagram] {
+            let error = listen(&mut enter(), path).unwrap_err();
+            assert_eq!(error, Error::new(Code::IPC_ERROR_USOCK_INIT__BIND, Errno::EADDRINUSE));
+        }
+        assert_eq!(std::fs::read(&file).unwrap(), b"kept");
+    }
+
+    #[test]
+    fn a_path_of_each_awkward_length_is_listened_on_and_connected_to() {
+        let directory = tempfile::tempdir().unwrap();
+        let deep = directory.path().join("d".repeat(200)).join("e".repeat(200));
+        std::fs::create_dir_all(&deep).unwrap();
+        for name in ["short".to_owned(), "n".repeat(90), "n".repeat(255)] {
+            for parent in [directory.path(), deep.as_path()] {
+                let path = parent.join(&name);
+                let server = listen(&mut enter(), &path).unwrap();
+                let client = connect(&mut enter(), &path).unwrap();
+                let accepted = accept(&mut enter(), server).unwrap();
+                let taken = listen(&mut enter(), &path).unwrap_err();
+                assert_eq!(taken.errno, Errno::EADDRINUSE);
+                close(client).unwrap();
+                close(accepted).unwrap();
+                close_service(Some(&mut enter()), server, &path).unwrap();
+                assert_eq!(std::fs::read_dir(parent).unwrap().filter(|entry| {
+                    entry.as_ref().unwrap().file_type().unwrap().is_file()
+                }).count(), 0);
+                assert!(!path.exists());
+            }
+        }
+    }
+
+    #[test]
+    fn another_servers_socket_at_the_path_stays() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("s");
+        let first = listen(&mut enter(), &path).unwrap();
+        std::fs::remove_file(&path).unwrap();
+        let second = UnixListener::bind(&path).unwrap();
+        let error = close_service(Some(&mut enter()), first, &path).unwrap_err();
+        assert_eq!(error.code, Code::IPC_ERROR_USOCK_REMOVE__NO_FILE);
+        UnixStream::connect(&path).unwrap();
+        drop(second);
+    }
+}

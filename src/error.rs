@@ -1,0 +1,241 @@
+//! Each way a call can fail: its C code, its sentence, its errno.
+//!
+//! The contract: what a function cannot do it says with one code of the frozen [`ipc_errors`] and with
+//! errno; on success errno is untouched. Where a system call failed, errno is that call's.
+
+#![forbid(unsafe_code)]
+
+use std::ffi::CStr;
+
+use nix::errno::Errno;
+
+use crate::memory::OutOfMemory;
+
+/// A failed call, as C will see it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Error {
+    /// What the function returns.
+    pub code: ipc_errors,
+    /// What errno becomes.
+    pub errno: Errno,
+}
+
+impl Error {
+    /// A failure with both of its names.
+    pub const fn new(code: ipc_errors, errno: Errno) -> Self {
+        Self { code, errno }
+    }
+
+    /// A wrong argument.
+    pub const fn argument(code: ipc_errors) -> Self {
+        Self::new(code, Errno::EINVAL)
+    }
+}
+
+impl From<OutOfMemory> for Error {
+    fn from(_: OutOfMemory) -> Self {
+        Self::new(ipc_errors::IPC_ERROR_NOT_ENOUGH_MEMORY, Errno::ENOMEM)
+    }
+}
+
+impl From<std::collections::TryReserveError> for Error {
+    fn from(_: std::collections::TryReserveError) -> Self {
+        OutOfMemory.into()
+    }
+}
+
+/// What a function returns: IPC_ERROR_NONE or what went wrong. The values are frozen.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[expect(non_camel_case_types, reason = "the names are those of the C interface")]
+pub enum ipc_errors {
+    /// No error.
+    IPC_ERROR_NONE = 0,
+    /// Not enough memory.
+    IPC_ERROR_NOT_ENOUGH_MEMORY = 1,
+    /// The recipient has closed the connection.
+    IPC_ERROR_CLOSED_RECIPIENT = 2,
+    /// Server init: no environment.
+    IPC_ERROR_SERVER_INIT__NO_ENVIRONMENT_PARAM = 3,
+    /// Server init: no service structure.
+    IPC_ERROR_SERVER_INIT__NO_SERVICE_PARAM = 4,
+    /// Server init: no server name.
+    IPC_ERROR_SERVER_INIT__NO_SERVER_NAME_PARAM = 5,
+    /// Server init: not enough memory.
+    IPC_ERROR_SERVER_INIT__MALLOC = 6,
+    /// Connection: no structure for the server.
+    IPC_ERROR_CONNECTION__NO_SERVER = 7,
+    /// Connection: no service name.
+    IPC_ERROR_CONNECTION__NO_SERVICE_NAME = 8,
+    /// Connection: no environment.
+    IPC_ERROR_CONNECTION__NO_ENVIRONMENT_PARAM = 9,
+    /// Connection: no structure to fill.
+    IPC_ERROR_CONNECTION_GEN__NO_CINFO = 10,
+    /// Accept: no service structure.
+    IPC_ERROR_ACCEPT__NO_SERVICE_PARAM = 11,
+    /// Accept: no client structure.
+    IPC_ERROR_ACCEPT__NO_CLIENT_PARAM = 12,
+    /// Accept: no client could be taken.
+    IPC_ERROR_ACCEPT = 13,
+    /// New connection: no service structure.
+    IPC_ERROR_HANDLE_NEW_CONNECTION__NO_CINFO_PARAM = 14,
+    /// New connection: no list of connections.
+    IPC_ERROR_HANDLE_NEW_CONNECTION__NO_CINFOS_PARAM = 15,
+    /// Wait for an event: waiting failed or was interrupted.
+    IPC_ERROR_WAIT_EVENT__SELECT = 16,
+    /// Wait for an event: nobody to wait for.
+    IPC_ERROR_WAIT_EVENT__NO_CLIENTS_PARAM = 17,
+    /// Wait for an event: no event structure.
+    IPC_ERROR_WAIT_EVENT__NO_EVENT_PARAM = 18,
+    /// New connection: not enough memory.
+    IPC_ERROR_HANDLE_NEW_CONNECTION__MALLOC = 19,
+    /// Add: the list has a size but no array.
+    IPC_ERROR_ADD__EMPTY_LIST = 20,
+    /// Add: no list of connections.
+    IPC_ERROR_ADD__NO_PARAM_CLIENTS = 21,
+    /// Add: no connection.
+    IPC_ERROR_ADD__NO_PARAM_CLIENT = 22,
+    /// Add a descriptor: no list of connections.
+    IPC_ERROR_ADD_FD__NO_PARAM_CINFOS = 23,
+    /// Delete: the list is empty.
+    IPC_ERROR_DEL__EMPTY_LIST = 24,
+    /// Delete: the list has a size but no array.
+    IPC_ERROR_DEL__EMPTIED_LIST = 25,
+    /// Delete: the connection is not in the list.
+    IPC_ERROR_DEL__CANNOT_FIND_CLIENT = 26,
+    /// Delete: no list of connections.
+    IPC_ERROR_DEL__NO_CLIENTS_PARAM = 27,
+    /// Delete: no connection.
+    IPC_ERROR_DEL__NO_CLIENT_PARAM = 28,
+    /// Send: the socket does not take the bytes.
+    IPC_ERROR_USOCK_SEND = 29,
+    /// Connect: no connection to the service.
+    IPC_ERROR_USOCK_CONNECT__SOCKET = 30,
+    /// Connect: no place for the descriptor.
+    IPC_ERROR_USOCK_CONNECT__WRONG_FILE_DESCRIPTOR = 31,
+    /// Connect: empty path, or one that is too long.
+    IPC_ERROR_USOCK_CONNECT__EMPTY_PATH = 32,
+    /// Close: the descriptor cannot be closed.
+    IPC_ERROR_USOCK_CLOSE = 33,
+    /// Remove: the socket's file cannot be removed.
+    IPC_ERROR_USOCK_REMOVE__UNLINK = 34,
+    /// Remove: there is no such file.
+    IPC_ERROR_USOCK_REMOVE__NO_FILE = 35,
+    /// Listen: no place for the descriptor.
+    IPC_ERROR_USOCK_INIT__EMPTY_FILE_DESCRIPTOR = 36,
+    /// Listen: no socket could be made.
+    IPC_ERROR_USOCK_INIT__WRONG_FILE_DESCRIPTOR = 37,
+    /// Listen: empty path, or one that is too long.
+    IPC_ERROR_USOCK_INIT__EMPTY_PATH = 38,
+    /// Listen: the path cannot be bound.
+    IPC_ERROR_USOCK_INIT__BIND = 39,
+    /// Listen: the socket cannot listen.
+    IPC_ERROR_USOCK_INIT__LISTEN = 40,
+    /// Accept: no place for the descriptor.
+    IPC_ERROR_USOCK_ACCEPT__PATH_FILE_DESCRIPTOR = 41,
+    /// Accept: no client could be taken from the socket.
+    IPC_ERROR_USOCK_ACCEPT = 42,
+    /// Receive: no buffer.
+    IPC_ERROR_USOCK_RECV__NO_BUFFER = 43,
+    /// Receive: no length.
+    IPC_ERROR_USOCK_RECV__NO_LENGTH = 44,
+    /// Receive: the socket does not give the bytes of a frame.
+    IPC_ERROR_USOCK_RECV = 45,
+    /// New message: no place for the message.
+    IPC_ERROR_MESSAGE_NEW__NO_MESSAGE_PARAM = 46,
+    /// Read a message: no message structure.
+    IPC_ERROR_MESSAGE_READ__NO_MESSAGE_PARAM = 47,
+    /// Write a message: no message structure.
+    IPC_ERROR_MESSAGE_WRITE__NO_MESSAGE_PARAM = 48,
+    /// Write a message: not all of it can be written now.
+    IPC_ERROR_MESSAGE_WRITE__NOT_ENOUGH_DATA = 49,
+    /// Format a message: no message structure.
+    IPC_ERROR_MESSAGE_FORMAT__NO_MESSAGE_PARAM = 50,
+    /// Format a message: payload and length contradict each other.
+    IPC_ERROR_MESSAGE_FORMAT__INCONSISTENT_PARAMS = 51,
+    /// Format a message: the length is below 0 or over the maximum.
+    IPC_ERROR_MESSAGE_FORMAT__LENGTH = 52,
+    /// Message to buffer: no message structure.
+    IPC_ERROR_MESSAGE_FORMAT_WRITE__EMPTY_MESSAGE = 53,
+    /// Message to buffer: no place for the size.
+    IPC_ERROR_MESSAGE_FORMAT_WRITE__EMPTY_MSIZE = 54,
+    /// Message to buffer: no place for the buffer.
+    IPC_ERROR_MESSAGE_FORMAT_WRITE__EMPTY_BUFFER = 55,
+    /// Buffer to message: no message structure.
+    IPC_ERROR_MESSAGE_FORMAT_READ__EMPTY_MESSAGE = 56,
+    /// Buffer to message: no buffer.
+    IPC_ERROR_MESSAGE_FORMAT_READ__EMPTY_BUFFER = 57,
+    /// Buffer to message: the size is not that of one frame.
+    IPC_ERROR_MESSAGE_FORMAT_READ__MESSAGE_SIZE = 58,
+    /// Empty a message: no message structure.
+    IPC_ERROR_MESSAGE_EMPTY__EMPTY_MESSAGE_LIST = 59,
+}
+
+/// The sentences that `ipc_errors_get` answers with, in the order of the codes.
+const SENTENCES: [&CStr; 60] = [
+    c"no error",
+    c"not enough memory",
+    c"the recipient has closed the connection",
+    c"server init: no environment",
+    c"server init: no service structure",
+    c"server init: no server name",
+    c"server init: not enough memory",
+    c"connection: no structure for the server",
+    c"connection: no service name",
+    c"connection: no environment",
+    c"connection: no structure to fill",
+    c"accept: no service structure",
+    c"accept: no client structure",
+    c"accept: no client could be taken",
+    c"new connection: no service structure",
+    c"new connection: no list of connections",
+    c"wait for an event: waiting failed or was interrupted",
+    c"wait for an event: nobody to wait for",
+    c"wait for an event: no event structure",
+    c"new connection: not enough memory",
+    c"add: the list has a size but no array",
+    c"add: no list of connections",
+    c"add: no connection",
+    c"add a descriptor: no list of connections",
+    c"delete: the list is empty",
+    c"delete: the list has a size but no array",
+    c"delete: the connection is not in the list",
+    c"delete: no list of connections",
+    c"delete: no connection",
+    c"send: the socket does not take the bytes",
+    c"connect: no connection to the service",
+    c"connect: no place for the descriptor",
+    c"connect: empty path, or one that is too long",
+    c"close: the descriptor cannot be closed",
+    c"remove: the socket's file cannot be removed",
+    c"remove: there is no such file",
+    c"listen: no place for the descriptor",
+    c"listen: no socket could be made",
+    c"listen: empty path, or one that is too long",
+    c"listen: the path cannot be bound",
+    c"listen: the socket cannot listen",
+    c"accept: no place for the descriptor",
+    c"accept: no client could be taken from the socket",
+    c"receive: no buffer",
+    c"receive: no length",
+    c"receive: the socket does not give the bytes of a frame",
+    c"new message: no place for the message",
+    c"read a message: no message structure",
+    c"write a message: no message structure",
+    c"write a message: not all of it can be written now",
+    c"format a message: no message structure",
+    c"format a message: payload and length contradict each other",
+    c"format a message: the length is below 0 or over the maximum",
+    c"message to buffer: no message structure",
+    c"message to buffer: no place for the size",
+    c"message to buffer: no place for the buffer",
+    c"buffer to message: no message structure",
+    c"buffer to message: no buffer",
+    c"buffer to message: the size is not that of one frame",
+    c"empty a message: no message structure",
+];
+
+/// The sentence for a code; none for a number that is no code.
+pub fn sentence(code: i32) -> Option<&'static CStr> {
+    SENTENCES.get(usize::try_from(code).ok()?).copied()
+}

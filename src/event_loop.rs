@@ -1,0 +1,347 @@
+//! Who speaks next: the epoll set of one list, the ready queue, turns.
+//!
+//! The list is the program's: it may change `cinfos` and `size` by hand, set entries to NULL, close
+//! descriptors. The loop keeps its own members beside it, by descriptor. It compares the array's address and
+//! size at each call, checks an entry against the list before it tells of it, and goes through the whole
+//! list (an audit) only when these differ or when some time has passed.
+//!
+//! One wait may bring many ready descriptors: they are told one by one, in turns, and the kernel is asked
+//! again after each round, so that a peer that floods does not keep the others waiting.
+
+#![forbid(unsafe_code)]
+
+mod turn;
+mod watch;
+
+use std::collections::VecDeque;
+use std::os::fd::{AsRawFd, RawFd};
+
+use nix::errno::Errno;
+use nix::sys::epoll::Epoll;
+
+use crate::connection::Frame;
+use crate::error::{Error, ipc_errors as Code};
+use crate::fork;
+use crate::memory::Block;
+use crate::section::Section;
+use crate::shards::{NumberMap, Shard, Shards};
+use crate::socket::{self, Readiness};
+
+/// How many ready descriptors one wait brings.
+const BATCH: usize = 64;
+
+/// The program's list, as the loop sees it.
+pub trait List {
+    /// What an event names its connection with.
+    type Origin: Copy;
+    /// Which list it is.
+    fn key(&self) -> usize;
+    /// The array's address and its size: another one means that the program has changed it.
+    fn shape(&self) -> (usize, usize);
+    /// The entry there, if it is one.
+    fn entry(&self, index: usize) -> Option<Entry>;
+    /// What events name this entry with.
+    fn origin(&self, index: usize) -> Option<Self::Origin>;
+    /// Finds the memory for one more entry, makes its descriptor, and adds it.
+    fn push(&mut self, make: impl FnOnce(usize) -> Result<RawFd, Error>) -> Result<usize, Error>;
+    /// Takes the entry out; the last one takes its place.
+    fn remove(&mut self, index: usize);
+}
+
+/// One connection of a list.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Entry {
+    /// Its descriptor.
+    pub fd: RawFd,
+    /// Whether it came by `ipc_add_fd`: bytes of any kind, no frames.
+    pub extra: bool,
+}
+
+/// What happened, and to whom.
+pub struct Event<O> {
+    /// The connection.
+    pub origin: O,
+    /// What happened to it.
+    pub what: What,
+}
+
+/// What happened.
+pub enum What {
+    /// A client has come.
+    Connection,
+    /// A connection is over; its descriptor is closed and it is in the list no more.
+    Disconnection,
+    /// The peer broke the protocol or the connection failed; its disconnection follows.
+    Error,
+    /// A message.
+    Message(Frame),
+    /// Bytes of an extra descriptor; none at its end.
+    Extra(Frame),
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum State {
+    /// Accepted, and to be told.
+    Fresh,
+    /// As it should be.
+    Open,
+    /// An error was told; the end follows.
+    Failed,
+    /// The peer sends no more; what is queued for it goes out before the end.
+    Ending,
+    /// The program closed the descriptor of a connection whose coming it was told.
+    Gone,
+    /// An extra descriptor whose end was told.
+    Told,
+}
+
+#[derive(Clone, Copy)]
+struct Member {
+    /// Where in the list it was last seen.
+    index: u32,
+    /// Which registration of this number it is.
+    generation: u32,
+    state: State,
+    /// Whether the program was told of its coming by this loop.
+    announced: bool,
+    /// Whether it waits to be able to send.
+    sending: bool,
+    /// Whether it came by `ipc_add_fd`.
+    extra: bool,
+    /// Whether epoll cannot watch it (a regular file): it is ready at all times.
+    always_ready: bool,
+    /// Whether it stands in the ready queue, and what for.
+    queued: bool,
+    readable: bool,
+    writable: bool,
+}
+
+#[derive(Clone, Copy)]
+struct Listener {
+    fd: RawFd,
+    generation: u32,
+    paused: bool,
+}
+
+/// Which registration an epoll event speaks of.
+#[derive(Clone, Copy, PartialEq, Eq)]
+struct Token {
+    fd: RawFd,
+    generation: u32,
+}
+
+impl Token {
+    fn data(self) -> u64 {
+        u64::from(self.generation) << 32 | u64::from(self.fd.cast_unsigned())
+    }
+
+    fn of(data: u64) -> Self {
+        let low = (data & u64::from(u32::MAX)) as u32;
+        Self { fd: low.cast_signed(), generation: (data >> 32) as u32 }
+    }
+}
+
+/// The loop of one list.
+struct EventLoop {
+    /// Made when first needed, and made anew by a forked child and where a registration has gone stale.
+    epoll: Option<Epoll>,
+    /// The fork generation of the process that made it.
+    made_by: u32,
+    members: NumberMap<RawFd, Member>,
+    listener: Option<Listener>,
+    ready: VecDeque<Token>,
+    /// How many of `ready` may still be served before the kernel is asked again.
+    turns: usize,
+    generations: u32,
+    seen: (usize, usize),
+    audited_at: i64,
+    /// A buffer for read-ahead that no connection needs at present.
+    spare: Block,
+}
+
+static LOOPS: Shards<usize, EventLoop, 64> = Shards::new();
+
+/// Lists lie at addresses of at least eight bytes' distance.
+fn part(list: usize) -> usize {
+    list >> 3
+}
+
+/// All loops, locked for a fork.
+pub struct Frozen(#[expect(dead_code, reason = "held, not read")] [Shard<'static, usize, EventLoop>; 64]);
+
+/// Locks the loops of all lists.
+pub fn freeze() -> Frozen {
+    Frozen(LOOPS.freeze())
+}
+
+fn failed(errno: Errno) -> Error {
+    Error::new(Code::IPC_ERROR_WAIT_EVENT__SELECT, errno)
+}
+
+fn nobody() -> Error {
+    Error::argument(Code::IPC_ERROR_WAIT_EVENT__NO_CLIENTS_PARAM)
+}
+
+/// Waits until something happens to one of the list's connections or at the listener.
+pub fn wait<L: List>(
+    section: &mut Section,
+    list: &mut L,
+    listener: Option<RawFd>,
+) -> Result<Event<L::Origin>, Error> {
+    let key = list.key();
+    let mut buffer = [Readiness { events: 0, u64: 0 }; BATCH];
+    let mut brought = 0;
+    let (mut audited, mut waited) = (false, false);
+    loop {
+        let mut shard = LOOPS.lock(section, part(key));
+        shard.try_reserve(1)?;
+        let event_loop = shard.entry(key).or_insert_with(EventLoop::new);
+        let result = event_loop.step(section, list, listener, buffer.get(..brought), waited, &mut audited);
+        let unused = event_loop.is_unused();
+        if let Ok(None) = result
+            && let Some(set) = event_loop.epoll.as_ref().map(|epoll| epoll.0.as_raw_fd())
+            && event_loop.can_happen()
+        {
+            let timeout = event_loop.timeout(audited);
+            drop(shard);
+            brought = match section.outside(|| socket::wait_epoll(set, &mut buffer, timeout)) {
+                Ok(ready) => ready.len(),
+                Err(errno) => return Err(failed(errno)),
+            };
+            waited = brought == 0;
+            continue;
+        }
+        if unused {
+            shard.remove(&key);
+        }
+        return result?.ok_or(nobody());
+    }
+}
+
+impl EventLoop {
+    fn new() -> Self {
+        Self {
+            epoll: None,
+            made_by: fork::generation(),
+            members: NumberMap::default(),
+            listener: None,
+            ready: VecDeque::new(),
+            turns: 0,
+            generations: 0,
+            seen: (0, 0),
+            audited_at: watch::now(),
+            spare: Block::default(),
+        }
+    }
+
+    fn is_unused(&self) -> bool {
+        self.members.is_empty() && self.listener.is_none()
+    }
+
+    /// Whether anything can happen at all.
+    fn can_happen(&self) -> bool {
+        self.listener.is_some() || self.members.values().any(|member| member.state != State::Told)
+    }
+
+    /// Takes in what a wait has brought, and serves those who are ready until there is something to tell.
+    fn step<L: List>(
+        &mut self,
+        section: &Section,
+        list: &mut L,
+        listener: Option<RawFd>,
+        brought: Option<&[Readiness]>,
+        time_is_over: bool,
+        audited: &mut bool,
+    ) -> Result<Option<Event<L::Origin>>, Error> {
+        self.watch_listener(listener)?;
+        let changed = self.seen != list.shape();
+        let due = !*audited && (time_is_over || self.audit_is_due());
+        if changed || due {
+            self.audit(list)?;
+            *audited = true;
+        }
+        if time_is_over {
+            self.resume_listener();
+        }
+        self.build()?;
+        self.collect(brought.unwrap_or_default())?;
+        let event = self.serve(section, list);
+        if let Ok(Some(_)) = event {
+            self.seen = list.shape();
+        }
+        event
+    }
+}
+
+/// The program has added an entry to its list.
+pub fn added<L: List>(section: &Section, list: &L, index: usize) -> Result<(), Error> {
+    let Some(entry) = list.entry(index) else { return Ok(()) };
+    let mut shard = LOOPS.lock(section, part(list.key()));
+    shard.try_reserve(1)?;
+    let event_loop = shard.entry(list.key()).or_insert_with(EventLoop::new);
+    let (_, size) = list.shape();
+    // Where the program has changed the list by hand before, the next wait goes through all of it.
+    let was_known = event_loop.seen.1 + 1 == size;
+    event_loop.admit(entry, index, State::Open)?;
+    if was_known {
+        event_loop.seen = list.shape();
+    }
+    Ok(())
+}
+
+/// The program has taken this entry out of its list, by [`List::remove`] at this index.
+pub fn removed<L: List>(section: &Section, list: &L, entry: Entry, index: usize) {
+    let mut shard = LOOPS.lock(section, part(list.key()));
+    let Some(event_loop) = shard.get_mut(&list.key()) else { return };
+    if event_loop.members.get(&entry.fd).is_some_and(|member| member.index as usize == index) {
+        event_loop.dismiss(entry.fd);
+    }
+    event_loop.follow_move(list, index);
+    if event_loop.seen.1 == list.shape().1 + 1 {
+        event_loop.seen = list.shape();
+    }
+    if event_loop.is_unused() {
+        shard.remove(&list.key());
+    }
+}
+
+/// The list is no more.
+pub fn freed(section: &Section, list: usize) {
+    LOOPS.lock(section, part(list)).remove(&list);
+}
+
+/// A descriptor is about to be closed by the library, at the program's word.
+pub fn closing(section: &Section, fd: RawFd) {
+    LOOPS.for_each(section, |loops| {
+        loops.retain(|_, event_loop| {
+            if event_loop.listener.is_some_and(|listener| listener.fd == fd) {
+                event_loop.listener = None;
+                event_loop.unregister(fd);
+            }
+            if event_loop.members.contains_key(&fd) {
+                event_loop.unregister(fd);
+                event_loop.lose(fd);
+            }
+            event_loop.resume_listener();
+            !event_loop.is_unused()
+        });
+    });
+}
+
+/// Whether any list has the connection.
+pub fn is_listed(section: &Section, fd: RawFd) -> bool {
+    let mut found = false;
+    LOOPS.for_each(section, |loops| {
+        found |= loops.values().any(|event_loop| event_loop.members.contains_key(&fd));
+    });
+    found
+}
+
+/// Has the lists that have the connection send what is queued for it.
+pub fn watch_output(section: &Section, fd: RawFd) {
+    LOOPS.for_each(section, |loops| {
+        for event_loop in loops.values_mut().filter(|event_loop| event_loop.members.contains_key(&fd)) {
+            event_loop.watch_output(fd, true);
+        }
+    });
+}

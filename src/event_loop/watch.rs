@@ -1,0 +1,333 @@
+//! Whom the loop of a list watches: its members, their registrations, the audit.
+
+#![forbid(unsafe_code)]
+
+use std::os::fd::RawFd;
+
+use nix::errno::Errno;
+use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags};
+use nix::time::{ClockId, clock_gettime};
+
+use super::{Entry, EventLoop, List, Listener, Member, State, Token, failed};
+use crate::error::Error;
+use crate::shards::NumberMap;
+use crate::socket::{self, Readiness};
+use crate::{fork, output};
+
+/// How long no client is accepted after descriptors or memory ran out, unless one comes free here.
+const ACCEPT_PAUSE_MS: i64 = 100;
+
+/// The least time between two audits of a list. A longer list is audited less often, so that the work stays
+/// below a hundredth of the time.
+const AUDIT_MS: i64 = 10;
+const AUDITED_PER_MS: usize = 40;
+
+/// Milliseconds of a clock that costs no system call.
+pub(super) fn now() -> i64 {
+    clock_gettime(ClockId::CLOCK_MONOTONIC_COARSE)
+        .map_or(0, |time| time.tv_sec().saturating_mul(1000).saturating_add(time.tv_nsec() / 1_000_000))
+}
+
+fn index_u32(index: usize) -> u32 {
+    u32::try_from(index).unwrap_or(u32::MAX)
+}
+
+impl EventLoop {
+    fn audit_interval(&self) -> i64 {
+        AUDIT_MS + i64::try_from(self.members.len() / AUDITED_PER_MS).unwrap_or(0)
+    }
+
+    pub(super) fn audit_is_due(&self) -> bool {
+        now() - self.audited_at >= self.audit_interval()
+    }
+
+    /// How long to wait: for ever, unless there is something to look after meanwhile.
+    pub(super) fn timeout(&self, audited: bool) -> i32 {
+        let pause = self.listener.filter(|listener| listener.paused).map(|_| ACCEPT_PAUSE_MS);
+        let audit = (!audited).then(|| self.audit_interval());
+        pause.into_iter().chain(audit).min().map_or(-1, |limit| i32::try_from(limit).unwrap_or(i32::MAX))
+    }
+
+    fn next_generation(&mut self) -> u32 {
+        self.generations = self.generations.wrapping_add(1);
+        self.generations
+    }
+
+    /// The epoll set, if it is this process's own.
+    pub(super) fn own_epoll(&self) -> Option<&Epoll> {
+        self.epoll.as_ref().filter(|_| self.made_by == fork::generation())
+    }
+
+    /// Makes the epoll set where there is none.
+    pub(super) fn build(&mut self) -> Result<(), Error> {
+        if self.own_epoll().is_some() {
+            return Ok(());
+        }
+        let mut fds = Vec::new();
+        fds.try_reserve(self.members.len())?;
+        fds.extend(self.members.keys().copied());
+        self.epoll = Some(Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC).map_err(failed)?);
+        self.made_by = fork::generation();
+        let registered = self.register_listener().and_then(|()| fds.into_iter().try_for_each(|fd| self.register(fd)));
+        if registered.is_err() {
+            self.epoll = None;
+        }
+        registered
+    }
+
+    /// Takes in what epoll tells. A registration that outlived its member (the program closed the descriptor
+    /// with close(2), and another process still has it open) cannot be removed alone: the set is made anew.
+    pub(super) fn collect(&mut self, brought: &[Readiness]) -> Result<(), Error> {
+        let mut stale = false;
+        for readiness in brought {
+            let token = Token::of(readiness.u64);
+            let flags = EpollFlags::from_bits_truncate(readiness.events.cast_signed());
+            let over = flags.intersects(EpollFlags::EPOLLHUP | EpollFlags::EPOLLERR);
+            match self.members.get(&token.fd) {
+                _ if self.is_listener(token) => self.ready.push_back(token),
+                Some(member) if member.generation == token.generation => {
+                    let readable = over || flags.contains(EpollFlags::EPOLLIN);
+                    let writable = over || flags.contains(EpollFlags::EPOLLOUT);
+                    self.make_ready(token.fd, readable, writable);
+                }
+                _ => stale = true,
+            }
+        }
+        if stale {
+            self.epoll = None;
+            self.build()?;
+        }
+        self.turns = self.ready.len();
+        Ok(())
+    }
+
+    pub(super) fn is_listener(&self, token: Token) -> bool {
+        self.listener.is_some_and(|listener| token == listener.token())
+    }
+
+    pub(super) fn watch_listener(&mut self, fd: Option<RawFd>) -> Result<(), Error> {
+        if self.listener.map(|listener| listener.fd) == fd {
+            return Ok(());
+        }
+        if let Some(old) = self.listener.take() {
+            self.unregister(old.fd);
+        }
+        if let Some(fd) = fd {
+            socket::set_nonblocking(fd).map_err(failed)?;
+            self.ready.try_reserve(self.members.len() + 2)?;
+            self.listener = Some(Listener { fd, generation: self.next_generation(), paused: false });
+            self.register_listener()?;
+        }
+        Ok(())
+    }
+
+    fn register_listener(&self) -> Result<(), Error> {
+        let (Some(listener), Some(epoll)) = (self.listener, self.own_epoll()) else { return Ok(()) };
+        let interest = if listener.paused { EpollFlags::empty() } else { EpollFlags::EPOLLIN };
+        set_interest(epoll, listener.token(), interest).map_err(failed)
+    }
+
+    pub(super) fn pause_listener(&mut self, paused: bool) {
+        if let Some(listener) = &mut self.listener
+            && std::mem::replace(&mut listener.paused, paused) != paused
+        {
+            // Should it fail, the next audit tries again.
+            let _ = self.register_listener();
+        }
+    }
+
+    pub(super) fn resume_listener(&mut self) {
+        self.pause_listener(false);
+    }
+
+    pub(super) fn unregister(&self, fd: RawFd) {
+        if let (Some(epoll), Ok(fd)) = (self.own_epoll(), socket::borrow(fd)) {
+            // A closed descriptor has left the set by itself.
+            let _ = epoll.delete(fd);
+        }
+    }
+
+    /// Has epoll watch the member for what it waits for.
+    fn register(&mut self, fd: RawFd) -> Result<(), Error> {
+        let (Some(member), Some(epoll)) = (self.members.get(&fd), self.own_epoll()) else { return Ok(()) };
+        let Some(interest) = member.interest() else { return Ok(()) };
+        let result = set_interest(epoll, member.token(fd), interest);
+        self.registered(fd, result)
+    }
+
+    fn registered(&mut self, fd: RawFd, result: nix::Result<()>) -> Result<(), Error> {
+        match result {
+            Ok(()) => {}
+            Err(Errno::EPERM) => {
+                self.update(fd, |member| member.always_ready = true);
+                self.make_ready(fd, true, false);
+            }
+            Err(Errno::EBADF) => self.lose(fd),
+            Err(errno) => return Err(failed(errno)),
+        }
+        Ok(())
+    }
+
+    pub(super) fn update(&mut self, fd: RawFd, change: impl FnOnce(&mut Member)) {
+        if let Some(member) = self.members.get_mut(&fd) {
+            change(member);
+        }
+    }
+
+    /// Queues the member for its turn. There is always room: it was made when the member came.
+    pub(super) fn make_ready(&mut self, fd: RawFd, readable: bool, writable: bool) {
+        if let Some(member) = self.members.get_mut(&fd) {
+            member.readable |= readable;
+            member.writable |= writable;
+            if !std::mem::replace(&mut member.queued, true) {
+                self.ready.push_back(member.token(fd));
+            }
+        }
+    }
+
+    /// Takes a member in, or takes one anew that has another place or another socket.
+    pub(super) fn admit(&mut self, entry: Entry, index: usize, state: State) -> Result<(), Error> {
+        self.members.try_reserve(1)?;
+        // A place for each member and for the listener, and for what is in the queue without being a member.
+        self.ready.try_reserve(self.members.len() + 2)?;
+        let generation = self.next_generation();
+        let member = Member {
+            index: index_u32(index),
+            generation,
+            state,
+            announced: state == State::Fresh,
+            sending: false,
+            extra: entry.extra,
+            always_ready: false,
+            queued: false,
+            readable: false,
+            writable: false,
+        };
+        self.members.insert(entry.fd, member);
+        if let Err(error) = self.register(entry.fd) {
+            self.members.remove(&entry.fd);
+            return Err(error);
+        }
+        // A new client is to be told; another one may have frames that another list has read ahead.
+        self.make_ready(entry.fd, true, false);
+        Ok(())
+    }
+
+    /// Forgets a member that is in the list no more.
+    pub(super) fn dismiss(&mut self, fd: RawFd) {
+        self.unregister(fd);
+        self.members.remove(&fd);
+    }
+
+    /// The member's descriptor is closed. If the program was told of its coming, it is told of its going.
+    pub(super) fn lose(&mut self, fd: RawFd) {
+        if self.members.get(&fd).is_some_and(|member| member.announced) {
+            self.update(fd, |member| member.state = State::Gone);
+            self.make_ready(fd, true, false);
+        } else {
+            self.members.remove(&fd);
+        }
+    }
+
+    /// After an entry was taken out at `index`: the one that stands there now has come from the end.
+    pub(super) fn follow_move<L: List>(&mut self, list: &L, index: usize) {
+        if let Some(moved) = list.entry(index) {
+            self.update(moved.fd, |member| member.index = index_u32(index));
+        }
+    }
+
+    /// Has epoll tell when more can be sent, or no longer.
+    pub(super) fn watch_output(&mut self, fd: RawFd, sending: bool) {
+        self.update(fd, |member| member.sending = sending);
+        // Should it fail, later calls for this connection send what is queued.
+        let _ = self.register(fd);
+    }
+
+    /// Goes through the whole list: takes in whom the program has added, drops whom it has removed, and
+    /// notices descriptors that it has closed, also where their number is in use again.
+    pub(super) fn audit<L: List>(&mut self, list: &L) -> Result<(), Error> {
+        let (_, size) = list.shape();
+        let mut listed: NumberMap<RawFd, (usize, Entry)> = NumberMap::default();
+        listed.try_reserve(size)?;
+        // Of two entries with one descriptor the first counts.
+        for index in (0..size).rev() {
+            if let Some(entry) = list.entry(index) {
+                listed.insert(entry.fd, (index, entry));
+            }
+        }
+        let mut removed = Vec::new();
+        removed.try_reserve(self.members.len())?;
+        removed.extend(self.members.keys().copied().filter(|fd| !listed.contains_key(fd)));
+        removed.into_iter().for_each(|fd| self.dismiss(fd));
+        for (fd, (index, entry)) in listed {
+            match self.members.get(&fd) {
+                Some(member) if member.extra == entry.extra => {
+                    self.update(fd, |member| member.index = index_u32(index));
+                    self.check(fd)?;
+                }
+                _ => self.admit(entry, index, State::Open)?,
+            }
+        }
+        self.register_listener()?;
+        self.seen = list.shape();
+        self.audited_at = now();
+        Ok(())
+    }
+
+    /// Whether the member's descriptor is still the one that epoll watches. Adding it again changes nothing
+    /// if it is, and mends it if the program has closed it and its number is in use again.
+    fn check(&mut self, fd: RawFd) -> Result<(), Error> {
+        let (Some(member), Some(epoll)) = (self.members.get(&fd), self.own_epoll()) else { return Ok(()) };
+        let Some(interest) = member.interest() else { return Ok(()) };
+        let event = EpollEvent::new(interest, member.token(fd).data());
+        match socket::borrow(fd).and_then(|fd| epoll.add(fd, event)) {
+            Err(Errno::EEXIST) => Ok(()),
+            result => self.registered(fd, result),
+        }
+    }
+
+    /// Sends what is queued for the member; whether nothing is left.
+    pub(super) fn send_queued(&mut self, section: &crate::section::Section, fd: RawFd) -> bool {
+        let sent = output::flush(section, fd);
+        if sent {
+            self.watch_output(fd, false);
+        }
+        sent
+    }
+}
+
+impl Listener {
+    fn token(self) -> Token {
+        Token { fd: self.fd, generation: self.generation }
+    }
+}
+
+impl Member {
+    pub(super) fn token(&self, fd: RawFd) -> Token {
+        Token { fd, generation: self.generation }
+    }
+
+    /// What epoll is to tell of it; none for one that is not watched.
+    ///
+    /// An extra descriptor is told once for each thing that happens: it is read until it is empty, and one
+    /// that cannot be read (a listening socket) must not be told again and again.
+    fn interest(&self) -> Option<EpollFlags> {
+        let mut interest = match self.state {
+            State::Told | State::Gone => return None,
+            State::Ending => EpollFlags::empty(),
+            State::Fresh | State::Open | State::Failed if self.extra => EpollFlags::EPOLLIN | EpollFlags::EPOLLET,
+            State::Fresh | State::Open | State::Failed => EpollFlags::EPOLLIN,
+        };
+        interest.set(EpollFlags::EPOLLOUT, self.sending);
+        Some(interest)
+    }
+}
+
+fn set_interest(epoll: &Epoll, token: Token, interest: EpollFlags) -> nix::Result<()> {
+    let fd = socket::borrow(token.fd)?;
+    let mut event = EpollEvent::new(interest, token.data());
+    match epoll.add(fd, event) {
+        Err(Errno::EEXIST) => epoll.modify(fd, &mut event),
+        result => result,
+    }
+}

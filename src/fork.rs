@@ -1,0 +1,63 @@
+//! What fork(2) leaves the child.
+//!
+//! Daemons fork after `ipc_server_init`, servers fork workers. While the process is copied all locks of the
+//! library are held, so that the child finds every table whole and no lock taken by a thread that it does
+//! not have. Then the child leaves to its parent what it has not sent yet, and makes epoll sets of its own
+//! when it waits: a shared one would let each process change the other's.
+
+#![forbid(unsafe_code)]
+
+use std::cell::RefCell;
+use std::sync::atomic::{AtomicU32, Ordering};
+
+use crate::section::Section;
+use crate::{connections, endpoint, event_loop};
+
+static GENERATION: AtomicU32 = AtomicU32::new(0);
+
+/// How many forks lie between the program's start and this process.
+pub fn generation() -> u32 {
+    GENERATION.load(Ordering::Relaxed)
+}
+
+/// Every table of the library, locked. Dropping it unlocks them.
+struct Frozen {
+    /// None in a signal handler that interrupted the library: the tables are then left alone.
+    _section: Option<Section>,
+    connections: Option<connections::Frozen>,
+    _loops: Option<event_loop::Frozen>,
+    _services: Option<endpoint::Frozen>,
+}
+
+thread_local! {
+    static FROZEN: RefCell<Option<Frozen>> = const { RefCell::new(None) };
+}
+
+/// Before the fork, in the thread that forks.
+pub fn prepare() {
+    let section = Section::enter();
+    let free = section.is_some();
+    // In the order in which the event loop takes them.
+    let frozen = Frozen {
+        _section: section,
+        _loops: free.then(event_loop::freeze),
+        _services: free.then(endpoint::freeze),
+        connections: free.then(connections::freeze),
+    };
+    FROZEN.with_borrow_mut(|place| *place = Some(frozen));
+}
+
+/// After the fork, in the parent.
+pub fn parent() {
+    drop(FROZEN.take());
+}
+
+/// After the fork, in the child.
+pub fn child() {
+    GENERATION.fetch_add(1, Ordering::Relaxed);
+    if let Some(mut frozen) = FROZEN.take()
+        && let Some(connections) = &mut frozen.connections
+    {
+        connections.leave_output_to_parent();
+    }
+}

@@ -1,0 +1,271 @@
+//! The C heap: blocks from malloc(3) that C frees with free(3), and the only allocator of what crosses the
+//! boundary. Every allocation here can fail and says so.
+
+use std::ffi::{c_char, c_void};
+use std::mem::{ManuallyDrop, MaybeUninit};
+use std::ptr::{self, NonNull};
+use std::slice;
+
+/// malloc(3) returned NULL.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct OutOfMemory;
+
+/// A growing run of bytes that can be handed to C. One byte more than its capacity is allocated, for the
+/// NUL that ends what a program receives.
+#[derive(Default)]
+pub struct Block {
+    start: Option<NonNull<u8>>,
+    length: usize,
+    capacity: usize,
+}
+
+// SAFETY: a block owns its memory alone, like a Vec<u8>; malloc(3) and free(3) work from any thread.
+unsafe impl Send for Block {}
+
+impl Block {
+    /// A block with room for at least `capacity` bytes; none is allocated for 0.
+    pub fn with_capacity(capacity: usize) -> Result<Self, OutOfMemory> {
+        let mut block = Self::default();
+        block.reserve(capacity)?;
+        Ok(block)
+    }
+
+    /// A block that holds a copy of `bytes`.
+    pub fn copy_of(bytes: &[u8]) -> Result<Self, OutOfMemory> {
+        let mut block = Self::with_capacity(bytes.len())?;
+        block.push(bytes);
+        Ok(block)
+    }
+
+    /// A block of `length` zero bytes.
+    pub fn zeroed(length: usize) -> Result<Self, OutOfMemory> {
+        if length == 0 {
+            return Ok(Self::default());
+        }
+        // SAFETY: calloc takes any sizes.
+        let start = unsafe { libc::calloc(length.saturating_add(1), 1) };
+        let start = NonNull::new(start.cast()).ok_or(OutOfMemory)?;
+        Ok(Self { start: Some(start), length, capacity: length })
+    }
+
+    /// Makes room for `capacity` bytes in all.
+    pub fn reserve(&mut self, capacity: usize) -> Result<(), OutOfMemory> {
+        if capacity <= self.capacity {
+            return Ok(());
+        }
+        let old = self.start.map_or(ptr::null_mut(), |start| start.as_ptr().cast());
+        // SAFETY: `old` is NULL or a block of this heap that only `self` owns.
+        let start = unsafe { libc::realloc(old, capacity.saturating_add(1)) };
+        self.start = Some(NonNull::new(start.cast()).ok_or(OutOfMemory)?);
+        self.capacity = capacity;
+        Ok(())
+    }
+
+    /// Gives back the room that is not used, where that can be had without failing.
+    pub fn shrink(&mut self) {
+        if let (Some(start), 1..) = (self.start, self.length) {
+            // SAFETY: `start` is a block of this heap that only `self` owns.
+            let smaller = unsafe { libc::realloc(start.as_ptr().cast(), self.length + 1) };
+            if let Some(smaller) = NonNull::new(smaller.cast()) {
+                self.start = Some(smaller);
+                self.capacity = self.length;
+            }
+        } else {
+            *self = Self::default();
+        }
+    }
+
+    /// Bytes held.
+    pub fn len(&self) -> usize {
+        self.length
+    }
+
+    /// Whether no byte is held.
+    pub fn is_empty(&self) -> bool {
+        self.length == 0
+    }
+
+    /// Bytes that fit without another allocation.
+    pub fn capacity(&self) -> usize {
+        self.capacity
+    }
+
+    /// The bytes held.
+    pub fn bytes(&self) -> &[u8] {
+        // SAFETY: the first `length` bytes behind `start` are initialised and `self` owns them.
+        self.start.map_or(&[], |start| unsafe { slice::from_raw_parts(start.as_ptr(), self.length) })
+    }
+
+    fn spare(&mut self) -> &mut [MaybeUninit<u8>] {
+        let (length, room) = (self.length, self.capacity - self.length);
+        // SAFETY: `capacity` bytes behind `start` belong to `self`; uninitialised ones are typed so.
+        self.start.map_or(&mut [], |start| unsafe {
+            slice::from_raw_parts_mut(start.as_ptr().add(length).cast(), room)
+        })
+    }
+
+    /// Appends what fits of `bytes` in the room there is; how much that was.
+    pub fn push(&mut self, bytes: &[u8]) -> usize {
+        let spare = self.spare();
+        let count = spare.len().min(bytes.len());
+        // SAFETY: `spare` has `count` bytes of room, and cannot overlap a shared slice.
+        unsafe { ptr::copy_nonoverlapping(bytes.as_ptr(), spare.as_mut_ptr().cast(), count) };
+        self.length += count;
+        count
+    }
+
+    /// With these appended, as far as there is room.
+    pub fn filled_with(mut self, pieces: [&[u8]; 2]) -> Self {
+        for piece in pieces {
+            self.push(piece);
+        }
+        self
+    }
+
+    /// Appends at most `most` bytes that `source` writes into the room there is; how many that were.
+    /// `source` proves what it wrote by returning it: the front of the slice that it was given.
+    pub fn fill<E>(
+        &mut self,
+        most: usize,
+        source: impl for<'a> FnOnce(&'a mut [MaybeUninit<u8>]) -> Result<&'a mut [u8], E>,
+    ) -> Result<usize, E> {
+        let spare = self.spare();
+        let room = spare.len().min(most);
+        let (spare, _) = spare.split_at_mut(room);
+        let front: *const u8 = spare.as_ptr().cast();
+        let written = source(spare)?;
+        let count = if ptr::eq(written.as_ptr(), front) { written.len().min(room) } else { 0 };
+        self.length += count;
+        Ok(count)
+    }
+
+    /// Empties the block and keeps its memory.
+    pub fn clear(&mut self) {
+        self.length = 0;
+    }
+
+    /// Hands the memory to C, which frees it: NULL for an empty block, else the bytes and a NUL.
+    pub fn into_c(self) -> *mut c_char {
+        if self.length == 0 {
+            return ptr::null_mut();
+        }
+        let block = ManuallyDrop::new(self);
+        let Some(start) = block.start else { return ptr::null_mut() };
+        // SAFETY: one byte more than `capacity` is allocated, and `length` is at most `capacity`.
+        unsafe { start.as_ptr().add(block.length).write(0) };
+        start.as_ptr().cast()
+    }
+}
+
+impl Drop for Block {
+    fn drop(&mut self) {
+        if let Some(start) = self.start {
+            // SAFETY: `start` is a block of this heap that only `self` owns.
+            unsafe { libc::free(start.as_ptr().cast()) };
+        }
+    }
+}
+
+/// One structure on the C heap: freed here, unless it is handed to C.
+pub struct CBox<T: Copy>(NonNull<T>);
+
+impl<T: Copy> CBox<T> {
+    /// `value`, moved to the C heap.
+    pub fn new(value: T) -> Result<Self, OutOfMemory> {
+        // SAFETY: malloc takes any size.
+        let place = unsafe { libc::malloc(size_of::<T>()) };
+        let place = NonNull::new(place.cast::<T>()).ok_or(OutOfMemory)?;
+        // SAFETY: malloc aligns for every type, and the block has the size of a T.
+        unsafe { place.write(value) };
+        Ok(Self(place))
+    }
+
+    /// Replaces the value.
+    pub fn set(&mut self, value: T) {
+        // SAFETY: `self` owns a block of the size of a T.
+        unsafe { self.0.write(value) };
+    }
+
+    /// Where the structure is; it is still freed here.
+    pub fn as_ptr(&self) -> *mut T {
+        self.0.as_ptr()
+    }
+
+    /// Hands the structure to C, which frees it.
+    pub fn into_c(self) -> *mut T {
+        ManuallyDrop::new(self).0.as_ptr()
+    }
+}
+
+impl<T: Copy> Drop for CBox<T> {
+    fn drop(&mut self) {
+        // SAFETY: the block came from malloc and was not handed on.
+        unsafe { libc::free(self.0.as_ptr().cast()) };
+    }
+}
+
+/// Frees what C owned.
+///
+/// # Safety
+/// `pointer` is NULL or a live block of malloc(3), and nobody uses it afterwards.
+pub unsafe fn free<T>(pointer: *mut T) {
+    // SAFETY: as promised by the caller.
+    unsafe { libc::free(pointer.cast::<c_void>()) };
+}
+
+/// Gives an array of `count` pointers a new size, or frees it for 0.
+///
+/// # Safety
+/// `array` is NULL or a live block of malloc(3); after success only the returned pointer may be used.
+pub unsafe fn resize_array<T>(array: *mut *mut T, count: usize) -> Result<*mut *mut T, OutOfMemory> {
+    if count == 0 {
+        // SAFETY: as promised by the caller.
+        unsafe { libc::free(array.cast()) };
+        return Ok(ptr::null_mut());
+    }
+    let size = count.checked_mul(size_of::<*mut T>()).ok_or(OutOfMemory)?;
+    // SAFETY: as promised by the caller.
+    let array = unsafe { libc::realloc(array.cast(), size) };
+    NonNull::new(array.cast()).map(NonNull::as_ptr).ok_or(OutOfMemory)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::ffi::CStr;
+
+    #[test]
+    fn a_block_grows_and_ends_in_a_nul_that_its_length_does_not_count() {
+        let mut block = Block::with_capacity(3).unwrap();
+        assert_eq!(block.push(b"abcd"), 3);
+        block.reserve(5).unwrap();
+        assert_eq!(block.push(b"de"), 2);
+        assert_eq!((block.bytes(), block.len()), (&b"abcde"[..], 5));
+        let c = block.into_c();
+        // SAFETY: a string that into_c ended with NUL.
+        assert_eq!(unsafe { CStr::from_ptr(c) }, c"abcde");
+        // SAFETY: owned since into_c.
+        unsafe { free(c) };
+    }
+
+    #[test]
+    fn an_empty_block_is_null() {
+        assert!(Block::with_capacity(9).unwrap().into_c().is_null());
+        assert!(Block::zeroed(0).unwrap().into_c().is_null());
+    }
+
+    #[test]
+    fn fill_believes_only_what_lies_in_the_room() {
+        let mut block = Block::with_capacity(4).unwrap();
+        let count = block.fill(2, |room| Ok::<_, ()>(room.write_copy_of_slice(&[7, 7]))).unwrap();
+        assert_eq!((count, block.bytes()), (2, &[7, 7][..]));
+        let elsewhere = block.fill(2, |_| Ok::<_, ()>(Box::leak(Box::new([1_u8, 2]))));
+        assert_eq!((elsewhere, block.len()), (Ok(0), 2));
+    }
+
+    #[test]
+    fn a_size_that_cannot_be_had_is_an_error() {
+        assert!(Block::with_capacity(usize::MAX).is_err());
+        assert!(Block::zeroed(usize::MAX).is_err());
+    }
+}

@@ -1,0 +1,336 @@
+//! Writing one frame, and the frames that wait to be written.
+//!
+//! A frame leaves in one `sendmsg` of header and payload, without a copy. What the kernel does not take at
+//! once depends on where the connection is:
+//!
+//! * in no list: the call returns when the kernel has all of it;
+//! * in a list: the same while the peer drains. Once it has drained nothing for [`PATIENCE`], the rest is
+//!   queued in the connection's memory and leaves from within later calls, so that a peer that does not
+//!   read costs milliseconds, once.
+
+#![forbid(unsafe_code)]
+
+use std::io::IoSlice;
+use std::os::fd::RawFd;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use nix::errno::Errno;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+
+use crate::connection::Connection;
+use crate::connections::{self, Slot};
+use crate::error::{Error, ipc_errors as Code};
+use crate::event_loop;
+use crate::section::{Section, Thread};
+use crate::socket;
+
+/// How long a peer in a list may drain nothing before the rest is queued, in milliseconds.
+const PATIENCE: u8 = 5;
+
+/// How long closing and exiting try to send what is queued.
+const LAST_CHANCE: Duration = Duration::from_secs(1);
+
+/// Whether any connection may have bytes queued. Set with each, cleared by a look that finds none.
+static QUEUED: AtomicBool = AtomicBool::new(false);
+
+fn failed(errno: Errno) -> Error {
+    Error::new(Code::IPC_ERROR_USOCK_SEND, errno)
+}
+
+fn refused(errno: Errno) -> Error {
+    match errno {
+        Errno::ENOMEM => crate::memory::OutOfMemory.into(),
+        errno => Error::new(Code::IPC_ERROR_MESSAGE_WRITE__NOT_ENOUGH_DATA, errno),
+    }
+}
+
+/// What is left of a frame on its way: at most two pieces.
+#[derive(Clone, Copy)]
+struct Rest<'a>([&'a [u8]; 2]);
+
+impl<'a> Rest<'a> {
+    fn len(self) -> usize {
+        let [first, second] = self.0;
+        first.len() + second.len()
+    }
+
+    fn after(self, sent: usize) -> Self {
+        let [first, second] = self.0;
+        let into_second = sent.saturating_sub(first.len());
+        Self([first.get(sent..).unwrap_or_default(), second.get(into_second..).unwrap_or_default()])
+    }
+
+    fn slices(&self) -> [IoSlice<'a>; 2] {
+        self.0.map(IoSlice::new)
+    }
+}
+
+/// Sends `pieces` as one run of bytes, which no other thread's bytes come into.
+pub fn write(section: &mut Section, fd: RawFd, pieces: [&[u8]; 2]) -> Result<(), Error> {
+    let frame = Rest(pieces);
+    let thread = section.thread();
+    if frame.len() == 0 {
+        return socket::borrow(fd).map(drop).map_err(failed);
+    }
+    let mut slot = connections::lock(section, fd);
+    while let Some(connection) = slot.get()
+        && let Some(writer) = connection.writer
+    {
+        if writer == thread {
+            // A signal handler has interrupted a write to the same connection: its frame goes behind.
+            connection.outbound.reserve(frame.len()).map_err(refused)?;
+            connection.outbound.append(&frame.slices());
+            return Ok(());
+        }
+        slot = slot.wait();
+    }
+    let mut sent = 0;
+    if flush_queue(&mut slot, fd)? {
+        slot.reserve().map_err(refused)?;
+        match socket::send(fd, &frame.slices()) {
+            Ok(count) if count == frame.len() => {
+                slot.tidy();
+                return Ok(());
+            }
+            Ok(count) => sent = count,
+            Err(Errno::EAGAIN) => {}
+            Err(errno) => return Err(failed(errno)),
+        }
+    }
+    let connection = slot.entry().map_err(failed)?;
+    let was_queued = !connection.outbound.is_empty();
+    connection.writer = Some(thread);
+    drop(slot);
+    let listed = event_loop::is_listed(section, fd);
+    let result = match (was_queued, listed) {
+        // Its patience was used up before.
+        (true, true) => enqueue(section, fd, thread, frame, sent),
+        (_, listed) => send_rest(section, fd, thread, frame, sent, listed),
+    };
+    finish(section, fd, thread);
+    result
+}
+
+/// The connection, as long as this thread is the one that writes to it: a signal handler may have closed it.
+fn own_turn<'s>(slot: &'s mut Slot<'_>, thread: Thread) -> Result<&'s mut Connection, Error> {
+    slot.get().filter(|connection| connection.writer == Some(thread)).ok_or(failed(Errno::EBADF))
+}
+
+/// Waits for the peer and sends, as often as it takes; in a list, as long as the peer drains.
+fn send_rest(
+    section: &mut Section,
+    fd: RawFd,
+    thread: Thread,
+    frame: Rest<'_>,
+    mut sent: usize,
+    listed: bool,
+) -> Result<(), Error> {
+    let limit = if listed { PollTimeout::from(PATIENCE) } else { PollTimeout::NONE };
+    loop {
+        let ready = section.outside(|| socket::wait(fd, PollFlags::POLLOUT, limit));
+        let mut slot = connections::lock(section, fd);
+        let connection = own_turn(&mut slot, thread)?;
+        match ready {
+            Ok(events) if events.is_empty() => {
+                drop(slot);
+                match enqueue(section, fd, thread, frame, sent) {
+                    // Half of it is sent already: rather than lose the rest, wait for memory or the peer.
+                    Err(Error { errno: Errno::ENOMEM, .. }) if sent > 0 => continue,
+                    result => return result,
+                }
+            }
+            Ok(_) => {}
+            Err(Errno::EINTR) => continue,
+            Err(errno) => return Err(failed(errno)),
+        }
+        // What was queued before goes out first; what a signal handler has queued since goes out last.
+        if sent == 0 && !connection.outbound.is_empty() && !flush_queue(&mut slot, fd)? {
+            continue;
+        }
+        match socket::send(fd, &frame.after(sent).slices()) {
+            Ok(count) => sent += count,
+            Err(Errno::EAGAIN) => {}
+            Err(errno) => return Err(failed(errno)),
+        }
+        if sent == frame.len() {
+            return Ok(());
+        }
+    }
+}
+
+/// Keeps the rest of the frame in memory; later calls send it.
+fn enqueue(section: &Section, fd: RawFd, thread: Thread, frame: Rest<'_>, sent: usize) -> Result<(), Error> {
+    let rest = frame.after(sent);
+    let mut slot = connections::lock(section, fd);
+    let connection = own_turn(&mut slot, thread)?;
+    if sent == 0 {
+        connection.outbound.reserve(rest.len()).map_err(refused)?;
+        connection.outbound.append(&rest.slices());
+    } else {
+        connection.outbound.prepend(&rest.slices()).map_err(refused)?;
+    }
+    Ok(())
+}
+
+/// Lets others write again, and has the event loop send what is queued.
+fn finish(section: &Section, fd: RawFd, thread: Thread) {
+    let mut slot = connections::lock(section, fd);
+    let queued = match own_turn(&mut slot, thread) {
+        Ok(connection) => {
+            connection.writer = None;
+            !connection.outbound.is_empty()
+        }
+        Err(_) => false,
+    };
+    slot.notify();
+    slot.tidy();
+    drop(slot);
+    if queued {
+        QUEUED.store(true, Ordering::Relaxed);
+        event_loop::watch_output(section, fd);
+    }
+}
+
+/// Sends what is queued for the connection, as far as the kernel takes it; whether all of it is gone.
+fn flush_queue(slot: &mut Slot<'_>, fd: RawFd) -> Result<bool, Error> {
+    let Some(connection) = slot.get() else { return Ok(true) };
+    if connection.left_to_parent {
+        return Err(failed(Errno::EBUSY));
+    }
+    match connection.outbound.flush(|pieces| socket::send(fd, pieces)) {
+        Ok(()) => Ok(true),
+        Err(Errno::EAGAIN) => Ok(false),
+        Err(errno) => {
+            connection.outbound.clear();
+            slot.tidy();
+            Err(failed(errno))
+        }
+    }
+}
+
+/// Sends what is queued for the connection, as far as the kernel takes it now; whether nothing is left.
+pub fn flush(section: &Section, fd: RawFd) -> bool {
+    let mut slot = connections::lock(section, fd);
+    if slot.get().is_some_and(|connection| connection.writer.is_some()) {
+        return false;
+    }
+    let gone = flush_queue(&mut slot, fd).unwrap_or(true);
+    slot.tidy();
+    gone
+}
+
+/// Whether bytes wait to be sent on the connection.
+pub fn is_queued(section: &Section, fd: RawFd) -> bool {
+    connections::lock(section, fd).get().is_some_and(|connection| !connection.outbound.is_empty())
+}
+
+/// The connections with bytes to send: all, or the one asked for, and whether to wait for those that a last
+/// flush has waited for before. Without the memory for the list: as many as fit.
+fn queued(section: &Section, only: Option<RawFd>, again: bool) -> Vec<RawFd> {
+    let mut found = Vec::new();
+    if QUEUED.swap(false, Ordering::Relaxed) {
+        let mut any = false;
+        connections::for_each(section, |fd, connection| {
+            if connection.outbound.is_empty() || connection.writer.is_some() {
+                return;
+            }
+            any = true;
+            let wanted = only.is_none_or(|only| only == fd) && (again || !connection.given_up);
+            if wanted && found.try_reserve(1).is_ok() {
+                found.push(fd);
+            }
+        });
+        if any {
+            QUEUED.store(true, Ordering::Relaxed);
+        }
+    }
+    found
+}
+
+/// Waits until one of `fds` takes bytes, or `input` has some, and sends what can be sent.
+fn flush_some(
+    section: &mut Section,
+    fds: &[RawFd],
+    input: Option<RawFd>,
+    limit: PollTimeout,
+) -> Result<bool, Errno> {
+    let mut asked = Vec::new();
+    asked.try_reserve(fds.len() + 1).map_err(|_| Errno::ENOMEM)?;
+    for (fd, events) in input
+        .map(|fd| (fd, PollFlags::POLLIN))
+        .into_iter()
+        .chain(fds.iter().map(|fd| (*fd, PollFlags::POLLOUT)))
+    {
+        asked.push(PollFd::new(socket::borrow(fd)?, events));
+    }
+    let count = section.outside(|| poll(&mut asked, limit))?;
+    let mut ready = asked.iter().map(|asked| asked.any() != Some(false));
+    let input_ready = input.is_some() && ready.next() == Some(true);
+    for (fd, _) in fds.iter().zip(ready).filter(|(_, ready)| *ready) {
+        flush(section, *fd);
+    }
+    if count == 0 { Err(Errno::ETIMEDOUT) } else { Ok(input_ready) }
+}
+
+/// Before a read that waits for `fd`: sends what is queued, for whomever, until there is something to read.
+pub fn flush_while_waiting(section: &mut Section, fd: RawFd) -> Result<(), Errno> {
+    if !QUEUED.load(Ordering::Relaxed) {
+        return Ok(());
+    }
+    let limit = socket::receive_limit(fd)?;
+    loop {
+        let waiting = queued(section, None, true);
+        if waiting.is_empty() {
+            return Ok(());
+        }
+        match flush_some(section, &waiting, Some(fd), limit) {
+            Ok(true) => return Ok(()),
+            Ok(false) => {}
+            Err(Errno::ETIMEDOUT) => return Err(Errno::EAGAIN),
+            Err(errno) => return Err(errno),
+        }
+    }
+}
+
+/// The last chance of what is queued, for one connection or for all: at most one second, which a peer that
+/// has let it pass does not get again.
+pub fn last_flush(section: &mut Section, only: Option<RawFd>) {
+    let end = Instant::now() + LAST_CHANCE;
+    for fd in queued(section, only, true) {
+        flush(section, fd);
+    }
+    loop {
+        let waiting = queued(section, only, false);
+        let left = end.saturating_duration_since(Instant::now());
+        if waiting.is_empty() {
+            return;
+        }
+        if left.is_zero() {
+            connections::for_each(section, |fd, connection| {
+                connection.given_up |= waiting.contains(&fd);
+            });
+            return;
+        }
+        let limit = PollTimeout::try_from(left).unwrap_or(PollTimeout::MAX);
+        match flush_some(section, &waiting, None, limit) {
+            Ok(_) | Err(Errno::EINTR | Errno::ETIMEDOUT) => {}
+            Err(_) => return,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_rest_of_a_frame_spans_both_pieces() {
+        let frame = Rest([b"head", b"body"]);
+        let whole = b"headbody";
+        for sent in 0..=8 {
+            let Rest([first, second]) = frame.after(sent);
+            assert_eq!([first, second].concat(), whole[sent..]);
+        }
+    }
+}

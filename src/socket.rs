@@ -1,0 +1,167 @@
+//! The door to the kernel for descriptors: receive, send, accept, wait, close.
+//!
+//! Descriptors are plain numbers here, since they belong to the C program: it may close one at any time,
+//! and the kernel then answers EBADF. Where nix is enough it is used; the few calls for which only libc will
+//! do carry their reason.
+#![deny(unsafe_code)]
+
+use std::io::IoSlice;
+use std::mem::MaybeUninit;
+use std::os::fd::{BorrowedFd, RawFd};
+
+use nix::Result;
+use nix::errno::Errno;
+use nix::fcntl::{FcntlArg, OFlag, fcntl};
+use nix::poll::{PollFd, PollFlags, PollTimeout};
+use nix::sys::socket::{self, Backlog, MsgFlags, SockFlag, UnixAddr};
+use nix::sys::time::TimeValLike;
+
+/// Whether a call may wait for the peer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Patience {
+    /// As the descriptor's own flags and time-outs say.
+    Wait,
+    /// Not at all: EAGAIN instead.
+    DontWait,
+}
+
+/// A descriptor of the program, for the calls that want more than a number.
+#[allow(unsafe_code, reason = "the number comes from C; the kernel checks it at every call")]
+pub fn borrow(fd: RawFd) -> Result<BorrowedFd<'static>> {
+    if fd < 0 {
+        return Err(Errno::EBADF);
+    }
+    // SAFETY: not -1. The program may close it under us; every call then answers EBADF.
+    Ok(unsafe { BorrowedFd::borrow_raw(fd) })
+}
+
+/// The front of `room`, which the kernel has written `count` bytes of.
+#[allow(unsafe_code, reason = "the bytes are initialised by a system call, which the type cannot show")]
+fn written(room: &mut [MaybeUninit<u8>], count: isize) -> Result<&mut [u8]> {
+    let count = usize::try_from(count).map_err(|_| Errno::last())?;
+    let (front, _) = room.split_at_mut_checked(count).ok_or(Errno::EOVERFLOW)?;
+    // SAFETY: the kernel has written these bytes.
+    Ok(unsafe { &mut *(std::ptr::from_mut(front) as *mut [u8]) })
+}
+
+/// Receives at most `room`; an empty answer is the end of the stream.
+#[allow(unsafe_code, reason = "nix receives into initialised bytes only")]
+pub fn receive(fd: RawFd, room: &mut [MaybeUninit<u8>], patience: Patience) -> Result<&mut [u8]> {
+    let flags = match patience {
+        Patience::Wait => 0,
+        Patience::DontWait => libc::MSG_DONTWAIT,
+    };
+    // SAFETY: `room` is writable for its whole length.
+    let count = unsafe { libc::recv(fd, room.as_mut_ptr().cast(), room.len(), flags) };
+    written(room, count)
+}
+
+/// Reads at most `room` from a descriptor of any kind; an empty answer is the end of the file.
+#[allow(unsafe_code, reason = "nix reads into initialised bytes only")]
+pub fn read(fd: RawFd, room: &mut [MaybeUninit<u8>]) -> Result<&mut [u8]> {
+    // SAFETY: `room` is writable for its whole length.
+    let count = unsafe { libc::read(fd, room.as_mut_ptr().cast(), room.len()) };
+    written(room, count)
+}
+
+/// Sends what the kernel takes of `pieces` without waiting: a peer that is gone is EPIPE and no signal.
+pub fn send(fd: RawFd, pieces: &[IoSlice<'_>]) -> Result<usize> {
+    let flags = MsgFlags::MSG_DONTWAIT | MsgFlags::MSG_NOSIGNAL;
+    loop {
+        return match socket::sendmsg::<UnixAddr>(fd, pieces, &[], flags, None) {
+            Err(Errno::EINTR) => continue,
+            // The peer closed with bytes of ours unread: gone, like any other.
+            Err(Errno::ECONNRESET) => Err(Errno::EPIPE),
+            result => result,
+        };
+    }
+}
+
+/// Takes one client from the listener's queue; its descriptor is close-on-exec.
+pub fn accept(listener: RawFd) -> Result<RawFd> {
+    loop {
+        match socket::accept4(listener, SockFlag::SOCK_CLOEXEC) {
+            Err(Errno::ECONNABORTED) => {}
+            result => return result,
+        }
+    }
+}
+
+/// Asks the kernel for the longest queue of waiting clients that it grants (net.core.somaxconn).
+pub fn listen(fd: RawFd) -> Result<()> {
+    socket::listen(&borrow(fd)?, Backlog::MAXALLOWABLE)
+}
+
+/// Makes calls on the listener return instead of waiting, for all processes that share it: another one may
+/// take the client that epoll told of.
+pub fn set_nonblocking(fd: RawFd) -> Result<()> {
+    let fd = borrow(fd)?;
+    let flags = OFlag::from_bits_retain(fcntl(fd, FcntlArg::F_GETFL)?);
+    if !flags.contains(OFlag::O_NONBLOCK) {
+        fcntl(fd, FcntlArg::F_SETFL(flags | OFlag::O_NONBLOCK))?;
+    }
+    Ok(())
+}
+
+/// EBADF for a descriptor that is not open.
+pub fn check_open(fd: RawFd) -> Result<()> {
+    fcntl(borrow(fd)?, FcntlArg::F_GETFD).map(drop)
+}
+
+/// A number that the kernel gives to one socket only: tells a reused descriptor from the one before.
+#[allow(unsafe_code, reason = "nix does not know SO_COOKIE")]
+pub fn cookie(fd: RawFd) -> Result<u64> {
+    let mut cookie = 0_u64;
+    let mut size: libc::socklen_t = 8;
+    // SAFETY: `cookie` has the 8 bytes that `size` announces.
+    let result = unsafe {
+        let place = std::ptr::from_mut(&mut cookie).cast();
+        libc::getsockopt(fd, libc::SOL_SOCKET, libc::SO_COOKIE, place, &raw mut size)
+    };
+    Errno::result(result).map(|_| cookie)
+}
+
+/// Waits until one of `events` is there, at most `timeout`; which are, or none when the time is over.
+pub fn wait(fd: RawFd, events: PollFlags, timeout: PollTimeout) -> Result<PollFlags> {
+    let mut asked = [PollFd::new(borrow(fd)?, events)];
+    nix::poll::poll(&mut asked, timeout)?;
+    let [answered] = asked;
+    match answered.revents().unwrap_or(PollFlags::POLLERR) {
+        flags if flags.contains(PollFlags::POLLNVAL) => Err(Errno::EBADF),
+        flags => Ok(flags),
+    }
+}
+
+/// How long a receive on this descriptor may wait: its O_NONBLOCK and SO_RCVTIMEO say.
+pub fn receive_limit(fd: RawFd) -> Result<PollTimeout> {
+    let borrowed = borrow(fd)?;
+    if OFlag::from_bits_retain(fcntl(borrowed, FcntlArg::F_GETFL)?).contains(OFlag::O_NONBLOCK) {
+        return Ok(PollTimeout::ZERO);
+    }
+    let limit = socket::getsockopt(&borrowed, socket::sockopt::ReceiveTimeout)?;
+    let milliseconds = limit.num_milliseconds();
+    if milliseconds == 0 { Ok(PollTimeout::NONE) } else { Ok(milliseconds.try_into().unwrap_or(PollTimeout::MAX)) }
+}
+
+/// What epoll tells of one descriptor: its events and the number it was registered with.
+pub type Readiness = libc::epoll_event;
+
+/// Waits for readiness in an epoll set, without a lock on its owner: the set may be closed meanwhile.
+#[allow(unsafe_code, reason = "nix's Epoll::wait borrows the set, and with it the lock, while it blocks")]
+pub fn wait_epoll(set: RawFd, into: &mut [Readiness], timeout_ms: i32) -> Result<&[Readiness]> {
+    let most = i32::try_from(into.len()).unwrap_or(i32::MAX);
+    // SAFETY: `into` is writable for `most` events.
+    let count = unsafe { libc::epoll_wait(set, into.as_mut_ptr(), most, timeout_ms) };
+    let count = usize::try_from(Errno::result(count)?).unwrap_or(0);
+    into.get(..count).ok_or(Errno::EOVERFLOW)
+}
+
+/// Closes a descriptor of the program. Linux has freed the number even where it answers EINTR.
+#[allow(unsafe_code, reason = "the descriptor is the program's number, which Rust does not own")]
+pub fn close(fd: RawFd) -> Result<()> {
+    // SAFETY: closing what C asked to close; no Rust value owns this number.
+    match Errno::result(unsafe { libc::close(fd) }) {
+        Ok(_) | Err(Errno::EINTR) => Ok(()),
+        Err(errno) => Err(errno),
+    }
+}
