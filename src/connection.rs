@@ -235,7 +235,10 @@ impl Outbound {
     }
 
     /// Gives `sink` what waits until it takes no more; `sink` tells how much it took.
-    pub fn flush(&mut self, mut sink: impl FnMut(&[IoSlice<'_>]) -> Result<usize, Errno>) -> Result<(), Errno> {
+    pub fn flush(
+        &mut self,
+        mut sink: impl FnMut(&[IoSlice<'_>]) -> Result<usize, Errno>,
+    ) -> Result<(), Errno> {
         while !self.bytes.is_empty() {
             let (front, back) = self.bytes.as_slices();
             let taken = sink(&[IoSlice::new(front), IoSlice::new(back)])?;
@@ -391,10 +394,12 @@ mod tests {
         });
         assert_eq!((stopped, &sent[..], queue.len()), (Err(Errno::EAGAIN), &b"ab"[..], 4));
         queue.append(&[IoSlice::new(b"g")]);
-        queue.flush(|pieces| {
-            sent.extend(pieces.iter().flat_map(|piece| piece.iter()));
-            Ok(pieces.iter().map(|piece| piece.len()).sum())
-        }).unwrap();
+        queue
+            .flush(|pieces| {
+                sent.extend(pieces.iter().flat_map(|piece| piece.iter()));
+                Ok(pieces.iter().map(|piece| piece.len()).sum())
+            })
+            .unwrap();
         assert_eq!((sent, queue.is_empty()), (b"abcdefg".to_vec(), true));
     }
 }

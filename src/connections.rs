@@ -114,24 +114,22 @@ pub fn for_each(section: &Section, mut visit: impl FnMut(RawFd, &mut Connection)
     CONNECTIONS.for_each(section, |part| part.iter_mut().for_each(|(fd, connection)| visit(*fd, connection)));
 }
 
-/// All parts, locked at once for a fork.
-pub struct Frozen([Shard<'static, RawFd, Connection>; 64]);
+/// The whole table, locked for a fork.
+pub type Frozen = Vec<Shard<'static, RawFd, Connection>>;
 
 /// Locks the whole table.
-pub fn freeze() -> Frozen {
-    Frozen(CONNECTIONS.freeze())
+pub fn freeze() -> Option<Frozen> {
+    CONNECTIONS.freeze()
 }
 
-impl Frozen {
-    /// In the child of a fork: what waits to be sent is the parent's to send.
-    pub fn leave_output_to_parent(&mut self) {
-        for part in &mut self.0 {
-            part.retain(|_, connection| {
-                connection.left_to_parent |= !connection.outbound.is_empty() || connection.writer.is_some();
-                connection.outbound.clear();
-                connection.writer = None;
-                !connection.is_idle()
-            });
-        }
+/// In the child of a fork: what waits to be sent is the parent's to send.
+pub fn leave_output_to_parent(table: &mut Frozen) {
+    for part in table {
+        part.retain(|_, connection| {
+            connection.left_to_parent |= !connection.outbound.is_empty() || connection.writer.is_some();
+            connection.outbound.clear();
+            connection.writer = None;
+            !connection.is_idle()
+        });
     }
 }

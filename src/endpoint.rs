@@ -36,7 +36,7 @@ const DIRECTORY_LOCK_LIMIT: Duration = Duration::from_secs(1);
 const SUN_PATH_MAX: usize = 107;
 
 /// A service that this process, or the one it was forked from, has opened.
-struct Owned {
+pub struct Owned {
     cookie: u64,
     /// Which file was made at the path: device and inode.
     file: (u64, u64),
@@ -47,11 +47,11 @@ struct Owned {
 static SERVICES: Shards<RawFd, Owned, 4> = Shards::new();
 
 /// The table of services, locked for a fork.
-pub struct Frozen(#[expect(dead_code, reason = "held, not read")] [Shard<'static, RawFd, Owned>; 4]);
+pub type Frozen = Vec<Shard<'static, RawFd, Owned>>;
 
 /// Locks the table of services.
-pub fn freeze() -> Frozen {
-    Frozen(SERVICES.freeze())
+pub fn freeze() -> Option<Frozen> {
+    SERVICES.freeze()
 }
 
 fn key(fd: RawFd) -> usize {
@@ -194,11 +194,8 @@ pub fn listen(section: &mut Section, path: &Path) -> Result<RawFd, Error> {
 
 fn remember(section: &Section, fd: RawFd, path: &Path) -> nix::Result<()> {
     let file = lstat(path)?;
-    let service = Owned {
-        cookie: door::cookie(fd)?,
-        file: (file.st_dev, file.st_ino),
-        maker: getpid().as_raw(),
-    };
+    let service =
+        Owned { cookie: door::cookie(fd)?, file: (file.st_dev, file.st_ino), maker: getpid().as_raw() };
     let mut services = SERVICES.lock(section, key(fd));
     services.try_reserve(1).map_err(|_| Errno::ENOMEM)?;
     services.insert(fd, service);
@@ -219,7 +216,7 @@ pub fn close_service(section: Option<&mut Section>, fd: RawFd, path: &Path) -> R
         (None, Ok(file)) => is_socket(file),
         (_, Err(_)) => false,
     };
-    let removed = match owned {
+    match owned {
         // While the socket lives nobody replaces it: removed first, there is no moment for a mistake.
         Some(owned) if ours && owned.maker == getpid().as_raw() => {
             let removed = remove(path);
@@ -235,8 +232,7 @@ pub fn close_service(section: Option<&mut Section>, fd: RawFd, path: &Path) -> R
             };
             closed.and(removed)
         }
-    };
-    removed
+    }
 }
 
 /// Closes a descriptor.
@@ -337,9 +333,13 @@ mod tests {
                 close(client).unwrap();
                 close(accepted).unwrap();
                 close_service(Some(&mut enter()), server, &path).unwrap();
-                assert_eq!(std::fs::read_dir(parent).unwrap().filter(|entry| {
-                    entry.as_ref().unwrap().file_type().unwrap().is_file()
-                }).count(), 0);
+                assert_eq!(
+                    std::fs::read_dir(parent)
+                        .unwrap()
+                        .filter(|entry| { entry.as_ref().unwrap().file_type().unwrap().is_file() })
+                        .count(),
+                    0
+                );
                 assert!(!path.exists());
             }
         }

@@ -142,7 +142,7 @@ impl Token {
 }
 
 /// The loop of one list.
-struct EventLoop {
+pub struct EventLoop {
     /// Made when first needed, and made anew by a forked child and where a registration has gone stale.
     epoll: Option<Epoll>,
     /// The fork generation of the process that made it.
@@ -167,11 +167,11 @@ fn part(list: usize) -> usize {
 }
 
 /// All loops, locked for a fork.
-pub struct Frozen(#[expect(dead_code, reason = "held, not read")] [Shard<'static, usize, EventLoop>; 64]);
+pub type Frozen = Vec<Shard<'static, usize, EventLoop>>;
 
 /// Locks the loops of all lists.
-pub fn freeze() -> Frozen {
-    Frozen(LOOPS.freeze())
+pub fn freeze() -> Option<Frozen> {
+    LOOPS.freeze()
 }
 
 fn failed(errno: Errno) -> Error {

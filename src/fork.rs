@@ -22,29 +22,26 @@ pub fn generation() -> u32 {
 
 /// Every table of the library, locked. Dropping it unlocks them.
 struct Frozen {
-    /// None in a signal handler that interrupted the library: the tables are then left alone.
-    _section: Option<Section>,
     connections: Option<connections::Frozen>,
-    _loops: Option<event_loop::Frozen>,
     _services: Option<endpoint::Frozen>,
+    _loops: Option<event_loop::Frozen>,
+    /// Dropped last.
+    _section: Section,
 }
 
 thread_local! {
     static FROZEN: RefCell<Option<Frozen>> = const { RefCell::new(None) };
 }
 
-/// Before the fork, in the thread that forks.
+/// Before the fork, in the thread that forks. A signal handler that interrupted the library leaves the
+/// tables alone.
 pub fn prepare() {
-    let section = Section::enter();
-    let free = section.is_some();
-    // In the order in which the event loop takes them.
-    let frozen = Frozen {
-        _section: section,
-        _loops: free.then(event_loop::freeze),
-        _services: free.then(endpoint::freeze),
-        connections: free.then(connections::freeze),
-    };
-    FROZEN.with_borrow_mut(|place| *place = Some(frozen));
+    let frozen = Section::enter().map(|section| {
+        // In the order in which the event loop takes them.
+        let (loops, services) = (event_loop::freeze(), endpoint::freeze());
+        Frozen { connections: connections::freeze(), _services: services, _loops: loops, _section: section }
+    });
+    FROZEN.set(frozen);
 }
 
 /// After the fork, in the parent.
@@ -56,8 +53,8 @@ pub fn parent() {
 pub fn child() {
     GENERATION.fetch_add(1, Ordering::Relaxed);
     if let Some(mut frozen) = FROZEN.take()
-        && let Some(connections) = &mut frozen.connections
+        && let Some(table) = &mut frozen.connections
     {
-        connections.leave_output_to_parent();
+        connections::leave_output_to_parent(table);
     }
 }

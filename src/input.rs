@@ -64,7 +64,8 @@ fn next(
         }
         let begun = !inbound.is_empty();
         output::flush_while_waiting(section, fd).map_err(|errno| Failure::Passing(failed(errno)))?;
-        let came = inbound.receive_exact(|room| section.outside(|| socket::receive(fd, room, Patience::Wait)));
+        let came =
+            inbound.receive_exact(|room| section.outside(|| socket::receive(fd, room, Patience::Wait)));
         match came {
             Ok(0) => {
                 let errno = if begun { Errno::ECONNRESET } else { Errno::EPIPE };

@@ -57,6 +57,7 @@ pub type Shard<'a, K, V> = MutexGuard<'a, NumberMap<K, V>>;
 
 impl<K, V, const N: usize> Shards<K, V, N> {
     /// An empty map.
+    #[expect(clippy::new_without_default, reason = "made in statics, which want a const function")]
     pub const fn new() -> Self {
         Self([const { Part { map: Mutex::new(empty_map()), changed: Condvar::new() } }; N])
     }
@@ -90,9 +91,13 @@ impl<K, V, const N: usize> Shards<K, V, N> {
         }
     }
 
-    /// Locks all parts at once: nothing is in the middle of a change until the guards are dropped.
-    pub fn freeze(&self) -> [Shard<'_, K, V>; N] {
-        self.0.each_ref().map(|part| lock(&part.map))
+    /// Locks all parts at once: nothing is in the middle of a change until the guards are dropped. None
+    /// without the memory to keep them.
+    pub fn freeze(&self) -> Option<Vec<Shard<'_, K, V>>> {
+        let mut frozen = Vec::new();
+        frozen.try_reserve_exact(N).ok()?;
+        frozen.extend(self.0.iter().map(|part| lock(&part.map)));
+        Some(frozen)
     }
 }
 

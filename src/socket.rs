@@ -140,7 +140,11 @@ pub fn receive_limit(fd: RawFd) -> Result<PollTimeout> {
     }
     let limit = socket::getsockopt(&borrowed, socket::sockopt::ReceiveTimeout)?;
     let milliseconds = limit.num_milliseconds();
-    if milliseconds == 0 { Ok(PollTimeout::NONE) } else { Ok(milliseconds.try_into().unwrap_or(PollTimeout::MAX)) }
+    if milliseconds == 0 {
+        Ok(PollTimeout::NONE)
+    } else {
+        Ok(milliseconds.try_into().unwrap_or(PollTimeout::MAX))
+    }
 }
 
 /// What epoll tells of one descriptor: its events and the number it was registered with.

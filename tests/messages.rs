@@ -44,9 +44,7 @@ fn promise_1_every_size_arrives_by_direct_reads_and_writes() {
     let _limit = limit(60);
     let (one, two) = pair();
     let two_fd = two.as_raw_fd();
-    let reader = std::thread::spawn(move || {
-        SIZES.map(|size| (size, read(two_fd).unwrap()))
-    });
+    let reader = std::thread::spawn(move || SIZES.map(|size| (size, read(two_fd).unwrap())));
     for (seed, size) in SIZES.into_iter().enumerate() {
         assert_eq!(write(one.as_raw_fd(), 3, &pattern(size, seed)), IPC_ERROR_NONE);
     }
@@ -117,7 +115,8 @@ fn promise_2_a_nul_follows_each_payload() {
 fn promise_3_direct_reads_take_no_byte_beyond_their_frame() {
     let _limit = limit(60);
     let (mut one, mut two) = pair();
-    one.write_all(&[frame(1, b"first"), frame(2, b""), frame(3, b"third"), frame(4, b"last")].concat()).unwrap();
+    one.write_all(&[frame(1, b"first"), frame(2, b""), frame(3, b"third"), frame(4, b"last")].concat())
+        .unwrap();
     let fd = two.as_raw_fd();
     assert_eq!(read(fd), Ok((1, b"first".to_vec())));
     let mut message = EMPTY_MESSAGE;

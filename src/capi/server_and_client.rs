@@ -70,8 +70,8 @@ pub unsafe extern "C" fn ipc_server_init(
             (ipc_errors::IPC_ERROR_USOCK_INIT__EMPTY_PATH, ipc_errors::IPC_ERROR_SERVER_INIT__MALLOC);
         // SAFETY: the caller's structure and string.
         let path = unsafe { path_of(srv, sname, too_long, no_memory) }?;
-        let spath = Block::copy_of(path.as_os_str().as_bytes())
-            .map_err(|_| Error::new(no_memory, Errno::ENOMEM))?;
+        let spath =
+            Block::copy_of(path.as_os_str().as_bytes()).map_err(|_| Error::new(no_memory, Errno::ENOMEM))?;
         service::make_rundir(&path)
             .map_err(|errno| Error::new(ipc_errors::IPC_ERROR_USOCK_INIT__BIND, errno))?;
         let fd = endpoint::listen(section, &path)?;
@@ -147,14 +147,18 @@ pub unsafe extern "C" fn ipc_server_close(srv: *mut ipc_connection_info) -> ipc_
         }
         result
     };
-    call_or(code, || end(None), |section| {
-        // SAFETY: the caller's structure, if any.
-        if let Ok(fd) = unsafe { fd_of(srv, code) } {
-            output::last_flush(section, None);
-            event_loop::closing(section, fd);
-        }
-        end(Some(section))
-    })
+    call_or(
+        code,
+        || end(None),
+        |section| {
+            // SAFETY: the caller's structure, if any.
+            if let Ok(fd) = unsafe { fd_of(srv, code) } {
+                output::last_flush(section, None);
+                event_loop::closing(section, fd);
+            }
+            end(Some(section))
+        },
+    )
 }
 
 /// Closes the connection's descriptor. What is queued for it has at most one second to leave. The structure
@@ -191,7 +195,10 @@ pub(super) fn close_connection(section: &mut Section, fd: RawFd) -> Result<(), E
 /// Errors: IPC_ERROR_ACCEPT__NO_SERVICE_PARAM, IPC_ERROR_ACCEPT__NO_CLIENT_PARAM: NULL (EINVAL).
 /// IPC_ERROR_ACCEPT: accept4(2) failed, as errno tells: EINTR, EMFILE, EBADF, ...
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn ipc_accept(srv: *mut ipc_connection_info, p: *mut ipc_connection_info) -> ipc_errors {
+pub unsafe extern "C" fn ipc_accept(
+    srv: *mut ipc_connection_info,
+    p: *mut ipc_connection_info,
+) -> ipc_errors {
     call(ipc_errors::IPC_ERROR_ACCEPT, |section| {
         let srv = required(srv, ipc_errors::IPC_ERROR_ACCEPT__NO_SERVICE_PARAM)?;
         let p = required(p, ipc_errors::IPC_ERROR_ACCEPT__NO_CLIENT_PARAM)?;

@@ -140,8 +140,8 @@ impl EventLoop {
         let mut cut = inbound.cut();
         let mut came = Ok(1);
         if let Ok(None) = cut {
-            came = inbound
-                .receive_ahead(&mut self.spare, |room| socket::receive(fd, room, Patience::DontWait));
+            came =
+                inbound.receive_ahead(&mut self.spare, |room| socket::receive(fd, room, Patience::DontWait));
             if let Ok(1..) = came {
                 cut = inbound.cut();
             }
@@ -227,7 +227,8 @@ impl EventLoop {
         let Some(listener) = self.listener else { return Ok(None) };
         let mut replaced = None;
         let pushed = list.push(|index| {
-            let fd = socket::accept(listener.fd).map_err(|errno| Error::new(Code::IPC_ERROR_ACCEPT, errno))?;
+            let fd =
+                socket::accept(listener.fd).map_err(|errno| Error::new(Code::IPC_ERROR_ACCEPT, errno))?;
             replaced = self.members.get(&fd).copied().filter(|old| old.announced).map(|old| (fd, old));
             self.admit(Entry { fd, extra: false }, index, State::Fresh).inspect_err(|_| {
                 let _ = socket::close(fd);

@@ -68,7 +68,8 @@ impl EventLoop {
         fds.extend(self.members.keys().copied());
         self.epoll = Some(Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC).map_err(failed)?);
         self.made_by = fork::generation();
-        let registered = self.register_listener().and_then(|()| fds.into_iter().try_for_each(|fd| self.register(fd)));
+        let registered =
+            self.register_listener().and_then(|()| fds.into_iter().try_for_each(|fd| self.register(fd)));
         if registered.is_err() {
             self.epoll = None;
         }
@@ -315,7 +316,9 @@ impl Member {
         let mut interest = match self.state {
             State::Told | State::Gone => return None,
             State::Ending => EpollFlags::empty(),
-            State::Fresh | State::Open | State::Failed if self.extra => EpollFlags::EPOLLIN | EpollFlags::EPOLLET,
+            State::Fresh | State::Open | State::Failed if self.extra => {
+                EpollFlags::EPOLLIN | EpollFlags::EPOLLET
+            }
             State::Fresh | State::Open | State::Failed => EpollFlags::EPOLLIN,
         };
         interest.set(EpollFlags::EPOLLOUT, self.sending);

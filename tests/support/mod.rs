@@ -21,8 +21,7 @@ pub use ipc::error::ipc_errors::{self, *};
 
 pub const EMPTY_INFO: ipc_connection_info =
     ipc_connection_info { version: 0, index: 0, fd: -1, r#type: 0, spath: std::ptr::null_mut() };
-pub const EMPTY_LIST: ipc_connection_infos =
-    ipc_connection_infos { cinfos: std::ptr::null_mut(), size: 0 };
+pub const EMPTY_LIST: ipc_connection_infos = ipc_connection_infos { cinfos: std::ptr::null_mut(), size: 0 };
 pub const EMPTY_MESSAGE: ipc_message = ipc_message { r#type: 0, length: 0, payload: std::ptr::null_mut() };
 
 /// Ends the whole test program if the test takes longer: nothing here may wait for ever.
@@ -32,7 +31,8 @@ pub fn limit(seconds: u64) -> Limit {
     let (alive, watch) = std::sync::mpsc::channel::<()>();
     let name = std::thread::current().name().unwrap_or("a test").to_owned();
     std::thread::spawn(move || {
-        if watch.recv_timeout(Duration::from_secs(seconds)) == Err(std::sync::mpsc::RecvTimeoutError::Timeout) {
+        if watch.recv_timeout(Duration::from_secs(seconds)) == Err(std::sync::mpsc::RecvTimeoutError::Timeout)
+        {
             eprintln!("{name} has not ended within {seconds} s");
             std::process::abort();
         }
@@ -79,7 +79,9 @@ pub fn frame(kind: u8, payload: &[u8]) -> Vec<u8> {
 
 /// Bytes that are easy to tell from others.
 pub fn pattern(size: usize, seed: usize) -> Vec<u8> {
-    (0..size).map(|n| (n.wrapping_mul(31).wrapping_add(seed).wrapping_mul(2_654_435_761) >> 7) as u8).collect()
+    (0..size)
+        .map(|n| (n.wrapping_mul(31).wrapping_add(seed).wrapping_mul(2_654_435_761) >> 7) as u8)
+        .collect()
 }
 
 /// Reads one frame of a raw socket.
