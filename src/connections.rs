@@ -15,7 +15,7 @@ use crate::section::Section;
 use crate::shards::{Shard, Shards};
 use crate::socket;
 
-static CONNECTIONS: Shards<RawFd, Connection, 64> = Shards::new();
+static CONNECTIONS: Shards<RawFd, Connection, 16> = Shards::new();
 
 fn key(fd: RawFd) -> usize {
     usize::try_from(fd).unwrap_or(0)

@@ -159,7 +159,7 @@ pub struct EventLoop {
     spare: Block,
 }
 
-static LOOPS: Shards<usize, EventLoop, 64> = Shards::new();
+static LOOPS: Shards<usize, EventLoop, 16> = Shards::new();
 
 /// Lists lie at addresses of at least eight bytes' distance.
 fn part(list: usize) -> usize {

@@ -1,5 +1,6 @@
 //! `include/ipc.h` is what cbindgen makes of the source. `make header` writes it anew.
 
+#![allow(clippy::unwrap_used, reason = "a test")]
 use std::path::Path;
 
 #[test]

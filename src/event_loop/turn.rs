@@ -222,29 +222,21 @@ impl EventLoop {
         Some(Event { origin, what: What::Disconnection })
     }
 
-    /// Takes one client in. It is told on its own turn.
+    /// Takes one client in, and tells of it.
     fn accept<L: List>(&mut self, list: &mut L) -> Result<Option<Event<L::Origin>>, Error> {
         let Some(listener) = self.listener else { return Ok(None) };
         let mut replaced = None;
         let pushed = list.push(|index| {
             let fd =
                 socket::accept(listener.fd).map_err(|errno| Error::new(Code::IPC_ERROR_ACCEPT, errno))?;
-            replaced = self.members.get(&fd).copied().filter(|old| old.announced).map(|old| (fd, old));
+            replaced = self.members.get(&fd).filter(|old| old.announced).map(|old| old.index as usize);
             self.admit(Entry { fd, extra: false }, index, State::Fresh).inspect_err(|_| {
                 let _ = socket::close(fd);
             })?;
             Ok(fd)
         });
         match pushed {
-            Ok(index) => Ok(replaced.and_then(|(fd, old)| {
-                // The number was free, so the program has closed the one before with close(2).
-                let before = old.index as usize;
-                let still_listed = before != index && list.entry(before).is_some_and(|entry| entry.fd == fd);
-                let origin = list.origin(before).filter(|_| still_listed)?;
-                list.remove(before);
-                self.follow_move(list, before);
-                Some(Event { origin, what: What::Disconnection })
-            })),
+            Ok(index) => Ok(self.announce(list, index, replaced)),
             // Another process took the client, or it has gone.
             Err(Error { errno: Errno::EAGAIN | Errno::EINTR | Errno::EPROTO, .. }) => Ok(None),
             // Descriptors, watches or memory have run out: the established go on, the new ones wait.
@@ -258,11 +250,38 @@ impl EventLoop {
             Err(error) => Err(failed(error.errno)),
         }
     }
+
+    /// Tells of the client that was taken in at `index`. Where its number belonged to another one that the
+    /// program was told of, the program has closed that with close(2): its end is told first.
+    fn announce<L: List>(
+        &mut self,
+        list: &mut L,
+        index: usize,
+        replaced: Option<usize>,
+    ) -> Option<Event<L::Origin>> {
+        let fd = list.entry(index)?.fd;
+        let origin = list.origin(index)?;
+        if let Some(before) = replaced.filter(|before| *before != index && stands_at(list, fd, *before)) {
+            let origin = list.origin(before)?;
+            list.remove(before);
+            self.follow_move(list, before);
+            return Some(Event { origin, what: What::Disconnection });
+        }
+        self.update(fd, |member| {
+            member.state = State::Open;
+            member.readable = false;
+        });
+        Some(Event { origin, what: What::Connection })
+    }
+}
+
+fn stands_at<L: List>(list: &L, fd: RawFd, index: usize) -> bool {
+    list.entry(index).is_some_and(|entry| entry.fd == fd)
 }
 
 /// Where in the list the descriptor is: where it was last seen, or elsewhere.
 fn locate<L: List>(list: &L, fd: RawFd, hint: usize) -> Option<usize> {
-    let stands_at = |index: &usize| list.entry(*index).is_some_and(|entry| entry.fd == fd);
     let (_, size) = list.shape();
-    Some(hint).filter(stands_at).or_else(|| (0..size).find(stands_at))
+    let found = |index: &usize| stands_at(list, fd, *index);
+    Some(hint).filter(found).or_else(|| (0..size).find(found))
 }
