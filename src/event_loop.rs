@@ -190,32 +190,40 @@ pub fn wait<L: List>(
 ) -> Result<Event<L::Origin>, Error> {
     let key = list.key();
     let mut buffer = [Readiness { events: 0, u64: 0 }; BATCH];
-    let mut brought = 0;
-    let (mut audited, mut waited) = (false, false);
+    let mut woken = Woken::NotYet;
+    let mut audited = false;
     loop {
         let mut shard = LOOPS.lock(section, part(key));
         shard.try_reserve(1)?;
         let event_loop = shard.entry(key).or_insert_with(EventLoop::new);
-        let result = event_loop.step(section, list, listener, buffer.get(..brought), waited, &mut audited);
-        let unused = event_loop.is_unused();
+        let result = event_loop.step(section, list, listener, woken, &mut audited);
         if let Ok(None) = result
             && let Some(set) = event_loop.epoll.as_ref().map(|epoll| epoll.0.as_raw_fd())
             && event_loop.can_happen()
         {
             let timeout = event_loop.timeout(audited);
             drop(shard);
-            brought = match section.outside(|| socket::wait_epoll(set, &mut buffer, timeout)) {
-                Ok(ready) => ready.len(),
-                Err(errno) => return Err(failed(errno)),
-            };
-            waited = brought == 0;
+            let brought =
+                section.outside(|| socket::wait_epoll(set, &mut buffer, timeout)).map_err(failed)?;
+            woken = if brought.is_empty() { Woken::TimeIsOver } else { Woken::Brought(brought) };
             continue;
         }
-        if unused {
+        if event_loop.is_unused() {
             shard.remove(&key);
         }
         return result?.ok_or(nobody());
     }
+}
+
+/// What a call of [`wait`] has come back from.
+#[derive(Clone, Copy)]
+enum Woken<'a> {
+    /// It has not waited.
+    NotYet,
+    /// Something is ready.
+    Brought(&'a [Readiness]),
+    /// There is something to look after.
+    TimeIsOver,
 }
 
 impl EventLoop {
@@ -249,22 +257,24 @@ impl EventLoop {
         section: &Section,
         list: &mut L,
         listener: Option<RawFd>,
-        brought: Option<&[Readiness]>,
-        time_is_over: bool,
+        woken: Woken<'_>,
         audited: &mut bool,
     ) -> Result<Option<Event<L::Origin>>, Error> {
-        self.watch_listener(listener)?;
-        let changed = self.seen != list.shape();
-        let due = !*audited && (time_is_over || self.audit_is_due());
-        if changed || due {
-            self.audit(list)?;
-            *audited = true;
+        match woken {
+            Woken::Brought(brought) => self.collect(brought)?,
+            Woken::NotYet | Woken::TimeIsOver => {
+                let time_is_over = matches!(woken, Woken::TimeIsOver);
+                self.watch_listener(listener)?;
+                if self.seen != list.shape() || !*audited && (time_is_over || self.audit_is_due()) {
+                    self.audit(list)?;
+                    *audited = true;
+                }
+                if time_is_over {
+                    self.resume_listener();
+                }
+                self.build()?;
+            }
         }
-        if time_is_over {
-            self.resume_listener();
-        }
-        self.build()?;
-        self.collect(brought.unwrap_or_default())?;
         let event = self.serve(section, list);
         if let Ok(Some(_)) = event {
             self.seen = list.shape();

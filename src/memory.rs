@@ -180,6 +180,14 @@ impl<T: Copy> CBox<T> {
         Ok(Self(place))
     }
 
+    /// Takes back a structure that C owned.
+    ///
+    /// # Safety
+    /// `pointer` is NULL or a live block of malloc(3) with room for a T, and nobody uses it afterwards.
+    pub unsafe fn from_c(pointer: *mut T) -> Option<Self> {
+        NonNull::new(pointer).map(Self)
+    }
+
     /// Replaces the value.
     pub fn set(&mut self, value: T) {
         // SAFETY: `self` owns a block of the size of a T.

@@ -13,7 +13,7 @@ use nix::Result;
 use nix::errno::Errno;
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use nix::poll::{PollFd, PollFlags, PollTimeout};
-use nix::sys::socket::{self, Backlog, MsgFlags, SockFlag, UnixAddr};
+use nix::sys::socket::{self, Backlog, SockFlag};
 use nix::sys::time::TimeValLike;
 
 /// Whether a call may wait for the peer.
@@ -65,14 +65,21 @@ pub fn read(fd: RawFd, room: &mut [MaybeUninit<u8>]) -> Result<&mut [u8]> {
 }
 
 /// Sends what the kernel takes of `pieces` without waiting: a peer that is gone is EPIPE and no signal.
+#[allow(unsafe_code, reason = "nix's sendmsg makes room for control messages, of which there are none")]
 pub fn send(fd: RawFd, pieces: &[IoSlice<'_>]) -> Result<usize> {
-    let flags = MsgFlags::MSG_DONTWAIT | MsgFlags::MSG_NOSIGNAL;
+    // SAFETY: all zeros is a message header without address, pieces and control messages.
+    let mut message: libc::msghdr = unsafe { std::mem::zeroed() };
+    message.msg_iov = pieces.as_ptr().cast_mut().cast();
+    message.msg_iovlen = pieces.len();
     loop {
-        return match socket::sendmsg::<UnixAddr>(fd, pieces, &[], flags, None) {
+        // SAFETY: the header names `pieces`, which have the layout of iovec and are only read.
+        let sent = unsafe { libc::sendmsg(fd, &raw const message, libc::MSG_DONTWAIT | libc::MSG_NOSIGNAL) };
+        return match Errno::result(sent) {
             Err(Errno::EINTR) => continue,
             // The peer closed with bytes of ours unread: gone, like any other.
             Err(Errno::ECONNRESET) => Err(Errno::EPIPE),
-            result => result,
+            Err(errno) => Err(errno),
+            Ok(count) => Ok(count.unsigned_abs()),
         };
     }
 }

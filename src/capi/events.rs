@@ -47,14 +47,15 @@ pub unsafe extern "C" fn ipc_wait_event(
 ) -> ipc_errors {
     call(ipc_errors::IPC_ERROR_WAIT_EVENT__SELECT, |section| {
         let event = required(event, ipc_errors::IPC_ERROR_WAIT_EVENT__NO_EVENT_PARAM)?;
-        // SAFETY: `event` is not NULL, so it is an event.
-        unsafe {
-            messages::free((*event).m.cast());
+        // SAFETY: `event` is not NULL, so it is an event, and its message is from malloc(3).
+        let told_before = unsafe {
+            let message = (*event).m.cast();
             fill(event, ipc_event_type::IPC_EVENT_TYPE_NOT_SET, ptr::null_mut(), ptr::null_mut());
-        }
+            messages::take_back(message)
+        };
         let clients = required(clients, ipc_errors::IPC_ERROR_WAIT_EVENT__NO_CLIENTS_PARAM)?;
         // Before anything is taken from the kernel, so that nothing is lost for want of it.
-        let message = CBox::new(messages::EMPTY)?;
+        let message = told_before.map_or_else(|| CBox::new(messages::EMPTY), Ok)?;
         // SAFETY: the caller's list and service.
         let (mut list, listener) = unsafe { (CList::new(clients, srv), fd_of(srv)) };
         let told = event_loop::wait(section, &mut list, listener)?;

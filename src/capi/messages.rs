@@ -25,18 +25,17 @@ pub(super) fn from_frame(frame: Frame) -> ipc_message {
     ipc_message { r#type: frame.kind.cast_signed() as c_char, length, payload: frame.payload.into_c() }
 }
 
-/// Frees a message and its payload.
+/// Frees a message's payload and takes the structure back, to be used again.
 ///
 /// # Safety
 /// `message` is NULL, or a message from malloc(3) that nobody uses any more.
-pub(super) unsafe fn free(message: *mut ipc_message) {
+pub(super) unsafe fn take_back(message: *mut ipc_message) -> Option<CBox<ipc_message>> {
     if !message.is_null() {
         // SAFETY: as promised by the caller.
-        unsafe {
-            memory::free((*message).payload);
-            memory::free(message);
-        }
+        unsafe { memory::free((*message).payload) };
     }
+    // SAFETY: as promised by the caller.
+    unsafe { CBox::from_c(message) }
 }
 
 /// A length that C gave: below 0 or over the maximum is no length.

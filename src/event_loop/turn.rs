@@ -137,7 +137,7 @@ impl EventLoop {
             return Err(OutOfMemory.into());
         }
         let mut inbound = slot.take_inbound();
-        let mut cut = inbound.cut();
+        let mut cut = if inbound.is_empty() { Ok(None) } else { inbound.cut() };
         let mut came = Ok(1);
         if let Ok(None) = cut {
             came =
