@@ -1,0 +1,121 @@
+# libipc: build, install, test. `make help` lists the targets.
+#
+# Variables, for the command line or the environment (`make install DESTDIR=/tmp/pkg PREFIX=/usr`):
+#   DESTDIR           put before every path that is installed, for packages; no file tells it
+#   PREFIX            /usr/local
+#   LIBDIR            $(PREFIX)/lib
+#   INCLUDEDIR        $(PREFIX)/include
+#   MANDIR            $(PREFIX)/share/man
+#   STRIP             strip; empty keeps the symbols of what is installed
+#   LDCONFIG          ldconfig, run by root's install without DESTDIR; empty runs none
+#   CARGO, CARGO_TARGET_DIR, CARGO_BUILD_TARGET, CC, CXX, INSTALL, PANDOC
+
+PREFIX ?= /usr/local
+LIBDIR ?= $(PREFIX)/lib
+INCLUDEDIR ?= $(PREFIX)/include
+MANDIR ?= $(PREFIX)/share/man
+PKGCONFIGDIR = $(LIBDIR)/pkgconfig
+MAN7DIR = $(MANDIR)/man7
+
+CARGO ?= cargo
+INSTALL ?= install
+STRIP ?= strip
+LDCONFIG ?= ldconfig
+
+# Cargo.toml is where the version is written; the SONAME, in build.rs, has its first number.
+VERSION := $(shell sed -n 's/^version = "\(.*\)"$$/\1/p' Cargo.toml | head -n 1)
+MAJOR := $(word 1,$(subst ., ,$(VERSION)))
+MINOR := $(MAJOR).$(word 2,$(subst ., ,$(VERSION)))
+
+TARGET := $(or $(CARGO_TARGET_DIR),target)
+RELEASE := $(TARGET)$(if $(CARGO_BUILD_TARGET),/$(CARGO_BUILD_TARGET))/release
+LIBRARIES := $(RELEASE)/libipc.so $(RELEASE)/libipc.a
+SOURCES := Cargo.toml Cargo.lock build.rs $(shell find src -type f)
+
+# Without the library for Rust programs: beside one there is no optimisation across crates.
+# touch: cargo leaves the file as it is where a change of a source makes no difference to it.
+BUILD_LIBRARIES = $(CARGO) rustc --release --locked --lib --crate-type cdylib,staticlib && touch $(LIBRARIES)
+
+.DELETE_ON_ERROR:
+.PHONY: all install uninstall demo test header man clean help
+
+all: ## build the shared and the static library (default)
+	$(BUILD_LIBRARIES)
+
+# For install: root, who may have neither cargo nor a network, finds the libraries up to date and builds
+# nothing.
+$(LIBRARIES) &: $(SOURCES)
+	$(BUILD_LIBRARIES)
+
+# What is written into libipc.pc: paths below the prefix stay relative to it.
+below_prefix = $(patsubst $(PREFIX)/%,$${prefix}/%,$(1))
+
+install: $(LIBRARIES) ## install libraries, header, libipc.pc and manual page
+	$(INSTALL) -d '$(DESTDIR)$(LIBDIR)' '$(DESTDIR)$(PKGCONFIGDIR)' '$(DESTDIR)$(INCLUDEDIR)' '$(DESTDIR)$(MAN7DIR)'
+	$(INSTALL) -m 755 $(RELEASE)/libipc.so '$(DESTDIR)$(LIBDIR)/libipc.so.$(VERSION)'
+	$(INSTALL) -m 644 $(RELEASE)/libipc.a '$(DESTDIR)$(LIBDIR)/libipc.a'
+ifneq ($(STRIP),)
+	$(STRIP) --strip-unneeded '$(DESTDIR)$(LIBDIR)/libipc.so.$(VERSION)'
+	$(STRIP) --strip-debug '$(DESTDIR)$(LIBDIR)/libipc.a'
+endif
+	ln -sf libipc.so.$(VERSION) '$(DESTDIR)$(LIBDIR)/libipc.so.$(MINOR)'
+	ln -sf libipc.so.$(VERSION) '$(DESTDIR)$(LIBDIR)/libipc.so.$(MAJOR)'
+	ln -sf libipc.so.$(VERSION) '$(DESTDIR)$(LIBDIR)/libipc.so'
+	$(INSTALL) -m 644 include/ipc.h '$(DESTDIR)$(INCLUDEDIR)/ipc.h'
+	$(INSTALL) -m 644 man/libipc.7 '$(DESTDIR)$(MAN7DIR)/libipc.7'
+	rm -f '$(DESTDIR)$(PKGCONFIGDIR)/libipc.pc'
+	sed -e 's|@PREFIX@|$(PREFIX)|' -e 's|@VERSION@|$(VERSION)|' \
+	    -e 's|@LIBDIR@|$(call below_prefix,$(LIBDIR))|' \
+	    -e 's|@INCLUDEDIR@|$(call below_prefix,$(INCLUDEDIR))|' \
+	    libipc.pc.in > '$(DESTDIR)$(PKGCONFIGDIR)/libipc.pc'
+	chmod 644 '$(DESTDIR)$(PKGCONFIGDIR)/libipc.pc'
+	$(UPDATE_LOADER)
+
+# The loader looks into /usr/local/lib through its cache alone.
+UPDATE_LOADER = $(if $(and $(LDCONFIG),$(if $(DESTDIR),,1)), \
+	if [ "$$(id -u)" = 0 ]; then PATH="$$PATH:/usr/sbin:/sbin" $(LDCONFIG); fi)
+
+INSTALLED_FILES = \
+	$(LIBDIR)/libipc.so $(LIBDIR)/libipc.so.$(MAJOR) $(LIBDIR)/libipc.so.$(MINOR) $(LIBDIR)/libipc.so.$(VERSION) \
+	$(LIBDIR)/libipc.a $(INCLUDEDIR)/ipc.h $(PKGCONFIGDIR)/libipc.pc $(MAN7DIR)/libipc.7
+
+# The folders that an installation may have made: below DESTDIR all of them; on the machine itself those
+# that only hold what packages put there. Folders that still hold something stay.
+uninstall: ## remove what install has put there
+	rm -f $(foreach file,$(INSTALLED_FILES),'$(DESTDIR)$(file)')
+ifneq ($(DESTDIR),)
+	if [ -d '$(DESTDIR)' ]; then cd '$(DESTDIR)' && \
+	for folder in '$(PKGCONFIGDIR)' '$(LIBDIR)' '$(INCLUDEDIR)' '$(MAN7DIR)'; do \
+	    if [ -d ".$$folder" ]; then rmdir -p --ignore-fail-on-non-empty "$${folder#/}"; fi; \
+	done; fi
+else
+	for folder in '$(PKGCONFIGDIR)' '$(MAN7DIR)'; do \
+	    if [ -d "$$folder" ]; then rmdir --ignore-fail-on-non-empty "$$folder"; fi; \
+	done
+endif
+	$(UPDATE_LOADER)
+
+demo: all ## build, install into a staging folder, compile the examples, run server and client
+	CC='$(CC)' CARGO_TARGET_DIR='$(abspath $(TARGET))' examples-c/demo.sh
+
+# Tests call make themselves: they get no job server and no flag of this make. cargo shows no output of tests
+# that pass, so what they leave out for want of a tool is told here.
+test: all ## run every test; what is left out for want of a tool is told as "SKIPPED:"
+	man/generate.sh --check
+	env -u MAKEFLAGS -u MFLAGS -u MAKELEVEL $(CARGO) test --locked --no-fail-fast
+	@for tool in valgrind pkg-config $(firstword $(CXX)); do \
+	    command -v "$$tool" > /dev/null || echo "SKIPPED: the tests that need $$tool, which is not installed"; \
+	done
+
+header: ## write include/ipc.h anew from the source
+	LIBIPC_WRITE_HEADER=1 $(CARGO) test --locked --test header
+
+man: ## write man/libipc.7 anew from libipc.7.md, with pandoc
+	man/generate.sh
+
+clean: ## remove what was built
+	$(CARGO) clean
+	rm -f examples-c/pongd examples-c/pong
+
+help: ## list the targets
+	@sed -n 's/^\([a-z]*\):.* ## \(.*\)/\1\t\2/p' Makefile | expand -t 12

@@ -1,0 +1,125 @@
+#!/bin/sh
+# Runs the examples against a libipc that is installed into a folder of its own: `make demo` calls it.
+#
+# It leaves nothing behind, nor does it need anything but the C compiler, make and what make built. It ends
+# with status 0 if server and client have said and done what they should.
+#
+# SPDX-License-Identifier: MIT OR Apache-2.0
+set -eu
+
+source=$(cd "$(dirname "$0")/.." && pwd)
+target=${CARGO_TARGET_DIR:-$source/target}
+server=
+stage=
+rundir=
+
+# Each installation here is made from the start: the flags of the make that called are not for it.
+unset MAKEFLAGS MFLAGS MAKELEVEL
+
+clean_up () {
+    if [ -n "$server" ]; then
+        kill -KILL "$server" 2>/dev/null || :
+    fi
+    rm -rf "$stage" "$rundir"
+}
+trap clean_up EXIT
+trap 'exit 129' HUP
+trap 'exit 130' INT
+trap 'exit 143' TERM
+
+step () {
+    printf '\n== %s\n' "$*"
+}
+
+fail () {
+    printf 'demo: FAILED: %s\n' "$*" >&2
+    if [ -s "$stage/pongd.log" ]; then
+        sed 's/^/  pongd| /' "$stage/pongd.log" >&2
+    fi
+    exit 1
+}
+
+# Waits for a condition, ten seconds at most.
+until_true () {
+    what=$1
+    shift
+    tries=0
+    until "$@"; do
+        tries=$((tries + 1))
+        [ "$tries" -le 100 ] || fail "in vain: waited for $what"
+        sleep 0.1
+    done
+}
+
+listening () {
+    kill -0 "$server" 2>/dev/null || fail "the server has ended early"
+    [ -S "$socket" ] && grep -q '^listening' "$stage/pongd.log"
+}
+
+gone () {
+    [ ! -e "$socket" ]
+}
+
+# Runs the client with the arguments, and checks that it prints what is expected; its input is ours.
+client () {
+    expected=$1
+    shift
+    if ! timeout 30 "$stage/pong" "$@" > "$stage/pong.log"; then
+        fail "pong $* has failed"
+    fi
+    sed 's/^/  pong | /' "$stage/pong.log"
+    [ "$(cat "$stage/pong.log")" = "$expected" ] || fail "pong $* has printed something else than $expected"
+}
+
+mkdir -p "$target"
+target=$(cd "$target" && pwd)
+stage=$(mktemp -d "$target/demo.XXXXXX")
+rundir=$(mktemp -d)
+
+step "Installing into a staging folder"
+make -C "$source" --no-print-directory install DESTDIR= PREFIX="$stage" LIBDIR="$stage/lib" \
+    INCLUDEDIR="$stage/include" MANDIR="$stage/share/man" LDCONFIG= > "$stage/install.log" || {
+    cat "$stage/install.log"
+    fail "make install"
+}
+(cd "$stage" && find . ! -type d ! -name install.log | sort | sed 's/^\./  /')
+
+step "Compiling the examples"
+if command -v pkg-config > /dev/null; then
+    PKG_CONFIG_PATH=$stage/lib/pkgconfig make -C "$source/examples-c" --no-print-directory BUILD="$stage"
+else
+    echo "There is no pkg-config here: these are the flags of libipc.pc."
+    make -C "$source/examples-c" --no-print-directory BUILD="$stage" \
+        LIBIPC_CFLAGS="-I$stage/include" LIBIPC_LIBS="-L$stage/lib -lipc"
+fi
+
+export IPC_RUNDIR="$rundir"
+export LD_LIBRARY_PATH="$stage/lib${LD_LIBRARY_PATH:+:$LD_LIBRARY_PATH}"
+socket=$rundir/pongd-0-0
+
+step "Starting the server"
+"$stage/pongd" > "$stage/pongd.log" 2>&1 &
+server=$!
+until_true "the server's socket" listening
+ls -l "$socket"
+
+step "One message: pong"
+client hello
+
+step "A line, a message: printf 'one\\ntwo\\nthree\\n' | pong -i"
+lines=$(printf 'one\ntwo\nthree')
+printf '%s\n' "$lines" > "$stage/input"
+client "$lines" -i < "$stage/input"
+
+step "Stopping the server with SIGTERM; what it has said:"
+kill -TERM "$server"
+until_true "the server to remove its socket" gone
+status=0
+wait "$server" || status=$?
+server=
+sed 's/^/  pongd| /' "$stage/pongd.log"
+[ "$status" -eq 0 ] || fail "the server has ended with status $status"
+[ "$(grep -c '^MESSAGE' "$stage/pongd.log")" -eq 4 ] || fail "the server has not seen four messages"
+[ "$(tail -n 1 "$stage/pongd.log")" = ended ] || fail "the server has not ended as it should"
+
+step "Good: every message has come back, the server has ended with status 0 and its socket is gone"
