@@ -859,14 +859,6 @@ void ipc_connection_print(struct ipc_connection_info *cinfo);
  */
 void ipc_connections_print(struct ipc_connection_infos *cinfos);
 
-extern void ipc_c_log_format(void);
-
-extern void ipc_c_log_error(void);
-
-extern void ipc_c_log_info(void);
-
-extern void ipc_c_log_debug(void);
-
 #ifdef __cplusplus
 }  // extern "C"
 #endif  // __cplusplus

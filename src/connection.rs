@@ -264,8 +264,6 @@ pub struct Connection {
     pub outbound: Outbound,
     /// The thread that is in the middle of sending a frame: no other may send meanwhile.
     pub writer: Option<Thread>,
-    /// A last flush waited for this peer in vain; later ones do not wait again.
-    pub given_up: bool,
     /// A fork left it to the parent to send the rest of a frame: this process must not send behind it.
     pub left_to_parent: bool,
 }
@@ -278,7 +276,6 @@ impl Connection {
             inbound: Inbound::default(),
             outbound: Outbound::default(),
             writer: None,
-            given_up: false,
             left_to_parent: false,
         }
     }

@@ -122,6 +122,11 @@ pub fn freeze() -> Option<Frozen> {
     CONNECTIONS.freeze()
 }
 
+/// At the end of the process: gives back the table's memory, if nothing is in it.
+pub fn release(section: &Section) {
+    CONNECTIONS.release(section);
+}
+
 /// In the child of a fork: what waits to be sent is the parent's to send.
 pub fn leave_output_to_parent(table: &mut Frozen) {
     for part in table {

@@ -54,6 +54,11 @@ pub fn freeze() -> Option<Frozen> {
     SERVICES.freeze()
 }
 
+/// At the end of the process: gives back the table's memory, if nothing is in it.
+pub fn release(section: &Section) {
+    SERVICES.release(section);
+}
+
 fn key(fd: RawFd) -> usize {
     usize::try_from(fd).unwrap_or(0)
 }

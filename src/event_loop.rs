@@ -174,6 +174,11 @@ pub fn freeze() -> Option<Frozen> {
     LOOPS.freeze()
 }
 
+/// At the end of the process: gives back the table's memory, if nothing is in it.
+pub fn release(section: &Section) {
+    LOOPS.release(section);
+}
+
 fn failed(errno: Errno) -> Error {
     Error::new(Code::IPC_ERROR_WAIT_EVENT__SELECT, errno)
 }
@@ -237,7 +242,7 @@ impl EventLoop {
             turns: 0,
             generations: 0,
             seen: (0, 0),
-            audited_at: watch::now(),
+            audited_at: socket::milliseconds(),
             spare: Block::default(),
         }
     }

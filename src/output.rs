@@ -12,8 +12,8 @@
 
 use std::io::IoSlice;
 use std::os::fd::RawFd;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::{Duration, Instant};
+use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
+use std::time::Duration;
 
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
@@ -28,8 +28,15 @@ use crate::socket;
 /// How long a peer in a list may drain nothing before the rest is queued, in milliseconds.
 const PATIENCE: u8 = 5;
 
-/// How long closing and exiting try to send what is queued.
-const LAST_CHANCE: Duration = Duration::from_secs(1);
+/// How long closing and exiting try to send what is queued, in milliseconds: one after the other in all.
+const LAST_CHANCE: i64 = 1000;
+
+/// After this time, in milliseconds, what has been waited for so is forgotten.
+const LAST_CHANCE_RETURNS: i64 = 10_000;
+
+/// What closing has waited lately, and when it last did.
+static WAITED: AtomicI64 = AtomicI64::new(0);
+static WAITED_AT: AtomicI64 = AtomicI64::new(0);
 
 /// Whether any connection may have bytes queued. Set with each, cleared by a look that finds none.
 static QUEUED: AtomicBool = AtomicBool::new(false);
@@ -225,9 +232,8 @@ pub fn is_queued(section: &Section, fd: RawFd) -> bool {
     connections::lock(section, fd).get().is_some_and(|connection| !connection.outbound.is_empty())
 }
 
-/// The connections with bytes to send: all, or the one asked for, and whether to wait for those that a last
-/// flush has waited for before. Without the memory for the list: as many as fit.
-fn queued(section: &Section, only: Option<RawFd>, again: bool) -> Vec<RawFd> {
+/// The connections with bytes to send. Without the memory for the list: as many as fit.
+fn queued(section: &Section) -> Vec<RawFd> {
     let mut found = Vec::new();
     if QUEUED.swap(false, Ordering::Relaxed) {
         let mut any = false;
@@ -236,8 +242,7 @@ fn queued(section: &Section, only: Option<RawFd>, again: bool) -> Vec<RawFd> {
                 return;
             }
             any = true;
-            let wanted = only.is_none_or(|only| only == fd) && (again || !connection.given_up);
-            if wanted && found.try_reserve(1).is_ok() {
+            if found.try_reserve(1).is_ok() {
                 found.push(fd);
             }
         });
@@ -280,7 +285,7 @@ pub fn flush_while_waiting(section: &mut Section, fd: RawFd) -> Result<(), Errno
     }
     let limit = socket::receive_limit(fd)?;
     loop {
-        let waiting = queued(section, None, true);
+        let waiting = queued(section);
         if waiting.is_empty() {
             return Ok(());
         }
@@ -293,30 +298,41 @@ pub fn flush_while_waiting(section: &mut Section, fd: RawFd) -> Result<(), Errno
     }
 }
 
-/// The last chance of what is queued, for one connection or for all: at most one second, which a peer that
-/// has let it pass does not get again.
+/// The last chance of what is queued: for all connections, until nothing waits for the one that is asked
+/// for, or for any. Calls that follow each other have one second in all: who closes many connections with
+/// peers that do not read is not held up by each.
 pub fn last_flush(section: &mut Section, only: Option<RawFd>) {
-    let end = Instant::now() + LAST_CHANCE;
-    for fd in queued(section, only, true) {
+    if only.is_some_and(|fd| !is_queued(section, fd)) {
+        return;
+    }
+    for fd in queued(section) {
         flush(section, fd);
     }
+    let start = socket::milliseconds();
+    let spent = if start - WAITED_AT.load(Ordering::Relaxed) < LAST_CHANCE_RETURNS {
+        WAITED.load(Ordering::Relaxed)
+    } else {
+        0
+    };
+    let mut waited = 0;
     loop {
-        let waiting = queued(section, only, false);
-        let left = end.saturating_duration_since(Instant::now());
-        if waiting.is_empty() {
-            return;
+        let waiting = queued(section);
+        let done = only.map_or(waiting.is_empty(), |fd| !waiting.contains(&fd));
+        let left = LAST_CHANCE - spent - waited;
+        if done || left <= 0 {
+            break;
         }
-        if left.is_zero() {
-            connections::for_each(section, |fd, connection| {
-                connection.given_up |= waiting.contains(&fd);
-            });
-            return;
-        }
-        let limit = PollTimeout::try_from(left).unwrap_or(PollTimeout::MAX);
+        let limit = Duration::from_millis(left.unsigned_abs());
+        let limit = PollTimeout::try_from(limit).unwrap_or(PollTimeout::ZERO);
         match flush_some(section, &waiting, None, limit) {
             Ok(_) | Err(Errno::EINTR | Errno::ETIMEDOUT) => {}
-            Err(_) => return,
+            Err(_) => break,
         }
+        waited = socket::milliseconds() - start;
+    }
+    if waited > 0 {
+        WAITED.store(spent + waited, Ordering::Relaxed);
+        WAITED_AT.store(start + waited, Ordering::Relaxed);
     }
 }
 

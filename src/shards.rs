@@ -91,6 +91,15 @@ impl<K, V, const N: usize> Shards<K, V, N> {
         }
     }
 
+    /// Gives back the memory of the parts that hold nothing.
+    pub fn release(&self, section: &Section) {
+        self.for_each(section, |map| {
+            if map.is_empty() {
+                *map = empty_map();
+            }
+        });
+    }
+
     /// Locks all parts at once: nothing is in the middle of a change until the guards are dropped. None
     /// without the memory to keep them.
     pub fn freeze(&self) -> Option<Vec<Shard<'_, K, V>>> {

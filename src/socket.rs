@@ -15,6 +15,7 @@ use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use nix::poll::{PollFd, PollFlags, PollTimeout};
 use nix::sys::socket::{self, Backlog, SockFlag};
 use nix::sys::time::TimeValLike;
+use nix::time::{ClockId, clock_gettime};
 
 /// Whether a call may wait for the peer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -165,6 +166,12 @@ pub fn wait_epoll(set: RawFd, into: &mut [Readiness], timeout_ms: i32) -> Result
     let count = unsafe { libc::epoll_wait(set, into.as_mut_ptr(), most, timeout_ms) };
     let count = usize::try_from(Errno::result(count)?).unwrap_or(0);
     into.get(..count).ok_or(Errno::EOVERFLOW)
+}
+
+/// Milliseconds of a clock that costs no system call.
+pub fn milliseconds() -> i64 {
+    clock_gettime(ClockId::CLOCK_MONOTONIC_COARSE)
+        .map_or(0, |time| time.tv_sec().saturating_mul(1000).saturating_add(time.tv_nsec() / 1_000_000))
 }
 
 /// Closes a descriptor of the program. Linux has freed the number even where it answers EINTR.

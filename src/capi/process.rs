@@ -3,7 +3,7 @@
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use crate::section::Section;
-use crate::{fork, output};
+use crate::{connections, endpoint, event_loop, fork, output};
 
 static REGISTERED: AtomicBool = AtomicBool::new(false);
 
@@ -34,5 +34,8 @@ extern "C" fn child_after_fork() {
 extern "C" fn at_exit() {
     if let Some(mut section) = Section::enter() {
         output::last_flush(&mut section, None);
+        connections::release(&section);
+        event_loop::release(&section);
+        endpoint::release(&section);
     }
 }

@@ -6,7 +6,6 @@ use std::os::fd::RawFd;
 
 use nix::errno::Errno;
 use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags};
-use nix::time::{ClockId, clock_gettime};
 
 use super::{Entry, EventLoop, List, Listener, Member, State, Token, failed};
 use crate::error::Error;
@@ -22,12 +21,6 @@ const ACCEPT_PAUSE_MS: i64 = 100;
 const AUDIT_MS: i64 = 10;
 const AUDITED_PER_MS: usize = 40;
 
-/// Milliseconds of a clock that costs no system call.
-pub(super) fn now() -> i64 {
-    clock_gettime(ClockId::CLOCK_MONOTONIC_COARSE)
-        .map_or(0, |time| time.tv_sec().saturating_mul(1000).saturating_add(time.tv_nsec() / 1_000_000))
-}
-
 fn index_u32(index: usize) -> u32 {
     u32::try_from(index).unwrap_or(u32::MAX)
 }
@@ -38,7 +31,7 @@ impl EventLoop {
     }
 
     pub(super) fn audit_is_due(&self) -> bool {
-        now() - self.audited_at >= self.audit_interval()
+        socket::milliseconds() - self.audited_at >= self.audit_interval()
     }
 
     /// How long to wait: for ever, unless there is something to look after meanwhile.
@@ -271,7 +264,7 @@ impl EventLoop {
         }
         self.register_listener()?;
         self.seen = list.shape();
-        self.audited_at = now();
+        self.audited_at = socket::milliseconds();
         Ok(())
     }
 
