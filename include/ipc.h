@@ -521,7 +521,8 @@ enum ipc_errors ipc_connection(char **env,
 
 /**
  * Ends a service: closes its socket, removes the socket's file and only its own, frees `srv->spath` and
- * sets it to NULL. Connections stay open; what is queued for them has at most one second to leave.
+ * sets it to NULL. Connections stay open; what is queued for them has a last chance to leave, as in
+ * ipc_close.
  *
  * A child that was forked after ipc_server_init may call it while its parent goes on serving: the file
  * then stays. A signal handler may call it at any time.
@@ -533,8 +534,10 @@ enum ipc_errors ipc_connection(char **env,
 enum ipc_errors ipc_server_close(struct ipc_connection_info *srv);
 
 /**
- * Closes the connection's descriptor. What is queued for it has at most one second to leave. The structure
- * stays as it is, and in the list that it is in.
+ * Closes the connection's descriptor. The structure stays as it is, and in the list that it is in.
+ *
+ * What is queued for the connection has a last chance to leave: at most one second, which closing calls that
+ * follow each other share (it is whole again after ten seconds without any).
  *
  * A signal handler may call it at any time.
  *
@@ -558,7 +561,8 @@ enum ipc_errors ipc_accept(struct ipc_connection_info *srv,
  * ipc_message_empty frees it. What `m` held before is overwritten, not freed.
  *
  * Errors: IPC_ERROR_MESSAGE_READ__NO_MESSAGE_PARAM: `m` is NULL (EINVAL).
- * IPC_ERROR_CLOSED_RECIPIENT: the peer has closed, between two messages (EPIPE) or within one (ECONNRESET).
+ * IPC_ERROR_CLOSED_RECIPIENT: the peer has closed, between two messages (EPIPE), or within one or without
+ * having read all that it was sent (ECONNRESET).
  * IPC_ERROR_USOCK_RECV: the connection is NULL (EINVAL); the peer announced more than
  * IPC_MAX_MESSAGE_SIZE, and nothing more can be read (EPROTO); a signal handler has run (EINTR), or the
  * socket's own time-out or O_NONBLOCK ended the wait (EAGAIN): the next call goes on where this one
@@ -630,7 +634,8 @@ enum ipc_errors ipc_wait_event(struct ipc_connection_infos *clients,
  *
  * Errors: IPC_ERROR_ADD__NO_PARAM_CLIENTS, IPC_ERROR_ADD__NO_PARAM_CLIENT: NULL (EINVAL).
  * IPC_ERROR_ADD__EMPTY_LIST: the list has a size below 0, or one over 0 and no array (EINVAL).
- * IPC_ERROR_NOT_ENOUGH_MEMORY: ENOMEM; the list is as before.
+ * IPC_ERROR_WAIT_EVENT__SELECT: the kernel cannot watch it: errno is that of epoll_ctl(2).
+ * IPC_ERROR_NOT_ENOUGH_MEMORY: ENOMEM. After each of these the list is as before.
  */
 enum ipc_errors ipc_add(struct ipc_connection_infos *cinfos,
                         struct ipc_connection_info *cinfo);
@@ -654,7 +659,8 @@ enum ipc_errors ipc_del(struct ipc_connection_infos *cinfos,
  * take it out with ipc_del and free it.
  *
  * Errors: IPC_ERROR_ADD_FD__NO_PARAM_CINFOS: NULL (EINVAL).
- * IPC_ERROR_WAIT_EVENT__SELECT: the descriptor is not open (EBADF).
+ * IPC_ERROR_WAIT_EVENT__SELECT: the descriptor is not open (EBADF), or the kernel cannot watch it: errno is
+ * that of epoll_ctl(2).
  * IPC_ERROR_ADD__EMPTY_LIST: the list has a size below 0, or one over 0 and no array (EINVAL).
  * IPC_ERROR_NOT_ENOUGH_MEMORY: ENOMEM; the list is as before.
  */
@@ -663,7 +669,7 @@ enum ipc_errors ipc_add_fd(struct ipc_connection_infos *cinfos,
 
 /**
  * Frees the array of the list and sets its size to 0. What the pointers point to stays yours, and open.
- * What is still queued for any connection has at most one second to leave.
+ * What is still queued for any connection has a last chance to leave, as in ipc_close.
  *
  * A signal handler may call it at any time.
  */
@@ -774,8 +780,10 @@ enum ipc_errors ipc_message_format_server_close(struct ipc_message *m);
 enum ipc_errors ipc_message_empty(struct ipc_message *m);
 
 /**
- * Sends `len` bytes as they are, with the rules and errors of ipc_write. `*sent` becomes `len`; `sent` may
- * be NULL. A frame from ipc_message_format_write can be sent with it.
+ * Sends `len` bytes as they are, with the rules and errors of ipc_write; a frame from
+ * ipc_message_format_write can be sent with it. More bytes than the largest frame has are taken in runs of
+ * that size. `*sent`, where `sent` is not NULL, becomes the number of bytes that were taken: `len`, or less
+ * where the function fails.
  *
  * Errors: IPC_ERROR_USOCK_SEND: `buf` is NULL with a `len` that is not 0, or `len` is below 0 (EINVAL);
  * those of ipc_write.

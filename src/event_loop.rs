@@ -42,8 +42,9 @@ pub trait List {
     fn entry(&self, index: usize) -> Option<Entry>;
     /// What events name this entry with.
     fn origin(&self, index: usize) -> Option<Self::Origin>;
-    /// Finds the memory for one more entry, makes its descriptor, and adds it.
-    fn push(&mut self, make: impl FnOnce(usize) -> Result<RawFd, Error>) -> Result<usize, Error>;
+    /// Finds the memory for one more entry, has its descriptor made, and adds it. `make` is told where the
+    /// entry will stand and which structure it will be.
+    fn push(&mut self, make: impl FnOnce(usize, usize) -> Result<RawFd, Error>) -> Result<usize, Error>;
     /// Takes the entry out; the last one takes its place.
     fn remove(&mut self, index: usize);
 }
@@ -53,6 +54,8 @@ pub trait List {
 pub struct Entry {
     /// Its descriptor.
     pub fd: RawFd,
+    /// Which structure it is.
+    pub identity: usize,
     /// Whether it came by `ipc_add_fd`: bytes of any kind, no frames.
     pub extra: bool,
 }
@@ -89,16 +92,15 @@ enum State {
     Failed,
     /// The peer sends no more; what is queued for it goes out before the end.
     Ending,
-    /// The program closed the descriptor of a connection whose coming it was told.
-    Gone,
     /// An extra descriptor whose end was told.
     Told,
 }
 
 #[derive(Clone, Copy)]
 struct Member {
-    /// Where in the list it was last seen.
+    /// Where in the list it was last seen, and which structure it is.
     index: u32,
+    identity: usize,
     /// Which registration of this number it is.
     generation: u32,
     state: State,
@@ -150,6 +152,9 @@ pub struct EventLoop {
     members: NumberMap<RawFd, Member>,
     listener: Option<Listener>,
     ready: VecDeque<Token>,
+    /// The structures of those whose coming the program was told and whose descriptor it has closed itself:
+    /// their end is still to be told.
+    gone: VecDeque<usize>,
     /// How many of `ready` may still be served before the kernel is asked again.
     turns: usize,
     generations: u32,
@@ -239,6 +244,7 @@ impl EventLoop {
             members: NumberMap::default(),
             listener: None,
             ready: VecDeque::new(),
+            gone: VecDeque::new(),
             turns: 0,
             generations: 0,
             seen: (0, 0),
@@ -248,7 +254,7 @@ impl EventLoop {
     }
 
     fn is_unused(&self) -> bool {
-        self.members.is_empty() && self.listener.is_none()
+        self.members.is_empty() && self.gone.is_empty() && self.listener.is_none()
     }
 
     /// Whether anything can happen at all.
@@ -308,7 +314,8 @@ pub fn added<L: List>(section: &Section, list: &L, index: usize) -> Result<(), E
 pub fn removed<L: List>(section: &Section, list: &L, entry: Entry, index: usize) {
     let mut shard = LOOPS.lock(section, part(list.key()));
     let Some(event_loop) = shard.get_mut(&list.key()) else { return };
-    if event_loop.members.get(&entry.fd).is_some_and(|member| member.index as usize == index) {
+    event_loop.gone.retain(|identity| *identity != entry.identity);
+    if event_loop.members.get(&entry.fd).is_some_and(|member| member.identity == entry.identity) {
         event_loop.dismiss(entry.fd);
     }
     event_loop.follow_move(list, index);

@@ -72,6 +72,9 @@ fn next(
                 return Err(Failure::Final(Error::new(Code::IPC_ERROR_CLOSED_RECIPIENT, errno)));
             }
             Ok(_) => {}
+            Err(Receive::System(errno @ Errno::ECONNRESET)) => {
+                return Err(Failure::Final(Error::new(Code::IPC_ERROR_CLOSED_RECIPIENT, errno)));
+            }
             Err(Receive::System(errno)) => return Err(Failure::Passing(failed(errno))),
             Err(Receive::OutOfMemory) => return Err(Failure::Passing(crate::memory::OutOfMemory.into())),
         }

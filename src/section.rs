@@ -29,7 +29,8 @@ pub struct Section {
 impl Section {
     /// Enters, unless this thread is inside already: the caller is then a signal handler.
     pub fn enter() -> Option<Self> {
-        (!INSIDE.replace(true)).then_some(Self { not_send: PhantomData })
+        // Made only if it is to be had: dropping one leaves the section.
+        (!INSIDE.replace(true)).then(|| Self { not_send: PhantomData })
     }
 
     /// Runs `blocking` as if outside: a signal handler that comes meanwhile may use the whole library.
@@ -59,7 +60,9 @@ mod tests {
     #[test]
     fn a_thread_enters_once() {
         let mut section = Section::enter().unwrap();
-        assert!(Section::enter().is_none());
+        for _ in 0..3 {
+            assert!(Section::enter().is_none());
+        }
         section.outside(|| assert!(Section::enter().is_some()));
         assert!(Section::enter().is_none());
         drop(section);

@@ -101,9 +101,12 @@ pub fn listen(fd: RawFd) -> Result<()> {
 }
 
 /// Makes calls on the listener return instead of waiting, for all processes that share it: another one may
-/// take the client that epoll told of.
-pub fn set_nonblocking(fd: RawFd) -> Result<()> {
+/// take the client that epoll told of. What is no listener is an error.
+pub fn prepare_listener(fd: RawFd) -> Result<()> {
     let fd = borrow(fd)?;
+    if !socket::getsockopt(&fd, socket::sockopt::AcceptConn)? {
+        return Err(Errno::EINVAL);
+    }
     let flags = OFlag::from_bits_retain(fcntl(fd, FcntlArg::F_GETFL)?);
     if !flags.contains(OFlag::O_NONBLOCK) {
         fcntl(fd, FcntlArg::F_SETFL(flags | OFlag::O_NONBLOCK))?;

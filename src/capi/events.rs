@@ -101,7 +101,8 @@ unsafe fn tell(event: *mut ipc_event, told: Event<*mut ipc_connection_info>, mes
 ///
 /// Errors: IPC_ERROR_ADD__NO_PARAM_CLIENTS, IPC_ERROR_ADD__NO_PARAM_CLIENT: NULL (EINVAL).
 /// IPC_ERROR_ADD__EMPTY_LIST: the list has a size below 0, or one over 0 and no array (EINVAL).
-/// IPC_ERROR_NOT_ENOUGH_MEMORY: ENOMEM; the list is as before.
+/// IPC_ERROR_WAIT_EVENT__SELECT: the kernel cannot watch it: errno is that of epoll_ctl(2).
+/// IPC_ERROR_NOT_ENOUGH_MEMORY: ENOMEM. After each of these the list is as before.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn ipc_add(
     cinfos: *mut ipc_connection_infos,
@@ -171,7 +172,8 @@ pub unsafe extern "C" fn ipc_del(
 /// take it out with ipc_del and free it.
 ///
 /// Errors: IPC_ERROR_ADD_FD__NO_PARAM_CINFOS: NULL (EINVAL).
-/// IPC_ERROR_WAIT_EVENT__SELECT: the descriptor is not open (EBADF).
+/// IPC_ERROR_WAIT_EVENT__SELECT: the descriptor is not open (EBADF), or the kernel cannot watch it: errno is
+/// that of epoll_ctl(2).
 /// IPC_ERROR_ADD__EMPTY_LIST: the list has a size below 0, or one over 0 and no array (EINVAL).
 /// IPC_ERROR_NOT_ENOUGH_MEMORY: ENOMEM; the list is as before.
 #[unsafe(no_mangle)]
@@ -189,7 +191,7 @@ pub unsafe extern "C" fn ipc_add_fd(cinfos: *mut ipc_connection_infos, fd: c_int
 }
 
 /// Frees the array of the list and sets its size to 0. What the pointers point to stays yours, and open.
-/// What is still queued for any connection has at most one second to leave.
+/// What is still queued for any connection has a last chance to leave, as in ipc_close.
 ///
 /// A signal handler may call it at any time.
 #[unsafe(no_mangle)]
@@ -225,7 +227,7 @@ pub unsafe extern "C" fn handle_new_connection(
         let cinfos = required(cinfos, ipc_errors::IPC_ERROR_HANDLE_NEW_CONNECTION__NO_CINFOS_PARAM)?;
         // SAFETY: the caller's list and service.
         let (mut list, listener) = unsafe { (CList::new(cinfos, srv), (*srv).fd) };
-        let accept = |_| {
+        let accept = |_, _| {
             endpoint::accept(section, listener)
                 .map_err(|errno| Error::new(ipc_errors::IPC_ERROR_ACCEPT, errno))
         };

@@ -118,7 +118,7 @@ impl List for CList {
         let entry = self.origin(index)?;
         // SAFETY: an entry that is not NULL points to a live structure, as promised in `new`.
         let (fd, kind) = unsafe { ((*entry).fd, (*entry).r#type) };
-        (fd >= 0).then_some(Entry { fd, extra: kind == EXTRA })
+        (fd >= 0).then_some(Entry { fd, identity: entry.addr(), extra: kind == EXTRA })
     }
 
     fn origin(&self, index: usize) -> Option<Self::Origin> {
@@ -127,10 +127,10 @@ impl List for CList {
         (!entry.is_null()).then_some(entry)
     }
 
-    fn push(&mut self, make: impl FnOnce(usize) -> Result<RawFd, Error>) -> Result<usize, Error> {
+    fn push(&mut self, make: impl FnOnce(usize, usize) -> Result<RawFd, Error>) -> Result<usize, Error> {
         self.reserve()?;
         let mut client = CBox::new(self.client)?;
-        let fd = make(self.size())?;
+        let fd = make(self.size(), client.as_ptr().addr())?;
         client.set(ipc_connection_info { fd, ..self.client });
         Ok(self.store(client.into_c()))
     }

@@ -116,7 +116,8 @@ pub unsafe extern "C" fn ipc_connection(
 }
 
 /// Ends a service: closes its socket, removes the socket's file and only its own, frees `srv->spath` and
-/// sets it to NULL. Connections stay open; what is queued for them has at most one second to leave.
+/// sets it to NULL. Connections stay open; what is queued for them has a last chance to leave, as in
+/// ipc_close.
 ///
 /// A child that was forked after ipc_server_init may call it while its parent goes on serving: the file
 /// then stays. A signal handler may call it at any time.
@@ -161,8 +162,10 @@ pub unsafe extern "C" fn ipc_server_close(srv: *mut ipc_connection_info) -> ipc_
     )
 }
 
-/// Closes the connection's descriptor. What is queued for it has at most one second to leave. The structure
-/// stays as it is, and in the list that it is in.
+/// Closes the connection's descriptor. The structure stays as it is, and in the list that it is in.
+///
+/// What is queued for the connection has a last chance to leave: at most one second, which closing calls that
+/// follow each other share (it is whole again after ten seconds without any).
 ///
 /// A signal handler may call it at any time.
 ///
@@ -220,7 +223,8 @@ pub unsafe extern "C" fn ipc_accept(
 /// ipc_message_empty frees it. What `m` held before is overwritten, not freed.
 ///
 /// Errors: IPC_ERROR_MESSAGE_READ__NO_MESSAGE_PARAM: `m` is NULL (EINVAL).
-/// IPC_ERROR_CLOSED_RECIPIENT: the peer has closed, between two messages (EPIPE) or within one (ECONNRESET).
+/// IPC_ERROR_CLOSED_RECIPIENT: the peer has closed, between two messages (EPIPE), or within one or without
+/// having read all that it was sent (ECONNRESET).
 /// IPC_ERROR_USOCK_RECV: the connection is NULL (EINVAL); the peer announced more than
 /// IPC_MAX_MESSAGE_SIZE, and nothing more can be read (EPROTO); a signal handler has run (EINTR), or the
 /// socket's own time-out or O_NONBLOCK ended the wait (EAGAIN): the next call goes on where this one

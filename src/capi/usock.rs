@@ -10,11 +10,13 @@ use super::{call, messages, os_str, required, required_const, server_and_client}
 use crate::connection::Frame;
 use crate::error::{Error, ipc_errors};
 use crate::memory::Block;
-use crate::wire::{HEADER_SIZE, Header};
+use crate::wire::{HEADER_SIZE, Header, MAX_PAYLOAD};
 use crate::{endpoint, input, output};
 
-/// Sends `len` bytes as they are, with the rules and errors of ipc_write. `*sent` becomes `len`; `sent` may
-/// be NULL. A frame from ipc_message_format_write can be sent with it.
+/// Sends `len` bytes as they are, with the rules and errors of ipc_write; a frame from
+/// ipc_message_format_write can be sent with it. More bytes than the largest frame has are taken in runs of
+/// that size. `*sent`, where `sent` is not NULL, becomes the number of bytes that were taken: `len`, or less
+/// where the function fails.
 ///
 /// Errors: IPC_ERROR_USOCK_SEND: `buf` is NULL with a `len` that is not 0, or `len` is below 0 (EINVAL);
 /// those of ipc_write.
@@ -33,12 +35,19 @@ pub unsafe extern "C" fn usock_send(
             Ok(size) if !buf.is_null() => unsafe { slice::from_raw_parts(buf.cast(), size) },
             _ => return Err(wrong),
         };
-        output::write(section, fd, [bytes, &[]])?;
+        let mut taken = 0;
+        let result = if bytes.is_empty() {
+            output::write(section, fd, [bytes, &[]])
+        } else {
+            bytes.chunks(HEADER_SIZE + MAX_PAYLOAD).try_for_each(|run: &[u8]| {
+                output::write(section, fd, [run, &[]]).inspect(|()| taken += run.len())
+            })
+        };
         if !sent.is_null() {
             // SAFETY: the caller's place for a number.
-            unsafe { sent.write(len) };
+            unsafe { sent.write(taken.cast_signed()) };
         }
-        Ok(())
+        result
     })
 }
 

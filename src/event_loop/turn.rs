@@ -7,7 +7,7 @@ use std::os::fd::{AsRawFd, RawFd};
 use nix::errno::Errno;
 use nix::poll::{PollFlags, PollTimeout};
 
-use super::{BATCH, Entry, Event, EventLoop, List, State, Token, What, failed};
+use super::{BATCH, Entry, Event, EventLoop, List, Member, State, Token, What, failed};
 use crate::connection::{Cut, Frame, Receive};
 use crate::connections;
 use crate::error::{Error, ipc_errors as Code};
@@ -41,6 +41,9 @@ impl EventLoop {
         list: &mut L,
     ) -> Result<Option<Event<L::Origin>>, Error> {
         loop {
+            if let Some(event) = self.tell_gone(list) {
+                return Ok(Some(event));
+            }
             if self.turns == 0 {
                 if self.ready.is_empty() {
                     return Ok(None);
@@ -53,6 +56,26 @@ impl EventLoop {
                 return Ok(Some(event));
             }
         }
+    }
+
+    /// The end of one whose descriptor the program has closed.
+    fn tell_gone<L: List>(&mut self, list: &mut L) -> Option<Event<L::Origin>> {
+        while let Some(identity) = self.gone.pop_front() {
+            let (_, size) = list.shape();
+            let found = (0..size).find_map(|index| {
+                Some((index, list.entry(index).filter(|entry| entry.identity == identity)?))
+            });
+            let Some((index, entry)) = found else { continue };
+            // The program may have connected it again, or use its memory for another one.
+            if self.members.get(&entry.fd).is_some_and(|member| member.identity == identity) {
+                continue;
+            }
+            let origin = list.origin(index)?;
+            list.remove(index);
+            self.follow_move(list, index);
+            return Some(Event { origin, what: What::Disconnection });
+        }
+        None
     }
 
     /// A round is over: who else is ready by now?
@@ -81,7 +104,7 @@ impl EventLoop {
         let readable = std::mem::take(&mut member.readable);
         let writable = std::mem::take(&mut member.writable);
         let member = *member;
-        let located = locate(list, fd, member.index as usize);
+        let located = locate(list, fd, &member);
         let Some((index, origin)) = located.and_then(|index| Some((index, list.origin(index)?))) else {
             // The program has taken it out by hand.
             self.dismiss(fd);
@@ -92,20 +115,22 @@ impl EventLoop {
                 self.update(fd, |member| member.state = State::Open);
                 return Ok(Some(Event { origin, what: What::Connection }));
             }
-            State::Failed => return Ok(self.end(section, list, fd, index, true)),
-            State::Gone => return Ok(self.end(section, list, fd, index, false)),
-            State::Told => return Ok(None),
-            State::Open if member.extra => {
-                let frame = self.read_extra(fd, member.always_ready)?;
-                return Ok(frame.map(|frame| Event { origin, what: What::Extra(frame) }));
+            State::Failed => {
+                // The program may have closed it at the word of the error, and its number be in use again.
+                let open = self.is_watched(fd);
+                return Ok(self.end(section, list, fd, index, open));
             }
-            State::Open | State::Ending => {}
+            State::Open | State::Ending | State::Told => {}
         }
         if writable && member.sending && self.send_queued(section, fd) && member.state == State::Ending {
             return Ok(self.end(section, list, fd, index, true));
         }
-        if !readable || member.state == State::Ending {
+        if !readable || member.state != State::Open {
             return Ok(None);
+        }
+        if member.extra {
+            let frame = self.read_extra(fd, member.always_ready)?;
+            return Ok(frame.map(|frame| Event { origin, what: What::Extra(frame) }));
         }
         match self.receive(section, fd)? {
             Received::Message(frame) => Ok(Some(Event { origin, what: What::Message(frame) })),
@@ -171,15 +196,16 @@ impl EventLoop {
     /// read.
     fn read_extra(&mut self, fd: RawFd, always_ready: bool) -> Result<Option<Frame>, Error> {
         // The program or another process may have read it meanwhile, and read(2) would wait.
-        match socket::wait(fd, PollFlags::POLLIN, PollTimeout::ZERO) {
+        let ready = match socket::wait(fd, PollFlags::POLLIN, PollTimeout::ZERO) {
             Ok(flags) if flags.is_empty() => return Ok(None),
-            Ok(_) => {}
+            Ok(flags) => flags,
             Err(Errno::EBADF) => {
                 self.lose(fd);
                 return Ok(None);
             }
             Err(errno) => return Err(failed(errno)),
-        }
+        };
+        let over = ready.intersects(PollFlags::POLLHUP | PollFlags::POLLERR);
         let block = Block::with_capacity(EXTRA_READ);
         let mut payload = block.inspect_err(|_| self.make_ready(fd, true, false))?;
         match payload.fill(EXTRA_READ, |room| socket::read(fd, room)) {
@@ -187,7 +213,7 @@ impl EventLoop {
             // Epoll tells only what is new: this may not have been all.
             Ok(_) => self.make_ready(fd, true, false),
             Err(Errno::EAGAIN | Errno::EINTR) => return Ok(None),
-            Err(_) if always_ready => self.finish_extra(fd),
+            Err(_) if always_ready || over => self.finish_extra(fd),
             Err(_) => {}
         }
         payload.shrink();
@@ -225,18 +251,16 @@ impl EventLoop {
     /// Takes one client in, and tells of it.
     fn accept<L: List>(&mut self, list: &mut L) -> Result<Option<Event<L::Origin>>, Error> {
         let Some(listener) = self.listener else { return Ok(None) };
-        let mut replaced = None;
-        let pushed = list.push(|index| {
+        let pushed = list.push(|index, identity| {
             let fd =
                 socket::accept(listener.fd).map_err(|errno| Error::new(Code::IPC_ERROR_ACCEPT, errno))?;
-            replaced = self.members.get(&fd).filter(|old| old.announced).map(|old| old.index as usize);
-            self.admit(Entry { fd, extra: false }, index, State::Fresh).inspect_err(|_| {
+            self.admit(Entry { fd, identity, extra: false }, index, State::Fresh).inspect_err(|_| {
                 let _ = socket::close(fd);
             })?;
             Ok(fd)
         });
         match pushed {
-            Ok(index) => Ok(self.announce(list, index, replaced)),
+            Ok(index) => Ok(self.announce(list, index)),
             // Another process took the client, or it has gone.
             Err(Error { errno: Errno::EAGAIN | Errno::EINTR | Errno::EPROTO, .. }) => Ok(None),
             // Descriptors, watches or memory have run out: the established go on, the new ones wait.
@@ -251,22 +275,13 @@ impl EventLoop {
         }
     }
 
-    /// Tells of the client that was taken in at `index`. Where its number belonged to another one that the
-    /// program was told of, the program has closed that with close(2): its end is told first.
-    fn announce<L: List>(
-        &mut self,
-        list: &mut L,
-        index: usize,
-        replaced: Option<usize>,
-    ) -> Option<Event<L::Origin>> {
-        let fd = list.entry(index)?.fd;
-        let origin = list.origin(index)?;
-        if let Some(before) = replaced.filter(|before| *before != index && stands_at(list, fd, *before)) {
-            let origin = list.origin(before)?;
-            list.remove(before);
-            self.follow_move(list, before);
-            return Some(Event { origin, what: What::Disconnection });
+    /// Tells of the client that was taken in at `index`. Where its number was that of another one, whose
+    /// descriptor the program has closed, the end of that is told first.
+    fn announce<L: List>(&mut self, list: &mut L, index: usize) -> Option<Event<L::Origin>> {
+        if !self.gone.is_empty() {
+            return None;
         }
+        let (fd, origin) = (list.entry(index)?.fd, list.origin(index)?);
         self.update(fd, |member| {
             member.state = State::Open;
             member.readable = false;
@@ -275,13 +290,13 @@ impl EventLoop {
     }
 }
 
-fn stands_at<L: List>(list: &L, fd: RawFd, index: usize) -> bool {
-    list.entry(index).is_some_and(|entry| entry.fd == fd)
-}
-
-/// Where in the list the descriptor is: where it was last seen, or elsewhere.
-fn locate<L: List>(list: &L, fd: RawFd, hint: usize) -> Option<usize> {
+/// Where in the list the member is: where it was last seen, or elsewhere; the structure that was told, or
+/// another one with the same descriptor.
+fn locate<L: List>(list: &L, fd: RawFd, member: &Member) -> Option<usize> {
     let (_, size) = list.shape();
-    let found = |index: &usize| stands_at(list, fd, *index);
-    Some(hint).filter(found).or_else(|| (0..size).find(found))
+    let same = |index: &usize| {
+        list.entry(*index).is_some_and(|entry| (entry.fd, entry.identity) == (fd, member.identity))
+    };
+    let copy = |index: &usize| list.entry(*index).is_some_and(|entry| entry.fd == fd);
+    Some(member.index as usize).filter(same).or_else(|| (0..size).find(same)).or_else(|| (0..size).find(copy))
 }

@@ -107,7 +107,7 @@ impl EventLoop {
             self.unregister(old.fd);
         }
         if let Some(fd) = fd {
-            socket::set_nonblocking(fd).map_err(failed)?;
+            socket::prepare_listener(fd).map_err(failed)?;
             self.ready.try_reserve(self.members.len() + 2)?;
             self.listener = Some(Listener { fd, generation: self.next_generation(), paused: false });
             self.register_listener()?;
@@ -156,7 +156,8 @@ impl EventLoop {
                 self.update(fd, |member| member.always_ready = true);
                 self.make_ready(fd, true, false);
             }
-            Err(Errno::EBADF) => self.lose(fd),
+            // EINVAL: the program has closed it, and its number is now that of the epoll set.
+            Err(Errno::EBADF | Errno::EINVAL) => self.lose(fd),
             Err(errno) => return Err(failed(errno)),
         }
         Ok(())
@@ -179,14 +180,29 @@ impl EventLoop {
         }
     }
 
-    /// Takes a member in, or takes one anew that has another place or another socket.
+    /// Takes a member in, or takes one anew that has another structure or another socket.
     pub(super) fn admit(&mut self, entry: Entry, index: usize, state: State) -> Result<(), Error> {
         self.members.try_reserve(1)?;
+        self.gone.try_reserve(self.members.len() + 1)?;
         // A place for each member and for the listener, and for what is in the queue without being a member.
         self.ready.try_reserve(self.members.len() + 2)?;
+        if let Some(old) = self.members.get(&entry.fd)
+            && old.announced
+            && old.identity != entry.identity
+        {
+            let identity = old.identity;
+            if self.is_watched(entry.fd) {
+                // A copy of a connection that is in the list already: events name the one that was told.
+                return Ok(());
+            }
+            self.gone.push_back(identity);
+        }
+        // Its memory may have been that of one that has gone.
+        self.gone.retain(|identity| *identity != entry.identity);
         let generation = self.next_generation();
         let member = Member {
             index: index_u32(index),
+            identity: entry.identity,
             generation,
             state,
             announced: state == State::Fresh,
@@ -207,6 +223,17 @@ impl EventLoop {
         Ok(())
     }
 
+    /// Whether epoll watches the descriptor as it is now. Adding it again changes nothing if it does.
+    pub(super) fn is_watched(&self, fd: RawFd) -> bool {
+        let (Some(member), Some(epoll), Ok(borrowed)) =
+            (self.members.get(&fd), self.own_epoll(), socket::borrow(fd))
+        else {
+            return false;
+        };
+        let event = EpollEvent::new(EpollFlags::empty(), member.token(fd).data());
+        epoll.add(borrowed, event) == Err(Errno::EEXIST)
+    }
+
     /// Forgets a member that is in the list no more.
     pub(super) fn dismiss(&mut self, fd: RawFd) {
         self.unregister(fd);
@@ -215,18 +242,21 @@ impl EventLoop {
 
     /// The member's descriptor is closed. If the program was told of its coming, it is told of its going.
     pub(super) fn lose(&mut self, fd: RawFd) {
-        if self.members.get(&fd).is_some_and(|member| member.announced) {
-            self.update(fd, |member| member.state = State::Gone);
-            self.make_ready(fd, true, false);
-        } else {
-            self.members.remove(&fd);
+        if let Some(member) = self.members.remove(&fd)
+            && member.announced
+        {
+            // There is room: it was made when the member came.
+            self.gone.push_back(member.identity);
         }
     }
 
     /// After an entry was taken out at `index`: the one that stands there now has come from the end.
     pub(super) fn follow_move<L: List>(&mut self, list: &L, index: usize) {
-        if let Some(moved) = list.entry(index) {
-            self.update(moved.fd, |member| member.index = index_u32(index));
+        if let Some(moved) = list.entry(index)
+            && let Some(member) = self.members.get_mut(&moved.fd)
+            && member.identity == moved.identity
+        {
+            member.index = index_u32(index);
         }
     }
 
@@ -243,10 +273,17 @@ impl EventLoop {
         let (_, size) = list.shape();
         let mut listed: NumberMap<RawFd, (usize, Entry)> = NumberMap::default();
         listed.try_reserve(size)?;
-        // Of two entries with one descriptor the first counts.
-        for index in (0..size).rev() {
-            if let Some(entry) = list.entry(index) {
-                listed.insert(entry.fd, (index, entry));
+        for index in 0..size {
+            if let Some(entry) = list.entry(index).filter(|entry| !self.gone.contains(&entry.identity)) {
+                // Of two entries with one descriptor the one that is a member counts, else the last: the
+                // other may be older than the descriptor.
+                let member = self.members.get(&entry.fd);
+                let known = listed
+                    .get(&entry.fd)
+                    .is_some_and(|(_, other)| member.is_some_and(|member| member.identity == other.identity));
+                if !known {
+                    listed.insert(entry.fd, (index, entry));
+                }
             }
         }
         let mut removed = Vec::new();
@@ -255,7 +292,7 @@ impl EventLoop {
         removed.into_iter().for_each(|fd| self.dismiss(fd));
         for (fd, (index, entry)) in listed {
             match self.members.get(&fd) {
-                Some(member) if member.extra == entry.extra => {
+                Some(member) if (member.identity, member.extra) == (entry.identity, entry.extra) => {
                     self.update(fd, |member| member.index = index_u32(index));
                     self.check(fd)?;
                 }
@@ -268,14 +305,20 @@ impl EventLoop {
         Ok(())
     }
 
-    /// Whether the member's descriptor is still the one that epoll watches. Adding it again changes nothing
-    /// if it is, and mends it if the program has closed it and its number is in use again.
+    /// Has epoll watch the member as it is now, where the program has closed its descriptor and the number is
+    /// in use again. Of one whose coming the program was told this is the end: the number may be anything's.
     fn check(&mut self, fd: RawFd) -> Result<(), Error> {
         let (Some(member), Some(epoll)) = (self.members.get(&fd), self.own_epoll()) else { return Ok(()) };
         let Some(interest) = member.interest() else { return Ok(()) };
+        // Adding it again changes nothing if it is watched already.
         let event = EpollEvent::new(interest, member.token(fd).data());
         match socket::borrow(fd).and_then(|fd| epoll.add(fd, event)) {
             Err(Errno::EEXIST) => Ok(()),
+            Ok(()) if member.announced => {
+                self.unregister(fd);
+                self.lose(fd);
+                Ok(())
+            }
             result => self.registered(fd, result),
         }
     }
@@ -307,7 +350,7 @@ impl Member {
     /// that cannot be read (a listening socket) must not be told again and again.
     fn interest(&self) -> Option<EpollFlags> {
         let mut interest = match self.state {
-            State::Told | State::Gone => return None,
+            State::Told => return None,
             State::Ending => EpollFlags::empty(),
             State::Fresh | State::Open | State::Failed if self.extra => {
                 EpollFlags::EPOLLIN | EpollFlags::EPOLLET
