@@ -17,8 +17,6 @@ pub mod server_and_client;
 pub mod types;
 pub mod usock;
 
-use std::ffi::{CStr, OsStr, c_char};
-use std::os::unix::ffi::OsStrExt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use nix::errno::Errno;
@@ -36,7 +34,8 @@ fn call_or(
     body: impl FnOnce(&mut Section) -> Result<(), Error>,
 ) -> ipc_errors {
     let before = Errno::last_raw();
-    process::register();
+    // Nothing else names it, and a linker takes out of an archive only what is named.
+    std::hint::black_box(&process::REGISTER);
     let result = catch_unwind(AssertUnwindSafe(|| match Section::enter() {
         Some(mut section) => body(&mut section),
         None => nested(),
@@ -66,13 +65,4 @@ fn required<T>(pointer: *mut T, code: ipc_errors) -> Result<*mut T, Error> {
 /// [`required`] for what is only read.
 fn required_const<T>(pointer: *const T, code: ipc_errors) -> Result<*const T, Error> {
     required(pointer.cast_mut(), code).map(<*mut T>::cast_const)
-}
-
-/// A string of C, without its NUL.
-///
-/// # Safety
-/// `string` is a NUL-terminated string that stays as it is for as long as the result is used.
-unsafe fn os_str<'a>(string: *const c_char) -> &'a OsStr {
-    // SAFETY: as promised by the caller.
-    OsStr::from_bytes(unsafe { CStr::from_ptr(string) }.to_bytes())
 }

@@ -51,6 +51,27 @@ impl From<OutOfMemory> for Cut {
     }
 }
 
+/// What a receive has brought.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Came {
+    /// The end of the stream.
+    End,
+    /// As much as there was.
+    All,
+    /// As much as there was room for; there may be more.
+    Full,
+}
+
+impl Came {
+    fn of(count: usize, room: usize) -> Self {
+        match count {
+            0 => Self::End,
+            count if count < room => Self::All,
+            _ => Self::Full,
+        }
+    }
+}
+
 /// Why nothing was received.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Receive {
@@ -127,7 +148,8 @@ impl Inbound {
         let missing = header.length - self.payload.len();
         let at_hand = (self.ahead.len() - self.start).min(missing);
         if at_hand > 0 {
-            self.payload.reserve(self.payload.len() + at_hand)?;
+            // Room for what is to come, too, as far as that is not much.
+            self.payload.reserve(header.length.min(ANNOUNCED.max(self.payload.len() + at_hand)))?;
             let rest = self.ahead.bytes().get(self.start..).unwrap_or_default();
             self.payload.push(rest.get(..at_hand).unwrap_or(rest));
             self.start += at_hand;
@@ -139,12 +161,11 @@ impl Inbound {
         Ok(Some(Frame { kind: header.kind, payload: std::mem::take(&mut self.payload) }))
     }
 
-    /// Receives no byte beyond the frame at hand. `cut` has found no frame before. How many bytes came; 0 is
-    /// the end of the stream.
+    /// Receives no byte beyond the frame at hand. `cut` has found no frame before.
     pub fn receive_exact(
         &mut self,
         source: impl for<'a> FnOnce(&'a mut [MaybeUninit<u8>]) -> Result<&'a mut [u8], Errno>,
-    ) -> Result<usize, Receive> {
+    ) -> Result<Came, Receive> {
         let Ok(Some(header)) = self.announced() else {
             let mut room = [MaybeUninit::uninit(); HEADER_SIZE];
             let (_, missing) = room.split_at_mut(self.filled.min(HEADER_SIZE));
@@ -152,14 +173,16 @@ impl Inbound {
             for (place, byte) in self.header.iter_mut().skip(self.filled).zip(&*came) {
                 *place = *byte;
             }
+            let room = HEADER_SIZE - self.filled;
             self.filled += came.len();
-            return Ok(came.len());
+            return Ok(Came::of(came.len(), room));
         };
         let (have, missing) = (self.payload.len(), header.length - self.payload.len());
         if have == self.payload.capacity() {
             self.payload.reserve(header.length.min(ANNOUNCED.max(4 * have)))?;
         }
-        Ok(self.payload.fill(missing, source)?)
+        let room = missing.min(self.payload.capacity() - have);
+        Ok(Came::of(self.payload.fill(missing, source)?, room))
     }
 
     /// Receives what there is: straight into the payload where one is half received, else into `spare`,
@@ -168,7 +191,7 @@ impl Inbound {
         &mut self,
         spare: &mut Block,
         source: impl for<'a> FnOnce(&'a mut [MaybeUninit<u8>]) -> Result<&'a mut [u8], Errno>,
-    ) -> Result<usize, Receive> {
+    ) -> Result<Came, Receive> {
         if let Ok(Some(_)) = self.announced() {
             return self.receive_exact(source);
         }
@@ -177,7 +200,7 @@ impl Inbound {
         let count = spare.fill(READ_AHEAD, source)?;
         std::mem::swap(&mut self.ahead, spare);
         self.start = 0;
-        Ok(count)
+        Ok(Came::of(count, READ_AHEAD))
     }
 
     /// Gives the buffer of bytes read ahead back once it is empty.
@@ -320,12 +343,12 @@ mod tests {
                 }
             }
             inbound.return_spare(&mut spare);
-            let count = if exact {
+            let came = if exact {
                 inbound.receive_exact(source(&mut rest, step)).unwrap()
             } else {
                 inbound.receive_ahead(&mut spare, source(&mut rest, step)).unwrap()
             };
-            if count == 0 {
+            if came == Came::End {
                 assert!(inbound.is_empty());
                 return frames;
             }

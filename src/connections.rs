@@ -15,7 +15,9 @@ use crate::section::Section;
 use crate::shards::{Shard, Shards};
 use crate::socket;
 
-static CONNECTIONS: Shards<RawFd, Connection, 16> = Shards::new();
+const PARTS: usize = 16;
+
+static CONNECTIONS: Shards<RawFd, Connection, PARTS> = Shards::new();
 
 fn key(fd: RawFd) -> usize {
     usize::try_from(fd).unwrap_or(0)
@@ -83,24 +85,29 @@ impl<'a> Slot<'a> {
         self.get().map(|connection| std::mem::take(&mut connection.inbound)).unwrap_or_default()
     }
 
-    /// Puts back what is left of it. What cannot be put back for want of memory comes back.
-    pub fn put_inbound(&mut self, inbound: Inbound) -> Result<(), Inbound> {
+    /// Puts back what is left of it, if the descriptor is still the socket with this cookie. What cannot be
+    /// put back for want of memory comes back.
+    pub fn put_inbound(&mut self, inbound: Inbound, cookie: Option<u64>) -> Result<(), Inbound> {
         if !inbound.is_empty() {
             match self.entry() {
-                Ok(connection) => connection.inbound = inbound,
+                Ok(connection) if cookie.is_none_or(|cookie| cookie == connection.cookie) => {
+                    connection.inbound = inbound;
+                }
                 Err(Errno::ENOMEM) => return Err(inbound),
-                Err(_) => {} // The descriptor is closed: its bytes concern nobody.
+                // Another socket has the number, or none: the bytes concern nobody.
+                Ok(_) | Err(_) => {}
             }
         }
         self.tidy();
         Ok(())
     }
 
-    /// Waits until another thread has finished its frame.
-    pub fn wait(mut self) -> Self {
+    /// Waits until another thread has finished its frame: EBADF if the connection is closed meanwhile.
+    pub fn wait(mut self) -> Result<Self, Errno> {
+        let before = self.get().map(|connection| connection.cookie);
         self.shard = CONNECTIONS.wait(self.shard, key(self.fd));
         self.forget_stranger();
-        self
+        if socket::cookie(self.fd).ok() == before { Ok(self) } else { Err(Errno::EBADF) }
     }
 
     /// Lets other threads know that a frame is finished.
@@ -115,10 +122,10 @@ pub fn for_each(section: &Section, mut visit: impl FnMut(RawFd, &mut Connection)
 }
 
 /// The whole table, locked for a fork.
-pub type Frozen = Vec<Shard<'static, RawFd, Connection>>;
+pub type Frozen = [Shard<'static, RawFd, Connection>; PARTS];
 
 /// Locks the whole table.
-pub fn freeze() -> Option<Frozen> {
+pub fn freeze() -> Frozen {
     CONNECTIONS.freeze()
 }
 

@@ -9,17 +9,19 @@
 
 #![forbid(unsafe_code)]
 
-use std::ffi::OsStr;
+use std::ffi::{CStr, OsStr};
+use std::io::Write;
 use std::os::fd::{AsRawFd, IntoRawFd, OwnedFd, RawFd};
-use std::path::{Path, PathBuf};
+use std::os::unix::ffi::OsStrExt;
+use std::path::Path;
 use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
-use nix::fcntl::{Flock, FlockArg, OFlag, open};
+use nix::fcntl::{AT_FDCWD, AtFlags, Flock, FlockArg, OFlag, open};
 use nix::poll::{PollFlags, PollTimeout};
 use nix::sys::socket::{AddressFamily, SockFlag, SockType, UnixAddr, bind, connect as connect_to, socket};
 use nix::sys::stat::{FileStat, Mode, SFlag, lstat};
-use nix::unistd::{getpid, linkat, unlink};
+use nix::unistd::{UnlinkatFlags, getpid, linkat, unlink, unlinkat};
 
 use crate::error::{Error, ipc_errors as Code};
 use crate::section::Section;
@@ -44,13 +46,15 @@ pub struct Owned {
     maker: i32,
 }
 
-static SERVICES: Shards<RawFd, Owned, 4> = Shards::new();
+const PARTS: usize = 4;
+
+static SERVICES: Shards<RawFd, Owned, PARTS> = Shards::new();
 
 /// The table of services, locked for a fork.
-pub type Frozen = Vec<Shard<'static, RawFd, Owned>>;
+pub type Frozen = [Shard<'static, RawFd, Owned>; PARTS];
 
 /// Locks the table of services.
-pub fn freeze() -> Option<Frozen> {
+pub fn freeze() -> Frozen {
     SERVICES.freeze()
 }
 
@@ -70,25 +74,32 @@ struct Address {
 }
 
 impl Address {
-    fn through(directory_or_socket: OwnedFd, name: Option<&OsStr>) -> nix::Result<Self> {
-        let mut path = PathBuf::from(format!("/proc/self/fd/{}", directory_or_socket.as_raw_fd()));
-        path.extend(name);
-        Ok(Self { address: UnixAddr::new(&path)?, _through: Some(directory_or_socket) })
+    /// Without the heap: a signal handler may have interrupted it.
+    fn through(directory_or_socket: OwnedFd, name: &[u8]) -> nix::Result<Self> {
+        let mut place = [0; SUN_PATH_MAX];
+        let mut rest = &mut place[..];
+        let written = write!(rest, "/proc/self/fd/{}", directory_or_socket.as_raw_fd()).and_then(|()| {
+            if name.is_empty() { Ok(()) } else { rest.write_all(b"/").and_then(|()| rest.write_all(name)) }
+        });
+        written.map_err(|_| Errno::ENAMETOOLONG)?;
+        let length = SUN_PATH_MAX - rest.len();
+        let address = UnixAddr::new(place.get(..length).unwrap_or_default())?;
+        Ok(Self { address, _through: Some(directory_or_socket) })
     }
 
     /// Of a socket that is there.
-    fn of_existing(path: &Path) -> nix::Result<Self> {
-        match path.as_os_str().len() {
+    fn of_existing(path: &CStr) -> nix::Result<Self> {
+        match path.count_bytes() {
             ..=SUN_PATH_MAX => Ok(Self { address: UnixAddr::new(path)?, _through: None }),
             PATH_MAX.. => Err(Errno::ENAMETOOLONG),
-            _ => Self::through(open(path, OFlag::O_PATH | OFlag::O_CLOEXEC, Mode::empty())?, None),
+            _ => Self::through(open(path, OFlag::O_PATH | OFlag::O_CLOEXEC, Mode::empty())?, b""),
         }
     }
 
     /// Of a socket that is to be made in `directory`.
-    fn in_directory(directory: &Path, name: &OsStr) -> nix::Result<Self> {
+    fn in_directory(directory: &Path, name: &[u8]) -> nix::Result<Self> {
         let flags = OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
-        Self::through(open(directory, flags, Mode::empty())?, Some(name))
+        Self::through(open(directory, flags, Mode::empty())?, name)
     }
 }
 
@@ -96,17 +107,23 @@ fn stream_socket() -> nix::Result<OwnedFd> {
     socket(AddressFamily::Unix, SockType::Stream, SockFlag::SOCK_CLOEXEC, None)
 }
 
-fn directory_of(path: &Path) -> &Path {
-    match path.parent() {
+fn as_path(path: &CStr) -> &Path {
+    Path::new(OsStr::from_bytes(path.to_bytes()))
+}
+
+fn directory_of(path: &CStr) -> &Path {
+    match as_path(path).parent() {
         Some(directory) if !directory.as_os_str().is_empty() => directory,
         _ => Path::new("."),
     }
 }
 
 /// Waits for the directory of `path` to be ours; without the right to read it, or in vain, goes on alone.
-fn lock_directory(path: &Path) -> Option<Flock<OwnedFd>> {
+fn lock_directory(path: &CStr) -> Option<Flock<OwnedFd>> {
     let flags = OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
-    let mut directory = open(directory_of(path), flags, Mode::empty()).ok()?;
+    // A name that is no longer than this is opened without the heap.
+    let name = Some(directory_of(path)).filter(|name| name.as_os_str().len() < 1024)?;
+    let mut directory = open(name, flags, Mode::empty()).ok()?;
     let limit = Instant::now() + DIRECTORY_LOCK_LIMIT;
     loop {
         match Flock::lock(directory, FlockArg::LockExclusiveNonblock) {
@@ -119,7 +136,7 @@ fn lock_directory(path: &Path) -> Option<Flock<OwnedFd>> {
 }
 
 /// Whether a socket is bound to the path; ENOENT where there is no file.
-fn is_alive(path: &Path) -> nix::Result<bool> {
+fn is_alive(path: &CStr) -> nix::Result<bool> {
     let asker = socket(AddressFamily::Unix, SockType::Datagram, SockFlag::SOCK_CLOEXEC, None)?;
     match connect_to(asker.as_raw_fd(), &Address::of_existing(path)?.address) {
         Ok(()) | Err(Errno::EPROTOTYPE) => Ok(true),
@@ -133,7 +150,7 @@ fn is_socket(file: &FileStat) -> bool {
 }
 
 /// Removes a socket whose server is dead. What is no socket stays; bind(2) then says EADDRINUSE.
-fn remove_dead(path: &Path) -> nix::Result<()> {
+fn remove_dead(path: &CStr) -> nix::Result<()> {
     match lstat(path) {
         Ok(file) if is_socket(&file) => match is_alive(path) {
             Ok(false) => unlink(path),
@@ -145,23 +162,28 @@ fn remove_dead(path: &Path) -> nix::Result<()> {
     }
 }
 
-fn bind_at(socket: &OwnedFd, path: &Path) -> nix::Result<()> {
-    if path.as_os_str().len() <= SUN_PATH_MAX {
+fn bind_at(socket: &OwnedFd, path: &CStr) -> nix::Result<()> {
+    if path.count_bytes() <= SUN_PATH_MAX {
         return bind(socket.as_raw_fd(), &UnixAddr::new(path)?);
     }
-    let (directory, name) = (directory_of(path), path.file_name().ok_or(Errno::EINVAL)?);
+    let directory = directory_of(path);
+    let name = as_path(path).file_name().ok_or(Errno::EINVAL)?.as_bytes();
     match Address::in_directory(directory, name) {
         Ok(address) => bind(socket.as_raw_fd(), &address.address),
         // The name alone is too long: bound under a short one, which becomes the long one. link(2) does
         // not replace a file as rename(2) would.
         Err(Errno::ENAMETOOLONG) => {
-            let short = format!(".ipc-{}", getpid());
-            let stand_in = directory.join(&short);
-            let _ = unlink(&stand_in);
-            bind(socket.as_raw_fd(), &Address::in_directory(directory, short.as_ref())?.address)?;
-            let here = nix::fcntl::AT_FDCWD;
-            let linked = linkat(here, &stand_in, here, path, nix::fcntl::AtFlags::empty());
-            unlink(&stand_in)?;
+            let mut stand_in = [0; 32];
+            let mut rest = &mut stand_in[..];
+            write!(rest, ".ipc-{}", getpid()).map_err(|_| Errno::ENAMETOOLONG)?;
+            let length = 32 - rest.len();
+            let stand_in = stand_in.get(..length).unwrap_or_default();
+            let flags = OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
+            let there = open(directory, flags, Mode::empty())?;
+            let _ = unlinkat(&there, stand_in, UnlinkatFlags::NoRemoveDir);
+            bind(socket.as_raw_fd(), &Address::in_directory(directory, stand_in)?.address)?;
+            let linked = linkat(&there, stand_in, AT_FDCWD, path, AtFlags::empty());
+            unlinkat(&there, stand_in, UnlinkatFlags::NoRemoveDir)?;
             match linked {
                 Err(Errno::EEXIST) => Err(Errno::EADDRINUSE),
                 result => result,
@@ -172,8 +194,8 @@ fn bind_at(socket: &OwnedFd, path: &Path) -> nix::Result<()> {
 }
 
 /// Opens a service at the path; a dead socket that is there is replaced.
-pub fn listen(section: &mut Section, path: &Path) -> Result<RawFd, Error> {
-    match path.as_os_str().len() {
+pub fn listen(section: &mut Section, path: &CStr) -> Result<RawFd, Error> {
+    match path.count_bytes() {
         0 => return Err(Error::new(Code::IPC_ERROR_USOCK_INIT__EMPTY_PATH, Errno::EINVAL)),
         PATH_MAX.. => return Err(Error::new(Code::IPC_ERROR_USOCK_INIT__EMPTY_PATH, Errno::ENAMETOOLONG)),
         _ => {}
@@ -197,7 +219,7 @@ pub fn listen(section: &mut Section, path: &Path) -> Result<RawFd, Error> {
     }
 }
 
-fn remember(section: &Section, fd: RawFd, path: &Path) -> nix::Result<()> {
+fn remember(section: &Section, fd: RawFd, path: &CStr) -> nix::Result<()> {
     let file = lstat(path)?;
     let service =
         Owned { cookie: door::cookie(fd)?, file: (file.st_dev, file.st_ino), maker: getpid().as_raw() };
@@ -211,8 +233,9 @@ fn remember(section: &Section, fd: RawFd, path: &Path) -> nix::Result<()> {
 /// path since, and not one that the process it was forked from still serves.
 ///
 /// A signal handler that interrupted the library has no section and is not told who made the socket.
-pub fn close_service(section: Option<&mut Section>, fd: RawFd, path: &Path) -> Result<(), Error> {
+pub fn close_service(section: Option<&mut Section>, fd: RawFd, path: &CStr) -> Result<(), Error> {
     let owned = section
+        .as_deref()
         .and_then(|section| SERVICES.lock(section, key(fd)).remove(&fd))
         .filter(|owned| door::cookie(fd) == Ok(owned.cookie));
     let there = lstat(path);
@@ -229,7 +252,10 @@ pub fn close_service(section: Option<&mut Section>, fd: RawFd, path: &Path) -> R
         }
         _ => {
             let closed = close(fd);
-            let _alone = lock_directory(path);
+            let _alone = match section {
+                Some(section) => section.outside(|| lock_directory(path)),
+                None => lock_directory(path),
+            };
             let removed = match (ours, is_alive(path)) {
                 (true, Ok(true)) => Ok(()),
                 (true, _) => remove(path),
@@ -246,7 +272,7 @@ pub fn close(fd: RawFd) -> Result<(), Error> {
 }
 
 /// Removes the file at the path.
-pub fn remove(path: &Path) -> Result<(), Error> {
+pub fn remove(path: &CStr) -> Result<(), Error> {
     unlink(path).map_err(|errno| match errno {
         Errno::ENOENT => Error::new(Code::IPC_ERROR_USOCK_REMOVE__NO_FILE, errno),
         errno => Error::new(Code::IPC_ERROR_USOCK_REMOVE__UNLINK, errno),
@@ -254,9 +280,9 @@ pub fn remove(path: &Path) -> Result<(), Error> {
 }
 
 /// Connects to the service at the path.
-pub fn connect(section: &mut Section, path: &Path) -> Result<RawFd, Error> {
+pub fn connect(section: &mut Section, path: &CStr) -> Result<RawFd, Error> {
     let failed = |errno| Error::new(Code::IPC_ERROR_USOCK_CONNECT__SOCKET, errno);
-    match path.as_os_str().len() {
+    match path.count_bytes() {
         0 => return Err(Error::new(Code::IPC_ERROR_USOCK_CONNECT__EMPTY_PATH, Errno::EINVAL)),
         PATH_MAX.. => {
             return Err(Error::new(Code::IPC_ERROR_USOCK_CONNECT__EMPTY_PATH, Errno::ENAMETOOLONG));
@@ -286,7 +312,12 @@ pub fn accept(section: &mut Section, listener: RawFd) -> nix::Result<RawFd> {
 mod tests {
     use super::*;
     use nix::sys::socket::Backlog;
+    use std::ffi::CString;
     use std::os::unix::net::{UnixDatagram, UnixListener, UnixStream};
+
+    fn c(path: &Path) -> CString {
+        CString::new(path.as_os_str().as_bytes()).unwrap()
+    }
 
     fn enter() -> Section {
         Section::enter().unwrap()
@@ -296,17 +327,17 @@ mod tests {
     fn a_bound_socket_is_alive_before_it_listens_and_sees_no_client() {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("s");
-        assert_eq!(is_alive(&path), Err(Errno::ENOENT));
+        assert_eq!(is_alive(&c(&path)), Err(Errno::ENOENT));
         let server = stream_socket().unwrap();
         bind(server.as_raw_fd(), &UnixAddr::new(&path).unwrap()).unwrap();
-        assert_eq!(is_alive(&path), Ok(true));
+        assert_eq!(is_alive(&c(&path)), Ok(true));
         nix::sys::socket::listen(&server, Backlog::new(1).unwrap()).unwrap();
-        assert_eq!(is_alive(&path), Ok(true));
+        assert_eq!(is_alive(&c(&path)), Ok(true));
         let listener = UnixListener::from(server);
         listener.set_nonblocking(true).unwrap();
         assert_eq!(listener.accept().unwrap_err().kind(), std::io::ErrorKind::WouldBlock);
         drop(listener);
-        assert_eq!(is_alive(&path), Ok(false));
+        assert_eq!(is_alive(&c(&path)), Ok(false));
     }
 
     #[test]
@@ -316,7 +347,7 @@ mod tests {
         std::fs::write(&file, "kept").unwrap();
         let _other = UnixDatagram::bind(&datagram).unwrap();
         for path in [&file, &datagram] {
-            let error = listen(&mut enter(), path).unwrap_err();
+            let error = listen(&mut enter(), &c(path)).unwrap_err();
             assert_eq!(error, Error::new(Code::IPC_ERROR_USOCK_INIT__BIND, Errno::EADDRINUSE));
         }
         assert_eq!(std::fs::read(&file).unwrap(), b"kept");
@@ -330,14 +361,14 @@ mod tests {
         for name in ["short".to_owned(), "n".repeat(90), "n".repeat(255)] {
             for parent in [directory.path(), deep.as_path()] {
                 let path = parent.join(&name);
-                let server = listen(&mut enter(), &path).unwrap();
-                let client = connect(&mut enter(), &path).unwrap();
+                let server = listen(&mut enter(), &c(&path)).unwrap();
+                let client = connect(&mut enter(), &c(&path)).unwrap();
                 let accepted = accept(&mut enter(), server).unwrap();
-                let taken = listen(&mut enter(), &path).unwrap_err();
+                let taken = listen(&mut enter(), &c(&path)).unwrap_err();
                 assert_eq!(taken.errno, Errno::EADDRINUSE);
                 close(client).unwrap();
                 close(accepted).unwrap();
-                close_service(Some(&mut enter()), server, &path).unwrap();
+                close_service(Some(&mut enter()), server, &c(&path)).unwrap();
                 assert_eq!(
                     std::fs::read_dir(parent)
                         .unwrap()
@@ -354,10 +385,10 @@ mod tests {
     fn another_servers_socket_at_the_path_stays() {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("s");
-        let first = listen(&mut enter(), &path).unwrap();
+        let first = listen(&mut enter(), &c(&path)).unwrap();
         std::fs::remove_file(&path).unwrap();
         let second = UnixListener::bind(&path).unwrap();
-        let error = close_service(Some(&mut enter()), first, &path).unwrap_err();
+        let error = close_service(Some(&mut enter()), first, &c(&path)).unwrap_err();
         assert_eq!(error.code, Code::IPC_ERROR_USOCK_REMOVE__NO_FILE);
         UnixStream::connect(&path).unwrap();
         drop(second);

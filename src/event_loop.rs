@@ -43,7 +43,7 @@ pub trait List {
     /// What events name this entry with.
     fn origin(&self, index: usize) -> Option<Self::Origin>;
     /// Finds the memory for one more entry, has its descriptor made, and adds it. `make` is told where the
-    /// entry will stand and which structure it will be.
+    /// entry will stand and which structure it will be. If it fails the descriptor is the caller's to close.
     fn push(&mut self, make: impl FnOnce(usize, usize) -> Result<RawFd, Error>) -> Result<usize, Error>;
     /// Takes the entry out; the last one takes its place.
     fn remove(&mut self, index: usize);
@@ -122,7 +122,8 @@ struct Member {
 struct Listener {
     fd: RawFd,
     generation: u32,
-    paused: bool,
+    /// Since when no client is accepted, for want of descriptors or memory.
+    paused_at: Option<i64>,
 }
 
 /// Which registration an epoll event speaks of.
@@ -159,12 +160,16 @@ pub struct EventLoop {
     turns: usize,
     generations: u32,
     seen: (usize, usize),
+    /// When the last part of an audit was done, and where the next one begins.
     audited_at: i64,
+    audit_from: usize,
     /// A buffer for read-ahead that no connection needs at present.
     spare: Block,
 }
 
-static LOOPS: Shards<usize, EventLoop, 16> = Shards::new();
+const PARTS: usize = 16;
+
+static LOOPS: Shards<usize, EventLoop, PARTS> = Shards::new();
 
 /// Lists lie at addresses of at least eight bytes' distance.
 fn part(list: usize) -> usize {
@@ -172,10 +177,10 @@ fn part(list: usize) -> usize {
 }
 
 /// All loops, locked for a fork.
-pub type Frozen = Vec<Shard<'static, usize, EventLoop>>;
+pub type Frozen = [Shard<'static, usize, EventLoop>; PARTS];
 
 /// Locks the loops of all lists.
-pub fn freeze() -> Option<Frozen> {
+pub fn freeze() -> Frozen {
     LOOPS.freeze()
 }
 
@@ -249,6 +254,7 @@ impl EventLoop {
             generations: 0,
             seen: (0, 0),
             audited_at: socket::milliseconds(),
+            audit_from: 0,
             spare: Block::default(),
         }
     }
@@ -276,14 +282,17 @@ impl EventLoop {
             Woken::NotYet | Woken::TimeIsOver => {
                 let time_is_over = matches!(woken, Woken::TimeIsOver);
                 self.watch_listener(listener)?;
-                if self.seen != list.shape() || !*audited && (time_is_over || self.audit_is_due()) {
-                    self.audit(list)?;
-                    *audited = true;
-                }
-                if time_is_over {
-                    self.resume_listener();
+                let changed = self.seen != list.shape();
+                if changed {
+                    self.reconcile(list)?;
                 }
                 self.build()?;
+                if changed {
+                    self.check_all(list)?;
+                } else if !*audited && (time_is_over || self.audit_is_due()) {
+                    *audited = self.audit(list)?;
+                }
+                self.retry_listener();
             }
         }
         let event = self.serve(section, list);

@@ -8,6 +8,7 @@
 #![forbid(unsafe_code)]
 
 use std::cell::RefCell;
+use std::mem::ManuallyDrop;
 use std::sync::atomic::{AtomicU32, Ordering};
 
 use crate::section::Section;
@@ -22,15 +23,16 @@ pub fn generation() -> u32 {
 
 /// Every table of the library, locked. Dropping it unlocks them.
 struct Frozen {
-    connections: Option<connections::Frozen>,
-    _services: Option<endpoint::Frozen>,
-    _loops: Option<event_loop::Frozen>,
+    connections: connections::Frozen,
+    _services: endpoint::Frozen,
+    _loops: event_loop::Frozen,
     /// Dropped last.
     _section: Section,
 }
 
 thread_local! {
-    static FROZEN: RefCell<Option<Frozen>> = const { RefCell::new(None) };
+    /// Never dropped with its thread: a thread-local that is needs memory at its first use.
+    static FROZEN: RefCell<Option<ManuallyDrop<Frozen>>> = const { RefCell::new(None) };
 }
 
 /// Before the fork, in the thread that forks. A signal handler that interrupted the library leaves the
@@ -41,20 +43,22 @@ pub fn prepare() {
         let (loops, services) = (event_loop::freeze(), endpoint::freeze());
         Frozen { connections: connections::freeze(), _services: services, _loops: loops, _section: section }
     });
-    FROZEN.set(frozen);
+    FROZEN.set(frozen.map(ManuallyDrop::new));
+}
+
+fn thaw() -> Option<Frozen> {
+    FROZEN.take().map(ManuallyDrop::into_inner)
 }
 
 /// After the fork, in the parent.
 pub fn parent() {
-    drop(FROZEN.take());
+    drop(thaw());
 }
 
 /// After the fork, in the child.
 pub fn child() {
     GENERATION.fetch_add(1, Ordering::Relaxed);
-    if let Some(mut frozen) = FROZEN.take()
-        && let Some(table) = &mut frozen.connections
-    {
-        connections::leave_output_to_parent(table);
+    if let Some(mut frozen) = thaw() {
+        connections::leave_output_to_parent(&mut frozen.connections);
     }
 }

@@ -10,8 +10,9 @@ use std::os::fd::RawFd;
 
 use nix::errno::Errno;
 
-use crate::connection::{Cut, Frame, Inbound, Receive};
+use crate::connection::{Came, Cut, Frame, Inbound, Receive};
 use crate::error::{Error, ipc_errors as Code};
+use crate::memory::OutOfMemory;
 use crate::section::Section;
 use crate::socket::{self, Patience};
 use crate::wire::Header;
@@ -19,9 +20,9 @@ use crate::{connections, output};
 
 /// Why no frame came.
 enum Failure {
-    /// The connection is at its end, or broken for good.
-    Final(Error),
-    /// Another call may have more luck.
+    /// The connection is at its end.
+    End(Error),
+    /// What has come of a frame stays for another call.
     Passing(Error),
 }
 
@@ -33,13 +34,20 @@ pub fn read(
     mut admit: impl FnMut(Header) -> Result<(), Error>,
 ) -> Result<Frame, Error> {
     let mut inbound = connections::lock(section, fd).take_inbound();
+    let mut cookie = None;
     loop {
-        let result = next(section, fd, &mut inbound, &mut admit);
-        let kept = connections::lock(section, fd).put_inbound(inbound);
+        let result = next(section, fd, &mut inbound, &mut cookie, &mut admit);
+        if let Err(Failure::End(_)) = result {
+            // What has come of a frame will never be one.
+            inbound = Inbound::default();
+        }
+        let kept = connections::lock(section, fd).put_inbound(inbound, cookie);
         match (result, kept) {
             // No memory to keep the half-received frame in: rather than lose it, go on.
-            (Err(Failure::Passing(_)), Err(back)) => inbound = back,
-            (Err(Failure::Passing(error) | Failure::Final(error)), _) => return Err(error),
+            (Err(Failure::Passing(Error { errno: Errno::EINTR | Errno::EAGAIN, .. })), Err(back)) => {
+                inbound = back;
+            }
+            (Err(Failure::Passing(error) | Failure::End(error)), _) => return Err(error),
             (Ok(frame), _) => return Ok(frame),
         }
     }
@@ -49,6 +57,7 @@ fn next(
     section: &mut Section,
     fd: RawFd,
     inbound: &mut Inbound,
+    cookie: &mut Option<u64>,
     admit: &mut impl FnMut(Header) -> Result<(), Error>,
 ) -> Result<Frame, Failure> {
     let failed = |errno| Error::new(Code::IPC_ERROR_USOCK_RECV, errno);
@@ -59,24 +68,30 @@ fn next(
         match inbound.cut() {
             Ok(Some(frame)) => return Ok(frame),
             Ok(None) => {}
-            Err(Cut::OutOfMemory) => return Err(Failure::Passing(crate::memory::OutOfMemory.into())),
-            Err(Cut::TooLong) => return Err(Failure::Final(failed(Errno::EPROTO))),
+            Err(Cut::OutOfMemory) => return Err(Failure::Passing(OutOfMemory.into())),
+            Err(Cut::TooLong) => return Err(Failure::Passing(failed(Errno::EPROTO))),
         }
         let begun = !inbound.is_empty();
-        output::flush_while_waiting(section, fd).map_err(|errno| Failure::Passing(failed(errno)))?;
-        let came =
-            inbound.receive_exact(|room| section.outside(|| socket::receive(fd, room, Patience::Wait)));
+        let mut came = Err(Receive::System(Errno::EAGAIN));
+        if begun || output::any_queued() {
+            came = inbound.receive_exact(|room| socket::receive(fd, room, Patience::DontWait));
+        }
+        if came == Err(Receive::System(Errno::EAGAIN)) {
+            if begun && cookie.is_none() {
+                // While this call waits the number may become another socket's, which must not get the half.
+                *cookie = socket::cookie(fd).ok();
+            }
+            output::flush_while_waiting(section, fd).map_err(|errno| Failure::Passing(failed(errno)))?;
+            came =
+                inbound.receive_exact(|room| section.outside(|| socket::receive(fd, room, Patience::Wait)));
+        }
+        let ended = |errno| Failure::End(Error::new(Code::IPC_ERROR_CLOSED_RECIPIENT, errno));
         match came {
-            Ok(0) => {
-                let errno = if begun { Errno::ECONNRESET } else { Errno::EPIPE };
-                return Err(Failure::Final(Error::new(Code::IPC_ERROR_CLOSED_RECIPIENT, errno)));
-            }
-            Ok(_) => {}
-            Err(Receive::System(errno @ Errno::ECONNRESET)) => {
-                return Err(Failure::Final(Error::new(Code::IPC_ERROR_CLOSED_RECIPIENT, errno)));
-            }
+            Ok(Came::End) => return Err(ended(if begun { Errno::ECONNRESET } else { Errno::EPIPE })),
+            Ok(Came::All | Came::Full) => {}
+            Err(Receive::System(errno @ Errno::ECONNRESET)) => return Err(ended(errno)),
             Err(Receive::System(errno)) => return Err(Failure::Passing(failed(errno))),
-            Err(Receive::OutOfMemory) => return Err(Failure::Passing(crate::memory::OutOfMemory.into())),
+            Err(Receive::OutOfMemory) => return Err(Failure::Passing(OutOfMemory.into())),
         }
     }
 }

@@ -221,20 +221,32 @@ pub unsafe fn free<T>(pointer: *mut T) {
     unsafe { libc::free(pointer.cast::<c_void>()) };
 }
 
-/// Gives an array of `count` pointers a new size, or frees it for 0.
+/// How many pointers an array of C has room for; 0 for NULL.
 ///
 /// # Safety
-/// `array` is NULL or a live block of malloc(3); after success only the returned pointer may be used.
-pub unsafe fn resize_array<T>(array: *mut *mut T, count: usize) -> Result<*mut *mut T, OutOfMemory> {
-    if count == 0 {
-        // SAFETY: as promised by the caller.
-        unsafe { libc::free(array.cast()) };
-        return Ok(ptr::null_mut());
+/// `array` is NULL or a live block of malloc(3).
+pub unsafe fn capacity<T>(array: *mut *mut T) -> usize {
+    // SAFETY: as promised by the caller; the size that it tells may be written to.
+    unsafe { libc::malloc_usable_size(array.cast()) / size_of::<*mut T>() }
+}
+
+/// A new array with room for `capacity` pointers and a copy of the first `count` of `array`.
+///
+/// # Safety
+/// `array` has `count` pointers, and `capacity` is more than that.
+pub unsafe fn array_with<T>(
+    array: *mut *mut T,
+    count: usize,
+    capacity: usize,
+) -> Result<*mut *mut T, OutOfMemory> {
+    let size = capacity.checked_mul(size_of::<*mut T>()).ok_or(OutOfMemory)?;
+    // SAFETY: malloc takes any size.
+    let new = NonNull::new(unsafe { libc::malloc(size) }.cast::<*mut T>()).ok_or(OutOfMemory)?.as_ptr();
+    if count > 0 {
+        // SAFETY: as promised by the caller; the new block is no part of the old one.
+        unsafe { ptr::copy_nonoverlapping(array, new, count) };
     }
-    let size = count.checked_mul(size_of::<*mut T>()).ok_or(OutOfMemory)?;
-    // SAFETY: as promised by the caller.
-    let array = unsafe { libc::realloc(array.cast(), size) };
-    NonNull::new(array.cast()).map(NonNull::as_ptr).ok_or(OutOfMemory)
+    Ok(new)
 }
 
 #[cfg(test)]

@@ -28,6 +28,9 @@ use crate::socket;
 /// How long a peer in a list may drain nothing before the rest is queued, in milliseconds.
 const PATIENCE: u8 = 5;
 
+/// Bytes of the largest frame that is sent in one piece.
+const SMALL: usize = 512;
+
 /// How long closing and exiting try to send what is queued, in milliseconds: one after the other in all.
 const LAST_CHANCE: i64 = 1000;
 
@@ -68,6 +71,20 @@ impl<'a> Rest<'a> {
         Self([first.get(sent..).unwrap_or_default(), second.get(into_second..).unwrap_or_default()])
     }
 
+    /// Sends what the kernel takes. Of a small frame one copy costs less than two pieces.
+    fn send(self, fd: RawFd) -> Result<usize, Errno> {
+        let [first, second] = self.0;
+        let mut whole = [0; SMALL];
+        if let Some(front) = whole.get_mut(..self.len())
+            && let Some((head, tail)) = front.split_at_mut_checked(first.len())
+        {
+            head.copy_from_slice(first);
+            tail.copy_from_slice(second);
+            return socket::send(fd, front);
+        }
+        socket::send_pieces(fd, &self.slices())
+    }
+
     fn slices(&self) -> [IoSlice<'a>; 2] {
         self.0.map(IoSlice::new)
     }
@@ -90,12 +107,12 @@ pub fn write(section: &mut Section, fd: RawFd, pieces: [&[u8]; 2]) -> Result<(),
             connection.outbound.append(&frame.slices());
             return Ok(());
         }
-        slot = slot.wait();
+        slot = slot.wait().map_err(failed)?;
     }
     let mut sent = 0;
     if flush_queue(&mut slot, fd)? {
         slot.reserve().map_err(refused)?;
-        match socket::send(fd, &frame.slices()) {
+        match frame.send(fd) {
             Ok(count) if count == frame.len() => {
                 slot.tidy();
                 return Ok(());
@@ -139,23 +156,24 @@ fn send_rest(
         let mut slot = connections::lock(section, fd);
         let connection = own_turn(&mut slot, thread)?;
         match ready {
-            Ok(events) if events.is_empty() => {
+            // A signal handler has run: to start the patience anew could be to wait for ever.
+            Err(Errno::EINTR) if !listed => continue,
+            Ok(events) if !events.is_empty() => {}
+            Ok(_) | Err(Errno::EINTR) => {
                 drop(slot);
                 match enqueue(section, fd, thread, frame, sent) {
                     // Half of it is sent already: rather than lose the rest, wait for memory or the peer.
-                    Err(Error { errno: Errno::ENOMEM, .. }) if sent > 0 => continue,
+                    Err(Error { errno: Errno::ENOMEM | Errno::EAGAIN, .. }) if sent > 0 => continue,
                     result => return result,
                 }
             }
-            Ok(_) => {}
-            Err(Errno::EINTR) => continue,
             Err(errno) => return Err(failed(errno)),
         }
         // What was queued before goes out first; what a signal handler has queued since goes out last.
         if sent == 0 && !connection.outbound.is_empty() && !flush_queue(&mut slot, fd)? {
             continue;
         }
-        match socket::send(fd, &frame.after(sent).slices()) {
+        match frame.after(sent).send(fd) {
             Ok(count) => sent += count,
             Err(Errno::EAGAIN) => {}
             Err(errno) => return Err(failed(errno)),
@@ -205,7 +223,7 @@ fn flush_queue(slot: &mut Slot<'_>, fd: RawFd) -> Result<bool, Error> {
     if connection.left_to_parent {
         return Err(failed(Errno::EBUSY));
     }
-    match connection.outbound.flush(|pieces| socket::send(fd, pieces)) {
+    match connection.outbound.flush(|pieces| socket::send_pieces(fd, pieces)) {
         Ok(()) => Ok(true),
         Err(Errno::EAGAIN) => Ok(false),
         Err(errno) => {
@@ -225,6 +243,11 @@ pub fn flush(section: &Section, fd: RawFd) -> bool {
     let gone = flush_queue(&mut slot, fd).unwrap_or(true);
     slot.tidy();
     gone
+}
+
+/// Whether bytes may wait to be sent on any connection.
+pub fn any_queued() -> bool {
+    QUEUED.load(Ordering::Relaxed)
 }
 
 /// Whether bytes wait to be sent on the connection.
@@ -280,7 +303,7 @@ fn flush_some(
 
 /// Before a read that waits for `fd`: sends what is queued, for whomever, until there is something to read.
 pub fn flush_while_waiting(section: &mut Section, fd: RawFd) -> Result<(), Errno> {
-    if !QUEUED.load(Ordering::Relaxed) {
+    if !any_queued() {
         return Ok(());
     }
     let limit = socket::receive_limit(fd)?;

@@ -100,13 +100,9 @@ impl<K, V, const N: usize> Shards<K, V, N> {
         });
     }
 
-    /// Locks all parts at once: nothing is in the middle of a change until the guards are dropped. None
-    /// without the memory to keep them.
-    pub fn freeze(&self) -> Option<Vec<Shard<'_, K, V>>> {
-        let mut frozen = Vec::new();
-        frozen.try_reserve_exact(N).ok()?;
-        frozen.extend(self.0.iter().map(|part| lock(&part.map)));
-        Some(frozen)
+    /// Locks all parts at once: nothing is in the middle of a change until the guards are dropped.
+    pub fn freeze(&self) -> [Shard<'_, K, V>; N] {
+        self.0.each_ref().map(|part| lock(&part.map))
     }
 }
 

@@ -57,32 +57,52 @@ pub fn receive(fd: RawFd, room: &mut [MaybeUninit<u8>], patience: Patience) -> R
     written(room, count)
 }
 
-/// Reads at most `room` from a descriptor of any kind; an empty answer is the end of the file.
+/// Reads at most `room` from a descriptor of any kind that poll(2) calls readable; an empty answer is the end
+/// of the file. Where the kernel can it does not wait, should another process have taken the bytes meanwhile.
 #[allow(unsafe_code, reason = "nix reads into initialised bytes only")]
 pub fn read(fd: RawFd, room: &mut [MaybeUninit<u8>]) -> Result<&mut [u8]> {
-    // SAFETY: `room` is writable for its whole length.
-    let count = unsafe { libc::read(fd, room.as_mut_ptr().cast(), room.len()) };
+    let piece = libc::iovec { iov_base: room.as_mut_ptr().cast(), iov_len: room.len() };
+    // SAFETY: `piece` is `room`, which is writable for its whole length; -1 is the file's own position.
+    let mut count = unsafe { libc::preadv2(fd, &raw const piece, 1, -1, libc::RWF_NOWAIT) };
+    if count < 0 && matches!(Errno::last(), Errno::EOPNOTSUPP | Errno::ENOSYS) {
+        // SAFETY: as above.
+        count = unsafe { libc::read(fd, room.as_mut_ptr().cast(), room.len()) };
+    }
     written(room, count)
 }
 
-/// Sends what the kernel takes of `pieces` without waiting: a peer that is gone is EPIPE and no signal.
+/// Whether it is a socket on which an empty read is an empty datagram.
+pub fn is_datagram(fd: RawFd) -> bool {
+    let kind = borrow(fd).and_then(|fd| socket::getsockopt(&fd, socket::sockopt::SockType));
+    kind == Ok(socket::SockType::Datagram)
+}
+
+/// What a send has come to: a peer that closed with bytes of ours unread is gone, like any other.
+fn sent(count: isize) -> Result<usize> {
+    match Errno::result(count) {
+        Err(Errno::ECONNRESET) => Err(Errno::EPIPE),
+        result => result.map(isize::unsigned_abs),
+    }
+}
+
+/// Sends what the kernel takes of `bytes` without waiting: a peer that is gone is EPIPE and no signal.
+#[allow(unsafe_code, reason = "beside send_pieces, with the same flags and the same errors")]
+pub fn send(fd: RawFd, bytes: &[u8]) -> Result<usize> {
+    // SAFETY: `bytes` are readable.
+    sent(unsafe {
+        libc::send(fd, bytes.as_ptr().cast(), bytes.len(), libc::MSG_DONTWAIT | libc::MSG_NOSIGNAL)
+    })
+}
+
+/// [`send`] of several pieces, one after the other.
 #[allow(unsafe_code, reason = "nix's sendmsg makes room for control messages, of which there are none")]
-pub fn send(fd: RawFd, pieces: &[IoSlice<'_>]) -> Result<usize> {
+pub fn send_pieces(fd: RawFd, pieces: &[IoSlice<'_>]) -> Result<usize> {
     // SAFETY: all zeros is a message header without address, pieces and control messages.
     let mut message: libc::msghdr = unsafe { std::mem::zeroed() };
     message.msg_iov = pieces.as_ptr().cast_mut().cast();
     message.msg_iovlen = pieces.len();
-    loop {
-        // SAFETY: the header names `pieces`, which have the layout of iovec and are only read.
-        let sent = unsafe { libc::sendmsg(fd, &raw const message, libc::MSG_DONTWAIT | libc::MSG_NOSIGNAL) };
-        return match Errno::result(sent) {
-            Err(Errno::EINTR) => continue,
-            // The peer closed with bytes of ours unread: gone, like any other.
-            Err(Errno::ECONNRESET) => Err(Errno::EPIPE),
-            Err(errno) => Err(errno),
-            Ok(count) => Ok(count.unsigned_abs()),
-        };
-    }
+    // SAFETY: the header names `pieces`, which have the layout of iovec and are only read.
+    sent(unsafe { libc::sendmsg(fd, &raw const message, libc::MSG_DONTWAIT | libc::MSG_NOSIGNAL) })
 }
 
 /// Takes one client from the listener's queue; its descriptor is close-on-exec.

@@ -227,13 +227,12 @@ pub unsafe extern "C" fn handle_new_connection(
         let cinfos = required(cinfos, ipc_errors::IPC_ERROR_HANDLE_NEW_CONNECTION__NO_CINFOS_PARAM)?;
         // SAFETY: the caller's list and service.
         let (mut list, listener) = unsafe { (CList::new(cinfos, srv), (*srv).fd) };
-        let accept = |_, _| {
-            endpoint::accept(section, listener)
-                .map_err(|errno| Error::new(ipc_errors::IPC_ERROR_ACCEPT, errno))
-        };
-        let index = list.push(accept).map_err(|error| match error.errno {
-            Errno::ENOMEM => Error::new(ipc_errors::IPC_ERROR_HANDLE_NEW_CONNECTION__MALLOC, Errno::ENOMEM),
-            _ => error,
+        // Before anything is done to the list: a signal handler that comes meanwhile may change it.
+        let fd = endpoint::accept(section, listener)
+            .map_err(|errno| Error::new(ipc_errors::IPC_ERROR_ACCEPT, errno))?;
+        let index = list.push(|_, _| Ok(fd)).map_err(|_| {
+            let _ = socket::close(fd);
+            Error::new(ipc_errors::IPC_ERROR_HANDLE_NEW_CONNECTION__MALLOC, Errno::ENOMEM)
         })?;
         // Should it fail, the next wait goes through the whole list.
         let _ = event_loop::added(section, &list, index);

@@ -4,8 +4,10 @@ use std::ffi::c_char;
 use std::os::fd::RawFd;
 use std::ptr;
 
+use nix::errno::Errno;
+
 use super::types::{ipc_connection_info, ipc_connection_infos};
-use crate::error::Error;
+use crate::error::{Error, ipc_errors};
 use crate::event_loop::{Entry, List};
 use crate::memory::{self, CBox, OutOfMemory};
 
@@ -37,16 +39,16 @@ impl CList {
         Self { list, client }
     }
 
-    fn array(&self) -> *mut *mut ipc_connection_info {
+    /// The array and how many entries it has. Each is read once: a signal handler may change them in between.
+    fn parts(&self) -> (*mut *mut ipc_connection_info, usize) {
         // SAFETY: promised in `new`.
-        unsafe { (*self.list).cinfos }
+        let (array, size) = unsafe { ((&raw const (*self.list).cinfos).read_volatile(), (*self.list).size) };
+        (array, if array.is_null() { 0 } else { usize::try_from(size).unwrap_or(0) })
     }
 
     /// How many entries there are, NULL ones included.
     pub fn size(&self) -> usize {
-        // SAFETY: promised in `new`.
-        let size = unsafe { (*self.list).size };
-        if self.array().is_null() { 0 } else { usize::try_from(size).unwrap_or(0) }
+        self.parts().1
     }
 
     fn set(&mut self, array: *mut *mut ipc_connection_info, size: usize) {
@@ -57,41 +59,51 @@ impl CList {
         }
     }
 
-    /// Makes room for one more.
+    /// Makes room for one more. The old array is freed last: at no moment does the list name freed memory,
+    /// which a signal handler might write to.
     fn reserve(&mut self) -> Result<(), OutOfMemory> {
-        let size = self.size();
-        // SAFETY: the array is from malloc(3) by the contract of ipc_connection_infos.
-        let array = unsafe { memory::resize_array(self.array(), size + 1) }?;
-        self.set(array, size);
+        let (array, size) = self.parts();
+        // SAFETY: the array is from malloc(3) by the contract of ipc_connection_infos, and has `size` entries.
+        unsafe {
+            if memory::capacity(array) > size {
+                return Ok(());
+            }
+            let larger = memory::array_with(array, size, 2 * size + 1)?;
+            self.set(larger, size);
+            memory::free(array);
+        }
         Ok(())
     }
 
-    /// Stores a pointer at the end, in the room that was made.
-    fn store(&mut self, pointer: *mut ipc_connection_info) -> usize {
-        let (array, size) = (self.array(), self.size());
+    /// Stores a pointer at the end, in the room that was made. None where a signal handler has freed the
+    /// list meanwhile.
+    fn store(&mut self, pointer: *mut ipc_connection_info) -> Option<usize> {
+        let (array, size) = self.parts();
+        if array.is_null() {
+            return None;
+        }
         // SAFETY: `reserve` has made room for one more than `size`.
         unsafe { array.add(size).write(pointer) };
         self.set(array, size + 1);
-        size
+        Some(size)
     }
 
     /// Appends a pointer; where it stands.
     pub fn append(&mut self, pointer: *mut ipc_connection_info) -> Result<usize, OutOfMemory> {
         self.reserve()?;
-        Ok(self.store(pointer))
+        self.store(pointer).ok_or(OutOfMemory)
     }
 
     /// Where the pointer stands.
     pub fn position(&self, pointer: *const ipc_connection_info) -> Option<usize> {
-        (0..self.size()).find(|index| {
-            // SAFETY: `index` is below the size.
-            ptr::eq(unsafe { *self.array().add(*index) }, pointer)
-        })
+        let (array, size) = self.parts();
+        // SAFETY: `index` is below the size.
+        (0..size).find(|index| ptr::eq(unsafe { *array.add(*index) }, pointer))
     }
 
     /// Frees the array; the entries stay the program's.
     pub fn free(&mut self) {
-        let array = self.array();
+        let (array, _) = self.parts();
         self.forget();
         // SAFETY: the array is from malloc(3), and the list does not name it any more.
         unsafe { memory::free(array) };
@@ -111,7 +123,8 @@ impl List for CList {
     }
 
     fn shape(&self) -> (usize, usize) {
-        (self.array().addr(), self.size())
+        let (array, size) = self.parts();
+        (array.addr(), size)
     }
 
     fn entry(&self, index: usize) -> Option<Entry> {
@@ -122,8 +135,9 @@ impl List for CList {
     }
 
     fn origin(&self, index: usize) -> Option<Self::Origin> {
+        let (array, size) = self.parts();
         // SAFETY: `index` is below the size.
-        let entry = (index < self.size()).then(|| unsafe { *self.array().add(index) })?;
+        let entry = (index < size).then(|| unsafe { *array.add(index) })?;
         (!entry.is_null()).then_some(entry)
     }
 
@@ -132,11 +146,17 @@ impl List for CList {
         let mut client = CBox::new(self.client)?;
         let fd = make(self.size(), client.as_ptr().addr())?;
         client.set(ipc_connection_info { fd, ..self.client });
-        Ok(self.store(client.into_c()))
+        match self.store(client.as_ptr()) {
+            Some(index) => {
+                let _owned_by_the_list = client.into_c();
+                Ok(index)
+            }
+            None => Err(Error::new(ipc_errors::IPC_ERROR_WAIT_EVENT__SELECT, Errno::EINTR)),
+        }
     }
 
     fn remove(&mut self, index: usize) {
-        let (array, size) = (self.array(), self.size());
+        let (array, size) = self.parts();
         if index >= size {
             return;
         }

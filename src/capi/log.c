@@ -4,6 +4,7 @@
  */
 #define _POSIX_C_SOURCE 200809L
 
+#include <errno.h>
 #include <stdarg.h>
 #include <stdio.h>
 #include <time.h>
@@ -16,14 +17,17 @@ void ipc_c_log_debug (const char *message, ...);
 /* One line: date:tag: message. */
 void ipc_c_log_format (const char *tag, const char *message, va_list args)
 {
-	char date[sizeof "2026-11-23T12:00:00+0000"] = "";
+	char date[sizeof "2026-11-23T12:00:00+0000"];
 	struct tm local;
 	time_t now = time (NULL);
+	int before = errno;
 
 	if (message == NULL)
 		return;
-	if (localtime_r (&now, &local) != NULL)
-		strftime (date, sizeof date, "%Y-%m-%dT%H:%M:%S%z", &local);
+	/* Looking for the time zone leaves errno behind. */
+	if (localtime_r (&now, &local) == NULL || strftime (date, sizeof date, "%Y-%m-%dT%H:%M:%S%z", &local) == 0)
+		date[0] = '\0';
+	errno = before;
 	flockfile (stdout);
 	printf ("%s:%s: ", date, tag == NULL ? "" : tag);
 	vprintf (message, args);

@@ -1,21 +1,20 @@
 //! What the library asks of the process once: to be told of forks and of its end.
 
-use std::sync::atomic::{AtomicBool, Ordering};
-
 use crate::section::Section;
 use crate::{connections, endpoint, event_loop, fork, output};
 
-static REGISTERED: AtomicBool = AtomicBool::new(false);
+/// Run by the loader, before any function of the library: a handler that interrupts the program's first call
+/// finds it done.
+#[used]
+#[unsafe(link_section = ".init_array")]
+pub static REGISTER: extern "C" fn() = register;
 
-/// At the first call of any function.
-pub fn register() {
-    if !REGISTERED.load(Ordering::Relaxed) && !REGISTERED.swap(true, Ordering::Relaxed) {
-        // SAFETY: the handlers are functions that live as long as this library; libc forgets them when it
-        // is unloaded. Without memory for them the library works, but for these two conveniences.
-        unsafe {
-            libc::pthread_atfork(Some(before_fork), Some(parent_after_fork), Some(child_after_fork));
-            libc::atexit(at_exit);
-        }
+extern "C" fn register() {
+    // SAFETY: the handlers are functions that live as long as this library; libc forgets them when it is
+    // unloaded. Without memory for them the library works, but for these two conveniences.
+    unsafe {
+        libc::pthread_atfork(Some(before_fork), Some(parent_after_fork), Some(child_after_fork));
+        libc::atexit(at_exit);
     }
 }
 

@@ -1,31 +1,29 @@
 //! Services and connections: open, connect, accept, read, write, close.
 
-use std::ffi::{OsStr, c_char};
+use std::ffi::{CStr, CString, c_char};
 use std::os::fd::RawFd;
-use std::os::unix::ffi::OsStrExt;
-use std::path::{Path, PathBuf};
 use std::ptr;
 
 use nix::errno::Errno;
 
 use super::types::{ipc_connection_info, ipc_message};
-use super::{call, call_or, messages, os_str, required, required_const};
+use super::{call, call_or, messages, required, required_const};
 use crate::error::{Error, ipc_errors};
 use crate::memory::{self, Block};
 use crate::section::Section;
 use crate::{connections, endpoint, event_loop, output, service};
 
 /// The run directory: what IPC_RUNDIR says, if it may say anything in this program.
-fn rundir<'a>() -> &'a OsStr {
+fn rundir<'a>() -> &'a CStr {
     // SAFETY: getauxval takes any number; getenv a string, and the environment is the program's to keep.
     let told = unsafe {
         if libc::getauxval(libc::AT_SECURE) != 0 { ptr::null() } else { libc::getenv(c"IPC_RUNDIR".as_ptr()) }
     };
     if told.is_null() {
-        return OsStr::new(service::DEFAULT_RUNDIR);
+        return service::DEFAULT_RUNDIR;
     }
     // SAFETY: getenv answers with a string, copied before the program's code runs again.
-    unsafe { os_str(told) }
+    unsafe { CStr::from_ptr(told) }
 }
 
 /// The path of the service with this name, and the index and version of the structure.
@@ -34,9 +32,9 @@ unsafe fn path_of(
     name: *const c_char,
     too_long: ipc_errors,
     no_memory: ipc_errors,
-) -> Result<PathBuf, Error> {
+) -> Result<CString, Error> {
     // SAFETY: the caller's structure and string.
-    let (name, index, version) = unsafe { (os_str(name), (*info).index, (*info).version) };
+    let (name, index, version) = unsafe { (CStr::from_ptr(name), (*info).index, (*info).version) };
     service::path(rundir(), name, index, version).map_err(|errno| match errno {
         Errno::ENOMEM => Error::new(no_memory, errno),
         errno => Error::new(too_long, errno),
@@ -70,8 +68,7 @@ pub unsafe extern "C" fn ipc_server_init(
             (ipc_errors::IPC_ERROR_USOCK_INIT__EMPTY_PATH, ipc_errors::IPC_ERROR_SERVER_INIT__MALLOC);
         // SAFETY: the caller's structure and string.
         let path = unsafe { path_of(srv, sname, too_long, no_memory) }?;
-        let spath =
-            Block::copy_of(path.as_os_str().as_bytes()).map_err(|_| Error::new(no_memory, Errno::ENOMEM))?;
+        let spath = Block::copy_of(path.to_bytes()).map_err(|_| Error::new(no_memory, Errno::ENOMEM))?;
         service::make_rundir(&path)
             .map_err(|errno| Error::new(ipc_errors::IPC_ERROR_USOCK_INIT__BIND, errno))?;
         let fd = endpoint::listen(section, &path)?;
@@ -135,10 +132,10 @@ pub unsafe extern "C" fn ipc_server_close(srv: *mut ipc_connection_info) -> ipc_
         // SAFETY: the caller's structure. Whoever interrupts us from here on does not free the path again.
         unsafe { (*srv).spath = ptr::null_mut() };
         let path = if spath.is_null() {
-            Path::new("")
+            c""
         } else {
             // SAFETY: `spath` is a string, which is freed below.
-            Path::new(unsafe { os_str(spath) })
+            unsafe { CStr::from_ptr(spath) }
         };
         let may_free = section.is_some();
         let result = endpoint::close_service(section, fd, path);
@@ -272,10 +269,10 @@ pub unsafe extern "C" fn service_path(path: *mut c_char, sname: *const c_char, i
         unsafe { path.write(0) };
         let sname = required_const(sname, code)?;
         // SAFETY: the caller's string.
-        let name = unsafe { os_str(sname) };
+        let name = unsafe { CStr::from_ptr(sname) };
         let told = service::path(rundir(), name, index.cast_unsigned(), version.cast_unsigned())
             .map_err(|errno| Error::new(code, errno))?;
-        let bytes = told.as_os_str().as_bytes();
+        let bytes = told.to_bytes();
         // SAFETY: the buffer has PATH_MAX bytes, and the path with its NUL no more than that.
         unsafe {
             ptr::copy_nonoverlapping(bytes.as_ptr().cast(), path, bytes.len());

@@ -1,12 +1,11 @@
 //! `usock_*`: the same sockets, one step below services and messages.
 
-use std::ffi::{c_char, c_int};
-use std::path::Path;
+use std::ffi::{CStr, c_char, c_int};
 use std::slice;
 
 use nix::errno::Errno;
 
-use super::{call, messages, os_str, required, required_const, server_and_client};
+use super::{call, messages, required, required_const, server_and_client};
 use crate::connection::Frame;
 use crate::error::{Error, ipc_errors};
 use crate::memory::Block;
@@ -105,9 +104,9 @@ pub extern "C" fn usock_close(fd: i32) -> ipc_errors {
     super::call_or(code, || endpoint::close(fd), |section| server_and_client::close_connection(section, fd))
 }
 
-unsafe fn path_of<'a>(path: *const c_char, code: ipc_errors) -> Result<&'a Path, Error> {
+unsafe fn path_of<'a>(path: *const c_char, code: ipc_errors) -> Result<&'a CStr, Error> {
     // SAFETY: the caller's promise: NULL or a string.
-    required_const(path, code).map(|path| Path::new(unsafe { os_str(path) }))
+    required_const(path, code).map(|path| unsafe { CStr::from_ptr(path) })
 }
 
 /// Connects to the socket at `path`, of at most PATH_MAX bytes with its NUL; `*fd` becomes the descriptor.

@@ -8,7 +8,7 @@ use nix::errno::Errno;
 use nix::poll::{PollFlags, PollTimeout};
 
 use super::{BATCH, Entry, Event, EventLoop, List, Member, State, Token, What, failed};
-use crate::connection::{Cut, Frame, Receive};
+use crate::connection::{Came, Cut, Frame, Receive};
 use crate::connections;
 use crate::error::{Error, ipc_errors as Code};
 use crate::memory::{Block, OutOfMemory};
@@ -20,7 +20,10 @@ use crate::wire::TYPE_DATA;
 /// How much is read of an extra descriptor for one event.
 const EXTRA_READ: usize = 64 << 10;
 
-/// What one receive has brought.
+/// How often a connection receives in one turn, as long as there is more of a frame that is half received.
+const RECEIVES: usize = 4;
+
+/// What a turn's receiving has brought.
 enum Received {
     Message(Frame),
     /// Nothing to tell yet.
@@ -44,10 +47,10 @@ impl EventLoop {
             if let Some(event) = self.tell_gone(list) {
                 return Ok(Some(event));
             }
+            if self.ready.is_empty() {
+                return Ok(None);
+            }
             if self.turns == 0 {
-                if self.ready.is_empty() {
-                    return Ok(None);
-                }
                 self.ask_the_kernel()?;
             }
             self.turns = self.turns.saturating_sub(1);
@@ -154,7 +157,7 @@ impl EventLoop {
         }
     }
 
-    /// One receive for a connection, or one of the frames that an earlier one has brought.
+    /// Receives a frame of the connection, or cuts one of what an earlier receive has brought.
     fn receive(&mut self, section: &Section, fd: RawFd) -> Result<Received, Error> {
         let mut slot = connections::lock(section, fd);
         if slot.reserve().is_err() {
@@ -163,23 +166,25 @@ impl EventLoop {
         }
         let mut inbound = slot.take_inbound();
         let mut cut = if inbound.is_empty() { Ok(None) } else { inbound.cut() };
-        let mut came = Ok(1);
-        if let Ok(None) = cut {
+        let mut came = Ok(Came::Full);
+        for _ in 0..RECEIVES {
+            let (Ok(None), Ok(Came::Full)) = (&cut, came) else { break };
             came =
                 inbound.receive_ahead(&mut self.spare, |room| socket::receive(fd, room, Patience::DontWait));
-            if let Ok(1..) = came {
+            if let Ok(Came::All | Came::Full) = came {
                 cut = inbound.cut();
             }
         }
         let more = inbound.has_ahead();
         inbound.return_spare(&mut self.spare);
-        let _reserved_above = slot.put_inbound(inbound);
+        let _reserved_above = slot.put_inbound(inbound, None);
         drop(slot);
         if more {
             self.make_ready(fd, true, false);
         }
         match (came, cut) {
-            (Ok(0), _) => Ok(Received::End),
+            (_, Ok(Some(frame))) => Ok(Received::Message(frame)),
+            (Ok(Came::End), _) => Ok(Received::End),
             (Err(Receive::System(Errno::EAGAIN | Errno::EINTR)), _) => Ok(Received::Nothing),
             (Err(Receive::System(Errno::EBADF)), _) => Ok(Received::Closed),
             (Err(Receive::System(_)), _) | (_, Err(Cut::TooLong)) => Ok(Received::Broken),
@@ -188,7 +193,6 @@ impl EventLoop {
                 Err(OutOfMemory.into())
             }
             (_, Ok(None)) => Ok(Received::Nothing),
-            (_, Ok(Some(frame))) => Ok(Received::Message(frame)),
         }
     }
 
@@ -209,6 +213,8 @@ impl EventLoop {
         let block = Block::with_capacity(EXTRA_READ);
         let mut payload = block.inspect_err(|_| self.make_ready(fd, true, false))?;
         match payload.fill(EXTRA_READ, |room| socket::read(fd, room)) {
+            // An empty datagram is no end.
+            Ok(0) if socket::is_datagram(fd) => {}
             Ok(0) => self.finish_extra(fd),
             // Epoll tells only what is new: this may not have been all.
             Ok(_) => self.make_ready(fd, true, false),
@@ -251,14 +257,18 @@ impl EventLoop {
     /// Takes one client in, and tells of it.
     fn accept<L: List>(&mut self, list: &mut L) -> Result<Option<Event<L::Origin>>, Error> {
         let Some(listener) = self.listener else { return Ok(None) };
+        let mut accepted = None;
         let pushed = list.push(|index, identity| {
             let fd =
                 socket::accept(listener.fd).map_err(|errno| Error::new(Code::IPC_ERROR_ACCEPT, errno))?;
-            self.admit(Entry { fd, identity, extra: false }, index, State::Fresh).inspect_err(|_| {
-                let _ = socket::close(fd);
-            })?;
+            accepted = Some(fd);
+            self.admit(Entry { fd, identity, extra: false }, index, State::Fresh)?;
             Ok(fd)
         });
+        if let (Some(fd), Err(_)) = (accepted, &pushed) {
+            self.members.remove(&fd);
+            let _ = socket::close(fd);
+        }
         match pushed {
             Ok(index) => Ok(self.announce(list, index)),
             // Another process took the client, or it has gone.
@@ -268,7 +278,7 @@ impl EventLoop {
                 errno: Errno::EMFILE | Errno::ENFILE | Errno::ENOBUFS | Errno::ENOMEM | Errno::ENOSPC,
                 ..
             }) => {
-                self.pause_listener(true);
+                self.pause_listener();
                 Ok(None)
             }
             Err(error) => Err(failed(error.errno)),

@@ -2,6 +2,7 @@
 
 #![forbid(unsafe_code)]
 
+use std::ops::Range;
 use std::os::fd::RawFd;
 
 use nix::errno::Errno;
@@ -16,28 +17,28 @@ use crate::{fork, output};
 /// How long no client is accepted after descriptors or memory ran out, unless one comes free here.
 const ACCEPT_PAUSE_MS: i64 = 100;
 
-/// The least time between two audits of a list. A longer list is audited less often, so that the work stays
-/// below a hundredth of the time.
-const AUDIT_MS: i64 = 10;
-const AUDITED_PER_MS: usize = 40;
+/// An audit asks the kernel about a part of the list at a time, and there is a pause between the parts: what
+/// it takes of the time does not grow with the list.
+const AUDIT_PART: usize = 64;
+const AUDIT_PAUSE_MS: i64 = 10;
+
+/// After how many turns at least the kernel is asked who else is ready: a single one that sends much would
+/// cost a system call for each message.
+const SHORTEST_ROUND: usize = 2;
 
 fn index_u32(index: usize) -> u32 {
     u32::try_from(index).unwrap_or(u32::MAX)
 }
 
 impl EventLoop {
-    fn audit_interval(&self) -> i64 {
-        AUDIT_MS + i64::try_from(self.members.len() / AUDITED_PER_MS).unwrap_or(0)
-    }
-
     pub(super) fn audit_is_due(&self) -> bool {
-        socket::milliseconds() - self.audited_at >= self.audit_interval()
+        socket::milliseconds() - self.audited_at >= AUDIT_PAUSE_MS
     }
 
     /// How long to wait: for ever, unless there is something to look after meanwhile.
     pub(super) fn timeout(&self, audited: bool) -> i32 {
-        let pause = self.listener.filter(|listener| listener.paused).map(|_| ACCEPT_PAUSE_MS);
-        let audit = (!audited).then(|| self.audit_interval());
+        let pause = self.listener.and_then(|listener| listener.paused_at).map(|_| ACCEPT_PAUSE_MS);
+        let audit = (!audited).then_some(AUDIT_PAUSE_MS);
         pause.into_iter().chain(audit).min().map_or(-1, |limit| i32::try_from(limit).unwrap_or(i32::MAX))
     }
 
@@ -59,6 +60,8 @@ impl EventLoop {
         let mut fds = Vec::new();
         fds.try_reserve(self.members.len())?;
         fds.extend(self.members.keys().copied());
+        // The parent's, in a forked child, makes room for the new one.
+        self.epoll = None;
         self.epoll = Some(Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC).map_err(failed)?);
         self.made_by = fork::generation();
         let registered =
@@ -91,7 +94,7 @@ impl EventLoop {
             self.epoll = None;
             self.build()?;
         }
-        self.turns = self.ready.len();
+        self.turns = self.ready.len().max(SHORTEST_ROUND);
         Ok(())
     }
 
@@ -109,7 +112,7 @@ impl EventLoop {
         if let Some(fd) = fd {
             socket::prepare_listener(fd).map_err(failed)?;
             self.ready.try_reserve(self.members.len() + 2)?;
-            self.listener = Some(Listener { fd, generation: self.next_generation(), paused: false });
+            self.listener = Some(Listener { fd, generation: self.next_generation(), paused_at: None });
             self.register_listener()?;
         }
         Ok(())
@@ -117,21 +120,38 @@ impl EventLoop {
 
     fn register_listener(&self) -> Result<(), Error> {
         let (Some(listener), Some(epoll)) = (self.listener, self.own_epoll()) else { return Ok(()) };
-        let interest = if listener.paused { EpollFlags::empty() } else { EpollFlags::EPOLLIN };
+        let interest = if listener.paused_at.is_some() { EpollFlags::empty() } else { EpollFlags::EPOLLIN };
         set_interest(epoll, listener.token(), interest).map_err(failed)
     }
 
-    pub(super) fn pause_listener(&mut self, paused: bool) {
+    fn set_pause(&mut self, paused_at: Option<i64>) {
         if let Some(listener) = &mut self.listener
-            && std::mem::replace(&mut listener.paused, paused) != paused
+            && std::mem::replace(&mut listener.paused_at, paused_at) != paused_at
         {
             // Should it fail, the next audit tries again.
             let _ = self.register_listener();
         }
     }
 
+    /// Descriptors or memory have run out.
+    pub(super) fn pause_listener(&mut self) {
+        self.set_pause(Some(socket::milliseconds()));
+    }
+
+    /// A descriptor has come free.
     pub(super) fn resume_listener(&mut self) {
-        self.pause_listener(false);
+        self.set_pause(None);
+    }
+
+    /// One may have come free elsewhere.
+    pub(super) fn retry_listener(&mut self) {
+        if self
+            .listener
+            .and_then(|listener| listener.paused_at)
+            .is_some_and(|since| socket::milliseconds() - since >= ACCEPT_PAUSE_MS)
+        {
+            self.resume_listener();
+        }
     }
 
     pub(super) fn unregister(&self, fd: RawFd) {
@@ -183,7 +203,7 @@ impl EventLoop {
     /// Takes a member in, or takes one anew that has another structure or another socket.
     pub(super) fn admit(&mut self, entry: Entry, index: usize, state: State) -> Result<(), Error> {
         self.members.try_reserve(1)?;
-        self.gone.try_reserve(self.members.len() + 1)?;
+        self.gone.try_reserve(1)?;
         // A place for each member and for the listener, and for what is in the queue without being a member.
         self.ready.try_reserve(self.members.len() + 2)?;
         if let Some(old) = self.members.get(&entry.fd)
@@ -206,7 +226,8 @@ impl EventLoop {
             generation,
             state,
             announced: state == State::Fresh,
-            sending: false,
+            // It may have something queued from before; a look will show.
+            sending: output::any_queued(),
             extra: entry.extra,
             always_ready: false,
             queued: false,
@@ -219,7 +240,7 @@ impl EventLoop {
             return Err(error);
         }
         // A new client is to be told; another one may have frames that another list has read ahead.
-        self.make_ready(entry.fd, true, false);
+        self.make_ready(entry.fd, true, true);
         Ok(())
     }
 
@@ -242,12 +263,15 @@ impl EventLoop {
 
     /// The member's descriptor is closed. If the program was told of its coming, it is told of its going.
     pub(super) fn lose(&mut self, fd: RawFd) {
-        if let Some(member) = self.members.remove(&fd)
-            && member.announced
-        {
-            // There is room: it was made when the member came.
+        let Some(member) = self.members.get(&fd) else { return };
+        if member.announced {
+            if self.gone.try_reserve(1).is_err() {
+                // The next audit finds it so again.
+                return;
+            }
             self.gone.push_back(member.identity);
         }
+        self.members.remove(&fd);
     }
 
     /// After an entry was taken out at `index`: the one that stands there now has come from the end.
@@ -267,9 +291,8 @@ impl EventLoop {
         let _ = self.register(fd);
     }
 
-    /// Goes through the whole list: takes in whom the program has added, drops whom it has removed, and
-    /// notices descriptors that it has closed, also where their number is in use again.
-    pub(super) fn audit<L: List>(&mut self, list: &L) -> Result<(), Error> {
+    /// Goes through the whole list: takes in whom the program has added, drops whom it has removed.
+    pub(super) fn reconcile<L: List>(&mut self, list: &L) -> Result<(), Error> {
         let (_, size) = list.shape();
         let mut listed: NumberMap<RawFd, (usize, Entry)> = NumberMap::default();
         listed.try_reserve(size)?;
@@ -292,32 +315,76 @@ impl EventLoop {
         removed.into_iter().for_each(|fd| self.dismiss(fd));
         for (fd, (index, entry)) in listed {
             match self.members.get(&fd) {
-                Some(member) if (member.identity, member.extra) == (entry.identity, entry.extra) => {
+                Some(member) if member.is(entry) => {
                     self.update(fd, |member| member.index = index_u32(index));
-                    self.check(fd)?;
                 }
                 _ => self.admit(entry, index, State::Open)?,
             }
         }
-        self.register_listener()?;
         self.seen = list.shape();
-        self.audited_at = socket::milliseconds();
         Ok(())
     }
 
-    /// Has epoll watch the member as it is now, where the program has closed its descriptor and the number is
-    /// in use again. Of one whose coming the program was told this is the end: the number may be anything's.
-    fn check(&mut self, fd: RawFd) -> Result<(), Error> {
+    /// Looks at a part of the list for what the program has changed without changing the array or its size:
+    /// entries replaced, descriptors closed, their numbers in use again. Whether the end was reached.
+    pub(super) fn audit<L: List>(&mut self, list: &L) -> Result<bool, Error> {
+        let (_, size) = list.shape();
+        if self.audit_from == 0 {
+            let unknown = |entry: Entry| self.members.get(&entry.fd).is_none_or(|member| !member.is(entry));
+            let listed = (0..size).filter_map(|index| list.entry(index));
+            let (entries, changed) =
+                listed.fold((0, false), |(entries, changed), entry| (entries + 1, changed || unknown(entry)));
+            if changed || entries != self.members.len() {
+                self.reconcile(list)?;
+            }
+            self.register_listener()?;
+        }
+        let end = size.min(self.audit_from + AUDIT_PART);
+        self.check_some(list, self.audit_from..end)?;
+        self.audit_from = if end < size { end } else { 0 };
+        self.audited_at = socket::milliseconds();
+        Ok(self.audit_from == 0)
+    }
+
+    /// Does what an audit does for the whole list at once.
+    pub(super) fn check_all<L: List>(&mut self, list: &L) -> Result<(), Error> {
+        let (_, size) = list.shape();
+        self.audit_from = 0;
+        self.check_some(list, 0..size)
+    }
+
+    fn check_some<L: List>(&mut self, list: &L, mut indices: Range<usize>) -> Result<(), Error> {
+        indices.try_for_each(|index| list.entry(index).map_or(Ok(()), |entry| self.check(entry)))
+    }
+
+    /// Notices that the program has closed the member's descriptor, also where the number is in use again.
+    /// Of one whose coming the program was told this is the end: the number may be anything's. Another one
+    /// is taken in anew: the program has connected it again.
+    fn check(&mut self, entry: Entry) -> Result<(), Error> {
+        let fd = entry.fd;
         let (Some(member), Some(epoll)) = (self.members.get(&fd), self.own_epoll()) else { return Ok(()) };
-        let Some(interest) = member.interest() else { return Ok(()) };
+        let (Some(interest), true) = (member.interest(), member.is(entry)) else { return Ok(()) };
+        let (announced, always_ready) = (member.announced, member.always_ready);
         // Adding it again changes nothing if it is watched already.
         let event = EpollEvent::new(interest, member.token(fd).data());
         match socket::borrow(fd).and_then(|fd| epoll.add(fd, event)) {
             Err(Errno::EEXIST) => Ok(()),
-            Ok(()) if member.announced => {
+            Err(Errno::EPERM) if always_ready => Ok(()),
+            Ok(()) | Err(Errno::EPERM) if announced => {
                 self.unregister(fd);
                 self.lose(fd);
                 Ok(())
+            }
+            // What the old registration may still tell is no longer this member's.
+            Ok(()) => {
+                let generation = self.next_generation();
+                self.update(fd, |member| {
+                    member.generation = generation;
+                    member.queued = false;
+                });
+                self.ready.try_reserve(1)?;
+                self.make_ready(fd, true, true);
+                self.register(fd)
             }
             result => self.registered(fd, result),
         }
@@ -342,6 +409,11 @@ impl Listener {
 impl Member {
     pub(super) fn token(&self, fd: RawFd) -> Token {
         Token { fd, generation: self.generation }
+    }
+
+    /// Whether it is this entry of the list.
+    fn is(&self, entry: Entry) -> bool {
+        (self.identity, self.extra) == (entry.identity, entry.extra)
     }
 
     /// What epoll is to tell of it; none for one that is not watched.
