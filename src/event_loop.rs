@@ -119,6 +119,13 @@ struct Member {
 }
 
 #[derive(Clone, Copy)]
+struct Gone {
+    identity: usize,
+    /// Where in the list it was last seen.
+    index: u32,
+}
+
+#[derive(Clone, Copy)]
 struct Listener {
     fd: RawFd,
     generation: u32,
@@ -153,9 +160,9 @@ pub struct EventLoop {
     members: NumberMap<RawFd, Member>,
     listener: Option<Listener>,
     ready: VecDeque<Token>,
-    /// The structures of those whose coming the program was told and whose descriptor it has closed itself:
-    /// their end is still to be told.
-    gone: VecDeque<usize>,
+    /// Those whose coming the program was told and whose descriptor it has closed itself: their end is still
+    /// to be told.
+    gone: VecDeque<Gone>,
     /// How many of `ready` may still be served before the kernel is asked again.
     turns: usize,
     generations: u32,
@@ -323,7 +330,7 @@ pub fn added<L: List>(section: &Section, list: &L, index: usize) -> Result<(), E
 pub fn removed<L: List>(section: &Section, list: &L, entry: Entry, index: usize) {
     let mut shard = LOOPS.lock(section, part(list.key()));
     let Some(event_loop) = shard.get_mut(&list.key()) else { return };
-    event_loop.gone.retain(|identity| *identity != entry.identity);
+    event_loop.gone.retain(|gone| gone.identity != entry.identity);
     if event_loop.members.get(&entry.fd).is_some_and(|member| member.identity == entry.identity) {
         event_loop.dismiss(entry.fd);
     }

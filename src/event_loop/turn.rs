@@ -7,7 +7,7 @@ use std::os::fd::{AsRawFd, RawFd};
 use nix::errno::Errno;
 use nix::poll::{PollFlags, PollTimeout};
 
-use super::{BATCH, Entry, Event, EventLoop, List, Member, State, Token, What, failed};
+use super::{BATCH, Entry, Event, EventLoop, List, State, Token, What, failed};
 use crate::connection::{Came, Cut, Frame, Receive};
 use crate::connections;
 use crate::error::{Error, ipc_errors as Code};
@@ -63,16 +63,10 @@ impl EventLoop {
 
     /// The end of one whose descriptor the program has closed.
     fn tell_gone<L: List>(&mut self, list: &mut L) -> Option<Event<L::Origin>> {
-        while let Some(identity) = self.gone.pop_front() {
-            let (_, size) = list.shape();
-            let found = (0..size).find_map(|index| {
-                Some((index, list.entry(index).filter(|entry| entry.identity == identity)?))
-            });
-            let Some((index, entry)) = found else { continue };
-            // The program may have connected it again, or use its memory for another one.
-            if self.members.get(&entry.fd).is_some_and(|member| member.identity == identity) {
+        while let Some(gone) = self.gone.pop_front() {
+            let Some(index) = find(list, gone.index, |entry| entry.identity == gone.identity) else {
                 continue;
-            }
+            };
             let origin = list.origin(index)?;
             list.remove(index);
             self.follow_move(list, index);
@@ -107,7 +101,7 @@ impl EventLoop {
         let readable = std::mem::take(&mut member.readable);
         let writable = std::mem::take(&mut member.writable);
         let member = *member;
-        let located = locate(list, fd, &member);
+        let located = find(list, member.index, |entry| entry.fd == fd);
         let Some((index, origin)) = located.and_then(|index| Some((index, list.origin(index)?))) else {
             // The program has taken it out by hand.
             self.dismiss(fd);
@@ -300,13 +294,9 @@ impl EventLoop {
     }
 }
 
-/// Where in the list the member is: where it was last seen, or elsewhere; the structure that was told, or
-/// another one with the same descriptor.
-fn locate<L: List>(list: &L, fd: RawFd, member: &Member) -> Option<usize> {
+/// Where in the list the entry is: where it was last seen, or elsewhere.
+fn find<L: List>(list: &L, hint: u32, is_it: impl Fn(Entry) -> bool) -> Option<usize> {
     let (_, size) = list.shape();
-    let same = |index: &usize| {
-        list.entry(*index).is_some_and(|entry| (entry.fd, entry.identity) == (fd, member.identity))
-    };
-    let copy = |index: &usize| list.entry(*index).is_some_and(|entry| entry.fd == fd);
-    Some(member.index as usize).filter(same).or_else(|| (0..size).find(same)).or_else(|| (0..size).find(copy))
+    let stands_at = |index: &usize| list.entry(*index).is_some_and(&is_it);
+    Some(hint as usize).filter(stands_at).or_else(|| (0..size).find(stands_at))
 }

@@ -8,7 +8,7 @@ use std::os::fd::RawFd;
 use nix::errno::Errno;
 use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags};
 
-use super::{Entry, EventLoop, List, Listener, Member, State, Token, failed};
+use super::{Entry, EventLoop, Gone, List, Listener, Member, State, Token, failed};
 use crate::error::Error;
 use crate::shards::NumberMap;
 use crate::socket::{self, Readiness};
@@ -210,15 +210,15 @@ impl EventLoop {
             && old.announced
             && old.identity != entry.identity
         {
-            let identity = old.identity;
+            let gone = old.gone();
             if self.is_watched(entry.fd) {
                 // A copy of a connection that is in the list already: events name the one that was told.
                 return Ok(());
             }
-            self.gone.push_back(identity);
+            self.gone.push_back(gone);
         }
         // Its memory may have been that of one that has gone.
-        self.gone.retain(|identity| *identity != entry.identity);
+        self.gone.retain(|gone| gone.identity != entry.identity);
         let generation = self.next_generation();
         let member = Member {
             index: index_u32(index),
@@ -269,7 +269,7 @@ impl EventLoop {
                 // The next audit finds it so again.
                 return;
             }
-            self.gone.push_back(member.identity);
+            self.gone.push_back(member.gone());
         }
         self.members.remove(&fd);
     }
@@ -297,7 +297,8 @@ impl EventLoop {
         let mut listed: NumberMap<RawFd, (usize, Entry)> = NumberMap::default();
         listed.try_reserve(size)?;
         for index in 0..size {
-            if let Some(entry) = list.entry(index).filter(|entry| !self.gone.contains(&entry.identity)) {
+            let is_gone = |entry: &Entry| self.gone.iter().any(|gone| gone.identity == entry.identity);
+            if let Some(entry) = list.entry(index).filter(|entry| !is_gone(entry)) {
                 // Of two entries with one descriptor the one that is a member counts, else the last: the
                 // other may be older than the descriptor.
                 let member = self.members.get(&entry.fd);
@@ -409,6 +410,10 @@ impl Listener {
 impl Member {
     pub(super) fn token(&self, fd: RawFd) -> Token {
         Token { fd, generation: self.generation }
+    }
+
+    fn gone(&self) -> Gone {
+        Gone { identity: self.identity, index: self.index }
     }
 
     /// Whether it is this entry of the list.
