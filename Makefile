@@ -47,6 +47,8 @@ all: ## build the shared and the static library (default)
 $(LIBRARIES) &: $(SOURCES)
 	$(BUILD_LIBRARIES)
 
+include benches/bench.mk
+
 # What is written into libipc.pc: paths below the prefix stay relative to it.
 below_prefix = $(patsubst $(PREFIX)/%,$${prefix}/%,$(1))
 
@@ -118,4 +120,4 @@ clean: ## remove what was built
 	rm -f examples-c/pongd examples-c/pong
 
 help: ## list the targets
-	@sed -n 's/^\([a-z]*\):.* ## \(.*\)/\1\t\2/p' Makefile | expand -t 12
+	@sed -n 's/^\([a-z]*\):.* ## \(.*\)/\1\t\2/p' $(MAKEFILE_LIST) | expand -t 12

@@ -170,6 +170,8 @@ pub struct EventLoop {
     /// When the last part of an audit was done, and where the next one begins.
     audited_at: i64,
     audit_from: usize,
+    /// Whether a thread waits for the set.
+    waiting: bool,
     /// A buffer for read-ahead that no connection needs at present.
     spare: Block,
 }
@@ -218,12 +220,14 @@ pub fn wait<L: List>(
         let mut shard = LOOPS.lock(section, part(key));
         shard.try_reserve(1)?;
         let event_loop = shard.entry(key).or_insert_with(EventLoop::new);
+        event_loop.waiting = false;
         let result = event_loop.step(section, list, listener, woken, &mut audited);
         if let Ok(None) = result
             && let Some(set) = event_loop.epoll.as_ref().map(|epoll| epoll.0.as_raw_fd())
             && event_loop.can_happen()
         {
             let timeout = event_loop.timeout(audited);
+            event_loop.waiting = true;
             drop(shard);
             let brought =
                 section.outside(|| socket::wait_epoll(set, &mut buffer, timeout)).map_err(failed)?;
@@ -262,6 +266,7 @@ impl EventLoop {
             seen: (0, 0),
             audited_at: socket::milliseconds(),
             audit_from: 0,
+            waiting: false,
             spare: Block::default(),
         }
     }
@@ -361,7 +366,8 @@ pub fn closing(section: &Section, fd: RawFd) {
                 event_loop.lose(fd);
             }
             event_loop.resume_listener();
-            !event_loop.is_unused()
+            // Another thread may wait for a set, which must not become another file under it.
+            event_loop.waiting || !event_loop.is_unused()
         });
     });
 }

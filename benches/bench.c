@@ -1,0 +1,538 @@
+/*
+ * Pairs of processes, rounds of slices, and figures: see bench.h.
+ *
+ * SPDX-License-Identifier: MIT OR Apache-2.0
+ */
+#include "bench.h"
+
+#include <dirent.h>
+#include <poll.h>
+#include <sched.h>
+#include <signal.h>
+#include <stdarg.h>
+#include <sys/prctl.h>
+#include <sys/socket.h>
+#include <sys/wait.h>
+#include <time.h>
+
+int rounds = 25;
+int slice_ms = 30;
+
+void
+fail (const char *format, ...)
+{
+    va_list arguments;
+
+    fprintf (stderr, "bench: FAILED: ");
+    va_start (arguments, format);
+    vfprintf (stderr, format, arguments);
+    va_end (arguments);
+    fputc ('\n', stderr);
+    exit (EXIT_FAILURE);
+}
+
+void *
+checked_alloc (size_t size)
+{
+    void *block = calloc (1, size > 0 ? size : 1);
+
+    if (block == NULL) {
+        fail ("no memory");
+    }
+    return block;
+}
+
+uint64_t
+now (void)
+{
+    struct timespec time;
+
+    clock_gettime (CLOCK_MONOTONIC, &time);
+    return (uint64_t) time.tv_sec * 1000000000u + (uint64_t) time.tv_nsec;
+}
+
+/* Messages and their numbers. */
+
+void
+put_number (char *payload, size_t size, uint64_t number)
+{
+    if (size >= sizeof number) {
+        memcpy (payload, &number, sizeof number);
+        memcpy (payload + size - sizeof number, &number, sizeof number);
+    }
+}
+
+static uint64_t
+number_of (const char *payload, size_t size)
+{
+    uint64_t first = 0;
+    uint64_t last = 0;
+
+    if (size >= sizeof first) {
+        memcpy (&first, payload, sizeof first);
+        memcpy (&last, payload + size - sizeof last, sizeof last);
+        if (first != last) {
+            fail ("start and end of a message are not of the same one");
+        }
+    }
+    return first;
+}
+
+void
+check_number (const char *payload, size_t size, uint64_t number)
+{
+    if (size >= sizeof number && number_of (payload, size) != number) {
+        fail ("message %llu has come instead of %llu",
+              (unsigned long long) (number_of (payload, size) & ~ANSWER_ME),
+              (unsigned long long) (number & ~ANSWER_ME));
+    }
+}
+
+bool
+wants_answer (struct inbox *inbox, const char *payload, size_t size)
+{
+    uint64_t number;
+
+    if (size != inbox->setup->size) {
+        fail ("%zu bytes have come instead of %zu", size, inbox->setup->size);
+    }
+    number = number_of (payload, size);
+    if (inbox->setup->manner != ANSWER_MARKED) {
+        return true;
+    }
+    check_number (payload, size, ++inbox->last | (number & ANSWER_ME));
+    return (number & ANSWER_ME) != 0;
+}
+
+void
+ping (struct client *client, int connection)
+{
+    const struct transport *transport = client->transport;
+    void *peer = client->connections[connection];
+    size_t size = client->setup->size;
+    uint64_t number = ++client->numbers[connection];
+
+    put_number (transport->payload (peer), size, number);
+    transport->send (peer);
+    check_number (transport->receive (peer), size, number);
+}
+
+/* The folder of the sockets. */
+
+static char folder[64];
+static pid_t folder_owner;
+
+static void
+remove_folder (void)
+{
+    DIR *directory;
+    struct dirent *entry;
+
+    if (getpid () != folder_owner || (directory = opendir (folder)) == NULL) {
+        return;
+    }
+    while ((entry = readdir (directory)) != NULL) {
+        unlinkat (dirfd (directory), entry->d_name, 0);
+    }
+    closedir (directory);
+    rmdir (folder);
+}
+
+void
+make_folder (void)
+{
+    const char *parent = getenv ("TMPDIR");
+
+    /* Paths of sockets are short. */
+    if (parent == NULL || strlen (parent) > sizeof folder - sizeof "/libipc-bench-XXXXXX") {
+        parent = "/tmp";
+    }
+    snprintf (folder, sizeof folder, "%s/libipc-bench-XXXXXX", parent);
+    if (mkdtemp (folder) == NULL || setenv ("IPC_RUNDIR", folder, 1) != 0) {
+        fail ("%s: %s", folder, strerror (errno));
+    }
+    folder_owner = getpid ();
+    atexit (remove_folder);
+}
+
+void
+path_in_folder (char *path, size_t size, const char *name)
+{
+    if (snprintf (path, size, "%s/%s", folder, name) >= (int) size) {
+        fail ("the path of %s is too long", name);
+    }
+}
+
+/* Processes. */
+
+/* The cores that this process may use, and how many of them. */
+static int
+cores_allowed (int cores[2])
+{
+    cpu_set_t set;
+    int count = 0;
+
+    if (sched_getaffinity (0, sizeof set, &set) != 0) {
+        fail ("sched_getaffinity: %s", strerror (errno));
+    }
+    for (int core = 0; core < CPU_SETSIZE && count < 2; core++) {
+        if (CPU_ISSET (core, &set)) {
+            cores[count++] = core;
+        }
+    }
+    return count;
+}
+
+static void
+pin (int core)
+{
+    int cores[2];
+    cpu_set_t set;
+
+    if (core >= cores_allowed (cores)) {
+        fail ("there is no core %d", core);
+    }
+    CPU_ZERO (&set);
+    CPU_SET (cores[core], &set);
+    if (sched_setaffinity (0, sizeof set, &set) != 0) {
+        fail ("sched_setaffinity: %s", strerror (errno));
+    }
+}
+
+pid_t
+start (void (*body) (void *), void *argument, int core)
+{
+    pid_t parent = getpid ();
+    pid_t child;
+
+    fflush (stdout);
+    child = fork ();
+    if (child < 0) {
+        fail ("fork: %s", strerror (errno));
+    }
+    if (child == 0) {
+        prctl (PR_SET_PDEATHSIG, SIGKILL);
+        if (getppid () != parent) {
+            _exit (EXIT_FAILURE);
+        }
+        pin (core);
+        body (argument);
+        _exit (EXIT_SUCCESS);
+    }
+    return child;
+}
+
+void
+stop (pid_t pid)
+{
+    struct timespec pause = {.tv_nsec = 1000000};
+
+    if (pid <= 0) {
+        return;
+    }
+    kill (pid, SIGTERM);
+    for (int tries = 0; tries < 2000; tries++) {
+        if (waitpid (pid, NULL, WNOHANG) != 0) {
+            return;
+        }
+        nanosleep (&pause, NULL);
+    }
+    kill (pid, SIGKILL);
+    waitpid (pid, NULL, 0);
+}
+
+static int serving_pipe[2] = {-1, -1};
+
+int
+expect_serving (void)
+{
+    if (pipe (serving_pipe) != 0) {
+        fail ("pipe: %s", strerror (errno));
+    }
+    return serving_pipe[0];
+}
+
+void
+serving (void)
+{
+    if (write (serving_pipe[1], "", 1) != 1) {
+        fail ("nobody waits for this process");
+    }
+}
+
+/* Whether there is something to read before time is over. */
+static bool
+can_read (int fd)
+{
+    struct pollfd asked = {.fd = fd, .events = POLLIN};
+
+    return poll (&asked, 1, LIMIT_SECONDS * 1500) == 1;
+}
+
+bool
+await_serving (int pipe)
+{
+    char byte;
+    bool came;
+
+    close (serving_pipe[1]);
+    came = can_read (pipe) && read (pipe, &byte, 1) == 1;
+    close (pipe);
+    return came;
+}
+
+/* A pair at work. */
+
+struct running {
+    struct pair *pair;
+    const struct work *work;
+    pid_t server, client, holder;
+    int control[2];
+    bool given_up;
+    double *per_operation; /* nanoseconds, of each round */
+};
+
+/* What a client tells of a slice. */
+struct report {
+    uint64_t operations, nanoseconds;
+};
+
+static void
+serve_pair (void *argument)
+{
+    const struct running *running = argument;
+
+    running->pair->transport->serve (&running->pair->setup);
+}
+
+static void
+hold_connections (void *argument)
+{
+    const struct pair *pair = ((const struct running *) argument)->pair;
+
+    alarm (LIMIT_SECONDS);
+    for (int i = 0; i < pair->idle; i++) {
+        pair->transport->connect (&pair->setup);
+    }
+    alarm (0);
+    serving ();
+    for (;;) {
+        pause ();
+    }
+}
+
+static void
+run_client (void *argument)
+{
+    const struct running *running = argument;
+    const struct transport *transport = running->pair->transport;
+    struct client client = {
+        .transport = transport, .setup = &running->pair->setup, .count = running->pair->connections
+    };
+    uint64_t span;
+
+    client.connections = checked_alloc ((size_t) client.count * sizeof *client.connections);
+    client.numbers = checked_alloc ((size_t) client.count * sizeof *client.numbers);
+    alarm (LIMIT_SECONDS);
+    for (int i = 0; i < client.count; i++) {
+        client.connections[i] = transport->connect (client.setup);
+    }
+    alarm (0);
+    while (read (running->control[1], &span, sizeof span) == (ssize_t) sizeof span && span > 0) {
+        struct report report;
+        uint64_t begin;
+
+        alarm (LIMIT_SECONDS);
+        begin = now ();
+        report.operations = running->work->slice (&client, begin + span);
+        report.nanoseconds = now () - begin;
+        if (write (running->control[1], &report, sizeof report) != (ssize_t) sizeof report) {
+            fail ("nobody waits for the figures");
+        }
+        /* Others have their turns now, however long. */
+        alarm (0);
+    }
+    alarm (LIMIT_SECONDS);
+    for (int i = 0; i < client.count; i++) {
+        transport->disconnect (client.connections[i]);
+    }
+}
+
+static void
+give_up (struct running *running, const char *why)
+{
+    const struct pair *pair = running->pair;
+
+    if (! pair->transport->is_peer) {
+        fail ("%s, %s, %s: %s", running->work->name, pair->variant, pair->transport->name, why);
+    }
+    fprintf (stderr, "SKIPPED: %s, %s, %s: %s\n", running->work->name, pair->variant, pair->transport->name,
+             why);
+    running->given_up = true;
+}
+
+static void
+start_pair (struct running *running, int cores)
+{
+    static int pairs_so_far;
+    struct pair *pair = running->pair;
+    int pipe;
+
+    snprintf (pair->setup.name, sizeof pair->setup.name, "bench%d-%d", (int) getpid (), pairs_so_far++);
+    pipe = expect_serving ();
+    running->server = start (serve_pair, running, 0);
+    if (! await_serving (pipe)) {
+        give_up (running, "the server does not start");
+    }
+    if (! running->given_up && pair->idle > 0) {
+        pipe = expect_serving ();
+        running->holder = start (hold_connections, running, cores - 1);
+        if (! await_serving (pipe)) {
+            give_up (running, "the idle connections do not come");
+        }
+    }
+    if (running->given_up) {
+        return;
+    }
+    if (socketpair (AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, running->control) != 0) {
+        fail ("socketpair: %s", strerror (errno));
+    }
+    running->client = start (run_client, running, cores - 1);
+    /* The client alone has it now: when it ends, this end is told. */
+    close (running->control[1]);
+}
+
+static void
+stop_pair (struct running *running)
+{
+    uint64_t none = 0;
+
+    if (running->client > 0) {
+        /* It closes its connections; its alarm ends it if it cannot. */
+        if (send (running->control[0], &none, sizeof none, MSG_NOSIGNAL) == (ssize_t) sizeof none) {
+            waitpid (running->client, NULL, 0);
+        } else {
+            stop (running->client);
+        }
+        close (running->control[0]);
+    }
+    stop (running->server);
+    stop (running->holder);
+}
+
+static void
+run_slice (struct running *running, int round)
+{
+    uint64_t span = (uint64_t) slice_ms * 1000000u;
+    struct report report;
+
+    if (running->given_up) {
+        return;
+    }
+    if (send (running->control[0], &span, sizeof span, MSG_NOSIGNAL) != (ssize_t) sizeof span
+        || ! can_read (running->control[0])
+        || read (running->control[0], &report, sizeof report) != (ssize_t) sizeof report) {
+        give_up (running, "no answer: a message was lost, or a process has failed");
+        return;
+    }
+    if (round >= 0) {
+        running->per_operation[round] = (double) report.nanoseconds / (double) report.operations;
+    }
+}
+
+/* Figures. */
+
+static int
+compare (const void *a, const void *b)
+{
+    double x = *(const double *) a;
+    double y = *(const double *) b;
+
+    return (x > y) - (x < y);
+}
+
+/* The value below which this part of the sorted values lies. */
+static double
+quantile (const double *sorted, int count, double part)
+{
+    double place = part * (count - 1);
+    int below = (int) place;
+    int above = below + 1 < count ? below + 1 : below;
+
+    return sorted[below] + (place - below) * (sorted[above] - sorted[below]);
+}
+
+static struct figure
+figure_of (const struct running *running, const struct running *base, bool is_rate)
+{
+    double values[rounds], ratios[rounds];
+    struct figure figure = {.rounds = rounds};
+
+    for (int i = 0; i < rounds; i++) {
+        double own = running->per_operation[i];
+        double other = base->per_operation[i];
+
+        values[i] = is_rate ? 1e9 / own : own / 1e3;
+        ratios[i] = is_rate ? other / own : own / other;
+    }
+    qsort (values, (size_t) rounds, sizeof *values, compare);
+    qsort (ratios, (size_t) rounds, sizeof *ratios, compare);
+    figure.value = quantile (values, rounds, 0.5);
+    figure.ratio = quantile (ratios, rounds, 0.5);
+    figure.low = quantile (ratios, rounds, 0.25);
+    figure.high = quantile (ratios, rounds, 0.75);
+    return figure;
+}
+
+void
+print_figure (const char *work, const char *variant, int cores, const char *who, const char *unit,
+              struct figure figure)
+{
+    printf ("%s\t%s\t%d\t%s\t%s\t%.6g\t%.4f\t%.4f\t%.4f\t%d\n", work, variant, cores, who, unit, figure.value,
+            figure.ratio, figure.low, figure.high, figure.rounds);
+    fflush (stdout);
+}
+
+static void
+measure_on (const struct work *work, struct pair *pairs, int count, int cores)
+{
+    struct running *running = checked_alloc ((size_t) count * sizeof *running);
+
+    for (int i = 0; i < count; i++) {
+        running[i].pair = &pairs[i];
+        running[i].work = work;
+        running[i].per_operation = checked_alloc ((size_t) rounds * sizeof (double));
+        start_pair (&running[i], cores);
+    }
+    /* A round before the first warms up. Every other one goes backwards, so that none always comes first. */
+    for (int round = -1; round < rounds; round++) {
+        for (int i = 0; i < count; i++) {
+            run_slice (&running[round % 2 == 0 ? i : count - 1 - i], round);
+        }
+    }
+    for (int i = 0; i < count; i++) {
+        stop_pair (&running[i]);
+        if (! running[i].given_up) {
+            print_figure (work->name, pairs[i].variant, cores, pairs[i].transport->name,
+                          work->is_rate ? "1/s" : "us",
+                          figure_of (&running[i], &running[pairs[i].base], work->is_rate));
+        }
+    }
+    for (int i = 0; i < count; i++) {
+        free (running[i].per_operation);
+    }
+    free (running);
+}
+
+void
+measure (const struct work *work, struct pair *pairs, int count)
+{
+    int cores[2];
+
+    measure_on (work, pairs, count, 1);
+    if (cores_allowed (cores) == 2) {
+        measure_on (work, pairs, count, 2);
+    } else {
+        fprintf (stderr, "SKIPPED: %s on two cores: this process may use only one\n", work->name);
+    }
+}
