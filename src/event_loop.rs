@@ -229,15 +229,39 @@ pub fn wait<L: List>(
             let timeout = event_loop.timeout(audited);
             event_loop.waiting = true;
             drop(shard);
-            let brought =
-                section.outside(|| socket::wait_epoll(set, &mut buffer, timeout)).map_err(failed)?;
-            woken = if brought.is_empty() { Woken::TimeIsOver } else { Woken::Brought(brought) };
+            let ready = section.outside(|| socket::wait_epoll(set, &mut buffer, timeout));
+            woken = match ready {
+                Ok([]) => Woken::TimeIsOver,
+                Ok(brought) => Woken::Brought(brought),
+                Err(errno) => {
+                    stop_waiting(section, key);
+                    return Err(failed(errno));
+                }
+            };
+            continue;
+        }
+        if let Ok(None) = result
+            && !audited
+        {
+            // Before saying that nobody is there: all of the list, as it is now.
+            woken = Woken::TimeIsOver;
             continue;
         }
         if event_loop.is_unused() {
             shard.remove(&key);
         }
         return result?.ok_or(nobody());
+    }
+}
+
+/// The wait has failed: the loop stays, if it is of use.
+fn stop_waiting(section: &Section, key: usize) {
+    let mut shard = LOOPS.lock(section, part(key));
+    if let Some(event_loop) = shard.get_mut(&key) {
+        event_loop.waiting = false;
+        if event_loop.is_unused() {
+            shard.remove(&key);
+        }
     }
 }
 
