@@ -19,6 +19,9 @@ pub const READ_AHEAD: usize = 16 << 10;
 /// How much is allocated for a payload that was announced and has not come. More is allocated as it comes.
 const ANNOUNCED: usize = 64 << 10;
 
+/// How much more than has come is then allocated: few steps, each a copy, up to the largest payload.
+const GROWTH: usize = 16;
+
 /// Bytes that may wait in memory to be sent, beside what the kernel holds.
 pub const QUEUE_LIMIT: usize = 16 << 20;
 
@@ -179,7 +182,7 @@ impl Inbound {
         };
         let (have, missing) = (self.payload.len(), header.length - self.payload.len());
         if have == self.payload.capacity() {
-            self.payload.reserve(header.length.min(ANNOUNCED.max(4 * have)))?;
+            self.payload.reserve(header.length.min(ANNOUNCED.max(GROWTH * have)))?;
         }
         let room = missing.min(self.payload.capacity() - have);
         Ok(Came::of(self.payload.fill(missing, source)?, room))

@@ -172,6 +172,8 @@ pub struct EventLoop {
     audit_from: usize,
     /// Whether a thread waits for the set.
     waiting: bool,
+    /// Whether the last message was a large one: the next ones are likely to be.
+    large: bool,
     /// A buffer for read-ahead that no connection needs at present.
     spare: Block,
 }
@@ -291,6 +293,7 @@ impl EventLoop {
             audited_at: socket::milliseconds(),
             audit_from: 0,
             waiting: false,
+            large: false,
             spare: Block::default(),
         }
     }

@@ -23,6 +23,9 @@ const EXTRA_READ: usize = 64 << 10;
 /// How often a connection receives in one turn, as long as there is more of a frame that is half received.
 const RECEIVES: usize = 4;
 
+/// From which size on a payload costs more to copy than a receive of its header alone.
+const LARGE: usize = 4096;
+
 /// What a turn's receiving has brought.
 enum Received {
     Message(Frame),
@@ -163,11 +166,18 @@ impl EventLoop {
         let mut came = Ok(Came::Full);
         for _ in 0..RECEIVES {
             let (Ok(None), Ok(Came::Full)) = (&cut, came) else { break };
-            came =
-                inbound.receive_ahead(&mut self.spare, |room| socket::receive(fd, room, Patience::DontWait));
+            // A large payload is received where it is to be: the header alone comes first.
+            came = if self.large {
+                inbound.receive_exact(|room| socket::receive(fd, room, Patience::DontWait))
+            } else {
+                inbound.receive_ahead(&mut self.spare, |room| socket::receive(fd, room, Patience::DontWait))
+            };
             if let Ok(Came::All | Came::Full) = came {
                 cut = inbound.cut();
             }
+        }
+        if let Ok(Some(frame)) = &cut {
+            self.large = frame.payload.len() >= LARGE;
         }
         let more = inbound.has_ahead();
         inbound.return_spare(&mut self.spare);
