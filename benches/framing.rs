@@ -11,7 +11,7 @@ use std::ptr;
 use divan::Bencher;
 use divan::counter::ItemsCount;
 
-use ipc::connection::{Came, Inbound, READ_AHEAD};
+use ipc::inbound::{Came, Inbound, READ_AHEAD};
 use ipc::memory::Block;
 use ipc::wire::{HEADER_SIZE, Header, parse_exact};
 

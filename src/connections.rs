@@ -10,7 +10,8 @@ use std::os::fd::RawFd;
 
 use nix::errno::Errno;
 
-use crate::connection::{Connection, Inbound};
+use crate::connection::Connection;
+use crate::inbound::Inbound;
 use crate::section::Section;
 use crate::shards::{Shard, Shards};
 use crate::socket;

@@ -10,6 +10,7 @@
 
 #![forbid(unsafe_code)]
 
+mod audit;
 mod turn;
 mod watch;
 
@@ -19,9 +20,9 @@ use std::os::fd::{AsRawFd, RawFd};
 use nix::errno::Errno;
 use nix::sys::epoll::Epoll;
 
-use crate::connection::Frame;
 use crate::error::{Error, ipc_errors as Code};
 use crate::fork;
+use crate::inbound::Frame;
 use crate::memory::Block;
 use crate::section::Section;
 use crate::shards::{NumberMap, Shard, Shards};

@@ -10,8 +10,8 @@ use std::os::fd::RawFd;
 
 use nix::errno::Errno;
 
-use crate::connection::{Came, Cut, Frame, Inbound, Receive};
 use crate::error::{Error, ipc_errors as Code};
+use crate::inbound::{Came, Cut, Frame, Inbound, Receive};
 use crate::memory::OutOfMemory;
 use crate::section::Section;
 use crate::socket::{self, Patience};

@@ -4,10 +4,10 @@
 //! socket, and one call tells what happened next. Programs use it through the C interface of
 //! `include/ipc.h`; this crate is what stands behind it.
 //!
-//! The way of a message in: kernel → [`socket`] (one receive for many frames) → [`connection`] (cut into
+//! The way of a message in: kernel → [`socket`] (one receive for many frames) → [`inbound`] (cut into
 //! frames) → [`event_loop`] (whose turn it is) → [`capi`] (the `ipc_event`). The way out: `ipc_write` →
-//! [`output`] (one `sendmsg` of header and payload) → what the kernel does not take stays in the
-//! [`connection`] and leaves from later calls.
+//! [`output`] (one `sendmsg` of header and payload) → what the kernel does not take stays in
+//! [`outbound`] and leaves from later calls.
 //!
 //! | module | what it holds |
 //! |---|---|
@@ -18,7 +18,9 @@
 //! | [`socket`] | the door to the kernel for descriptors |
 //! | [`section`] | whether this thread is inside the library (signal handlers ask) |
 //! | [`shards`] | a locked map from number to value, cut in parts |
-//! | [`connection`] | one connection's memory: half-received frame, frames read ahead, bytes not yet sent |
+//! | [`connection`] | one connection's memory: what has come in, what is yet to go out |
+//! | [`inbound`] | the half-received frame and the bytes read ahead; cutting them into frames |
+//! | [`outbound`] | the bytes not yet sent |
 //! | [`connections`] | descriptor → connection, for the process |
 //! | [`input`], [`output`] | reading one frame; writing one frame |
 //! | [`event_loop`] | who speaks next: the epoll set of one list, the ready queue, turns |
@@ -33,8 +35,10 @@ pub mod endpoint;
 pub mod error;
 pub mod event_loop;
 pub mod fork;
+pub mod inbound;
 pub mod input;
 pub mod memory;
+pub mod outbound;
 pub mod output;
 pub mod section;
 pub mod service;

@@ -9,8 +9,8 @@ use nix::errno::Errno;
 
 use super::types::{ipc_message, msg_types};
 use super::{call, required, required_const};
-use crate::connection::Frame;
 use crate::error::{Error, ipc_errors};
+use crate::inbound::Frame;
 use crate::memory::{self, Block, CBox};
 use crate::section::Section;
 use crate::wire::{self, Header, MAX_PAYLOAD};

@@ -6,8 +6,8 @@ use std::slice;
 use nix::errno::Errno;
 
 use super::{call, messages, required, required_const, server_and_client};
-use crate::connection::Frame;
 use crate::error::{Error, ipc_errors};
+use crate::inbound::Frame;
 use crate::memory::Block;
 use crate::wire::{HEADER_SIZE, Header, MAX_PAYLOAD};
 use crate::{endpoint, input, output};

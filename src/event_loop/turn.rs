@@ -8,9 +8,9 @@ use nix::errno::Errno;
 use nix::poll::{PollFlags, PollTimeout};
 
 use super::{BATCH, Entry, Event, EventLoop, List, State, Token, What, failed};
-use crate::connection::{Came, Cut, Frame, Receive};
 use crate::connections;
 use crate::error::{Error, ipc_errors as Code};
+use crate::inbound::{Came, Cut, Frame, Receive};
 use crate::memory::{Block, OutOfMemory};
 use crate::output;
 use crate::section::Section;

@@ -2,47 +2,36 @@
 
 #![forbid(unsafe_code)]
 
-use std::ops::Range;
 use std::os::fd::RawFd;
 
 use nix::errno::Errno;
 use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags};
 
-use super::{Entry, EventLoop, Gone, List, Listener, Member, State, Token, failed};
+use super::{Entry, EventLoop, Gone, List, Listener, Member, State, Token, audit, failed};
 use crate::error::Error;
-use crate::shards::NumberMap;
 use crate::socket::{self, Readiness};
 use crate::{fork, output};
 
 /// How long no client is accepted after descriptors or memory ran out, unless one comes free here.
 const ACCEPT_PAUSE_MS: i64 = 100;
 
-/// An audit asks the kernel about a part of the list at a time, and there is a pause between the parts: what
-/// it takes of the time does not grow with the list.
-const AUDIT_PART: usize = 64;
-const AUDIT_PAUSE_MS: i64 = 10;
-
 /// After how many turns at least the kernel is asked who else is ready: a single one that sends much would
 /// cost a system call for each message.
 const SHORTEST_ROUND: usize = 2;
 
-fn index_u32(index: usize) -> u32 {
+pub(super) fn index_u32(index: usize) -> u32 {
     u32::try_from(index).unwrap_or(u32::MAX)
 }
 
 impl EventLoop {
-    pub(super) fn audit_is_due(&self) -> bool {
-        socket::milliseconds() - self.audited_at >= AUDIT_PAUSE_MS
-    }
-
     /// How long to wait: for ever, unless there is something to look after meanwhile.
     pub(super) fn timeout(&self, audited: bool) -> i32 {
         let pause = self.listener.and_then(|listener| listener.paused_at).map(|_| ACCEPT_PAUSE_MS);
-        let audit = (!audited).then_some(AUDIT_PAUSE_MS);
+        let audit = (!audited).then_some(audit::PAUSE_MS);
         pause.into_iter().chain(audit).min().map_or(-1, |limit| i32::try_from(limit).unwrap_or(i32::MAX))
     }
 
-    fn next_generation(&mut self) -> u32 {
+    pub(super) fn next_generation(&mut self) -> u32 {
         self.generations = self.generations.wrapping_add(1);
         self.generations
     }
@@ -118,7 +107,7 @@ impl EventLoop {
         Ok(())
     }
 
-    fn register_listener(&self) -> Result<(), Error> {
+    pub(super) fn register_listener(&self) -> Result<(), Error> {
         let (Some(listener), Some(epoll)) = (self.listener, self.own_epoll()) else { return Ok(()) };
         let interest = if listener.paused_at.is_some() { EpollFlags::empty() } else { EpollFlags::EPOLLIN };
         set_interest(epoll, listener.token(), interest).map_err(failed)
@@ -162,14 +151,14 @@ impl EventLoop {
     }
 
     /// Has epoll watch the member for what it waits for.
-    fn register(&mut self, fd: RawFd) -> Result<(), Error> {
+    pub(super) fn register(&mut self, fd: RawFd) -> Result<(), Error> {
         let (Some(member), Some(epoll)) = (self.members.get(&fd), self.own_epoll()) else { return Ok(()) };
         let Some(interest) = member.interest() else { return Ok(()) };
         let result = set_interest(epoll, member.token(fd), interest);
         self.registered(fd, result)
     }
 
-    fn registered(&mut self, fd: RawFd, result: nix::Result<()>) -> Result<(), Error> {
+    pub(super) fn registered(&mut self, fd: RawFd, result: nix::Result<()>) -> Result<(), Error> {
         match result {
             Ok(()) => {}
             Err(Errno::EPERM) => {
@@ -291,106 +280,6 @@ impl EventLoop {
         let _ = self.register(fd);
     }
 
-    /// Goes through the whole list: takes in whom the program has added, drops whom it has removed.
-    pub(super) fn reconcile<L: List>(&mut self, list: &L) -> Result<(), Error> {
-        let (_, size) = list.shape();
-        let mut listed: NumberMap<RawFd, (usize, Entry)> = NumberMap::default();
-        listed.try_reserve(size)?;
-        for index in 0..size {
-            let is_gone = |entry: &Entry| self.gone.iter().any(|gone| gone.identity == entry.identity);
-            if let Some(entry) = list.entry(index).filter(|entry| !is_gone(entry)) {
-                // Of two entries with one descriptor the one that is a member counts, else the last: the
-                // other may be older than the descriptor.
-                let member = self.members.get(&entry.fd);
-                let known = listed
-                    .get(&entry.fd)
-                    .is_some_and(|(_, other)| member.is_some_and(|member| member.identity == other.identity));
-                if !known {
-                    listed.insert(entry.fd, (index, entry));
-                }
-            }
-        }
-        let mut removed = Vec::new();
-        removed.try_reserve(self.members.len())?;
-        removed.extend(self.members.keys().copied().filter(|fd| !listed.contains_key(fd)));
-        removed.into_iter().for_each(|fd| self.dismiss(fd));
-        for (fd, (index, entry)) in listed {
-            match self.members.get(&fd) {
-                Some(member) if member.is(entry) => {
-                    self.update(fd, |member| member.index = index_u32(index));
-                }
-                _ => self.admit(entry, index, State::Open)?,
-            }
-        }
-        self.seen = list.shape();
-        Ok(())
-    }
-
-    /// Looks at a part of the list for what the program has changed without changing the array or its size:
-    /// entries replaced, descriptors closed, their numbers in use again. Whether the end was reached.
-    pub(super) fn audit<L: List>(&mut self, list: &L) -> Result<bool, Error> {
-        let (_, size) = list.shape();
-        if self.audit_from == 0 {
-            let unknown = |entry: Entry| self.members.get(&entry.fd).is_none_or(|member| !member.is(entry));
-            let listed = (0..size).filter_map(|index| list.entry(index));
-            let (entries, changed) =
-                listed.fold((0, false), |(entries, changed), entry| (entries + 1, changed || unknown(entry)));
-            if changed || entries != self.members.len() {
-                self.reconcile(list)?;
-            }
-            self.register_listener()?;
-        }
-        let end = size.min(self.audit_from + AUDIT_PART);
-        self.check_some(list, self.audit_from..end)?;
-        self.audit_from = if end < size { end } else { 0 };
-        self.audited_at = socket::milliseconds();
-        Ok(self.audit_from == 0)
-    }
-
-    /// Does what an audit does for the whole list at once.
-    pub(super) fn check_all<L: List>(&mut self, list: &L) -> Result<(), Error> {
-        let (_, size) = list.shape();
-        self.audit_from = 0;
-        self.check_some(list, 0..size)
-    }
-
-    fn check_some<L: List>(&mut self, list: &L, mut indices: Range<usize>) -> Result<(), Error> {
-        indices.try_for_each(|index| list.entry(index).map_or(Ok(()), |entry| self.check(entry)))
-    }
-
-    /// Notices that the program has closed the member's descriptor, also where the number is in use again.
-    /// Of one whose coming the program was told this is the end: the number may be anything's. Another one
-    /// is taken in anew: the program has connected it again.
-    fn check(&mut self, entry: Entry) -> Result<(), Error> {
-        let fd = entry.fd;
-        let (Some(member), Some(epoll)) = (self.members.get(&fd), self.own_epoll()) else { return Ok(()) };
-        let (Some(interest), true) = (member.interest(), member.is(entry)) else { return Ok(()) };
-        let (announced, always_ready) = (member.announced, member.always_ready);
-        // Adding it again changes nothing if it is watched already.
-        let event = EpollEvent::new(interest, member.token(fd).data());
-        match socket::borrow(fd).and_then(|fd| epoll.add(fd, event)) {
-            Err(Errno::EEXIST) => Ok(()),
-            Err(Errno::EPERM) if always_ready => Ok(()),
-            Ok(()) | Err(Errno::EPERM) if announced => {
-                self.unregister(fd);
-                self.lose(fd);
-                Ok(())
-            }
-            // What the old registration may still tell is no longer this member's.
-            Ok(()) => {
-                let generation = self.next_generation();
-                self.update(fd, |member| {
-                    member.generation = generation;
-                    member.queued = false;
-                });
-                self.ready.try_reserve(1)?;
-                self.make_ready(fd, true, true);
-                self.register(fd)
-            }
-            result => self.registered(fd, result),
-        }
-    }
-
     /// Sends what is queued for the member; whether nothing is left.
     pub(super) fn send_queued(&mut self, section: &crate::section::Section, fd: RawFd) -> bool {
         let sent = output::flush(section, fd);
@@ -417,7 +306,7 @@ impl Member {
     }
 
     /// Whether it is this entry of the list.
-    fn is(&self, entry: Entry) -> bool {
+    pub(super) fn is(&self, entry: Entry) -> bool {
         (self.identity, self.extra) == (entry.identity, entry.extra)
     }
 
@@ -425,7 +314,7 @@ impl Member {
     ///
     /// An extra descriptor is told once for each thing that happens: it is read until it is empty, and one
     /// that cannot be read (a listening socket) must not be told again and again.
-    fn interest(&self) -> Option<EpollFlags> {
+    pub(super) fn interest(&self) -> Option<EpollFlags> {
         let mut interest = match self.state {
             State::Told => return None,
             State::Ending => EpollFlags::empty(),

@@ -1,0 +1,126 @@
+//! The list is the program's: what it has changed by hand is noticed here.
+
+#![forbid(unsafe_code)]
+
+use std::ops::Range;
+use std::os::fd::RawFd;
+
+use nix::errno::Errno;
+use nix::sys::epoll::EpollEvent;
+
+use super::watch::index_u32;
+use super::{Entry, EventLoop, List, State};
+use crate::error::Error;
+use crate::shards::NumberMap;
+use crate::socket;
+
+/// An audit asks the kernel about a part of the list at a time, and there is a pause between the parts: what
+/// it takes of the time does not grow with the list.
+const PART: usize = 64;
+pub(super) const PAUSE_MS: i64 = 10;
+
+impl EventLoop {
+    pub(super) fn audit_is_due(&self) -> bool {
+        socket::milliseconds() - self.audited_at >= PAUSE_MS
+    }
+
+    /// Goes through the whole list: takes in whom the program has added, drops whom it has removed.
+    pub(super) fn reconcile<L: List>(&mut self, list: &L) -> Result<(), Error> {
+        let (_, size) = list.shape();
+        let mut listed: NumberMap<RawFd, (usize, Entry)> = NumberMap::default();
+        listed.try_reserve(size)?;
+        for index in 0..size {
+            let is_gone = |entry: &Entry| self.gone.iter().any(|gone| gone.identity == entry.identity);
+            if let Some(entry) = list.entry(index).filter(|entry| !is_gone(entry)) {
+                // Of two entries with one descriptor the one that is a member counts, else the last: the
+                // other may be older than the descriptor.
+                let member = self.members.get(&entry.fd);
+                let known = listed
+                    .get(&entry.fd)
+                    .is_some_and(|(_, other)| member.is_some_and(|member| member.identity == other.identity));
+                if !known {
+                    listed.insert(entry.fd, (index, entry));
+                }
+            }
+        }
+        let mut removed = Vec::new();
+        removed.try_reserve(self.members.len())?;
+        removed.extend(self.members.keys().copied().filter(|fd| !listed.contains_key(fd)));
+        removed.into_iter().for_each(|fd| self.dismiss(fd));
+        for (fd, (index, entry)) in listed {
+            match self.members.get(&fd) {
+                Some(member) if member.is(entry) => {
+                    self.update(fd, |member| member.index = index_u32(index));
+                }
+                _ => self.admit(entry, index, State::Open)?,
+            }
+        }
+        self.seen = list.shape();
+        Ok(())
+    }
+
+    /// Looks at a part of the list for what the program has changed without changing the array or its size:
+    /// entries replaced, descriptors closed, their numbers in use again. Whether the end was reached.
+    pub(super) fn audit<L: List>(&mut self, list: &L) -> Result<bool, Error> {
+        let (_, size) = list.shape();
+        if self.audit_from == 0 {
+            let unknown = |entry: Entry| self.members.get(&entry.fd).is_none_or(|member| !member.is(entry));
+            let listed = (0..size).filter_map(|index| list.entry(index));
+            let (entries, changed) =
+                listed.fold((0, false), |(entries, changed), entry| (entries + 1, changed || unknown(entry)));
+            if changed || entries != self.members.len() {
+                self.reconcile(list)?;
+            }
+            self.register_listener()?;
+        }
+        let end = size.min(self.audit_from + PART);
+        self.check_some(list, self.audit_from..end)?;
+        self.audit_from = if end < size { end } else { 0 };
+        self.audited_at = socket::milliseconds();
+        Ok(self.audit_from == 0)
+    }
+
+    /// Does what an audit does for the whole list at once.
+    pub(super) fn check_all<L: List>(&mut self, list: &L) -> Result<(), Error> {
+        let (_, size) = list.shape();
+        self.audit_from = 0;
+        self.check_some(list, 0..size)
+    }
+
+    fn check_some<L: List>(&mut self, list: &L, mut indices: Range<usize>) -> Result<(), Error> {
+        indices.try_for_each(|index| list.entry(index).map_or(Ok(()), |entry| self.check(entry)))
+    }
+
+    /// Notices that the program has closed the member's descriptor, also where the number is in use again.
+    /// Of one whose coming the program was told this is the end: the number may be anything's. Another one
+    /// is taken in anew: the program has connected it again.
+    fn check(&mut self, entry: Entry) -> Result<(), Error> {
+        let fd = entry.fd;
+        let (Some(member), Some(epoll)) = (self.members.get(&fd), self.own_epoll()) else { return Ok(()) };
+        let (Some(interest), true) = (member.interest(), member.is(entry)) else { return Ok(()) };
+        let (announced, always_ready) = (member.announced, member.always_ready);
+        // Adding it again changes nothing if it is watched already.
+        let event = EpollEvent::new(interest, member.token(fd).data());
+        match socket::borrow(fd).and_then(|fd| epoll.add(fd, event)) {
+            Err(Errno::EEXIST) => Ok(()),
+            Err(Errno::EPERM) if always_ready => Ok(()),
+            Ok(()) | Err(Errno::EPERM) if announced => {
+                self.unregister(fd);
+                self.lose(fd);
+                Ok(())
+            }
+            // What the old registration may still tell is no longer this member's.
+            Ok(()) => {
+                let generation = self.next_generation();
+                self.update(fd, |member| {
+                    member.generation = generation;
+                    member.queued = false;
+                });
+                self.ready.try_reserve(1)?;
+                self.make_ready(fd, true, true);
+                self.register(fd)
+            }
+            result => self.registered(fd, result),
+        }
+    }
+}

@@ -1,0 +1,299 @@
+//! What has come in on one connection and is not yet a message: the half-received frame and the bytes read
+//! ahead.
+
+#![forbid(unsafe_code)]
+
+use std::mem::MaybeUninit;
+
+use nix::errno::Errno;
+
+use crate::memory::{Block, OutOfMemory};
+use crate::wire::{HEADER_SIZE, Header, TooLong};
+
+/// How much `ipc_wait_event` receives at once of frames that it does not know yet.
+pub const READ_AHEAD: usize = 16 << 10;
+
+/// How much is allocated for a payload that was announced and has not come. More is allocated as it comes.
+const ANNOUNCED: usize = 64 << 10;
+
+/// How much more than has come is then allocated: few steps, each a copy, up to the largest payload.
+const GROWTH: usize = 16;
+
+/// A message as it was received.
+pub struct Frame {
+    /// The message's type.
+    pub kind: u8,
+    /// Its payload.
+    pub payload: Block,
+}
+
+/// Why no frame could be cut.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Cut {
+    /// The peer announced more than a frame holds; nothing behind that can be understood.
+    TooLong,
+    /// No memory for the payload; nothing is lost, and another try may succeed.
+    OutOfMemory,
+}
+
+impl From<TooLong> for Cut {
+    fn from(_: TooLong) -> Self {
+        Self::TooLong
+    }
+}
+
+impl From<OutOfMemory> for Cut {
+    fn from(_: OutOfMemory) -> Self {
+        Self::OutOfMemory
+    }
+}
+
+/// What a receive has brought.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Came {
+    /// The end of the stream.
+    End,
+    /// As much as there was.
+    All,
+    /// As much as there was room for; there may be more.
+    Full,
+}
+
+impl Came {
+    fn of(count: usize, room: usize) -> Self {
+        match count {
+            0 => Self::End,
+            count if count < room => Self::All,
+            _ => Self::Full,
+        }
+    }
+}
+
+/// Why nothing was received.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Receive {
+    /// The system call failed.
+    System(Errno),
+    /// No memory; nothing was taken from the kernel.
+    OutOfMemory,
+}
+
+impl From<OutOfMemory> for Receive {
+    fn from(_: OutOfMemory) -> Self {
+        Self::OutOfMemory
+    }
+}
+
+impl From<Errno> for Receive {
+    fn from(errno: Errno) -> Self {
+        Self::System(errno)
+    }
+}
+
+/// What has come in and is not yet a message: first bytes read ahead fill the header, then the payload.
+#[derive(Default)]
+pub struct Inbound {
+    header: [u8; HEADER_SIZE],
+    /// Bytes of `header` that are there.
+    filled: usize,
+    payload: Block,
+    /// Bytes received beyond the frame at hand, from `start` on.
+    ahead: Block,
+    start: usize,
+}
+
+impl Inbound {
+    /// Whether it holds nothing at all.
+    pub fn is_empty(&self) -> bool {
+        self.filled == 0 && !self.has_ahead()
+    }
+
+    /// Whether there are bytes that [`Inbound::cut`] has not looked at.
+    pub fn has_ahead(&self) -> bool {
+        self.start < self.ahead.len()
+    }
+
+    fn take_ahead(&mut self, most: usize) -> &[u8] {
+        let rest = self.ahead.bytes().get(self.start..).unwrap_or_default();
+        let taken = rest.get(..most).unwrap_or(rest);
+        self.start += taken.len();
+        taken
+    }
+
+    fn fill_header(&mut self) {
+        let missing = HEADER_SIZE - self.filled;
+        let mut header = self.header;
+        let taken = self.take_ahead(missing);
+        let count = taken.len();
+        for (place, byte) in header.iter_mut().skip(HEADER_SIZE - missing).zip(taken) {
+            *place = *byte;
+        }
+        self.header = header;
+        self.filled += count;
+    }
+
+    /// The frame at hand, once its header is there.
+    pub fn announced(&self) -> Result<Option<Header>, TooLong> {
+        if self.filled < HEADER_SIZE { Ok(None) } else { Header::decode(self.header).map(Some) }
+    }
+
+    /// The next whole frame among the bytes at hand. Where there is none, all bytes read ahead have found
+    /// their place in the half-received one.
+    pub fn cut(&mut self) -> Result<Option<Frame>, Cut> {
+        self.fill_header();
+        let Some(header) = self.announced()? else { return Ok(None) };
+        let missing = header.length - self.payload.len();
+        let at_hand = (self.ahead.len() - self.start).min(missing);
+        if at_hand > 0 {
+            // Room for what is to come, too, as far as that is not much.
+            self.payload.reserve(header.length.min(ANNOUNCED.max(self.payload.len() + at_hand)))?;
+            let rest = self.ahead.bytes().get(self.start..).unwrap_or_default();
+            self.payload.push(rest.get(..at_hand).unwrap_or(rest));
+            self.start += at_hand;
+        }
+        if at_hand < missing {
+            return Ok(None);
+        }
+        self.filled = 0;
+        Ok(Some(Frame { kind: header.kind, payload: std::mem::take(&mut self.payload) }))
+    }
+
+    /// Receives no byte beyond the frame at hand. `cut` has found no frame before.
+    pub fn receive_exact(
+        &mut self,
+        source: impl for<'a> FnOnce(&'a mut [MaybeUninit<u8>]) -> Result<&'a mut [u8], Errno>,
+    ) -> Result<Came, Receive> {
+        let Ok(Some(header)) = self.announced() else {
+            let mut room = [MaybeUninit::uninit(); HEADER_SIZE];
+            let (_, missing) = room.split_at_mut(self.filled.min(HEADER_SIZE));
+            let came = source(missing)?;
+            for (place, byte) in self.header.iter_mut().skip(self.filled).zip(&*came) {
+                *place = *byte;
+            }
+            let room = HEADER_SIZE - self.filled;
+            self.filled += came.len();
+            return Ok(Came::of(came.len(), room));
+        };
+        let (have, missing) = (self.payload.len(), header.length - self.payload.len());
+        if have == self.payload.capacity() {
+            self.payload.reserve(header.length.min(ANNOUNCED.max(GROWTH * have)))?;
+        }
+        let room = missing.min(self.payload.capacity() - have);
+        Ok(Came::of(self.payload.fill(missing, source)?, room))
+    }
+
+    /// Receives what there is: straight into the payload where one is half received, else into `spare`,
+    /// which is kept for as long as it holds bytes. `cut` has found no frame before.
+    pub fn receive_ahead(
+        &mut self,
+        spare: &mut Block,
+        source: impl for<'a> FnOnce(&'a mut [MaybeUninit<u8>]) -> Result<&'a mut [u8], Errno>,
+    ) -> Result<Came, Receive> {
+        if let Ok(Some(_)) = self.announced() {
+            return self.receive_exact(source);
+        }
+        spare.reserve(READ_AHEAD)?;
+        spare.clear();
+        let count = spare.fill(READ_AHEAD, source)?;
+        std::mem::swap(&mut self.ahead, spare);
+        self.start = 0;
+        Ok(Came::of(count, READ_AHEAD))
+    }
+
+    /// Gives the buffer of bytes read ahead back once it is empty.
+    pub fn return_spare(&mut self, spare: &mut Block) {
+        if !self.has_ahead() && self.ahead.capacity() > 0 {
+            self.start = 0;
+            self.ahead.clear();
+            std::mem::swap(&mut self.ahead, spare);
+            self.ahead = Block::default();
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn frame(kind: u8, payload: &[u8]) -> Vec<u8> {
+        let head = Header { kind, length: payload.len() }.encode().unwrap();
+        [&head[..], payload].concat()
+    }
+
+    /// A stream that gives at most `step` bytes a time.
+    fn source<'s, 'b>(
+        stream: &'s mut &'b [u8],
+        step: usize,
+    ) -> impl for<'a> FnOnce(&'a mut [MaybeUninit<u8>]) -> Result<&'a mut [u8], Errno> + use<'s, 'b> {
+        move |room| {
+            let count = room.len().min(step).min(stream.len());
+            let (now, later) = stream.split_at(count);
+            *stream = later;
+            Ok(room[..count].write_copy_of_slice(now))
+        }
+    }
+
+    fn drain(stream: &[u8], step: usize, exact: bool) -> Vec<(u8, Vec<u8>)> {
+        let (mut rest, mut inbound, mut spare) = (stream, Inbound::default(), Block::default());
+        let mut frames = Vec::new();
+        loop {
+            while let Some(frame) = inbound.cut().unwrap() {
+                frames.push((frame.kind, frame.payload.bytes().to_vec()));
+                if exact {
+                    let told: usize = frames.iter().map(|(_, payload)| payload.len() + HEADER_SIZE).sum();
+                    assert_eq!(stream.len() - rest.len(), told, "read beyond the frame");
+                }
+            }
+            inbound.return_spare(&mut spare);
+            let came = if exact {
+                inbound.receive_exact(source(&mut rest, step)).unwrap()
+            } else {
+                inbound.receive_ahead(&mut spare, source(&mut rest, step)).unwrap()
+            };
+            if came == Came::End {
+                assert!(inbound.is_empty());
+                return frames;
+            }
+        }
+    }
+
+    #[test]
+    fn frames_are_the_same_however_the_stream_is_cut() {
+        let sent = [
+            (0, vec![]),
+            (1, b"x".to_vec()),
+            (2, vec![7; READ_AHEAD]),
+            (3, vec![]),
+            (255, (0..200_000).map(|n| n as u8).collect()),
+        ];
+        let stream: Vec<u8> = sent.iter().flat_map(|(kind, payload)| frame(*kind, payload)).collect();
+        for step in [1, 2, 5, 6, 7, 4096, READ_AHEAD, 65_541, usize::MAX] {
+            for exact in [false, true] {
+                assert_eq!(drain(&stream, step, exact), sent, "step {step}, exact {exact}");
+            }
+        }
+    }
+
+    #[test]
+    fn an_announcement_alone_allocates_nothing_and_a_byte_little() {
+        let mut inbound = Inbound::default();
+        let header = Header { kind: 2, length: crate::wire::MAX_PAYLOAD }.encode().unwrap();
+        let (mut rest, mut spare) = (&header[..], Block::default());
+        inbound.receive_ahead(&mut spare, source(&mut rest, 5)).unwrap();
+        assert!(inbound.cut().unwrap().is_none());
+        inbound.return_spare(&mut spare);
+        assert_eq!((inbound.payload.capacity(), inbound.ahead.capacity()), (0, 0));
+        inbound.receive_exact(source(&mut &b"x"[..], 1)).unwrap();
+        assert_eq!(inbound.payload.capacity(), ANNOUNCED);
+    }
+
+    #[test]
+    fn a_length_over_the_maximum_stays_one() {
+        let mut inbound = Inbound::default();
+        let mut rest = &[1, 255, 255, 255, 255, 1, 2, 3][..];
+        inbound.receive_ahead(&mut Block::default(), source(&mut rest, 8)).unwrap();
+        for _ in 0..3 {
+            assert_eq!(inbound.cut().err(), Some(Cut::TooLong));
+        }
+    }
+}
