@@ -214,6 +214,7 @@ impl Inbound {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::memory::write_front;
 
     fn frame(kind: u8, payload: &[u8]) -> Vec<u8> {
         let head = Header { kind, length: payload.len() }.encode().unwrap();
@@ -229,7 +230,7 @@ mod tests {
             let count = room.len().min(step).min(stream.len());
             let (now, later) = stream.split_at(count);
             *stream = later;
-            Ok(room[..count].write_copy_of_slice(now))
+            Ok(write_front(room, now))
         }
     }
 
