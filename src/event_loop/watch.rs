@@ -193,6 +193,14 @@ impl EventLoop {
     pub(super) fn admit(&mut self, entry: Entry, index: usize, state: State) -> Result<(), Error> {
         self.members.try_reserve(1)?;
         self.gone.try_reserve(1)?;
+        if self.ready.len() > 2 * self.members.len() + 2 {
+            // Many have come and gone without a wait.
+            let (members, listener) = (&self.members, self.listener);
+            self.ready.retain(|token| {
+                listener.is_some_and(|listener| listener.token() == *token)
+                    || members.get(&token.fd).is_some_and(|member| member.generation == token.generation)
+            });
+        }
         // A place for each member and for the listener, and for what is in the queue without being a member.
         self.ready.try_reserve(self.members.len() + 2)?;
         if let Some(old) = self.members.get(&entry.fd)

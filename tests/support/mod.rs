@@ -1,8 +1,11 @@
 //! What the tests of the promises share: the C interface, called as a C program would, and raw peers that
 //! speak the wire format with plain sockets.
-#![allow(dead_code, reason = "each test file uses a part of it")]
+#![allow(dead_code, unused_imports, reason = "each test file uses a part of it")]
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing, reason = "tests")]
 #![allow(clippy::undocumented_unsafe_blocks, reason = "the functions are called as their header says")]
+
+mod ledger;
+mod process;
 
 use std::ffi::{CString, c_char};
 use std::io::{Read, Write};
@@ -18,6 +21,8 @@ pub use ipc::capi::server_and_client::*;
 pub use ipc::capi::types::*;
 pub use ipc::capi::usock::*;
 pub use ipc::error::ipc_errors::{self, *};
+pub use ledger::*;
+pub use process::*;
 
 pub const EMPTY_INFO: ipc_connection_info =
     ipc_connection_info { version: 0, index: 0, fd: -1, r#type: 0, spath: std::ptr::null_mut() };
@@ -33,7 +38,8 @@ pub fn limit(seconds: u64) -> Limit {
     std::thread::spawn(move || {
         if watch.recv_timeout(Duration::from_secs(seconds)) == Err(std::sync::mpsc::RecvTimeoutError::Timeout)
         {
-            eprintln!("{name} has not ended within {seconds} s");
+            // Past the harness, which keeps to itself what a test prints.
+            let _ = writeln!(std::io::stderr(), "{name} has not ended within {seconds} s");
             std::process::abort();
         }
     });
@@ -53,7 +59,11 @@ pub fn until(what: &str, mut condition: impl FnMut() -> bool) {
 pub fn rundir() -> &'static PathBuf {
     static RUNDIR: OnceLock<PathBuf> = OnceLock::new();
     RUNDIR.get_or_init(|| {
+        extern "C" fn remove() {
+            let _ = std::fs::remove_dir_all(rundir());
+        }
         let path = tempfile::tempdir().unwrap().keep();
+        unsafe { libc::atexit(remove) };
         unsafe { std::env::set_var("IPC_RUNDIR", &path) };
         path
     })
@@ -285,4 +295,36 @@ pub fn write_beside(mut stream: UnixStream, bytes: Vec<u8>) -> std::thread::Join
         stream.write_all(&bytes).unwrap();
         stream
     })
+}
+
+/// The pointers of a list.
+pub fn entries(list: &ipc_connection_infos) -> Vec<*mut ipc_connection_info> {
+    (0..usize::try_from(list.size).unwrap()).map(|index| unsafe { *list.cinfos.add(index) }).collect()
+}
+
+/// Gives the list another array, by hand, as programs do.
+pub fn replace_array(list: &mut ipc_connection_infos, entries: &[*mut ipc_connection_info]) {
+    let old = list.cinfos;
+    unsafe {
+        list.cinfos = libc::malloc(size_of_val(entries)).cast();
+        list.cinfos.copy_from_nonoverlapping(entries.as_ptr(), entries.len());
+        list.size = i32::try_from(entries.len()).unwrap();
+        libc::free(old.cast());
+    }
+}
+
+/// Has the next ipc_wait_event go through the whole list.
+pub fn have_the_list_looked_through(list: &mut ipc_connection_infos) {
+    let same = entries(list);
+    replace_array(list, &same);
+}
+
+/// Takes all that ipc_add_fd has made out of the list.
+pub fn free_extras(program: &mut Program) {
+    for info in entries(&program.list) {
+        if !info.is_null() && unsafe { (*info).r#type } == b'a'.cast_signed() as c_char {
+            assert_eq!(unsafe { ipc_del(&mut program.list, info) }, IPC_ERROR_NONE);
+            unsafe { libc::free(info.cast()) };
+        }
+    }
 }

@@ -1,0 +1,152 @@
+//! Promise 7 where descriptors' numbers are used again: each end is told once and of the right origin,
+//! whoever has the number now.
+#![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing, reason = "tests")]
+#![allow(clippy::undocumented_unsafe_blocks, reason = "the functions are called as their header says")]
+
+mod support;
+
+use std::io::{Read, Write};
+use std::os::fd::{AsRawFd, FromRawFd, IntoRawFd};
+
+use support::*;
+
+#[test]
+fn promise_7_a_number_that_the_next_client_gets_is_the_end_of_the_one_before() {
+    let _one = one_at_a_time();
+    let _limit = limit(30);
+    for end in [IpcClose, Close, ReadAheadThenIpcClose, HalfReadThenClose] {
+        let mut ledger = Ledger::new();
+        // One stays behind it in the list, so that it is not the last that goes.
+        let (first, fd, origin) = ledger.peer();
+        let (mut second, second_fd, second_origin) = ledger.peer();
+        let _first = end.happen(&mut ledger, first, fd, origin);
+        let mut next = ledger.waiting();
+        next.write_all(&frame(1, b"from the next")).unwrap();
+        let mut told = vec![ledger.next(), ledger.next(), ledger.next()];
+        let place = told.iter().position(|(told, _)| *told == Told::Disconnection(fd)).unwrap();
+        assert_eq!(told.remove(place), (Told::Disconnection(fd), origin), "{end:?}");
+        let [(Told::Connection(next_fd), next_origin), message] = &told[..] else {
+            panic!("{end:?}: {told:?}")
+        };
+        assert_eq!(*next_fd, fd, "the number is to be used again");
+        assert_eq!(*message, (Told::Message(fd, 1, b"from the next".to_vec()), *next_origin), "{end:?}");
+        let next_origin = *next_origin;
+        second.write_all(&frame(1, b"still here")).unwrap();
+        assert_eq!(ledger.next(), (Told::Message(second_fd, 1, b"still here".to_vec()), second_origin));
+        drop(next);
+        assert_eq!(ledger.next(), (Told::Disconnection(fd), next_origin), "{end:?}");
+        drop(second);
+        assert_eq!(ledger.next(), (Told::Disconnection(second_fd), second_origin), "{end:?}");
+        ledger.assert_nothing_more();
+    }
+}
+
+/// The program may have moved the entries since the library last saw them.
+#[test]
+fn promise_7_a_number_that_the_next_client_gets_wherever_the_one_before_stands() {
+    let _one = one_at_a_time();
+    let _limit = limit(30);
+    for end in [IpcClose, Close] {
+        let mut ledger = Ledger::new();
+        let (peer, fd, origin) = ledger.peer();
+        let mut marker = ledger.peer();
+        let _peer = end.happen(&mut ledger, peer, fd, origin);
+        let mut next = ledger.waiting();
+        next.write_all(&frame(1, b"from the next")).unwrap();
+        unsafe {
+            ledger.list.cinfos.write(marker.2);
+            ledger.list.cinfos.add(1).write(origin);
+        }
+        let mut told = vec![ledger.next()];
+        told.extend(ledger.all_there_is(2, &mut marker));
+        assert!(told.contains(&(Told::Disconnection(fd), origin)), "{end:?}: {told:?}");
+        let come = told.iter().find(|(told, _)| *told == Told::Connection(fd)).unwrap();
+        assert!(
+            told.contains(&(Told::Message(fd, 1, b"from the next".to_vec()), come.1)),
+            "{end:?}: {told:?}"
+        );
+        assert_eq!(told.len(), 3, "{end:?}: {told:?}");
+    }
+}
+
+/// A server that closes a client and then connects somewhere gets the client's number for that.
+#[test]
+fn promise_7_a_number_that_a_connection_of_the_programs_own_gets_hides_no_end() {
+    let _one = one_at_a_time();
+    let _limit = limit(30);
+    for end in [IpcClose, Close] {
+        let mut ledger = Ledger::new();
+        let mut marker = ledger.peer();
+        let (peer, fd, origin) = ledger.peer();
+        let _peer = end.happen(&mut ledger, peer, fd, origin);
+        let (one, other) = pair();
+        let (one, mut other) = (out_of_the_way(one), out_of_the_way(other));
+        assert_eq!(unsafe { libc::dup2(one.as_raw_fd(), fd) }, fd);
+        drop(one);
+        let mut own = ipc_connection_info { fd, ..EMPTY_INFO };
+        assert_eq!(unsafe { ipc_add(&mut ledger.list, &mut own) }, IPC_ERROR_NONE);
+        ledger.here.insert(&raw mut own);
+        other.write_all(&frame(1, b"to the new one")).unwrap();
+        let told = ledger.all_there_is(2, &mut marker);
+        let message = (Told::Message(fd, 1, b"to the new one".to_vec()), &raw mut own);
+        assert!(told.contains(&message), "{end:?}: {told:?}");
+        assert!(told.contains(&(Told::Disconnection(fd), origin)), "{end:?}: {told:?}");
+        assert_eq!(told.len(), 2, "{told:?}");
+        assert_eq!(unsafe { ipc_del(&mut ledger.list, &mut own) }, IPC_ERROR_NONE);
+        close(fd);
+        ledger.assert_nothing_more();
+    }
+}
+
+/// A program that closes a client with close(2) and opens a file gets the client's number for that.
+#[test]
+fn promise_7_a_number_that_a_file_of_the_programs_own_gets_is_not_the_librarys() {
+    let _one = one_at_a_time();
+    let _limit = limit(30);
+    for end in [IpcClose, Close, HalfReadThenClose, PeerAnnouncesTooMuch] {
+        let mut ledger = Ledger::new();
+        let mut marker = ledger.peer();
+        let (peer, fd, origin) = ledger.peer();
+        let _peer = end.happen(&mut ledger, peer, fd, origin);
+        if end.is_an_error() {
+            assert_eq!(ledger.next(), (Told::Error(fd), origin));
+            close(fd);
+        }
+        let (reader, mut writer) = std::io::pipe().unwrap();
+        assert_eq!(reader.into_raw_fd(), fd, "the number is to be used again");
+        writer.write_all(b"the program's").unwrap();
+        let told = ledger.all_there_is(1, &mut marker);
+        // That an error is told before is no harm.
+        assert_eq!(told.last(), Some(&(Told::Disconnection(fd), origin)), "{end:?}");
+        assert!(is_open(fd), "{end:?}: the library has closed the program's file");
+        let mut bytes = [0; 13];
+        unsafe { std::io::PipeReader::from_raw_fd(fd) }.read_exact(&mut bytes).unwrap();
+        assert_eq!(&bytes, b"the program's");
+        ledger.assert_nothing_more();
+    }
+}
+
+/// A program leaves the structure of a connection that it has closed in the list, and a client gets the
+/// number. What happens to the client is told of the client.
+#[test]
+fn promise_7_a_dead_entry_with_the_same_number_does_not_take_a_clients_events() {
+    let _one = one_at_a_time();
+    let _limit = limit(30);
+    let mut ledger = Ledger::new();
+    let _first = ledger.peer();
+    let (one, other) = pair();
+    let _other = out_of_the_way(other);
+    let mut dead = connection(&one);
+    assert_eq!(unsafe { ipc_add(&mut ledger.list, &mut dead) }, IPC_ERROR_NONE);
+    assert_eq!(unsafe { ipc_close(&mut dead) }, IPC_ERROR_NONE);
+    std::mem::forget(one);
+    let (mut peer, fd, origin) = ledger.peer();
+    assert_eq!(fd, dead.fd, "the number is to be used again");
+    for n in 0..3 {
+        peer.write_all(&frame(1, &[n])).unwrap();
+        assert_eq!(ledger.next(), (Told::Message(fd, 1, vec![n]), origin));
+        have_the_list_looked_through(&mut ledger.list);
+    }
+    drop(peer);
+    assert_eq!(ledger.next(), (Told::Disconnection(fd), origin));
+}

@@ -1,0 +1,166 @@
+//! What `make install` puts where, and what the installed library is made of.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing, reason = "tests")]
+
+mod staging;
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::path::Path;
+use std::process::Command;
+
+use staging::{answer, files_below, has, libs_private, make, root, run, skipped, stage, text_of};
+
+const VERSION: &str = env!("CARGO_PKG_VERSION");
+
+/// Exported, and declared by no header: old programs declare them themselves.
+const UNDECLARED: [&str; 5] =
+    ["handle_new_connection", "ipc_message_print", "log_format", "mprint_hexa", "print_hexa"];
+
+fn exports() -> BTreeSet<String> {
+    text_of("tests/exports.txt").lines().map(str::to_owned).collect()
+}
+
+#[test]
+fn the_files_are_those_that_programs_look_for() {
+    let (major, _) = VERSION.split_once('.').unwrap();
+    let (minor, _) = VERSION.rsplit_once('.').unwrap();
+    let real = format!("libipc.so.{VERSION}");
+    let links = ["libipc.so".to_owned(), format!("libipc.so.{major}"), format!("libipc.so.{minor}")];
+    let mut expected: Vec<String> = links.iter().map(|link| format!("usr/lib/{link}")).collect();
+    expected.push(format!("usr/lib/{real}"));
+    expected.extend(
+        ["include/ipc.h", "lib/libipc.a", "lib/pkgconfig/libipc.pc", "share/man/man7/libipc.7"]
+            .map(|file| format!("usr/{file}")),
+    );
+    expected.sort();
+    assert_eq!(files_below(&stage().folder()), expected);
+
+    // Relative, so that they also lead to the library in a folder that is moved.
+    for link in links {
+        let target = fs::read_link(stage().lib().join(&link)).unwrap();
+        assert_eq!(target, Path::new(&real), "{link}");
+    }
+    assert!(stage().library().symlink_metadata().unwrap().is_file());
+    assert_eq!(fs::read(stage().header()).unwrap(), fs::read(root().join("include/ipc.h")).unwrap());
+    let manual = stage().usr().join("share/man/man7/libipc.7");
+    assert_eq!(fs::read(manual).unwrap(), fs::read(root().join("man/libipc.7")).unwrap());
+}
+
+#[test]
+fn libipc_pc_names_the_version_and_no_folder_of_the_staging() {
+    let text = fs::read_to_string(stage().lib().join("pkgconfig/libipc.pc")).unwrap();
+    assert!(text.lines().any(|line| line == format!("Version: {VERSION}")), "{text}");
+    assert!(text.lines().any(|line| line == "prefix=/usr"), "{text}");
+    assert!(!text.contains(stage().folder().to_str().unwrap()), "{text}");
+    assert!(!text.contains('@'), "something was not filled in: {text}");
+}
+
+#[test]
+fn uninstall_leaves_nothing() {
+    let folder = tempfile::tempdir().unwrap();
+    run(&mut make("install", folder.path()));
+    assert_eq!(files_below(folder.path()), files_below(&stage().folder()));
+    // What others have put beside our files stays.
+    let other = folder.path().join("usr/lib/libother.so");
+    fs::write(&other, "").unwrap();
+    run(&mut make("uninstall", folder.path()));
+    assert_eq!(files_below(folder.path()), ["usr/lib/libother.so"]);
+}
+
+#[test]
+fn the_exported_symbols_are_those_of_the_list() {
+    let expected = exports();
+    assert_eq!(expected.len(), 44);
+    let listed: Vec<String> = text_of("tests/exports.txt").lines().map(str::to_owned).collect();
+    assert!(listed.is_sorted(), "tests/exports.txt is not sorted");
+    if !has("nm") {
+        return skipped("the exported symbols", "nm");
+    }
+    let table = answer(Command::new("nm").args(["-D", "--defined-only"]).arg(stage().library()));
+    let symbols: Vec<Vec<&str>> = table.lines().map(|line| line.split_whitespace().collect()).collect();
+    let found: BTreeSet<String> = symbols.iter().map(|fields| (*fields.last().unwrap()).to_owned()).collect();
+    assert_eq!(found, expected);
+    for fields in symbols {
+        let (kind, name) = (fields[1], fields[2]);
+        let is_data = matches!(kind, "B" | "D");
+        assert!(is_data || kind == "T", "{name} is of kind {kind}");
+        assert_eq!(is_data, name == "message_types", "{name} is of kind {kind}");
+    }
+}
+
+#[test]
+fn the_header_declares_what_the_library_exports() {
+    let mut declared = declared_functions(&fs::read_to_string(stage().header()).unwrap());
+    declared.insert("message_types".to_owned());
+    let mut expected = exports();
+    for name in UNDECLARED {
+        assert!(expected.remove(name), "{name} is not in tests/exports.txt");
+    }
+    assert_eq!(declared, expected);
+}
+
+/// The names before the first parenthesis of each declaration.
+fn declared_functions(header: &str) -> BTreeSet<String> {
+    let mut code = String::new();
+    for (place, part) in header.split("/*").enumerate() {
+        code.push_str(if place == 0 { part } else { part.split_once("*/").unwrap().1 });
+    }
+    let mut continued = false;
+    let mut declarations = String::new();
+    for line in code.lines() {
+        let of_preprocessor = continued || line.starts_with('#');
+        continued = of_preprocessor && line.ends_with('\\');
+        if !of_preprocessor {
+            declarations.push_str(line);
+            declarations.push('\n');
+        }
+    }
+    let name = |declaration: &str| {
+        let (before, _) = declaration.split_once('(')?;
+        before.trim_end().rsplit(|c: char| !c.is_alphanumeric() && c != '_').next().map(str::to_owned)
+    };
+    declarations.split(';').filter_map(name).collect()
+}
+
+#[test]
+fn the_soname_is_that_of_the_version() {
+    if !has("readelf") {
+        return skipped("the SONAME", "readelf");
+    }
+    let (major, _) = VERSION.split_once('.').unwrap();
+    let table = answer(Command::new("readelf").arg("-d").arg(stage().library()).env("LC_ALL", "C"));
+    let sonames: Vec<&str> = table.lines().filter(|line| line.contains("(SONAME)")).collect();
+    assert_eq!(sonames.len(), 1, "{table}");
+    assert!(sonames[0].ends_with(&format!("[libipc.so.{major}]")), "{}", sonames[0]);
+    assert_eq!(major, "0", "another SONAME than libipc.so.0 needs another package, and build.rs");
+}
+
+#[test]
+fn the_stripped_library_is_small() {
+    if !has("strip") {
+        return skipped("the size of the library", "strip");
+    }
+    let folder = tempfile::tempdir().unwrap();
+    let stripped = folder.path().join("libipc.so");
+    run(Command::new("strip").arg("--strip-unneeded").arg("-o").arg(&stripped).arg(stage().library()));
+    let size = fs::metadata(&stripped).unwrap().len();
+    assert!(size < 400 * 1024, "{size} bytes");
+    assert_eq!(fs::metadata(stage().library()).unwrap().len(), size, "the installed library is not stripped");
+}
+
+/// rustc says what a program that takes the static library into itself needs beside it. Both places that
+/// tell it on are to say the same.
+#[test]
+fn the_private_libraries_are_those_that_rustc_names() {
+    let mut cargo = Command::new(env!("CARGO"));
+    cargo.current_dir(root());
+    // A folder of its own: the flags would make the other one build anew. Cargo repeats what rustc has said.
+    cargo.env("CARGO_TARGET_DIR", Path::new(env!("CARGO_TARGET_TMPDIR")).join("private-libraries"));
+    cargo.args(["rustc", "--release", "--locked", "--offline", "--lib", "--crate-type", "staticlib"]);
+    let said = run(cargo.args(["--color", "never", "--", "--print", "native-static-libs"])).stderr;
+    let said = String::from_utf8(said).unwrap();
+    let named = said.lines().find_map(|line| line.split_once("native-static-libs: ")).expect("the note").1;
+    let named: Vec<&str> = named.split_whitespace().collect();
+    assert_eq!(libs_private(), named, "Libs.private of libipc.pc.in");
+    assert!(text_of("README.md").contains(&named.join(" ")), "README.md does not say: {}", named.join(" "));
+}

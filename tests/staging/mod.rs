@@ -1,0 +1,351 @@
+//! What the tests of the installed library share: one installation into a folder of its own, made by
+//! `make install`, and C programs compiled against it as its users compile theirs.
+#![allow(dead_code, reason = "each test file uses a part of it")]
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing, reason = "tests")]
+
+use std::env;
+use std::ffi::OsStr;
+use std::fs;
+use std::io::{Read, Seek, Write};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, ExitStatus, Output};
+use std::sync::{Arc, Mutex, MutexGuard, Once, OnceLock, mpsc};
+use std::thread;
+use std::time::{Duration, Instant};
+
+/// With these every C program compiles without a word.
+pub const WARNINGS: [&str; 6] = ["-O2", "-g", "-Wall", "-Wextra", "-Wpedantic", "-Werror"];
+
+pub fn root() -> &'static Path {
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+}
+
+/// Says, also where the output of tests is captured, what was not tested and why.
+pub fn skipped(what: &str, missing: &str) {
+    // The macros that print are captured, a direct write is not.
+    let _ = writeln!(std::io::stderr(), "SKIPPED: {what}: there is no {missing} here");
+}
+
+/// Whether the tool is installed.
+pub fn has(tool: &str) -> bool {
+    env::var_os("PATH").is_some_and(|path| env::split_paths(&path).any(|folder| folder.join(tool).is_file()))
+}
+
+/// Runs the command, which must succeed; its output.
+pub fn run(command: &mut Command) -> Output {
+    let output = command.output().unwrap_or_else(|error| panic!("{command:?}: {error}"));
+    assert!(
+        output.status.success(),
+        "{command:?}: {}\n{}{}",
+        output.status,
+        String::from_utf8_lossy(&output.stdout),
+        String::from_utf8_lossy(&output.stderr)
+    );
+    output
+}
+
+/// Runs the command, which must succeed; what it prints on standard output.
+pub fn answer(command: &mut Command) -> String {
+    String::from_utf8(run(command).stdout).unwrap()
+}
+
+/// `make` there, with nothing from the make or the shell that may have called us.
+pub fn make_in(folder: &Path) -> Command {
+    let mut make = Command::new("make");
+    for variable in ["MAKEFLAGS", "MFLAGS", "MAKELEVEL", "LIBDIR", "INCLUDEDIR", "MANDIR", "STRIP", "BUILD"] {
+        make.env_remove(variable);
+    }
+    make.arg("-C").arg(folder);
+    make
+}
+
+/// `make install` or `make uninstall` of this project.
+pub fn make(target: &str, destination: &Path) -> Command {
+    let mut make = make_in(root());
+    make.arg(target).arg("PREFIX=/usr").arg(format!("DESTDIR={}", destination.display()));
+    if !has("strip") {
+        make.arg("STRIP=");
+    }
+    make
+}
+
+/// An installation, of this test program alone, and room for what is made of it; removed at its end.
+pub struct Stage {
+    top: PathBuf,
+}
+
+const INSTALLED: &str = "installed";
+
+static STAGE: OnceLock<Stage> = OnceLock::new();
+
+extern "C" fn remove_stage() {
+    if let Some(stage) = STAGE.get() {
+        let _ = fs::remove_dir_all(&stage.top);
+    }
+}
+
+pub fn stage() -> &'static Stage {
+    STAGE.get_or_init(|| {
+        let top = tempfile::tempdir().unwrap();
+        run(&mut make("install", &top.path().join(INSTALLED)));
+        // SAFETY: a function that lives as long as the program.
+        unsafe { libc::atexit(remove_stage) };
+        Stage { top: top.keep() }
+    })
+}
+
+impl Stage {
+    /// What DESTDIR was.
+    pub fn folder(&self) -> PathBuf {
+        self.top.join(INSTALLED)
+    }
+
+    /// A folder for what is made of the installation.
+    pub fn room_for(&self, what: &str) -> PathBuf {
+        let folder = self.top.join(what);
+        fs::create_dir(&folder).unwrap();
+        folder
+    }
+
+    pub fn usr(&self) -> PathBuf {
+        self.folder().join("usr")
+    }
+
+    pub fn lib(&self) -> PathBuf {
+        self.usr().join("lib")
+    }
+
+    pub fn header(&self) -> PathBuf {
+        self.usr().join("include/ipc.h")
+    }
+
+    /// The shared library, without its links.
+    pub fn library(&self) -> PathBuf {
+        self.lib().join(concat!("libipc.so.", env!("CARGO_PKG_VERSION")))
+    }
+
+    /// Has pkg-config find this installation, below its folder.
+    pub fn point_pkg_config<'a>(&self, command: &'a mut Command) -> &'a mut Command {
+        command
+            .env("PKG_CONFIG_PATH", self.lib().join("pkgconfig"))
+            .env("PKG_CONFIG_SYSROOT_DIR", self.folder())
+            // /usr/include below the folder is not the one that every compiler knows.
+            .env("PKG_CONFIG_ALLOW_SYSTEM_CFLAGS", "1")
+            .env("PKG_CONFIG_ALLOW_SYSTEM_LIBS", "1")
+    }
+
+    fn pkg_config(&self, arguments: &[&str]) -> Option<Vec<String>> {
+        if !has("pkg-config") {
+            static SAID: Once = Once::new();
+            SAID.call_once(|| {
+                skipped("the flags that pkg-config gives; the plain ones are used", "pkg-config")
+            });
+            return None;
+        }
+        let mut command = Command::new("pkg-config");
+        let told = answer(self.point_pkg_config(command.args(arguments).arg("libipc")));
+        Some(told.split_whitespace().map(str::to_owned).collect())
+    }
+
+    /// What a program is compiled with.
+    pub fn cflags(&self) -> Vec<String> {
+        let plain = || vec![format!("-I{}", self.usr().join("include").display())];
+        self.pkg_config(&["--cflags"]).unwrap_or_else(plain)
+    }
+
+    /// What a program is linked with.
+    pub fn libs(&self, linkage: Linkage) -> Vec<String> {
+        let plain = || vec![format!("-L{}", self.lib().display()), "-lipc".to_owned()];
+        match linkage {
+            Linkage::Shared => self.pkg_config(&["--libs"]).unwrap_or_else(plain),
+            Linkage::Static => {
+                let with_private = || [plain(), libs_private()].concat();
+                let all = self.pkg_config(&["--static", "--libs"]).unwrap_or_else(with_private);
+                let place = all.iter().position(|flag| flag == "-lipc").expect("-lipc");
+                let libipc_alone = ["-Wl,-Bstatic", "-lipc", "-Wl,-Bdynamic"].map(str::to_owned);
+                [&all[..place], &libipc_alone, &all[place + 1..]].concat()
+            }
+        }
+    }
+}
+
+/// `Libs.private` of libipc.pc.
+pub fn libs_private() -> Vec<String> {
+    let text = fs::read_to_string(root().join("libipc.pc.in")).unwrap();
+    let line = text.lines().find_map(|line| line.strip_prefix("Libs.private:")).expect("Libs.private");
+    line.split_whitespace().map(str::to_owned).collect()
+}
+
+/// Which library a program is linked with.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Linkage {
+    Shared,
+    Static,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Language {
+    C,
+    Cpp,
+}
+
+/// A C program, compiled in a folder of its own that is also its run directory.
+pub struct Program {
+    folder: tempfile::TempDir,
+    linkage: Linkage,
+}
+
+impl Program {
+    pub fn compile(language: Language, linkage: Linkage, sources: &[&Path], extra: &[&str]) -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let (compiler, standard): (_, &[_]) = match language {
+            Language::C => ("cc", &["-std=c99"]),
+            Language::Cpp => ("g++", &["-std=c++17", "-x", "c++"]),
+        };
+        let mut command = Command::new(compiler);
+        command.args(standard).args(WARNINGS).args(extra).args(stage().cflags()).args(sources);
+        run(command.arg("-o").arg(folder.path().join("program")).args(stage().libs(linkage)));
+        fs::create_dir(folder.path().join("run")).unwrap();
+        Self { folder, linkage }
+    }
+
+    /// The program from `tests/c`, of one or more files there.
+    pub fn of_tests(language: Language, linkage: Linkage, files: &[&str], extra: &[&str]) -> Self {
+        let paths: Vec<PathBuf> = files.iter().map(|file| root().join("tests/c").join(file)).collect();
+        let sources: Vec<&Path> = paths.iter().map(PathBuf::as_path).collect();
+        Self::compile(language, linkage, &sources, extra)
+    }
+
+    pub fn path(&self) -> PathBuf {
+        self.folder.path().join("program")
+    }
+
+    fn prepare(&self, mut command: Command) -> Command {
+        command.env("IPC_RUNDIR", self.folder.path().join("run")).env_remove("LD_LIBRARY_PATH");
+        if self.linkage == Linkage::Shared {
+            command.env("LD_LIBRARY_PATH", stage().lib());
+        }
+        command
+    }
+
+    pub fn command(&self) -> Command {
+        self.prepare(Command::new(self.path()))
+    }
+
+    pub fn command_in_valgrind(&self) -> Command {
+        let mut valgrind = valgrind();
+        valgrind.arg(self.path());
+        self.prepare(valgrind)
+    }
+}
+
+/// Every error and every block that is lost, or that nothing but a pointer into its middle is left of, is a
+/// failure.
+pub fn valgrind() -> Command {
+    let mut valgrind = Command::new("valgrind");
+    valgrind.args(["--quiet", "--error-exitcode=99", "--leak-check=full"]);
+    valgrind.arg("--errors-for-leak-kinds=definite,indirect,possible");
+    valgrind
+}
+
+/// Waits for a condition, `LIMIT` at most.
+pub fn until(what: &str, mut condition: impl FnMut() -> bool) {
+    let end = Instant::now() + LIMIT;
+    while !condition() {
+        assert!(Instant::now() < end, "in vain: {what}");
+        thread::sleep(Duration::from_millis(2));
+    }
+}
+
+/// How long a program may run; it is long, since several may run under valgrind at a time.
+pub const LIMIT: Duration = Duration::from_secs(120);
+
+/// A program that runs beside the test. It ends with the test, or when its time is over; whoever reads what
+/// it says then comes to the end of it.
+pub struct Running {
+    child: Arc<Mutex<Child>>,
+    _not_yet: mpsc::Sender<()>,
+}
+
+impl Running {
+    pub fn start(command: &mut Command) -> Self {
+        let child = command.spawn().unwrap_or_else(|error| panic!("{command:?}: {error}"));
+        let child = Arc::new(Mutex::new(child));
+        let (_not_yet, dropped) = mpsc::channel::<()>();
+        let watched = Arc::clone(&child);
+        thread::spawn(move || {
+            if dropped.recv_timeout(LIMIT) == Err(mpsc::RecvTimeoutError::Timeout) {
+                let _ = watched.lock().unwrap().kill();
+            }
+        });
+        Self { child, _not_yet }
+    }
+
+    /// The process, to take its pipes from.
+    pub fn child(&self) -> MutexGuard<'_, Child> {
+        self.child.lock().unwrap()
+    }
+
+    pub fn has_ended(&self) -> bool {
+        self.child().try_wait().unwrap().is_some()
+    }
+
+    pub fn end(&self) -> ExitStatus {
+        until("the end of a program", || self.has_ended());
+        self.child().wait().unwrap()
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        let mut child = self.child();
+        let _ = child.kill();
+        let _ = child.wait();
+    }
+}
+
+/// Runs a program, not a tool that may take its time; what it printed on standard output and on standard
+/// error, and its end.
+pub fn outcome(command: &mut Command) -> (String, String, ExitStatus) {
+    let mut files = [tempfile::tempfile().unwrap(), tempfile::tempfile().unwrap()];
+    let [stdout, stderr] = files.each_ref().map(|file| file.try_clone().unwrap());
+    let status = Running::start(command.stdout(stdout).stderr(stderr)).end();
+    let [printed, errors] = files.each_mut().map(|file| {
+        let mut text = Vec::new();
+        file.rewind().unwrap();
+        file.read_to_end(&mut text).unwrap();
+        String::from_utf8_lossy(&text).into_owned()
+    });
+    (printed, errors, status)
+}
+
+/// Runs a program that must succeed and have nothing to say on standard error; what it printed.
+pub fn printed(command: &mut Command) -> String {
+    let (printed, errors, status) = outcome(command);
+    assert!(status.success() && errors.is_empty(), "{command:?}: {status}\n{printed}{errors}");
+    printed
+}
+
+/// All that lies in the folder and is no folder, as paths below it, in order.
+pub fn files_below(folder: &Path) -> Vec<String> {
+    let mut found = Vec::new();
+    let mut folders = vec![folder.to_owned()];
+    while let Some(next) = folders.pop() {
+        for entry in fs::read_dir(&next).unwrap().map(Result::unwrap) {
+            if entry.file_type().unwrap().is_dir() {
+                folders.push(entry.path());
+            } else {
+                let path = entry.path();
+                found.push(path.strip_prefix(folder).unwrap().to_str().unwrap().to_owned());
+            }
+        }
+    }
+    found.sort();
+    found
+}
+
+/// The text of a file of the project.
+pub fn text_of(file: impl AsRef<OsStr>) -> String {
+    let path = root().join(Path::new(&file));
+    fs::read_to_string(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()))
+}
