@@ -37,7 +37,7 @@ SOURCES := Cargo.toml Cargo.lock build.rs $(shell find src -type f)
 BUILD_LIBRARIES = $(CARGO) rustc --release --locked --lib --crate-type cdylib,staticlib && touch $(LIBRARIES)
 
 .DELETE_ON_ERROR:
-.PHONY: all install uninstall demo test header man clean help
+.PHONY: all install uninstall demo test check header man clean help
 
 all: ## build the shared and the static library (default)
 	$(BUILD_LIBRARIES)
@@ -102,12 +102,19 @@ demo: all ## build, install into a staging folder, compile the examples, run ser
 
 # Tests call make themselves: they get no job server and no flag of this make. cargo shows no output of tests
 # that pass, so what they leave out for want of a tool is told here.
-test: all ## run every test; what is left out for want of a tool is told as "SKIPPED:"
+test: all check ## run every test; what is left out for want of a tool is told as "SKIPPED:"
 	man/generate.sh --check
 	env -u MAKEFLAGS -u MFLAGS -u MAKELEVEL $(CARGO) test --locked --no-fail-fast
 	@for tool in valgrind pkg-config $(firstword $(CXX)); do \
 	    command -v "$$tool" > /dev/null || echo "SKIPPED: the tests that need $$tool, which is not installed"; \
 	done
+
+check: ## what the compiler's companions say of the source
+	@if $(CARGO) fmt --version > /dev/null 2>&1; then $(CARGO) fmt --check; \
+	else echo "SKIPPED: how the source is formatted: there is no rustfmt"; fi
+	@if $(CARGO) clippy --version > /dev/null 2>&1; then \
+	    $(CARGO) clippy --locked --lib --tests --benches -- --deny warnings; \
+	else echo "SKIPPED: what clippy says: it is not installed"; fi
 
 header: ## write include/ipc.h anew from the source
 	LIBIPC_WRITE_HEADER=1 $(CARGO) test --locked --test header
