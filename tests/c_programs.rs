@@ -68,6 +68,16 @@ fn errors_in_valgrind() {
 }
 
 #[test]
+fn crowd() {
+    runs_silently(&[C, Cpp], &["crowd.c"]);
+}
+
+#[test]
+fn crowd_in_valgrind() {
+    is_clean_in_valgrind("crowd.c");
+}
+
+#[test]
 fn exchange() {
     runs_silently(&[C, Cpp], &["exchange.c"]);
 }

@@ -1,0 +1,73 @@
+/*
+ * Many come, one in seven speaks, all go: as many ends as arrivals, and nothing is left: no descriptor, and,
+ * as valgrind sees it, no block. IPC_RUNDIR names a directory.
+ */
+#include "check.h"
+
+#include <fcntl.h>
+
+#define CLIENTS 350
+
+static char *environment[] = { NULL };
+
+static int open_descriptors (void)
+{
+	int count = 0;
+	int fd;
+
+	for (fd = 0; fd < 4 * CLIENTS; fd++)
+		count += fcntl (fd, F_GETFD) >= 0;
+	return count;
+}
+
+int main (void)
+{
+	static struct ipc_connection_info client[CLIENTS];
+	struct ipc_connection_info srv;
+	struct ipc_connection_infos list;
+	struct ipc_event event;
+	struct ipc_message m;
+	int before = open_descriptors ();
+	int came = 0, said = 0, went = 0;
+	int i;
+
+	check_begin ();
+	memset (&srv, 0, sizeof srv);
+	memset (&list, 0, sizeof list);
+	memset (&event, 0, sizeof event);
+	memset (&m, 0, sizeof m);
+	EXPECT_OK (ipc_server_init (environment, &srv, "crowd"));
+	EXPECT_OK (ipc_message_format_data (&m, "here", 4));
+
+	for (i = 0; i < CLIENTS; i++) {
+		EXPECT_OK (ipc_connection (environment, &client[i], "crowd"));
+		EXPECT_OK (ipc_wait_event (&list, &srv, &event));
+		CHECK (event.type == IPC_EVENT_TYPE_CONNECTION);
+		came++;
+	}
+	CHECK (list.size == CLIENTS);
+	for (i = 0; i < CLIENTS; i += 7)
+		EXPECT_OK (ipc_write (&client[i], &m));
+	for (i = 0; i < CLIENTS; i++)
+		EXPECT_OK (ipc_close (&client[i]));
+
+	while (went < came) {
+		EXPECT_OK (ipc_wait_event (&list, &srv, &event));
+		if (event.type == IPC_EVENT_TYPE_MESSAGE) {
+			said++;
+		} else {
+			CHECK (event.type == IPC_EVENT_TYPE_DISCONNECTION);
+			went++;
+			free (event.origin);
+		}
+	}
+	CHECK (said == (CLIENTS + 6) / 7);
+	CHECK (list.size == 0 && list.cinfos == NULL);
+
+	IPC_EVENT_CLEAN (&event);
+	EXPECT_OK (ipc_message_empty (&m));
+	EXPECT_OK (ipc_server_close (&srv));
+	ipc_connections_free (&list);
+	CHECK (open_descriptors () == before);
+	return 0;
+}
