@@ -25,7 +25,7 @@ use nix::unistd::{UnlinkatFlags, getpid, linkat, unlink, unlinkat};
 
 use crate::error::{Error, ipc_errors as Code};
 use crate::section::Section;
-use crate::service::PATH_MAX;
+use crate::service::{PATH_MAX, c_string};
 use crate::shards::{Shard, Shards};
 use crate::socket as door;
 
@@ -97,10 +97,13 @@ impl Address {
     }
 
     /// Of a socket that is to be made in `directory`.
-    fn in_directory(directory: &Path, name: &[u8]) -> nix::Result<Self> {
-        let flags = OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
-        Self::through(open(directory, flags, Mode::empty())?, name)
+    fn in_directory(directory: &CStr, name: &[u8]) -> nix::Result<Self> {
+        Self::through(open_directory(directory)?, name)
     }
+}
+
+fn open_directory(directory: &CStr) -> nix::Result<OwnedFd> {
+    open(directory, OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC, Mode::empty())
 }
 
 fn stream_socket() -> nix::Result<OwnedFd> {
@@ -166,7 +169,7 @@ fn bind_at(socket: &OwnedFd, path: &CStr) -> nix::Result<()> {
     if path.count_bytes() <= SUN_PATH_MAX {
         return bind(socket.as_raw_fd(), &UnixAddr::new(path)?);
     }
-    let directory = directory_of(path);
+    let directory = &c_string(directory_of(path).as_os_str().as_bytes())?;
     let name = as_path(path).file_name().ok_or(Errno::EINVAL)?.as_bytes();
     match Address::in_directory(directory, name) {
         Ok(address) => bind(socket.as_raw_fd(), &address.address),
@@ -178,8 +181,7 @@ fn bind_at(socket: &OwnedFd, path: &CStr) -> nix::Result<()> {
             write!(rest, ".ipc-{}", getpid()).map_err(|_| Errno::ENAMETOOLONG)?;
             let length = 32 - rest.len();
             let stand_in = stand_in.get(..length).unwrap_or_default();
-            let flags = OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
-            let there = open(directory, flags, Mode::empty())?;
+            let there = open_directory(directory)?;
             let _ = unlinkat(&there, stand_in, UnlinkatFlags::NoRemoveDir);
             bind(socket.as_raw_fd(), &Address::in_directory(directory, stand_in)?.address)?;
             let linked = linkat(&there, stand_in, AT_FDCWD, path, AtFlags::empty());

@@ -41,6 +41,8 @@ pub trait List {
     fn shape(&self) -> (usize, usize);
     /// The entry there, if it is one.
     fn entry(&self, index: usize) -> Option<Entry>;
+    /// Which structure stands there, whatever its descriptor.
+    fn identity(&self, index: usize) -> Option<usize>;
     /// What events name this entry with.
     fn origin(&self, index: usize) -> Option<Self::Origin>;
     /// Finds the memory for one more entry, has its descriptor made, and adds it. `make` is told where the
@@ -318,7 +320,10 @@ impl EventLoop {
         audited: &mut bool,
     ) -> Result<Option<Event<L::Origin>>, Error> {
         match woken {
-            Woken::Brought(brought) => self.collect(brought)?,
+            Woken::Brought(brought) => {
+                self.collect(brought)?;
+                self.retry_listener();
+            }
             Woken::NotYet | Woken::TimeIsOver => {
                 let time_is_over = matches!(woken, Woken::TimeIsOver);
                 self.watch_listener(listener)?;

@@ -7,7 +7,7 @@
 
 #![forbid(unsafe_code)]
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::mem::ManuallyDrop;
 use std::sync::atomic::{AtomicU32, Ordering};
 
@@ -33,21 +33,33 @@ struct Frozen {
 thread_local! {
     /// Never dropped with its thread: a thread-local that is needs memory at its first use.
     static FROZEN: RefCell<Option<ManuallyDrop<Frozen>>> = const { RefCell::new(None) };
+
+    /// How many forks of signal handlers, which interrupted the library, are between their two halves.
+    static NESTED: Cell<u32> = const { Cell::new(0) };
 }
 
 /// Before the fork, in the thread that forks. A signal handler that interrupted the library leaves the
 /// tables alone.
 pub fn prepare() {
-    let frozen = Section::enter().map(|section| {
-        // In the order in which the event loop takes them.
-        let (loops, services) = (event_loop::freeze(), endpoint::freeze());
-        Frozen { connections: connections::freeze(), _services: services, _loops: loops, _section: section }
-    });
-    FROZEN.set(frozen.map(ManuallyDrop::new));
+    let Some(section) = Section::enter() else {
+        NESTED.set(NESTED.get() + 1);
+        return;
+    };
+    // In the order in which the event loop takes them.
+    let (loops, services) = (event_loop::freeze(), endpoint::freeze());
+    let connections = connections::freeze();
+    let frozen = Frozen { connections, _services: services, _loops: loops, _section: section };
+    FROZEN.set(Some(ManuallyDrop::new(frozen)));
 }
 
 fn thaw() -> Option<Frozen> {
-    FROZEN.take().map(ManuallyDrop::into_inner)
+    match NESTED.get() {
+        0 => FROZEN.take().map(ManuallyDrop::into_inner),
+        nested => {
+            NESTED.set(nested - 1);
+            None
+        }
+    }
 }
 
 /// After the fork, in the parent.

@@ -33,7 +33,11 @@ pub fn read(
     fd: RawFd,
     mut admit: impl FnMut(Header) -> Result<(), Error>,
 ) -> Result<Frame, Error> {
-    let mut inbound = connections::lock(section, fd).take_inbound();
+    let mut slot = connections::lock(section, fd);
+    // Before anything is taken from the kernel, so that nothing is lost for want of it.
+    slot.reserve().map_err(|_| OutOfMemory)?;
+    let mut inbound = slot.take_inbound();
+    drop(slot);
     let mut cookie = None;
     loop {
         let result = next(section, fd, &mut inbound, &mut cookie, &mut admit);
@@ -81,7 +85,9 @@ fn next(
                 // While this call waits the number may become another socket's, which must not get the half.
                 *cookie = socket::cookie(fd).ok();
             }
-            output::flush_while_waiting(section, fd).map_err(|errno| Failure::Passing(failed(errno)))?;
+            output::flush_while_waiting(section, fd).map_err(|errno| {
+                Failure::Passing(if errno == Errno::ENOMEM { OutOfMemory.into() } else { failed(errno) })
+            })?;
             came =
                 inbound.receive_exact(|room| section.outside(|| socket::receive(fd, room, Patience::Wait)));
         }

@@ -255,9 +255,9 @@ pub fn is_queued(section: &Section, fd: RawFd) -> bool {
     connections::lock(section, fd).get().is_some_and(|connection| !connection.outbound.is_empty())
 }
 
-/// The connections with bytes to send. Without the memory for the list: as many as fit.
-fn queued(section: &Section) -> Vec<RawFd> {
-    let mut found = Vec::new();
+/// The connections with bytes to send, as many as there is memory for, and whether these are all.
+fn queued(section: &Section) -> (Vec<RawFd>, bool) {
+    let (mut found, mut all) = (Vec::new(), true);
     if QUEUED.swap(false, Ordering::Relaxed) {
         let mut any = false;
         connections::for_each(section, |fd, connection| {
@@ -265,15 +265,16 @@ fn queued(section: &Section) -> Vec<RawFd> {
                 return;
             }
             any = true;
-            if found.try_reserve(1).is_ok() {
-                found.push(fd);
+            match found.try_reserve(1) {
+                Ok(()) => found.push(fd),
+                Err(_) => all = false,
             }
         });
         if any {
             QUEUED.store(true, Ordering::Relaxed);
         }
     }
-    found
+    (found, all)
 }
 
 /// Waits until one of `fds` takes bytes, or `input` has some, and sends what can be sent.
@@ -308,7 +309,11 @@ pub fn flush_while_waiting(section: &mut Section, fd: RawFd) -> Result<(), Errno
     }
     let limit = socket::receive_limit(fd)?;
     loop {
-        let waiting = queued(section);
+        let (waiting, all) = queued(section);
+        if !all {
+            // Who is left out may be the one that the peer waits for.
+            return Err(Errno::ENOMEM);
+        }
         if waiting.is_empty() {
             return Ok(());
         }
@@ -328,7 +333,7 @@ pub fn last_flush(section: &mut Section, only: Option<RawFd>) {
     if only.is_some_and(|fd| !is_queued(section, fd)) {
         return;
     }
-    for fd in queued(section) {
+    for fd in queued(section).0 {
         flush(section, fd);
     }
     let start = socket::milliseconds();
@@ -339,7 +344,7 @@ pub fn last_flush(section: &mut Section, only: Option<RawFd>) {
     };
     let mut waited = 0;
     loop {
-        let waiting = queued(section);
+        let (waiting, _) = queued(section);
         let done = only.map_or(waiting.is_empty(), |fd| !waiting.contains(&fd));
         let left = LAST_CHANCE - spent - waited;
         if done || left <= 0 {

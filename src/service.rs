@@ -27,11 +27,20 @@ pub fn path(rundir: &CStr, name: &CStr, index: u32, version: u32) -> Result<CStr
     path.extend_from_slice(name.to_bytes());
     // Original programs see these two printed with "%d".
     write!(path, "-{}-{}", index.cast_signed(), version.cast_signed()).map_err(|_| Errno::EINVAL)?;
-    path.push(0);
-    if path.len() > PATH_MAX {
+    if path.len() >= PATH_MAX {
         return Err(Errno::ENAMETOOLONG);
     }
-    CString::from_vec_with_nul(path).map_err(|_| Errno::EINVAL)
+    c_string(&path)
+}
+
+/// A string for system calls. One that is made without care gives back the room that it does not need, and
+/// ends the program if that fails: this one has none.
+pub fn c_string(bytes: &[u8]) -> Result<CString, Errno> {
+    let mut exact = Vec::new();
+    exact.try_reserve_exact(bytes.len() + 1).map_err(|_| Errno::ENOMEM)?;
+    exact.extend_from_slice(bytes);
+    exact.push(0);
+    CString::from_vec_with_nul(exact).map_err(|_| Errno::EINVAL)
 }
 
 /// Makes the directory of a service's path where its last component is missing.
@@ -40,7 +49,8 @@ pub fn make_rundir(service: &CStr) -> Result<(), Errno> {
     let Some(directory) = path.parent().filter(|directory| !directory.as_os_str().is_empty()) else {
         return Ok(());
     };
-    match nix::unistd::mkdir(directory, Mode::from_bits_truncate(0o755)) {
+    let directory = c_string(directory.as_os_str().as_bytes())?;
+    match nix::unistd::mkdir(directory.as_c_str(), Mode::from_bits_truncate(0o755)) {
         Err(errno) if errno != Errno::EEXIST => Err(errno),
         _ => Ok(()),
     }

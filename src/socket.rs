@@ -58,16 +58,20 @@ pub fn receive(fd: RawFd, room: &mut [MaybeUninit<u8>], patience: Patience) -> R
 }
 
 /// Reads at most `room` from a descriptor of any kind that poll(2) calls readable; an empty answer is the end
-/// of the file. Where the kernel can it does not wait, should another process have taken the bytes meanwhile.
+/// of the file. With [`Patience::DontWait`] it does not wait, where the kernel can do that, should another
+/// process have taken the bytes meanwhile.
 #[allow(unsafe_code, reason = "nix reads into initialised bytes only")]
-pub fn read(fd: RawFd, room: &mut [MaybeUninit<u8>]) -> Result<&mut [u8]> {
-    let piece = libc::iovec { iov_base: room.as_mut_ptr().cast(), iov_len: room.len() };
-    // SAFETY: `piece` is `room`, which is writable for its whole length; -1 is the file's own position.
-    let mut count = unsafe { libc::preadv2(fd, &raw const piece, 1, -1, libc::RWF_NOWAIT) };
-    if count < 0 && matches!(Errno::last(), Errno::EOPNOTSUPP | Errno::ENOSYS) {
-        // SAFETY: as above.
-        count = unsafe { libc::read(fd, room.as_mut_ptr().cast(), room.len()) };
+pub fn read(fd: RawFd, room: &mut [MaybeUninit<u8>], patience: Patience) -> Result<&mut [u8]> {
+    if patience == Patience::DontWait {
+        let piece = libc::iovec { iov_base: room.as_mut_ptr().cast(), iov_len: room.len() };
+        // SAFETY: `piece` is `room`, which is writable for its whole length; -1 is the file's own position.
+        let count = unsafe { libc::preadv2(fd, &raw const piece, 1, -1, libc::RWF_NOWAIT) };
+        if count >= 0 || !matches!(Errno::last(), Errno::EOPNOTSUPP | Errno::ENOSYS) {
+            return written(room, count);
+        }
     }
+    // SAFETY: `room` is writable for its whole length.
+    let count = unsafe { libc::read(fd, room.as_mut_ptr().cast(), room.len()) };
     written(room, count)
 }
 

@@ -42,6 +42,10 @@ impl List for Box<Counting> {
         self.entries.get(index).copied()
     }
 
+    fn identity(&self, index: usize) -> Option<usize> {
+        self.entries.get(index).map(|entry| entry.identity)
+    }
+
     fn origin(&self, index: usize) -> Option<RawFd> {
         self.entries.get(index).map(|entry| entry.fd)
     }

@@ -134,6 +134,10 @@ impl List for CList {
         (fd >= 0).then_some(Entry { fd, identity: entry.addr(), extra: kind == EXTRA })
     }
 
+    fn identity(&self, index: usize) -> Option<usize> {
+        self.origin(index).map(<*mut _>::addr)
+    }
+
     fn origin(&self, index: usize) -> Option<Self::Origin> {
         let (array, size) = self.parts();
         // SAFETY: `index` is below the size.

@@ -46,7 +46,16 @@ impl EventLoop {
         let mut removed = Vec::new();
         removed.try_reserve(self.members.len())?;
         removed.extend(self.members.keys().copied().filter(|fd| !listed.contains_key(fd)));
-        removed.into_iter().for_each(|fd| self.dismiss(fd));
+        for fd in removed {
+            let identity = self.members.get(&fd).map(|member| member.identity);
+            if (0..size).any(|index| list.identity(index) == identity) {
+                // Its descriptor alone has been taken from it.
+                self.unregister(fd);
+                self.lose(fd);
+            } else {
+                self.dismiss(fd);
+            }
+        }
         for (fd, (index, entry)) in listed {
             match self.members.get(&fd) {
                 Some(member) if member.is(entry) => {
@@ -114,9 +123,10 @@ impl EventLoop {
                 let generation = self.next_generation();
                 self.update(fd, |member| {
                     member.generation = generation;
+                    member.state = State::Open;
                     member.queued = false;
                 });
-                self.ready.try_reserve(1)?;
+                self.make_room()?;
                 self.make_ready(fd, true, true);
                 self.register(fd)
             }

@@ -20,6 +20,9 @@ use crate::wire::TYPE_DATA;
 /// How much is read of an extra descriptor for one event.
 const EXTRA_READ: usize = 64 << 10;
 
+/// What poll(2) tells of a socket that nothing more can come on.
+const READ_END: PollFlags = PollFlags::from_bits_retain(libc::POLLRDHUP);
+
 /// How often a connection receives in one turn, as long as there is more of a frame that is half received.
 const RECEIVES: usize = 4;
 
@@ -67,9 +70,11 @@ impl EventLoop {
     /// The end of one whose descriptor the program has closed.
     fn tell_gone<L: List>(&mut self, list: &mut L) -> Option<Event<L::Origin>> {
         while let Some(gone) = self.gone.pop_front() {
-            let Some(index) = find(list, gone.index, |entry| entry.identity == gone.identity) else {
-                continue;
-            };
+            let (_, size) = list.shape();
+            // The program may have set its descriptor to -1: it is no entry then, but stands there.
+            let is_it = |index: &usize| list.identity(*index) == Some(gone.identity);
+            let found = Some(gone.index as usize).filter(is_it).or_else(|| (0..size).find(is_it));
+            let Some(index) = found else { continue };
             let origin = list.origin(index)?;
             list.remove(index);
             self.follow_move(list, index);
@@ -204,7 +209,7 @@ impl EventLoop {
     /// read.
     fn read_extra(&mut self, fd: RawFd, always_ready: bool) -> Result<Option<Frame>, Error> {
         // The program or another process may have read it meanwhile, and read(2) would wait.
-        let ready = match socket::wait(fd, PollFlags::POLLIN, PollTimeout::ZERO) {
+        let ready = match socket::wait(fd, PollFlags::POLLIN | READ_END, PollTimeout::ZERO) {
             Ok(flags) if flags.is_empty() => return Ok(None),
             Ok(flags) => flags,
             Err(Errno::EBADF) => {
@@ -214,15 +219,22 @@ impl EventLoop {
             Err(errno) => return Err(failed(errno)),
         };
         let over = ready.intersects(PollFlags::POLLHUP | PollFlags::POLLERR);
+        let ended = over || ready.contains(READ_END);
         let block = Block::with_capacity(EXTRA_READ);
         let mut payload = block.inspect_err(|_| self.make_ready(fd, true, false))?;
-        match payload.fill(EXTRA_READ, |room| socket::read(fd, room)) {
-            // An empty datagram is no end.
-            Ok(0) if socket::is_datagram(fd) => {}
+        // A file's bytes are nobody else's, but may have to come from the disk, and nobody tells when they have.
+        let patience = if always_ready { Patience::Wait } else { Patience::DontWait };
+        match payload.fill(EXTRA_READ, |room| socket::read(fd, room, patience)) {
+            // An empty datagram is no end, and there may be another one behind it.
+            Ok(0) if !ended && socket::is_datagram(fd) => self.make_ready(fd, true, false),
             Ok(0) => self.finish_extra(fd),
             // Epoll tells only what is new: this may not have been all.
             Ok(_) => self.make_ready(fd, true, false),
-            Err(Errno::EAGAIN | Errno::EINTR) => return Ok(None),
+            Err(Errno::EINTR) => {
+                self.make_ready(fd, true, false);
+                return Ok(None);
+            }
+            Err(Errno::EAGAIN) => return Ok(None),
             Err(_) if always_ready || over => self.finish_extra(fd),
             Err(_) => {}
         }
@@ -262,6 +274,11 @@ impl EventLoop {
     fn accept<L: List>(&mut self, list: &mut L) -> Result<Option<Event<L::Origin>>, Error> {
         let Some(listener) = self.listener else { return Ok(None) };
         let mut accepted = None;
+        // Before the client is taken: one that finds no memory waits in the kernel's queue.
+        if self.make_room().is_err() {
+            self.pause_listener();
+            return Ok(None);
+        }
         let pushed = list.push(|index, identity| {
             let fd =
                 socket::accept(listener.fd).map_err(|errno| Error::new(Code::IPC_ERROR_ACCEPT, errno))?;

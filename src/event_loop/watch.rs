@@ -189,8 +189,8 @@ impl EventLoop {
         }
     }
 
-    /// Takes a member in, or takes one anew that has another structure or another socket.
-    pub(super) fn admit(&mut self, entry: Entry, index: usize, state: State) -> Result<(), Error> {
+    /// Finds the memory for one more member.
+    pub(super) fn make_room(&mut self) -> Result<(), Error> {
         self.members.try_reserve(1)?;
         self.gone.try_reserve(1)?;
         if self.ready.len() > 2 * self.members.len() + 2 {
@@ -203,6 +203,12 @@ impl EventLoop {
         }
         // A place for each member and for the listener, and for what is in the queue without being a member.
         self.ready.try_reserve(self.members.len() + 2)?;
+        Ok(())
+    }
+
+    /// Takes a member in, or takes one anew that has another structure or another socket.
+    pub(super) fn admit(&mut self, entry: Entry, index: usize, state: State) -> Result<(), Error> {
+        self.make_room()?;
         if let Some(old) = self.members.get(&entry.fd)
             && old.announced
             && old.identity != entry.identity
