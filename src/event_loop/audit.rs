@@ -46,16 +46,7 @@ impl EventLoop {
         let mut removed = Vec::new();
         removed.try_reserve(self.members.len())?;
         removed.extend(self.members.keys().copied().filter(|fd| !listed.contains_key(fd)));
-        for fd in removed {
-            let identity = self.members.get(&fd).map(|member| member.identity);
-            if (0..size).any(|index| list.identity(index) == identity) {
-                // Its descriptor alone has been taken from it.
-                self.unregister(fd);
-                self.lose(fd);
-            } else {
-                self.dismiss(fd);
-            }
-        }
+        removed.into_iter().for_each(|fd| self.drop_unlisted(list, fd));
         for (fd, (index, entry)) in listed {
             match self.members.get(&fd) {
                 Some(member) if member.is(entry) => {
@@ -66,6 +57,18 @@ impl EventLoop {
         }
         self.seen = list.shape();
         Ok(())
+    }
+
+    /// The program has taken the member out by hand, or its descriptor alone from its structure.
+    pub(super) fn drop_unlisted<L: List>(&mut self, list: &L, fd: RawFd) {
+        let identity = self.members.get(&fd).map(|member| member.identity);
+        let (_, size) = list.shape();
+        self.unregister(fd);
+        if (0..size).any(|index| list.identity(index) == identity) {
+            self.lose(fd);
+        } else {
+            self.members.remove(&fd);
+        }
     }
 
     /// Looks at a part of the list for what the program has changed without changing the array or its size:

@@ -111,8 +111,7 @@ impl EventLoop {
         let member = *member;
         let located = find(list, member.index, |entry| entry.fd == fd);
         let Some((index, origin)) = located.and_then(|index| Some((index, list.origin(index)?))) else {
-            // The program has taken it out by hand.
-            self.dismiss(fd);
+            self.drop_unlisted(list, fd);
             return Ok(None);
         };
         match member.state {
