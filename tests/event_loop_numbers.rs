@@ -150,3 +150,29 @@ fn promise_7_a_dead_entry_with_the_same_number_does_not_take_a_clients_events() 
     drop(peer);
     assert_eq!(ledger.next(), (Told::Disconnection(fd), origin));
 }
+
+/// Many a program marks what it has closed.
+#[test]
+fn promise_7_an_end_is_told_where_the_program_sets_the_descriptor_to_minus_one() {
+    let _one = one_at_a_time();
+    let _limit = limit(30);
+    for by_the_library in [true, false] {
+        let mut server = Program::server();
+        let (_peer, fd) = server.peer();
+        let (mut other, other_fd) = server.peer();
+        let info = server.info(fd);
+        unsafe {
+            if by_the_library {
+                assert_eq!(ipc_close(info), IPC_ERROR_NONE);
+            } else {
+                libc::close(fd);
+            }
+            (*info).fd = -1;
+        }
+        have_the_list_looked_through(&mut server.list);
+        assert_eq!(server.next(), Told::Disconnection(-1));
+        other.write_all(&frame(1, b"still here")).unwrap();
+        assert_eq!(server.next(), Told::Message(other_fd, 1, b"still here".to_vec()));
+        assert_eq!(server.list.size, 1);
+    }
+}

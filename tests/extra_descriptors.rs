@@ -269,3 +269,18 @@ fn promise_12_bytes_that_somebody_else_has_read_hold_nobody_up() {
         assert_eq!(waiting.server.next(), Told::Message(waiting.peer_fd, 1, vec![n]));
     }
 }
+
+#[test]
+fn promise_12_an_empty_datagram_is_no_end_and_hides_nothing() {
+    let _limit = limit(30);
+    let mut program = Program::client();
+    let (one, two) = std::os::unix::net::UnixDatagram::pair().unwrap();
+    one.send(b"").unwrap();
+    one.send(b"behind it").unwrap();
+    assert_eq!(unsafe { ipc_add_fd(&mut program.list, two.as_raw_fd()) }, IPC_ERROR_NONE);
+    assert_eq!(program.next(), Told::Extra(two.as_raw_fd(), vec![]));
+    assert_eq!(program.next(), Told::Extra(two.as_raw_fd(), b"behind it".to_vec()));
+    one.send(b"later").unwrap();
+    assert_eq!(program.next(), Told::Extra(two.as_raw_fd(), b"later".to_vec()));
+    free_extras(&mut program);
+}
