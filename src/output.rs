@@ -95,7 +95,7 @@ pub fn write(section: &mut Section, fd: RawFd, pieces: [&[u8]; 2]) -> Result<(),
     let frame = Rest(pieces);
     let thread = section.thread();
     if frame.len() == 0 {
-        return socket::borrow(fd).map(drop).map_err(failed);
+        return socket::check_open(fd).map_err(failed);
     }
     let mut slot = connections::lock(section, fd);
     while let Some(connection) = slot.get()
