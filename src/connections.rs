@@ -38,8 +38,7 @@ pub fn lock(section: &Section, fd: RawFd) -> Slot<'_> {
     slot
 }
 
-/// The connection of `fd`, where it has anything to remember.
-impl<'a> Slot<'a> {
+impl Slot<'_> {
     fn forget_stranger(&mut self) {
         if let Some(known) = self.shard.get(&self.fd)
             && socket::cookie(self.fd) != Ok(known.cookie)
@@ -78,7 +77,7 @@ impl<'a> Slot<'a> {
     /// Forgets the connection.
     pub fn forget(&mut self) {
         self.shard.remove(&self.fd);
-        CONNECTIONS.notify(key(self.fd));
+        self.notify();
     }
 
     /// Takes out what has come in, to work on it.
@@ -107,7 +106,6 @@ impl<'a> Slot<'a> {
     pub fn wait(mut self) -> Result<Self, Errno> {
         let before = self.get().map(|connection| connection.cookie);
         self.shard = CONNECTIONS.wait(self.shard, key(self.fd));
-        self.forget_stranger();
         if socket::cookie(self.fd).ok() == before { Ok(self) } else { Err(Errno::EBADF) }
     }
 

@@ -394,10 +394,7 @@ pub fn closing(section: &Section, fd: RawFd) {
                 event_loop.listener = None;
                 event_loop.unregister(fd);
             }
-            if event_loop.members.contains_key(&fd) {
-                event_loop.unregister(fd);
-                event_loop.lose(fd);
-            }
+            event_loop.lose(fd);
             event_loop.resume_listener();
             // Another thread may wait for a set, which must not become another file under it.
             event_loop.waiting || !event_loop.is_unused()

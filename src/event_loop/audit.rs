@@ -63,11 +63,10 @@ impl EventLoop {
     pub(super) fn drop_unlisted<L: List>(&mut self, list: &L, fd: RawFd) {
         let identity = self.members.get(&fd).map(|member| member.identity);
         let (_, size) = list.shape();
-        self.unregister(fd);
         if (0..size).any(|index| list.identity(index) == identity) {
             self.lose(fd);
         } else {
-            self.members.remove(&fd);
+            self.dismiss(fd);
         }
     }
 
@@ -117,7 +116,6 @@ impl EventLoop {
             Err(Errno::EEXIST) => Ok(()),
             Err(Errno::EPERM) if always_ready => Ok(()),
             Ok(()) | Err(Errno::EPERM) if announced => {
-                self.unregister(fd);
                 self.lose(fd);
                 Ok(())
             }

@@ -1,4 +1,4 @@
-//! Whom the loop of a list watches: its members, their registrations, the audit.
+//! Whom the loop of a list watches: its members and their registrations.
 
 #![forbid(unsafe_code)]
 
@@ -9,6 +9,7 @@ use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags};
 
 use super::{Entry, EventLoop, Gone, List, Listener, Member, State, Token, audit, failed};
 use crate::error::Error;
+use crate::section::Section;
 use crate::socket::{self, Readiness};
 use crate::{fork, output};
 
@@ -264,9 +265,11 @@ impl EventLoop {
         self.members.remove(&fd);
     }
 
-    /// The member's descriptor is closed. If the program was told of its coming, it is told of its going.
+    /// The member's descriptor is closed, or no more what it was. If the program was told of its coming, it
+    /// is told of its going.
     pub(super) fn lose(&mut self, fd: RawFd) {
         let Some(member) = self.members.get(&fd) else { return };
+        self.unregister(fd);
         if member.announced {
             if self.gone.try_reserve(1).is_err() {
                 // The next audit finds it so again.
@@ -295,7 +298,7 @@ impl EventLoop {
     }
 
     /// Sends what is queued for the member; whether nothing is left.
-    pub(super) fn send_queued(&mut self, section: &crate::section::Section, fd: RawFd) -> bool {
+    pub(super) fn send_queued(&mut self, section: &Section, fd: RawFd) -> bool {
         let sent = output::flush(section, fd);
         if sent {
             self.watch_output(fd, false);
