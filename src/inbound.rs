@@ -8,7 +8,7 @@ use std::mem::MaybeUninit;
 use nix::errno::Errno;
 
 use crate::memory::{Block, OutOfMemory};
-use crate::wire::{HEADER_SIZE, Header, TooLong};
+use crate::wire::{self, HEADER_SIZE, Header, TooLong};
 
 /// How much `ipc_wait_event` receives at once of frames that it does not know yet.
 pub const READ_AHEAD: usize = 16 << 10;
@@ -113,49 +113,66 @@ impl Inbound {
         self.start < self.ahead.len()
     }
 
-    fn take_ahead(&mut self, most: usize) -> &[u8] {
-        let rest = self.ahead.bytes().get(self.start..).unwrap_or_default();
-        let taken = rest.get(..most).unwrap_or(rest);
-        self.start += taken.len();
-        taken
-    }
-
-    fn fill_header(&mut self) {
-        let missing = HEADER_SIZE - self.filled;
-        let mut header = self.header;
-        let taken = self.take_ahead(missing);
-        let count = taken.len();
-        for (place, byte) in header.iter_mut().skip(HEADER_SIZE - missing).zip(taken) {
-            *place = *byte;
-        }
-        self.header = header;
-        self.filled += count;
+    fn unread(&self) -> &[u8] {
+        self.ahead.bytes().get(self.start..).unwrap_or_default()
     }
 
     /// The frame at hand, once its header is there.
     pub fn announced(&self) -> Result<Option<Header>, TooLong> {
-        if self.filled < HEADER_SIZE { Ok(None) } else { Header::decode(self.header).map(Some) }
+        let mut header = self.header;
+        if self.filled < HEADER_SIZE {
+            let (_, missing) = header.split_at_mut(self.filled);
+            let Some(found) = self.unread().get(..missing.len()) else { return Ok(None) };
+            missing.copy_from_slice(found);
+        }
+        Header::decode(header).map(Some)
     }
 
     /// The next whole frame among the bytes at hand. Where there is none, all bytes read ahead have found
     /// their place in the half-received one.
     pub fn cut(&mut self) -> Result<Option<Frame>, Cut> {
-        self.fill_header();
-        let Some(header) = self.announced()? else { return Ok(None) };
-        let missing = header.length - self.payload.len();
-        let at_hand = (self.ahead.len() - self.start).min(missing);
-        if at_hand > 0 {
-            // Room for what is to come, too, as far as that is not much.
-            self.payload.reserve(header.length.min(ANNOUNCED.max(self.payload.len() + at_hand)))?;
-            let rest = self.ahead.bytes().get(self.start..).unwrap_or_default();
-            self.payload.push(rest.get(..at_hand).unwrap_or(rest));
-            self.start += at_hand;
+        if self.filled == 0
+            && let Some((header, payload)) = wire::parse_front(self.unread())?
+        {
+            let payload = Block::copy_of(payload)?;
+            self.start += HEADER_SIZE + payload.len();
+            return Ok(Some(Frame { kind: header.kind, payload }));
         }
-        if at_hand < missing {
+        if self.has_ahead() {
+            self.take_ahead()?;
+        }
+        if self.filled < HEADER_SIZE {
+            return Ok(None);
+        }
+        let header = Header::decode(self.header)?;
+        if self.payload.len() < header.length {
             return Ok(None);
         }
         self.filled = 0;
         Ok(Some(Frame { kind: header.kind, payload: std::mem::take(&mut self.payload) }))
+    }
+
+    /// Moves bytes read ahead to where they belong in the frame at hand.
+    fn take_ahead(&mut self) -> Result<(), Cut> {
+        let (_, missing) = self.header.split_at_mut(self.filled);
+        let rest = self.ahead.bytes().get(self.start..).unwrap_or_default();
+        let count = rest.len().min(missing.len());
+        missing.iter_mut().zip(rest).for_each(|(place, byte)| *place = *byte);
+        self.filled += count;
+        self.start += count;
+        if self.filled < HEADER_SIZE {
+            return Ok(());
+        }
+        let length = Header::decode(self.header)?.length;
+        let rest = self.ahead.bytes().get(self.start..).unwrap_or_default();
+        let rest = rest.get(..length - self.payload.len()).unwrap_or(rest);
+        if !rest.is_empty() {
+            // Room for what is to come, too, as far as that is not much.
+            self.payload.reserve(length.min(ANNOUNCED.max(self.payload.len() + rest.len())))?;
+            self.payload.push(rest);
+            self.start += rest.len();
+        }
+        Ok(())
     }
 
     /// Receives no byte beyond the frame at hand. `cut` has found no frame before.
@@ -163,23 +180,23 @@ impl Inbound {
         &mut self,
         source: impl for<'a> FnOnce(&'a mut [MaybeUninit<u8>]) -> Result<&'a mut [u8], Errno>,
     ) -> Result<Came, Receive> {
-        let Ok(Some(header)) = self.announced() else {
+        if self.filled < HEADER_SIZE {
             let mut room = [MaybeUninit::uninit(); HEADER_SIZE];
-            let (_, missing) = room.split_at_mut(self.filled.min(HEADER_SIZE));
-            let came = source(missing)?;
-            for (place, byte) in self.header.iter_mut().skip(self.filled).zip(&*came) {
-                *place = *byte;
-            }
-            let room = HEADER_SIZE - self.filled;
+            let (_, missing) = self.header.split_at_mut(self.filled);
+            let (room, _) = room.split_at_mut(missing.len());
+            let came = source(room)?;
+            missing.iter_mut().zip(&*came).for_each(|(place, byte)| *place = *byte);
             self.filled += came.len();
-            return Ok(Came::of(came.len(), room));
-        };
-        let (have, missing) = (self.payload.len(), header.length - self.payload.len());
-        if have == self.payload.capacity() {
-            self.payload.reserve(header.length.min(ANNOUNCED.max(GROWTH * have)))?;
+            return Ok(Came::of(came.len(), missing.len()));
         }
-        let room = missing.min(self.payload.capacity() - have);
-        Ok(Came::of(self.payload.fill(missing, source)?, room))
+        // Where it is too long, `cut` has said so.
+        let length = Header::decode(self.header).map_or(0, |header| header.length);
+        let have = self.payload.len();
+        if have == self.payload.capacity() {
+            self.payload.reserve(length.min(ANNOUNCED.max(GROWTH * have)))?;
+        }
+        let room = (length - have).min(self.payload.capacity() - have);
+        Ok(Came::of(self.payload.fill(room, source)?, room))
     }
 
     /// Receives what there is: straight into the payload where one is half received, else into `spare`,
@@ -189,7 +206,7 @@ impl Inbound {
         spare: &mut Block,
         source: impl for<'a> FnOnce(&'a mut [MaybeUninit<u8>]) -> Result<&'a mut [u8], Errno>,
     ) -> Result<Came, Receive> {
-        if let Ok(Some(_)) = self.announced() {
+        if self.filled == HEADER_SIZE {
             return self.receive_exact(source);
         }
         spare.reserve(READ_AHEAD)?;
@@ -278,7 +295,7 @@ mod tests {
     #[test]
     fn an_announcement_alone_allocates_nothing_and_a_byte_little() {
         let mut inbound = Inbound::default();
-        let header = Header { kind: 2, length: crate::wire::MAX_PAYLOAD }.encode().unwrap();
+        let header = Header { kind: 2, length: wire::MAX_PAYLOAD }.encode().unwrap();
         let (mut rest, mut spare) = (&header[..], Block::default());
         inbound.receive_ahead(&mut spare, source(&mut rest, 5)).unwrap();
         assert!(inbound.cut().unwrap().is_none());

@@ -45,7 +45,11 @@ pub fn read(
             // What has come of a frame will never be one.
             inbound = Inbound::default();
         }
-        let kept = connections::lock(section, fd).put_inbound(inbound, cookie);
+        let kept = if inbound.is_empty() {
+            Ok(())
+        } else {
+            connections::lock(section, fd).put_inbound(inbound, cookie)
+        };
         match (result, kept) {
             // No memory to keep the half-received frame in: rather than lose it, go on.
             (Err(Failure::Passing(Error { errno: Errno::EINTR | Errno::EAGAIN, .. })), Err(back)) => {
@@ -77,7 +81,7 @@ fn next(
         }
         let begun = !inbound.is_empty();
         let mut came = Err(Receive::System(Errno::EAGAIN));
-        if begun || output::any_queued() {
+        if begun && cookie.is_none() || output::any_queued() {
             came = inbound.receive_exact(|room| socket::receive(fd, room, Patience::DontWait));
         }
         if came == Err(Receive::System(Errno::EAGAIN)) {

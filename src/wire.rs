@@ -45,11 +45,17 @@ impl Header {
     }
 }
 
+/// The frame that `bytes` begin with, if all of it is there: its header and its payload.
+pub fn parse_front(bytes: &[u8]) -> Result<Option<(Header, &[u8])>, TooLong> {
+    let Some((head, rest)) = bytes.split_first_chunk::<HEADER_SIZE>() else { return Ok(None) };
+    let header = Header::decode(*head)?;
+    Ok(rest.get(..header.length).map(|payload| (header, payload)))
+}
+
 /// A whole frame in `bytes`, and nothing beside it: its header and its payload.
 pub fn parse_exact(bytes: &[u8]) -> Option<(Header, &[u8])> {
-    let (head, payload) = bytes.split_first_chunk::<HEADER_SIZE>()?;
-    let header = Header::decode(*head).ok()?;
-    (header.length == payload.len()).then_some((header, payload))
+    let frame = parse_front(bytes).ok()??;
+    (HEADER_SIZE + frame.1.len() == bytes.len()).then_some(frame)
 }
 
 #[cfg(test)]

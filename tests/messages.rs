@@ -174,6 +174,21 @@ fn promise_3_a_frame_that_is_too_large_for_the_buffer_stays() {
 }
 
 #[test]
+fn promise_3_a_frame_that_was_read_ahead_and_is_too_large_for_the_buffer_stays() {
+    let _limit = limit(60);
+    let mut program = Program::server();
+    let (mut one, fd) = program.peer();
+    one.write_all(&[frame(1, b"first"), frame(6, b"twelve bytes")].concat()).unwrap();
+    assert_eq!(program.next(), Told::Message(fd, 1, b"first".to_vec()));
+    let mut room = [0_u8; 64];
+    let (mut place, mut length) = (room.as_mut_ptr().cast(), 16);
+    assert_eq!(unsafe { usock_recv(fd, &mut place, &mut length) }, IPC_ERROR_USOCK_RECV);
+    assert_eq!((errno(), length, room), (libc::EMSGSIZE, 17, [0; 64]));
+    assert_eq!(unsafe { usock_recv(fd, &mut place, &mut length) }, IPC_ERROR_NONE);
+    assert_eq!((length, &room[..17]), (17, &frame(6, b"twelve bytes")[..]));
+}
+
+#[test]
 fn promise_3_bytes_of_a_closed_connection_never_show_up_on_its_successor() {
     let _limit = limit(60);
     for half in [false, true] {
