@@ -1,6 +1,7 @@
 /*
  * Bare sockets: what the same work costs without a library. A message is a header and a payload in one buffer
- * of their size, sent with send and received with recv, as often as it takes.
+ * of their size, sent with send and received with recv, as often as it takes. As in any program, an answer does
+ * not overwrite the question.
  *
  * SPDX-License-Identifier: MIT OR Apache-2.0
  */
@@ -16,7 +17,8 @@
 
 struct connection {
     int fd;
-    size_t size; /* of the frame */
+    size_t size; /* of a frame */
+    char *answer;
     char frame[];
 };
 
@@ -43,11 +45,12 @@ new_socket (const char *name, struct sockaddr_un *address)
 static struct connection *
 new_connection (int fd, size_t size)
 {
-    struct connection *c = checked_alloc (sizeof *c + HEADER_SIZE + size);
+    struct connection *c = checked_alloc (sizeof *c + 2 * (HEADER_SIZE + size));
     uint32_t length = (uint32_t) size;
 
     c->fd = fd;
     c->size = HEADER_SIZE + size;
+    c->answer = c->frame + c->size;
     memcpy (c->frame + 1, &length, sizeof length);
     return c;
 }
@@ -131,10 +134,10 @@ receive_bare (void *connection)
 {
     struct connection *c = connection;
 
-    if (! receive_frame (c->fd, c->frame, c->size)) {
+    if (! receive_frame (c->fd, c->answer, c->size)) {
         fail ("bare: the server has closed the connection");
     }
-    return c->frame + HEADER_SIZE;
+    return c->answer + HEADER_SIZE;
 }
 
 /* One client, one recv for each of its messages. */

@@ -35,6 +35,11 @@ impl Connection {
 
     /// Whether there is nothing to remember.
     pub fn is_idle(&self) -> bool {
-        self.inbound.is_empty() && self.outbound.is_empty() && self.writer.is_none() && !self.left_to_parent
+        self.inbound.is_empty() && self.may_send()
+    }
+
+    /// Whether nothing stands before what is to be sent next.
+    pub fn may_send(&self) -> bool {
+        self.outbound.is_empty() && self.writer.is_none() && !self.left_to_parent
     }
 }

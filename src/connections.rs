@@ -30,18 +30,28 @@ pub struct Slot<'a> {
     shard: Shard<'a, RawFd, Connection>,
 }
 
-/// Locks the place of `fd`.
+/// Locks the place of `fd`, and forgets what was remembered of another socket with that number.
 pub fn lock(section: &Section, fd: RawFd) -> Slot<'_> {
-    let shard = CONNECTIONS.lock(section, key(fd));
-    let mut slot = Slot { fd, shard };
+    let mut slot = lock_known(section, fd);
     slot.forget_stranger();
     slot
 }
 
+/// Locks the place of `fd`, which is known to be the socket that it was when something was remembered of it.
+pub fn lock_known(section: &Section, fd: RawFd) -> Slot<'_> {
+    Slot { fd, shard: CONNECTIONS.lock(section, key(fd)) }
+}
+
+/// Forgets what is remembered of another socket that had this number before.
+pub fn forget_stranger(section: &Section, fd: RawFd) {
+    drop(lock(section, fd));
+}
+
 impl Slot<'_> {
-    fn forget_stranger(&mut self) {
-        if let Some(known) = self.shard.get(&self.fd)
-            && socket::cookie(self.fd) != Ok(known.cookie)
+    /// Forgets what was remembered of another socket with this number.
+    pub fn forget_stranger(&mut self) {
+        if let Some(known) = self.get().map(|connection| connection.cookie)
+            && socket::cookie(self.fd) != Ok(known)
         {
             self.shard.remove(&self.fd);
         }
@@ -80,25 +90,28 @@ impl Slot<'_> {
         self.notify();
     }
 
-    /// Takes out what has come in, to work on it.
+    /// Takes out what has come in, to work on it without the lock.
     pub fn take_inbound(&mut self) -> Inbound {
-        self.get().map(|connection| std::mem::take(&mut connection.inbound)).unwrap_or_default()
+        let Some(connection) = self.get() else { return Inbound::default() };
+        let inbound = std::mem::take(&mut connection.inbound);
+        self.tidy();
+        inbound
     }
 
     /// Puts back what is left of it, if the descriptor is still the socket with this cookie. What cannot be
     /// put back for want of memory comes back.
     pub fn put_inbound(&mut self, inbound: Inbound, cookie: Option<u64>) -> Result<(), Inbound> {
-        if !inbound.is_empty() {
-            match self.entry() {
-                Ok(connection) if cookie.is_none_or(|cookie| cookie == connection.cookie) => {
-                    connection.inbound = inbound;
-                }
-                Err(Errno::ENOMEM) => return Err(inbound),
-                // Another socket has the number, or none: the bytes concern nobody.
-                Ok(_) | Err(_) => {}
-            }
+        if inbound.is_empty() {
+            return Ok(());
         }
-        self.tidy();
+        match self.entry() {
+            Ok(connection) if cookie.is_none_or(|cookie| cookie == connection.cookie) => {
+                connection.inbound = inbound;
+            }
+            Err(Errno::ENOMEM) => return Err(inbound),
+            // Another socket has the number, or none: the bytes concern nobody.
+            Ok(_) | Err(_) => self.tidy(),
+        }
         Ok(())
     }
 
@@ -111,7 +124,7 @@ impl Slot<'_> {
 
     /// Lets other threads know that a frame is finished.
     pub fn notify(&self) {
-        CONNECTIONS.notify(key(self.fd));
+        CONNECTIONS.notify(&self.shard, key(self.fd));
     }
 }
 

@@ -11,17 +11,20 @@
 #![forbid(unsafe_code)]
 
 mod audit;
+mod set;
 mod turn;
 mod watch;
 
 use std::collections::VecDeque;
-use std::os::fd::{AsRawFd, RawFd};
+use std::mem::MaybeUninit;
+use std::os::fd::RawFd;
+use std::time::Instant;
 
 use nix::errno::Errno;
-use nix::sys::epoll::Epoll;
 
+use self::audit::Audit;
+use self::set::Set;
 use crate::error::{Error, ipc_errors as Code};
-use crate::fork;
 use crate::inbound::Frame;
 use crate::memory::Block;
 use crate::section::Section;
@@ -133,7 +136,7 @@ struct Listener {
     fd: RawFd,
     generation: u32,
     /// Since when no client is accepted, for want of descriptors or memory.
-    paused_at: Option<i64>,
+    paused_at: Option<Instant>,
 }
 
 /// Which registration an epoll event speaks of.
@@ -144,6 +147,9 @@ struct Token {
 }
 
 impl Token {
+    /// That of the set's clock: no descriptor.
+    const TICK: Self = Self { fd: -1, generation: 0 };
+
     fn data(self) -> u64 {
         u64::from(self.generation) << 32 | u64::from(self.fd.cast_unsigned())
     }
@@ -157,9 +163,7 @@ impl Token {
 /// The loop of one list.
 pub struct EventLoop {
     /// Made when first needed, and made anew by a forked child and where a registration has gone stale.
-    epoll: Option<Epoll>,
-    /// The fork generation of the process that made it.
-    made_by: u32,
+    set: Option<Set>,
     members: NumberMap<RawFd, Member>,
     listener: Option<Listener>,
     ready: VecDeque<Token>,
@@ -168,11 +172,11 @@ pub struct EventLoop {
     gone: VecDeque<Gone>,
     /// How many of `ready` may still be served before the kernel is asked again.
     turns: usize,
+    /// How many of `ready` are there since an earlier call: the program may have closed them meanwhile.
+    old: usize,
     generations: u32,
     seen: (usize, usize),
-    /// When the last part of an audit was done, and where the next one begins.
-    audited_at: i64,
-    audit_from: usize,
+    audit: Audit,
     /// Whether a thread waits for the set.
     waiting: bool,
     /// Whether the last message was a large one: the next ones are likely to be.
@@ -218,38 +222,31 @@ pub fn wait<L: List>(
     listener: Option<RawFd>,
 ) -> Result<Event<L::Origin>, Error> {
     let key = list.key();
-    let mut buffer = [Readiness { events: 0, u64: 0 }; BATCH];
-    let mut woken = Woken::NotYet;
-    let mut audited = false;
+    let mut room = [const { MaybeUninit::uninit() }; BATCH];
+    let mut brought: Option<&[Readiness]> = None;
     loop {
         let mut shard = LOOPS.lock(section, part(key));
         shard.try_reserve(1)?;
         let event_loop = shard.entry(key).or_insert_with(EventLoop::new);
         event_loop.waiting = false;
-        let result = event_loop.step(section, list, listener, woken, &mut audited);
+        let result = match brought {
+            None => event_loop.begin(section, list, listener),
+            Some(brought) => event_loop.collect(section, list, brought),
+        };
+        let result = result.and_then(|()| event_loop.next(section, list));
         if let Ok(None) = result
-            && let Some(set) = event_loop.epoll.as_ref().map(|epoll| epoll.0.as_raw_fd())
             && event_loop.can_happen()
+            && let Some(set) = event_loop.set_to_ask()?
         {
-            let timeout = event_loop.timeout(audited);
             event_loop.waiting = true;
             drop(shard);
-            let ready = section.outside(|| socket::wait_epoll(set, &mut buffer, timeout));
-            woken = match ready {
-                Ok([]) => Woken::TimeIsOver,
-                Ok(brought) => Woken::Brought(brought),
+            match section.outside(|| socket::wait_epoll(set, &mut room, -1)) {
+                Ok(ready) => brought = Some(ready),
                 Err(errno) => {
                     stop_waiting(section, key);
                     return Err(failed(errno));
                 }
-            };
-            continue;
-        }
-        if let Ok(None) = result
-            && !audited
-        {
-            // Before saying that nobody is there: all of the list, as it is now.
-            woken = Woken::TimeIsOver;
+            }
             continue;
         }
         if event_loop.is_unused() {
@@ -270,31 +267,19 @@ fn stop_waiting(section: &Section, key: usize) {
     }
 }
 
-/// What a call of [`wait`] has come back from.
-#[derive(Clone, Copy)]
-enum Woken<'a> {
-    /// It has not waited.
-    NotYet,
-    /// Something is ready.
-    Brought(&'a [Readiness]),
-    /// There is something to look after.
-    TimeIsOver,
-}
-
 impl EventLoop {
     fn new() -> Self {
         Self {
-            epoll: None,
-            made_by: fork::generation(),
+            set: None,
             members: NumberMap::default(),
             listener: None,
             ready: VecDeque::new(),
             gone: VecDeque::new(),
             turns: 0,
+            old: 0,
             generations: 0,
             seen: (0, 0),
-            audited_at: socket::milliseconds(),
-            audit_from: 0,
+            audit: Audit::default(),
             waiting: false,
             large: false,
             spare: Block::default(),
@@ -310,41 +295,35 @@ impl EventLoop {
         self.listener.is_some() || self.members.values().any(|member| member.state != State::Told)
     }
 
-    /// Takes in what a wait has brought, and serves those who are ready until there is something to tell.
-    fn step<L: List>(
-        &mut self,
-        section: &Section,
-        list: &mut L,
-        listener: Option<RawFd>,
-        woken: Woken<'_>,
-        audited: &mut bool,
-    ) -> Result<Option<Event<L::Origin>>, Error> {
-        match woken {
-            Woken::Brought(brought) => {
-                self.collect(brought)?;
-                self.retry_listener();
-            }
-            Woken::NotYet | Woken::TimeIsOver => {
-                let time_is_over = matches!(woken, Woken::TimeIsOver);
-                self.watch_listener(listener)?;
-                let changed = self.seen != list.shape();
-                if changed {
-                    self.reconcile(list)?;
-                }
-                self.build()?;
-                if changed {
-                    self.check_all(list)?;
-                } else if !*audited && (time_is_over || self.audit_is_due()) {
-                    *audited = self.audit(list)?;
-                }
-                self.retry_listener();
-            }
+    /// The program has called: what has it changed meanwhile?
+    fn begin<L: List>(&mut self, section: &Section, list: &L, listener: Option<RawFd>) -> Result<(), Error> {
+        self.old = self.ready.len();
+        self.audit.begin_anew();
+        self.watch_listener(listener)?;
+        let changed = self.seen != list.shape();
+        if changed {
+            self.reconcile(section, list)?;
         }
-        let event = self.serve(section, list);
-        if let Ok(Some(_)) = event {
+        self.build()?;
+        if changed {
+            self.check_all(section, list)?;
+        }
+        Ok(())
+    }
+
+    /// Serves those who are ready until there is something to tell.
+    fn next<L: List>(&mut self, section: &Section, list: &mut L) -> Result<Option<Event<L::Origin>>, Error> {
+        let mut event = self.serve(section, list)?;
+        if event.is_none() && !self.can_happen() {
+            // Before saying that nobody is there: all of the list, as it is now.
+            self.reconcile(section, list)?;
+            self.check_all(section, list)?;
+            event = self.serve(section, list)?;
+        }
+        if event.is_some() {
             self.seen = list.shape();
         }
-        event
+        Ok(event)
     }
 }
 
@@ -357,7 +336,7 @@ pub fn added<L: List>(section: &Section, list: &L, index: usize) -> Result<(), E
     let (_, size) = list.shape();
     // Where the program has changed the list by hand before, the next wait goes through all of it.
     let was_known = event_loop.seen.1 + 1 == size;
-    event_loop.admit(entry, index, State::Open)?;
+    event_loop.admit(section, entry, index, State::Open)?;
     if was_known {
         event_loop.seen = list.shape();
     }

@@ -23,13 +23,10 @@ use crate::connections::{self, Slot};
 use crate::error::{Error, ipc_errors as Code};
 use crate::event_loop;
 use crate::section::{Section, Thread};
-use crate::socket;
+use crate::socket::{self, Patience};
 
 /// How long a peer in a list may drain nothing before the rest is queued, in milliseconds.
 const PATIENCE: u8 = 5;
-
-/// Bytes of the largest frame that is sent in one piece.
-const SMALL: usize = 512;
 
 /// How long closing and exiting try to send what is queued, in milliseconds: one after the other in all.
 const LAST_CHANCE: i64 = 1000;
@@ -71,18 +68,9 @@ impl<'a> Rest<'a> {
         Self([first.get(sent..).unwrap_or_default(), second.get(into_second..).unwrap_or_default()])
     }
 
-    /// Sends what the kernel takes. Of a small frame one copy costs less than two pieces.
+    /// Sends what the kernel takes.
     fn send(self, fd: RawFd) -> Result<usize, Errno> {
-        let [first, second] = self.0;
-        let mut whole = [0; SMALL];
-        if let Some(front) = whole.get_mut(..self.len())
-            && let Some((head, tail)) = front.split_at_mut_checked(first.len())
-        {
-            head.copy_from_slice(first);
-            tail.copy_from_slice(second);
-            return socket::send(fd, front);
-        }
-        socket::send_pieces(fd, &self.slices())
+        socket::send_pieces(fd, &self.slices(), Patience::DontWait)
     }
 
     fn slices(&self) -> [IoSlice<'a>; 2] {
@@ -97,31 +85,35 @@ pub fn write(section: &mut Section, fd: RawFd, pieces: [&[u8]; 2]) -> Result<(),
     if frame.len() == 0 {
         return socket::check_open(fd).map_err(failed);
     }
-    let mut slot = connections::lock(section, fd);
-    while let Some(connection) = slot.get()
-        && let Some(writer) = connection.writer
-    {
-        if writer == thread {
-            // A signal handler has interrupted a write to the same connection: its frame goes behind.
-            connection.outbound.reserve(frame.len()).map_err(refused)?;
-            connection.outbound.append(&frame.slices());
-            return Ok(());
-        }
-        slot = slot.wait().map_err(failed)?;
-    }
-    let mut sent = 0;
-    if flush_queue(&mut slot, fd)? {
-        slot.reserve().map_err(refused)?;
-        match frame.send(fd) {
-            Ok(count) if count == frame.len() => {
-                slot.tidy();
+    let mut slot = connections::lock_known(section, fd);
+    let mut is_first = true;
+    if slot.get().is_some_and(|connection| !connection.may_send()) {
+        slot.forget_stranger();
+        while let Some(connection) = slot.get()
+            && let Some(writer) = connection.writer
+        {
+            if writer == thread {
+                // A signal handler has interrupted a write to the same connection: its frame goes behind.
+                connection.outbound.reserve(frame.len()).map_err(refused)?;
+                connection.outbound.append(&frame.slices());
                 return Ok(());
             }
+            slot = slot.wait().map_err(failed)?;
+        }
+        is_first = flush_queue(&mut slot, fd)?;
+        slot.tidy();
+    }
+    let mut sent = 0;
+    if is_first {
+        slot.reserve().map_err(refused)?;
+        match frame.send(fd) {
+            Ok(count) if count == frame.len() => return Ok(()),
             Ok(count) => sent = count,
             Err(Errno::EAGAIN) => {}
             Err(errno) => return Err(failed(errno)),
         }
     }
+    slot.forget_stranger();
     let connection = slot.entry().map_err(failed)?;
     let was_queued = !connection.outbound.is_empty();
     connection.writer = Some(thread);
@@ -151,9 +143,15 @@ fn send_rest(
     listed: bool,
 ) -> Result<(), Error> {
     let limit = if listed { PollTimeout::from(PATIENCE) } else { PollTimeout::NONE };
-    loop {
+    if !listed && sent > 0 {
+        sent = send_waiting(section, fd, thread, frame, sent)?;
+    }
+    while sent < frame.len() {
         let ready = section.outside(|| socket::wait(fd, PollFlags::POLLOUT, limit));
-        let mut slot = connections::lock(section, fd);
+        let mut slot = connections::lock_known(section, fd);
+        if ready == Err(Errno::EINTR) {
+            slot.forget_stranger();
+        }
         let connection = own_turn(&mut slot, thread)?;
         match ready {
             // A signal handler has run: to start the patience anew could be to wait for ever.
@@ -178,10 +176,31 @@ fn send_rest(
             Err(Errno::EAGAIN) => {}
             Err(errno) => return Err(failed(errno)),
         }
-        if sent == frame.len() {
-            return Ok(());
+    }
+    Ok(())
+}
+
+/// Has the kernel wait for the peer, which it does best where nothing limits the wait; how much is sent then.
+/// That is all, unless the program has set O_NONBLOCK or a time-out.
+fn send_waiting(
+    section: &mut Section,
+    fd: RawFd,
+    thread: Thread,
+    frame: Rest<'_>,
+    mut sent: usize,
+) -> Result<usize, Error> {
+    while sent < frame.len() {
+        match section.outside(|| socket::send_pieces(fd, &frame.after(sent).slices(), Patience::Wait)) {
+            Ok(count) => sent += count,
+            Err(Errno::EINTR) => {}
+            Err(Errno::EAGAIN) => break,
+            Err(errno) => return Err(failed(errno)),
+        }
+        if sent < frame.len() {
+            own_turn(&mut connections::lock(section, fd), thread)?;
         }
     }
+    Ok(sent)
 }
 
 /// Keeps the rest of the frame in memory; later calls send it.
@@ -200,7 +219,7 @@ fn enqueue(section: &Section, fd: RawFd, thread: Thread, frame: Rest<'_>, sent: 
 
 /// Lets others write again, and has the event loop send what is queued.
 fn finish(section: &Section, fd: RawFd, thread: Thread) {
-    let mut slot = connections::lock(section, fd);
+    let mut slot = connections::lock_known(section, fd);
     let queued = match own_turn(&mut slot, thread) {
         Ok(connection) => {
             connection.writer = None;
@@ -223,7 +242,7 @@ fn flush_queue(slot: &mut Slot<'_>, fd: RawFd) -> Result<bool, Error> {
     if connection.left_to_parent {
         return Err(failed(Errno::EBUSY));
     }
-    match connection.outbound.flush(|pieces| socket::send_pieces(fd, pieces)) {
+    match connection.outbound.flush(|pieces| socket::send_pieces(fd, pieces, Patience::DontWait)) {
         Ok(()) => Ok(true),
         Err(Errno::EAGAIN) => Ok(false),
         Err(errno) => {

@@ -5,6 +5,7 @@
 
 use std::collections::HashMap;
 use std::hash::{BuildHasherDefault, Hasher};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 
 use crate::section::Section;
@@ -47,6 +48,8 @@ const fn empty_map<K, V>() -> NumberMap<K, V> {
 struct Part<K, V> {
     map: Mutex<NumberMap<K, V>>,
     changed: Condvar,
+    /// How many threads wait for a change; it changes only under the lock.
+    waiting: AtomicUsize,
 }
 
 /// The map, in `N` parts.
@@ -59,7 +62,10 @@ impl<K, V, const N: usize> Shards<K, V, N> {
     /// An empty map.
     #[expect(clippy::new_without_default, reason = "made in statics, which want a const function")]
     pub const fn new() -> Self {
-        Self([const { Part { map: Mutex::new(empty_map()), changed: Condvar::new() } }; N])
+        Self(
+            [const { Part { map: Mutex::new(empty_map()), changed: Condvar::new(), waiting: AtomicUsize::new(0) } };
+                N],
+        )
     }
 
     #[expect(clippy::indexing_slicing, reason = "a remainder is below its divisor")]
@@ -76,12 +82,20 @@ impl<K, V, const N: usize> Shards<K, V, N> {
     /// Lets the part of `number` go until another thread calls [`Shards::notify`] for it. This thread stays
     /// inside its section: a signal handler that comes meanwhile finds it so.
     pub fn wait<'a>(&'a self, shard: Shard<'a, K, V>, number: usize) -> Shard<'a, K, V> {
-        self.part(number).changed.wait(shard).unwrap_or_else(PoisonError::into_inner)
+        let part = self.part(number);
+        part.waiting.fetch_add(1, Ordering::Relaxed);
+        let shard = part.changed.wait(shard).unwrap_or_else(PoisonError::into_inner);
+        part.waiting.fetch_sub(1, Ordering::Relaxed);
+        shard
     }
 
-    /// Wakes the threads that wait for the part of `number`.
-    pub fn notify(&self, number: usize) {
-        self.part(number).changed.notify_all();
+    /// Wakes the threads that wait for the part of `number`, which is locked.
+    pub fn notify(&self, _shard: &Shard<'_, K, V>, number: usize) {
+        let part = self.part(number);
+        // To wake nobody would cost a system call.
+        if part.waiting.load(Ordering::Relaxed) > 0 {
+            part.changed.notify_all();
+        }
     }
 
     /// Locks every part, one after the other, and calls `visit` on each.

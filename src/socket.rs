@@ -26,6 +26,15 @@ pub enum Patience {
     DontWait,
 }
 
+impl Patience {
+    fn flags(self) -> i32 {
+        match self {
+            Self::Wait => 0,
+            Self::DontWait => libc::MSG_DONTWAIT,
+        }
+    }
+}
+
 /// A descriptor of the program, for the calls that want more than a number.
 #[allow(unsafe_code, reason = "the number comes from C; the kernel checks it at every call")]
 pub fn borrow(fd: RawFd) -> Result<BorrowedFd<'static>> {
@@ -36,25 +45,26 @@ pub fn borrow(fd: RawFd) -> Result<BorrowedFd<'static>> {
     Ok(unsafe { BorrowedFd::borrow_raw(fd) })
 }
 
-/// The front of `room`, which the kernel has written `count` bytes of.
-#[allow(unsafe_code, reason = "the bytes are initialised by a system call, which the type cannot show")]
-fn written(room: &mut [MaybeUninit<u8>], count: isize) -> Result<&mut [u8]> {
+/// The front of `room`, which the kernel has written: `count` elements, or none and errno tells why.
+///
+/// # Safety
+/// The first `count` elements are initialised.
+#[allow(unsafe_code, reason = "initialised by a system call, which the type cannot show")]
+unsafe fn written<T>(room: &mut [MaybeUninit<T>], count: isize) -> Result<&mut [T]> {
     let count = usize::try_from(count).map_err(|_| Errno::last())?;
     let (front, _) = room.split_at_mut_checked(count).ok_or(Errno::EOVERFLOW)?;
-    // SAFETY: the kernel has written these bytes.
-    Ok(unsafe { &mut *(std::ptr::from_mut(front) as *mut [u8]) })
+    // SAFETY: as promised by the caller.
+    Ok(unsafe { &mut *(std::ptr::from_mut(front) as *mut [T]) })
 }
 
 /// Receives at most `room`; an empty answer is the end of the stream.
 #[allow(unsafe_code, reason = "nix receives into initialised bytes only")]
 pub fn receive(fd: RawFd, room: &mut [MaybeUninit<u8>], patience: Patience) -> Result<&mut [u8]> {
-    let flags = match patience {
-        Patience::Wait => 0,
-        Patience::DontWait => libc::MSG_DONTWAIT,
-    };
-    // SAFETY: `room` is writable for its whole length.
-    let count = unsafe { libc::recv(fd, room.as_mut_ptr().cast(), room.len(), flags) };
-    written(room, count)
+    // SAFETY: `room` is writable for its whole length, and the kernel has written as much as it tells.
+    unsafe {
+        let count = libc::recv(fd, room.as_mut_ptr().cast(), room.len(), patience.flags());
+        written(room, count)
+    }
 }
 
 /// Reads at most `room` from a descriptor of any kind that poll(2) calls readable; an empty answer is the end
@@ -67,12 +77,15 @@ pub fn read(fd: RawFd, room: &mut [MaybeUninit<u8>], patience: Patience) -> Resu
         // SAFETY: `piece` is `room`, which is writable for its whole length; -1 is the file's own position.
         let count = unsafe { libc::preadv2(fd, &raw const piece, 1, -1, libc::RWF_NOWAIT) };
         if count >= 0 || !matches!(Errno::last(), Errno::EOPNOTSUPP | Errno::ENOSYS) {
-            return written(room, count);
+            // SAFETY: the kernel has written as much as it tells.
+            return unsafe { written(room, count) };
         }
     }
-    // SAFETY: `room` is writable for its whole length.
-    let count = unsafe { libc::read(fd, room.as_mut_ptr().cast(), room.len()) };
-    written(room, count)
+    // SAFETY: `room` is writable for its whole length, and the kernel has written as much as it tells.
+    unsafe {
+        let count = libc::read(fd, room.as_mut_ptr().cast(), room.len());
+        written(room, count)
+    }
 }
 
 /// Whether it is a socket on which an empty read is an empty datagram.
@@ -89,24 +102,33 @@ fn sent(count: isize) -> Result<usize> {
     }
 }
 
-/// Sends what the kernel takes of `bytes` without waiting: a peer that is gone is EPIPE and no signal.
-#[allow(unsafe_code, reason = "beside send_pieces, with the same flags and the same errors")]
-pub fn send(fd: RawFd, bytes: &[u8]) -> Result<usize> {
-    // SAFETY: `bytes` are readable.
-    sent(unsafe {
-        libc::send(fd, bytes.as_ptr().cast(), bytes.len(), libc::MSG_DONTWAIT | libc::MSG_NOSIGNAL)
-    })
-}
+/// Bytes up to which one more copy costs less than to send in pieces.
+const SMALL: usize = 512;
 
-/// [`send`] of several pieces, one after the other.
-#[allow(unsafe_code, reason = "nix's sendmsg makes room for control messages, of which there are none")]
-pub fn send_pieces(fd: RawFd, pieces: &[IoSlice<'_>]) -> Result<usize> {
+/// Sends what the kernel takes of `pieces`, one after the other: a peer that is gone is EPIPE and no signal.
+#[allow(unsafe_code, reason = "nix sends initialised arrays only, and makes room for control messages")]
+pub fn send_pieces(fd: RawFd, pieces: &[IoSlice<'_>], patience: Patience) -> Result<usize> {
+    let flags = libc::MSG_NOSIGNAL | patience.flags();
+    let mut room = [const { MaybeUninit::<u8>::uninit() }; SMALL];
+    let size: usize = pieces.iter().map(|piece| piece.len()).sum();
+    if size <= SMALL {
+        let mut end = room.as_mut_ptr().cast::<u8>();
+        for piece in pieces {
+            // SAFETY: all pieces together have room, and none lies in it.
+            unsafe {
+                std::ptr::copy_nonoverlapping(piece.as_ptr(), end, piece.len());
+                end = end.add(piece.len());
+            }
+        }
+        // SAFETY: the first `size` bytes were written just now.
+        return sent(unsafe { libc::send(fd, room.as_ptr().cast(), size, flags) });
+    }
     // SAFETY: all zeros is a message header without address, pieces and control messages.
     let mut message: libc::msghdr = unsafe { std::mem::zeroed() };
     message.msg_iov = pieces.as_ptr().cast_mut().cast();
     message.msg_iovlen = pieces.len();
     // SAFETY: the header names `pieces`, which have the layout of iovec and are only read.
-    sent(unsafe { libc::sendmsg(fd, &raw const message, libc::MSG_DONTWAIT | libc::MSG_NOSIGNAL) })
+    sent(unsafe { libc::sendmsg(fd, &raw const message, flags) })
 }
 
 /// Takes one client from the listener's queue; its descriptor is close-on-exec.
@@ -187,12 +209,17 @@ pub type Readiness = libc::epoll_event;
 
 /// Waits for readiness in an epoll set, without a lock on its owner: the set may be closed meanwhile.
 #[allow(unsafe_code, reason = "nix's Epoll::wait borrows the set, and with it the lock, while it blocks")]
-pub fn wait_epoll(set: RawFd, into: &mut [Readiness], timeout_ms: i32) -> Result<&[Readiness]> {
-    let most = i32::try_from(into.len()).unwrap_or(i32::MAX);
-    // SAFETY: `into` is writable for `most` events.
-    let count = unsafe { libc::epoll_wait(set, into.as_mut_ptr(), most, timeout_ms) };
-    let count = usize::try_from(Errno::result(count)?).unwrap_or(0);
-    into.get(..count).ok_or(Errno::EOVERFLOW)
+pub fn wait_epoll(
+    set: RawFd,
+    room: &mut [MaybeUninit<Readiness>],
+    timeout_ms: i32,
+) -> Result<&mut [Readiness]> {
+    let most = i32::try_from(room.len()).unwrap_or(i32::MAX);
+    // SAFETY: `room` is writable for `most` events, and the kernel has written as many as it tells.
+    unsafe {
+        let count = libc::epoll_wait(set, room.as_mut_ptr().cast(), most, timeout_ms);
+        written(room, count as isize)
+    }
 }
 
 /// Milliseconds of a clock that costs no system call.

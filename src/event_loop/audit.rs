@@ -4,28 +4,74 @@
 
 use std::ops::Range;
 use std::os::fd::RawFd;
+use std::time::Duration;
 
 use nix::errno::Errno;
-use nix::sys::epoll::EpollEvent;
 
 use super::watch::index_u32;
 use super::{Entry, EventLoop, List, State};
+use crate::connections;
 use crate::error::Error;
+use crate::section::Section;
 use crate::shards::NumberMap;
-use crate::socket;
 
 /// An audit asks the kernel about a part of the list at a time, and there is a pause between the parts: what
 /// it takes of the time does not grow with the list.
 const PART: usize = 64;
-pub(super) const PAUSE_MS: i64 = 10;
+pub(super) const PAUSE: Duration = Duration::from_millis(10);
 
-impl EventLoop {
-    pub(super) fn audit_is_due(&self) -> bool {
-        socket::milliseconds() - self.audited_at >= PAUSE_MS
+/// How far the list has been looked at since the program last ran.
+#[derive(Default)]
+pub struct Audit {
+    /// Where the next part begins.
+    from: usize,
+    /// What is yet to be looked at.
+    left: Left,
+}
+
+#[derive(Default, PartialEq, Eq)]
+enum Left {
+    /// Nothing: the list is as it was seen.
+    #[default]
+    Nothing,
+    /// What begins at `from`.
+    Rest,
+    /// All of it, from the beginning; `from` belongs to an audit that began before the program ran.
+    All,
+}
+
+impl Audit {
+    /// The program has run.
+    pub fn begin_anew(&mut self) {
+        self.left = Left::All;
     }
 
+    /// Whether anything is yet to be looked at.
+    pub fn is_due(&self) -> bool {
+        self.left != Left::Nothing
+    }
+
+    /// The next part of a list of this size.
+    fn part(&mut self, size: usize) -> Range<usize> {
+        if self.from == 0 && self.left == Left::All {
+            self.left = Left::Rest;
+        }
+        let part = self.from..size.min(self.from + PART);
+        if part.end < size {
+            self.from = part.end;
+        } else {
+            self.from = 0;
+            if self.left == Left::Rest {
+                self.left = Left::Nothing;
+            }
+        }
+        part
+    }
+}
+
+impl EventLoop {
     /// Goes through the whole list: takes in whom the program has added, drops whom it has removed.
-    pub(super) fn reconcile<L: List>(&mut self, list: &L) -> Result<(), Error> {
+    pub(super) fn reconcile<L: List>(&mut self, section: &Section, list: &L) -> Result<(), Error> {
         let (_, size) = list.shape();
         let mut listed: NumberMap<RawFd, (usize, Entry)> = NumberMap::default();
         listed.try_reserve(size)?;
@@ -52,7 +98,7 @@ impl EventLoop {
                 Some(member) if member.is(entry) => {
                     self.update(fd, |member| member.index = index_u32(index));
                 }
-                _ => self.admit(entry, index, State::Open)?,
+                _ => self.admit(section, entry, index, State::Open)?,
             }
         }
         self.seen = list.shape();
@@ -71,48 +117,49 @@ impl EventLoop {
     }
 
     /// Looks at a part of the list for what the program has changed without changing the array or its size:
-    /// entries replaced, descriptors closed, their numbers in use again. Whether the end was reached.
-    pub(super) fn audit<L: List>(&mut self, list: &L) -> Result<bool, Error> {
+    /// entries replaced, descriptors closed, their numbers in use again.
+    pub(super) fn audit<L: List>(&mut self, section: &Section, list: &L) -> Result<(), Error> {
         let (_, size) = list.shape();
-        if self.audit_from == 0 {
+        let part = self.audit.part(size);
+        if part.start == 0 {
             let unknown = |entry: Entry| self.members.get(&entry.fd).is_none_or(|member| !member.is(entry));
             let listed = (0..size).filter_map(|index| list.entry(index));
             let (entries, changed) =
                 listed.fold((0, false), |(entries, changed), entry| (entries + 1, changed || unknown(entry)));
             if changed || entries != self.members.len() {
-                self.reconcile(list)?;
+                self.reconcile(section, list)?;
             }
             self.register_listener()?;
         }
-        let end = size.min(self.audit_from + PART);
-        self.check_some(list, self.audit_from..end)?;
-        self.audit_from = if end < size { end } else { 0 };
-        self.audited_at = socket::milliseconds();
-        Ok(self.audit_from == 0)
+        self.check_some(section, list, part)
     }
 
     /// Does what an audit does for the whole list at once.
-    pub(super) fn check_all<L: List>(&mut self, list: &L) -> Result<(), Error> {
+    pub(super) fn check_all<L: List>(&mut self, section: &Section, list: &L) -> Result<(), Error> {
         let (_, size) = list.shape();
-        self.audit_from = 0;
-        self.check_some(list, 0..size)
+        self.audit = Audit::default();
+        self.check_some(section, list, 0..size)
     }
 
-    fn check_some<L: List>(&mut self, list: &L, mut indices: Range<usize>) -> Result<(), Error> {
-        indices.try_for_each(|index| list.entry(index).map_or(Ok(()), |entry| self.check(entry)))
+    fn check_some<L: List>(
+        &mut self,
+        section: &Section,
+        list: &L,
+        mut indices: Range<usize>,
+    ) -> Result<(), Error> {
+        indices.try_for_each(|index| list.entry(index).map_or(Ok(()), |entry| self.check(section, entry)))
     }
 
     /// Notices that the program has closed the member's descriptor, also where the number is in use again.
     /// Of one whose coming the program was told this is the end: the number may be anything's. Another one
     /// is taken in anew: the program has connected it again.
-    fn check(&mut self, entry: Entry) -> Result<(), Error> {
+    fn check(&mut self, section: &Section, entry: Entry) -> Result<(), Error> {
         let fd = entry.fd;
-        let (Some(member), Some(epoll)) = (self.members.get(&fd), self.own_epoll()) else { return Ok(()) };
+        let (Some(member), Some(set)) = (self.members.get(&fd), self.own_set()) else { return Ok(()) };
         let (Some(interest), true) = (member.interest(), member.is(entry)) else { return Ok(()) };
         let (announced, always_ready) = (member.announced, member.always_ready);
         // Adding it again changes nothing if it is watched already.
-        let event = EpollEvent::new(interest, member.token(fd).data());
-        match socket::borrow(fd).and_then(|fd| epoll.add(fd, event)) {
+        match set.add(member.token(fd), interest) {
             Err(Errno::EEXIST) => Ok(()),
             Err(Errno::EPERM) if always_ready => Ok(()),
             Ok(()) | Err(Errno::EPERM) if announced => {
@@ -121,6 +168,7 @@ impl EventLoop {
             }
             // What the old registration may still tell is no longer this member's.
             Ok(()) => {
+                connections::forget_stranger(section, fd);
                 let generation = self.next_generation();
                 self.update(fd, |member| {
                     member.generation = generation;

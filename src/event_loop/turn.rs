@@ -2,7 +2,8 @@
 
 #![forbid(unsafe_code)]
 
-use std::os::fd::{AsRawFd, RawFd};
+use std::mem::MaybeUninit;
+use std::os::fd::RawFd;
 
 use nix::errno::Errno;
 use nix::poll::{PollFlags, PollTimeout};
@@ -10,11 +11,11 @@ use nix::poll::{PollFlags, PollTimeout};
 use super::{BATCH, Entry, Event, EventLoop, List, State, Token, What, failed};
 use crate::connections;
 use crate::error::{Error, ipc_errors as Code};
-use crate::inbound::{Came, Cut, Frame, Receive};
+use crate::inbound::{Came, Cut, Frame, Inbound, Receive};
 use crate::memory::{Block, OutOfMemory};
 use crate::output;
 use crate::section::Section;
-use crate::socket::{self, Patience, Readiness};
+use crate::socket::{self, Patience};
 use crate::wire::TYPE_DATA;
 
 /// How much is read of an extra descriptor for one event.
@@ -57,11 +58,13 @@ impl EventLoop {
                 return Ok(None);
             }
             if self.turns == 0 {
-                self.ask_the_kernel()?;
+                self.ask_the_kernel(section, list)?;
             }
             self.turns = self.turns.saturating_sub(1);
             let Some(token) = self.ready.pop_front() else { continue };
-            if let Some(event) = self.turn(section, list, token)? {
+            let known = self.old == 0;
+            self.old = self.old.saturating_sub(1);
+            if let Some(event) = self.turn(section, list, token, known)? {
                 return Ok(Some(event));
             }
         }
@@ -84,11 +87,11 @@ impl EventLoop {
     }
 
     /// A round is over: who else is ready by now?
-    fn ask_the_kernel(&mut self) -> Result<(), Error> {
-        let mut buffer = [Readiness { events: 0, u64: 0 }; BATCH];
-        let Some(set) = self.own_epoll().map(|epoll| epoll.0.as_raw_fd()) else { return self.build() };
-        let brought = socket::wait_epoll(set, &mut buffer, 0).map_err(failed)?;
-        self.collect(brought)
+    fn ask_the_kernel<L: List>(&mut self, section: &Section, list: &L) -> Result<(), Error> {
+        let mut room = [const { MaybeUninit::uninit() }; BATCH];
+        let Some(set) = self.set_to_ask()? else { return self.build() };
+        let brought = socket::wait_epoll(set, &mut room, 0).map_err(failed)?;
+        self.collect(section, list, brought)
     }
 
     fn turn<L: List>(
@@ -96,9 +99,10 @@ impl EventLoop {
         section: &Section,
         list: &mut L,
         token: Token,
+        known: bool,
     ) -> Result<Option<Event<L::Origin>>, Error> {
         if self.is_listener(token) {
-            return self.accept(list);
+            return self.accept(section, list);
         }
         let fd = token.fd;
         let Some(member) = self.members.get_mut(&fd).filter(|member| member.generation == token.generation)
@@ -136,7 +140,7 @@ impl EventLoop {
             let frame = self.read_extra(fd, member.always_ready)?;
             return Ok(frame.map(|frame| Event { origin, what: What::Extra(frame) }));
         }
-        match self.receive(section, fd)? {
+        match self.receive(section, fd, known)? {
             Received::Message(frame) => Ok(Some(Event { origin, what: What::Message(frame) })),
             Received::Nothing => Ok(None),
             Received::End if output::is_queued(section, fd) => {
@@ -158,34 +162,32 @@ impl EventLoop {
         }
     }
 
-    /// Receives a frame of the connection, or cuts one of what an earlier receive has brought.
-    fn receive(&mut self, section: &Section, fd: RawFd) -> Result<Received, Error> {
-        let mut slot = connections::lock(section, fd);
+    /// Receives a frame of the connection, or cuts one of what an earlier receive has brought. `known` is
+    /// whether the kernel has just told that the descriptor is still this connection.
+    fn receive(&mut self, section: &Section, fd: RawFd, known: bool) -> Result<Received, Error> {
+        let mut slot = connections::lock_known(section, fd);
+        // Before anything is taken from the kernel, so that nothing is lost for want of it.
         if slot.reserve().is_err() {
             self.make_ready(fd, true, false);
             return Err(OutOfMemory.into());
         }
-        let mut inbound = slot.take_inbound();
-        let mut cut = if inbound.is_empty() { Ok(None) } else { inbound.cut() };
-        let mut came = Ok(Came::Full);
-        for _ in 0..RECEIVES {
-            let (Ok(None), Ok(Came::Full)) = (&cut, came) else { break };
-            // A large payload is received where it is to be: the header alone comes first.
-            came = if self.large {
-                inbound.receive_exact(|room| socket::receive(fd, room, Patience::DontWait))
-            } else {
-                inbound.receive_ahead(&mut self.spare, |room| socket::receive(fd, room, Patience::DontWait))
-            };
-            if let Ok(Came::All | Came::Full) = came {
-                cut = inbound.cut();
+        let (came, cut, more);
+        if let Some(connection) = slot.get() {
+            if !known && !self.is_watched(fd) {
+                slot.forget();
+                return Ok(Received::Closed);
             }
+            (came, cut) = self.pull(&mut connection.inbound, fd);
+            more = connection.inbound.has_ahead();
+            if connection.is_idle() {
+                slot.tidy();
+            }
+        } else {
+            let mut inbound = Inbound::default();
+            (came, cut) = self.pull(&mut inbound, fd);
+            more = inbound.has_ahead();
+            let _reserved_above = slot.put_inbound(inbound, None);
         }
-        if let Ok(Some(frame)) = &cut {
-            self.large = frame.payload.len() >= LARGE;
-        }
-        let more = inbound.has_ahead();
-        inbound.return_spare(&mut self.spare);
-        let _reserved_above = slot.put_inbound(inbound, None);
         drop(slot);
         if more {
             self.make_ready(fd, true, false);
@@ -202,6 +204,33 @@ impl EventLoop {
             }
             (_, Ok(None)) => Ok(Received::Nothing),
         }
+    }
+
+    /// Cuts a frame of what has come in, and receives as long as there is none.
+    fn pull(
+        &mut self,
+        inbound: &mut Inbound,
+        fd: RawFd,
+    ) -> (Result<Came, Receive>, Result<Option<Frame>, Cut>) {
+        let mut cut = inbound.cut();
+        let mut came = Ok(Came::Full);
+        for _ in 0..RECEIVES {
+            let (Ok(None), Ok(Came::Full)) = (&cut, came) else { break };
+            // A large payload is received where it is to be: the header alone comes first.
+            came = if self.large {
+                inbound.receive_exact(|room| socket::receive(fd, room, Patience::DontWait))
+            } else {
+                inbound.receive_ahead(&mut self.spare, |room| socket::receive(fd, room, Patience::DontWait))
+            };
+            if let Ok(Came::All | Came::Full) = came {
+                cut = inbound.cut();
+            }
+        }
+        if let Ok(Some(frame)) = &cut {
+            self.large = frame.payload.len() >= LARGE;
+        }
+        inbound.return_spare(&mut self.spare);
+        (came, cut)
     }
 
     /// The bytes of an extra descriptor; none at its end, which is told once, and for one that cannot be
@@ -270,7 +299,11 @@ impl EventLoop {
     }
 
     /// Takes one client in, and tells of it.
-    fn accept<L: List>(&mut self, list: &mut L) -> Result<Option<Event<L::Origin>>, Error> {
+    fn accept<L: List>(
+        &mut self,
+        section: &Section,
+        list: &mut L,
+    ) -> Result<Option<Event<L::Origin>>, Error> {
         let Some(listener) = self.listener else { return Ok(None) };
         let mut accepted = None;
         // Before the client is taken: one that finds no memory waits in the kernel's queue.
@@ -282,7 +315,7 @@ impl EventLoop {
             let fd =
                 socket::accept(listener.fd).map_err(|errno| Error::new(Code::IPC_ERROR_ACCEPT, errno))?;
             accepted = Some(fd);
-            self.admit(Entry { fd, identity, extra: false }, index, State::Fresh)?;
+            self.admit(section, Entry { fd, identity, extra: false }, index, State::Fresh)?;
             Ok(fd)
         });
         if let (Some(fd), Err(_)) = (accepted, &pushed) {

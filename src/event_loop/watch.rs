@@ -3,18 +3,19 @@
 #![forbid(unsafe_code)]
 
 use std::os::fd::RawFd;
+use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
-use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags};
+use nix::sys::epoll::EpollFlags;
 
-use super::{Entry, EventLoop, Gone, List, Listener, Member, State, Token, audit, failed};
+use super::{Entry, EventLoop, Gone, List, Listener, Member, Set, State, Token, audit, failed};
 use crate::error::Error;
 use crate::section::Section;
 use crate::socket::{self, Readiness};
-use crate::{fork, output};
+use crate::{connections, output};
 
 /// How long no client is accepted after descriptors or memory ran out, unless one comes free here.
-const ACCEPT_PAUSE_MS: i64 = 100;
+const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
 /// After how many turns at least the kernel is asked who else is ready: a single one that sends much would
 /// cost a system call for each message.
@@ -25,11 +26,25 @@ pub(super) fn index_u32(index: usize) -> u32 {
 }
 
 impl EventLoop {
-    /// How long to wait: for ever, unless there is something to look after meanwhile.
-    pub(super) fn timeout(&self, audited: bool) -> i32 {
-        let pause = self.listener.and_then(|listener| listener.paused_at).map(|_| ACCEPT_PAUSE_MS);
-        let audit = (!audited).then_some(audit::PAUSE_MS);
-        pause.into_iter().chain(audit).min().map_or(-1, |limit| i32::try_from(limit).unwrap_or(i32::MAX))
+    /// The set, to be asked who is ready. Its clock runs, if there is something to look after meanwhile.
+    pub(super) fn set_to_ask(&mut self) -> Result<Option<RawFd>, Error> {
+        let is_paused = self.listener.is_some_and(|listener| listener.paused_at.is_some());
+        let Some(set) = self.set.as_mut().filter(|set| set.is_own()) else { return Ok(None) };
+        if self.audit.is_due() {
+            set.tick_in(audit::PAUSE).map_err(failed)?;
+        } else if is_paused {
+            set.tick_in(ACCEPT_PAUSE).map_err(failed)?;
+        }
+        Ok(Some(set.fd()))
+    }
+
+    /// The clock of the set has ticked.
+    fn look_after<L: List>(&mut self, section: &Section, list: &L) -> Result<(), Error> {
+        if let Some(set) = self.set.as_mut() {
+            set.ticked();
+        }
+        self.retry_listener();
+        if self.audit.is_due() { self.audit(section, list) } else { Ok(()) }
     }
 
     pub(super) fn next_generation(&mut self) -> u32 {
@@ -38,36 +53,44 @@ impl EventLoop {
     }
 
     /// The epoll set, if it is this process's own.
-    pub(super) fn own_epoll(&self) -> Option<&Epoll> {
-        self.epoll.as_ref().filter(|_| self.made_by == fork::generation())
+    pub(super) fn own_set(&self) -> Option<&Set> {
+        self.set.as_ref().filter(|set| set.is_own())
     }
 
     /// Makes the epoll set where there is none.
     pub(super) fn build(&mut self) -> Result<(), Error> {
-        if self.own_epoll().is_some() {
+        if self.own_set().is_some() {
             return Ok(());
         }
         let mut fds = Vec::new();
         fds.try_reserve(self.members.len())?;
         fds.extend(self.members.keys().copied());
         // The parent's, in a forked child, makes room for the new one.
-        self.epoll = None;
-        self.epoll = Some(Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC).map_err(failed)?);
-        self.made_by = fork::generation();
+        self.set = None;
+        self.set = Some(Set::new().map_err(failed)?);
         let registered =
             self.register_listener().and_then(|()| fds.into_iter().try_for_each(|fd| self.register(fd)));
         if registered.is_err() {
-            self.epoll = None;
+            self.set = None;
         }
         registered
     }
 
     /// Takes in what epoll tells. A registration that outlived its member (the program closed the descriptor
     /// with close(2), and another process still has it open) cannot be removed alone: the set is made anew.
-    pub(super) fn collect(&mut self, brought: &[Readiness]) -> Result<(), Error> {
-        let mut stale = false;
+    pub(super) fn collect<L: List>(
+        &mut self,
+        section: &Section,
+        list: &L,
+        brought: &[Readiness],
+    ) -> Result<(), Error> {
+        let (mut stale, mut ticked) = (false, false);
         for readiness in brought {
             let token = Token::of(readiness.u64);
+            if token == Token::TICK {
+                ticked = true;
+                continue;
+            }
             let flags = EpollFlags::from_bits_truncate(readiness.events.cast_signed());
             let over = flags.intersects(EpollFlags::EPOLLHUP | EpollFlags::EPOLLERR);
             match self.members.get(&token.fd) {
@@ -81,8 +104,11 @@ impl EventLoop {
             }
         }
         if stale {
-            self.epoll = None;
+            self.set = None;
             self.build()?;
+        }
+        if ticked {
+            self.look_after(section, list)?;
         }
         self.turns = self.ready.len().max(SHORTEST_ROUND);
         Ok(())
@@ -109,12 +135,12 @@ impl EventLoop {
     }
 
     pub(super) fn register_listener(&self) -> Result<(), Error> {
-        let (Some(listener), Some(epoll)) = (self.listener, self.own_epoll()) else { return Ok(()) };
+        let (Some(listener), Some(set)) = (self.listener, self.own_set()) else { return Ok(()) };
         let interest = if listener.paused_at.is_some() { EpollFlags::empty() } else { EpollFlags::EPOLLIN };
-        set_interest(epoll, listener.token(), interest).map_err(failed)
+        set.watch(listener.token(), interest).map_err(failed)
     }
 
-    fn set_pause(&mut self, paused_at: Option<i64>) {
+    fn set_pause(&mut self, paused_at: Option<Instant>) {
         if let Some(listener) = &mut self.listener
             && std::mem::replace(&mut listener.paused_at, paused_at) != paused_at
         {
@@ -125,7 +151,7 @@ impl EventLoop {
 
     /// Descriptors or memory have run out.
     pub(super) fn pause_listener(&mut self) {
-        self.set_pause(Some(socket::milliseconds()));
+        self.set_pause(Some(Instant::now()));
     }
 
     /// A descriptor has come free.
@@ -138,24 +164,23 @@ impl EventLoop {
         if self
             .listener
             .and_then(|listener| listener.paused_at)
-            .is_some_and(|since| socket::milliseconds() - since >= ACCEPT_PAUSE_MS)
+            .is_some_and(|since| since.elapsed() >= ACCEPT_PAUSE)
         {
             self.resume_listener();
         }
     }
 
     pub(super) fn unregister(&self, fd: RawFd) {
-        if let (Some(epoll), Ok(fd)) = (self.own_epoll(), socket::borrow(fd)) {
-            // A closed descriptor has left the set by itself.
-            let _ = epoll.delete(fd);
+        if let Some(set) = self.own_set() {
+            set.remove(fd);
         }
     }
 
     /// Has epoll watch the member for what it waits for.
     pub(super) fn register(&mut self, fd: RawFd) -> Result<(), Error> {
-        let (Some(member), Some(epoll)) = (self.members.get(&fd), self.own_epoll()) else { return Ok(()) };
+        let (Some(member), Some(set)) = (self.members.get(&fd), self.own_set()) else { return Ok(()) };
         let Some(interest) = member.interest() else { return Ok(()) };
-        let result = set_interest(epoll, member.token(fd), interest);
+        let result = set.watch(member.token(fd), interest);
         self.registered(fd, result)
     }
 
@@ -208,8 +233,15 @@ impl EventLoop {
     }
 
     /// Takes a member in, or takes one anew that has another structure or another socket.
-    pub(super) fn admit(&mut self, entry: Entry, index: usize, state: State) -> Result<(), Error> {
+    pub(super) fn admit(
+        &mut self,
+        section: &Section,
+        entry: Entry,
+        index: usize,
+        state: State,
+    ) -> Result<(), Error> {
         self.make_room()?;
+        connections::forget_stranger(section, entry.fd);
         if let Some(old) = self.members.get(&entry.fd)
             && old.announced
             && old.identity != entry.identity
@@ -250,13 +282,8 @@ impl EventLoop {
 
     /// Whether epoll watches the descriptor as it is now. Adding it again changes nothing if it does.
     pub(super) fn is_watched(&self, fd: RawFd) -> bool {
-        let (Some(member), Some(epoll), Ok(borrowed)) =
-            (self.members.get(&fd), self.own_epoll(), socket::borrow(fd))
-        else {
-            return false;
-        };
-        let event = EpollEvent::new(EpollFlags::empty(), member.token(fd).data());
-        epoll.add(borrowed, event) == Err(Errno::EEXIST)
+        let (Some(member), Some(set)) = (self.members.get(&fd), self.own_set()) else { return false };
+        set.add(member.token(fd), EpollFlags::empty()) == Err(Errno::EEXIST)
     }
 
     /// Forgets a member that is in the list no more.
@@ -342,14 +369,5 @@ impl Member {
         };
         interest.set(EpollFlags::EPOLLOUT, self.sending);
         Some(interest)
-    }
-}
-
-fn set_interest(epoll: &Epoll, token: Token, interest: EpollFlags) -> nix::Result<()> {
-    let fd = socket::borrow(token.fd)?;
-    let mut event = EpollEvent::new(interest, token.data());
-    match epoll.add(fd, event) {
-        Err(Errno::EEXIST) => epoll.modify(fd, &mut event),
-        result => result,
     }
 }

@@ -1,0 +1,86 @@
+//! The epoll set of one list, and its clock.
+
+#![forbid(unsafe_code)]
+
+use std::os::fd::{AsFd, AsRawFd, RawFd};
+use std::time::Duration;
+
+use nix::errno::Errno;
+use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags};
+use nix::sys::timerfd::{ClockId, Expiration, TimerFd, TimerFlags, TimerSetTimeFlags};
+
+use super::Token;
+use crate::{fork, socket};
+
+/// An epoll set, made by the process that uses it: after a fork a shared one would let each process change the
+/// other's.
+///
+/// The clock is one of its members. A time-out of epoll_wait(2) would have the kernel start and stop a timer
+/// for each message; the clock runs on beside them.
+pub struct Set {
+    epoll: Epoll,
+    clock: TimerFd,
+    /// Whether a tick is to come.
+    ticking: bool,
+    made_by: u32,
+}
+
+impl Set {
+    /// A set with nothing in it but its clock.
+    pub fn new() -> nix::Result<Self> {
+        let epoll = Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC)?;
+        let flags = TimerFlags::TFD_CLOEXEC | TimerFlags::TFD_NONBLOCK;
+        let clock = TimerFd::new(ClockId::CLOCK_MONOTONIC, flags)?;
+        // Told once for each tick: nobody reads the clock.
+        let interest = EpollFlags::EPOLLIN | EpollFlags::EPOLLET;
+        epoll.add(clock.as_fd(), EpollEvent::new(interest, Token::TICK.data()))?;
+        Ok(Self { epoll, clock, ticking: false, made_by: fork::generation() })
+    }
+
+    /// Whether this process has made it.
+    pub fn is_own(&self) -> bool {
+        self.made_by == fork::generation()
+    }
+
+    /// The descriptor to wait for.
+    pub fn fd(&self) -> RawFd {
+        self.epoll.0.as_raw_fd()
+    }
+
+    /// Has the clock tick once, this time from now, unless a tick is to come anyway.
+    pub fn tick_in(&mut self, time: Duration) -> nix::Result<()> {
+        if !self.ticking {
+            self.clock.set(Expiration::OneShot(time.into()), TimerSetTimeFlags::empty())?;
+            self.ticking = true;
+        }
+        Ok(())
+    }
+
+    /// The tick has come.
+    pub fn ticked(&mut self) {
+        self.ticking = false;
+    }
+
+    /// Watches a descriptor for these events, from now on.
+    pub fn watch(&self, token: Token, interest: EpollFlags) -> nix::Result<()> {
+        match self.add(token, interest) {
+            Err(Errno::EEXIST) => {
+                self.epoll.modify(socket::borrow(token.fd)?, &mut EpollEvent::new(interest, token.data()))
+            }
+            result => result,
+        }
+    }
+
+    /// Watches a descriptor that is not watched yet: EEXIST for one that is, as the file that it is now.
+    pub fn add(&self, token: Token, interest: EpollFlags) -> nix::Result<()> {
+        self.epoll.add(socket::borrow(token.fd)?, EpollEvent::new(interest, token.data()))
+    }
+
+    /// Watches a descriptor no more.
+    pub fn remove(&self, fd: RawFd) {
+        if let Ok(fd) = socket::borrow(fd) {
+            // A closed descriptor has left the set by itself.
+            let _ = self.epoll.delete(fd);
+        }
+    }
+}
