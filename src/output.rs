@@ -122,6 +122,7 @@ pub fn write(section: &mut Section, fd: RawFd, pieces: [&[u8]; 2]) -> Result<(),
     let result = match (was_queued, listed) {
         // Its patience was used up before.
         (true, true) => enqueue(section, fd, thread, frame, sent),
+        (false, false) => send_waiting(section, fd, thread, frame, sent),
         (_, listed) => send_rest(section, fd, thread, frame, sent, listed),
     };
     finish(section, fd, thread);
@@ -143,9 +144,6 @@ fn send_rest(
     listed: bool,
 ) -> Result<(), Error> {
     let limit = if listed { PollTimeout::from(PATIENCE) } else { PollTimeout::NONE };
-    if !listed && sent > 0 {
-        sent = send_waiting(section, fd, thread, frame, sent)?;
-    }
     while sent < frame.len() {
         let ready = section.outside(|| socket::wait(fd, PollFlags::POLLOUT, limit));
         let mut slot = connections::lock_known(section, fd);
@@ -180,27 +178,27 @@ fn send_rest(
     Ok(())
 }
 
-/// Has the kernel wait for the peer, which it does best where nothing limits the wait; how much is sent then.
-/// That is all, unless the program has set O_NONBLOCK or a time-out.
+/// Has the kernel wait for the peer, which it does best where nothing limits the wait and nothing goes first.
 fn send_waiting(
     section: &mut Section,
     fd: RawFd,
     thread: Thread,
     frame: Rest<'_>,
     mut sent: usize,
-) -> Result<usize, Error> {
+) -> Result<(), Error> {
     while sent < frame.len() {
         match section.outside(|| socket::send_pieces(fd, &frame.after(sent).slices(), Patience::Wait)) {
             Ok(count) => sent += count,
             Err(Errno::EINTR) => {}
-            Err(Errno::EAGAIN) => break,
+            // The program has set O_NONBLOCK or a time-out.
+            Err(Errno::EAGAIN) => return send_rest(section, fd, thread, frame, sent, false),
             Err(errno) => return Err(failed(errno)),
         }
         if sent < frame.len() {
             own_turn(&mut connections::lock(section, fd), thread)?;
         }
     }
-    Ok(sent)
+    Ok(())
 }
 
 /// Keeps the rest of the frame in memory; later calls send it.
