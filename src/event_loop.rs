@@ -179,8 +179,8 @@ pub struct EventLoop {
     audit: Audit,
     /// Whether a thread waits for the set.
     waiting: bool,
-    /// Whether the last message was a large one: the next ones are likely to be.
-    large: bool,
+    /// The size of the last message: the next ones are likely to have it, too.
+    expected: usize,
     /// A buffer for read-ahead that no connection needs at present.
     spare: Block,
 }
@@ -281,7 +281,7 @@ impl EventLoop {
             seen: (0, 0),
             audit: Audit::default(),
             waiting: false,
-            large: false,
+            expected: 0,
             spare: Block::default(),
         }
     }

@@ -105,7 +105,12 @@ pub struct Inbound {
 impl Inbound {
     /// Whether it holds nothing at all.
     pub fn is_empty(&self) -> bool {
-        self.filled == 0 && !self.has_ahead()
+        !self.has_begun() && !self.has_ahead()
+    }
+
+    /// Whether the frame at hand has begun.
+    pub fn has_begun(&self) -> bool {
+        self.filled > 0
     }
 
     /// Whether there are bytes that [`Inbound::cut`] has not looked at.
@@ -149,7 +154,12 @@ impl Inbound {
             return Ok(None);
         }
         self.filled = 0;
-        Ok(Some(Frame { kind: header.kind, payload: std::mem::take(&mut self.payload) }))
+        let mut payload = std::mem::take(&mut self.payload);
+        if payload.capacity() > 2 * payload.len() {
+            // A larger one was expected.
+            payload.shrink();
+        }
+        Ok(Some(Frame { kind: header.kind, payload }))
     }
 
     /// Moves bytes read ahead to where they belong in the frame at hand.
@@ -217,6 +227,34 @@ impl Inbound {
         Ok(Came::of(count, READ_AHEAD))
     }
 
+    /// Receives what there is of a frame whose payload is expected to have this size, straight into the block
+    /// that C will own. Nothing is half received.
+    pub fn receive_expected(
+        &mut self,
+        expected: usize,
+        source: impl for<'a> FnOnce(
+            &mut [u8; HEADER_SIZE],
+            &'a mut [MaybeUninit<u8>],
+        ) -> Result<(usize, &'a mut [u8]), Errno>,
+    ) -> Result<Came, Receive> {
+        let mut payload = Block::with_capacity(expected.min(ANNOUNCED))?;
+        let room = payload.capacity();
+        let count = payload.fill(room, |room| {
+            let (count, rest) = source(&mut self.header, room)?;
+            self.filled = count;
+            Ok::<_, Errno>(rest)
+        })?;
+        let came = Came::of(self.filled + count, HEADER_SIZE + room);
+        if Header::decode(self.header).is_ok_and(|header| header.length < count) {
+            // It is shorter, and others follow.
+            self.ahead = payload;
+            self.start = 0;
+        } else if count > 0 {
+            self.payload = payload;
+        }
+        Ok(came)
+    }
+
     /// Gives the buffer of bytes read ahead back once it is empty.
     pub fn return_spare(&mut self, spare: &mut Block) {
         if !self.has_ahead() && self.ahead.capacity() > 0 {
@@ -251,22 +289,52 @@ mod tests {
         }
     }
 
-    fn drain(stream: &[u8], step: usize, exact: bool) -> Vec<(u8, Vec<u8>)> {
+    /// [`source`] of a head and what is behind it.
+    #[expect(clippy::type_complexity, reason = "a closure's")]
+    fn source_apart<'s, 'b>(
+        stream: &'s mut &'b [u8],
+        step: usize,
+    ) -> impl for<'a> FnOnce(
+        &mut [u8; HEADER_SIZE],
+        &'a mut [MaybeUninit<u8>],
+    ) -> Result<(usize, &'a mut [u8]), Errno>
+    + use<'s, 'b> {
+        move |head, room| {
+            let count = step.min(stream.len()).min(HEADER_SIZE + room.len());
+            let (now, later) = stream.split_at(count);
+            *stream = later;
+            let (front, rest) = now.split_at(count.min(HEADER_SIZE));
+            head[..front.len()].copy_from_slice(front);
+            Ok((front.len(), write_front(room, rest)))
+        }
+    }
+
+    /// How a stream is received.
+    #[derive(Clone, Copy, Debug, PartialEq)]
+    enum Way {
+        Exact,
+        Ahead,
+        Expected(usize),
+    }
+
+    fn drain(stream: &[u8], step: usize, way: Way) -> Vec<(u8, Vec<u8>)> {
         let (mut rest, mut inbound, mut spare) = (stream, Inbound::default(), Block::default());
         let mut frames = Vec::new();
         loop {
             while let Some(frame) = inbound.cut().unwrap() {
                 frames.push((frame.kind, frame.payload.bytes().to_vec()));
-                if exact {
+                if way == Way::Exact {
                     let told: usize = frames.iter().map(|(_, payload)| payload.len() + HEADER_SIZE).sum();
                     assert_eq!(stream.len() - rest.len(), told, "read beyond the frame");
                 }
             }
             inbound.return_spare(&mut spare);
-            let came = if exact {
-                inbound.receive_exact(source(&mut rest, step)).unwrap()
-            } else {
-                inbound.receive_ahead(&mut spare, source(&mut rest, step)).unwrap()
+            let came = match way {
+                Way::Exact => inbound.receive_exact(source(&mut rest, step)).unwrap(),
+                Way::Expected(size) if !inbound.has_begun() => {
+                    inbound.receive_expected(size, source_apart(&mut rest, step)).unwrap()
+                }
+                _ => inbound.receive_ahead(&mut spare, source(&mut rest, step)).unwrap(),
             };
             if came == Came::End {
                 assert!(inbound.is_empty());
@@ -286,8 +354,14 @@ mod tests {
         ];
         let stream: Vec<u8> = sent.iter().flat_map(|(kind, payload)| frame(*kind, payload)).collect();
         for step in [1, 2, 5, 6, 7, 4096, READ_AHEAD, 65_541, usize::MAX] {
-            for exact in [false, true] {
-                assert_eq!(drain(&stream, step, exact), sent, "step {step}, exact {exact}");
+            for way in [
+                Way::Exact,
+                Way::Ahead,
+                Way::Expected(1),
+                Way::Expected(READ_AHEAD),
+                Way::Expected(usize::MAX),
+            ] {
+                assert_eq!(drain(&stream, step, way), sent, "step {step}, {way:?}");
             }
         }
     }

@@ -67,6 +67,29 @@ pub fn receive(fd: RawFd, room: &mut [MaybeUninit<u8>], patience: Patience) -> R
     }
 }
 
+/// Receives at most `head` and, behind it, `room`, without waiting: how much of `head`, and the rest. Nothing
+/// is the end of the stream.
+#[allow(unsafe_code, reason = "nix receives into initialised bytes only")]
+pub fn receive_apart<'a, const N: usize>(
+    fd: RawFd,
+    head: &mut [u8; N],
+    room: &'a mut [MaybeUninit<u8>],
+) -> Result<(usize, &'a mut [u8])> {
+    let mut pieces = [
+        libc::iovec { iov_base: head.as_mut_ptr().cast(), iov_len: N },
+        libc::iovec { iov_base: room.as_mut_ptr().cast(), iov_len: room.len() },
+    ];
+    // SAFETY: all zeros is a message header without address, pieces and control messages.
+    let mut message: libc::msghdr = unsafe { std::mem::zeroed() };
+    message.msg_iov = pieces.as_mut_ptr();
+    message.msg_iovlen = pieces.len();
+    // SAFETY: the header names `pieces`, which name `head` and `room`, writable for their whole lengths.
+    let count = unsafe { libc::recvmsg(fd, &raw mut message, libc::MSG_DONTWAIT) };
+    let count = Errno::result(count)?.unsigned_abs();
+    // SAFETY: the kernel has filled `head` first, and then as much of `room`.
+    Ok((count.min(N), unsafe { written(room, count.saturating_sub(N).cast_signed()) }?))
+}
+
 /// Reads at most `room` from a descriptor of any kind that poll(2) calls readable; an empty answer is the end
 /// of the file. With [`Patience::DontWait`] it does not wait, where the kernel can do that, should another
 /// process have taken the bytes meanwhile.

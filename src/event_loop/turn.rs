@@ -27,7 +27,7 @@ const READ_END: PollFlags = PollFlags::from_bits_retain(libc::POLLRDHUP);
 /// How often a connection receives in one turn, as long as there is more of a frame that is half received.
 const RECEIVES: usize = 4;
 
-/// From which size on a payload costs more to copy than a receive of its header alone.
+/// From which size on a payload costs more to copy than to be received apart from its header.
 const LARGE: usize = 4096;
 
 /// What a turn's receiving has brought.
@@ -216,18 +216,17 @@ impl EventLoop {
         let mut came = Ok(Came::Full);
         for _ in 0..RECEIVES {
             let (Ok(None), Ok(Came::Full)) = (&cut, came) else { break };
-            // A large payload is received where it is to be: the header alone comes first.
-            came = if self.large {
-                inbound.receive_exact(|room| socket::receive(fd, room, Patience::DontWait))
-            } else {
+            came = if self.expected < LARGE || inbound.has_begun() {
                 inbound.receive_ahead(&mut self.spare, |room| socket::receive(fd, room, Patience::DontWait))
+            } else {
+                inbound.receive_expected(self.expected, |head, room| socket::receive_apart(fd, head, room))
             };
             if let Ok(Came::All | Came::Full) = came {
                 cut = inbound.cut();
             }
         }
         if let Ok(Some(frame)) = &cut {
-            self.large = frame.payload.len() >= LARGE;
+            self.expected = frame.payload.len();
         }
         inbound.return_spare(&mut self.spare);
         (came, cut)
