@@ -52,7 +52,7 @@ include benches/bench.mk
 # What is written into libipc.pc: paths below the prefix stay relative to it.
 below_prefix = $(patsubst $(PREFIX)/%,$${prefix}/%,$(1))
 
-install: $(LIBRARIES) ## install libraries, header, libipc.pc and manual page
+install: $(LIBRARIES) ## install libraries, headers, libipc.pc and manual page
 	$(INSTALL) -d '$(DESTDIR)$(LIBDIR)' '$(DESTDIR)$(PKGCONFIGDIR)' '$(DESTDIR)$(INCLUDEDIR)' '$(DESTDIR)$(MAN7DIR)'
 	$(INSTALL) -m 755 $(RELEASE)/libipc.so '$(DESTDIR)$(LIBDIR)/libipc.so.$(VERSION)'
 	$(INSTALL) -m 644 $(RELEASE)/libipc.a '$(DESTDIR)$(LIBDIR)/libipc.a'
@@ -63,7 +63,7 @@ endif
 	ln -sf libipc.so.$(VERSION) '$(DESTDIR)$(LIBDIR)/libipc.so.$(MINOR)'
 	ln -sf libipc.so.$(VERSION) '$(DESTDIR)$(LIBDIR)/libipc.so.$(MAJOR)'
 	ln -sf libipc.so.$(VERSION) '$(DESTDIR)$(LIBDIR)/libipc.so'
-	$(INSTALL) -m 644 include/ipc.h '$(DESTDIR)$(INCLUDEDIR)/ipc.h'
+	$(INSTALL) -m 644 include/ipc.h include/ipc_ext.h '$(DESTDIR)$(INCLUDEDIR)'
 	$(INSTALL) -m 644 man/libipc.7 '$(DESTDIR)$(MAN7DIR)/libipc.7'
 	rm -f '$(DESTDIR)$(PKGCONFIGDIR)/libipc.pc'
 	sed -e 's|@PREFIX@|$(PREFIX)|' -e 's|@VERSION@|$(VERSION)|' \
@@ -79,7 +79,7 @@ UPDATE_LOADER = $(if $(and $(LDCONFIG),$(if $(DESTDIR),,1)), \
 
 INSTALLED_FILES = \
 	$(LIBDIR)/libipc.so $(LIBDIR)/libipc.so.$(MAJOR) $(LIBDIR)/libipc.so.$(MINOR) $(LIBDIR)/libipc.so.$(VERSION) \
-	$(LIBDIR)/libipc.a $(INCLUDEDIR)/ipc.h $(PKGCONFIGDIR)/libipc.pc $(MAN7DIR)/libipc.7
+	$(LIBDIR)/libipc.a $(INCLUDEDIR)/ipc.h $(INCLUDEDIR)/ipc_ext.h $(PKGCONFIGDIR)/libipc.pc $(MAN7DIR)/libipc.7
 
 # The folders that an installation may have made: below DESTDIR all of them; on the machine itself those
 # that only hold what packages put there. Folders that still hold something stay.
@@ -116,7 +116,7 @@ check: ## what the compiler's companions say of the source
 	    $(CARGO) clippy --locked --lib --tests --benches -- --deny warnings; \
 	else echo "SKIPPED: what clippy says: it is not installed"; fi
 
-header: ## write include/ipc.h anew from the source
+header: ## write the headers in include anew from the source
 	LIBIPC_WRITE_HEADER=1 $(CARGO) test --locked --test header
 
 man: ## write man/libipc.7 anew from libipc.7.md, with pandoc

@@ -13,7 +13,7 @@ use divan::counter::ItemsCount;
 
 use ipc::inbound::{Came, Inbound, READ_AHEAD};
 use ipc::memory::Block;
-use ipc::wire::{HEADER_SIZE, Header, parse_exact};
+use ipc::wire::{HEADER_SIZE, Header, MAX_PAYLOAD, parse_exact};
 
 fn main() {
     divan::main();
@@ -59,9 +59,9 @@ fn cut_all(mut stream: &[u8], exact: bool) -> usize {
         }
         inbound.return_spare(&mut spare);
         let came = if exact {
-            inbound.receive_exact(|room| receive(&mut stream, room))
+            inbound.receive_exact(|room, _| receive(&mut stream, room))
         } else {
-            inbound.receive_ahead(&mut spare, |room| receive(&mut stream, room))
+            inbound.receive_ahead(&mut spare, |room, _| receive(&mut stream, room))
         };
         if came.unwrap() == Came::End {
             return count;
@@ -112,7 +112,7 @@ fn header_encode() -> [u8; HEADER_SIZE] {
 
 #[divan::bench]
 fn header_decode() -> Header {
-    Header::decode(black_box(header(64))).unwrap()
+    Header::decode(black_box(header(64)), MAX_PAYLOAD).unwrap()
 }
 
 #[divan::bench]

@@ -11,17 +11,21 @@ pub mod events;
 mod list;
 pub mod log;
 pub mod messages;
+pub mod passing;
 pub mod printing;
 mod process;
+pub mod queueing;
 pub mod server_and_client;
 pub mod types;
 pub mod usock;
+pub mod waiting;
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use nix::errno::Errno;
 
 use crate::error::{Error, ipc_errors};
+use crate::memory::OutOfMemory;
 use crate::section::Section;
 
 /// The boundary of every exported function: enters the library, ends panics, keeps errno on success and
@@ -55,6 +59,14 @@ fn call_or(
 /// [`call_or`] for a function that has nothing to offer to such a handler: EDEADLK.
 fn call(code: ipc_errors, body: impl FnOnce(&mut Section) -> Result<(), Error>) -> ipc_errors {
     call_or(code, || Err(Error::new(code, Errno::EDEADLK)), body)
+}
+
+/// What is to be remembered of a connection could not be.
+fn setting_failed(errno: Errno) -> Error {
+    match errno {
+        Errno::ENOMEM => OutOfMemory.into(),
+        errno => Error::new(ipc_errors::IPC_ERROR_USOCK_RECV, errno),
+    }
 }
 
 /// A pointer that must not be NULL, or the code that is named for it.

@@ -1,11 +1,37 @@
-//! One connection's memory: the half-received frame, the bytes read ahead, the bytes not yet sent. A
-//! connection that has none of them has no such memory at all.
+//! One connection's memory: the half-received frame, the bytes read ahead, the bytes not yet sent, and what the
+//! program has set for it. A connection that has none of them has no such memory at all.
 
 #![forbid(unsafe_code)]
 
-use crate::inbound::Inbound;
-use crate::outbound::Outbound;
+use crate::inbound::{Inbound, Longest};
+use crate::outbound::{Outbound, QUEUE_LIMIT};
 use crate::section::Thread;
+
+/// What a program may set for a connection, or for all that a service accepts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Settings {
+    /// The longest payload that the peer may announce.
+    pub longest: Longest,
+    /// Bytes that may wait to be sent.
+    pub queue: usize,
+    /// Whether descriptors are received.
+    pub descriptors: bool,
+}
+
+impl Settings {
+    /// Sets both limits; 0 is the default.
+    pub fn set_limits(&mut self, longest: usize, queue: usize) {
+        let default = Self::default();
+        self.longest = if longest == 0 { default.longest } else { Longest(longest) };
+        self.queue = if queue == 0 { default.queue } else { queue };
+    }
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Self { longest: Longest::default(), queue: QUEUE_LIMIT, descriptors: false }
+    }
+}
 
 /// One connection's memory.
 pub struct Connection {
@@ -19,6 +45,8 @@ pub struct Connection {
     pub writer: Option<Thread>,
     /// A fork left it to the parent to send the rest of a frame: this process must not send behind it.
     pub left_to_parent: bool,
+    /// What the program has set.
+    pub settings: Settings,
 }
 
 impl Connection {
@@ -30,16 +58,25 @@ impl Connection {
             outbound: Outbound::default(),
             writer: None,
             left_to_parent: false,
+            settings: Settings::default(),
         }
     }
 
     /// Whether there is nothing to remember.
     pub fn is_idle(&self) -> bool {
-        self.inbound.is_empty() && self.may_send()
+        self.inbound.is_empty() && self.may_send() && self.settings == Settings::default()
     }
 
     /// Whether nothing stands before what is to be sent next.
     pub fn may_send(&self) -> bool {
         self.outbound.is_empty() && self.writer.is_none() && !self.left_to_parent
+    }
+
+    /// Has what comes in keep to the settings.
+    pub fn apply_settings(&mut self) {
+        self.inbound.longest = self.settings.longest;
+        if self.settings.descriptors {
+            self.inbound.descriptors.get_or_insert_default();
+        }
     }
 }

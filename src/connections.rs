@@ -7,11 +7,13 @@
 #![forbid(unsafe_code)]
 
 use std::os::fd::RawFd;
+use std::time::Duration;
 
 use nix::errno::Errno;
 
-use crate::connection::Connection;
+use crate::connection::{Connection, Settings};
 use crate::inbound::Inbound;
+use crate::memory::OutOfMemory;
 use crate::section::Section;
 use crate::shards::{Shard, Shards};
 use crate::socket;
@@ -94,37 +96,64 @@ impl Slot<'_> {
     pub fn take_inbound(&mut self) -> Inbound {
         let Some(connection) = self.get() else { return Inbound::default() };
         let inbound = std::mem::take(&mut connection.inbound);
+        connection.apply_settings();
         self.tidy();
         inbound
     }
 
-    /// Puts back what is left of it, if the descriptor is still the socket with this cookie. What cannot be
-    /// put back for want of memory comes back.
-    pub fn put_inbound(&mut self, inbound: Inbound, cookie: Option<u64>) -> Result<(), Inbound> {
+    /// Puts back what is left of it, if the descriptor is still the socket with this cookie. Without memory for
+    /// that it stays where it is.
+    pub fn put_inbound(&mut self, inbound: &mut Inbound, cookie: Option<u64>) -> Result<(), OutOfMemory> {
         if inbound.is_empty() {
             return Ok(());
         }
         match self.entry() {
             Ok(connection) if cookie.is_none_or(|cookie| cookie == connection.cookie) => {
-                connection.inbound = inbound;
+                connection.inbound = std::mem::take(inbound);
+                connection.apply_settings();
             }
-            Err(Errno::ENOMEM) => return Err(inbound),
+            Err(Errno::ENOMEM) => return Err(OutOfMemory),
             // Another socket has the number, or none: the bytes concern nobody.
             Ok(_) | Err(_) => self.tidy(),
         }
         Ok(())
     }
 
-    /// Waits until another thread has finished its frame: EBADF if the connection is closed meanwhile.
-    pub fn wait(mut self) -> Result<Self, Errno> {
+    /// Waits until another thread has finished its frame, or for so long: EBADF if the connection is closed meanwhile.
+    pub fn wait(mut self, limit: Option<Duration>) -> Result<Self, Errno> {
         let before = self.get().map(|connection| connection.cookie);
-        self.shard = CONNECTIONS.wait(self.shard, key(self.fd));
+        self.shard = CONNECTIONS.wait(self.shard, key(self.fd), limit);
         if socket::cookie(self.fd).ok() == before { Ok(self) } else { Err(Errno::EBADF) }
     }
 
     /// Lets other threads know that a frame is finished.
     pub fn notify(&self) {
         CONNECTIONS.notify(&self.shard, key(self.fd));
+    }
+}
+
+/// What is set for the descriptor: a connection, or a service for all that it accepts.
+pub fn settings(section: &Section, fd: RawFd) -> Settings {
+    lock(section, fd).get().map(|connection| connection.settings).unwrap_or_default()
+}
+
+/// Changes what is set for the descriptor.
+pub fn set(section: &Section, fd: RawFd, change: impl FnOnce(&mut Settings)) -> Result<(), Errno> {
+    let mut slot = lock(section, fd);
+    let connection = slot.entry()?;
+    change(&mut connection.settings);
+    connection.apply_settings();
+    slot.tidy();
+    Ok(())
+}
+
+/// Sets for a connection that was just accepted what is set for its service. What another socket with its
+/// number has left is forgotten.
+pub fn adopt(section: &Section, fd: RawFd, listener: RawFd) -> Result<(), Errno> {
+    forget_stranger(section, fd);
+    match settings(section, listener) {
+        settings if settings == Settings::default() => Ok(()),
+        settings => set(section, fd, |own| *own = settings),
     }
 }
 

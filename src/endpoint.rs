@@ -23,6 +23,7 @@ use nix::sys::socket::{AddressFamily, SockFlag, SockType, UnixAddr, bind, connec
 use nix::sys::stat::{FileStat, Mode, SFlag, lstat};
 use nix::unistd::{UnlinkatFlags, getpid, linkat, unlink, unlinkat};
 
+use crate::connections;
 use crate::error::{Error, ipc_errors as Code};
 use crate::section::Section;
 use crate::service::{PATH_MAX, c_string};
@@ -294,12 +295,13 @@ pub fn connect(section: &mut Section, path: &CStr) -> Result<RawFd, Error> {
     let socket = stream_socket().map_err(failed)?;
     let address = Address::of_existing(path).map_err(failed)?;
     section.outside(|| connect_to(socket.as_raw_fd(), &address.address)).map_err(failed)?;
+    connections::forget_stranger(section, socket.as_raw_fd());
     Ok(socket.into_raw_fd())
 }
 
 /// Waits for a client of the service and takes it.
 pub fn accept(section: &mut Section, listener: RawFd) -> nix::Result<RawFd> {
-    section.outside(|| {
+    let fd = section.outside(|| {
         loop {
             match door::accept(listener) {
                 // The event loop has made this listener non-blocking; the caller wants to wait.
@@ -307,7 +309,11 @@ pub fn accept(section: &mut Section, listener: RawFd) -> nix::Result<RawFd> {
                 result => return result,
             };
         }
-    })
+    })?;
+    connections::adopt(section, fd, listener).inspect_err(|_| {
+        let _ = door::close(fd);
+    })?;
+    Ok(fd)
 }
 
 #[cfg(test)]

@@ -11,6 +11,7 @@
 #![forbid(unsafe_code)]
 
 mod audit;
+mod readable;
 mod set;
 mod turn;
 mod watch;
@@ -23,13 +24,14 @@ use std::time::Instant;
 use nix::errno::Errno;
 
 use self::audit::Audit;
+use self::readable::Readable;
 use self::set::Set;
 use crate::error::{Error, ipc_errors as Code};
 use crate::inbound::Frame;
 use crate::memory::Block;
 use crate::section::Section;
 use crate::shards::{NumberMap, Shard, Shards};
-use crate::socket::{self, Readiness};
+use crate::socket::{self, Limit, Readiness};
 
 /// How many ready descriptors one wait brings.
 const BATCH: usize = 64;
@@ -62,8 +64,19 @@ pub struct Entry {
     pub fd: RawFd,
     /// Which structure it is.
     pub identity: usize,
-    /// Whether it came by `ipc_add_fd`: bytes of any kind, no frames.
-    pub extra: bool,
+    /// What is to be done when it is ready.
+    pub kind: Kind,
+}
+
+/// What is to be done when a descriptor of a list is ready.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// A connection: its frames are told.
+    Peer,
+    /// Added by `ipc_add_fd`: its bytes are told, whatever they are.
+    Extra,
+    /// Added by `ipc_watch_fd`: it is told that it is ready, and the program reads.
+    Watched,
 }
 
 /// What happened, and to whom.
@@ -86,6 +99,8 @@ pub enum What {
     Message(Frame),
     /// Bytes of an extra descriptor; none at its end.
     Extra(Frame),
+    /// A watched descriptor is ready.
+    Ready,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -114,8 +129,7 @@ struct Member {
     announced: bool,
     /// Whether it waits to be able to send.
     sending: bool,
-    /// Whether it came by `ipc_add_fd`.
-    extra: bool,
+    kind: Kind,
     /// Whether epoll cannot watch it (a regular file): it is ready at all times.
     always_ready: bool,
     /// Whether it stands in the ready queue, and what for.
@@ -179,6 +193,8 @@ pub struct EventLoop {
     audit: Audit,
     /// Whether a thread waits for the set.
     waiting: bool,
+    /// What the program has for another event loop.
+    readable: Option<Readable>,
     /// The size of the last message: the next ones are likely to have it, too.
     expected: usize,
     /// A buffer for read-ahead that no connection needs at present.
@@ -215,13 +231,16 @@ fn nobody() -> Error {
     Error::argument(Code::IPC_ERROR_WAIT_EVENT__NO_CLIENTS_PARAM)
 }
 
-/// Waits until something happens to one of the list's connections or at the listener.
+/// Waits until something happens to one of the list's connections or at the listener; none where the time is
+/// over before.
 pub fn wait<L: List>(
     section: &mut Section,
     list: &mut L,
     listener: Option<RawFd>,
-) -> Result<Event<L::Origin>, Error> {
+    limit: Limit,
+) -> Result<Option<Event<L::Origin>>, Error> {
     let key = list.key();
+    let mut timeout = limit.left();
     let mut room = [const { MaybeUninit::uninit() }; BATCH];
     let mut brought: Option<&[Readiness]> = None;
     loop {
@@ -230,7 +249,7 @@ pub fn wait<L: List>(
         let event_loop = shard.entry(key).or_insert_with(EventLoop::new);
         event_loop.waiting = false;
         let result = match brought {
-            None => event_loop.begin(section, list, listener),
+            None => event_loop.begin(section, list, listener, timeout != 0),
             Some(brought) => event_loop.collect(section, list, brought),
         };
         let result = result.and_then(|()| event_loop.next(section, list));
@@ -238,22 +257,57 @@ pub fn wait<L: List>(
             && event_loop.can_happen()
             && let Some(set) = event_loop.set_to_ask()?
         {
+            if timeout == 0 && brought.is_some() {
+                event_loop.show();
+                return Ok(None);
+            }
             event_loop.waiting = true;
             drop(shard);
-            match section.outside(|| socket::wait_epoll(set, &mut room, -1)) {
+            match section.outside(|| socket::wait_epoll(set, &mut room, timeout)) {
                 Ok(ready) => brought = Some(ready),
+                // Whoever calls again after each signal would wait for ever.
+                Err(Errno::EINTR) if timeout > 0 => brought = Some(&[]),
                 Err(errno) => {
                     stop_waiting(section, key);
                     return Err(failed(errno));
                 }
             }
+            timeout = limit.left();
             continue;
         }
+        event_loop.show();
         if event_loop.is_unused() {
             shard.remove(&key);
         }
-        return result?.ok_or(nobody());
+        return result?.ok_or(nobody()).map(Some);
     }
+}
+
+/// What else has happened, as far as the last call of [`wait`] for this list has learned.
+pub fn at_hand<L: List>(section: &Section, list: &mut L) -> Result<Option<Event<L::Origin>>, Error> {
+    let mut shard = LOOPS.lock(section, part(list.key()));
+    let Some(event_loop) = shard.get_mut(&list.key()) else { return Ok(None) };
+    // As many as wait for their turn: nobody is asked for more.
+    event_loop.turns = event_loop.turns.max(event_loop.ready.len());
+    let event = event_loop.serve(section, list)?;
+    event_loop.seen = list.shape();
+    event_loop.show();
+    if event_loop.is_unused() {
+        shard.remove(&list.key());
+    }
+    Ok(event)
+}
+
+/// A descriptor that is readable while [`wait`] would not wait.
+pub fn readable<L: List>(section: &Section, list: &mut L, listener: Option<RawFd>) -> Result<RawFd, Error> {
+    let mut shard = LOOPS.lock(section, part(list.key()));
+    shard.try_reserve(1)?;
+    let event_loop = shard.entry(list.key()).or_insert_with(EventLoop::new);
+    let result = event_loop.begin(section, list, listener, true).and_then(|()| event_loop.make_readable());
+    if event_loop.is_unused() {
+        shard.remove(&list.key());
+    }
+    result
 }
 
 /// The wait has failed: the loop stays, if it is of use.
@@ -281,13 +335,22 @@ impl EventLoop {
             seen: (0, 0),
             audit: Audit::default(),
             waiting: false,
+            readable: None,
             expected: 0,
             spare: Block::default(),
         }
     }
 
     fn is_unused(&self) -> bool {
-        self.members.is_empty() && self.gone.is_empty() && self.listener.is_none()
+        self.members.is_empty() && self.gone.is_empty() && self.listener.is_none() && self.readable.is_none()
+    }
+
+    /// Shows other event loops whether something is left to tell.
+    fn show(&mut self) {
+        let is_left = !self.ready.is_empty() || !self.gone.is_empty();
+        if let Some(readable) = self.readable.as_mut().filter(|readable| readable.is_own()) {
+            readable.raise(is_left);
+        }
     }
 
     /// Whether anything can happen at all.
@@ -296,9 +359,16 @@ impl EventLoop {
     }
 
     /// The program has called: what has it changed meanwhile?
-    fn begin<L: List>(&mut self, section: &Section, list: &L, listener: Option<RawFd>) -> Result<(), Error> {
+    #[inline(never)]
+    fn begin<L: List>(
+        &mut self,
+        section: &Section,
+        list: &L,
+        listener: Option<RawFd>,
+        may_wait: bool,
+    ) -> Result<(), Error> {
         self.old = self.ready.len();
-        self.audit.begin_anew();
+        self.audit.begin_anew(may_wait);
         self.watch_listener(listener)?;
         let changed = self.seen != list.shape();
         if changed {
@@ -307,6 +377,8 @@ impl EventLoop {
         self.build()?;
         if changed {
             self.check_all(section, list)?;
+        } else if self.audit.is_overdue() {
+            self.audit(section, list)?;
         }
         Ok(())
     }
@@ -337,6 +409,7 @@ pub fn added<L: List>(section: &Section, list: &L, index: usize) -> Result<(), E
     // Where the program has changed the list by hand before, the next wait goes through all of it.
     let was_known = event_loop.seen.1 + 1 == size;
     event_loop.admit(section, entry, index, State::Open)?;
+    event_loop.show();
     if was_known {
         event_loop.seen = list.shape();
     }
@@ -375,6 +448,7 @@ pub fn closing(section: &Section, fd: RawFd) {
             }
             event_loop.lose(fd);
             event_loop.resume_listener();
+            event_loop.show();
             // Another thread may wait for a set, which must not become another file under it.
             event_loop.waiting || !event_loop.is_unused()
         });

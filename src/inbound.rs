@@ -7,6 +7,7 @@ use std::mem::MaybeUninit;
 
 use nix::errno::Errno;
 
+use crate::descriptors::Descriptors;
 use crate::memory::{Block, OutOfMemory};
 use crate::wire::{self, HEADER_SIZE, Header, TooLong};
 
@@ -19,12 +20,31 @@ const ANNOUNCED: usize = 64 << 10;
 /// How much more than has come is then allocated: few steps, each a copy, up to the largest payload.
 const GROWTH: usize = 16;
 
+/// The longest payload that a peer may announce.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Longest(pub usize);
+
+impl Default for Longest {
+    fn default() -> Self {
+        Self(wire::MAX_PAYLOAD)
+    }
+}
+
 /// A message as it was received.
 pub struct Frame {
     /// The message's type.
     pub kind: u8,
     /// Its payload.
     pub payload: Block,
+    /// Whether descriptors came with it.
+    pub has_descriptors: bool,
+}
+
+impl Frame {
+    /// A frame without descriptors.
+    pub fn new(kind: u8, payload: Block) -> Self {
+        Self { kind, payload, has_descriptors: false }
+    }
 }
 
 /// Why no frame could be cut.
@@ -90,6 +110,16 @@ impl From<Errno> for Receive {
     }
 }
 
+/// Where descriptors that come with the bytes go; nowhere unless the program allows them.
+pub type Arriving<'a> = Option<&'a mut Descriptors>;
+
+fn arriving(descriptors: &mut Option<Descriptors>) -> Result<Arriving<'_>, OutOfMemory> {
+    if let Some(descriptors) = descriptors {
+        descriptors.begin()?;
+    }
+    Ok(descriptors.as_mut())
+}
+
 /// What has come in and is not yet a message: first bytes read ahead fill the header, then the payload.
 #[derive(Default)]
 pub struct Inbound {
@@ -100,12 +130,16 @@ pub struct Inbound {
     /// Bytes received beyond the frame at hand, from `start` on.
     ahead: Block,
     start: usize,
+    /// The longest payload that the peer may announce.
+    pub longest: Longest,
+    /// What has come beside the bytes, if it is allowed.
+    pub descriptors: Option<Descriptors>,
 }
 
 impl Inbound {
     /// Whether it holds nothing at all.
     pub fn is_empty(&self) -> bool {
-        !self.has_begun() && !self.has_ahead()
+        !self.has_begun() && !self.has_ahead() && self.descriptors.is_none()
     }
 
     /// Whether the frame at hand has begun.
@@ -130,18 +164,26 @@ impl Inbound {
             let Some(found) = self.unread().get(..missing.len()) else { return Ok(None) };
             missing.copy_from_slice(found);
         }
-        Header::decode(header).map(Some)
+        Header::decode(header, self.longest.0).map(Some)
     }
 
     /// The next whole frame among the bytes at hand. Where there is none, all bytes read ahead have found
     /// their place in the half-received one.
     pub fn cut(&mut self) -> Result<Option<Frame>, Cut> {
+        let mut frame = self.cut_bytes()?;
+        if let (Some(descriptors), Some(frame)) = (&mut self.descriptors, &mut frame) {
+            frame.has_descriptors = descriptors.tell(self.start >= self.ahead.len());
+        }
+        Ok(frame)
+    }
+
+    fn cut_bytes(&mut self) -> Result<Option<Frame>, Cut> {
         if self.filled == 0
-            && let Some((header, payload)) = wire::parse_front(self.unread())?
+            && let Some((header, payload)) = wire::parse_front(self.unread(), self.longest.0)?
         {
             let payload = Block::copy_of(payload)?;
             self.start += HEADER_SIZE + payload.len();
-            return Ok(Some(Frame { kind: header.kind, payload }));
+            return Ok(Some(Frame::new(header.kind, payload)));
         }
         if self.has_ahead() {
             self.take_ahead()?;
@@ -149,7 +191,7 @@ impl Inbound {
         if self.filled < HEADER_SIZE {
             return Ok(None);
         }
-        let header = Header::decode(self.header)?;
+        let header = Header::decode(self.header, self.longest.0)?;
         if self.payload.len() < header.length {
             return Ok(None);
         }
@@ -159,7 +201,7 @@ impl Inbound {
             // A larger one was expected.
             payload.shrink();
         }
-        Ok(Some(Frame { kind: header.kind, payload }))
+        Ok(Some(Frame::new(header.kind, payload)))
     }
 
     /// Moves bytes read ahead to where they belong in the frame at hand.
@@ -173,9 +215,9 @@ impl Inbound {
         if self.filled < HEADER_SIZE {
             return Ok(());
         }
-        let length = Header::decode(self.header)?.length;
+        let length = Header::decode(self.header, self.longest.0)?.length;
         let rest = self.ahead.bytes().get(self.start..).unwrap_or_default();
-        let rest = rest.get(..length - self.payload.len()).unwrap_or(rest);
+        let rest = rest.get(..length.saturating_sub(self.payload.len())).unwrap_or(rest);
         if !rest.is_empty() {
             // Room for what is to come, too, as far as that is not much.
             self.payload.reserve(length.min(ANNOUNCED.max(self.payload.len() + rest.len())))?;
@@ -188,25 +230,26 @@ impl Inbound {
     /// Receives no byte beyond the frame at hand. `cut` has found no frame before.
     pub fn receive_exact(
         &mut self,
-        source: impl for<'a> FnOnce(&'a mut [MaybeUninit<u8>]) -> Result<&'a mut [u8], Errno>,
+        source: impl for<'a> FnOnce(&'a mut [MaybeUninit<u8>], Arriving<'_>) -> Result<&'a mut [u8], Errno>,
     ) -> Result<Came, Receive> {
+        let arriving = arriving(&mut self.descriptors)?;
         if self.filled < HEADER_SIZE {
             let mut room = [MaybeUninit::uninit(); HEADER_SIZE];
             let (_, missing) = self.header.split_at_mut(self.filled);
             let (room, _) = room.split_at_mut(missing.len());
-            let came = source(room)?;
+            let came = source(room, arriving)?;
             missing.iter_mut().zip(&*came).for_each(|(place, byte)| *place = *byte);
             self.filled += came.len();
             return Ok(Came::of(came.len(), missing.len()));
         }
         // Where it is too long, `cut` has said so.
-        let length = Header::decode(self.header).map_or(0, |header| header.length);
+        let length = Header::decode(self.header, self.longest.0).map_or(0, |header| header.length);
         let have = self.payload.len();
         if have == self.payload.capacity() {
             self.payload.reserve(length.min(ANNOUNCED.max(GROWTH * have)))?;
         }
-        let room = (length - have).min(self.payload.capacity() - have);
-        Ok(Came::of(self.payload.fill(room, source)?, room))
+        let room = length.saturating_sub(have).min(self.payload.capacity() - have);
+        Ok(Came::of(self.payload.fill(room, |room| source(room, arriving))?, room))
     }
 
     /// Receives what there is: straight into the payload where one is half received, else into `spare`,
@@ -214,21 +257,22 @@ impl Inbound {
     pub fn receive_ahead(
         &mut self,
         spare: &mut Block,
-        source: impl for<'a> FnOnce(&'a mut [MaybeUninit<u8>]) -> Result<&'a mut [u8], Errno>,
+        source: impl for<'a> FnOnce(&'a mut [MaybeUninit<u8>], Arriving<'_>) -> Result<&'a mut [u8], Errno>,
     ) -> Result<Came, Receive> {
         if self.filled == HEADER_SIZE {
             return self.receive_exact(source);
         }
         spare.reserve(READ_AHEAD)?;
         spare.clear();
-        let count = spare.fill(READ_AHEAD, source)?;
+        let arriving = arriving(&mut self.descriptors)?;
+        let count = spare.fill(READ_AHEAD, |room| source(room, arriving))?;
         std::mem::swap(&mut self.ahead, spare);
         self.start = 0;
         Ok(Came::of(count, READ_AHEAD))
     }
 
     /// Receives what there is of a frame whose payload is expected to have this size, straight into the block
-    /// that C will own. Nothing is half received.
+    /// that C will own. Nothing is half received, and descriptors are not allowed.
     pub fn receive_expected(
         &mut self,
         expected: usize,
@@ -245,7 +289,7 @@ impl Inbound {
             Ok::<_, Errno>(rest)
         })?;
         let came = Came::of(self.filled + count, HEADER_SIZE + room);
-        if Header::decode(self.header).is_ok_and(|header| header.length < count) {
+        if Header::decode(self.header, self.longest.0).is_ok_and(|header| header.length < count) {
             // It is shorter, and others follow.
             self.ahead = payload;
             self.start = 0;
@@ -280,8 +324,9 @@ mod tests {
     fn source<'s, 'b>(
         stream: &'s mut &'b [u8],
         step: usize,
-    ) -> impl for<'a> FnOnce(&'a mut [MaybeUninit<u8>]) -> Result<&'a mut [u8], Errno> + use<'s, 'b> {
-        move |room| {
+    ) -> impl for<'a> FnOnce(&'a mut [MaybeUninit<u8>], Arriving<'_>) -> Result<&'a mut [u8], Errno> + use<'s, 'b>
+    {
+        move |room, _| {
             let count = room.len().min(step).min(stream.len());
             let (now, later) = stream.split_at(count);
             *stream = later;

@@ -31,7 +31,7 @@ enum Failure {
 pub fn read(
     section: &mut Section,
     fd: RawFd,
-    mut admit: impl FnMut(Header) -> Result<(), Error>,
+    admit: &mut dyn FnMut(Header) -> Result<(), Error>,
 ) -> Result<Frame, Error> {
     let mut slot = connections::lock(section, fd);
     // Before anything is taken from the kernel, so that nothing is lost for want of it.
@@ -40,23 +40,18 @@ pub fn read(
     drop(slot);
     let mut cookie = None;
     loop {
-        let result = next(section, fd, &mut inbound, &mut cookie, &mut admit);
+        let result = next(section, fd, &mut inbound, &mut cookie, admit);
         if let Err(Failure::End(_)) = result {
             // What has come of a frame will never be one.
             inbound = Inbound::default();
         }
-        let kept = if inbound.is_empty() {
-            Ok(())
-        } else {
-            connections::lock(section, fd).put_inbound(inbound, cookie)
-        };
-        match (result, kept) {
+        let is_kept =
+            inbound.is_empty() || connections::lock(section, fd).put_inbound(&mut inbound, cookie).is_ok();
+        match result {
             // No memory to keep the half-received frame in: rather than lose it, go on.
-            (Err(Failure::Passing(Error { errno: Errno::EINTR | Errno::EAGAIN, .. })), Err(back)) => {
-                inbound = back;
-            }
-            (Err(Failure::Passing(error) | Failure::End(error)), _) => return Err(error),
-            (Ok(frame), _) => return Ok(frame),
+            Err(Failure::Passing(Error { errno: Errno::EINTR | Errno::EAGAIN, .. })) if !is_kept => {}
+            Err(Failure::Passing(error) | Failure::End(error)) => return Err(error),
+            Ok(frame) => return Ok(frame),
         }
     }
 }
@@ -66,7 +61,7 @@ fn next(
     fd: RawFd,
     inbound: &mut Inbound,
     cookie: &mut Option<u64>,
-    admit: &mut impl FnMut(Header) -> Result<(), Error>,
+    admit: &mut dyn FnMut(Header) -> Result<(), Error>,
 ) -> Result<Frame, Failure> {
     let failed = |errno| Error::new(Code::IPC_ERROR_USOCK_RECV, errno);
     loop {
@@ -79,10 +74,11 @@ fn next(
             Err(Cut::OutOfMemory) => return Err(Failure::Passing(OutOfMemory.into())),
             Err(Cut::TooLong) => return Err(Failure::Passing(failed(Errno::EPROTO))),
         }
-        let begun = !inbound.is_empty();
+        let begun = inbound.has_begun();
         let mut came = Err(Receive::System(Errno::EAGAIN));
         if begun && cookie.is_none() || output::any_queued() {
-            came = inbound.receive_exact(|room| socket::receive(fd, room, Patience::DontWait));
+            came = inbound
+                .receive_exact(|room, arriving| socket::receive(fd, room, Patience::DontWait, arriving));
         }
         if came == Err(Receive::System(Errno::EAGAIN)) {
             if begun && cookie.is_none() {
@@ -92,8 +88,9 @@ fn next(
             output::flush_while_waiting(section, fd).map_err(|errno| {
                 Failure::Passing(if errno == Errno::ENOMEM { OutOfMemory.into() } else { failed(errno) })
             })?;
-            came =
-                inbound.receive_exact(|room| section.outside(|| socket::receive(fd, room, Patience::Wait)));
+            came = inbound.receive_exact(|room, arriving| {
+                section.outside(|| socket::receive(fd, room, Patience::Wait, arriving))
+            });
         }
         let ended = |errno| Failure::End(Error::new(Code::IPC_ERROR_CLOSED_RECIPIENT, errno));
         match came {

@@ -21,16 +21,20 @@
 //! | [`connection`] | one connection's memory: what has come in, what is yet to go out |
 //! | [`inbound`] | the half-received frame and the bytes read ahead; cutting them into frames |
 //! | [`outbound`] | the bytes not yet sent |
+//! | [`descriptors`] | the descriptors that came with messages |
 //! | [`connections`] | descriptor → connection, for the process |
 //! | [`input`], [`output`] | reading one frame; writing one frame |
+//! | [`batch`] | many frames in one system call |
 //! | [`event_loop`] | who speaks next: the epoll set of one list, the ready queue, turns |
 //! | [`fork`] | what fork(2) leaves the child |
 //! | [`memory`] | the C heap: blocks from malloc(3) that C frees |
 //! | [`capi`] | the door to C |
 
+pub mod batch;
 pub mod capi;
 pub mod connection;
 pub mod connections;
+pub mod descriptors;
 pub mod endpoint;
 pub mod error;
 pub mod event_loop;

@@ -4,16 +4,19 @@
 
 use std::collections::VecDeque;
 use std::io::IoSlice;
+use std::os::fd::{AsRawFd, OwnedFd, RawFd};
 
 use nix::errno::Errno;
 
-/// Bytes that may wait in memory to be sent, beside what the kernel holds.
+/// Bytes that may wait in memory to be sent, beside what the kernel holds, unless the program sets another limit.
 pub const QUEUE_LIMIT: usize = 16 << 20;
 
 /// What is yet to be sent.
 #[derive(Default)]
 pub struct Outbound {
     bytes: VecDeque<u8>,
+    /// Descriptors to be sent, each with the byte that so many others are before.
+    descriptors: VecDeque<(usize, OwnedFd)>,
 }
 
 impl Outbound {
@@ -27,16 +30,19 @@ impl Outbound {
         self.bytes.is_empty()
     }
 
-    /// Makes room for `more` bytes: EAGAIN over the limit, ENOMEM without memory.
-    pub fn reserve(&mut self, more: usize) -> Result<(), Errno> {
-        if more > QUEUE_LIMIT.saturating_sub(self.bytes.len()) {
+    /// Makes room for `more` bytes and a descriptor: EAGAIN over the limit, ENOMEM without memory.
+    pub fn reserve(&mut self, more: usize, limit: usize) -> Result<(), Errno> {
+        if more > limit.saturating_sub(self.bytes.len()) {
             return Err(Errno::EAGAIN);
         }
-        self.bytes.try_reserve(more).map_err(|_| Errno::ENOMEM)
+        self.descriptors.try_reserve(1).and_then(|()| self.bytes.try_reserve(more)).map_err(|_| Errno::ENOMEM)
     }
 
-    /// Appends what [`Outbound::reserve`] has made room for.
-    pub fn append(&mut self, pieces: &[IoSlice<'_>]) {
+    /// Appends what [`Outbound::reserve`] has made room for. A descriptor goes with the first byte.
+    pub fn append(&mut self, pieces: &[IoSlice<'_>], descriptor: Option<OwnedFd>) {
+        if let Some(descriptor) = descriptor {
+            self.descriptors.push_back((self.bytes.len(), descriptor));
+        }
         for piece in pieces {
             self.bytes.extend(piece.iter());
         }
@@ -48,28 +54,41 @@ impl Outbound {
         let mut bytes = VecDeque::new();
         bytes.try_reserve(size + self.bytes.len()).map_err(|_| Errno::ENOMEM)?;
         let behind = std::mem::replace(&mut self.bytes, bytes);
-        self.append(pieces);
+        self.append(pieces, None);
         self.bytes.extend(behind);
+        self.descriptors.iter_mut().for_each(|(before, _)| *before += size);
         Ok(())
     }
 
-    /// Gives `sink` what waits until it takes no more; `sink` tells how much it took.
+    /// Gives `sink` what waits until it takes no more; `sink` tells how much it took. A descriptor goes with the
+    /// first of the bytes that it is given with.
     pub fn flush(
         &mut self,
-        mut sink: impl FnMut(&[IoSlice<'_>]) -> Result<usize, Errno>,
+        mut sink: impl FnMut(&[IoSlice<'_>], Option<RawFd>) -> Result<usize, Errno>,
     ) -> Result<(), Errno> {
         while !self.bytes.is_empty() {
+            let mut places = self.descriptors.iter();
+            let first = places.next();
+            let now = first.filter(|(before, _)| *before == 0).map(|(_, descriptor)| descriptor.as_raw_fd());
+            let next = if now.is_some() { places.next() } else { first };
+            let end = next.map_or(self.bytes.len(), |(before, _)| *before);
             let (front, back) = self.bytes.as_slices();
-            let taken = sink(&[IoSlice::new(front), IoSlice::new(back)])?;
-            self.bytes.drain(..taken.min(self.bytes.len()));
+            let front = front.get(..end).unwrap_or(front);
+            let back = back.get(..end - front.len()).unwrap_or(back);
+            let taken = sink(&[IoSlice::new(front), IoSlice::new(back)], now)?.min(end);
+            self.bytes.drain(..taken);
+            if now.is_some() && taken > 0 {
+                self.descriptors.pop_front();
+            }
+            self.descriptors.iter_mut().for_each(|(before, _)| *before -= taken);
         }
-        self.bytes = VecDeque::new();
+        self.clear();
         Ok(())
     }
 
     /// Forgets what waits: the peer is gone.
     pub fn clear(&mut self) {
-        self.bytes = VecDeque::new();
+        *self = Self::default();
     }
 }
 
@@ -80,12 +99,12 @@ mod tests {
     #[test]
     fn the_queue_sends_in_order_and_refuses_whole() {
         let mut queue = Outbound::default();
-        queue.reserve(QUEUE_LIMIT).unwrap();
-        assert_eq!(queue.reserve(QUEUE_LIMIT + 1), Err(Errno::EAGAIN));
-        queue.append(&[IoSlice::new(b"abc"), IoSlice::new(b"def")]);
-        assert_eq!(queue.reserve(QUEUE_LIMIT - 5), Err(Errno::EAGAIN));
+        queue.reserve(QUEUE_LIMIT, QUEUE_LIMIT).unwrap();
+        assert_eq!(queue.reserve(QUEUE_LIMIT + 1, QUEUE_LIMIT), Err(Errno::EAGAIN));
+        queue.append(&[IoSlice::new(b"abc"), IoSlice::new(b"def")], None);
+        assert_eq!(queue.reserve(QUEUE_LIMIT - 5, QUEUE_LIMIT), Err(Errno::EAGAIN));
         let (mut sent, mut calls) = (Vec::new(), 0);
-        let stopped = queue.flush(|pieces| {
+        let stopped = queue.flush(|pieces, _| {
             calls += 1;
             if calls == 3 {
                 return Err(Errno::EAGAIN);
@@ -95,13 +114,37 @@ mod tests {
             Ok(1)
         });
         assert_eq!((stopped, &sent[..], queue.len()), (Err(Errno::EAGAIN), &b"ab"[..], 4));
-        queue.append(&[IoSlice::new(b"g")]);
+        queue.append(&[IoSlice::new(b"g")], None);
         queue
-            .flush(|pieces| {
+            .flush(|pieces, _| {
                 sent.extend(pieces.iter().flat_map(|piece| piece.iter()));
                 Ok(pieces.iter().map(|piece| piece.len()).sum())
             })
             .unwrap();
         assert_eq!((sent, queue.is_empty()), (b"abcdefg".to_vec(), true));
+    }
+
+    #[test]
+    fn a_descriptor_goes_with_the_first_byte_of_its_frame_and_with_no_other() {
+        let open = || Some(OwnedFd::from(std::fs::File::open("/dev/null").unwrap()));
+        for step in 1..9 {
+            let mut queue = Outbound::default();
+            for (bytes, descriptor) in [("one", None), ("two", open()), ("three", open()), ("four", None)] {
+                queue.reserve(bytes.len(), QUEUE_LIMIT).unwrap();
+                queue.append(&[IoSlice::new(bytes.as_bytes())], descriptor);
+            }
+            queue.prepend(&[IoSlice::new(b"half")]).unwrap();
+            let mut sent = String::new();
+            queue
+                .flush(|pieces, descriptor| {
+                    let bytes: Vec<u8> =
+                        pieces.iter().flat_map(|piece| piece.iter().copied()).take(step).collect();
+                    sent.push_str(if descriptor.is_some() { "+" } else { "" });
+                    sent.push_str(std::str::from_utf8(&bytes).unwrap());
+                    Ok(bytes.len())
+                })
+                .unwrap();
+            assert_eq!(sent, "halfone+two+threefour", "{step}");
+        }
     }
 }

@@ -41,20 +41,22 @@ static WAITED_AT: AtomicI64 = AtomicI64::new(0);
 /// Whether any connection may have bytes queued. Set with each, cleared by a look that finds none.
 static QUEUED: AtomicBool = AtomicBool::new(false);
 
-fn failed(errno: Errno) -> Error {
+/// A send that failed.
+pub fn failed(errno: Errno) -> Error {
     Error::new(Code::IPC_ERROR_USOCK_SEND, errno)
 }
 
-fn refused(errno: Errno) -> Error {
+/// No room for a frame.
+pub fn refused(errno: Errno) -> Error {
     match errno {
         Errno::ENOMEM => crate::memory::OutOfMemory.into(),
         errno => Error::new(Code::IPC_ERROR_MESSAGE_WRITE__NOT_ENOUGH_DATA, errno),
     }
 }
 
-/// What is left of a frame on its way: at most two pieces.
+/// What is left of a frame on its way: at most two pieces, and a descriptor that goes with the first byte.
 #[derive(Clone, Copy)]
-struct Rest<'a>([&'a [u8]; 2]);
+struct Rest<'a>([&'a [u8]; 2], Option<RawFd>);
 
 impl<'a> Rest<'a> {
     fn len(self) -> usize {
@@ -65,12 +67,21 @@ impl<'a> Rest<'a> {
     fn after(self, sent: usize) -> Self {
         let [first, second] = self.0;
         let into_second = sent.saturating_sub(first.len());
-        Self([first.get(sent..).unwrap_or_default(), second.get(into_second..).unwrap_or_default()])
+        let pieces = [first.get(sent..).unwrap_or_default(), second.get(into_second..).unwrap_or_default()];
+        Self(pieces, self.1.filter(|_| sent == 0))
     }
 
     /// Sends what the kernel takes.
     fn send(self, fd: RawFd) -> Result<usize, Errno> {
-        socket::send_pieces(fd, &self.slices(), Patience::DontWait)
+        send(fd, &self.slices(), self.1)
+    }
+
+    /// Keeps it in memory, behind what is there, if that stays below the limit.
+    fn queue(self, connection: &mut Connection) -> Result<(), Error> {
+        let descriptor = self.1.map(socket::duplicate).transpose().map_err(failed)?;
+        connection.outbound.reserve(self.len(), connection.settings.queue).map_err(refused)?;
+        connection.outbound.append(&self.slices(), descriptor);
+        Ok(())
     }
 
     fn slices(&self) -> [IoSlice<'a>; 2] {
@@ -78,9 +89,21 @@ impl<'a> Rest<'a> {
     }
 }
 
-/// Sends `pieces` as one run of bytes, which no other thread's bytes come into.
-pub fn write(section: &mut Section, fd: RawFd, pieces: [&[u8]; 2]) -> Result<(), Error> {
-    let frame = Rest(pieces);
+fn send(fd: RawFd, pieces: &[IoSlice<'_>], descriptor: Option<RawFd>) -> Result<usize, Errno> {
+    match descriptor {
+        Some(descriptor) => socket::send_with(fd, pieces, descriptor),
+        None => socket::send_pieces(fd, pieces, Patience::DontWait),
+    }
+}
+
+/// Sends `pieces` as one run of bytes, which no other thread's bytes come into, and a descriptor with it.
+pub fn write(
+    section: &mut Section,
+    fd: RawFd,
+    pieces: [&[u8]; 2],
+    descriptor: Option<RawFd>,
+) -> Result<(), Error> {
+    let frame = Rest(pieces, descriptor);
     let thread = section.thread();
     if frame.len() == 0 {
         return socket::check_open(fd).map_err(failed);
@@ -94,11 +117,9 @@ pub fn write(section: &mut Section, fd: RawFd, pieces: [&[u8]; 2]) -> Result<(),
         {
             if writer == thread {
                 // A signal handler has interrupted a write to the same connection: its frame goes behind.
-                connection.outbound.reserve(frame.len()).map_err(refused)?;
-                connection.outbound.append(&frame.slices());
-                return Ok(());
+                return frame.queue(connection);
             }
-            slot = slot.wait().map_err(failed)?;
+            slot = slot.wait(None).map_err(failed)?;
         }
         is_first = flush_queue(&mut slot, fd)?;
         slot.tidy();
@@ -122,7 +143,7 @@ pub fn write(section: &mut Section, fd: RawFd, pieces: [&[u8]; 2]) -> Result<(),
     let result = match (was_queued, listed) {
         // Its patience was used up before.
         (true, true) => enqueue(section, fd, thread, frame, sent),
-        (false, false) => send_waiting(section, fd, thread, frame, sent),
+        (false, false) if frame.after(sent).1.is_none() => send_waiting(section, fd, thread, frame, sent),
         (_, listed) => send_rest(section, fd, thread, frame, sent, listed),
     };
     finish(section, fd, thread);
@@ -207,12 +228,10 @@ fn enqueue(section: &Section, fd: RawFd, thread: Thread, frame: Rest<'_>, sent: 
     let mut slot = connections::lock(section, fd);
     let connection = own_turn(&mut slot, thread)?;
     if sent == 0 {
-        connection.outbound.reserve(rest.len()).map_err(refused)?;
-        connection.outbound.append(&rest.slices());
+        rest.queue(connection)
     } else {
-        connection.outbound.prepend(&rest.slices()).map_err(refused)?;
+        connection.outbound.prepend(&rest.slices()).map_err(refused)
     }
-    Ok(())
 }
 
 /// Lets others write again, and has the event loop send what is queued.
@@ -229,18 +248,23 @@ fn finish(section: &Section, fd: RawFd, thread: Thread) {
     slot.tidy();
     drop(slot);
     if queued {
-        QUEUED.store(true, Ordering::Relaxed);
-        event_loop::watch_output(section, fd);
+        has_queued(section, fd);
     }
 }
 
+/// Has later calls send what is queued.
+pub fn has_queued(section: &Section, fd: RawFd) {
+    QUEUED.store(true, Ordering::Relaxed);
+    event_loop::watch_output(section, fd);
+}
+
 /// Sends what is queued for the connection, as far as the kernel takes it; whether all of it is gone.
-fn flush_queue(slot: &mut Slot<'_>, fd: RawFd) -> Result<bool, Error> {
+pub fn flush_queue(slot: &mut Slot<'_>, fd: RawFd) -> Result<bool, Error> {
     let Some(connection) = slot.get() else { return Ok(true) };
     if connection.left_to_parent {
         return Err(failed(Errno::EBUSY));
     }
-    match connection.outbound.flush(|pieces| socket::send_pieces(fd, pieces, Patience::DontWait)) {
+    match connection.outbound.flush(|pieces, descriptor| send(fd, pieces, descriptor)) {
         Ok(()) => Ok(true),
         Err(Errno::EAGAIN) => Ok(false),
         Err(errno) => {
@@ -387,10 +411,11 @@ mod tests {
 
     #[test]
     fn the_rest_of_a_frame_spans_both_pieces() {
-        let frame = Rest([b"head", b"body"]);
+        let frame = Rest([b"head", b"body"], Some(0));
         let whole = b"headbody";
         for sent in 0..=8 {
-            let Rest([first, second]) = frame.after(sent);
+            let Rest([first, second], descriptor) = frame.after(sent);
+            assert_eq!(descriptor.is_some(), sent == 0, "it goes with the first byte");
             assert_eq!([first, second].concat(), whole[sent..]);
         }
     }

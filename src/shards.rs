@@ -7,6 +7,7 @@ use std::collections::HashMap;
 use std::hash::{BuildHasherDefault, Hasher};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use crate::section::Section;
 
@@ -79,12 +80,20 @@ impl<K, V, const N: usize> Shards<K, V, N> {
         lock(&self.part(number).map)
     }
 
-    /// Lets the part of `number` go until another thread calls [`Shards::notify`] for it. This thread stays
+    /// Lets the part of `number` go until another thread calls [`Shards::notify`] for it, or for so long. This thread stays
     /// inside its section: a signal handler that comes meanwhile finds it so.
-    pub fn wait<'a>(&'a self, shard: Shard<'a, K, V>, number: usize) -> Shard<'a, K, V> {
+    pub fn wait<'a>(
+        &'a self,
+        shard: Shard<'a, K, V>,
+        number: usize,
+        limit: Option<Duration>,
+    ) -> Shard<'a, K, V> {
         let part = self.part(number);
         part.waiting.fetch_add(1, Ordering::Relaxed);
-        let shard = part.changed.wait(shard).unwrap_or_else(PoisonError::into_inner);
+        let shard = match limit {
+            Some(limit) => part.changed.wait_timeout(shard, limit).unwrap_or_else(PoisonError::into_inner).0,
+            None => part.changed.wait(shard).unwrap_or_else(PoisonError::into_inner),
+        };
         part.waiting.fetch_sub(1, Ordering::Relaxed);
         shard
     }

@@ -7,7 +7,8 @@
 
 use std::io::IoSlice;
 use std::mem::MaybeUninit;
-use std::os::fd::{BorrowedFd, RawFd};
+use std::os::fd::{BorrowedFd, FromRawFd, OwnedFd, RawFd};
+use std::time::{Duration, Instant};
 
 use nix::Result;
 use nix::errno::Errno;
@@ -16,6 +17,8 @@ use nix::poll::{PollFd, PollFlags, PollTimeout};
 use nix::sys::socket::{self, Backlog, SockFlag};
 use nix::sys::time::TimeValLike;
 use nix::time::{ClockId, clock_gettime};
+
+use crate::descriptors::{Descriptors, MOST};
 
 /// Whether a call may wait for the peer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -32,6 +35,29 @@ impl Patience {
             Self::Wait => 0,
             Self::DontWait => libc::MSG_DONTWAIT,
         }
+    }
+}
+
+/// How long a call may wait.
+#[derive(Clone, Copy)]
+pub struct Limit(Option<Instant>);
+
+impl Limit {
+    /// For ever.
+    pub const NONE: Self = Self(None);
+
+    /// For so many milliseconds from now on; for ever if they are negative.
+    pub fn of(milliseconds: i32) -> Self {
+        let time = u64::try_from(milliseconds).ok().map(Duration::from_millis);
+        Self(time.and_then(|time| Instant::now().checked_add(time)))
+    }
+
+    /// The time that is left, in milliseconds: -1 for ever.
+    pub fn left(self) -> i32 {
+        let Some(end) = self.0 else { return -1 };
+        // Rounded up: a wait of 0 before the time is over would spin.
+        let left = end.saturating_duration_since(Instant::now()).as_micros().div_ceil(1000);
+        i32::try_from(left).unwrap_or(i32::MAX)
     }
 }
 
@@ -57,14 +83,115 @@ unsafe fn written<T>(room: &mut [MaybeUninit<T>], count: isize) -> Result<&mut [
     Ok(unsafe { &mut *(std::ptr::from_mut(front) as *mut [T]) })
 }
 
-/// Receives at most `room`; an empty answer is the end of the stream.
+/// Receives at most `room`; an empty answer is the end of the stream. Descriptors that come along are closed,
+/// unless they are to arrive somewhere.
 #[allow(unsafe_code, reason = "nix receives into initialised bytes only")]
-pub fn receive(fd: RawFd, room: &mut [MaybeUninit<u8>], patience: Patience) -> Result<&mut [u8]> {
+pub fn receive<'a>(
+    fd: RawFd,
+    room: &'a mut [MaybeUninit<u8>],
+    patience: Patience,
+    arriving: Option<&mut Descriptors>,
+) -> Result<&'a mut [u8]> {
+    if let Some(descriptors) = arriving {
+        return receive_with(fd, room, patience, descriptors);
+    }
     // SAFETY: `room` is writable for its whole length, and the kernel has written as much as it tells.
     unsafe {
         let count = libc::recv(fd, room.as_mut_ptr().cast(), room.len(), patience.flags());
         written(room, count)
     }
+}
+
+/// Room for the descriptors of one receive, aligned as control messages are.
+#[repr(C, align(8))]
+struct Control([MaybeUninit<u8>; CONTROL]);
+
+#[allow(unsafe_code, reason = "a calculation")]
+// SAFETY: it only calculates.
+const CONTROL: usize = unsafe { libc::CMSG_SPACE((MOST * size_of::<RawFd>()) as u32) } as usize;
+
+#[allow(
+    unsafe_code,
+    reason = "nix receives into initialised bytes only, and copies control messages to the heap"
+)]
+fn receive_with<'a>(
+    fd: RawFd,
+    room: &'a mut [MaybeUninit<u8>],
+    patience: Patience,
+    descriptors: &mut Descriptors,
+) -> Result<&'a mut [u8]> {
+    let mut piece = libc::iovec { iov_base: room.as_mut_ptr().cast(), iov_len: room.len() };
+    let mut control = Control([MaybeUninit::uninit(); CONTROL]);
+    // SAFETY: all zeros is a message header without address, pieces and control messages.
+    let mut message: libc::msghdr = unsafe { std::mem::zeroed() };
+    message.msg_iov = &raw mut piece;
+    message.msg_iovlen = 1;
+    message.msg_control = control.0.as_mut_ptr().cast();
+    message.msg_controllen = CONTROL as _;
+    let flags = patience.flags() | libc::MSG_CMSG_CLOEXEC;
+    // SAFETY: the header names `room` and `control`, writable for their whole lengths.
+    let count = unsafe { libc::recvmsg(fd, &raw mut message, flags) };
+    if count >= 0 {
+        // SAFETY: the kernel has written the header and the control messages that it names.
+        unsafe { take_descriptors(&message, descriptors) };
+    }
+    // SAFETY: the kernel has written as much as it tells.
+    unsafe { written(room, count) }
+}
+
+/// Takes the descriptors out of what recvmsg has filled in.
+///
+/// # Safety
+/// The kernel has filled in `message`, and nobody has taken the descriptors in it.
+#[allow(unsafe_code, reason = "the layout of control messages")]
+unsafe fn take_descriptors(message: &libc::msghdr, descriptors: &mut Descriptors) {
+    // SAFETY: as promised by the caller.
+    let mut header = unsafe { libc::CMSG_FIRSTHDR(message) };
+    // SAFETY: CMSG_FIRSTHDR and CMSG_NXTHDR give NULL or a whole header within the control messages.
+    while let Some(one) = unsafe { header.as_ref() } {
+        if (one.cmsg_level, one.cmsg_type) == (libc::SOL_SOCKET, libc::SCM_RIGHTS) {
+            // SAFETY: the data of such a message are descriptors that are this process's now, perhaps unaligned.
+            let (data, empty) =
+                unsafe { (libc::CMSG_DATA(header).cast::<RawFd>(), libc::CMSG_LEN(0) as usize) };
+            let count = one.cmsg_len.saturating_sub(empty) / size_of::<RawFd>();
+            // SAFETY: each index is below the count, and each descriptor is owned once.
+            descriptors.add(
+                (0..count).map(|index| unsafe { OwnedFd::from_raw_fd(data.add(index).read_unaligned()) }),
+            );
+        }
+        // SAFETY: as above.
+        header = unsafe { libc::CMSG_NXTHDR(message, header) };
+    }
+}
+
+/// Sends what the kernel takes of `pieces`, and with its first byte a descriptor.
+#[allow(unsafe_code, reason = "the layout of control messages")]
+pub fn send_with(fd: RawFd, pieces: &[IoSlice<'_>], descriptor: RawFd) -> Result<usize> {
+    let mut control = Control([MaybeUninit::zeroed(); CONTROL]);
+    // SAFETY: all zeros is a message header without address, pieces and control messages.
+    let mut message: libc::msghdr = unsafe { std::mem::zeroed() };
+    message.msg_iov = pieces.as_ptr().cast_mut().cast();
+    message.msg_iovlen = pieces.len();
+    message.msg_control = control.0.as_mut_ptr().cast();
+    // SAFETY: `control` has room for the header of a control message and for one descriptor, and more.
+    unsafe {
+        message.msg_controllen = libc::CMSG_SPACE(size_of::<RawFd>() as u32) as _;
+        let header = libc::CMSG_FIRSTHDR(&raw const message);
+        (*header).cmsg_level = libc::SOL_SOCKET;
+        (*header).cmsg_type = libc::SCM_RIGHTS;
+        (*header).cmsg_len = libc::CMSG_LEN(size_of::<RawFd>() as u32) as _;
+        libc::CMSG_DATA(header).cast::<RawFd>().write_unaligned(descriptor);
+    }
+    let flags = Patience::DontWait.flags() | libc::MSG_NOSIGNAL;
+    // SAFETY: the header names `pieces`, which have the layout of iovec and are only read, and `control`.
+    sent(unsafe { libc::sendmsg(fd, &raw const message, flags) })
+}
+
+/// Who is at the other end of the connection, by the kernel's word.
+pub fn peer(fd: RawFd) -> Result<socket::UnixCredentials> {
+    let told = socket::getsockopt(&borrow(fd)?, socket::sockopt::PeerCredentials)?;
+    // No process: the socket has never been connected.
+    if told.pid() == 0 { Err(Errno::ENOTCONN) } else { Ok(told) }
 }
 
 /// Receives at most `head` and, behind it, `room`, without waiting: how much of `head`, and the rest. Nothing
@@ -181,6 +308,14 @@ pub fn prepare_listener(fd: RawFd) -> Result<()> {
         fcntl(fd, FcntlArg::F_SETFL(flags | OFlag::O_NONBLOCK))?;
     }
     Ok(())
+}
+
+/// Another descriptor of the same file, close-on-exec.
+#[allow(unsafe_code, reason = "nix gives the number alone")]
+pub fn duplicate(fd: RawFd) -> Result<OwnedFd> {
+    let number = fcntl(borrow(fd)?, FcntlArg::F_DUPFD_CLOEXEC(0))?;
+    // SAFETY: a new descriptor, which nobody else knows.
+    Ok(unsafe { OwnedFd::from_raw_fd(number) })
 }
 
 /// EBADF for a descriptor that is not open.

@@ -21,7 +21,7 @@ pub struct Header {
     pub length: usize,
 }
 
-/// A length field over [`MAX_PAYLOAD`]: the peer does not speak this protocol.
+/// A length field over what is allowed, [`MAX_PAYLOAD`] at most: the peer does not speak this protocol.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct TooLong;
 
@@ -36,25 +36,25 @@ impl Header {
         Ok([self.kind, a, b, c, d])
     }
 
-    /// The header that these bytes hold.
-    pub fn decode([kind, a, b, c, d]: [u8; HEADER_SIZE]) -> Result<Self, TooLong> {
+    /// The header that these bytes hold, of a payload that may be so long.
+    pub fn decode([kind, a, b, c, d]: [u8; HEADER_SIZE], longest: usize) -> Result<Self, TooLong> {
         match usize::try_from(u32::from_ne_bytes([a, b, c, d])) {
-            Ok(length) if length <= MAX_PAYLOAD => Ok(Self { kind, length }),
+            Ok(length) if length <= longest => Ok(Self { kind, length }),
             _ => Err(TooLong),
         }
     }
 }
 
-/// The frame that `bytes` begin with, if all of it is there: its header and its payload.
-pub fn parse_front(bytes: &[u8]) -> Result<Option<(Header, &[u8])>, TooLong> {
+/// The frame that `bytes` begin with, if all of it is there: its header and its payload, which may be so long.
+pub fn parse_front(bytes: &[u8], longest: usize) -> Result<Option<(Header, &[u8])>, TooLong> {
     let Some((head, rest)) = bytes.split_first_chunk::<HEADER_SIZE>() else { return Ok(None) };
-    let header = Header::decode(*head)?;
+    let header = Header::decode(*head, longest)?;
     Ok(rest.get(..header.length).map(|payload| (header, payload)))
 }
 
 /// A whole frame in `bytes`, and nothing beside it: its header and its payload.
 pub fn parse_exact(bytes: &[u8]) -> Option<(Header, &[u8])> {
-    let frame = parse_front(bytes).ok()??;
+    let frame = parse_front(bytes, MAX_PAYLOAD).ok()??;
     (HEADER_SIZE + frame.1.len() == bytes.len()).then_some(frame)
 }
 
@@ -87,11 +87,12 @@ mod tests {
     fn the_largest_length_and_one_more() {
         let largest = Header { kind: 1, length: MAX_PAYLOAD };
         assert_eq!(MAX_PAYLOAD, 7_999_995);
-        assert_eq!(Header::decode(largest.encode().unwrap()), Ok(largest));
+        assert_eq!(Header::decode(largest.encode().unwrap(), MAX_PAYLOAD), Ok(largest));
         assert_eq!(Header { kind: 1, length: MAX_PAYLOAD + 1 }.encode(), Err(TooLong));
         let [a, b, c, d] = 7_999_996_u32.to_ne_bytes();
-        assert_eq!(Header::decode([1, a, b, c, d]), Err(TooLong));
-        assert_eq!(Header::decode([1, 255, 255, 255, 255]), Err(TooLong));
+        assert_eq!(Header::decode([1, a, b, c, d], MAX_PAYLOAD), Err(TooLong));
+        assert_eq!(Header::decode([1, 255, 255, 255, 255], MAX_PAYLOAD), Err(TooLong));
+        assert_eq!(Header::decode(largest.encode().unwrap(), MAX_PAYLOAD - 1), Err(TooLong));
     }
 
     #[test]

@@ -13,8 +13,9 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use ipc::error::Error;
-use ipc::event_loop::{self, Entry, List, What};
+use ipc::event_loop::{self, Entry, Kind, List, What};
 use ipc::section::Section;
+use ipc::socket::Limit;
 use support::*;
 
 /// A list that counts how often one of its entries is looked at.
@@ -54,7 +55,7 @@ impl List for Box<Counting> {
         self.made += 1;
         let identity = self.made;
         let fd = make(self.entries.len(), identity)?;
-        self.entries.push(Entry { fd, identity, extra: false });
+        self.entries.push(Entry { fd, identity, kind: Kind::Peer });
         Ok(self.entries.len() - 1)
     }
 
@@ -85,7 +86,7 @@ impl Counted {
             let (one, two) = pair();
             list.made += 1;
             let identity = list.made;
-            list.entries.push(Entry { fd: one.into_raw_fd(), identity, extra: false });
+            list.entries.push(Entry { fd: one.into_raw_fd(), identity, kind: Kind::Peer });
             idle.push(two);
         }
         Self { list, listener, path, idle, size: count, events: 0, begin: Instant::now() }
@@ -93,7 +94,8 @@ impl Counted {
 
     fn next(&mut self) -> (RawFd, What) {
         let mut section = Section::enter().unwrap();
-        let Ok(event) = event_loop::wait(&mut section, &mut self.list, Some(self.listener.as_raw_fd()))
+        let Ok(Some(event)) =
+            event_loop::wait(&mut section, &mut self.list, Some(self.listener.as_raw_fd()), Limit::NONE)
         else {
             panic!("{}", std::io::Error::last_os_error());
         };

@@ -1,30 +1,46 @@
-//! `include/ipc.h` is what cbindgen makes of the source. `make header` writes it anew.
+//! `include/ipc.h` and `include/ipc_ext.h` are what cbindgen makes of the source. `make header` writes them anew.
 
 #![allow(clippy::unwrap_used, reason = "a test")]
 use std::path::Path;
 
-#[test]
-fn header_is_up_to_date() {
+use cbindgen::{Builder, Config};
+
+const TYPES: [&str; 2] = ["src/capi/types.rs", "src/error.rs"];
+
+fn compare(header: &str, config: Config, sources: &[&str]) {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
-    let config = cbindgen::Config::from_file(root.join("cbindgen.toml")).unwrap();
-    let bindings = cbindgen::Builder::new()
-        .with_config(config)
-        .with_src(root.join("src/capi/types.rs"))
-        .with_src(root.join("src/error.rs"))
-        .with_src(root.join("src/capi/server_and_client.rs"))
-        .with_src(root.join("src/capi/events.rs"))
-        .with_src(root.join("src/capi/messages.rs"))
-        .with_src(root.join("src/capi/usock.rs"))
-        .with_src(root.join("src/capi/printing.rs"))
-        .with_src(root.join("src/capi/log.rs"))
-        .generate()
-        .unwrap();
+    let builder = Builder::new().with_config(config);
+    let builder =
+        TYPES.iter().chain(sources).fold(builder, |builder, source| builder.with_src(root.join(source)));
     let mut made = Vec::new();
-    bindings.write(&mut made);
-    let header = root.join("include/ipc.h");
+    builder.generate().unwrap().write(&mut made);
+    let header = root.join(header);
     if std::env::var_os("LIBIPC_WRITE_HEADER").is_some() {
         std::fs::write(&header, &made).unwrap();
     }
     let kept = std::fs::read(&header).unwrap_or_default();
-    assert!(made == kept, "include/ipc.h is not what the source says; mend it with: make header");
+    assert!(made == kept, "{} is not what the source says; mend it with: make header", header.display());
+}
+
+fn config(name: &str) -> Config {
+    Config::from_file(Path::new(env!("CARGO_MANIFEST_DIR")).join(name)).unwrap()
+}
+
+#[test]
+fn ipc_h_is_up_to_date() {
+    let sources = [
+        "src/capi/server_and_client.rs",
+        "src/capi/events.rs",
+        "src/capi/messages.rs",
+        "src/capi/usock.rs",
+        "src/capi/printing.rs",
+        "src/capi/log.rs",
+    ];
+    compare("include/ipc.h", config("cbindgen.toml"), &sources);
+}
+
+#[test]
+fn ipc_ext_h_is_up_to_date() {
+    let sources = ["src/capi/waiting.rs", "src/capi/queueing.rs", "src/capi/passing.rs"];
+    compare("include/ipc_ext.h", config("cbindgen_ext.toml"), &sources);
 }

@@ -1,6 +1,6 @@
 //! Lists of connections, and waiting for what happens to them.
 
-use std::ffi::c_int;
+use std::ffi::{c_char, c_int};
 use std::mem::MaybeUninit;
 use std::os::fd::RawFd;
 use std::ptr;
@@ -15,6 +15,7 @@ use crate::event_loop::{self, Event, List, What};
 use crate::inbound::Frame;
 use crate::memory::CBox;
 use crate::section::Section;
+use crate::socket::Limit;
 use crate::{endpoint, output, socket};
 
 /// Waits until something happens to one of the connections in `clients` or at the service `srv`, and tells
@@ -46,26 +47,79 @@ pub unsafe extern "C" fn ipc_wait_event(
     event: *mut ipc_event,
 ) -> ipc_errors {
     call(ipc_errors::IPC_ERROR_WAIT_EVENT__SELECT, |section| {
-        let event = required(event, ipc_errors::IPC_ERROR_WAIT_EVENT__NO_EVENT_PARAM)?;
-        // SAFETY: `event` is not NULL, so it is an event, and its message is from malloc(3).
-        let told_before = unsafe {
-            let message = (*event).m.cast();
-            fill(event, ipc_event_type::IPC_EVENT_TYPE_NOT_SET, ptr::null_mut(), ptr::null_mut());
-            messages::take_back(message)
-        };
-        let clients = required(clients, ipc_errors::IPC_ERROR_WAIT_EVENT__NO_CLIENTS_PARAM)?;
-        // Before anything is taken from the kernel, so that nothing is lost for want of it.
-        let message = told_before.map_or_else(|| CBox::new(messages::EMPTY), Ok)?;
-        // SAFETY: the caller's list and service.
-        let (mut list, listener) = unsafe { (CList::new(clients, srv), fd_of(srv)) };
-        let told = event_loop::wait(section, &mut list, listener)?;
-        // SAFETY: `event` is not NULL, so it is an event.
-        unsafe { tell(event, told, message) };
-        Ok(())
+        // SAFETY: the caller's list, service and event.
+        unsafe { wait(section, clients, srv, event, Limit::NONE) }.map(drop)
     })
 }
 
-unsafe fn fd_of(srv: *const ipc_connection_info) -> Option<RawFd> {
+/// What a call has told.
+pub(super) enum Told {
+    Nothing,
+    Event,
+    /// A message with descriptors.
+    EventWithDescriptors,
+}
+
+/// Waits for an event and tells it.
+///
+/// # Safety
+/// Each is NULL or points to what its type says.
+pub(super) unsafe fn wait(
+    section: &mut Section,
+    clients: *mut ipc_connection_infos,
+    srv: *mut ipc_connection_info,
+    event: *mut ipc_event,
+    limit: Limit,
+) -> Result<Told, Error> {
+    let event = required(event, ipc_errors::IPC_ERROR_WAIT_EVENT__NO_EVENT_PARAM)?;
+    // SAFETY: `event` is not NULL, so it is an event.
+    let told_before = unsafe { take_message(event) };
+    let clients = required(clients, ipc_errors::IPC_ERROR_WAIT_EVENT__NO_CLIENTS_PARAM)?;
+    // Before anything is taken from the kernel, so that nothing is lost for want of it.
+    let message = told_before.map_or_else(|| CBox::new(messages::EMPTY), Ok)?;
+    // SAFETY: the caller's list and service.
+    let (mut list, listener) = unsafe { (CList::new(clients, srv), fd_of(srv)) };
+    let happened = event_loop::wait(section, &mut list, listener, limit)?;
+    // SAFETY: `event` is not NULL, so it is an event.
+    Ok(happened.map_or(Told::Nothing, |happened| unsafe { tell(event, happened, message) }))
+}
+
+/// Tells an event that is at hand after a wait for the same list.
+///
+/// # Safety
+/// `event` is an event, whose message is NULL or from malloc(3); `clients` is a list, `srv` NULL or a service.
+pub(super) unsafe fn take(
+    section: &Section,
+    clients: *mut ipc_connection_infos,
+    srv: *mut ipc_connection_info,
+    event: *mut ipc_event,
+) -> Result<Told, Error> {
+    // SAFETY: as promised by the caller.
+    let (message, mut list) = unsafe { (take_message(event), CList::new(clients, srv)) };
+    let message = message.map_or_else(|| CBox::new(messages::EMPTY), Ok)?;
+    let happened = event_loop::at_hand(section, &mut list)?;
+    // SAFETY: as promised by the caller.
+    Ok(happened.map_or(Told::Nothing, |happened| unsafe { tell(event, happened, message) }))
+}
+
+/// Empties an event; its message, the payload freed, is there to be used again.
+///
+/// # Safety
+/// `event` is an event, and its message NULL or from malloc(3).
+pub(super) unsafe fn take_message(event: *mut ipc_event) -> Option<CBox<ipc_message>> {
+    // SAFETY: as promised by the caller.
+    unsafe {
+        let message = (*event).m.cast();
+        fill(event, ipc_event_type::IPC_EVENT_TYPE_NOT_SET, ptr::null_mut(), ptr::null_mut());
+        messages::take_back(message)
+    }
+}
+
+/// The descriptor of a service, if there is one.
+///
+/// # Safety
+/// `srv` is NULL or points to a service.
+pub(super) unsafe fn fd_of(srv: *const ipc_connection_info) -> Option<RawFd> {
     // SAFETY: the caller's promise: NULL or a live structure.
     (!srv.is_null()).then(|| unsafe { (*srv).fd })
 }
@@ -81,20 +135,30 @@ unsafe fn fill(
     unsafe { event.write(filled) };
 }
 
-unsafe fn tell(event: *mut ipc_event, told: Event<*mut ipc_connection_info>, message: CBox<ipc_message>) {
+unsafe fn tell(
+    event: *mut ipc_event,
+    happened: Event<*mut ipc_connection_info>,
+    message: CBox<ipc_message>,
+) -> Told {
+    let told = match &happened.what {
+        What::Message(frame) if frame.has_descriptors => Told::EventWithDescriptors,
+        _ => Told::Event,
+    };
     let hand_over = |frame: Frame, mut message: CBox<ipc_message>| {
         message.set(messages::from_frame(frame));
         message.into_c()
     };
-    let (kind, message) = match told.what {
+    let (kind, message) = match happened.what {
         What::Connection => (ipc_event_type::IPC_EVENT_TYPE_CONNECTION, ptr::null_mut()),
         What::Disconnection => (ipc_event_type::IPC_EVENT_TYPE_DISCONNECTION, ptr::null_mut()),
         What::Error => (ipc_event_type::IPC_EVENT_TYPE_ERROR, ptr::null_mut()),
         What::Message(frame) => (ipc_event_type::IPC_EVENT_TYPE_MESSAGE, hand_over(frame, message)),
+        What::Ready => (ipc_event_type::IPC_EVENT_TYPE_EXTRA_SOCKET, ptr::null_mut()),
         What::Extra(frame) => (ipc_event_type::IPC_EVENT_TYPE_EXTRA_SOCKET, hand_over(frame, message)),
     };
     // SAFETY: the caller's promise: a live event.
-    unsafe { fill(event, kind, told.origin, message) };
+    unsafe { fill(event, kind, happened.origin, message) };
+    told
 }
 
 /// Stores the pointer `cinfo` in the list. The structure stays yours, and must live as long as it is there.
@@ -147,23 +211,37 @@ pub unsafe extern "C" fn ipc_del(
         let cinfos = required(cinfos, ipc_errors::IPC_ERROR_DEL__NO_CLIENTS_PARAM)?;
         let cinfo = required(cinfo, ipc_errors::IPC_ERROR_DEL__NO_CLIENT_PARAM)?;
         // SAFETY: the caller's list.
-        let (mut list, array, size) =
-            unsafe { (CList::new(cinfos, ptr::null()), (*cinfos).cinfos, (*cinfos).size) };
-        if size <= 0 {
-            return Err(Error::new(ipc_errors::IPC_ERROR_DEL__EMPTY_LIST, Errno::ENOENT));
-        }
-        if array.is_null() {
-            return Err(Error::argument(ipc_errors::IPC_ERROR_DEL__EMPTIED_LIST));
-        }
-        let missing = Error::new(ipc_errors::IPC_ERROR_DEL__CANNOT_FIND_CLIENT, Errno::ENOENT);
-        let index = list.position(cinfo).ok_or(missing)?;
-        let entry = list.entry(index);
-        list.remove(index);
-        if let Some(entry) = entry {
-            event_loop::removed(section, &list, entry, index);
-        }
-        Ok(())
+        unsafe { remove(section, cinfos, |list| list.position(cinfo)) }.map(drop)
     })
+}
+
+/// Takes the entry that is found out of a list; which structure it was.
+///
+/// # Safety
+/// `cinfos` points to a list.
+pub(super) unsafe fn remove(
+    section: &Section,
+    cinfos: *mut ipc_connection_infos,
+    find: impl FnOnce(&CList) -> Option<usize>,
+) -> Result<*mut ipc_connection_info, Error> {
+    // SAFETY: the caller's list.
+    let (mut list, array, size) =
+        unsafe { (CList::new(cinfos, ptr::null()), (*cinfos).cinfos, (*cinfos).size) };
+    if size <= 0 {
+        return Err(Error::new(ipc_errors::IPC_ERROR_DEL__EMPTY_LIST, Errno::ENOENT));
+    }
+    if array.is_null() {
+        return Err(Error::argument(ipc_errors::IPC_ERROR_DEL__EMPTIED_LIST));
+    }
+    let missing = Error::new(ipc_errors::IPC_ERROR_DEL__CANNOT_FIND_CLIENT, Errno::ENOENT);
+    let index = find(&list).ok_or(missing)?;
+    let origin = list.origin(index).ok_or(missing)?;
+    let entry = list.entry(index);
+    list.remove(index);
+    if let Some(entry) = entry {
+        event_loop::removed(section, &list, entry, index);
+    }
+    Ok(origin)
 }
 
 /// Adds a descriptor of any kind (pipe, terminal, socket, timerfd, eventfd, signalfd, regular file), whose
@@ -179,15 +257,28 @@ pub unsafe extern "C" fn ipc_del(
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn ipc_add_fd(cinfos: *mut ipc_connection_infos, fd: c_int) -> ipc_errors {
     call(ipc_errors::IPC_ERROR_ADD__EMPTY_LIST, |section| {
-        let cinfos = required(cinfos, ipc_errors::IPC_ERROR_ADD_FD__NO_PARAM_CINFOS)?;
-        socket::check_open(fd)
-            .map_err(|errno| Error::new(ipc_errors::IPC_ERROR_WAIT_EVENT__SELECT, errno))?;
-        let cinfo = CBox::new(ipc_connection_info { fd, r#type: EXTRA, ..EMPTY })?;
-        // SAFETY: the caller's list, and a structure that it owns once it is in there.
-        unsafe { add(section, cinfos, cinfo.as_ptr()) }?;
-        let _owned_by_the_list = cinfo.into_c();
-        Ok(())
+        // SAFETY: the caller's list, if any.
+        unsafe { add_descriptor(section, cinfos, fd, EXTRA) }
     })
+}
+
+/// Adds a descriptor with a structure of this type to a list.
+///
+/// # Safety
+/// `cinfos` is NULL or points to a list.
+pub(super) unsafe fn add_descriptor(
+    section: &Section,
+    cinfos: *mut ipc_connection_infos,
+    fd: RawFd,
+    kind: c_char,
+) -> Result<(), Error> {
+    let cinfos = required(cinfos, ipc_errors::IPC_ERROR_ADD_FD__NO_PARAM_CINFOS)?;
+    socket::check_open(fd).map_err(|errno| Error::new(ipc_errors::IPC_ERROR_WAIT_EVENT__SELECT, errno))?;
+    let cinfo = CBox::new(ipc_connection_info { fd, r#type: kind, ..EMPTY })?;
+    // SAFETY: the caller's list, and a structure that it owns once it is in there.
+    unsafe { add(section, cinfos, cinfo.as_ptr()) }?;
+    let _owned_by_the_list = cinfo.into_c();
+    Ok(())
 }
 
 /// Frees the array of the list and sets its size to 0. What the pointers point to stays yours, and open.
@@ -281,7 +372,7 @@ pub unsafe extern "C" fn ipc_connection_gen(
     index: u32,
     version: u32,
     fd: c_int,
-    r#type: std::ffi::c_char,
+    r#type: c_char,
 ) -> ipc_errors {
     call(ipc_errors::IPC_ERROR_CONNECTION_GEN__NO_CINFO, |_| {
         let cinfo = required(cinfo, ipc_errors::IPC_ERROR_CONNECTION_GEN__NO_CINFO)?;

@@ -8,11 +8,14 @@ use nix::errno::Errno;
 
 use super::types::{ipc_connection_info, ipc_connection_infos};
 use crate::error::{Error, ipc_errors};
-use crate::event_loop::{Entry, List};
+use crate::event_loop::{Entry, Kind, List};
 use crate::memory::{self, CBox, OutOfMemory};
 
 /// The `type` of an entry that `ipc_add_fd` made.
 pub const EXTRA: c_char = b'a'.cast_signed() as c_char;
+
+/// The `type` of an entry that `ipc_watch_fd` made.
+pub const WATCHED: c_char = b'w'.cast_signed() as c_char;
 
 /// A list of the program, which is not NULL.
 pub struct CList {
@@ -131,7 +134,12 @@ impl List for CList {
         let entry = self.origin(index)?;
         // SAFETY: an entry that is not NULL points to a live structure, as promised in `new`.
         let (fd, kind) = unsafe { ((*entry).fd, (*entry).r#type) };
-        (fd >= 0).then_some(Entry { fd, identity: entry.addr(), extra: kind == EXTRA })
+        let kind = match kind {
+            EXTRA => Kind::Extra,
+            WATCHED => Kind::Watched,
+            _ => Kind::Peer,
+        };
+        (fd >= 0).then_some(Entry { fd, identity: entry.addr(), kind })
     }
 
     fn identity(&self, index: usize) -> Option<usize> {

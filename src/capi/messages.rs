@@ -47,7 +47,12 @@ fn length_of(length: libc::ssize_t) -> Result<usize, Error> {
 }
 
 /// The header and the payload of a message that C wants to send.
-unsafe fn parts<'a>(message: *const ipc_message) -> Result<([u8; wire::HEADER_SIZE], &'a [u8]), Error> {
+///
+/// # Safety
+/// `message` is a live message, which stays as it is for as long as the payload is used.
+pub(super) unsafe fn parts<'a>(
+    message: *const ipc_message,
+) -> Result<([u8; wire::HEADER_SIZE], &'a [u8]), Error> {
     // SAFETY: the caller's promise: a live message.
     let message = unsafe { *message };
     let too_long = Error::new(ipc_errors::IPC_ERROR_MESSAGE_FORMAT__LENGTH, Errno::EMSGSIZE);
@@ -73,7 +78,7 @@ pub(super) unsafe fn read(
     fd: impl FnOnce() -> Result<RawFd, Error>,
 ) -> Result<(), Error> {
     let m = required(m, ipc_errors::IPC_ERROR_MESSAGE_READ__NO_MESSAGE_PARAM)?;
-    let frame = input::read(section, fd()?, |_| Ok(()))?;
+    let frame = input::read(section, fd()?, &mut |_| Ok(()))?;
     // SAFETY: as promised by the caller.
     unsafe { m.write(from_frame(frame)) };
     Ok(())
@@ -91,7 +96,7 @@ pub(super) unsafe fn write(
     let m = required_const(m, ipc_errors::IPC_ERROR_MESSAGE_WRITE__NO_MESSAGE_PARAM)?;
     // SAFETY: as promised by the caller.
     let (header, payload) = unsafe { parts(m) }?;
-    output::write(section, fd()?, [&header, payload])
+    output::write(section, fd()?, [&header, payload], None)
 }
 
 /// Makes a message of `paylen` zero bytes in `*m`; with 0 it has no payload (NULL). Both blocks are from
@@ -105,7 +110,7 @@ pub unsafe extern "C" fn ipc_message_new(m: *mut *mut ipc_message, paylen: libc:
     call(ipc_errors::IPC_ERROR_NOT_ENOUGH_MEMORY, |_| {
         let m = required(m, ipc_errors::IPC_ERROR_MESSAGE_NEW__NO_MESSAGE_PARAM)?;
         let mut message = CBox::new(EMPTY)?;
-        message.set(from_frame(Frame { kind: 0, payload: Block::zeroed(length_of(paylen)?)? }));
+        message.set(from_frame(Frame::new(0, Block::zeroed(length_of(paylen)?)?)));
         // SAFETY: the caller's place for a pointer.
         unsafe { m.write(message.into_c()) };
         Ok(())
@@ -134,7 +139,7 @@ pub unsafe extern "C" fn ipc_message_format_read(
         // SAFETY: the caller's buffer of `msize` bytes.
         let bytes = unsafe { slice::from_raw_parts(buf.cast::<u8>(), size) };
         let (header, payload) = wire::parse_exact(bytes).ok_or(wrong)?;
-        let frame = Frame { kind: header.kind, payload: Block::copy_of(payload)? };
+        let frame = Frame::new(header.kind, Block::copy_of(payload)?);
         // SAFETY: the caller's message.
         unsafe { m.write(from_frame(frame)) };
         Ok(())

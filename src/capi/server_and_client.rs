@@ -153,6 +153,7 @@ pub unsafe extern "C" fn ipc_server_close(srv: *mut ipc_connection_info) -> ipc_
             if let Ok(fd) = unsafe { fd_of(srv, code) } {
                 output::last_flush(section, None);
                 event_loop::closing(section, fd);
+                connections::lock(section, fd).forget();
             }
             end(Some(section))
         },
@@ -176,7 +177,10 @@ pub unsafe extern "C" fn ipc_close(p: *mut ipc_connection_info) -> ipc_errors {
 }
 
 /// The descriptor of a structure; the code of the operation and EINVAL for NULL.
-unsafe fn fd_of(info: *const ipc_connection_info, code: ipc_errors) -> Result<RawFd, Error> {
+///
+/// # Safety
+/// `info` is NULL or points to a structure.
+pub(super) unsafe fn fd_of(info: *const ipc_connection_info, code: ipc_errors) -> Result<RawFd, Error> {
     // SAFETY: the caller's promise: NULL or a live structure.
     required_const(info, code).map(|info| unsafe { (*info).fd })
 }

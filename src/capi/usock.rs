@@ -36,10 +36,10 @@ pub unsafe extern "C" fn usock_send(
         };
         let mut taken = 0;
         let result = if bytes.is_empty() {
-            output::write(section, fd, [bytes, &[]])
+            output::write(section, fd, [bytes, &[]], None)
         } else {
             bytes.chunks(HEADER_SIZE + MAX_PAYLOAD).try_for_each(|run: &[u8]| {
-                output::write(section, fd, [run, &[]]).inspect(|()| taken += run.len())
+                output::write(section, fd, [run, &[]], None).inspect(|()| taken += run.len())
             })
         };
         if !sent.is_null() {
@@ -65,7 +65,7 @@ pub unsafe extern "C" fn usock_recv(fd: i32, buf: *mut *mut c_char, len: *mut li
         // SAFETY: the caller's buffer and room.
         let (place, room) = unsafe { (*buf, (*len).max(0).cast_unsigned()) };
         let mut made = Block::default();
-        let admit = |header: Header| {
+        let mut admit = |header: Header| {
             let size = HEADER_SIZE + header.length;
             if place.is_null() {
                 // Before the frame is taken, so that it is not lost for want of it.
@@ -78,7 +78,7 @@ pub unsafe extern "C" fn usock_recv(fd: i32, buf: *mut *mut c_char, len: *mut li
                 Ok(())
             }
         };
-        let Frame { kind, payload } = input::read(section, fd, admit)?;
+        let Frame { kind, payload, .. } = input::read(section, fd, &mut admit)?;
         let header = Header { kind, length: payload.len() }
             .encode()
             .map_err(|_| Error::new(ipc_errors::IPC_ERROR_USOCK_RECV, Errno::EPROTO))?;

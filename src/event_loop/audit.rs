@@ -10,15 +10,16 @@ use nix::errno::Errno;
 
 use super::watch::index_u32;
 use super::{Entry, EventLoop, List, State};
-use crate::connections;
 use crate::error::Error;
 use crate::section::Section;
 use crate::shards::NumberMap;
+use crate::{connections, socket};
 
 /// An audit asks the kernel about a part of the list at a time, and there is a pause between the parts: what
 /// it takes of the time does not grow with the list.
 const PART: usize = 64;
 pub(super) const PAUSE: Duration = Duration::from_millis(10);
+const PAUSE_MS: i64 = 10;
 
 /// How far the list has been looked at since the program last ran.
 #[derive(Default)]
@@ -27,6 +28,9 @@ pub struct Audit {
     from: usize,
     /// What is yet to be looked at.
     left: Left,
+    /// When the last part was, in milliseconds, and whether the call that goes on now may wait.
+    looked_at: i64,
+    may_wait: bool,
 }
 
 #[derive(Default, PartialEq, Eq)]
@@ -41,20 +45,34 @@ enum Left {
 }
 
 impl Audit {
-    /// The program has run.
-    pub fn begin_anew(&mut self) {
+    /// The program has run, and calls.
+    pub fn begin_anew(&mut self, may_wait: bool) {
         self.left = Left::All;
+        self.may_wait = may_wait;
     }
 
-    /// Whether anything is yet to be looked at.
+    /// Whether anything is yet to be looked at when the clock ticks.
     pub fn is_due(&self) -> bool {
-        self.left != Left::Nothing
+        self.left != Left::Nothing && self.may_wait
+    }
+
+    /// Whether it is time to look without a clock: it would wake who asks again and again without waiting.
+    pub fn is_overdue(&self) -> bool {
+        !self.may_wait && socket::milliseconds() - self.looked_at >= PAUSE_MS
+    }
+
+    /// All of it has been looked at, at once.
+    fn restart(&mut self) {
+        (self.from, self.left) = (0, Left::Nothing);
     }
 
     /// The next part of a list of this size.
     fn part(&mut self, size: usize) -> Range<usize> {
         if self.from == 0 && self.left == Left::All {
             self.left = Left::Rest;
+        }
+        if !self.may_wait {
+            self.looked_at = socket::milliseconds();
         }
         let part = self.from..size.min(self.from + PART);
         if part.end < size {
@@ -137,7 +155,7 @@ impl EventLoop {
     /// Does what an audit does for the whole list at once.
     pub(super) fn check_all<L: List>(&mut self, section: &Section, list: &L) -> Result<(), Error> {
         let (_, size) = list.shape();
-        self.audit = Audit::default();
+        self.audit.restart();
         self.check_some(section, list, 0..size)
     }
 

@@ -2,7 +2,7 @@
 
 #![forbid(unsafe_code)]
 
-use std::os::fd::{AsFd, AsRawFd, RawFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, RawFd};
 use std::time::Duration;
 
 use nix::errno::Errno;
@@ -45,6 +45,11 @@ impl Set {
     /// The descriptor to wait for.
     pub fn fd(&self) -> RawFd {
         self.epoll.0.as_raw_fd()
+    }
+
+    /// The same, for the calls that want more than a number.
+    pub fn as_fd(&self) -> BorrowedFd<'_> {
+        self.epoll.0.as_fd()
     }
 
     /// Has the clock tick once, this time from now, unless a tick is to come anyway.

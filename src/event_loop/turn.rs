@@ -8,7 +8,7 @@ use std::os::fd::RawFd;
 use nix::errno::Errno;
 use nix::poll::{PollFlags, PollTimeout};
 
-use super::{BATCH, Entry, Event, EventLoop, List, State, Token, What, failed};
+use super::{BATCH, Entry, Event, EventLoop, Kind, List, State, Token, What, failed};
 use crate::connections;
 use crate::error::{Error, ipc_errors as Code};
 use crate::inbound::{Came, Cut, Frame, Inbound, Receive};
@@ -136,7 +136,11 @@ impl EventLoop {
         if !readable || member.state != State::Open {
             return Ok(None);
         }
-        if member.extra {
+        if member.kind == Kind::Watched {
+            let is_ready = self.is_ready(fd)?;
+            return Ok(is_ready.then_some(Event { origin, what: What::Ready }));
+        }
+        if member.kind == Kind::Extra {
             let frame = self.read_extra(fd, member.always_ready)?;
             return Ok(frame.map(|frame| Event { origin, what: What::Extra(frame) }));
         }
@@ -186,7 +190,7 @@ impl EventLoop {
             let mut inbound = Inbound::default();
             (came, cut) = self.pull(&mut inbound, fd);
             more = inbound.has_ahead();
-            let _reserved_above = slot.put_inbound(inbound, None);
+            let _reserved_above = slot.put_inbound(&mut inbound, None);
         }
         drop(slot);
         if more {
@@ -216,8 +220,10 @@ impl EventLoop {
         let mut came = Ok(Came::Full);
         for _ in 0..RECEIVES {
             let (Ok(None), Ok(Came::Full)) = (&cut, came) else { break };
-            came = if self.expected < LARGE || inbound.has_begun() {
-                inbound.receive_ahead(&mut self.spare, |room| socket::receive(fd, room, Patience::DontWait))
+            came = if self.expected < LARGE || inbound.has_begun() || inbound.descriptors.is_some() {
+                inbound.receive_ahead(&mut self.spare, |room, arriving| {
+                    socket::receive(fd, room, Patience::DontWait, arriving)
+                })
             } else {
                 inbound.receive_expected(self.expected, |head, room| socket::receive_apart(fd, head, room))
             };
@@ -230,6 +236,19 @@ impl EventLoop {
         }
         inbound.return_spare(&mut self.spare);
         (came, cut)
+    }
+
+    /// Whether a watched descriptor still is what it was told to be: the program may have read it meanwhile,
+    /// and would wait. Epoll tells it again as long as it is.
+    fn is_ready(&mut self, fd: RawFd) -> Result<bool, Error> {
+        match socket::wait(fd, PollFlags::POLLIN, PollTimeout::ZERO) {
+            Ok(flags) => Ok(!flags.is_empty()),
+            Err(Errno::EBADF) => {
+                self.lose(fd);
+                Ok(false)
+            }
+            Err(errno) => Err(failed(errno)),
+        }
     }
 
     /// The bytes of an extra descriptor; none at its end, which is told once, and for one that cannot be
@@ -266,7 +285,7 @@ impl EventLoop {
             Err(_) => {}
         }
         payload.shrink();
-        Ok(Some(Frame { kind: TYPE_DATA, payload }))
+        Ok(Some(Frame::new(TYPE_DATA, payload)))
     }
 
     fn finish_extra(&mut self, fd: RawFd) {
@@ -314,7 +333,8 @@ impl EventLoop {
             let fd =
                 socket::accept(listener.fd).map_err(|errno| Error::new(Code::IPC_ERROR_ACCEPT, errno))?;
             accepted = Some(fd);
-            self.admit(section, Entry { fd, identity, extra: false }, index, State::Fresh)?;
+            connections::adopt(section, fd, listener.fd).map_err(failed)?;
+            self.admit(section, Entry { fd, identity, kind: Kind::Peer }, index, State::Fresh)?;
             Ok(fd)
         });
         if let (Some(fd), Err(_)) = (accepted, &pushed) {

@@ -8,7 +8,9 @@ use std::time::{Duration, Instant};
 use nix::errno::Errno;
 use nix::sys::epoll::EpollFlags;
 
-use super::{Entry, EventLoop, Gone, List, Listener, Member, Set, State, Token, audit, failed};
+use super::{
+    Entry, EventLoop, Gone, Kind, List, Listener, Member, Readable, Set, State, Token, audit, failed,
+};
 use crate::error::Error;
 use crate::section::Section;
 use crate::socket::{self, Readiness};
@@ -67,13 +69,27 @@ impl EventLoop {
         fds.extend(self.members.keys().copied());
         // The parent's, in a forked child, makes room for the new one.
         self.set = None;
-        self.set = Some(Set::new().map_err(failed)?);
+        let set = Set::new().map_err(failed)?;
+        if let Some(readable) = self.readable.as_ref().filter(|readable| readable.is_own()) {
+            readable.follow(set.as_fd()).map_err(failed)?;
+        }
+        self.set = Some(set);
         let registered =
             self.register_listener().and_then(|()| fds.into_iter().try_for_each(|fd| self.register(fd)));
         if registered.is_err() {
             self.set = None;
         }
         registered
+    }
+
+    /// The descriptor for other event loops, made if there is none of this process yet.
+    pub(super) fn make_readable(&mut self) -> Result<RawFd, Error> {
+        if self.readable.as_ref().is_none_or(|readable| !readable.is_own()) {
+            let Some(set) = self.own_set() else { return Err(failed(Errno::EBADF)) };
+            self.readable = Some(Readable::new(set.as_fd()).map_err(failed)?);
+        }
+        self.show();
+        self.readable.as_ref().map(Readable::fd).ok_or(failed(Errno::EBADF))
     }
 
     /// Takes in what epoll tells. A registration that outlived its member (the program closed the descriptor
@@ -187,7 +203,7 @@ impl EventLoop {
     pub(super) fn registered(&mut self, fd: RawFd, result: nix::Result<()>) -> Result<(), Error> {
         match result {
             Ok(()) => {}
-            Err(Errno::EPERM) => {
+            Err(Errno::EPERM) if self.members.get(&fd).is_some_and(|member| member.kind != Kind::Watched) => {
                 self.update(fd, |member| member.always_ready = true);
                 self.make_ready(fd, true, false);
             }
@@ -264,7 +280,7 @@ impl EventLoop {
             announced: state == State::Fresh,
             // It may have something queued from before; a look will show.
             sending: output::any_queued(),
-            extra: entry.extra,
+            kind: entry.kind,
             always_ready: false,
             queued: false,
             readable: false,
@@ -351,18 +367,19 @@ impl Member {
 
     /// Whether it is this entry of the list.
     pub(super) fn is(&self, entry: Entry) -> bool {
-        (self.identity, self.extra) == (entry.identity, entry.extra)
+        (self.identity, self.kind) == (entry.identity, entry.kind)
     }
 
     /// What epoll is to tell of it; none for one that is not watched.
     ///
     /// An extra descriptor is told once for each thing that happens: it is read until it is empty, and one
-    /// that cannot be read (a listening socket) must not be told again and again.
+    /// that cannot be read (a listening socket) must not be told again and again. A watched one is the
+    /// program's to read.
     pub(super) fn interest(&self) -> Option<EpollFlags> {
         let mut interest = match self.state {
             State::Told => return None,
             State::Ending => EpollFlags::empty(),
-            State::Fresh | State::Open | State::Failed if self.extra => {
+            State::Fresh | State::Open | State::Failed if self.kind == Kind::Extra => {
                 EpollFlags::EPOLLIN | EpollFlags::EPOLLET
             }
             State::Fresh | State::Open | State::Failed => EpollFlags::EPOLLIN,

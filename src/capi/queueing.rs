@@ -1,0 +1,91 @@
+//! Many messages in one system call, and limits to what waits.
+
+use std::ffi::c_int;
+
+use nix::errno::Errno;
+
+use super::types::{ipc_connection_info, ipc_message};
+use super::{call, messages, required, required_const, server_and_client::fd_of};
+use crate::error::{Error, ipc_errors};
+use crate::socket::Limit;
+use crate::wire::MAX_PAYLOAD;
+use crate::{batch, connections};
+
+/// Puts a copy of the message behind what is queued for the connection; it does not wait. What is queued leaves
+/// in batches, many messages in one system call: whenever 64 KiB have come together, as far as the peer reads,
+/// with the next ipc_write or ipc_flush, from within ipc_wait_event and ipc_read, on ipc_close and at exit.
+///
+/// Errors: as for ipc_write. IPC_ERROR_MESSAGE_WRITE__NOT_ENOUGH_DATA: what is queued for this connection is as
+/// much as its limit (EAGAIN; 16 MiB, or what ipc_limits has set); nothing of the message is queued: ipc_flush,
+/// and try again. IPC_ERROR_USOCK_SEND with EPIPE: the peer is gone, and with it what was queued.
+///
+/// End the connection with ipc_close: close(2) alone leaves what is queued unsent.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn ipc_queue(p: *const ipc_connection_info, m: *const ipc_message) -> ipc_errors {
+    let code = ipc_errors::IPC_ERROR_USOCK_SEND;
+    call(code, |section| {
+        let m = required_const(m, ipc_errors::IPC_ERROR_MESSAGE_WRITE__NO_MESSAGE_PARAM)?;
+        // SAFETY: the caller's message and structure.
+        let ((header, payload), fd) = unsafe { (messages::parts(m)?, fd_of(p, code)?) };
+        batch::queue(section, fd, [&header, payload])
+    })
+}
+
+/// Sends what is queued for the connection, and waits for at most `timeout_ms` milliseconds until the kernel has
+/// all of it: 0 does not wait, below 0 it waits for ever. What does not leave in time stays queued.
+///
+/// A signal handler that runs meanwhile does not end a wait that has a time-out, nor make it longer.
+///
+/// Error: IPC_ERROR_USOCK_SEND: the connection is NULL (EINVAL) or not open (EBADF); the time is over
+/// (ETIMEDOUT); the peer is gone (EPIPE), and what was queued with it; a signal handler has run, where there is
+/// no time-out (EINTR); a fork has left a half-sent message to the parent (EBUSY); the call comes from a signal
+/// handler that has interrupted a write to this connection (EDEADLK); or sendmsg(2) failed.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn ipc_flush(p: *const ipc_connection_info, timeout_ms: c_int) -> ipc_errors {
+    let code = ipc_errors::IPC_ERROR_USOCK_SEND;
+    // SAFETY: the caller's structure, if any.
+    call(code, |section| batch::flush(section, unsafe { fd_of(p, code) }?, Limit::of(timeout_ms)))
+}
+
+/// `*bytes` becomes how much is queued for the connection in the library, headers included; what the kernel has
+/// is not counted.
+///
+/// Error: IPC_ERROR_USOCK_SEND: a parameter is NULL (EINVAL), or the connection is not open (EBADF).
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn ipc_pending(p: *const ipc_connection_info, bytes: *mut usize) -> ipc_errors {
+    let code = ipc_errors::IPC_ERROR_USOCK_SEND;
+    call(code, |section| {
+        let bytes = required(bytes, code)?;
+        // SAFETY: the caller's structure, and a place for a number.
+        unsafe { bytes.write(batch::pending(section, fd_of(p, code)?)?) };
+        Ok(())
+    })
+}
+
+/// Limits the connection, or, set for a service, those that it accepts from then on.
+///
+/// `max_message`: the longest payload that the peer may announce, in bytes. One that announces more breaks the
+/// protocol: ipc_wait_event tells an ERROR and the DISCONNECTION, ipc_read fails with EPROTO.
+/// `max_queue`: how many bytes may be queued by ipc_write, once the peer does not read, and by ipc_queue.
+/// 0 is the limit that holds where none is set: IPC_MAX_MESSAGE_SIZE, and 16 MiB.
+///
+/// Errors: IPC_ERROR_CONNECTION_GEN__NO_CINFO: NULL (EINVAL).
+/// IPC_ERROR_MESSAGE_FORMAT__LENGTH: `max_message` is over IPC_MAX_MESSAGE_SIZE (EMSGSIZE).
+/// IPC_ERROR_USOCK_RECV: it is not open (EBADF), or no socket (ENOTSOCK).
+/// IPC_ERROR_NOT_ENOUGH_MEMORY: ENOMEM.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn ipc_limits(
+    p: *const ipc_connection_info,
+    max_message: u32,
+    max_queue: usize,
+) -> ipc_errors {
+    call(ipc_errors::IPC_ERROR_USOCK_RECV, |section| {
+        // SAFETY: the caller's structure, if any.
+        let fd = unsafe { fd_of(p, ipc_errors::IPC_ERROR_CONNECTION_GEN__NO_CINFO) }?;
+        let longest = usize::try_from(max_message).ok().filter(|longest| *longest <= MAX_PAYLOAD);
+        let longest =
+            longest.ok_or(Error::new(ipc_errors::IPC_ERROR_MESSAGE_FORMAT__LENGTH, Errno::EMSGSIZE))?;
+        connections::set(section, fd, |settings| settings.set_limits(longest, max_queue))
+            .map_err(super::setting_failed)
+    })
+}

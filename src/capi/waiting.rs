@@ -1,0 +1,168 @@
+//! Waiting with a time-out, for many events at once, and beside another event loop.
+
+use std::ffi::c_int;
+
+use super::events::{self, Told, fd_of, take_message};
+use super::list::{CList, WATCHED};
+use super::types::{ipc_connection_info, ipc_connection_infos, ipc_event};
+use super::{call, required};
+use crate::error::{Error, ipc_errors};
+use crate::event_loop::{self, Entry, Kind, List};
+use crate::memory;
+use crate::section::Section;
+use crate::socket::Limit;
+
+/// ipc_wait_event that waits for at most `timeout_ms` milliseconds: 0 looks and does not wait, below 0 it
+/// waits for ever. When the time is over it returns IPC_ERROR_NONE, and the type of `event` is
+/// IPC_EVENT_TYPE_NOT_SET.
+///
+/// A signal handler that runs meanwhile does not end a wait that has a time-out, nor make it longer; one
+/// without end fails with EINTR, as ipc_wait_event does.
+///
+/// Errors: as for ipc_wait_event, also where there is nobody to wait for.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn ipc_wait_event_timeout(
+    clients: *mut ipc_connection_infos,
+    srv: *mut ipc_connection_info,
+    event: *mut ipc_event,
+    timeout_ms: c_int,
+) -> ipc_errors {
+    call(ipc_errors::IPC_ERROR_WAIT_EVENT__SELECT, |section| {
+        // SAFETY: the caller's list, service and event.
+        unsafe { events::wait(section, clients, srv, event, Limit::of(timeout_ms)) }.map(drop)
+    })
+}
+
+/// Waits as ipc_wait_event_timeout does, and then tells all that is at hand, up to `*count` events, in the
+/// order in which single calls would. `*count` becomes how many: 0 when the time is over.
+///
+/// `events` is an array of `*count` events. Initialise it with zeros: each call frees the messages of the call
+/// before. Events of one array may be about the same connection: free an `origin` only at its DISCONNECTION,
+/// after which no event names it.
+///
+/// Errors: as for ipc_wait_event, and `*count` is 0 then; IPC_ERROR_WAIT_EVENT__NO_EVENT_PARAM: `events` or
+/// `count` is NULL, or `*count` is 0 (EINVAL). What comes after the first event and fails is left for the next
+/// call.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn ipc_wait_events(
+    clients: *mut ipc_connection_infos,
+    srv: *mut ipc_connection_info,
+    events: *mut ipc_event,
+    count: *mut usize,
+    timeout_ms: c_int,
+) -> ipc_errors {
+    call(ipc_errors::IPC_ERROR_WAIT_EVENT__SELECT, |section| {
+        let code = ipc_errors::IPC_ERROR_WAIT_EVENT__NO_EVENT_PARAM;
+        let (events, count) = (required(events, code)?, required(count, code)?);
+        // SAFETY: the caller's number, and an array of so many events.
+        unsafe {
+            let room = count.replace(0);
+            if room == 0 {
+                return Err(Error::argument(code));
+            }
+            let limit = Limit::of(timeout_ms);
+            count.write(wait_for_many(section, clients, srv, events, room, limit)?);
+        }
+        Ok(())
+    })
+}
+
+/// # Safety
+/// `events` has `room` events, which is more than none; the others are NULL or point to what their type says.
+unsafe fn wait_for_many(
+    section: &mut Section,
+    clients: *mut ipc_connection_infos,
+    srv: *mut ipc_connection_info,
+    events: *mut ipc_event,
+    room: usize,
+    limit: Limit,
+) -> Result<usize, Error> {
+    let mut told = 0;
+    // SAFETY: as promised by the caller: `told` stays below `room`.
+    let last = unsafe {
+        let mut last = events::wait(section, clients, srv, events, limit);
+        while let Ok(Told::Event | Told::EventWithDescriptors) = last {
+            told += 1;
+            // Descriptors are to be had only until the connection's next message.
+            if told == room || matches!(last, Ok(Told::EventWithDescriptors)) {
+                break;
+            }
+            last = events::take(section, clients, srv, events.add(told));
+        }
+        last
+    };
+    for index in told..room {
+        // SAFETY: an event of the caller's array.
+        drop(unsafe { take_message(events.add(index)) });
+    }
+    // What has failed after an event was told is for the next call to tell.
+    if told == 0 { last.map(|_| 0) } else { Ok(told) }
+}
+
+/// The descriptor `*fd` is readable while ipc_wait_event, with the same list and service, has something to
+/// tell: for poll(2), epoll(7) or another library's event loop, level-triggered. When it is, call
+/// ipc_wait_event_timeout or ipc_wait_events with a time-out of 0 until they tell nothing: what made it
+/// readable may be half a message.
+///
+/// The descriptor is the library's: do not read or close it. It is the same at each call, and closed by
+/// ipc_connections_free. After a fork the child asks for one of its own. A connection that the program closes
+/// with close(2) instead of ipc_close is noticed at the next call only.
+///
+/// Errors: IPC_ERROR_WAIT_EVENT__NO_CLIENTS_PARAM: `clients` is NULL (EINVAL).
+/// IPC_ERROR_WAIT_EVENT__NO_EVENT_PARAM: `fd` is NULL (EINVAL).
+/// IPC_ERROR_WAIT_EVENT__SELECT: epoll_create1(2), eventfd(2) or timerfd_create(2) failed, as errno tells;
+/// EBADF, EINVAL or ENOTSOCK for a `srv` that is no service.
+/// IPC_ERROR_NOT_ENOUGH_MEMORY: ENOMEM.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn ipc_event_fd(
+    clients: *mut ipc_connection_infos,
+    srv: *mut ipc_connection_info,
+    fd: *mut c_int,
+) -> ipc_errors {
+    call(ipc_errors::IPC_ERROR_WAIT_EVENT__SELECT, |section| {
+        let clients = required(clients, ipc_errors::IPC_ERROR_WAIT_EVENT__NO_CLIENTS_PARAM)?;
+        let fd = required(fd, ipc_errors::IPC_ERROR_WAIT_EVENT__NO_EVENT_PARAM)?;
+        // SAFETY: the caller's list and service, and a place for a descriptor.
+        unsafe {
+            let mut list = CList::new(clients, srv);
+            fd.write(event_loop::readable(section, &mut list, fd_of(srv))?);
+        }
+        Ok(())
+    })
+}
+
+/// Adds a descriptor that poll(2) can watch (a listening socket, one that another library reads). When it is
+/// readable ipc_wait_event tells so, and reads nothing: an event of type IPC_EVENT_TYPE_EXTRA_SOCKET whose `m`
+/// is NULL, again and again until the program has read it, or taken it out of the list with ipc_del_fd. The end
+/// and errors of the descriptor are told so, too. The descriptor stays yours.
+///
+/// Errors: as for ipc_add_fd; IPC_ERROR_WAIT_EVENT__SELECT with EPERM for a regular file, which is readable at
+/// all times.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn ipc_watch_fd(cinfos: *mut ipc_connection_infos, fd: c_int) -> ipc_errors {
+    call(ipc_errors::IPC_ERROR_ADD__EMPTY_LIST, |section| {
+        // SAFETY: the caller's list, if any.
+        unsafe { events::add_descriptor(section, cinfos, fd, WATCHED) }
+    })
+}
+
+/// Takes the descriptor out of the list that ipc_add_fd or ipc_watch_fd has put there, and frees its
+/// ipc_connection_info. The descriptor stays open. To be called before the descriptor is closed.
+///
+/// Errors: IPC_ERROR_DEL__NO_CLIENTS_PARAM: `cinfos` is NULL (EINVAL).
+/// IPC_ERROR_DEL__EMPTY_LIST: there is nothing in the list (ENOENT).
+/// IPC_ERROR_DEL__EMPTIED_LIST: the list has a size but no array (EINVAL).
+/// IPC_ERROR_DEL__CANNOT_FIND_CLIENT: it is not in the list, or a connection (ENOENT).
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn ipc_del_fd(cinfos: *mut ipc_connection_infos, fd: c_int) -> ipc_errors {
+    call(ipc_errors::IPC_ERROR_DEL__CANNOT_FIND_CLIENT, |section| {
+        let cinfos = required(cinfos, ipc_errors::IPC_ERROR_DEL__NO_CLIENTS_PARAM)?;
+        let find = |list: &CList| {
+            let is_it = |entry: Entry| entry.fd == fd && entry.kind != Kind::Peer;
+            (0..list.size()).find(|index| list.entry(*index).is_some_and(is_it))
+        };
+        // SAFETY: the caller's list, whose structure for the descriptor is from malloc(3).
+        unsafe { memory::free(events::remove(section, cinfos, find)?) };
+        Ok(())
+    })
+}
