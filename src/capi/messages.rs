@@ -46,6 +46,24 @@ fn length_of(length: libc::ssize_t) -> Result<usize, Error> {
         .ok_or(Error::new(ipc_errors::IPC_ERROR_MESSAGE_FORMAT__LENGTH, Errno::EMSGSIZE))
 }
 
+/// The header of a message that C wants to send, and where its payload is.
+///
+/// # Safety
+/// `message` is a live message.
+unsafe fn frame_of(
+    message: *const ipc_message,
+) -> Result<([u8; wire::HEADER_SIZE], *const u8, usize), Error> {
+    // SAFETY: as promised by the caller.
+    let message = unsafe { *message };
+    let too_long = Error::new(ipc_errors::IPC_ERROR_MESSAGE_FORMAT__LENGTH, Errno::EMSGSIZE);
+    let length = usize::try_from(message.length).map_err(|_| too_long)?;
+    let header = Header { kind: message.r#type as u8, length }.encode().map_err(|_| too_long)?;
+    if length > 0 && message.payload.is_null() {
+        return Err(Error::argument(ipc_errors::IPC_ERROR_MESSAGE_FORMAT__INCONSISTENT_PARAMS));
+    }
+    Ok((header, message.payload.cast_const().cast(), length))
+}
+
 /// The header and the payload of a message that C wants to send.
 ///
 /// # Safety
@@ -53,19 +71,13 @@ fn length_of(length: libc::ssize_t) -> Result<usize, Error> {
 pub(super) unsafe fn parts<'a>(
     message: *const ipc_message,
 ) -> Result<([u8; wire::HEADER_SIZE], &'a [u8]), Error> {
-    // SAFETY: the caller's promise: a live message.
-    let message = unsafe { *message };
-    let too_long = Error::new(ipc_errors::IPC_ERROR_MESSAGE_FORMAT__LENGTH, Errno::EMSGSIZE);
-    let length = usize::try_from(message.length).map_err(|_| too_long)?;
-    let header = Header { kind: message.r#type as u8, length }.encode().map_err(|_| too_long)?;
+    // SAFETY: as promised by the caller.
+    let (header, payload, length) = unsafe { frame_of(message) }?;
     if length == 0 {
         return Ok((header, &[]));
     }
-    if message.payload.is_null() {
-        return Err(Error::argument(ipc_errors::IPC_ERROR_MESSAGE_FORMAT__INCONSISTENT_PARAMS));
-    }
     // SAFETY: the caller's promise: `length` bytes of payload.
-    Ok((header, unsafe { slice::from_raw_parts(message.payload.cast(), length) }))
+    Ok((header, unsafe { slice::from_raw_parts(payload, length) }))
 }
 
 /// Reads the next message of a descriptor into `m`.
@@ -166,14 +178,19 @@ pub unsafe extern "C" fn ipc_message_format_write(
         let buf = required(buf, ipc_errors::IPC_ERROR_MESSAGE_FORMAT_WRITE__EMPTY_BUFFER)?;
         let msize = required(msize, ipc_errors::IPC_ERROR_MESSAGE_FORMAT_WRITE__EMPTY_MSIZE)?;
         // SAFETY: the caller's message.
-        let (header, payload) = unsafe { parts(m) }?;
-        let size = header.len() + payload.len();
+        let (header, payload, length) = unsafe { frame_of(m) }?;
+        let size = header.len() + length;
         // SAFETY: the caller's place for a pointer, and a buffer of the announced room behind it, if any.
         unsafe {
             if (*buf).is_null() {
-                buf.write(Block::with_capacity(size)?.filled_with([&header, payload]).into_c());
+                let mut block = Block::with_capacity(size)?;
+                block.push(&header);
+                if length > 0 {
+                    block.push(slice::from_raw_parts(payload, length));
+                }
+                buf.write(block.into_c());
             } else {
-                put_frame(*buf, header, payload);
+                put_frame(*buf, header, payload, length);
             }
             msize.write(size.cast_signed());
         }
@@ -181,15 +198,23 @@ pub unsafe extern "C" fn ipc_message_format_write(
     })
 }
 
-/// Writes a frame to a buffer of C.
+/// Writes a frame to a buffer of C. The payload may lie in the same buffer: no reference to it, which would
+/// promise that it does not.
 ///
 /// # Safety
-/// `place` has room for header and payload.
-pub(super) unsafe fn put_frame(place: *mut c_char, header: [u8; wire::HEADER_SIZE], payload: &[u8]) {
+/// `place` has room for header and payload, and the payload has `length` bytes.
+pub(super) unsafe fn put_frame(
+    place: *mut c_char,
+    header: [u8; wire::HEADER_SIZE],
+    payload: *const u8,
+    length: usize,
+) {
     let place = place.cast::<u8>();
-    // SAFETY: as promised by the caller. The payload may lie in the same buffer: copied first, and as memmove.
+    // SAFETY: as promised by the caller.
     unsafe {
-        ptr::copy(payload.as_ptr(), place.add(header.len()), payload.len());
+        if length > 0 {
+            ptr::copy(payload, place.add(header.len()), length);
+        }
         ptr::copy_nonoverlapping(header.as_ptr(), place, header.len());
     }
 }

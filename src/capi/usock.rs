@@ -87,7 +87,7 @@ pub unsafe extern "C" fn usock_recv(fd: i32, buf: *mut *mut c_char, len: *mut li
             if place.is_null() {
                 buf.write(made.filled_with([&header, payload.bytes()]).into_c());
             } else {
-                messages::put_frame(place, header, payload.bytes());
+                messages::put_frame(place, header, payload.bytes().as_ptr(), payload.len());
             }
             len.write((HEADER_SIZE + payload.len()).cast_signed());
         }
