@@ -61,12 +61,12 @@ struct transport {
 
 /* Sockets and nothing else: with a server of one client that waits in recv, and with one of many in epoll. */
 extern const struct transport bare, bare_epoll;
-extern const struct transport libipc;
+extern const struct transport libipc, libipc_queue;
 /* There where the peer was found. nng has one protocol for one client and one for many. */
 extern const struct transport zeromq, nng_pair, nng_reqrep, libqb;
 
 /* All transports for works with one client, and with many; bare comes first. NULL is the last. */
-extern const struct transport *const for_one[], *const for_many[];
+extern const struct transport *const for_one[], *const for_batches[], *const for_many[];
 
 /* The client's side of a pair. */
 struct client {

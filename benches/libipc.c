@@ -1,16 +1,22 @@
 /*
  * libipc: the server waits in ipc_wait_event; the client writes and reads a connection that is in no list.
+ * And in batches: the client queues and flushes, the server takes all events that are at hand.
  *
  * SPDX-License-Identifier: MIT OR Apache-2.0
  */
 #include "bench.h"
 
-#include <ipc.h>
+#include <ipc_ext.h>
+
+/* Messages that are queued before a flush, and events that are taken at once. */
+#define BATCH 512
+#define EVENTS 64
 
 struct connection {
     struct ipc_connection_info info;
     struct ipc_message out, in;
     size_t size;
+    int queued;
 };
 
 static void
@@ -117,6 +123,64 @@ serve_ipc (const struct setup *setup)
         }
     }
 }
+
+/* The only client's marked message is answered; nothing else is. */
+static void
+serve_ipc_events (const struct setup *setup)
+{
+    struct inbox inbox = {.setup = setup};
+    struct ipc_connection_info service = {0};
+    struct ipc_connection_infos clients = {0};
+    struct ipc_event events[EVENTS] = {0};
+
+    check ("ipc_server_init", ipc_server_init (environ, &service, setup->name));
+    serving ();
+    for (;;) {
+        size_t count = EVENTS;
+
+        check ("ipc_wait_events", ipc_wait_events (&clients, &service, events, &count, -1));
+        for (size_t i = 0; i < count; i++) {
+            const struct ipc_message *m = events[i].m;
+
+            if (events[i].type == IPC_EVENT_TYPE_DISCONNECTION) {
+                free (events[i].origin);
+            } else if (events[i].type == IPC_EVENT_TYPE_MESSAGE && wants_answer (&inbox, m->payload, m->length)) {
+                check ("ipc_write", ipc_write (events[i].origin, m));
+            }
+        }
+    }
+}
+
+static void
+queue_ipc (void *connection)
+{
+    struct connection *c = connection;
+
+    check ("ipc_queue", ipc_queue (&c->info, &c->out));
+    c->queued++;
+    if (c->queued % BATCH == 0) {
+        check ("ipc_flush", ipc_flush (&c->info, -1));
+    }
+}
+
+static const char *
+flush_and_receive_ipc (void *connection)
+{
+    struct connection *c = connection;
+
+    check ("ipc_flush", ipc_flush (&c->info, -1));
+    return receive_ipc (c);
+}
+
+const struct transport libipc_queue = {
+    .name = "libipc",
+    .serve = serve_ipc_events,
+    .connect = connect_ipc,
+    .payload = payload_ipc,
+    .send = queue_ipc,
+    .receive = flush_and_receive_ipc,
+    .disconnect = disconnect_ipc,
+};
 
 const struct transport libipc = {
     .name = "libipc",

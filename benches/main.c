@@ -26,6 +26,16 @@ const struct transport *const for_one[] = {
     NULL
 };
 
+/* What puts small messages together. */
+const struct transport *const for_batches[] = {
+    &bare,
+    &libipc_queue,
+#ifdef HAVE_ZEROMQ
+    &zeromq,
+#endif
+    NULL
+};
+
 const struct transport *const for_many[] = {
     &bare_epoll,
     &libipc,

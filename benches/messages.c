@@ -117,6 +117,16 @@ stream (void)
         snprintf (like.variant, sizeof like.variant, "%s", size_name (sizes[i]));
         measure (&work, pairs, pairs_of (for_one, like, pairs));
     }
+    {
+        struct pair like = {
+            .setup = {.size = 64, .manner = ANSWER_MARKED},
+            .connections = 1,
+            .variant = "64 B queued",
+        };
+        struct pair pairs[MAX_TRANSPORTS];
+
+        measure (&work, pairs, pairs_of (for_batches, like, pairs));
+    }
 }
 
 /* Many clients, each of which waits for its answer before it sends again. */

@@ -42,8 +42,11 @@ pub fn queue(section: &Section, fd: RawFd, pieces: [&[u8]; 2]) -> Result<(), Err
         return Err(refused(errno));
     }
     let connection = slot.entry().map_err(failed)?;
+    let before = connection.outbound.len();
     connection.outbound.append(&slices, None);
-    if connection.outbound.len() >= BATCH && connection.writer.is_none() && flush_queue(&mut slot, fd)? {
+    // Once for each batch, also where the peer does not read.
+    let is_full = before / BATCH < connection.outbound.len() / BATCH;
+    if is_full && connection.writer.is_none() && flush_queue(&mut slot, fd)? {
         slot.tidy();
         return Ok(());
     }

@@ -33,7 +33,16 @@ impl Default for Settings {
     }
 }
 
-/// One connection's memory.
+/// A service that this process, or the one it was forked from, has opened.
+#[derive(Clone, Copy)]
+pub struct Service {
+    /// Which file was made at its path: device and inode.
+    pub file: (u64, u64),
+    /// Who made it.
+    pub maker: i32,
+}
+
+/// One connection's memory, or one service's.
 pub struct Connection {
     /// Which socket it belongs to, beyond its number.
     pub cookie: u64,
@@ -47,6 +56,8 @@ pub struct Connection {
     pub left_to_parent: bool,
     /// What the program has set.
     pub settings: Settings,
+    /// What is known of a service.
+    pub service: Option<Service>,
 }
 
 impl Connection {
@@ -59,12 +70,16 @@ impl Connection {
             writer: None,
             left_to_parent: false,
             settings: Settings::default(),
+            service: None,
         }
     }
 
     /// Whether there is nothing to remember.
     pub fn is_idle(&self) -> bool {
-        self.inbound.is_empty() && self.may_send() && self.settings == Settings::default()
+        self.inbound.is_empty()
+            && self.may_send()
+            && self.settings == Settings::default()
+            && self.service.is_none()
     }
 
     /// Whether nothing stands before what is to be sent next.

@@ -64,6 +64,11 @@ impl Slot<'_> {
         self.shard.get_mut(&self.fd)
     }
 
+    /// What the program has set: for a connection, or for all that a service accepts.
+    pub fn settings(&mut self) -> Settings {
+        self.get().map(|connection| connection.settings).unwrap_or_default()
+    }
+
     /// Makes sure that [`Slot::entry`] will find memory.
     pub fn reserve(&mut self) -> Result<(), Errno> {
         self.shard.try_reserve(1).map_err(|_| Errno::ENOMEM)
@@ -132,11 +137,6 @@ impl Slot<'_> {
     }
 }
 
-/// What is set for the descriptor: a connection, or a service for all that it accepts.
-pub fn settings(section: &Section, fd: RawFd) -> Settings {
-    lock(section, fd).get().map(|connection| connection.settings).unwrap_or_default()
-}
-
 /// Changes what is set for the descriptor.
 pub fn set(section: &Section, fd: RawFd, change: impl FnOnce(&mut Settings)) -> Result<(), Errno> {
     let mut slot = lock(section, fd);
@@ -149,12 +149,9 @@ pub fn set(section: &Section, fd: RawFd, change: impl FnOnce(&mut Settings)) -> 
 
 /// Sets for a connection that was just accepted what is set for its service. What another socket with its
 /// number has left is forgotten.
-pub fn adopt(section: &Section, fd: RawFd, listener: RawFd) -> Result<(), Errno> {
+pub fn adopt(section: &Section, fd: RawFd, settings: Settings) -> Result<(), Errno> {
     forget_stranger(section, fd);
-    match settings(section, listener) {
-        settings if settings == Settings::default() => Ok(()),
-        settings => set(section, fd, |own| *own = settings),
-    }
+    if settings == Settings::default() { Ok(()) } else { set(section, fd, |own| *own = settings) }
 }
 
 /// Visits every connection that has something to remember, part by part.

@@ -23,11 +23,11 @@ use nix::sys::socket::{AddressFamily, SockFlag, SockType, UnixAddr, bind, connec
 use nix::sys::stat::{FileStat, Mode, SFlag, lstat};
 use nix::unistd::{UnlinkatFlags, getpid, linkat, unlink, unlinkat};
 
+use crate::connection::Service;
 use crate::connections;
 use crate::error::{Error, ipc_errors as Code};
 use crate::section::Section;
 use crate::service::{PATH_MAX, c_string};
-use crate::shards::{Shard, Shards};
 use crate::socket as door;
 
 /// How long a start or an end waits for another server's start or end in the same directory. Whoever can
@@ -37,36 +37,6 @@ const DIRECTORY_LOCK_LIMIT: Duration = Duration::from_secs(1);
 
 /// The longest path in `sun_path`: 108 bytes with the NUL.
 const SUN_PATH_MAX: usize = 107;
-
-/// A service that this process, or the one it was forked from, has opened.
-pub struct Owned {
-    cookie: u64,
-    /// Which file was made at the path: device and inode.
-    file: (u64, u64),
-    /// Who made it.
-    maker: i32,
-}
-
-const PARTS: usize = 4;
-
-static SERVICES: Shards<RawFd, Owned, PARTS> = Shards::new();
-
-/// The table of services, locked for a fork.
-pub type Frozen = [Shard<'static, RawFd, Owned>; PARTS];
-
-/// Locks the table of services.
-pub fn freeze() -> Frozen {
-    SERVICES.freeze()
-}
-
-/// At the end of the process: gives back the table's memory, if nothing is in it.
-pub fn release(section: &Section) {
-    SERVICES.release(section);
-}
-
-fn key(fd: RawFd) -> usize {
-    usize::try_from(fd).unwrap_or(0)
-}
 
 /// An address that fits, and the descriptor that it leads through.
 struct Address {
@@ -224,11 +194,8 @@ pub fn listen(section: &mut Section, path: &CStr) -> Result<RawFd, Error> {
 
 fn remember(section: &Section, fd: RawFd, path: &CStr) -> nix::Result<()> {
     let file = lstat(path)?;
-    let service =
-        Owned { cookie: door::cookie(fd)?, file: (file.st_dev, file.st_ino), maker: getpid().as_raw() };
-    let mut services = SERVICES.lock(section, key(fd));
-    services.try_reserve(1).map_err(|_| Errno::ENOMEM)?;
-    services.insert(fd, service);
+    let service = Service { file: (file.st_dev, file.st_ino), maker: getpid().as_raw() };
+    connections::lock(section, fd).entry()?.service = Some(service);
     Ok(())
 }
 
@@ -237,10 +204,12 @@ fn remember(section: &Section, fd: RawFd, path: &CStr) -> nix::Result<()> {
 ///
 /// A signal handler that interrupted the library has no section and is not told who made the socket.
 pub fn close_service(section: Option<&mut Section>, fd: RawFd, path: &CStr) -> Result<(), Error> {
-    let owned = section
-        .as_deref()
-        .and_then(|section| SERVICES.lock(section, key(fd)).remove(&fd))
-        .filter(|owned| door::cookie(fd) == Ok(owned.cookie));
+    let owned = section.as_deref().and_then(|section| {
+        let mut slot = connections::lock(section, fd);
+        let service = slot.get().and_then(|connection| connection.service);
+        slot.forget();
+        service
+    });
     let there = lstat(path);
     let ours = match (&owned, &there) {
         (Some(owned), Ok(file)) => owned.file == (file.st_dev, file.st_ino),
@@ -310,7 +279,8 @@ pub fn accept(section: &mut Section, listener: RawFd) -> nix::Result<RawFd> {
             };
         }
     })?;
-    connections::adopt(section, fd, listener).inspect_err(|_| {
+    let settings = connections::lock(section, listener).settings();
+    connections::adopt(section, fd, settings).inspect_err(|_| {
         let _ = door::close(fd);
     })?;
     Ok(fd)

@@ -231,6 +231,12 @@ fn nobody() -> Error {
     Error::argument(Code::IPC_ERROR_WAIT_EVENT__NO_CLIENTS_PARAM)
 }
 
+/// The loop of a list, made if there is none yet.
+fn loop_of<'a>(shard: &'a mut Shard<'_, usize, EventLoop>, list: usize) -> Result<&'a mut EventLoop, Error> {
+    shard.try_reserve(1)?;
+    Ok(shard.entry(list).or_insert_with(EventLoop::new))
+}
+
 /// Waits until something happens to one of the list's connections or at the listener; none where the time is
 /// over before.
 pub fn wait<L: List>(
@@ -245,8 +251,7 @@ pub fn wait<L: List>(
     let mut brought: Option<&[Readiness]> = None;
     loop {
         let mut shard = LOOPS.lock(section, part(key));
-        shard.try_reserve(1)?;
-        let event_loop = shard.entry(key).or_insert_with(EventLoop::new);
+        let event_loop = loop_of(&mut shard, key)?;
         event_loop.waiting = false;
         let result = match brought {
             None => event_loop.begin(section, list, listener, timeout != 0),
@@ -301,8 +306,7 @@ pub fn at_hand<L: List>(section: &Section, list: &mut L) -> Result<Option<Event<
 /// A descriptor that is readable while [`wait`] would not wait.
 pub fn readable<L: List>(section: &Section, list: &mut L, listener: Option<RawFd>) -> Result<RawFd, Error> {
     let mut shard = LOOPS.lock(section, part(list.key()));
-    shard.try_reserve(1)?;
-    let event_loop = shard.entry(list.key()).or_insert_with(EventLoop::new);
+    let event_loop = loop_of(&mut shard, list.key())?;
     let result = event_loop.begin(section, list, listener, true).and_then(|()| event_loop.make_readable());
     if event_loop.is_unused() {
         shard.remove(&list.key());
@@ -403,8 +407,7 @@ impl EventLoop {
 pub fn added<L: List>(section: &Section, list: &L, index: usize) -> Result<(), Error> {
     let Some(entry) = list.entry(index) else { return Ok(()) };
     let mut shard = LOOPS.lock(section, part(list.key()));
-    shard.try_reserve(1)?;
-    let event_loop = shard.entry(list.key()).or_insert_with(EventLoop::new);
+    let event_loop = loop_of(&mut shard, list.key())?;
     let (_, size) = list.shape();
     // Where the program has changed the list by hand before, the next wait goes through all of it.
     let was_known = event_loop.seen.1 + 1 == size;

@@ -12,7 +12,7 @@ use std::mem::ManuallyDrop;
 use std::sync::atomic::{AtomicU32, Ordering};
 
 use crate::section::Section;
-use crate::{connections, endpoint, event_loop};
+use crate::{connections, event_loop};
 
 static GENERATION: AtomicU32 = AtomicU32::new(0);
 
@@ -24,7 +24,6 @@ pub fn generation() -> u32 {
 /// Every table of the library, locked. Dropping it unlocks them.
 struct Frozen {
     connections: connections::Frozen,
-    _services: endpoint::Frozen,
     _loops: event_loop::Frozen,
     /// Dropped last.
     _section: Section,
@@ -46,9 +45,9 @@ pub fn prepare() {
         return;
     };
     // In the order in which the event loop takes them.
-    let (loops, services) = (event_loop::freeze(), endpoint::freeze());
+    let loops = event_loop::freeze();
     let connections = connections::freeze();
-    let frozen = Frozen { connections, _services: services, _loops: loops, _section: section };
+    let frozen = Frozen { connections, _loops: loops, _section: section };
     FROZEN.set(Some(ManuallyDrop::new(frozen)));
 }
 

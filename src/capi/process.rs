@@ -1,7 +1,7 @@
 //! What the library asks of the process once: to be told of forks and of its end.
 
 use crate::section::Section;
-use crate::{connections, endpoint, event_loop, fork, output};
+use crate::{connections, event_loop, fork, output};
 
 /// Run by the loader, before any function of the library: a handler that interrupts the program's first call
 /// finds it done.
@@ -35,6 +35,5 @@ extern "C" fn at_exit() {
         output::last_flush(&mut section, None);
         connections::release(&section);
         event_loop::release(&section);
-        endpoint::release(&section);
     }
 }

@@ -153,7 +153,6 @@ pub unsafe extern "C" fn ipc_server_close(srv: *mut ipc_connection_info) -> ipc_
             if let Ok(fd) = unsafe { fd_of(srv, code) } {
                 output::last_flush(section, None);
                 event_loop::closing(section, fd);
-                connections::lock(section, fd).forget();
             }
             end(Some(section))
         },

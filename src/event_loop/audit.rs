@@ -12,7 +12,6 @@ use super::watch::index_u32;
 use super::{Entry, EventLoop, List, State};
 use crate::error::Error;
 use crate::section::Section;
-use crate::shards::NumberMap;
 use crate::{connections, socket};
 
 /// An audit asks the kernel about a part of the list at a time, and there is a pause between the parts: what
@@ -20,6 +19,10 @@ use crate::{connections, socket};
 const PART: usize = 64;
 pub(super) const PAUSE: Duration = Duration::from_millis(10);
 const PAUSE_MS: i64 = 10;
+
+/// Where a member stands that the list does not have any more, and one with another structure in it.
+const UNLISTED: u32 = u32::MAX;
+const CLAIMED: u32 = u32::MAX - 1;
 
 /// How far the list has been looked at since the program last ran.
 #[derive(Default)]
@@ -91,32 +94,29 @@ impl EventLoop {
     /// Goes through the whole list: takes in whom the program has added, drops whom it has removed.
     pub(super) fn reconcile<L: List>(&mut self, section: &Section, list: &L) -> Result<(), Error> {
         let (_, size) = list.shape();
-        let mut listed: NumberMap<RawFd, (usize, Entry)> = NumberMap::default();
-        listed.try_reserve(size)?;
+        self.members.values_mut().for_each(|member| member.index = UNLISTED);
         for index in 0..size {
-            let is_gone = |entry: &Entry| self.gone.iter().any(|gone| gone.identity == entry.identity);
-            if let Some(entry) = list.entry(index).filter(|entry| !is_gone(entry)) {
-                // Of two entries with one descriptor the one that is a member counts, else the last: the
-                // other may be older than the descriptor.
-                let member = self.members.get(&entry.fd);
-                let known = listed
-                    .get(&entry.fd)
-                    .is_some_and(|(_, other)| member.is_some_and(|member| member.identity == other.identity));
-                if !known {
-                    listed.insert(entry.fd, (index, entry));
+            if let Some(entry) = list.entry(index)
+                && let Some(member) = self.members.get_mut(&entry.fd)
+            {
+                if member.is(entry) {
+                    member.index = index_u32(index);
+                } else if member.index == UNLISTED {
+                    member.index = CLAIMED;
                 }
             }
         }
         let mut removed = Vec::new();
         removed.try_reserve(self.members.len())?;
-        removed.extend(self.members.keys().copied().filter(|fd| !listed.contains_key(fd)));
+        let unlisted = self.members.iter().filter(|(_, member)| member.index == UNLISTED);
+        removed.extend(unlisted.map(|(fd, _)| *fd));
         removed.into_iter().for_each(|fd| self.drop_unlisted(list, fd));
-        for (fd, (index, entry)) in listed {
-            match self.members.get(&fd) {
-                Some(member) if member.is(entry) => {
-                    self.update(fd, |member| member.index = index_u32(index));
-                }
-                _ => self.admit(section, entry, index, State::Open)?,
+        // Of two new entries with one descriptor the last counts: the other may be older than the descriptor.
+        for index in (0..size).rev() {
+            let Some(entry) = list.entry(index) else { continue };
+            let is_new = self.members.get(&entry.fd).is_none_or(|member| member.index == CLAIMED);
+            if is_new && !self.gone.iter().any(|gone| gone.identity == entry.identity) {
+                self.admit(section, entry, index, State::Open)?;
             }
         }
         self.seen = list.shape();

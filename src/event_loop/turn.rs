@@ -333,7 +333,8 @@ impl EventLoop {
             let fd =
                 socket::accept(listener.fd).map_err(|errno| Error::new(Code::IPC_ERROR_ACCEPT, errno))?;
             accepted = Some(fd);
-            connections::adopt(section, fd, listener.fd).map_err(failed)?;
+            let settings = connections::lock_known(section, listener.fd).settings();
+            connections::adopt(section, fd, settings).map_err(failed)?;
             self.admit(section, Entry { fd, identity, kind: Kind::Peer }, index, State::Fresh)?;
             Ok(fd)
         });

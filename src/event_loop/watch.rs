@@ -265,6 +265,7 @@ impl EventLoop {
             let gone = old.gone();
             if self.is_watched(entry.fd) {
                 // A copy of a connection that is in the list already: events name the one that was told.
+                self.update(entry.fd, |member| member.index = index_u32(index));
                 return Ok(());
             }
             self.gone.push_back(gone);
