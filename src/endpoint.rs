@@ -14,7 +14,7 @@ use std::io::Write;
 use std::os::fd::{AsRawFd, IntoRawFd, OwnedFd, RawFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use nix::errno::Errno;
 use nix::fcntl::{AT_FDCWD, AtFlags, Flock, FlockArg, OFlag, open};
@@ -33,7 +33,7 @@ use crate::socket as door;
 /// How long a start or an end waits for another server's start or end in the same directory. Whoever can
 /// read the directory can hold its lock, so the wait has a limit; what then remains is a window of
 /// microseconds between two servers that start at once.
-const DIRECTORY_LOCK_LIMIT: Duration = Duration::from_secs(1);
+const DIRECTORY_LOCK_LIMIT_MS: i32 = 1000;
 
 /// The longest path in `sun_path`: 108 bytes with the NUL.
 const SUN_PATH_MAX: usize = 107;
@@ -98,11 +98,11 @@ fn lock_directory(path: &CStr) -> Option<Flock<OwnedFd>> {
     // A name that is no longer than this is opened without the heap.
     let name = Some(directory_of(path)).filter(|name| name.as_os_str().len() < 1024)?;
     let mut directory = open(name, flags, Mode::empty()).ok()?;
-    let limit = Instant::now() + DIRECTORY_LOCK_LIMIT;
+    let limit = door::Limit::of(DIRECTORY_LOCK_LIMIT_MS);
     loop {
         match Flock::lock(directory, FlockArg::LockExclusiveNonblock) {
             Ok(locked) => return Some(locked),
-            Err((unlocked, Errno::EAGAIN | Errno::EINTR)) if Instant::now() < limit => directory = unlocked,
+            Err((unlocked, Errno::EAGAIN | Errno::EINTR)) if limit.left() > 0 => directory = unlocked,
             Err(_) => return None,
         }
         std::thread::sleep(Duration::from_millis(1));

@@ -19,7 +19,6 @@ mod watch;
 use std::collections::VecDeque;
 use std::mem::MaybeUninit;
 use std::os::fd::RawFd;
-use std::time::Instant;
 
 use nix::errno::Errno;
 
@@ -149,8 +148,8 @@ struct Gone {
 struct Listener {
     fd: RawFd,
     generation: u32,
-    /// Since when no client is accepted, for want of descriptors or memory.
-    paused_at: Option<Instant>,
+    /// Until when no client is accepted, for want of descriptors or memory.
+    paused: Option<Limit>,
 }
 
 /// Which registration an epoll event speaks of.

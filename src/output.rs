@@ -28,6 +28,9 @@ use crate::socket::{self, Patience};
 /// How long a peer in a list may drain nothing before the rest is queued, in milliseconds.
 const PATIENCE: u8 = 5;
 
+/// How long to wait for memory of the kernel's, in milliseconds.
+const MEMORY_PAUSE: u8 = 1;
+
 /// How long closing and exiting try to send what is queued, in milliseconds: one after the other in all.
 const LAST_CHANCE: i64 = 1000;
 
@@ -40,6 +43,11 @@ static WAITED_AT: AtomicI64 = AtomicI64::new(0);
 
 /// Whether any connection may have bytes queued. Set with each, cleared by a look that finds none.
 static QUEUED: AtomicBool = AtomicBool::new(false);
+
+/// Whether a send that failed so may succeed later: the kernel has no room or no memory for now.
+fn is_passing(errno: Errno) -> bool {
+    matches!(errno, Errno::EAGAIN | Errno::ENOBUFS | Errno::ENOMEM | Errno::ETOOMANYREFS)
+}
 
 /// A send that failed.
 pub fn failed(errno: Errno) -> Error {
@@ -193,6 +201,15 @@ fn send_rest(
         match frame.after(sent).send(fd) {
             Ok(count) => sent += count,
             Err(Errno::EAGAIN) => {}
+            // Half of it is sent: the rest has to follow, once the kernel has memory again.
+            Err(errno) if sent > 0 && is_passing(errno) && listed => {
+                drop(slot);
+                return enqueue(section, fd, thread, frame, sent);
+            }
+            Err(errno) if sent > 0 && is_passing(errno) => {
+                drop(slot);
+                let _ = section.outside(|| poll(&mut [], MEMORY_PAUSE));
+            }
             Err(errno) => return Err(failed(errno)),
         }
     }
@@ -212,7 +229,9 @@ fn send_waiting(
             Ok(count) => sent += count,
             Err(Errno::EINTR) => {}
             // The program has set O_NONBLOCK or a time-out.
-            Err(Errno::EAGAIN) => return send_rest(section, fd, thread, frame, sent, false),
+            Err(errno) if errno == Errno::EAGAIN || sent > 0 && is_passing(errno) => {
+                return send_rest(section, fd, thread, frame, sent, false);
+            }
             Err(errno) => return Err(failed(errno)),
         }
         if sent < frame.len() {
@@ -266,7 +285,7 @@ pub fn flush_queue(slot: &mut Slot<'_>, fd: RawFd) -> Result<bool, Error> {
     }
     match connection.outbound.flush(|pieces, descriptor| send(fd, pieces, descriptor)) {
         Ok(()) => Ok(true),
-        Err(Errno::EAGAIN) => Ok(false),
+        Err(errno) if is_passing(errno) => Ok(false),
         Err(errno) => {
             connection.outbound.clear();
             slot.tidy();

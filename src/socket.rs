@@ -8,7 +8,6 @@
 use std::io::IoSlice;
 use std::mem::MaybeUninit;
 use std::os::fd::{BorrowedFd, FromRawFd, OwnedFd, RawFd};
-use std::time::{Duration, Instant};
 
 use nix::Result;
 use nix::errno::Errno;
@@ -39,26 +38,40 @@ impl Patience {
 }
 
 /// How long a call may wait.
-#[derive(Clone, Copy)]
-pub struct Limit(Option<Instant>);
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Limit {
+    /// In microseconds of the monotonic clock.
+    end: Option<i64>,
+}
 
 impl Limit {
     /// For ever.
-    pub const NONE: Self = Self(None);
+    pub const NONE: Self = Self { end: None };
 
     /// For so many milliseconds from now on; for ever if they are negative.
     pub fn of(milliseconds: i32) -> Self {
-        let time = u64::try_from(milliseconds).ok().map(Duration::from_millis);
-        Self(time.and_then(|time| Instant::now().checked_add(time)))
+        let end = (milliseconds >= 0)
+            .then(|| microseconds(ClockId::CLOCK_MONOTONIC) + 1000 * i64::from(milliseconds));
+        Self { end }
     }
 
     /// The time that is left, in milliseconds: -1 for ever.
     pub fn left(self) -> i32 {
-        let Some(end) = self.0 else { return -1 };
+        let Some(end) = self.end else { return -1 };
         // Rounded up: a wait of 0 before the time is over would spin.
-        let left = end.saturating_duration_since(Instant::now()).as_micros().div_ceil(1000);
-        i32::try_from(left).unwrap_or(i32::MAX)
+        let left = (end - microseconds(ClockId::CLOCK_MONOTONIC) + 999) / 1000;
+        i32::try_from(left.max(0)).unwrap_or(i32::MAX)
     }
+}
+
+fn microseconds(clock: ClockId) -> i64 {
+    clock_gettime(clock)
+        .map_or(0, |time| time.tv_sec().saturating_mul(1_000_000).saturating_add(time.tv_nsec() / 1000))
+}
+
+/// Milliseconds of a clock that costs no system call.
+pub fn milliseconds() -> i64 {
+    microseconds(ClockId::CLOCK_MONOTONIC_COARSE) / 1000
 }
 
 /// A descriptor of the program, for the calls that want more than a number.
@@ -378,12 +391,6 @@ pub fn wait_epoll(
         let count = libc::epoll_wait(set, room.as_mut_ptr().cast(), most, timeout_ms);
         written(room, count as isize)
     }
-}
-
-/// Milliseconds of a clock that costs no system call.
-pub fn milliseconds() -> i64 {
-    clock_gettime(ClockId::CLOCK_MONOTONIC_COARSE)
-        .map_or(0, |time| time.tv_sec().saturating_mul(1000).saturating_add(time.tv_nsec() / 1_000_000))
 }
 
 /// Closes a descriptor of the program. Linux has freed the number even where it answers EINTR.

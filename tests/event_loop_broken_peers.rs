@@ -111,4 +111,6 @@ fn promise_8_a_descriptor_that_is_no_socket_is_a_connection_that_fails() {
         assert_eq!(unsafe { ipc_add(&mut program.list, info) }, IPC_ERROR_NONE);
     }
     assert_error_and_end(&mut program, reader, &mut beside, infos[0].fd);
+    // It may be anything of the program's by now, and is not closed.
+    drop(unsafe { <std::os::fd::OwnedFd as std::os::fd::FromRawFd>::from_raw_fd(reader) });
 }

@@ -4,7 +4,6 @@
 
 use std::ops::Range;
 use std::os::fd::RawFd;
-use std::time::Duration;
 
 use nix::errno::Errno;
 
@@ -17,8 +16,7 @@ use crate::{connections, socket};
 /// An audit asks the kernel about a part of the list at a time, and there is a pause between the parts: what
 /// it takes of the time does not grow with the list.
 const PART: usize = 64;
-pub(super) const PAUSE: Duration = Duration::from_millis(10);
-const PAUSE_MS: i64 = 10;
+pub(super) const PAUSE_MS: i64 = 10;
 
 /// Where a member stands that the list does not have any more, and one with another structure in it.
 const UNLISTED: u32 = u32::MAX;

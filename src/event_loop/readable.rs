@@ -20,17 +20,20 @@ pub struct Readable {
 }
 
 impl Readable {
-    /// Readable whenever `set` is.
-    pub fn new(set: BorrowedFd<'_>) -> nix::Result<Self> {
+    /// One that follows no set yet.
+    pub fn new() -> nix::Result<Self> {
         let outer = Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC)?;
         let left = EventFd::from_flags(EfdFlags::EFD_CLOEXEC | EfdFlags::EFD_NONBLOCK)?;
         outer.add(left.as_fd(), EpollEvent::new(EpollFlags::EPOLLIN, 0))?;
-        let readable = Self { outer, left, is_raised: false, made_by: fork::generation() };
-        readable.follow(set)?;
-        Ok(readable)
+        Ok(Self { outer, left, is_raised: false, made_by: fork::generation() })
     }
 
-    /// The set has been made anew; the one before has left with its descriptor.
+    /// The set will be closed. A forked child may have it, too, so that it would not leave by itself.
+    pub fn leave(&self, set: BorrowedFd<'_>) {
+        let _ = self.outer.delete(set);
+    }
+
+    /// Readable whenever this set is.
     pub fn follow(&self, set: BorrowedFd<'_>) -> nix::Result<()> {
         self.outer.add(set, EpollEvent::new(EpollFlags::EPOLLIN, 0))
     }
@@ -43,6 +46,11 @@ impl Readable {
     /// The descriptor.
     pub fn fd(&self) -> RawFd {
         self.outer.0.as_raw_fd()
+    }
+
+    /// Both descriptors that it is made of.
+    pub fn numbers(&self) -> [RawFd; 2] {
+        [self.fd(), self.left.as_fd().as_raw_fd()]
     }
 
     /// Whether something is left to tell, beside what the kernel knows of.

@@ -3,10 +3,10 @@
 #![forbid(unsafe_code)]
 
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, RawFd};
-use std::time::Duration;
 
 use nix::errno::Errno;
 use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags};
+use nix::sys::time::{TimeSpec, TimeValLike};
 use nix::sys::timerfd::{ClockId, Expiration, TimerFd, TimerFlags, TimerSetTimeFlags};
 
 use super::Token;
@@ -23,6 +23,8 @@ pub struct Set {
     /// Whether a tick is to come.
     ticking: bool,
     made_by: u32,
+    /// The library's own descriptors. An entry whose descriptor was closed may have the number of one.
+    ours: [RawFd; 4],
 }
 
 impl Set {
@@ -34,7 +36,18 @@ impl Set {
         // Told once for each tick: nobody reads the clock.
         let interest = EpollFlags::EPOLLIN | EpollFlags::EPOLLET;
         epoll.add(clock.as_fd(), EpollEvent::new(interest, Token::TICK.data()))?;
-        Ok(Self { epoll, clock, ticking: false, made_by: fork::generation() })
+        let ours = [epoll.0.as_raw_fd(), clock.as_fd().as_raw_fd(), -1, -1];
+        Ok(Self { epoll, clock, ticking: false, made_by: fork::generation(), ours })
+    }
+
+    /// Two more descriptors of the library.
+    pub fn spare(&mut self, others: [RawFd; 2]) {
+        let ([epoll, clock, ..], [one, two]) = (self.ours, others);
+        self.ours = [epoll, clock, one, two];
+    }
+
+    fn member(&self, fd: RawFd) -> nix::Result<BorrowedFd<'static>> {
+        if self.ours.contains(&fd) { Err(Errno::EBADF) } else { socket::borrow(fd) }
     }
 
     /// Whether this process has made it.
@@ -52,10 +65,11 @@ impl Set {
         self.epoll.0.as_fd()
     }
 
-    /// Has the clock tick once, this time from now, unless a tick is to come anyway.
-    pub fn tick_in(&mut self, time: Duration) -> nix::Result<()> {
+    /// Has the clock tick once, so many milliseconds from now, unless a tick is to come anyway.
+    pub fn tick_in(&mut self, milliseconds: i64) -> nix::Result<()> {
         if !self.ticking {
-            self.clock.set(Expiration::OneShot(time.into()), TimerSetTimeFlags::empty())?;
+            self.clock
+                .set(Expiration::OneShot(TimeSpec::milliseconds(milliseconds)), TimerSetTimeFlags::empty())?;
             self.ticking = true;
         }
         Ok(())
@@ -70,7 +84,7 @@ impl Set {
     pub fn watch(&self, token: Token, interest: EpollFlags) -> nix::Result<()> {
         match self.add(token, interest) {
             Err(Errno::EEXIST) => {
-                self.epoll.modify(socket::borrow(token.fd)?, &mut EpollEvent::new(interest, token.data()))
+                self.epoll.modify(self.member(token.fd)?, &mut EpollEvent::new(interest, token.data()))
             }
             result => result,
         }
@@ -78,12 +92,12 @@ impl Set {
 
     /// Watches a descriptor that is not watched yet: EEXIST for one that is, as the file that it is now.
     pub fn add(&self, token: Token, interest: EpollFlags) -> nix::Result<()> {
-        self.epoll.add(socket::borrow(token.fd)?, EpollEvent::new(interest, token.data()))
+        self.epoll.add(self.member(token.fd)?, EpollEvent::new(interest, token.data()))
     }
 
     /// Watches a descriptor no more.
     pub fn remove(&self, fd: RawFd) {
-        if let Ok(fd) = socket::borrow(fd) {
+        if let Ok(fd) = self.member(fd) {
             // A closed descriptor has left the set by itself.
             let _ = self.epoll.delete(fd);
         }

@@ -124,8 +124,9 @@ impl EventLoop {
                 return Ok(Some(Event { origin, what: What::Connection }));
             }
             State::Failed => {
-                // The program may have closed it at the word of the error, and its number be in use again.
-                let open = self.is_watched(fd);
+                // The program may have closed it at the word of the error, or before, and its number be in use
+                // again: what is no socket is not a connection of the list, and not to be closed.
+                let open = self.is_watched(fd) && socket::cookie(fd).is_ok();
                 return Ok(self.end(section, list, fd, index, open));
             }
             State::Open | State::Ending | State::Told => {}

@@ -3,7 +3,6 @@
 #![forbid(unsafe_code)]
 
 use std::os::fd::RawFd;
-use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
 use nix::sys::epoll::EpollFlags;
@@ -13,11 +12,11 @@ use super::{
 };
 use crate::error::Error;
 use crate::section::Section;
-use crate::socket::{self, Readiness};
+use crate::socket::{self, Limit, Readiness};
 use crate::{connections, output};
 
 /// How long no client is accepted after descriptors or memory ran out, unless one comes free here.
-const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+const ACCEPT_PAUSE_MS: i32 = 100;
 
 /// After how many turns at least the kernel is asked who else is ready: a single one that sends much would
 /// cost a system call for each message.
@@ -30,12 +29,12 @@ pub(super) fn index_u32(index: usize) -> u32 {
 impl EventLoop {
     /// The set, to be asked who is ready. Its clock runs, if there is something to look after meanwhile.
     pub(super) fn set_to_ask(&mut self) -> Result<Option<RawFd>, Error> {
-        let is_paused = self.listener.is_some_and(|listener| listener.paused_at.is_some());
+        let is_paused = self.listener.is_some_and(|listener| listener.paused.is_some());
         let Some(set) = self.set.as_mut().filter(|set| set.is_own()) else { return Ok(None) };
         if self.audit.is_due() {
-            set.tick_in(audit::PAUSE).map_err(failed)?;
+            set.tick_in(audit::PAUSE_MS).map_err(failed)?;
         } else if is_paused {
-            set.tick_in(ACCEPT_PAUSE).map_err(failed)?;
+            set.tick_in(i64::from(ACCEPT_PAUSE_MS)).map_err(failed)?;
         }
         Ok(Some(set.fd()))
     }
@@ -68,25 +67,43 @@ impl EventLoop {
         fds.try_reserve(self.members.len())?;
         fds.extend(self.members.keys().copied());
         // The parent's, in a forked child, makes room for the new one.
-        self.set = None;
-        let set = Set::new().map_err(failed)?;
-        if let Some(readable) = self.readable.as_ref().filter(|readable| readable.is_own()) {
-            readable.follow(set.as_fd()).map_err(failed)?;
-        }
-        self.set = Some(set);
-        let registered =
-            self.register_listener().and_then(|()| fds.into_iter().try_for_each(|fd| self.register(fd)));
+        self.drop_set();
+        self.set = Some(Set::new().map_err(failed)?);
+        let registered = self
+            .show_set()
+            .and_then(|()| self.register_listener())
+            .and_then(|()| fds.into_iter().try_for_each(|fd| self.register(fd)));
         if registered.is_err() {
-            self.set = None;
+            self.drop_set();
         }
         registered
     }
 
+    fn drop_set(&mut self) {
+        if let (Some(readable), Some(set)) = (self.own_readable(), self.own_set()) {
+            readable.leave(set.as_fd());
+        }
+        self.set = None;
+    }
+
+    fn show_set(&mut self) -> Result<(), Error> {
+        let readable = self.readable.as_ref().filter(|readable| readable.is_own());
+        if let (Some(readable), Some(set)) = (readable, &mut self.set) {
+            set.spare(readable.numbers());
+            readable.follow(set.as_fd()).map_err(failed)?;
+        }
+        Ok(())
+    }
+
+    fn own_readable(&self) -> Option<&Readable> {
+        self.readable.as_ref().filter(|readable| readable.is_own())
+    }
+
     /// The descriptor for other event loops, made if there is none of this process yet.
     pub(super) fn make_readable(&mut self) -> Result<RawFd, Error> {
-        if self.readable.as_ref().is_none_or(|readable| !readable.is_own()) {
-            let Some(set) = self.own_set() else { return Err(failed(Errno::EBADF)) };
-            self.readable = Some(Readable::new(set.as_fd()).map_err(failed)?);
+        if self.own_readable().is_none() {
+            self.readable = Some(Readable::new().map_err(failed)?);
+            self.show_set()?;
         }
         self.show();
         self.readable.as_ref().map(Readable::fd).ok_or(failed(Errno::EBADF))
@@ -120,7 +137,7 @@ impl EventLoop {
             }
         }
         if stale {
-            self.set = None;
+            self.drop_set();
             self.build()?;
         }
         if ticked {
@@ -144,7 +161,7 @@ impl EventLoop {
         if let Some(fd) = fd {
             socket::prepare_listener(fd).map_err(failed)?;
             self.ready.try_reserve(self.members.len() + 2)?;
-            self.listener = Some(Listener { fd, generation: self.next_generation(), paused_at: None });
+            self.listener = Some(Listener { fd, generation: self.next_generation(), paused: None });
             self.register_listener()?;
         }
         Ok(())
@@ -152,13 +169,13 @@ impl EventLoop {
 
     pub(super) fn register_listener(&self) -> Result<(), Error> {
         let (Some(listener), Some(set)) = (self.listener, self.own_set()) else { return Ok(()) };
-        let interest = if listener.paused_at.is_some() { EpollFlags::empty() } else { EpollFlags::EPOLLIN };
+        let interest = if listener.paused.is_some() { EpollFlags::empty() } else { EpollFlags::EPOLLIN };
         set.watch(listener.token(), interest).map_err(failed)
     }
 
-    fn set_pause(&mut self, paused_at: Option<Instant>) {
+    fn set_pause(&mut self, paused: Option<Limit>) {
         if let Some(listener) = &mut self.listener
-            && std::mem::replace(&mut listener.paused_at, paused_at) != paused_at
+            && std::mem::replace(&mut listener.paused, paused) != paused
         {
             // Should it fail, the next audit tries again.
             let _ = self.register_listener();
@@ -167,7 +184,7 @@ impl EventLoop {
 
     /// Descriptors or memory have run out.
     pub(super) fn pause_listener(&mut self) {
-        self.set_pause(Some(Instant::now()));
+        self.set_pause(Some(Limit::of(ACCEPT_PAUSE_MS)));
     }
 
     /// A descriptor has come free.
@@ -177,11 +194,7 @@ impl EventLoop {
 
     /// One may have come free elsewhere.
     pub(super) fn retry_listener(&mut self) {
-        if self
-            .listener
-            .and_then(|listener| listener.paused_at)
-            .is_some_and(|since| since.elapsed() >= ACCEPT_PAUSE)
-        {
+        if self.listener.and_then(|listener| listener.paused).is_some_and(|pause| pause.left() == 0) {
             self.resume_listener();
         }
     }
@@ -207,8 +220,8 @@ impl EventLoop {
                 self.update(fd, |member| member.always_ready = true);
                 self.make_ready(fd, true, false);
             }
-            // EINVAL: the program has closed it, and its number is now that of the epoll set.
-            Err(Errno::EBADF | Errno::EINVAL) => self.lose(fd),
+            // Perhaps its number is now one of the library's own descriptors.
+            Err(Errno::EBADF) => self.lose(fd),
             Err(errno) => return Err(failed(errno)),
         }
         Ok(())
