@@ -55,8 +55,9 @@ enum ipc_errors ipc_wait_event_timeout(struct ipc_connection_infos *clients,
                                        int timeout_ms);
 
 /**
- * Waits as ipc_wait_event_timeout does, and then tells all that is at hand, up to `*count` events, in the
- * order in which single calls would. `*count` becomes how many: 0 when the time is over.
+ * Waits as ipc_wait_event_timeout does, and then tells all that is at hand, up to `*count` events: in turns,
+ * as single calls do, and what concerns one connection in its order. `*count` becomes how many: 0 when the
+ * time is over.
  *
  * `events` is an array of `*count` events. Initialise it with zeros: each call frees the messages of the call
  * before. Events of one array may be about the same connection: free an `origin` only at its DISCONNECTION,

@@ -35,6 +35,10 @@ use crate::socket::{self, Limit, Readiness};
 /// How many ready descriptors one wait brings.
 const BATCH: usize = 64;
 
+/// After how many turns at least the kernel is asked who else is ready: a single one that sends much would
+/// cost a system call for each message.
+const SHORTEST_ROUND: usize = 2;
+
 /// The program's list, as the loop sees it.
 pub trait List {
     /// What an event names its connection with.
@@ -187,6 +191,8 @@ pub struct EventLoop {
     turns: usize,
     /// How many of `ready` are there since an earlier call: the program may have closed them meanwhile.
     old: usize,
+    /// After how many turns at least the kernel is asked who else is ready.
+    shortest_round: usize,
     generations: u32,
     seen: (usize, usize),
     audit: Audit,
@@ -237,15 +243,17 @@ fn loop_of<'a>(shard: &'a mut Shard<'_, usize, EventLoop>, list: usize) -> Resul
 }
 
 /// Waits until something happens to one of the list's connections or at the listener; none where the time is
-/// over before.
+/// over before. The program wants `most` events: one, and the others by [`at_hand`].
 pub fn wait<L: List>(
     section: &mut Section,
     list: &mut L,
     listener: Option<RawFd>,
     limit: Limit,
+    most: usize,
 ) -> Result<Option<Event<L::Origin>>, Error> {
     let key = list.key();
     let mut timeout = limit.left();
+    let mut looks = 0;
     let mut room = [const { MaybeUninit::uninit() }; BATCH];
     let mut brought: Option<&[Readiness]> = None;
     loop {
@@ -253,7 +261,7 @@ pub fn wait<L: List>(
         let event_loop = loop_of(&mut shard, key)?;
         event_loop.waiting = false;
         let result = match brought {
-            None => event_loop.begin(section, list, listener, timeout != 0),
+            None => event_loop.begin(section, list, listener, timeout != 0, most),
             Some(brought) => event_loop.collect(section, list, brought),
         };
         let result = result.and_then(|()| event_loop.next(section, list));
@@ -261,10 +269,12 @@ pub fn wait<L: List>(
             && event_loop.can_happen()
             && let Some(set) = event_loop.set_to_ask()?
         {
-            if timeout == 0 && brought.is_some() {
+            // One wait brings a part of those who are ready: as many have been looked at as there are.
+            if timeout == 0 && looks > event_loop.members.len() / BATCH {
                 event_loop.show();
                 return Ok(None);
             }
+            looks += 1;
             event_loop.waiting = true;
             drop(shard);
             match section.outside(|| socket::wait_epoll(set, &mut room, timeout)) {
@@ -287,12 +297,10 @@ pub fn wait<L: List>(
     }
 }
 
-/// What else has happened, as far as the last call of [`wait`] for this list has learned.
+/// What else has happened after the last call of [`wait`] for this list, without waiting for it.
 pub fn at_hand<L: List>(section: &Section, list: &mut L) -> Result<Option<Event<L::Origin>>, Error> {
     let mut shard = LOOPS.lock(section, part(list.key()));
     let Some(event_loop) = shard.get_mut(&list.key()) else { return Ok(None) };
-    // As many as wait for their turn: nobody is asked for more.
-    event_loop.turns = event_loop.turns.max(event_loop.ready.len());
     let event = event_loop.serve(section, list)?;
     event_loop.seen = list.shape();
     event_loop.show();
@@ -306,7 +314,7 @@ pub fn at_hand<L: List>(section: &Section, list: &mut L) -> Result<Option<Event<
 pub fn readable<L: List>(section: &Section, list: &mut L, listener: Option<RawFd>) -> Result<RawFd, Error> {
     let mut shard = LOOPS.lock(section, part(list.key()));
     let event_loop = loop_of(&mut shard, list.key())?;
-    let result = event_loop.begin(section, list, listener, true).and_then(|()| event_loop.make_readable());
+    let result = event_loop.begin(section, list, listener, true, 1).and_then(|()| event_loop.make_readable());
     if event_loop.is_unused() {
         shard.remove(&list.key());
     }
@@ -334,6 +342,7 @@ impl EventLoop {
             gone: VecDeque::new(),
             turns: 0,
             old: 0,
+            shortest_round: SHORTEST_ROUND,
             generations: 0,
             seen: (0, 0),
             audit: Audit::default(),
@@ -369,8 +378,14 @@ impl EventLoop {
         list: &L,
         listener: Option<RawFd>,
         may_wait: bool,
+        most: usize,
     ) -> Result<(), Error> {
         self.old = self.ready.len();
+        self.shortest_round = most.clamp(SHORTEST_ROUND, BATCH);
+        if most > 1 {
+            // Who is ready by now is told beside those of whom much has been read ahead.
+            self.turns = 0;
+        }
         self.audit.begin_anew(may_wait);
         self.watch_listener(listener)?;
         let changed = self.seen != list.shape();
@@ -410,6 +425,10 @@ pub fn added<L: List>(section: &Section, list: &L, index: usize) -> Result<(), E
     let (_, size) = list.shape();
     // Where the program has changed the list by hand before, the next wait goes through all of it.
     let was_known = event_loop.seen.1 + 1 == size;
+    if entry.kind == Kind::Watched {
+        // It is refused now if epoll cannot watch it.
+        event_loop.build()?;
+    }
     event_loop.admit(section, entry, index, State::Open)?;
     event_loop.show();
     if was_known {
@@ -457,20 +476,29 @@ pub fn closing(section: &Section, fd: RawFd) {
     });
 }
 
+/// Calls `act` on the loop of each list that has the connection.
+fn for_each_with(section: &Section, fd: RawFd, act: &mut dyn FnMut(&mut EventLoop)) {
+    LOOPS.for_each(section, |loops| {
+        loops.values_mut().filter(|event_loop| event_loop.members.contains_key(&fd)).for_each(&mut *act);
+    });
+}
+
+/// Has the lists that have the connection look at what is in memory of it: the kernel may have nothing more.
+pub fn has_input(section: &Section, fd: RawFd) {
+    for_each_with(section, fd, &mut |event_loop| {
+        event_loop.make_ready(fd, true, false);
+        event_loop.show();
+    });
+}
+
 /// Whether any list has the connection.
 pub fn is_listed(section: &Section, fd: RawFd) -> bool {
     let mut found = false;
-    LOOPS.for_each(section, |loops| {
-        found |= loops.values().any(|event_loop| event_loop.members.contains_key(&fd));
-    });
+    for_each_with(section, fd, &mut |_| found = true);
     found
 }
 
 /// Has the lists that have the connection send what is queued for it.
 pub fn watch_output(section: &Section, fd: RawFd) {
-    LOOPS.for_each(section, |loops| {
-        for event_loop in loops.values_mut().filter(|event_loop| event_loop.members.contains_key(&fd)) {
-            event_loop.watch_output(fd, true);
-        }
-    });
+    for_each_with(section, fd, &mut |event_loop| event_loop.watch_output(fd, true));
 }

@@ -16,7 +16,7 @@ use crate::memory::OutOfMemory;
 use crate::section::Section;
 use crate::socket::{self, Patience};
 use crate::wire::Header;
-use crate::{connections, output};
+use crate::{connections, event_loop, output};
 
 /// Why no frame came.
 enum Failure {
@@ -47,6 +47,9 @@ pub fn read(
         }
         let is_kept =
             inbound.is_empty() || connections::lock(section, fd).put_inbound(&mut inbound, cookie).is_ok();
+        if let Err(Failure::Passing(_)) = result {
+            event_loop::has_input(section, fd);
+        }
         match result {
             // No memory to keep the half-received frame in: rather than lose it, go on.
             Err(Failure::Passing(Error { errno: Errno::EINTR | Errno::EAGAIN, .. })) if !is_kept => {}

@@ -95,7 +95,7 @@ impl Counted {
     fn next(&mut self) -> (RawFd, What) {
         let mut section = Section::enter().unwrap();
         let Ok(Some(event)) =
-            event_loop::wait(&mut section, &mut self.list, Some(self.listener.as_raw_fd()), Limit::NONE)
+            event_loop::wait(&mut section, &mut self.list, Some(self.listener.as_raw_fd()), Limit::NONE, 1)
         else {
             panic!("{}", std::io::Error::last_os_error());
         };

@@ -48,7 +48,7 @@ pub unsafe extern "C" fn ipc_wait_event(
 ) -> ipc_errors {
     call(ipc_errors::IPC_ERROR_WAIT_EVENT__SELECT, |section| {
         // SAFETY: the caller's list, service and event.
-        unsafe { wait(section, clients, srv, event, Limit::NONE) }.map(drop)
+        unsafe { wait(section, clients, srv, event, Limit::NONE, 1) }.map(drop)
     })
 }
 
@@ -60,7 +60,7 @@ pub(super) enum Told {
     EventWithDescriptors,
 }
 
-/// Waits for an event and tells it.
+/// Waits for an event and tells it; the program wants `most` of them.
 ///
 /// # Safety
 /// Each is NULL or points to what its type says.
@@ -70,6 +70,7 @@ pub(super) unsafe fn wait(
     srv: *mut ipc_connection_info,
     event: *mut ipc_event,
     limit: Limit,
+    most: usize,
 ) -> Result<Told, Error> {
     let event = required(event, ipc_errors::IPC_ERROR_WAIT_EVENT__NO_EVENT_PARAM)?;
     // SAFETY: `event` is not NULL, so it is an event.
@@ -79,7 +80,7 @@ pub(super) unsafe fn wait(
     let message = told_before.map_or_else(|| CBox::new(messages::EMPTY), Ok)?;
     // SAFETY: the caller's list and service.
     let (mut list, listener) = unsafe { (CList::new(clients, srv), fd_of(srv)) };
-    let happened = event_loop::wait(section, &mut list, listener, limit)?;
+    let happened = event_loop::wait(section, &mut list, listener, limit, most)?;
     // SAFETY: `event` is not NULL, so it is an event.
     Ok(happened.map_or(Told::Nothing, |happened| unsafe { tell(event, happened, message) }))
 }

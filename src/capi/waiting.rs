@@ -29,12 +29,13 @@ pub unsafe extern "C" fn ipc_wait_event_timeout(
 ) -> ipc_errors {
     call(ipc_errors::IPC_ERROR_WAIT_EVENT__SELECT, |section| {
         // SAFETY: the caller's list, service and event.
-        unsafe { events::wait(section, clients, srv, event, Limit::of(timeout_ms)) }.map(drop)
+        unsafe { events::wait(section, clients, srv, event, Limit::of(timeout_ms), 1) }.map(drop)
     })
 }
 
-/// Waits as ipc_wait_event_timeout does, and then tells all that is at hand, up to `*count` events, in the
-/// order in which single calls would. `*count` becomes how many: 0 when the time is over.
+/// Waits as ipc_wait_event_timeout does, and then tells all that is at hand, up to `*count` events: in turns,
+/// as single calls do, and what concerns one connection in its order. `*count` becomes how many: 0 when the
+/// time is over.
 ///
 /// `events` is an array of `*count` events. Initialise it with zeros: each call frees the messages of the call
 /// before. Events of one array may be about the same connection: free an `origin` only at its DISCONNECTION,
@@ -80,7 +81,7 @@ unsafe fn wait_for_many(
     let mut told = 0;
     // SAFETY: as promised by the caller: `told` stays below `room`.
     let last = unsafe {
-        let mut last = events::wait(section, clients, srv, events, limit);
+        let mut last = events::wait(section, clients, srv, events, limit, room);
         while let Ok(Told::Event | Told::EventWithDescriptors) = last {
             told += 1;
             // Descriptors are to be had only until the connection's next message.

@@ -94,6 +94,8 @@ impl EventLoop {
         self.collect(section, list, brought)
     }
 
+    /// `known` is whether the kernel has told in this call that the descriptor is what it was: bytes of the
+    /// program's own file that has its number by now are not to be read, nor told what came before it.
     fn turn<L: List>(
         &mut self,
         section: &Section,
@@ -131,6 +133,11 @@ impl EventLoop {
             }
             State::Open | State::Ending | State::Told => {}
         }
+        if !known && !self.is_watched(fd) {
+            connections::lock_known(section, fd).forget();
+            self.lose(fd);
+            return Ok(None);
+        }
         if writable && member.sending && self.send_queued(section, fd) && member.state == State::Ending {
             return Ok(self.end(section, list, fd, index, true));
         }
@@ -145,7 +152,7 @@ impl EventLoop {
             let frame = self.read_extra(fd, member.always_ready)?;
             return Ok(frame.map(|frame| Event { origin, what: What::Extra(frame) }));
         }
-        match self.receive(section, fd, known)? {
+        match self.receive(section, fd)? {
             Received::Message(frame) => Ok(Some(Event { origin, what: What::Message(frame) })),
             Received::Nothing => Ok(None),
             Received::End if output::is_queued(section, fd) => {
@@ -167,9 +174,8 @@ impl EventLoop {
         }
     }
 
-    /// Receives a frame of the connection, or cuts one of what an earlier receive has brought. `known` is
-    /// whether the kernel has just told that the descriptor is still this connection.
-    fn receive(&mut self, section: &Section, fd: RawFd, known: bool) -> Result<Received, Error> {
+    /// Receives a frame of the connection, or cuts one of what an earlier receive has brought.
+    fn receive(&mut self, section: &Section, fd: RawFd) -> Result<Received, Error> {
         let mut slot = connections::lock_known(section, fd);
         // Before anything is taken from the kernel, so that nothing is lost for want of it.
         if slot.reserve().is_err() {
@@ -178,10 +184,6 @@ impl EventLoop {
         }
         let (came, cut, more);
         if let Some(connection) = slot.get() {
-            if !known && !self.is_watched(fd) {
-                slot.forget();
-                return Ok(Received::Closed);
-            }
             (came, cut) = self.pull(&mut connection.inbound, fd);
             more = connection.inbound.has_ahead();
             if connection.is_idle() {

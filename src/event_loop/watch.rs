@@ -18,10 +18,6 @@ use crate::{connections, output};
 /// How long no client is accepted after descriptors or memory ran out, unless one comes free here.
 const ACCEPT_PAUSE_MS: i32 = 100;
 
-/// After how many turns at least the kernel is asked who else is ready: a single one that sends much would
-/// cost a system call for each message.
-const SHORTEST_ROUND: usize = 2;
-
 pub(super) fn index_u32(index: usize) -> u32 {
     u32::try_from(index).unwrap_or(u32::MAX)
 }
@@ -143,7 +139,7 @@ impl EventLoop {
         if ticked {
             self.look_after(section, list)?;
         }
-        self.turns = self.ready.len().max(SHORTEST_ROUND);
+        self.turns = self.ready.len().max(self.shortest_round);
         Ok(())
     }
 
@@ -313,7 +309,10 @@ impl EventLoop {
     /// Whether epoll watches the descriptor as it is now. Adding it again changes nothing if it does.
     pub(super) fn is_watched(&self, fd: RawFd) -> bool {
         let (Some(member), Some(set)) = (self.members.get(&fd), self.own_set()) else { return false };
-        set.add(member.token(fd), EpollFlags::empty()) == Err(Errno::EEXIST)
+        match set.add(member.token(fd), EpollFlags::empty()) {
+            Err(Errno::EEXIST) => true,
+            result => result == Err(Errno::EPERM) && member.always_ready,
+        }
     }
 
     /// Forgets a member that is in the list no more.
