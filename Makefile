@@ -15,6 +15,7 @@ LIBDIR ?= $(PREFIX)/lib
 INCLUDEDIR ?= $(PREFIX)/include
 MANDIR ?= $(PREFIX)/share/man
 PKGCONFIGDIR = $(LIBDIR)/pkgconfig
+MAN3DIR = $(MANDIR)/man3
 MAN7DIR = $(MANDIR)/man7
 
 CARGO ?= cargo
@@ -49,11 +50,15 @@ $(LIBRARIES) &: $(SOURCES)
 
 include benches/bench.mk
 
+# A page for each function; most of them lead to the page of another one.
+FUNCTION_PAGES := $(wildcard man/*.3)
+
 # What is written into libipc.pc: paths below the prefix stay relative to it.
 below_prefix = $(patsubst $(PREFIX)/%,$${prefix}/%,$(1))
 
-install: $(LIBRARIES) ## install libraries, headers, libipc.pc and manual page
-	$(INSTALL) -d '$(DESTDIR)$(LIBDIR)' '$(DESTDIR)$(PKGCONFIGDIR)' '$(DESTDIR)$(INCLUDEDIR)' '$(DESTDIR)$(MAN7DIR)'
+install: $(LIBRARIES) ## install libraries, headers, libipc.pc and manual pages
+	$(INSTALL) -d '$(DESTDIR)$(LIBDIR)' '$(DESTDIR)$(PKGCONFIGDIR)' '$(DESTDIR)$(INCLUDEDIR)' \
+	    '$(DESTDIR)$(MAN3DIR)' '$(DESTDIR)$(MAN7DIR)'
 	$(INSTALL) -m 755 $(RELEASE)/libipc.so '$(DESTDIR)$(LIBDIR)/libipc.so.$(VERSION)'
 	$(INSTALL) -m 644 $(RELEASE)/libipc.a '$(DESTDIR)$(LIBDIR)/libipc.a'
 ifneq ($(STRIP),)
@@ -64,6 +69,7 @@ endif
 	ln -sf libipc.so.$(VERSION) '$(DESTDIR)$(LIBDIR)/libipc.so.$(MAJOR)'
 	ln -sf libipc.so.$(VERSION) '$(DESTDIR)$(LIBDIR)/libipc.so'
 	$(INSTALL) -m 644 include/ipc.h include/ipc_ext.h '$(DESTDIR)$(INCLUDEDIR)'
+	$(INSTALL) -m 644 $(FUNCTION_PAGES) '$(DESTDIR)$(MAN3DIR)'
 	$(INSTALL) -m 644 man/libipc.7 '$(DESTDIR)$(MAN7DIR)/libipc.7'
 	rm -f '$(DESTDIR)$(PKGCONFIGDIR)/libipc.pc'
 	sed -e 's|@PREFIX@|$(PREFIX)|' -e 's|@VERSION@|$(VERSION)|' \
@@ -79,7 +85,8 @@ UPDATE_LOADER = $(if $(and $(LDCONFIG),$(if $(DESTDIR),,1)), \
 
 INSTALLED_FILES = \
 	$(LIBDIR)/libipc.so $(LIBDIR)/libipc.so.$(MAJOR) $(LIBDIR)/libipc.so.$(MINOR) $(LIBDIR)/libipc.so.$(VERSION) \
-	$(LIBDIR)/libipc.a $(INCLUDEDIR)/ipc.h $(INCLUDEDIR)/ipc_ext.h $(PKGCONFIGDIR)/libipc.pc $(MAN7DIR)/libipc.7
+	$(LIBDIR)/libipc.a $(INCLUDEDIR)/ipc.h $(INCLUDEDIR)/ipc_ext.h $(PKGCONFIGDIR)/libipc.pc $(MAN7DIR)/libipc.7 \
+	$(FUNCTION_PAGES:man/%=$(MAN3DIR)/%)
 
 # The folders that an installation may have made: below DESTDIR all of them; on the machine itself those
 # that only hold what packages put there. Folders that still hold something stay.
@@ -87,11 +94,11 @@ uninstall: ## remove what install has put there
 	rm -f $(foreach file,$(INSTALLED_FILES),'$(DESTDIR)$(file)')
 ifneq ($(DESTDIR),)
 	if [ -d '$(DESTDIR)' ]; then cd '$(DESTDIR)' && \
-	for folder in '$(PKGCONFIGDIR)' '$(LIBDIR)' '$(INCLUDEDIR)' '$(MAN7DIR)'; do \
+	for folder in '$(PKGCONFIGDIR)' '$(LIBDIR)' '$(INCLUDEDIR)' '$(MAN3DIR)' '$(MAN7DIR)'; do \
 	    if [ -d ".$$folder" ]; then rmdir -p --ignore-fail-on-non-empty "$${folder#/}"; fi; \
 	done; fi
 else
-	for folder in '$(PKGCONFIGDIR)' '$(MAN7DIR)'; do \
+	for folder in '$(PKGCONFIGDIR)' '$(MAN3DIR)' '$(MAN7DIR)'; do \
 	    if [ -d "$$folder" ]; then rmdir --ignore-fail-on-non-empty "$$folder"; fi; \
 	done
 endif
@@ -105,7 +112,7 @@ demo: all ## build, install into a staging folder, compile the examples, run ser
 test: all check ## run every test; what is left out for want of a tool is told as "SKIPPED:"
 	man/generate.sh --check
 	env -u MAKEFLAGS -u MFLAGS -u MAKELEVEL $(CARGO) test --locked --no-fail-fast
-	@for tool in valgrind pkg-config $(firstword $(CXX)); do \
+	@for tool in valgrind pkg-config man mandoc lexgrog $(firstword $(CXX)); do \
 	    command -v "$$tool" > /dev/null || echo "SKIPPED: the tests that need $$tool, which is not installed"; \
 	done
 
@@ -119,7 +126,7 @@ check: ## what the compiler's companions say of the source
 header: ## write the headers in include anew from the source
 	LIBIPC_WRITE_HEADER=1 $(CARGO) test --locked --test header
 
-man: ## write man/libipc.7 anew from libipc.7.md, with pandoc
+man: ## write the pages in man anew from their sources, with pandoc
 	man/generate.sh
 
 clean: ## remove what was built

@@ -140,6 +140,19 @@ receive_bare (void *connection)
     return c->answer + HEADER_SIZE;
 }
 
+/* Header and payload apart, as whoever must not take a byte of the next message from the kernel has to. */
+static const char *
+receive_apart (void *connection)
+{
+    struct connection *c = connection;
+
+    if (! receive_frame (c->fd, c->answer, HEADER_SIZE)
+        || ! receive_frame (c->fd, c->answer + HEADER_SIZE, c->size - HEADER_SIZE)) {
+        fail ("bare: the server has closed the connection");
+    }
+    return c->answer + HEADER_SIZE;
+}
+
 /* One client, one recv for each of its messages. */
 static void
 serve_one (const struct setup *setup)
@@ -227,5 +240,15 @@ const struct transport bare_epoll = {
     .payload = payload_bare,
     .send = send_bare,
     .receive = receive_bare,
+    .disconnect = disconnect_bare,
+};
+
+const struct transport bare_epoll_apart = {
+    .name = "apart",
+    .serve = serve_many,
+    .connect = connect_bare,
+    .payload = payload_bare,
+    .send = send_bare,
+    .receive = receive_apart,
     .disconnect = disconnect_bare,
 };

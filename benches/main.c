@@ -39,6 +39,7 @@ const struct transport *const for_batches[] = {
 const struct transport *const for_many[] = {
     &bare_epoll,
     &libipc,
+    &bare_epoll_apart,
 #ifdef HAVE_ZEROMQ
     &zeromq,
 #endif

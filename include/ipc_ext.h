@@ -60,7 +60,8 @@ enum ipc_errors ipc_wait_event_timeout(struct ipc_connection_infos *clients,
  * time is over.
  *
  * `events` is an array of `*count` events. Initialise it with zeros: each call frees the messages of the call
- * before. Events of one array may be about the same connection: free an `origin` only at its DISCONNECTION,
+ * before. A message with descriptors is the last of its array: they are to be had until the connection's next
+ * one. Events of one array may be about the same connection: free an `origin` only at its DISCONNECTION,
  * after which no event names it.
  *
  * Errors: as for ipc_wait_event, and `*count` is 0 then; IPC_ERROR_WAIT_EVENT__NO_EVENT_PARAM: `events` or
@@ -85,7 +86,8 @@ enum ipc_errors ipc_wait_events(struct ipc_connection_infos *clients,
  *
  * Errors: IPC_ERROR_WAIT_EVENT__NO_CLIENTS_PARAM: `clients` is NULL (EINVAL).
  * IPC_ERROR_WAIT_EVENT__NO_EVENT_PARAM: `fd` is NULL (EINVAL).
- * IPC_ERROR_WAIT_EVENT__SELECT: epoll_create1(2), eventfd(2) or timerfd_create(2) failed, as errno tells;
+ * IPC_ERROR_WAIT_EVENT__SELECT: epoll_create1(2), epoll_ctl(2), eventfd(2) or timerfd_create(2) failed, as
+ * errno tells;
  * EBADF, EINVAL or ENOTSOCK for a `srv` that is no service.
  * IPC_ERROR_NOT_ENOUGH_MEMORY: ENOMEM.
  */

@@ -11,7 +11,7 @@ use nix::poll::{PollFlags, PollTimeout};
 
 use crate::connections;
 use crate::error::Error;
-use crate::output::{failed, flush_queue, has_queued, refused};
+use crate::output::{failed, flush_queue, has_queued, not_remembered, refused};
 use crate::section::Section;
 use crate::socket::{self, Limit};
 
@@ -27,21 +27,21 @@ pub fn queue(section: &Section, fd: RawFd, pieces: [&[u8]; 2]) -> Result<(), Err
     if is_first {
         slot.forget_stranger();
     }
-    let connection = slot.entry().map_err(failed)?;
+    let connection = slot.entry().map_err(not_remembered)?;
     if connection.left_to_parent {
         return Err(failed(Errno::EBUSY));
     }
     let mut room = connection.outbound.reserve(size, connection.settings.queue);
     if room == Err(Errno::EAGAIN) && connection.writer.is_none() {
         flush_queue(&mut slot, fd)?;
-        let connection = slot.entry().map_err(failed)?;
+        let connection = slot.entry().map_err(not_remembered)?;
         room = connection.outbound.reserve(size, connection.settings.queue);
     }
     if let Err(errno) = room {
         slot.tidy();
         return Err(refused(errno));
     }
-    let connection = slot.entry().map_err(failed)?;
+    let connection = slot.entry().map_err(not_remembered)?;
     let before = connection.outbound.len();
     connection.outbound.append(&slices, None);
     // Once for each batch, also where the peer does not read.

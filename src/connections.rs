@@ -52,9 +52,13 @@ pub fn forget_stranger(section: &Section, fd: RawFd) {
 impl Slot<'_> {
     /// Forgets what was remembered of another socket with this number.
     pub fn forget_stranger(&mut self) {
-        if let Some(known) = self.get().map(|connection| connection.cookie)
-            && socket::cookie(self.fd) != Ok(known)
-        {
+        let Some(known) = self.get().map(|connection| connection.cookie) else { return };
+        let is_stranger = match socket::cookie(self.fd) {
+            Ok(cookie) => cookie != known,
+            // What else the kernel may say says nothing of which socket it is.
+            Err(errno) => matches!(errno, Errno::EBADF | Errno::ENOTSOCK),
+        };
+        if is_stranger {
             self.shard.remove(&self.fd);
         }
     }

@@ -17,7 +17,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use nix::errno::Errno;
-use nix::fcntl::{AT_FDCWD, AtFlags, Flock, FlockArg, OFlag, open};
+use nix::fcntl::{AT_FDCWD, AtFlags, OFlag, open};
 use nix::poll::{PollFlags, PollTimeout};
 use nix::sys::socket::{AddressFamily, SockFlag, SockType, UnixAddr, bind, connect as connect_to, socket};
 use nix::sys::stat::{FileStat, Mode, SFlag, lstat};
@@ -93,16 +93,16 @@ fn directory_of(path: &CStr) -> &Path {
 }
 
 /// Waits for the directory of `path` to be ours; without the right to read it, or in vain, goes on alone.
-fn lock_directory(path: &CStr) -> Option<Flock<OwnedFd>> {
+fn lock_directory(path: &CStr) -> Option<OwnedFd> {
     let flags = OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
     // A name that is no longer than this is opened without the heap.
     let name = Some(directory_of(path)).filter(|name| name.as_os_str().len() < 1024)?;
-    let mut directory = open(name, flags, Mode::empty()).ok()?;
+    let directory = open(name, flags, Mode::empty()).ok()?;
     let limit = door::Limit::of(DIRECTORY_LOCK_LIMIT_MS);
     loop {
-        match Flock::lock(directory, FlockArg::LockExclusiveNonblock) {
-            Ok(locked) => return Some(locked),
-            Err((unlocked, Errno::EAGAIN | Errno::EINTR)) if limit.left() > 0 => directory = unlocked,
+        match door::lock(&directory) {
+            Ok(()) => return Some(directory),
+            Err(Errno::EAGAIN | Errno::EINTR) if limit.left() > 0 => {}
             Err(_) => return None,
         }
         std::thread::sleep(Duration::from_millis(1));
@@ -132,7 +132,8 @@ fn remove_dead(path: &CStr) -> nix::Result<()> {
             Err(Errno::ENOENT) => Ok(()),
             Err(errno) => Err(errno),
         },
-        _ => Ok(()),
+        Ok(_) | Err(Errno::ENOENT) => Ok(()),
+        Err(errno) => Err(errno),
     }
 }
 
@@ -228,10 +229,13 @@ pub fn close_service(section: Option<&mut Section>, fd: RawFd, path: &CStr) -> R
                 Some(section) => section.outside(|| lock_directory(path)),
                 None => lock_directory(path),
             };
-            let removed = match (ours, is_alive(path)) {
-                (true, Ok(true)) => Ok(()),
-                (true, _) => remove(path),
-                (false, _) => Err(Error::new(Code::IPC_ERROR_USOCK_REMOVE__NO_FILE, Errno::ENOENT)),
+            let removed = match (there, ours, is_alive(path)) {
+                (_, true, Ok(true)) => Ok(()),
+                (_, true, _) => remove(path),
+                (Err(errno), ..) if errno != Errno::ENOENT => {
+                    Err(Error::new(Code::IPC_ERROR_USOCK_REMOVE__UNLINK, errno))
+                }
+                _ => Err(Error::new(Code::IPC_ERROR_USOCK_REMOVE__NO_FILE, Errno::ENOENT)),
             };
             closed.and(removed)
         }

@@ -78,7 +78,7 @@ pub enum Kind {
     Peer,
     /// Added by `ipc_add_fd`: its bytes are told, whatever they are.
     Extra,
-    /// Added by `ipc_watch_fd`: it is told that it is ready, and the program reads.
+    /// Added by `ipc_watch_fd`: it is told that it is ready, and the program reads. In a list it is an extra one.
     Watched,
 }
 
@@ -184,6 +184,8 @@ pub struct EventLoop {
     members: NumberMap<RawFd, Member>,
     listener: Option<Listener>,
     ready: VecDeque<Token>,
+    /// The extra descriptors that are only watched, by their structures.
+    watched: Vec<usize>,
     /// Those whose coming the program was told and whose descriptor it has closed itself: their end is still
     /// to be told.
     gone: VecDeque<Gone>,
@@ -339,6 +341,7 @@ impl EventLoop {
             members: NumberMap::default(),
             listener: None,
             ready: VecDeque::new(),
+            watched: Vec::new(),
             gone: VecDeque::new(),
             turns: 0,
             old: 0,
@@ -418,18 +421,27 @@ impl EventLoop {
 }
 
 /// The program has added an entry to its list.
-pub fn added<L: List>(section: &Section, list: &L, index: usize) -> Result<(), Error> {
+///
+/// `watched` is whether it is a descriptor that is only to be watched: the list cannot tell.
+pub fn added<L: List>(section: &Section, list: &L, index: usize, watched: bool) -> Result<(), Error> {
     let Some(entry) = list.entry(index) else { return Ok(()) };
     let mut shard = LOOPS.lock(section, part(list.key()));
     let event_loop = loop_of(&mut shard, list.key())?;
     let (_, size) = list.shape();
     // Where the program has changed the list by hand before, the next wait goes through all of it.
     let was_known = event_loop.seen.1 + 1 == size;
-    if entry.kind == Kind::Watched {
+    // The memory of the structure may have been that of one that has gone.
+    event_loop.watched.retain(|identity| *identity != entry.identity);
+    if watched {
         // It is refused now if epoll cannot watch it.
         event_loop.build()?;
+        event_loop.watched.try_reserve(1)?;
+        event_loop.watched.push(entry.identity);
     }
-    event_loop.admit(section, entry, index, State::Open)?;
+    if let Err(error) = event_loop.admit(section, entry, index, State::Open) {
+        event_loop.watched.retain(|identity| *identity != entry.identity);
+        return Err(error);
+    }
     event_loop.show();
     if was_known {
         event_loop.seen = list.shape();
@@ -442,6 +454,7 @@ pub fn removed<L: List>(section: &Section, list: &L, entry: Entry, index: usize)
     let mut shard = LOOPS.lock(section, part(list.key()));
     let Some(event_loop) = shard.get_mut(&list.key()) else { return };
     event_loop.gone.retain(|gone| gone.identity != entry.identity);
+    event_loop.watched.retain(|identity| *identity != entry.identity);
     if event_loop.members.get(&entry.fd).is_some_and(|member| member.identity == entry.identity) {
         event_loop.dismiss(entry.fd);
     }

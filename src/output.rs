@@ -49,9 +49,18 @@ fn is_passing(errno: Errno) -> bool {
     matches!(errno, Errno::EAGAIN | Errno::ENOBUFS | Errno::ENOMEM | Errno::ETOOMANYREFS)
 }
 
+fn pause(section: &mut Section) {
+    let _ = section.outside(|| poll(&mut [], MEMORY_PAUSE));
+}
+
 /// A send that failed.
 pub fn failed(errno: Errno) -> Error {
     Error::new(Code::IPC_ERROR_USOCK_SEND, errno)
+}
+
+/// Nothing can be kept for the connection.
+pub fn not_remembered(errno: Errno) -> Error {
+    if errno == Errno::ENOMEM { refused(errno) } else { failed(errno) }
 }
 
 /// No room for a frame.
@@ -112,10 +121,24 @@ pub fn write(
     descriptor: Option<RawFd>,
 ) -> Result<(), Error> {
     let frame = Rest(pieces, descriptor);
-    let thread = section.thread();
     if frame.len() == 0 {
         return socket::check_open(fd).map_err(failed);
     }
+    let mut sent = 0;
+    let result = write_frame(section, fd, frame, &mut sent);
+    if let Err(Error { errno, .. }) = result
+        && sent > 0
+        && !matches!(errno, Errno::EPIPE | Errno::EBADF)
+    {
+        // Half of a frame is sent, and the rest will not follow: no other may, either.
+        socket::shut_down(fd);
+    }
+    result
+}
+
+/// Sends a frame, or its rest is queued; how much of it was sent.
+fn write_frame(section: &mut Section, fd: RawFd, frame: Rest<'_>, sent: &mut usize) -> Result<(), Error> {
+    let thread = section.thread();
     let mut slot = connections::lock_known(section, fd);
     let mut is_first = true;
     if slot.get().is_some_and(|connection| !connection.may_send()) {
@@ -132,26 +155,25 @@ pub fn write(
         is_first = flush_queue(&mut slot, fd)?;
         slot.tidy();
     }
-    let mut sent = 0;
     if is_first {
         slot.reserve().map_err(refused)?;
         match frame.send(fd) {
             Ok(count) if count == frame.len() => return Ok(()),
-            Ok(count) => sent = count,
+            Ok(count) => *sent = count,
             Err(Errno::EAGAIN) => {}
             Err(errno) => return Err(failed(errno)),
         }
     }
     slot.forget_stranger();
-    let connection = slot.entry().map_err(failed)?;
+    let connection = slot.entry().map_err(not_remembered)?;
     let was_queued = !connection.outbound.is_empty();
     connection.writer = Some(thread);
     drop(slot);
     let listed = event_loop::is_listed(section, fd);
     let result = match (was_queued, listed) {
         // Its patience was used up before.
-        (true, true) => enqueue(section, fd, thread, frame, sent),
-        (false, false) if frame.after(sent).1.is_none() => send_waiting(section, fd, thread, frame, sent),
+        (true, true) => enqueue(section, fd, thread, frame, *sent),
+        (false, false) if frame.after(*sent).1.is_none() => send_waiting(section, fd, thread, frame, sent),
         (_, listed) => send_rest(section, fd, thread, frame, sent, listed),
     };
     finish(section, fd, thread);
@@ -169,11 +191,11 @@ fn send_rest(
     fd: RawFd,
     thread: Thread,
     frame: Rest<'_>,
-    mut sent: usize,
+    sent: &mut usize,
     listed: bool,
 ) -> Result<(), Error> {
     let limit = if listed { PollTimeout::from(PATIENCE) } else { PollTimeout::NONE };
-    while sent < frame.len() {
+    while *sent < frame.len() {
         let ready = section.outside(|| socket::wait(fd, PollFlags::POLLOUT, limit));
         let mut slot = connections::lock_known(section, fd);
         if ready == Err(Errno::EINTR) {
@@ -183,32 +205,40 @@ fn send_rest(
         match ready {
             // A signal handler has run: to start the patience anew could be to wait for ever.
             Err(Errno::EINTR) if !listed => continue,
-            Ok(events) if !events.is_empty() => {}
-            Ok(_) | Err(Errno::EINTR) => {
+            Err(errno) if is_passing(errno) && !listed => {
                 drop(slot);
-                match enqueue(section, fd, thread, frame, sent) {
+                pause(section);
+                continue;
+            }
+            Ok(events) if !events.is_empty() => {}
+            Ok(_) | Err(Errno::EINTR | Errno::ENOMEM) => {
+                drop(slot);
+                match enqueue(section, fd, thread, frame, *sent) {
                     // Half of it is sent already: rather than lose the rest, wait for memory or the peer.
-                    Err(Error { errno: Errno::ENOMEM | Errno::EAGAIN, .. }) if sent > 0 => continue,
+                    Err(Error { errno: Errno::ENOMEM | Errno::EAGAIN, .. }) if *sent > 0 => {
+                        pause(section);
+                        continue;
+                    }
                     result => return result,
                 }
             }
             Err(errno) => return Err(failed(errno)),
         }
         // What was queued before goes out first; what a signal handler has queued since goes out last.
-        if sent == 0 && !connection.outbound.is_empty() && !flush_queue(&mut slot, fd)? {
+        if *sent == 0 && !connection.outbound.is_empty() && !flush_queue(&mut slot, fd)? {
             continue;
         }
-        match frame.after(sent).send(fd) {
-            Ok(count) => sent += count,
+        match frame.after(*sent).send(fd) {
+            Ok(count) => *sent += count,
             Err(Errno::EAGAIN) => {}
             // Half of it is sent: the rest has to follow, once the kernel has memory again.
-            Err(errno) if sent > 0 && is_passing(errno) && listed => {
+            Err(errno) if *sent > 0 && is_passing(errno) && listed => {
                 drop(slot);
-                return enqueue(section, fd, thread, frame, sent);
+                return enqueue(section, fd, thread, frame, *sent);
             }
-            Err(errno) if sent > 0 && is_passing(errno) => {
+            Err(errno) if *sent > 0 && is_passing(errno) => {
                 drop(slot);
-                let _ = section.outside(|| poll(&mut [], MEMORY_PAUSE));
+                pause(section);
             }
             Err(errno) => return Err(failed(errno)),
         }
@@ -222,19 +252,19 @@ fn send_waiting(
     fd: RawFd,
     thread: Thread,
     frame: Rest<'_>,
-    mut sent: usize,
+    sent: &mut usize,
 ) -> Result<(), Error> {
-    while sent < frame.len() {
-        match section.outside(|| socket::send_pieces(fd, &frame.after(sent).slices(), Patience::Wait)) {
-            Ok(count) => sent += count,
+    while *sent < frame.len() {
+        match section.outside(|| socket::send_pieces(fd, &frame.after(*sent).slices(), Patience::Wait)) {
+            Ok(count) => *sent += count,
             Err(Errno::EINTR) => {}
             // The program has set O_NONBLOCK or a time-out.
-            Err(errno) if errno == Errno::EAGAIN || sent > 0 && is_passing(errno) => {
+            Err(errno) if errno == Errno::EAGAIN || *sent > 0 && is_passing(errno) => {
                 return send_rest(section, fd, thread, frame, sent, false);
             }
             Err(errno) => return Err(failed(errno)),
         }
-        if sent < frame.len() {
+        if *sent < frame.len() {
             own_turn(&mut connections::lock(section, fd), thread)?;
         }
     }
@@ -404,17 +434,17 @@ pub fn last_flush(section: &mut Section, only: Option<RawFd>) {
     };
     let mut waited = 0;
     loop {
-        let (waiting, _) = queued(section);
-        let done = only.map_or(waiting.is_empty(), |fd| !waiting.contains(&fd));
+        let (waiting, all) = queued(section);
+        let done = all && only.map_or(waiting.is_empty(), |fd| !waiting.contains(&fd));
         let left = LAST_CHANCE - spent - waited;
         if done || left <= 0 {
             break;
         }
         let limit = Duration::from_millis(left.unsigned_abs());
         let limit = PollTimeout::try_from(limit).unwrap_or(PollTimeout::ZERO);
-        match flush_some(section, &waiting, None, limit) {
-            Ok(_) | Err(Errno::EINTR | Errno::ETIMEDOUT) => {}
-            Err(_) => break,
+        let flushed = if all { flush_some(section, &waiting, None, limit) } else { Err(Errno::ENOMEM) };
+        if flushed == Err(Errno::ENOMEM) {
+            pause(section);
         }
         waited = socket::milliseconds() - start;
     }

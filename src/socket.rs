@@ -7,7 +7,7 @@
 
 use std::io::IoSlice;
 use std::mem::MaybeUninit;
-use std::os::fd::{BorrowedFd, FromRawFd, OwnedFd, RawFd};
+use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 
 use nix::Result;
 use nix::errno::Errno;
@@ -203,8 +203,8 @@ pub fn send_with(fd: RawFd, pieces: &[IoSlice<'_>], descriptor: RawFd) -> Result
 /// Who is at the other end of the connection, by the kernel's word.
 pub fn peer(fd: RawFd) -> Result<socket::UnixCredentials> {
     let told = socket::getsockopt(&borrow(fd)?, socket::sockopt::PeerCredentials)?;
-    // No process: the socket has never been connected.
-    if told.pid() == 0 { Err(Errno::ENOTCONN) } else { Ok(told) }
+    // Nobody: the socket has never been connected. (A process outside this one's PID namespace has number 0.)
+    if told.uid() == libc::uid_t::MAX { Err(Errno::ENOTCONN) } else { Ok(told) }
 }
 
 /// Receives at most `head` and, behind it, `room`, without waiting: how much of `head`, and the rest. Nothing
@@ -321,6 +321,18 @@ pub fn prepare_listener(fd: RawFd) -> Result<()> {
         fcntl(fd, FcntlArg::F_SETFL(flags | OFlag::O_NONBLOCK))?;
     }
     Ok(())
+}
+
+/// Ends the connection for both sides, and leaves the descriptor open.
+pub fn shut_down(fd: RawFd) {
+    let _ = socket::shutdown(fd, socket::Shutdown::Both);
+}
+
+/// Locks an open file for this process alone, if nobody has it: EWOULDBLOCK. It is free again when it is closed.
+#[allow(unsafe_code, reason = "nix's lock panics where unlocking fails")]
+pub fn lock(file: &OwnedFd) -> Result<()> {
+    // SAFETY: an open descriptor.
+    Errno::result(unsafe { libc::flock(file.as_raw_fd(), libc::LOCK_EX | libc::LOCK_NB) }).map(drop)
 }
 
 /// Another descriptor of the same file, close-on-exec.

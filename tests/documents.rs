@@ -1,12 +1,15 @@
-//! The programs in README.md and in the manual are complete: each compiles without a warning.
+//! The programs in README.md and in the manual are complete: each compiles without a warning. So does each
+//! example of the pages of section 3.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing, reason = "tests")]
 
 mod staging;
 
 use std::fs;
+use std::io::{self, Write};
+use std::path::Path;
 use std::process::{Command, Stdio};
 
-use staging::{Language, Linkage, Program, Running, printed, text_of, until};
+use staging::{Language, Linkage, Program, Running, WARNINGS, printed, root, run, stage, text_of, until};
 
 /// The blocks of C in a text, and the number of the first line of each.
 fn blocks(text: &str) -> Vec<(usize, String)> {
@@ -27,16 +30,54 @@ fn blocks(text: &str) -> Vec<(usize, String)> {
     blocks
 }
 
-fn compile(document: &str, (line, text): &(usize, String)) -> Program {
+/// A file with the text, named for where it comes from, in a folder of its own.
+fn with_source<R>(document: &str, (line, text): &(usize, String), act: impl FnOnce(&Path) -> R) -> R {
     let folder = tempfile::tempdir().unwrap();
-    let source = folder.path().join(format!("{document}-line-{line}.c"));
+    let source = folder.path().join(format!("{}-line-{line}.c", document.replace('/', "-")));
     fs::write(&source, text).unwrap();
-    Program::compile(Language::C, Linkage::Shared, &[&source], &[])
+    act(&source)
+}
+
+fn compile(document: &str, block: &(usize, String)) -> Program {
+    with_source(document, block, |source| Program::compile(Language::C, Linkage::Shared, &[source], &[]))
+}
+
+fn is_program(text: &str) -> bool {
+    text.contains("int main")
 }
 
 fn programs(document: &str) -> Vec<(usize, String)> {
-    let blocks = blocks(&text_of(document));
-    blocks.into_iter().filter(|(_, text)| text.contains("int main")).collect()
+    blocks(&text_of(document)).into_iter().filter(|(_, text)| is_program(text)).collect()
+}
+
+/// The program in the document that has this in it.
+fn program_with(document: &str, call: &str) -> Program {
+    let programs = programs(document);
+    let program = programs.iter().find(|(_, text)| text.contains(call));
+    compile(document, program.unwrap_or_else(|| panic!("{document} has no program with {call}")))
+}
+
+/// The sources of section 3.
+fn pages() -> Vec<String> {
+    let folder = fs::read_dir(root().join("man")).unwrap();
+    let names = folder.map(|entry| entry.unwrap().file_name().into_string().unwrap());
+    names.filter(|name| name.ends_with(".3.md")).map(|name| format!("man/{name}")).collect()
+}
+
+/// Runs both in the run directory, the client once the server has its socket. What the client has printed.
+fn talk(rundir: &Path, server: &Program, client: &Program) -> (Running, String) {
+    let in_rundir = |program: &Program| {
+        let mut command: Command = program.command();
+        command.env("IPC_RUNDIR", rundir);
+        command
+    };
+    let server = Running::start(in_rundir(server).stdin(Stdio::piped()).stdout(Stdio::null()));
+    until("the server's socket", || {
+        assert!(!server.has_ended(), "the server has ended");
+        fs::read_dir(rundir).unwrap().next().is_some()
+    });
+    let answer = printed(&mut in_rundir(client));
+    (server, answer)
 }
 
 #[test]
@@ -61,20 +102,83 @@ fn every_block_of_c_in_the_readme_is_a_program_that_compiles() {
 /// README.md shows a server and a client, and how to run them.
 #[test]
 fn the_server_and_the_client_of_the_readme_understand_each_other() {
-    let programs = programs("README.md");
-    let with =
-        |call: &str| compile("README.md", programs.iter().find(|(_, text)| text.contains(call)).unwrap());
-    let (server, client) = (with("ipc_server_init"), with("ipc_read"));
+    let server = program_with("README.md", "ipc_server_init");
+    let client = program_with("README.md", "ipc_read");
     let rundir = tempfile::tempdir().unwrap();
-    let in_rundir = |program: &Program| {
-        let mut command: Command = program.command();
-        command.env("IPC_RUNDIR", rundir.path());
-        command
-    };
-    let running = Running::start(in_rundir(&server).stdout(Stdio::null()));
-    until("the server's socket", || {
-        assert!(!running.has_ended(), "the server has ended");
-        fs::read_dir(rundir.path()).unwrap().next().is_some()
-    });
-    assert_eq!(printed(&mut in_rundir(&client)), "hello\n");
+    let (_server, answer) = talk(rundir.path(), &server, &client);
+    assert_eq!(answer, "hello\n");
+}
+
+#[test]
+fn the_examples_of_the_pages_compile() {
+    for page in pages() {
+        let text = text_of(&page);
+        let Some(examples) = text.lines().position(|line| line == "# EXAMPLES") else { continue };
+        for example in blocks(&text).into_iter().filter(|(line, _)| *line > examples) {
+            if is_program(&example.1) {
+                compile(&page, &example);
+                continue;
+            }
+            with_source(&page, &example, |source| {
+                let mut compiler = Command::new("cc");
+                compiler.args(["-std=c99", "-c", "-o", "/dev/null"]).args(WARNINGS).args(stage().cflags());
+                run(compiler.arg(source));
+            });
+        }
+    }
+}
+
+/// ipc_server_init(3) shows a server, and ipc_connection(3) a client for it.
+#[test]
+fn the_server_and_the_client_of_the_pages_understand_each_other() {
+    let server = program_with("man/ipc_server_init.3.md", "ipc_accept");
+    let client = program_with("man/ipc_connection.3.md", "ipc_connection");
+    let rundir = tempfile::tempdir().unwrap();
+    let (server, answer) = talk(rundir.path(), &server, &client);
+    assert_eq!(answer, "hello\n");
+    assert!(server.end().success());
+    assert_eq!(fs::read_dir(rundir.path()).unwrap().count(), 0, "the server has left its socket");
+}
+
+/// ipc_event_fd(3) shows a server that ends with its standard input.
+#[test]
+fn the_server_beside_standard_input_answers_and_ends() {
+    let server = program_with("man/ipc_event_fd.3.md", "ipc_event_fd");
+    let client = program_with("README.md", "ipc_read");
+    let rundir = tempfile::tempdir().unwrap();
+    let (server, answer) = talk(rundir.path(), &server, &client);
+    assert_eq!(answer, "hello\n");
+    drop(server.child().stdin.take());
+    assert!(server.end().success());
+    assert_eq!(fs::read_dir(rundir.path()).unwrap().count(), 0, "the server has left its socket");
+}
+
+/// What needs nobody else prints what it is there to print.
+#[test]
+fn the_examples_of_the_pages_print_what_they_are_to_show() {
+    for (page, call, expected) in [
+        ("ipc_connection_gen", "fork", "hello\n"),
+        ("ipc_message_format_write", "ipc_message_format_read", "a frame of 10 bytes: hello\n"),
+        ("ipc_message_new", "ipc_message_new", "9 bytes: 12 apples\n"),
+        ("ipc_watch_fd", "ipc_watch_fd", "5 bytes\n"),
+        ("ipc_write_fd", "ipc_take_fd", "a pipe: hello\n"),
+        ("usock_init", "usock_accept", "hello\n"),
+    ] {
+        let program = program_with(&format!("man/{page}.3.md"), call);
+        let folder = tempfile::tempdir().unwrap();
+        let (input, mut writer) = io::pipe().unwrap();
+        writer.write_all(b"input").unwrap();
+        drop(writer);
+        assert_eq!(printed(program.command().stdin(input).current_dir(folder.path())), expected, "{page}");
+        assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 0, "{page} has left a file");
+    }
+    let codes = printed(&mut program_with("man/ipc_errors_get.3.md", "sentence").command());
+    assert_eq!(codes.lines().count(), 60, "{codes}");
+    assert_eq!(codes.lines().next(), Some(" 0  no error"));
+    // The date is another one each time.
+    let shape = |line: &str| line.replace(|c: char| c.is_ascii_digit(), "0");
+    let log = printed(program_with("man/log_error.3.md", "log_info").command().env("TZ", "UTC"));
+    let shown = text_of("man/log_error.3.md");
+    let shown = shown.lines().find(|line| line.ends_with(":INFO: 3 clients")).expect("what it prints");
+    assert_eq!(shape(&log), shape(shown) + "\n");
 }

@@ -42,6 +42,9 @@ fn the_files_are_those_that_programs_look_for() {
         ]
         .map(|file| format!("usr/{file}")),
     );
+    let pages: Vec<String> =
+        files_below(&root().join("man")).into_iter().filter(|file| file.ends_with(".3")).collect();
+    expected.extend(pages.iter().map(|page| format!("usr/share/man/man3/{page}")));
     expected.sort();
     assert_eq!(files_below(&stage().folder()), expected);
 
@@ -55,8 +58,12 @@ fn the_files_are_those_that_programs_look_for() {
         let installed = stage().header().with_file_name(header);
         assert_eq!(fs::read(installed).unwrap(), fs::read(root().join("include").join(header)).unwrap());
     }
-    let manual = stage().usr().join("share/man/man7/libipc.7");
-    assert_eq!(fs::read(manual).unwrap(), fs::read(root().join("man/libipc.7")).unwrap());
+    let manual = stage().usr().join("share/man");
+    let pages = pages.iter().map(|page| ("man3", page.as_str())).chain([("man7", "libipc.7")]);
+    for (section, page) in pages {
+        let installed = fs::read(manual.join(section).join(page)).unwrap();
+        assert_eq!(installed, fs::read(root().join("man").join(page)).unwrap(), "{page}");
+    }
 }
 
 #[test]

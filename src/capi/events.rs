@@ -177,7 +177,7 @@ pub unsafe extern "C" fn ipc_add(
         let cinfos = required(cinfos, ipc_errors::IPC_ERROR_ADD__NO_PARAM_CLIENTS)?;
         let cinfo = required(cinfo, ipc_errors::IPC_ERROR_ADD__NO_PARAM_CLIENT)?;
         // SAFETY: the caller's list and structure.
-        unsafe { add(section, cinfos, cinfo) }
+        unsafe { add(section, cinfos, cinfo, false) }
     })
 }
 
@@ -185,6 +185,7 @@ unsafe fn add(
     section: &Section,
     cinfos: *mut ipc_connection_infos,
     cinfo: *mut ipc_connection_info,
+    watched: bool,
 ) -> Result<(), Error> {
     // SAFETY: the caller's list.
     let (mut list, array, size) =
@@ -193,7 +194,7 @@ unsafe fn add(
         return Err(Error::argument(ipc_errors::IPC_ERROR_ADD__EMPTY_LIST));
     }
     let index = list.append(cinfo)?;
-    event_loop::added(section, &list, index).inspect_err(|_| list.remove(index))
+    event_loop::added(section, &list, index, watched).inspect_err(|_| list.remove(index))
 }
 
 /// Takes the pointer `cinfo` out of the list; the last element takes its place. It frees and closes nothing
@@ -259,11 +260,11 @@ pub(super) unsafe fn remove(
 pub unsafe extern "C" fn ipc_add_fd(cinfos: *mut ipc_connection_infos, fd: c_int) -> ipc_errors {
     call(ipc_errors::IPC_ERROR_ADD__EMPTY_LIST, |section| {
         // SAFETY: the caller's list, if any.
-        unsafe { add_descriptor(section, cinfos, fd, EXTRA) }
+        unsafe { add_descriptor(section, cinfos, fd, false) }
     })
 }
 
-/// Adds a descriptor with a structure of this type to a list.
+/// Adds a descriptor to a list, to be read or only to be watched.
 ///
 /// # Safety
 /// `cinfos` is NULL or points to a list.
@@ -271,13 +272,13 @@ pub(super) unsafe fn add_descriptor(
     section: &Section,
     cinfos: *mut ipc_connection_infos,
     fd: RawFd,
-    kind: c_char,
+    watched: bool,
 ) -> Result<(), Error> {
     let cinfos = required(cinfos, ipc_errors::IPC_ERROR_ADD_FD__NO_PARAM_CINFOS)?;
     socket::check_open(fd).map_err(|errno| Error::new(ipc_errors::IPC_ERROR_WAIT_EVENT__SELECT, errno))?;
-    let cinfo = CBox::new(ipc_connection_info { fd, r#type: kind, ..EMPTY })?;
+    let cinfo = CBox::new(ipc_connection_info { fd, r#type: EXTRA, ..EMPTY })?;
     // SAFETY: the caller's list, and a structure that it owns once it is in there.
-    unsafe { add(section, cinfos, cinfo.as_ptr()) }?;
+    unsafe { add(section, cinfos, cinfo.as_ptr(), watched) }?;
     let _owned_by_the_list = cinfo.into_c();
     Ok(())
 }
@@ -327,7 +328,7 @@ pub unsafe extern "C" fn handle_new_connection(
             Error::new(ipc_errors::IPC_ERROR_HANDLE_NEW_CONNECTION__MALLOC, Errno::ENOMEM)
         })?;
         // Should it fail, the next wait goes through the whole list.
-        let _ = event_loop::added(section, &list, index);
+        let _ = event_loop::added(section, &list, index, false);
         if !new_client.is_null() {
             // SAFETY: the caller's place for a pointer.
             unsafe { new_client.write(list.origin(index).unwrap_or(ptr::null_mut())) };

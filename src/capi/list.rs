@@ -14,9 +14,6 @@ use crate::memory::{self, CBox, OutOfMemory};
 /// The `type` of an entry that `ipc_add_fd` made.
 pub const EXTRA: c_char = b'a'.cast_signed() as c_char;
 
-/// The `type` of an entry that `ipc_watch_fd` made.
-pub const WATCHED: c_char = b'w'.cast_signed() as c_char;
-
 /// A list of the program, which is not NULL.
 pub struct CList {
     list: *mut ipc_connection_infos,
@@ -134,11 +131,7 @@ impl List for CList {
         let entry = self.origin(index)?;
         // SAFETY: an entry that is not NULL points to a live structure, as promised in `new`.
         let (fd, kind) = unsafe { ((*entry).fd, (*entry).r#type) };
-        let kind = match kind {
-            EXTRA => Kind::Extra,
-            WATCHED => Kind::Watched,
-            _ => Kind::Peer,
-        };
+        let kind = if kind == EXTRA { Kind::Extra } else { Kind::Peer };
         (fd >= 0).then_some(Entry { fd, identity: entry.addr(), kind })
     }
 

@@ -32,7 +32,13 @@ pub unsafe extern "C" fn usock_send(
             Ok(0) => &[],
             // SAFETY: the caller's buffer of `len` bytes.
             Ok(size) if !buf.is_null() => unsafe { slice::from_raw_parts(buf.cast(), size) },
-            _ => return Err(wrong),
+            _ => {
+                if !sent.is_null() {
+                    // SAFETY: the caller's place for a number.
+                    unsafe { sent.write(0) };
+                }
+                return Err(wrong);
+            }
         };
         let mut taken = 0;
         let result = if bytes.is_empty() {

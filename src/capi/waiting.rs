@@ -3,7 +3,7 @@
 use std::ffi::c_int;
 
 use super::events::{self, Told, fd_of, take_message};
-use super::list::{CList, WATCHED};
+use super::list::CList;
 use super::types::{ipc_connection_info, ipc_connection_infos, ipc_event};
 use super::{call, required};
 use crate::error::{Error, ipc_errors};
@@ -38,7 +38,8 @@ pub unsafe extern "C" fn ipc_wait_event_timeout(
 /// time is over.
 ///
 /// `events` is an array of `*count` events. Initialise it with zeros: each call frees the messages of the call
-/// before. Events of one array may be about the same connection: free an `origin` only at its DISCONNECTION,
+/// before. A message with descriptors is the last of its array: they are to be had until the connection's next
+/// one. Events of one array may be about the same connection: free an `origin` only at its DISCONNECTION,
 /// after which no event names it.
 ///
 /// Errors: as for ipc_wait_event, and `*count` is 0 then; IPC_ERROR_WAIT_EVENT__NO_EVENT_PARAM: `events` or
@@ -54,10 +55,11 @@ pub unsafe extern "C" fn ipc_wait_events(
 ) -> ipc_errors {
     call(ipc_errors::IPC_ERROR_WAIT_EVENT__SELECT, |section| {
         let code = ipc_errors::IPC_ERROR_WAIT_EVENT__NO_EVENT_PARAM;
-        let (events, count) = (required(events, code)?, required(count, code)?);
+        let count = required(count, code)?;
         // SAFETY: the caller's number, and an array of so many events.
         unsafe {
             let room = count.replace(0);
+            let events = required(events, code)?;
             if room == 0 {
                 return Err(Error::argument(code));
             }
@@ -111,7 +113,8 @@ unsafe fn wait_for_many(
 ///
 /// Errors: IPC_ERROR_WAIT_EVENT__NO_CLIENTS_PARAM: `clients` is NULL (EINVAL).
 /// IPC_ERROR_WAIT_EVENT__NO_EVENT_PARAM: `fd` is NULL (EINVAL).
-/// IPC_ERROR_WAIT_EVENT__SELECT: epoll_create1(2), eventfd(2) or timerfd_create(2) failed, as errno tells;
+/// IPC_ERROR_WAIT_EVENT__SELECT: epoll_create1(2), epoll_ctl(2), eventfd(2) or timerfd_create(2) failed, as
+/// errno tells;
 /// EBADF, EINVAL or ENOTSOCK for a `srv` that is no service.
 /// IPC_ERROR_NOT_ENOUGH_MEMORY: ENOMEM.
 #[unsafe(no_mangle)]
@@ -143,7 +146,7 @@ pub unsafe extern "C" fn ipc_event_fd(
 pub unsafe extern "C" fn ipc_watch_fd(cinfos: *mut ipc_connection_infos, fd: c_int) -> ipc_errors {
     call(ipc_errors::IPC_ERROR_ADD__EMPTY_LIST, |section| {
         // SAFETY: the caller's list, if any.
-        unsafe { events::add_descriptor(section, cinfos, fd, WATCHED) }
+        unsafe { events::add_descriptor(section, cinfos, fd, true) }
     })
 }
 

@@ -290,7 +290,7 @@ impl EventLoop {
             announced: state == State::Fresh,
             // It may have something queued from before; a look will show.
             sending: output::any_queued(),
-            kind: entry.kind,
+            kind: if self.watched.contains(&entry.identity) { Kind::Watched } else { entry.kind },
             always_ready: false,
             queued: false,
             readable: false,
@@ -380,7 +380,7 @@ impl Member {
 
     /// Whether it is this entry of the list.
     pub(super) fn is(&self, entry: Entry) -> bool {
-        (self.identity, self.kind) == (entry.identity, entry.kind)
+        (self.identity, self.kind == Kind::Peer) == (entry.identity, entry.kind == Kind::Peer)
     }
 
     /// What epoll is to tell of it; none for one that is not watched.
