@@ -22,7 +22,7 @@
  */
 struct ipc_peer {
     /**
-     * The process; it may have ended since, and its number be another one's.
+     * The process; it may have ended since, and its number be another one's. 0 for one in another PID namespace.
      */
     pid_t pid;
     /**
@@ -60,9 +60,9 @@ enum ipc_errors ipc_wait_event_timeout(struct ipc_connection_infos *clients,
  * time is over.
  *
  * `events` is an array of `*count` events. Initialise it with zeros: each call frees the messages of the call
- * before. A message with descriptors is the last of its array: they are to be had until the connection's next
- * one. Events of one array may be about the same connection: free an `origin` only at its DISCONNECTION,
- * after which no event names it.
+ * before. A DISCONNECTION is always the first of its array, so that no event in it is about a connection that
+ * has ended; a message with descriptors is the last, since they are to be had until the connection's next one. A
+ * watched descriptor is told once.
  *
  * Errors: as for ipc_wait_event, and `*count` is 0 then; IPC_ERROR_WAIT_EVENT__NO_EVENT_PARAM: `events` or
  * `count` is NULL, or `*count` is 0 (EINVAL). What comes after the first event and fails is left for the next
@@ -121,13 +121,17 @@ enum ipc_errors ipc_del_fd(struct ipc_connection_infos *cinfos, int fd);
 /**
  * Puts a copy of the message behind what is queued for the connection; it does not wait. What is queued leaves
  * in batches, many messages in one system call: whenever 64 KiB have come together, as far as the peer reads,
- * with the next ipc_write or ipc_flush, from within ipc_wait_event and ipc_read, on ipc_close and at exit.
+ * with the next ipc_write or ipc_flush, from within ipc_wait_event where the connection is in its list, from
+ * within ipc_read, on ipc_close and at exit.
  *
  * Errors: as for ipc_write. IPC_ERROR_MESSAGE_WRITE__NOT_ENOUGH_DATA: what is queued for this connection is as
  * much as its limit (EAGAIN; 16 MiB, or what ipc_limits has set); nothing of the message is queued: ipc_flush,
- * and try again. IPC_ERROR_USOCK_SEND with EPIPE: the peer is gone, and with it what was queued.
+ * and try again. EMSGSIZE: the message alone is over the limit. IPC_ERROR_USOCK_SEND with EPIPE: the peer is
+ * gone, and with it what was queued.
  *
- * End the connection with ipc_close: close(2) alone leaves what is queued unsent.
+ * End the connection with ipc_close: close(2) alone leaves what is queued unsent. Where its number is another
+ * connection's by then, and messages were queued for that one before it was noticed, IPC_ERROR_USOCK_SEND with
+ * EBADF says once, here or in ipc_flush or ipc_write, that they are lost.
  */
 enum ipc_errors ipc_queue(const struct ipc_connection_info *p,
                           const struct ipc_message *m);

@@ -54,6 +54,8 @@ pub struct Connection {
     pub writer: Option<Thread>,
     /// A fork left it to the parent to send the rest of a frame: this process must not send behind it.
     pub left_to_parent: bool,
+    /// Whether frames were queued on the assumption that the descriptor is still this socket.
+    pub is_assumed: bool,
     /// What the program has set.
     pub settings: Settings,
     /// What is known of a service.
@@ -69,6 +71,7 @@ impl Connection {
             outbound: Outbound::default(),
             writer: None,
             left_to_parent: false,
+            is_assumed: false,
             settings: Settings::default(),
             service: None,
         }

@@ -50,6 +50,19 @@ pub fn forget_stranger(section: &Section, fd: RawFd) {
 }
 
 impl Slot<'_> {
+    /// Forgets what was remembered of another socket with this number. EBADF if frames were queued since it may
+    /// have been the other one: they may have been meant for this.
+    pub fn verify(&mut self) -> Result<(), Errno> {
+        let is_assumed = self.get().is_some_and(|connection| connection.is_assumed);
+        self.forget_stranger();
+        match self.get() {
+            Some(connection) => connection.is_assumed = false,
+            None if is_assumed => return Err(Errno::EBADF),
+            None => {}
+        }
+        Ok(())
+    }
+
     /// Forgets what was remembered of another socket with this number.
     pub fn forget_stranger(&mut self) {
         let Some(known) = self.get().map(|connection| connection.cookie) else { return };
@@ -101,13 +114,14 @@ impl Slot<'_> {
         self.notify();
     }
 
-    /// Takes out what has come in, to work on it without the lock.
-    pub fn take_inbound(&mut self) -> Inbound {
-        let Some(connection) = self.get() else { return Inbound::default() };
-        let inbound = std::mem::take(&mut connection.inbound);
+    /// Takes out what has come in, to work on it without the lock; with the cookie of its socket, if it was
+    /// remembered.
+    pub fn take_inbound(&mut self) -> (Inbound, Option<u64>) {
+        let Some(connection) = self.get() else { return (Inbound::default(), None) };
+        let (inbound, cookie) = (std::mem::take(&mut connection.inbound), connection.cookie);
         connection.apply_settings();
         self.tidy();
-        inbound
+        (inbound, Some(cookie))
     }
 
     /// Puts back what is left of it, if the descriptor is still the socket with this cookie. Without memory for

@@ -26,6 +26,8 @@ pub struct Descriptors {
 impl Descriptors {
     /// Before a receive: makes room for as many as it may bring.
     pub fn begin(&mut self) -> Result<(), OutOfMemory> {
+        // The program has had its chance to take those of the last message.
+        self.all.drain(..usize::from(std::mem::take(&mut self.told)));
         self.older = self.untold();
         self.all.try_reserve(MOST).map_err(|_| OutOfMemory)
     }
@@ -38,7 +40,7 @@ impl Descriptors {
     pub fn add(&mut self, come: impl Iterator<Item = OwnedFd>) {
         for one in come {
             // The others are closed as they are dropped.
-            if usize::from(self.untold()) < MOST {
+            if self.all.len() < MOST {
                 self.all.push_back(one);
             }
         }

@@ -146,6 +146,8 @@ struct Gone {
     identity: usize,
     /// Where in the list it was last seen.
     index: u32,
+    /// The descriptor that it had.
+    fd: RawFd,
 }
 
 #[derive(Clone, Copy)]
@@ -177,6 +179,19 @@ impl Token {
     }
 }
 
+/// What an event may be: in a batch, one after which the program's next look at the same call's events cannot be
+/// wrong.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Batch {
+    /// The first of a call: any.
+    None,
+    /// A further one: no connection ends, since its number would be free for another before the program has seen
+    /// what came before.
+    Goes,
+    /// One would end: the rest is for the next call.
+    Over,
+}
+
 /// The loop of one list.
 pub struct EventLoop {
     /// Made when first needed, and made anew by a forked child and where a registration has gone stale.
@@ -195,11 +210,16 @@ pub struct EventLoop {
     old: usize,
     /// After how many turns at least the kernel is asked who else is ready.
     shortest_round: usize,
+    batch: Batch,
+    /// The watched descriptors that this call has told of.
+    shown: Vec<RawFd>,
     generations: u32,
     seen: (usize, usize),
     audit: Audit,
     /// Whether a thread waits for the set.
     waiting: bool,
+    /// Whether something could not be sent, and nobody will tell when it can.
+    is_stalled: bool,
     /// What the program has for another event loop.
     readable: Option<Readable>,
     /// The size of the last message: the next ones are likely to have it, too.
@@ -240,7 +260,9 @@ fn nobody() -> Error {
 
 /// The loop of a list, made if there is none yet.
 fn loop_of<'a>(shard: &'a mut Shard<'_, usize, EventLoop>, list: usize) -> Result<&'a mut EventLoop, Error> {
-    shard.try_reserve(1)?;
+    if !shard.contains_key(&list) {
+        shard.try_reserve(1)?;
+    }
     Ok(shard.entry(list).or_insert_with(EventLoop::new))
 }
 
@@ -263,8 +285,9 @@ pub fn wait<L: List>(
         let event_loop = loop_of(&mut shard, key)?;
         event_loop.waiting = false;
         let result = match brought {
-            None => event_loop.begin(section, list, listener, timeout != 0, most),
-            Some(brought) => event_loop.collect(section, list, brought),
+            Some(brought) if event_loop.own_set().is_some() => event_loop.collect(section, list, brought),
+            // A signal handler or another thread may have let go of the list meanwhile.
+            _ => event_loop.begin(section, list, listener, timeout != 0, most),
         };
         let result = result.and_then(|()| event_loop.next(section, list));
         if let Ok(None) = result
@@ -282,7 +305,7 @@ pub fn wait<L: List>(
             match section.outside(|| socket::wait_epoll(set, &mut room, timeout)) {
                 Ok(ready) => brought = Some(ready),
                 // Whoever calls again after each signal would wait for ever.
-                Err(Errno::EINTR) if timeout > 0 => brought = Some(&[]),
+                Err(Errno::EINTR) if timeout > 0 => brought = None,
                 Err(errno) => {
                     stop_waiting(section, key);
                     return Err(failed(errno));
@@ -303,7 +326,10 @@ pub fn wait<L: List>(
 pub fn at_hand<L: List>(section: &Section, list: &mut L) -> Result<Option<Event<L::Origin>>, Error> {
     let mut shard = LOOPS.lock(section, part(list.key()));
     let Some(event_loop) = shard.get_mut(&list.key()) else { return Ok(None) };
-    let event = event_loop.serve(section, list)?;
+    event_loop.batch = Batch::Goes;
+    let event = event_loop.serve(section, list);
+    event_loop.batch = Batch::None;
+    let event = event?;
     event_loop.seen = list.shape();
     event_loop.show();
     if event_loop.is_unused() {
@@ -346,10 +372,13 @@ impl EventLoop {
             turns: 0,
             old: 0,
             shortest_round: SHORTEST_ROUND,
+            batch: Batch::None,
+            shown: Vec::new(),
             generations: 0,
             seen: (0, 0),
             audit: Audit::default(),
             waiting: false,
+            is_stalled: false,
             readable: None,
             expected: 0,
             spare: Block::default(),
@@ -384,6 +413,7 @@ impl EventLoop {
         most: usize,
     ) -> Result<(), Error> {
         self.old = self.ready.len();
+        self.shown.clear();
         self.shortest_round = most.clamp(SHORTEST_ROUND, BATCH);
         if most > 1 {
             // Who is ready by now is told beside those of whom much has been read ahead.
@@ -441,6 +471,9 @@ pub fn added<L: List>(section: &Section, list: &L, index: usize, watched: bool) 
     if let Err(error) = event_loop.admit(section, entry, index, State::Open) {
         event_loop.watched.retain(|identity| *identity != entry.identity);
         return Err(error);
+    }
+    if watched && !event_loop.members.contains_key(&entry.fd) {
+        return Err(failed(Errno::EPERM));
     }
     event_loop.show();
     if was_known {

@@ -9,16 +9,28 @@
 
 use std::cell::{Cell, RefCell};
 use std::mem::ManuallyDrop;
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 
 use crate::section::Section;
 use crate::{connections, event_loop};
 
 static GENERATION: AtomicU32 = AtomicU32::new(0);
+static SHARED: AtomicBool = AtomicBool::new(false);
 
 /// How many forks lie between the program's start and this process.
 pub fn generation() -> u32 {
     GENERATION.load(Ordering::Relaxed)
+}
+
+/// Whether another process may have descriptors of this one, so that what is closed here stays open there: epoll
+/// then tells of it by a number that is another file's.
+pub fn may_share() -> bool {
+    SHARED.load(Ordering::Relaxed)
+}
+
+/// From now on another process may have descriptors of this one.
+pub fn shares_descriptors() {
+    SHARED.store(true, Ordering::Relaxed);
 }
 
 /// Every table of the library, locked. Dropping it unlocks them.
@@ -63,12 +75,14 @@ fn thaw() -> Option<Frozen> {
 
 /// After the fork, in the parent.
 pub fn parent() {
+    shares_descriptors();
     drop(thaw());
 }
 
 /// After the fork, in the child.
 pub fn child() {
     GENERATION.fetch_add(1, Ordering::Relaxed);
+    shares_descriptors();
     if let Some(mut frozen) = thaw() {
         connections::leave_output_to_parent(&mut frozen.connections);
     }

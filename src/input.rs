@@ -9,6 +9,7 @@
 use std::os::fd::RawFd;
 
 use nix::errno::Errno;
+use nix::poll::PollFlags;
 
 use crate::error::{Error, ipc_errors as Code};
 use crate::inbound::{Came, Cut, Frame, Inbound, Receive};
@@ -36,9 +37,8 @@ pub fn read(
     let mut slot = connections::lock(section, fd);
     // Before anything is taken from the kernel, so that nothing is lost for want of it.
     slot.reserve().map_err(|_| OutOfMemory)?;
-    let mut inbound = slot.take_inbound();
+    let (mut inbound, mut cookie) = slot.take_inbound();
     drop(slot);
-    let mut cookie = None;
     loop {
         let result = next(section, fd, &mut inbound, &mut cookie, admit);
         if let Err(Failure::End(_)) = result {
@@ -79,21 +79,32 @@ fn next(
         }
         let begun = inbound.has_begun();
         let mut came = Err(Receive::System(Errno::EAGAIN));
-        if begun && cookie.is_none() || output::any_queued() {
+        if begun || output::any_queued() {
             came = inbound
                 .receive_exact(|room, arriving| socket::receive(fd, room, Patience::DontWait, arriving));
         }
         if came == Err(Receive::System(Errno::EAGAIN)) {
-            if begun && cookie.is_none() {
-                // While this call waits the number may become another socket's, which must not get the half.
-                *cookie = socket::cookie(fd).ok();
-            }
             output::flush_while_waiting(section, fd).map_err(|errno| {
                 Failure::Passing(if errno == Errno::ENOMEM { OutOfMemory.into() } else { failed(errno) })
             })?;
+            if begun {
+                // While this call waits the number may become another socket's, which must not get the half. The
+                // kernel begins a recv(2) anew after a signal handler, but not a poll(2).
+                let known = cookie.map_or_else(|| socket::cookie(fd), Ok);
+                *cookie = known.ok();
+                wait(section, fd).map_err(|errno| Failure::Passing(failed(errno)))?;
+                if socket::cookie(fd).ok() != *cookie {
+                    return Err(Failure::End(failed(Errno::EBADF)));
+                }
+                continue;
+            }
             came = inbound.receive_exact(|room, arriving| {
                 section.outside(|| socket::receive(fd, room, Patience::Wait, arriving))
             });
+            if cookie.is_some() {
+                // A signal handler may have put another socket there before the frame began.
+                *cookie = socket::cookie(fd).ok();
+            }
         }
         let ended = |errno| Failure::End(Error::new(Code::IPC_ERROR_CLOSED_RECIPIENT, errno));
         match came {
@@ -104,4 +115,11 @@ fn next(
             Err(Receive::OutOfMemory) => return Err(Failure::Passing(OutOfMemory.into())),
         }
     }
+}
+
+/// Waits until there is something to receive, as long as the descriptor's own flags and time-outs say.
+fn wait(section: &mut Section, fd: RawFd) -> Result<(), Errno> {
+    let limit = socket::receive_limit(fd)?;
+    let ready = section.outside(|| socket::wait(fd, PollFlags::POLLIN, limit))?;
+    if ready.is_empty() { Err(Errno::EAGAIN) } else { Ok(()) }
 }

@@ -18,12 +18,13 @@ use std::time::Duration;
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
+use crate::batch;
 use crate::connection::Connection;
 use crate::connections::{self, Slot};
 use crate::error::{Error, ipc_errors as Code};
 use crate::event_loop;
 use crate::section::{Section, Thread};
-use crate::socket::{self, Patience};
+use crate::socket::{self, Limit};
 
 /// How long a peer in a list may drain nothing before the rest is queued, in milliseconds.
 const PATIENCE: u8 = 5;
@@ -49,7 +50,8 @@ fn is_passing(errno: Errno) -> bool {
     matches!(errno, Errno::EAGAIN | Errno::ENOBUFS | Errno::ENOMEM | Errno::ETOOMANYREFS)
 }
 
-fn pause(section: &mut Section) {
+/// Waits a little for what passes without the kernel's telling.
+pub fn pause(section: &mut Section) {
     let _ = section.outside(|| poll(&mut [], MEMORY_PAUSE));
 }
 
@@ -109,7 +111,7 @@ impl<'a> Rest<'a> {
 fn send(fd: RawFd, pieces: &[IoSlice<'_>], descriptor: Option<RawFd>) -> Result<usize, Errno> {
     match descriptor {
         Some(descriptor) => socket::send_with(fd, pieces, descriptor),
-        None => socket::send_pieces(fd, pieces, Patience::DontWait),
+        None => socket::send_pieces(fd, pieces),
     }
 }
 
@@ -142,7 +144,7 @@ fn write_frame(section: &mut Section, fd: RawFd, frame: Rest<'_>, sent: &mut usi
     let mut slot = connections::lock_known(section, fd);
     let mut is_first = true;
     if slot.get().is_some_and(|connection| !connection.may_send()) {
-        slot.forget_stranger();
+        slot.verify().map_err(failed)?;
         while let Some(connection) = slot.get()
             && let Some(writer) = connection.writer
         {
@@ -152,7 +154,7 @@ fn write_frame(section: &mut Section, fd: RawFd, frame: Rest<'_>, sent: &mut usi
             }
             slot = slot.wait(None).map_err(failed)?;
         }
-        is_first = flush_queue(&mut slot, fd)?;
+        is_first = flush_queue(&mut slot, fd)? == Flushed::All;
         slot.tidy();
     }
     if is_first {
@@ -173,10 +175,13 @@ fn write_frame(section: &mut Section, fd: RawFd, frame: Rest<'_>, sent: &mut usi
     let result = match (was_queued, listed) {
         // Its patience was used up before.
         (true, true) => enqueue(section, fd, thread, frame, *sent),
-        (false, false) if frame.after(*sent).1.is_none() => send_waiting(section, fd, thread, frame, sent),
         (_, listed) => send_rest(section, fd, thread, frame, sent, listed),
     };
-    finish(section, fd, thread);
+    let is_queued = finish(section, fd, thread);
+    if is_queued && !listed && result.is_ok() {
+        // A signal handler has queued a frame behind this one, and in no list nobody else would send it.
+        let _ = batch::flush(section, fd, Limit::NONE);
+    }
     result
 }
 
@@ -225,8 +230,20 @@ fn send_rest(
             Err(errno) => return Err(failed(errno)),
         }
         // What was queued before goes out first; what a signal handler has queued since goes out last.
-        if *sent == 0 && !connection.outbound.is_empty() && !flush_queue(&mut slot, fd)? {
-            continue;
+        if *sent == 0 && !connection.outbound.is_empty() {
+            match flush_queue(&mut slot, fd)? {
+                Flushed::All => {}
+                Flushed::Full => continue,
+                Flushed::Later if listed => {
+                    drop(slot);
+                    return enqueue(section, fd, thread, frame, *sent);
+                }
+                Flushed::Later => {
+                    drop(slot);
+                    pause(section);
+                    continue;
+                }
+            }
         }
         match frame.after(*sent).send(fd) {
             Ok(count) => *sent += count,
@@ -246,31 +263,6 @@ fn send_rest(
     Ok(())
 }
 
-/// Has the kernel wait for the peer, which it does best where nothing limits the wait and nothing goes first.
-fn send_waiting(
-    section: &mut Section,
-    fd: RawFd,
-    thread: Thread,
-    frame: Rest<'_>,
-    sent: &mut usize,
-) -> Result<(), Error> {
-    while *sent < frame.len() {
-        match section.outside(|| socket::send_pieces(fd, &frame.after(*sent).slices(), Patience::Wait)) {
-            Ok(count) => *sent += count,
-            Err(Errno::EINTR) => {}
-            // The program has set O_NONBLOCK or a time-out.
-            Err(errno) if errno == Errno::EAGAIN || *sent > 0 && is_passing(errno) => {
-                return send_rest(section, fd, thread, frame, sent, false);
-            }
-            Err(errno) => return Err(failed(errno)),
-        }
-        if *sent < frame.len() {
-            own_turn(&mut connections::lock(section, fd), thread)?;
-        }
-    }
-    Ok(())
-}
-
 /// Keeps the rest of the frame in memory; later calls send it.
 fn enqueue(section: &Section, fd: RawFd, thread: Thread, frame: Rest<'_>, sent: usize) -> Result<(), Error> {
     let rest = frame.after(sent);
@@ -283,8 +275,8 @@ fn enqueue(section: &Section, fd: RawFd, thread: Thread, frame: Rest<'_>, sent: 
     }
 }
 
-/// Lets others write again, and has the event loop send what is queued.
-fn finish(section: &Section, fd: RawFd, thread: Thread) {
+/// Lets others write again, and has the event loop send what is queued; whether anything is.
+fn finish(section: &Section, fd: RawFd, thread: Thread) -> bool {
     let mut slot = connections::lock_known(section, fd);
     let queued = match own_turn(&mut slot, thread) {
         Ok(connection) => {
@@ -299,6 +291,7 @@ fn finish(section: &Section, fd: RawFd, thread: Thread) {
     if queued {
         has_queued(section, fd);
     }
+    queued
 }
 
 /// Has later calls send what is queued.
@@ -307,15 +300,27 @@ pub fn has_queued(section: &Section, fd: RawFd) {
     event_loop::watch_output(section, fd);
 }
 
-/// Sends what is queued for the connection, as far as the kernel takes it; whether all of it is gone.
-pub fn flush_queue(slot: &mut Slot<'_>, fd: RawFd) -> Result<bool, Error> {
-    let Some(connection) = slot.get() else { return Ok(true) };
+/// What has become of a queue.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Flushed {
+    /// Nothing is left.
+    All,
+    /// The kernel has no room; poll(2) tells when it has.
+    Full,
+    /// The kernel cannot send for another reason, which passes without its telling.
+    Later,
+}
+
+/// Sends what is queued for the connection, as far as the kernel takes it.
+pub fn flush_queue(slot: &mut Slot<'_>, fd: RawFd) -> Result<Flushed, Error> {
+    let Some(connection) = slot.get() else { return Ok(Flushed::All) };
     if connection.left_to_parent {
         return Err(failed(Errno::EBUSY));
     }
     match connection.outbound.flush(|pieces, descriptor| send(fd, pieces, descriptor)) {
-        Ok(()) => Ok(true),
-        Err(errno) if is_passing(errno) => Ok(false),
+        Ok(()) => Ok(Flushed::All),
+        Err(Errno::EAGAIN) => Ok(Flushed::Full),
+        Err(errno) if is_passing(errno) => Ok(Flushed::Later),
         Err(errno) => {
             connection.outbound.clear();
             slot.tidy();
@@ -324,15 +329,15 @@ pub fn flush_queue(slot: &mut Slot<'_>, fd: RawFd) -> Result<bool, Error> {
     }
 }
 
-/// Sends what is queued for the connection, as far as the kernel takes it now; whether nothing is left.
-pub fn flush(section: &Section, fd: RawFd) -> bool {
+/// Sends what is queued for the connection, as far as the kernel takes it now.
+pub fn flush(section: &Section, fd: RawFd) -> Flushed {
     let mut slot = connections::lock(section, fd);
     if slot.get().is_some_and(|connection| connection.writer.is_some()) {
-        return false;
+        return Flushed::Full;
     }
-    let gone = flush_queue(&mut slot, fd).unwrap_or(true);
+    let flushed = flush_queue(&mut slot, fd).unwrap_or(Flushed::All);
     slot.tidy();
-    gone
+    flushed
 }
 
 /// Whether bytes may wait to be sent on any connection.
@@ -386,8 +391,12 @@ fn flush_some(
     let count = section.outside(|| poll(&mut asked, limit))?;
     let mut ready = asked.iter().map(|asked| asked.any() != Some(false));
     let input_ready = input.is_some() && ready.next() == Some(true);
+    let mut later = false;
     for (fd, _) in fds.iter().zip(ready).filter(|(_, ready)| *ready) {
-        flush(section, *fd);
+        later |= flush(section, *fd) == Flushed::Later;
+    }
+    if later {
+        pause(section);
     }
     if count == 0 { Err(Errno::ETIMEDOUT) } else { Ok(input_ready) }
 }

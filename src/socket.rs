@@ -18,6 +18,7 @@ use nix::sys::time::TimeValLike;
 use nix::time::{ClockId, clock_gettime};
 
 use crate::descriptors::{Descriptors, MOST};
+use crate::fork;
 
 /// Whether a call may wait for the peer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -180,6 +181,8 @@ unsafe fn take_descriptors(message: &libc::msghdr, descriptors: &mut Descriptors
 /// Sends what the kernel takes of `pieces`, and with its first byte a descriptor.
 #[allow(unsafe_code, reason = "the layout of control messages")]
 pub fn send_with(fd: RawFd, pieces: &[IoSlice<'_>], descriptor: RawFd) -> Result<usize> {
+    // The descriptor may be that of a connection, which then stays open where it is closed here.
+    fork::shares_descriptors();
     let mut control = Control([MaybeUninit::zeroed(); CONTROL]);
     // SAFETY: all zeros is a message header without address, pieces and control messages.
     let mut message: libc::msghdr = unsafe { std::mem::zeroed() };
@@ -202,9 +205,9 @@ pub fn send_with(fd: RawFd, pieces: &[IoSlice<'_>], descriptor: RawFd) -> Result
 
 /// Who is at the other end of the connection, by the kernel's word.
 pub fn peer(fd: RawFd) -> Result<socket::UnixCredentials> {
-    let told = socket::getsockopt(&borrow(fd)?, socket::sockopt::PeerCredentials)?;
-    // Nobody: the socket has never been connected. (A process outside this one's PID namespace has number 0.)
-    if told.uid() == libc::uid_t::MAX { Err(Errno::ENOTCONN) } else { Ok(told) }
+    // ENOTCONN for what is not connected: a service would be told to be its own peer.
+    socket::getpeername::<socket::UnixAddr>(fd)?;
+    socket::getsockopt(&borrow(fd)?, socket::sockopt::PeerCredentials)
 }
 
 /// Receives at most `head` and, behind it, `room`, without waiting: how much of `head`, and the rest. Nothing
@@ -268,10 +271,10 @@ fn sent(count: isize) -> Result<usize> {
 /// Bytes up to which one more copy costs less than to send in pieces.
 const SMALL: usize = 512;
 
-/// Sends what the kernel takes of `pieces`, one after the other: a peer that is gone is EPIPE and no signal.
+/// Sends what the kernel takes of `pieces`, one after the other, without waiting: a peer that is gone is EPIPE and no signal.
 #[allow(unsafe_code, reason = "nix sends initialised arrays only, and makes room for control messages")]
-pub fn send_pieces(fd: RawFd, pieces: &[IoSlice<'_>], patience: Patience) -> Result<usize> {
-    let flags = libc::MSG_NOSIGNAL | patience.flags();
+pub fn send_pieces(fd: RawFd, pieces: &[IoSlice<'_>]) -> Result<usize> {
+    const FLAGS: i32 = libc::MSG_NOSIGNAL | libc::MSG_DONTWAIT;
     let mut room = [const { MaybeUninit::<u8>::uninit() }; SMALL];
     let size: usize = pieces.iter().map(|piece| piece.len()).sum();
     if size <= SMALL {
@@ -284,14 +287,14 @@ pub fn send_pieces(fd: RawFd, pieces: &[IoSlice<'_>], patience: Patience) -> Res
             }
         }
         // SAFETY: the first `size` bytes were written just now.
-        return sent(unsafe { libc::send(fd, room.as_ptr().cast(), size, flags) });
+        return sent(unsafe { libc::send(fd, room.as_ptr().cast(), size, FLAGS) });
     }
     // SAFETY: all zeros is a message header without address, pieces and control messages.
     let mut message: libc::msghdr = unsafe { std::mem::zeroed() };
     message.msg_iov = pieces.as_ptr().cast_mut().cast();
     message.msg_iovlen = pieces.len();
     // SAFETY: the header names `pieces`, which have the layout of iovec and are only read.
-    sent(unsafe { libc::sendmsg(fd, &raw const message, flags) })
+    sent(unsafe { libc::sendmsg(fd, &raw const message, FLAGS) })
 }
 
 /// Takes one client from the listener's queue; its descriptor is close-on-exec.

@@ -14,7 +14,7 @@ use crate::{connections, output, socket};
 #[repr(C)]
 #[derive(Clone, Copy)]
 pub struct ipc_peer {
-    /// The process; it may have ended since, and its number be another one's.
+    /// The process; it may have ended since, and its number be another one's. 0 for one in another PID namespace.
     pub pid: libc::pid_t,
     /// Its effective user.
     pub uid: libc::uid_t,
@@ -71,8 +71,8 @@ pub unsafe extern "C" fn ipc_write_fd(
 /// that it accepts from then on. Without it they are closed by the kernel: a peer could fill the table of
 /// descriptors.
 ///
-/// At most 16 are received with one message, each close-on-exec; ipc_take_fd gives them out. Those that are not
-/// taken are closed with the connection's next message, by ipc_read or ipc_wait_event, or with the connection.
+/// At most 16 wait to be taken, each close-on-exec; ipc_take_fd gives them out. Those that are not taken are closed
+/// when the connection is received from again, by ipc_read or ipc_wait_event, or with the connection.
 ///
 /// Errors: IPC_ERROR_CONNECTION_GEN__NO_CINFO: NULL (EINVAL).
 /// IPC_ERROR_USOCK_RECV: it is not open (EBADF), or no socket (ENOTSOCK).

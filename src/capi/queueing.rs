@@ -13,13 +13,17 @@ use crate::{batch, connections};
 
 /// Puts a copy of the message behind what is queued for the connection; it does not wait. What is queued leaves
 /// in batches, many messages in one system call: whenever 64 KiB have come together, as far as the peer reads,
-/// with the next ipc_write or ipc_flush, from within ipc_wait_event and ipc_read, on ipc_close and at exit.
+/// with the next ipc_write or ipc_flush, from within ipc_wait_event where the connection is in its list, from
+/// within ipc_read, on ipc_close and at exit.
 ///
 /// Errors: as for ipc_write. IPC_ERROR_MESSAGE_WRITE__NOT_ENOUGH_DATA: what is queued for this connection is as
 /// much as its limit (EAGAIN; 16 MiB, or what ipc_limits has set); nothing of the message is queued: ipc_flush,
-/// and try again. IPC_ERROR_USOCK_SEND with EPIPE: the peer is gone, and with it what was queued.
+/// and try again, unless the message alone is over the limit. IPC_ERROR_USOCK_SEND with EPIPE: the peer is gone,
+/// and with it what was queued.
 ///
-/// End the connection with ipc_close: close(2) alone leaves what is queued unsent.
+/// End the connection with ipc_close: close(2) alone leaves what is queued unsent. Where its number is another
+/// connection's by then, and messages were queued for that one before it was noticed, IPC_ERROR_USOCK_SEND with
+/// EBADF says once, here or in ipc_flush or ipc_write, that they are lost.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn ipc_queue(p: *const ipc_connection_info, m: *const ipc_message) -> ipc_errors {
     let code = ipc_errors::IPC_ERROR_USOCK_SEND;

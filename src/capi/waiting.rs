@@ -38,9 +38,9 @@ pub unsafe extern "C" fn ipc_wait_event_timeout(
 /// time is over.
 ///
 /// `events` is an array of `*count` events. Initialise it with zeros: each call frees the messages of the call
-/// before. A message with descriptors is the last of its array: they are to be had until the connection's next
-/// one. Events of one array may be about the same connection: free an `origin` only at its DISCONNECTION,
-/// after which no event names it.
+/// before. A DISCONNECTION is always the first of its array, so that no event in it is about a connection that
+/// has ended; a message with descriptors is the last, since they are to be had until the connection's next one. A
+/// watched descriptor is told once.
 ///
 /// Errors: as for ipc_wait_event, and `*count` is 0 then; IPC_ERROR_WAIT_EVENT__NO_EVENT_PARAM: `events` or
 /// `count` is NULL, or `*count` is 0 (EINVAL). What comes after the first event and fails is left for the next

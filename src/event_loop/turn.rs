@@ -8,9 +8,10 @@ use std::os::fd::RawFd;
 use nix::errno::Errno;
 use nix::poll::{PollFlags, PollTimeout};
 
-use super::{BATCH, Entry, Event, EventLoop, Kind, List, State, Token, What, failed};
+use super::{BATCH, Batch, Entry, Event, EventLoop, Kind, List, State, Token, What, failed};
 use crate::connections;
 use crate::error::{Error, ipc_errors as Code};
+use crate::fork;
 use crate::inbound::{Came, Cut, Frame, Inbound, Receive};
 use crate::memory::{Block, OutOfMemory};
 use crate::output;
@@ -51,10 +52,12 @@ impl EventLoop {
         list: &mut L,
     ) -> Result<Option<Event<L::Origin>>, Error> {
         loop {
-            if let Some(event) = self.tell_gone(list) {
+            if self.batch == Batch::None
+                && let Some(event) = self.tell_gone(section, list)
+            {
                 return Ok(Some(event));
             }
-            if self.ready.is_empty() {
+            if self.ready.is_empty() || self.batch == Batch::Over {
                 return Ok(None);
             }
             if self.turns == 0 {
@@ -62,7 +65,7 @@ impl EventLoop {
             }
             self.turns = self.turns.saturating_sub(1);
             let Some(token) = self.ready.pop_front() else { continue };
-            let known = self.old == 0;
+            let known = self.old == 0 && !fork::may_share();
             self.old = self.old.saturating_sub(1);
             if let Some(event) = self.turn(section, list, token, known)? {
                 return Ok(Some(event));
@@ -71,8 +74,9 @@ impl EventLoop {
     }
 
     /// The end of one whose descriptor the program has closed.
-    fn tell_gone<L: List>(&mut self, list: &mut L) -> Option<Event<L::Origin>> {
+    fn tell_gone<L: List>(&mut self, section: &Section, list: &mut L) -> Option<Event<L::Origin>> {
         while let Some(gone) = self.gone.pop_front() {
+            connections::forget_stranger(section, gone.fd);
             let (_, size) = list.shape();
             // The program may have set its descriptor to -1: it is no entry then, but stands there.
             let is_it = |index: &usize| list.identity(*index) == Some(gone.identity);
@@ -126,10 +130,7 @@ impl EventLoop {
                 return Ok(Some(Event { origin, what: What::Connection }));
             }
             State::Failed => {
-                // The program may have closed it at the word of the error, or before, and its number be in use
-                // again: what is no socket is not a connection of the list, and not to be closed.
-                let open = self.is_watched(fd) && socket::cookie(fd).is_ok();
-                return Ok(self.end(section, list, fd, index, open));
+                return Ok(self.end(section, list, fd, index));
             }
             State::Open | State::Ending | State::Told => {}
         }
@@ -138,15 +139,23 @@ impl EventLoop {
             self.lose(fd);
             return Ok(None);
         }
-        if writable && member.sending && self.send_queued(section, fd) && member.state == State::Ending {
-            return Ok(self.end(section, list, fd, index, true));
+        if writable && member.sending {
+            self.send_queued(section, fd);
+        }
+        if member.state == State::Ending && !output::is_queued(section, fd) {
+            return Ok(self.end(section, list, fd, index));
         }
         if !readable || member.state != State::Open {
             return Ok(None);
         }
         if member.kind == Kind::Watched {
-            let is_ready = self.is_ready(fd)?;
-            return Ok(is_ready.then_some(Event { origin, what: What::Ready }));
+            // Once in a call: the program is yet to read it.
+            let is_new = !self.shown.contains(&fd) && self.shown.try_reserve(1).is_ok();
+            if !is_new || !self.is_ready(fd)? {
+                return Ok(None);
+            }
+            self.shown.push(fd);
+            return Ok(Some(Event { origin, what: What::Ready }));
         }
         if member.kind == Kind::Extra {
             let frame = self.read_extra(fd, member.always_ready)?;
@@ -161,7 +170,7 @@ impl EventLoop {
                 self.watch_output(fd, true);
                 Ok(None)
             }
-            Received::End => Ok(self.end(section, list, fd, index, true)),
+            Received::End => Ok(self.end(section, list, fd, index)),
             Received::Broken => {
                 self.update(fd, |member| member.state = State::Failed);
                 self.make_ready(fd, true, false);
@@ -303,13 +312,19 @@ impl EventLoop {
         list: &mut L,
         fd: RawFd,
         index: usize,
-        open: bool,
     ) -> Option<Event<L::Origin>> {
+        if self.batch != Batch::None {
+            self.batch = Batch::Over;
+            self.make_ready(fd, true, true);
+            return None;
+        }
         let origin = list.origin(index)?;
+        // The program may have closed it, and its number be in use again. What is no socket is not closed, either.
+        let is_it = self.is_watched(fd) && socket::cookie(fd).is_ok();
         list.remove(index);
         self.follow_move(list, index);
         self.dismiss(fd);
-        if open {
+        if is_it {
             output::flush(section, fd);
             connections::lock(section, fd).forget();
             // Nothing can be done about a failure, and the number is free in any case.

@@ -10,10 +10,11 @@ use nix::sys::epoll::EpollFlags;
 use super::{
     Entry, EventLoop, Gone, Kind, List, Listener, Member, Readable, Set, State, Token, audit, failed,
 };
+use crate::connections;
 use crate::error::Error;
+use crate::output::{self, Flushed};
 use crate::section::Section;
 use crate::socket::{self, Limit, Readiness};
-use crate::{connections, output};
 
 /// How long no client is accepted after descriptors or memory ran out, unless one comes free here.
 const ACCEPT_PAUSE_MS: i32 = 100;
@@ -27,7 +28,7 @@ impl EventLoop {
     pub(super) fn set_to_ask(&mut self) -> Result<Option<RawFd>, Error> {
         let is_paused = self.listener.is_some_and(|listener| listener.paused.is_some());
         let Some(set) = self.set.as_mut().filter(|set| set.is_own()) else { return Ok(None) };
-        if self.audit.is_due() {
+        if self.audit.is_due() || self.is_stalled {
             set.tick_in(audit::PAUSE_MS).map_err(failed)?;
         } else if is_paused {
             set.tick_in(i64::from(ACCEPT_PAUSE_MS)).map_err(failed)?;
@@ -41,6 +42,7 @@ impl EventLoop {
             set.ticked();
         }
         self.retry_listener();
+        self.retry_output(section);
         if self.audit.is_due() { self.audit(section, list) } else { Ok(()) }
     }
 
@@ -212,7 +214,11 @@ impl EventLoop {
     pub(super) fn registered(&mut self, fd: RawFd, result: nix::Result<()>) -> Result<(), Error> {
         match result {
             Ok(()) => {}
-            Err(Errno::EPERM) if self.members.get(&fd).is_some_and(|member| member.kind != Kind::Watched) => {
+            Err(Errno::EPERM) if self.members.get(&fd).is_some_and(|member| member.kind == Kind::Watched) => {
+                // It was closed, and its number is that of a regular file now; or it is just being added.
+                self.lose(fd);
+            }
+            Err(Errno::EPERM) => {
                 self.update(fd, |member| member.always_ready = true);
                 self.make_ready(fd, true, false);
             }
@@ -271,7 +277,7 @@ impl EventLoop {
             && old.announced
             && old.identity != entry.identity
         {
-            let gone = old.gone();
+            let gone = old.gone(entry.fd);
             if self.is_watched(entry.fd) {
                 // A copy of a connection that is in the list already: events name the one that was told.
                 self.update(entry.fd, |member| member.index = index_u32(index));
@@ -290,7 +296,10 @@ impl EventLoop {
             announced: state == State::Fresh,
             // It may have something queued from before; a look will show.
             sending: output::any_queued(),
-            kind: if self.watched.contains(&entry.identity) { Kind::Watched } else { entry.kind },
+            kind: match entry.kind {
+                Kind::Extra if self.watched.contains(&entry.identity) => Kind::Watched,
+                kind => kind,
+            },
             always_ready: false,
             queued: false,
             readable: false,
@@ -318,7 +327,10 @@ impl EventLoop {
     /// Forgets a member that is in the list no more.
     pub(super) fn dismiss(&mut self, fd: RawFd) {
         self.unregister(fd);
-        self.members.remove(&fd);
+        if let Some(member) = self.members.remove(&fd) {
+            // Its memory may be another structure's from now on.
+            self.watched.retain(|identity| *identity != member.identity);
+        }
     }
 
     /// The member's descriptor is closed, or no more what it was. If the program was told of its coming, it
@@ -331,7 +343,7 @@ impl EventLoop {
                 // The next audit finds it so again.
                 return;
             }
-            self.gone.push_back(member.gone());
+            self.gone.push_back(member.gone(fd));
         }
         self.members.remove(&fd);
     }
@@ -353,13 +365,31 @@ impl EventLoop {
         let _ = self.register(fd);
     }
 
-    /// Sends what is queued for the member; whether nothing is left.
-    pub(super) fn send_queued(&mut self, section: &Section, fd: RawFd) -> bool {
-        let sent = output::flush(section, fd);
-        if sent {
+    /// Sends what is queued for the member.
+    pub(super) fn send_queued(&mut self, section: &Section, fd: RawFd) {
+        let flushed = output::flush(section, fd);
+        if flushed != Flushed::Full {
             self.watch_output(fd, false);
         }
-        sent
+        // Epoll would tell again and again that there is room.
+        self.is_stalled |= flushed == Flushed::Later;
+    }
+
+    /// Has another try at what could not be sent for want of something that nobody tells of.
+    fn retry_output(&mut self, section: &Section) {
+        if std::mem::take(&mut self.is_stalled) {
+            let mut stalled = Vec::new();
+            for (fd, member) in &self.members {
+                if !member.sending && output::is_queued(section, *fd) {
+                    if stalled.try_reserve(1).is_err() {
+                        self.is_stalled = true;
+                        break;
+                    }
+                    stalled.push(*fd);
+                }
+            }
+            stalled.into_iter().for_each(|fd| self.watch_output(fd, true));
+        }
     }
 }
 
@@ -374,8 +404,8 @@ impl Member {
         Token { fd, generation: self.generation }
     }
 
-    fn gone(&self) -> Gone {
-        Gone { identity: self.identity, index: self.index }
+    fn gone(&self, fd: RawFd) -> Gone {
+        Gone { identity: self.identity, index: self.index, fd }
     }
 
     /// Whether it is this entry of the list.
