@@ -49,6 +49,7 @@ $(LIBRARIES) &: $(SOURCES)
 	$(BUILD_LIBRARIES)
 
 include benches/bench.mk
+include debian/deb.mk
 
 # A page for each function; most of them lead to the page of another one.
 FUNCTION_PAGES := $(wildcard man/*.3)
@@ -131,7 +132,7 @@ man: ## write the pages in man anew from their sources, with pandoc
 
 clean: ## remove what was built
 	$(CARGO) clean
-	rm -f examples-c/pongd examples-c/pong
+	$(MAKE) -C examples-c clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z]*\):.* ## \(.*\)/\1\t\2/p' $(MAKEFILE_LIST) | expand -t 12

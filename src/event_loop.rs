@@ -26,6 +26,7 @@ use self::audit::Audit;
 use self::readable::Readable;
 use self::set::Set;
 use crate::error::{Error, ipc_errors as Code};
+use crate::fork;
 use crate::inbound::Frame;
 use crate::memory::Block;
 use crate::section::Section;
@@ -208,6 +209,10 @@ pub struct EventLoop {
     turns: usize,
     /// How many of `ready` are there since an earlier call: the program may have closed them meanwhile.
     old: usize,
+    /// What [`fork::shares`] said when the program last called, and the newest registration then: of these another
+    /// process may have the file, so that epoll tells of it when the number is another one's here.
+    shares: u32,
+    shared: u32,
     /// After how many turns at least the kernel is asked who else is ready.
     shortest_round: usize,
     batch: Batch,
@@ -371,6 +376,8 @@ impl EventLoop {
             gone: VecDeque::new(),
             turns: 0,
             old: 0,
+            shares: fork::shares(),
+            shared: 0,
             shortest_round: SHORTEST_ROUND,
             batch: Batch::None,
             shown: Vec::new(),
@@ -413,6 +420,9 @@ impl EventLoop {
         most: usize,
     ) -> Result<(), Error> {
         self.old = self.ready.len();
+        if std::mem::replace(&mut self.shares, fork::shares()) != fork::shares() {
+            self.shared = self.generations;
+        }
         self.shown.clear();
         self.shortest_round = most.clamp(SHORTEST_ROUND, BATCH);
         if most > 1 {

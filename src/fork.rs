@@ -9,28 +9,28 @@
 
 use std::cell::{Cell, RefCell};
 use std::mem::ManuallyDrop;
-use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::sync::atomic::{AtomicU32, Ordering};
 
 use crate::section::Section;
 use crate::{connections, event_loop};
 
 static GENERATION: AtomicU32 = AtomicU32::new(0);
-static SHARED: AtomicBool = AtomicBool::new(false);
+static SHARES: AtomicU32 = AtomicU32::new(0);
 
 /// How many forks lie between the program's start and this process.
 pub fn generation() -> u32 {
     GENERATION.load(Ordering::Relaxed)
 }
 
-/// Whether another process may have descriptors of this one, so that what is closed here stays open there: epoll
-/// then tells of it by a number that is another file's.
-pub fn may_share() -> bool {
-    SHARED.load(Ordering::Relaxed)
+/// How often another process may have got the descriptors that were open then. What is closed here stays open
+/// there, and epoll tells of it by a number that is another file's.
+pub fn shares() -> u32 {
+    SHARES.load(Ordering::Relaxed)
 }
 
-/// From now on another process may have descriptors of this one.
+/// Another process may have the descriptors that are open now.
 pub fn shares_descriptors() {
-    SHARED.store(true, Ordering::Relaxed);
+    SHARES.fetch_add(1, Ordering::Relaxed);
 }
 
 /// Every table of the library, locked. Dropping it unlocks them.

@@ -11,7 +11,6 @@ use nix::poll::{PollFlags, PollTimeout};
 use super::{BATCH, Batch, Entry, Event, EventLoop, Kind, List, State, Token, What, failed};
 use crate::connections;
 use crate::error::{Error, ipc_errors as Code};
-use crate::fork;
 use crate::inbound::{Came, Cut, Frame, Inbound, Receive};
 use crate::memory::{Block, OutOfMemory};
 use crate::output;
@@ -65,7 +64,7 @@ impl EventLoop {
             }
             self.turns = self.turns.saturating_sub(1);
             let Some(token) = self.ready.pop_front() else { continue };
-            let known = self.old == 0 && !fork::may_share();
+            let known = self.old == 0 && token.generation > self.shared;
             self.old = self.old.saturating_sub(1);
             if let Some(event) = self.turn(section, list, token, known)? {
                 return Ok(Some(event));

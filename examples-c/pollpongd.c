@@ -1,0 +1,130 @@
+/*
+ * pollpongd: pongd in a program that has an event loop of its own, here poll(2). It sends every message back;
+ * pong is its client. On standard input it takes commands: c tells how many clients there are, m how many
+ * messages have come, q ends it.
+ *
+ * It shows how a loop that knows nothing of libipc waits for it (ipc_event_fd). With epoll(7), libevent, GLib
+ * or Qt it is the same: one descriptor, and a function to call when that is readable.
+ *
+ * SPDX-License-Identifier: MIT OR Apache-2.0
+ */
+
+#define PROGRAM "pollpongd"
+#include "common.h"
+
+#include <poll.h>
+
+#define SERVICE "pongd"
+
+static size_t client_count;
+static size_t message_count;
+
+/* Takes all that libipc has to tell, and does not wait: that is the loop's part. */
+static bool
+take_events (struct ipc_connection_infos *clients, struct ipc_connection_info *service)
+{
+    struct ipc_event event = {0};
+    bool good;
+
+    do {
+        good = ok ("taking events", ipc_wait_event_timeout (clients, service, &event, 0));
+
+        switch (event.type) {
+        case IPC_EVENT_TYPE_CONNECTION:
+            client_count++;
+            break;
+        case IPC_EVENT_TYPE_MESSAGE:
+            message_count++;
+            /* A client that cannot be answered is no reason to leave the others. */
+            ok ("answering", ipc_write (event.origin, event.m));
+            break;
+        case IPC_EVENT_TYPE_DISCONNECTION:
+            client_count--;
+            free (event.origin);
+            break;
+        default:
+            break;
+        }
+    } while (event.type != IPC_EVENT_TYPE_NOT_SET);
+    return good;
+}
+
+/* Takes the commands that have been typed; false for the one to end. */
+static bool
+take_commands (struct pollfd *input)
+{
+    char commands[256];
+    ssize_t length = read (input->fd, commands, sizeof commands);
+
+    for (ssize_t i = 0; i < length; i++) {
+        switch (commands[i]) {
+        case 'c':
+            printf ("%zu clients\n", client_count);
+            break;
+        case 'm':
+            printf ("%zu messages\n", message_count);
+            break;
+        case 'q':
+            return false;
+        }
+    }
+    if (length <= 0) {
+        /* No more commands. poll leaves out descriptors below 0. */
+        input->fd = -1;
+    }
+    return true;
+}
+
+/* Serves until a command or a signal ends it; false if it ends for another reason. */
+static bool
+serve (struct ipc_connection_infos *clients, struct ipc_connection_info *service, int signals)
+{
+    struct pollfd fds[3] = {{STDIN_FILENO, POLLIN, 0}, {signals, POLLIN, 0}, {-1, POLLIN, 0}};
+    bool running = true;
+    bool good = ok ("preparing to wait", ipc_event_fd (clients, service, &fds[2].fd));
+
+    while (running && good) {
+        if (poll (fds, 3, -1) < 0) {
+            good = errno == EINTR;
+            continue;
+        }
+        if (fds[0].revents != 0) {
+            running = take_commands (&fds[0]);
+        }
+        if (fds[1].revents != 0) {
+            running = false;
+        }
+        if (fds[2].revents != 0) {
+            good = take_events (clients, service);
+        }
+    }
+    return good;
+}
+
+int
+main (int argc, char *argv[], char *env[])
+{
+    struct ipc_connection_info service = {0};
+    struct ipc_connection_infos clients = {0};
+    int signals = open_signals ();
+    bool good;
+
+    (void) argc;
+    (void) argv;
+    setvbuf (stdout, NULL, _IOLBF, 0);
+
+    if (signals < 0) {
+        return EXIT_FAILURE;
+    }
+    good = ok ("opening the service " SERVICE, ipc_server_init (env, &service, SERVICE));
+    if (good) {
+        printf ("listening at %s\n", service.spath);
+        good = serve (&clients, &service, signals);
+        good = ok ("closing the service", ipc_server_close (&service)) && good;
+    }
+
+    /* This closes the descriptor of ipc_event_fd, too. */
+    end_clients (&clients);
+    close (signals);
+    return good ? EXIT_SUCCESS : EXIT_FAILURE;
+}
