@@ -126,8 +126,8 @@ enum ipc_errors ipc_del_fd(struct ipc_connection_infos *cinfos, int fd);
  *
  * Errors: as for ipc_write. IPC_ERROR_MESSAGE_WRITE__NOT_ENOUGH_DATA: what is queued for this connection is as
  * much as its limit (EAGAIN; 16 MiB, or what ipc_limits has set); nothing of the message is queued: ipc_flush,
- * and try again. EMSGSIZE: the message alone is over the limit. IPC_ERROR_USOCK_SEND with EPIPE: the peer is
- * gone, and with it what was queued.
+ * and try again, unless the message alone is over the limit. IPC_ERROR_USOCK_SEND with EPIPE: the peer is gone,
+ * and with it what was queued.
  *
  * End the connection with ipc_close: close(2) alone leaves what is queued unsent. Where its number is another
  * connection's by then, and messages were queued for that one before it was noticed, IPC_ERROR_USOCK_SEND with
@@ -204,8 +204,8 @@ enum ipc_errors ipc_write_fd(const struct ipc_connection_info *p,
  * that it accepts from then on. Without it they are closed by the kernel: a peer could fill the table of
  * descriptors.
  *
- * At most 16 are received with one message, each close-on-exec; ipc_take_fd gives them out. Those that are not
- * taken are closed with the connection's next message, by ipc_read or ipc_wait_event, or with the connection.
+ * At most 16 wait to be taken, each close-on-exec; ipc_take_fd gives them out. Those that are not taken are closed
+ * when the connection is received from again, by ipc_read or ipc_wait_event, or with the connection.
  *
  * Errors: IPC_ERROR_CONNECTION_GEN__NO_CINFO: NULL (EINVAL).
  * IPC_ERROR_USOCK_RECV: it is not open (EBADF), or no socket (ENOTSOCK).

@@ -165,6 +165,19 @@ pub fn set(section: &Section, fd: RawFd, change: impl FnOnce(&mut Settings)) -> 
     Ok(())
 }
 
+/// Makes sure that [`adopt`] will find memory, whatever the number of the connection.
+pub fn reserve(section: &Section, settings: Settings) -> Result<(), OutOfMemory> {
+    let mut result = Ok(());
+    if settings != Settings::default() {
+        CONNECTIONS.for_each(section, |part| {
+            if part.try_reserve(1).is_err() {
+                result = Err(OutOfMemory);
+            }
+        });
+    }
+    result
+}
+
 /// Sets for a connection that was just accepted what is set for its service. What another socket with its
 /// number has left is forgotten.
 pub fn adopt(section: &Section, fd: RawFd, settings: Settings) -> Result<(), Errno> {

@@ -130,12 +130,17 @@ pub fn write(
     let result = write_frame(section, fd, frame, &mut sent);
     if let Err(Error { errno, .. }) = result
         && sent > 0
-        && !matches!(errno, Errno::EPIPE | Errno::EBADF)
     {
-        // Half of a frame is sent, and the rest will not follow: no other may, either.
-        socket::shut_down(fd);
+        give_up(fd, errno);
     }
     result
+}
+
+/// Half of a frame may be sent, and the rest will not follow: no other may, either. Both sides learn of it.
+fn give_up(fd: RawFd, errno: Errno) {
+    if !matches!(errno, Errno::EPIPE | Errno::EBADF) {
+        socket::shut_down(fd);
+    }
 }
 
 /// Sends a frame, or its rest is queued; how much of it was sent.
@@ -324,6 +329,7 @@ pub fn flush_queue(slot: &mut Slot<'_>, fd: RawFd) -> Result<Flushed, Error> {
         Err(errno) => {
             connection.outbound.clear();
             slot.tidy();
+            give_up(fd, errno);
             Err(failed(errno))
         }
     }

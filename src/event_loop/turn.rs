@@ -273,7 +273,10 @@ impl EventLoop {
                 self.lose(fd);
                 return Ok(None);
             }
-            Err(errno) => return Err(failed(errno)),
+            Err(errno) => {
+                self.make_ready(fd, true, false);
+                return Err(failed(errno));
+            }
         };
         let over = ready.intersects(PollFlags::POLLHUP | PollFlags::POLLERR);
         let ended = over || ready.contains(READ_END);
@@ -342,7 +345,8 @@ impl EventLoop {
         let Some(listener) = self.listener else { return Ok(None) };
         let mut accepted = None;
         // Before the client is taken: one that finds no memory waits in the kernel's queue.
-        if self.make_room().is_err() {
+        let settings = connections::lock_known(section, listener.fd).settings();
+        if self.make_room().is_err() || connections::reserve(section, settings).is_err() {
             self.pause_listener();
             return Ok(None);
         }
@@ -350,7 +354,6 @@ impl EventLoop {
             let fd =
                 socket::accept(listener.fd).map_err(|errno| Error::new(Code::IPC_ERROR_ACCEPT, errno))?;
             accepted = Some(fd);
-            let settings = connections::lock_known(section, listener.fd).settings();
             connections::adopt(section, fd, settings).map_err(failed)?;
             self.admit(section, Entry { fd, identity, kind: Kind::Peer }, index, State::Fresh)?;
             Ok(fd)

@@ -101,7 +101,10 @@ impl EventLoop {
     pub(super) fn make_readable(&mut self) -> Result<RawFd, Error> {
         if self.own_readable().is_none() {
             self.readable = Some(Readable::new().map_err(failed)?);
-            self.show_set()?;
+            if let Err(error) = self.show_set() {
+                self.readable = None;
+                return Err(error);
+            }
         }
         self.show();
         self.readable.as_ref().map(Readable::fd).ok_or(failed(Errno::EBADF))
