@@ -118,7 +118,9 @@ impl EventLoop {
         let readable = std::mem::take(&mut member.readable);
         let writable = std::mem::take(&mut member.writable);
         let member = *member;
-        let located = find(list, member.index, |entry| entry.fd == fd);
+        // A copy of the structure is as good, but only where the structure itself is not there.
+        let located = find(list, member.index, |entry| entry.fd == fd && entry.identity == member.identity)
+            .or_else(|| find(list, member.index, |entry| entry.fd == fd));
         let Some((index, origin)) = located.and_then(|index| Some((index, list.origin(index)?))) else {
             self.drop_unlisted(list, fd);
             return Ok(None);

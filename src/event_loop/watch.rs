@@ -138,6 +138,12 @@ impl EventLoop {
             }
         }
         if stale {
+            // Whom the old set does not watch any more the new one must not, either.
+            let mut closed = Vec::new();
+            closed.try_reserve(self.members.len())?;
+            let watched = self.members.iter().filter(|(_, member)| member.interest().is_some());
+            closed.extend(watched.map(|(fd, _)| *fd).filter(|fd| !self.is_watched(*fd)));
+            closed.into_iter().for_each(|fd| self.lose(fd));
             self.drop_set();
             self.build()?;
         }
@@ -201,7 +207,9 @@ impl EventLoop {
     }
 
     pub(super) fn unregister(&self, fd: RawFd) {
-        if let Some(set) = self.own_set() {
+        // The number of a member that was closed may be the listener's by now.
+        let is_listener = self.listener.is_some_and(|listener| listener.fd == fd);
+        if let (Some(set), false) = (self.own_set(), is_listener) {
             set.remove(fd);
         }
     }
