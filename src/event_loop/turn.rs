@@ -118,9 +118,16 @@ impl EventLoop {
         let readable = std::mem::take(&mut member.readable);
         let writable = std::mem::take(&mut member.writable);
         let member = *member;
-        // A copy of the structure is as good, but only where the structure itself is not there.
-        let located = find(list, member.index, |entry| entry.fd == fd && entry.identity == member.identity)
-            .or_else(|| find(list, member.index, |entry| entry.fd == fd));
+        let stands_there = |entry: Entry| (entry.fd, entry.identity) == (fd, member.identity);
+        if !list.entry(member.index as usize).is_some_and(stands_there) {
+            // The program has moved it, or put a copy in its place: once for all that it has changed.
+            self.reconcile(section, list)?;
+        }
+        let Some(member) = self.members.get(&fd).copied().filter(|new| new.generation == member.generation)
+        else {
+            return Ok(None);
+        };
+        let located = find(list, member.index, |entry| entry.fd == fd);
         let Some((index, origin)) = located.and_then(|index| Some((index, list.origin(index)?))) else {
             self.drop_unlisted(list, fd);
             return Ok(None);

@@ -290,8 +290,10 @@ impl EventLoop {
         {
             let gone = old.gone(entry.fd);
             if self.is_watched(entry.fd) {
-                // A copy of a connection that is in the list already: events name the one that was told.
-                self.update(entry.fd, |member| member.index = index_u32(index));
+                // A copy of the structure, in its place: it is as good.
+                self.update(entry.fd, |member| {
+                    (member.index, member.identity) = (index_u32(index), entry.identity);
+                });
                 return Ok(());
             }
             self.gone.push_back(gone);
