@@ -113,7 +113,7 @@ demo: all ## build, install into a staging folder, compile the examples, run ser
 test: all check ## run every test; what is left out for want of a tool is told as "SKIPPED:"
 	man/generate.sh --check
 	env -u MAKEFLAGS -u MFLAGS -u MAKELEVEL $(CARGO) test --locked --no-fail-fast
-	@for tool in valgrind pkg-config man mandoc lexgrog $(firstword $(CXX)); do \
+	@for tool in valgrind pkg-config man mandoc lexgrog dpkg-buildpackage lintian python3 cmake meson $(firstword $(CXX)); do \
 	    command -v "$$tool" > /dev/null || echo "SKIPPED: the tests that need $$tool, which is not installed"; \
 	done
 
@@ -133,6 +133,7 @@ man: ## write the pages in man anew from their sources, with pandoc
 clean: ## remove what was built
 	$(CARGO) clean
 	$(MAKE) -C examples-c clean
+	rm -f examples-cpp/pongd examples-cpp/pong
 
 help: ## list the targets
 	@sed -n 's/^\([a-z]*\):.* ## \(.*\)/\1\t\2/p' $(MAKEFILE_LIST) | expand -t 12

@@ -375,15 +375,16 @@ impl EventLoop {
             Ok(index) => Ok(self.announce(list, index)),
             // Another process took the client, or it has gone.
             Err(Error { errno: Errno::EAGAIN | Errno::EINTR | Errno::EPROTO, .. }) => Ok(None),
-            // Descriptors, watches or memory have run out: the established go on, the new ones wait.
-            Err(Error {
-                errno: Errno::EMFILE | Errno::ENFILE | Errno::ENOBUFS | Errno::ENOMEM | Errno::ENOSPC,
-                ..
-            }) => {
+            // It is no service.
+            Err(Error { errno: errno @ (Errno::EBADF | Errno::EINVAL | Errno::ENOTSOCK), .. }) => {
+                Err(failed(errno))
+            }
+            // Descriptors, watches or memory have run out, or somebody forbids it: the established go on, the new
+            // ones wait.
+            Err(_) => {
                 self.pause_listener();
                 Ok(None)
             }
-            Err(error) => Err(failed(error.errno)),
         }
     }
 

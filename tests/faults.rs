@@ -1,0 +1,514 @@
+//! Promise 26, where something fails beneath the library: a system call, or an allocation. Each call of libipc.so
+//! into libc fails once with each errno that it can give, or falls short. Nothing is then lost, doubled, changed
+//! or leaked, nothing hangs or aborts, every failure has its code and its errno, and what was tried again works.
+//!
+//! Two C programs know at each moment what has to come: `faults/scenario.c` uses ipc.h, `faults/extension.c`
+//! ipc_ext.h. The shim (`faults/shim.h`) makes the n-th call fail; n goes from 1 to where no call is left.
+//!
+//! `LIBIPC_FAULTS=all` takes every n, also where there are many. `LIBIPC_FAULTS="scenario recv EINTR 12"` runs
+//! one of them, and a number behind it has as many calls fail in a row: "scenario malloc ENOMEM 5 8".
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing, reason = "tests")]
+
+mod staging;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::env;
+use std::fmt;
+use std::io::Write;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use staging::{Language, Linkage, Program, WARNINGS, has, root, run, skipped, stage};
+
+/// What the program may notice of a fault.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum May {
+    /// Nothing: it is the library's own affair.
+    Nothing,
+    /// Calls fail; made again they succeed, and nothing is lost.
+    Fail,
+    /// A connection is lost, and the program is told.
+    Break,
+}
+
+/// Faults of one function.
+struct Row {
+    call: &'static str,
+    with: &'static [&'static str],
+    may: May,
+    /// How many calls fail in a row.
+    bursts: &'static [u32],
+}
+
+const fn row(call: &'static str, with: &'static [&'static str], may: May, bursts: &'static [u32]) -> Row {
+    Row { call, with, may, bursts }
+}
+
+/// Bytes come and go one by one.
+const SHORT: &[&str] = &["short"];
+
+/// What the kernel says where a descriptor is to be made.
+const NO_DESCRIPTOR: &[&str] = &["EMFILE", "ENFILE", "ENOMEM"];
+
+/// What a file system says, and a security module.
+const NO_ACCESS: &[&str] = &["EACCES", "EIO"];
+
+const ONE: &[u32] = &[1];
+const SOME: &[u32] = &[1, 3];
+const MANY: &[u32] = &[1, 8];
+
+/// Every function that can fail, with what it can give. Those with the most calls come first.
+const ROWS: &[Row] = &[
+    row("malloc", &["ENOMEM"], May::Fail, MANY),
+    row("realloc", &["ENOMEM"], May::Fail, MANY),
+    row("calloc", &["ENOMEM"], May::Fail, MANY),
+    row("poll", &["EINTR"], May::Fail, SOME),
+    row("poll", &["ENOMEM"], May::Break, ONE),
+    row("preadv2", SHORT, May::Nothing, ONE),
+    row("preadv2", &["EOPNOTSUPP"], May::Nothing, ONE),
+    row("preadv2", &["EINTR", "EIO"], May::Fail, ONE),
+    row("recv", SHORT, May::Nothing, MANY),
+    row("recv", &["EAGAIN", "EINTR"], May::Fail, SOME),
+    row("recv", &["ECONNRESET", "ENOMEM", "EACCES"], May::Break, ONE),
+    row("recvmsg", SHORT, May::Nothing, MANY),
+    row("recvmsg", &["EAGAIN"], May::Fail, SOME),
+    row("recvmsg", &["ECONNRESET", "ENOMEM", "EACCES"], May::Break, ONE),
+    row("epoll_wait", &["EINTR"], May::Fail, SOME),
+    row("getsockopt", &["EACCES"], May::Break, ONE),
+    row("sendmsg", SHORT, May::Nothing, MANY),
+    row("sendmsg", &["EAGAIN"], May::Nothing, SOME),
+    row("sendmsg", &["EINTR"], May::Fail, SOME),
+    row("sendmsg", &["EPIPE", "ECONNRESET", "ENOBUFS", "ENOMEM", "EACCES"], May::Break, ONE),
+    row("send", &["EINTR"], May::Fail, SOME),
+    row("sendmsg", &["ETOOMANYREFS"], May::Fail, ONE),
+    row("send", SHORT, May::Nothing, MANY),
+    row("send", &["EAGAIN"], May::Nothing, SOME),
+    row("send", &["EPIPE", "ECONNRESET", "ENOBUFS", "ENOMEM", "EACCES"], May::Break, ONE),
+    row("epoll_ctl", &["ENOMEM", "ENOSPC"], May::Break, SOME),
+    row("close", &["EINTR", "EIO"], May::Fail, ONE),
+    row("fcntl", &["EACCES", "EMFILE"], May::Fail, ONE),
+    row("socket", NO_DESCRIPTOR, May::Fail, ONE),
+    row("socket", &["ENOBUFS", "EACCES"], May::Fail, ONE),
+    row("accept4", &["EINTR", "EAGAIN", "ENOBUFS", "EPROTO", "EACCES", "EPERM"], May::Fail, SOME),
+    row("accept4", NO_DESCRIPTOR, May::Fail, SOME),
+    row("accept4", &["ECONNABORTED"], May::Nothing, SOME),
+    row("getpeername", &["EACCES", "ENOBUFS"], May::Fail, ONE),
+    row("connect", &["EINTR", "EAGAIN", "EACCES", "ENOMEM"], May::Fail, ONE),
+    row("bind", &["EACCES", "ENOMEM", "ENOSPC", "EROFS", "EIO"], May::Fail, ONE),
+    row("listen", &["EACCES", "ENOMEM"], May::Fail, ONE),
+    row("epoll_create1", NO_DESCRIPTOR, May::Fail, SOME),
+    row("timerfd_create", NO_DESCRIPTOR, May::Fail, SOME),
+    row("eventfd", NO_DESCRIPTOR, May::Fail, SOME),
+    // The answer of a sandbox that does not know the call.
+    row("timerfd_settime", &["EPERM"], May::Fail, ONE),
+    row("open", NO_DESCRIPTOR, May::Fail, ONE),
+    row("open", &["EINTR", "EACCES", "EIO"], May::Fail, ONE),
+    row("flock", &["EINTR", "EAGAIN", "ENOLCK", "EIO"], May::Nothing, SOME),
+    row("lstat", NO_ACCESS, May::Fail, ONE),
+    row("lstat", &["ENOMEM"], May::Fail, ONE),
+    row("mkdir", NO_ACCESS, May::Fail, ONE),
+    row("mkdir", &["ENOSPC", "EROFS", "ENOMEM"], May::Fail, ONE),
+    row("unlink", NO_ACCESS, May::Fail, ONE),
+    row("unlink", &["EROFS", "EBUSY"], May::Fail, ONE),
+    row("unlinkat", NO_ACCESS, May::Fail, ONE),
+    row("linkat", NO_ACCESS, May::Fail, ONE),
+    row("linkat", &["ENOSPC", "EMLINK"], May::Fail, ONE),
+    row("read", SHORT, May::Nothing, ONE),
+    row("read", &["EINTR", "EIO"], May::Fail, ONE),
+    // Into an eventfd.
+    row("write", &["EINTR", "EAGAIN"], May::Nothing, SOME),
+];
+
+/// Functions that the shim knows nothing of. A library that calls one has calls that nobody has seen fail.
+const NOT_IN_THE_SHIM: &str = "aligned_alloc reallocarray strdup strndup asprintf mmap munmap_chunk socketpair \
+    recvfrom sendto recvmmsg sendmmsg readv writev pread pread64 preadv preadv64 pwrite pwrite64 pwritev pwritev2 \
+    ppoll select pselect epoll_create epoll_pwait epoll_pwait2 signalfd timerfd_gettime inotify_init1 pipe pipe2 \
+    dup2 dup3 fcntl64 ioctl openat64 creat fstatat fstatat64 __xstat __lxstat __fxstat mkdirat rename renameat \
+    renameat2 link symlink rmdir chmod fchmod chown ftruncate access faccessat fork vfork execve memfd_create";
+
+/// What comes only to a send that waits.
+const MAY_NEVER_COME: &[(&str, &str)] = &[("send", "EINTR"), ("sendmsg", "EINTR")];
+
+/// A fault that the library does not survive yet.
+struct Known {
+    call: &'static str,
+    with: &'static str,
+    /// Part of what is said of it.
+    said: &'static str,
+    /// What is wrong.
+    #[expect(dead_code, reason = "for the reader")]
+    why: &'static str,
+}
+
+const KNOWN: &[Known] = &[
+    Known {
+        call: "malloc",
+        with: "ENOMEM",
+        said: "whom the server has accepted it keeps",
+        why: "a client of a service with limits is accepted before there is memory for its settings",
+    },
+    Known {
+        call: "poll",
+        with: "ENOMEM",
+        said: "has not ended in time: ipc_wait_event",
+        why: "the readiness of an extra descriptor is forgotten where poll(2) fails",
+    },
+    Known {
+        call: "getsockopt",
+        with: "EACCES",
+        said: "",
+        why: "a connection whose cookie cannot be asked for is taken for another one",
+    },
+    Known {
+        call: "send",
+        with: "EACCES",
+        said: "",
+        why: "what is queued is dropped where sending it fails, and the connection goes on",
+    },
+    Known { call: "sendmsg", with: "EACCES", said: "", why: "the same" },
+    Known {
+        call: "epoll_ctl",
+        with: "ENOMEM",
+        said: "all_has_come",
+        why: "a descriptor of ipc_event_fd that could not follow the list's set once never does",
+    },
+    Known {
+        call: "accept4",
+        with: "EACCES",
+        said: "the wait goes on",
+        why: "a client that a security module refuses is an error of the server's wait",
+    },
+    Known { call: "accept4", with: "EPERM", said: "the wait goes on", why: "the same" },
+    Known { call: "epoll_ctl", with: "ENOSPC", said: "all_has_come", why: "the same" },
+];
+
+fn number(name: &str) -> i32 {
+    match name {
+        "EACCES" => libc::EACCES,
+        "EAGAIN" => libc::EAGAIN,
+        "EBUSY" => libc::EBUSY,
+        "ECONNABORTED" => libc::ECONNABORTED,
+        "ECONNRESET" => libc::ECONNRESET,
+        "EINTR" => libc::EINTR,
+        "EIO" => libc::EIO,
+        "EMFILE" => libc::EMFILE,
+        "EMLINK" => libc::EMLINK,
+        "ENFILE" => libc::ENFILE,
+        "ENOBUFS" => libc::ENOBUFS,
+        "ENOLCK" => libc::ENOLCK,
+        "ENOMEM" => libc::ENOMEM,
+        "ENOSPC" => libc::ENOSPC,
+        "EOPNOTSUPP" => libc::EOPNOTSUPP,
+        "EPERM" => libc::EPERM,
+        "EPIPE" => libc::EPIPE,
+        "EPROTO" => libc::EPROTO,
+        "EROFS" => libc::EROFS,
+        "ETOOMANYREFS" => libc::ETOOMANYREFS,
+        _ => panic!("no errno: {name}"),
+    }
+}
+
+/// Past the harness, which keeps to itself what a test prints.
+fn say(text: impl fmt::Display) {
+    let _ = writeln!(std::io::stderr(), "{text}");
+}
+
+/// The C programs, compiled, and the shim.
+struct Laboratory {
+    programs: Vec<(&'static str, Program)>,
+    shim: PathBuf,
+}
+
+impl Laboratory {
+    fn new() -> Self {
+        let folder = root().join("tests/faults");
+        let at = |name: &str| folder.join(name);
+        let shim = stage().room_for("faults").join("shim.so");
+        let mut compiler = Command::new("cc");
+        // A libc that checks what it is called with puts functions of its own before those of the shim.
+        compiler.args(["-std=c99", "-fPIC", "-shared", "-U_FORTIFY_SOURCE"]).args(WARNINGS);
+        compiler.args(["shim.c", "shim_calls.c", "shim_memory.c"].map(at)).arg("-ldl").arg("-o").arg(&shim);
+        run(&mut compiler);
+        let programs = ["scenario", "extension"].map(|name| {
+            let main = at(&format!("{name}.c"));
+            let parts = ["world.c", "files.c", "rules.c", "ledger.c", "peer.c"].map(at);
+            let sources: Vec<&Path> = [&main].into_iter().chain(&parts).map(PathBuf::as_path).collect();
+            (name, Program::compile(Language::C, Linkage::Shared, &sources, &[]))
+        });
+        Self { programs: programs.into(), shim }
+    }
+
+    fn command(&self, program: usize) -> Command {
+        let mut command = self.programs[program].1.command();
+        // What is freed and what is not written yet has bytes that nobody takes for something else.
+        command.env("LD_PRELOAD", &self.shim).env("MALLOC_PERTURB_", "165").env_remove("RUST_BACKTRACE");
+        for variable in ["FAULTS_CALL", "FAULTS_WITH", "FAULTS_AT", "FAULTS_COUNT", "FAULTS_MAY"] {
+            command.env_remove(variable);
+        }
+        command
+    }
+}
+
+/// One fault, in one program, at a call that is yet to be chosen.
+#[derive(Clone, Copy)]
+struct Case {
+    program: usize,
+    call: &'static str,
+    with: &'static str,
+    may: May,
+    burst: u32,
+}
+
+/// How a run has ended.
+struct Outcome {
+    /// What is wrong, if anything is.
+    wrong: Option<String>,
+    /// How often each function was called.
+    calls: BTreeMap<String, u64>,
+    injected: u64,
+}
+
+/// The machine was too busy for the second that the library has at its end.
+const TOO_SLOW: i32 = 75;
+
+fn finish(mut command: Command) -> Outcome {
+    let mut output = command.output().unwrap();
+    for _ in 0..5 {
+        if output.status.code() != Some(TOO_SLOW) {
+            break;
+        }
+        output = command.output().unwrap();
+    }
+    let (mut calls, mut injected) = (BTreeMap::new(), 0);
+    for line in String::from_utf8_lossy(&output.stdout).lines() {
+        match line.split_whitespace().collect::<Vec<_>>()[..] {
+            ["injected", count, ..] => injected = count.parse().unwrap(),
+            [call, count] => drop(calls.insert(call.to_owned(), count.parse().unwrap())),
+            _ => panic!("unexpected on standard output: {line}"),
+        }
+    }
+    let errors = String::from_utf8_lossy(&output.stderr);
+    let fine = output.status.success() && errors.is_empty();
+    let last = String::from_utf8_lossy(&output.stdout).lines().last().unwrap_or("no report").to_owned();
+    let wrong = (!fine).then(|| format!("{errors}({}; {last})", output.status));
+    Outcome { wrong, calls, injected }
+}
+
+impl Case {
+    fn command(&self, laboratory: &Laboratory, at: u64) -> Command {
+        let mut command = laboratory.command(self.program);
+        let with = if self.with == "short" { self.with.to_owned() } else { number(self.with).to_string() };
+        command.env("FAULTS_CALL", self.call).env("FAULTS_WITH", with);
+        command.env("FAULTS_AT", at.to_string()).env("FAULTS_COUNT", self.burst.to_string());
+        command.env("FAULTS_MAY", format!("{:?}", self.may).to_lowercase());
+        command
+    }
+
+    fn known(&self, wrong: &str) -> bool {
+        KNOWN
+            .iter()
+            .any(|known| (known.call, known.with) == (self.call, self.with) && wrong.contains(known.said))
+    }
+}
+
+/// What has come out of a case, or of all cases of a fault.
+#[derive(Default)]
+struct Tally {
+    runs: u64,
+    injected: u64,
+    /// Failures that are known.
+    known: u64,
+    /// Calls that were left out.
+    left_out: u64,
+    wrong: Vec<String>,
+}
+
+/// From here on not every call is made to fail, unless all are asked for. Where several fail in a row, the next
+/// ones begin where these end.
+const EVERY: u64 = 150;
+const STRIDE: u64 = 7;
+
+/// After so many failures of a case it is enough, and after known ones that have taken so long.
+const ENOUGH: usize = 3;
+const ENOUGH_TIME: Duration = Duration::from_secs(20);
+
+/// As many calls as that without a fault are the end: what waits for another process is not called equally often
+/// in each run.
+const NONE_LEFT: u32 = 2;
+
+fn try_all(case: Case, laboratory: &Laboratory, every: bool) -> Tally {
+    let mut tally = Tally::default();
+    let (mut at, mut without, mut known_for) = (1, 0, Duration::ZERO);
+    while without < NONE_LEFT && tally.wrong.len() < ENOUGH && known_for < ENOUGH_TIME {
+        let begin = Instant::now();
+        let outcome = finish(case.command(laboratory, at));
+        tally.runs += 1;
+        tally.injected += outcome.injected;
+        without = if outcome.injected == 0 { without + 1 } else { 0 };
+        match outcome.wrong {
+            Some(wrong) if case.known(&wrong) => {
+                tally.known += 1;
+                known_for += begin.elapsed();
+            }
+            Some(wrong) => {
+                let Case { call, with, burst, .. } = case;
+                let name = laboratory.programs[case.program].0;
+                tally.wrong.push(format!("LIBIPC_FAULTS=\"{name} {call} {with} {at} {burst}\": {wrong}"));
+            }
+            None => {}
+        }
+        at += match u64::from(case.burst) {
+            _ if every => 1,
+            1 if at >= EVERY && outcome.injected > 0 => {
+                tally.left_out += STRIDE - 1;
+                STRIDE
+            }
+            burst => burst,
+        };
+    }
+    tally
+}
+
+fn cases(programs: usize) -> Vec<Case> {
+    let mut cases = Vec::new();
+    for Row { call, with, may, bursts } in ROWS {
+        for (with, burst) in with.iter().flat_map(|with| bursts.iter().map(move |burst| (*with, *burst))) {
+            cases.extend((0..programs).map(|program| Case { program, call, with, may: *may, burst }));
+        }
+    }
+    cases
+}
+
+/// Runs the cases, several at a time: most of a run's time is waiting.
+fn try_each(
+    cases: &[Case],
+    laboratory: &Laboratory,
+    every: bool,
+) -> BTreeMap<(&'static str, &'static str), Tally> {
+    let next = AtomicUsize::new(0);
+    let tallies = Mutex::new(BTreeMap::<_, Tally>::new());
+    let workers = 3 * thread::available_parallelism().map_or(2, usize::from);
+    thread::scope(|scope| {
+        for _ in 0..workers {
+            scope.spawn(|| {
+                while let Some(case) = cases.get(next.fetch_add(1, Ordering::Relaxed)) {
+                    let tally = try_all(*case, laboratory, every);
+                    let mut tallies = tallies.lock().unwrap();
+                    let sum = tallies.entry((case.call, case.with)).or_default();
+                    sum.runs += tally.runs;
+                    sum.injected += tally.injected;
+                    sum.known += tally.known;
+                    sum.left_out += tally.left_out;
+                    sum.wrong.extend(tally.wrong);
+                }
+            });
+        }
+    });
+    tallies.into_inner().unwrap()
+}
+
+fn print_table(tallies: &BTreeMap<(&'static str, &'static str), Tally>, begin: Instant) {
+    let mut rows: BTreeMap<&str, Vec<String>> = BTreeMap::new();
+    let (mut runs, mut injected, mut left_out) = (0, 0, 0);
+    for ((call, with), tally) in tallies {
+        let mut cell = format!("{with} {}", tally.injected);
+        if tally.known > 0 {
+            cell += &format!(" ({} known failures)", tally.known);
+        }
+        if !tally.wrong.is_empty() {
+            cell += " FAILED";
+        }
+        rows.entry(call).or_default().push(cell);
+        runs += tally.runs;
+        injected += tally.injected;
+        left_out += tally.left_out;
+    }
+    say("faults injected:");
+    for (call, cells) in rows {
+        say(format_args!("  {call:<16} {}", cells.join(", ")));
+    }
+    let time = begin.elapsed().as_secs();
+    say(format_args!("  {injected} faults in {runs} runs, {time} s; all survived but what is named above"));
+    if left_out > 0 {
+        say(format_args!(
+            "  left out: {left_out} calls; from the {EVERY}th call of a function on one in {STRIDE} is taken. \
+             LIBIPC_FAULTS=all takes every one, and every row of calls"
+        ));
+    }
+}
+
+/// "scenario recv EINTR 12", with or without a number behind it.
+fn one(text: &str, laboratory: &Laboratory) -> (Case, u64) {
+    let words: Vec<&str> = text.split_whitespace().collect();
+    let [program, call, with, at, ref burst @ ..] = words[..] else { panic!("LIBIPC_FAULTS={text}?") };
+    let program = laboratory.programs.iter().position(|(name, _)| *name == program);
+    let program = program.unwrap_or_else(|| panic!("no program: {text}"));
+    let row = ROWS.iter().find(|row| row.call == call && row.with.contains(&with));
+    let row = row.unwrap_or_else(|| panic!("no fault of the table: {text}"));
+    let with = row.with.iter().find(|one| **one == with).unwrap();
+    let burst = burst.first().map_or(1, |burst| burst.parse().unwrap());
+    (Case { program, call: row.call, with, may: row.may, burst }, at.parse().unwrap())
+}
+
+/// What the library asks libc for; none where there is no tool that tells.
+fn imports() -> Option<BTreeSet<String>> {
+    if !has("nm") {
+        skipped("whether the shim knows all functions that the library calls", "nm");
+        return None;
+    }
+    let mut nm = Command::new("nm");
+    let table = staging::answer(nm.args(["-D", "--undefined-only", "--format=posix"]).arg(stage().library()));
+    let name = |line: &str| line.split(['@', ' ']).next().unwrap_or_default().to_owned();
+    Some(table.lines().map(name).collect())
+}
+
+/// Without faults all goes well, every function of the table is called, and every one that is called is in it.
+fn check_without_faults(laboratory: &Laboratory) {
+    let imports = imports();
+    let unseen = NOT_IN_THE_SHIM
+        .split_whitespace()
+        .filter(|name| imports.as_ref().is_some_and(|imports| imports.contains(*name)));
+    assert_eq!(unseen.collect::<Vec<_>>(), [""; 0], "called by the library, and not in tests/faults/shim*.c");
+    let mut called = BTreeSet::new();
+    for (program, (name, _)) in laboratory.programs.iter().enumerate() {
+        let outcome = finish(laboratory.command(program));
+        assert!(outcome.wrong.is_none(), "{name} without a fault: {}", outcome.wrong.unwrap());
+        called.extend(outcome.calls.into_keys());
+    }
+    let in_table: BTreeSet<String> = ROWS.iter().map(|row| row.call.to_owned()).collect();
+    let forgotten: Vec<_> = called.difference(&in_table).collect();
+    assert!(forgotten.is_empty(), "called by the library, and not in ROWS: {forgotten:?}");
+    for call in in_table.difference(&called) {
+        let is_imported = imports.as_ref().is_none_or(|imports| imports.contains(call));
+        assert!(!is_imported, "{call} is in ROWS, and no scenario has the library call it");
+    }
+}
+
+#[test]
+fn faults_are_survived() {
+    if !has("cc") {
+        return skipped("what happens where system calls and allocations fail", "C compiler");
+    }
+    let laboratory = Laboratory::new();
+    let asked = env::var("LIBIPC_FAULTS").unwrap_or_default();
+    if !asked.is_empty() && asked != "all" {
+        let (case, at) = one(&asked, &laboratory);
+        let outcome = finish(case.command(&laboratory, at));
+        say(format_args!("injected {}", outcome.injected));
+        assert!(outcome.wrong.is_none(), "{}", outcome.wrong.unwrap());
+        return;
+    }
+    let begin = Instant::now();
+    check_without_faults(&laboratory);
+    let tallies = try_each(&cases(laboratory.programs.len()), &laboratory, asked == "all");
+    print_table(&tallies, begin);
+    let wrong: Vec<&str> = tallies.values().flat_map(|tally| &tally.wrong).map(String::as_str).collect();
+    assert!(wrong.is_empty(), "not survived:\n{}", wrong.join("\n"));
+    let is_missing = |(fault, tally): &(_, &Tally)| tally.injected == 0 && !MAY_NEVER_COME.contains(*fault);
+    let never: Vec<_> = tallies.iter().filter(is_missing).map(|(fault, _)| fault).collect();
+    assert!(never.is_empty(), "these faults never came: {never:?}");
+}

@@ -1,0 +1,54 @@
+/*
+ * What the parts of the shim share.
+ */
+#ifndef SHIM_PARTS_H
+#define SHIM_PARTS_H
+
+#ifndef _GNU_SOURCE
+#define _GNU_SOURCE
+#endif
+
+#include "shim.h"
+
+#include <stddef.h>
+
+/* The program has functions of its own with such names. */
+#pragma GCC visibility push (hidden)
+
+/* A function that the library calls. */
+struct function {
+	const char *name;
+	void *real;
+	unsigned long calls;
+	struct function *next;
+};
+
+#define FUNCTION(name) { name, NULL, 0, NULL }
+
+/* What the chosen function fails with. */
+enum { SHORT = -1 };
+extern int fault;
+
+#define CALLER __builtin_return_address (0)
+
+/* Whether the call returns into the library. */
+int is_library (const void *caller);
+
+/* Where that is in the library's file. */
+unsigned long place_of (const void *caller);
+
+/* libc's own function. */
+void *real_of (struct function *function);
+
+/* Whether this call is to fail, if it can fail so at all; errno is set. Calls of the library are counted. */
+int fails (struct function *function, const void *caller, int can);
+
+/* Prints the blocks that the library has not given back; how many there are. */
+int report_blocks (void);
+
+/* Prints one line. */
+void say (int fd, const char *format, ...) __attribute__ ((format (printf, 2, 3)));
+
+#pragma GCC visibility pop
+
+#endif
