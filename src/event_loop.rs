@@ -462,14 +462,20 @@ impl EventLoop {
 
 /// The program has added an entry to its list.
 ///
-/// `watched` is whether it is a descriptor that is only to be watched: the list cannot tell.
-pub fn added<L: List>(section: &Section, list: &L, index: usize, watched: bool) -> Result<(), Error> {
+/// `before` is what [`List::shape`] was before. `watched` is whether it is a descriptor that is only to be
+/// watched: the list cannot tell.
+pub fn added<L: List>(
+    section: &Section,
+    list: &L,
+    before: (usize, usize),
+    index: usize,
+    watched: bool,
+) -> Result<(), Error> {
     let Some(entry) = list.entry(index) else { return Ok(()) };
     let mut shard = LOOPS.lock(section, part(list.key()));
     let event_loop = loop_of(&mut shard, list.key())?;
-    let (_, size) = list.shape();
     // Where the program has changed the list by hand before, the next wait goes through all of it.
-    let was_known = event_loop.seen.1 + 1 == size;
+    let was_known = event_loop.seen == before;
     // The memory of the structure may have been that of one that has gone.
     event_loop.watched.retain(|identity| *identity != entry.identity);
     if watched {
@@ -492,8 +498,9 @@ pub fn added<L: List>(section: &Section, list: &L, index: usize, watched: bool) 
     Ok(())
 }
 
-/// The program has taken this entry out of its list, by [`List::remove`] at this index.
-pub fn removed<L: List>(section: &Section, list: &L, entry: Entry, index: usize) {
+/// The program has taken this entry out of its list, by [`List::remove`] at this index; `before` is what
+/// [`List::shape`] was.
+pub fn removed<L: List>(section: &Section, list: &L, before: (usize, usize), entry: Entry, index: usize) {
     let mut shard = LOOPS.lock(section, part(list.key()));
     let Some(event_loop) = shard.get_mut(&list.key()) else { return };
     event_loop.gone.retain(|gone| gone.identity != entry.identity);
@@ -502,7 +509,7 @@ pub fn removed<L: List>(section: &Section, list: &L, entry: Entry, index: usize)
         event_loop.dismiss(entry.fd);
     }
     event_loop.follow_move(list, index);
-    if event_loop.seen.1 == list.shape().1 + 1 {
+    if event_loop.seen == before {
         event_loop.seen = list.shape();
     }
     if event_loop.is_unused() {

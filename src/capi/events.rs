@@ -193,8 +193,9 @@ unsafe fn add(
     if size < 0 || size > 0 && array.is_null() {
         return Err(Error::argument(ipc_errors::IPC_ERROR_ADD__EMPTY_LIST));
     }
+    let before = list.shape();
     let index = list.append(cinfo)?;
-    event_loop::added(section, &list, index, watched).inspect_err(|_| list.remove(index))
+    event_loop::added(section, &list, before, index, watched).inspect_err(|_| list.remove(index))
 }
 
 /// Takes the pointer `cinfo` out of the list; the last element takes its place. It frees and closes nothing
@@ -238,10 +239,10 @@ pub(super) unsafe fn remove(
     let missing = Error::new(ipc_errors::IPC_ERROR_DEL__CANNOT_FIND_CLIENT, Errno::ENOENT);
     let index = find(&list).ok_or(missing)?;
     let origin = list.origin(index).ok_or(missing)?;
-    let entry = list.entry(index);
+    let (before, entry) = (list.shape(), list.entry(index));
     list.remove(index);
     if let Some(entry) = entry {
-        event_loop::removed(section, &list, entry, index);
+        event_loop::removed(section, &list, before, entry, index);
     }
     Ok(origin)
 }
@@ -323,12 +324,13 @@ pub unsafe extern "C" fn handle_new_connection(
         // Before anything is done to the list: a signal handler that comes meanwhile may change it.
         let fd = endpoint::accept(section, listener)
             .map_err(|errno| Error::new(ipc_errors::IPC_ERROR_ACCEPT, errno))?;
+        let before = list.shape();
         let index = list.push(|_, _| Ok(fd)).map_err(|_| {
             let _ = socket::close(fd);
             Error::new(ipc_errors::IPC_ERROR_HANDLE_NEW_CONNECTION__MALLOC, Errno::ENOMEM)
         })?;
         // Should it fail, the next wait goes through the whole list.
-        let _ = event_loop::added(section, &list, index, false);
+        let _ = event_loop::added(section, &list, before, index, false);
         if !new_client.is_null() {
             // SAFETY: the caller's place for a pointer.
             unsafe { new_client.write(list.origin(index).unwrap_or(ptr::null_mut())) };
