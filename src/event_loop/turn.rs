@@ -117,78 +117,89 @@ impl EventLoop {
         member.queued = false;
         let readable = std::mem::take(&mut member.readable);
         let writable = std::mem::take(&mut member.writable);
-        let member = *member;
-        let stands_there = |entry: Entry| (entry.fd, entry.identity) == (fd, member.identity);
-        if !list.entry(member.index as usize).is_some_and(stands_there) {
-            // The program has moved it, or put a copy in its place: once for all that it has changed.
-            self.reconcile(section, list)?;
-        }
-        let Some(member) = self.members.get(&fd).copied().filter(|new| new.generation == member.generation)
-        else {
-            return Ok(None);
-        };
-        let located = find(list, member.index, |entry| entry.fd == fd);
-        let Some((index, origin)) = located.and_then(|index| Some((index, list.origin(index)?))) else {
-            self.drop_unlisted(list, fd);
-            return Ok(None);
-        };
+        let Some((index, origin)) = self.locate(section, list, token)? else { return Ok(None) };
+        let Some(member) = self.members.get(&fd).copied() else { return Ok(None) };
         match member.state {
             State::Fresh => {
                 self.update(fd, |member| member.state = State::Open);
                 return Ok(Some(Event { origin, what: What::Connection }));
             }
-            State::Failed => {
-                return Ok(self.end(section, list, fd, index));
-            }
-            State::Open | State::Ending | State::Told => {}
+            State::Failed => return Ok(self.end(section, list, fd, index)),
+            State::Told => return Ok(None),
+            State::Open | State::Ending => {}
         }
         if !known && !self.is_watched(fd) {
-            connections::lock_known(section, fd).forget();
+            connections::forget_stranger(section, fd);
             self.lose(fd);
             return Ok(None);
         }
         if writable && member.sending {
             self.send_queued(section, fd);
         }
-        if member.state == State::Ending && !output::is_queued(section, fd) {
-            return Ok(self.end(section, list, fd, index));
+        if member.state == State::Ending {
+            let is_over = !output::is_queued(section, fd);
+            return Ok(if is_over { self.end(section, list, fd, index) } else { None });
         }
-        if !readable || member.state != State::Open {
+        if !readable {
             return Ok(None);
         }
-        if member.kind == Kind::Watched {
-            // Once in a call: the program is yet to read it.
-            let is_new = !self.shown.contains(&fd) && self.shown.try_reserve(1).is_ok();
-            if !is_new || !self.is_ready(fd)? {
-                return Ok(None);
-            }
-            self.shown.push(fd);
-            return Ok(Some(Event { origin, what: What::Ready }));
+        let what = match member.kind {
+            Kind::Watched => self.show_ready(fd)?,
+            Kind::Extra => self.read_extra(fd, member.always_ready)?.map(What::Extra),
+            Kind::Peer => match self.receive(section, fd)? {
+                Received::End if !output::is_queued(section, fd) => {
+                    return Ok(self.end(section, list, fd, index));
+                }
+                received => self.take_in(fd, received),
+            },
+        };
+        Ok(what.map(|what| Event { origin, what }))
+    }
+
+    /// Where the member stands in the list, and what events name it with; none if the program has taken it out.
+    fn locate<L: List>(
+        &mut self,
+        section: &Section,
+        list: &L,
+        token: Token,
+    ) -> Result<Option<(usize, L::Origin)>, Error> {
+        let fd = token.fd;
+        let Some(member) = self.members.get(&fd).copied() else { return Ok(None) };
+        let stands_there = |entry: Entry| (entry.fd, entry.identity) == (fd, member.identity);
+        if !list.entry(member.index as usize).is_some_and(stands_there) {
+            // The program has moved it, or put a copy in its place: once for all that it has changed.
+            self.reconcile(section, list)?;
         }
-        if member.kind == Kind::Extra {
-            let frame = self.read_extra(fd, member.always_ready)?;
-            return Ok(frame.map(|frame| Event { origin, what: What::Extra(frame) }));
+        let Some(member) = self.members.get(&fd).filter(|member| member.generation == token.generation)
+        else {
+            return Ok(None);
+        };
+        let index = find(list, member.index, |entry| entry.fd == fd);
+        let located = index.and_then(|index| Some((index, list.origin(index)?)));
+        if located.is_none() {
+            self.drop_unlisted(list, fd);
         }
-        match self.receive(section, fd)? {
-            Received::Message(frame) => Ok(Some(Event { origin, what: What::Message(frame) })),
-            Received::Nothing => Ok(None),
-            Received::End if output::is_queued(section, fd) => {
-                // It may still read: what it is owed goes out first.
+        Ok(located)
+    }
+
+    /// What a turn's receiving comes to, beside the end of a connection that is owed nothing.
+    fn take_in(&mut self, fd: RawFd, received: Received) -> Option<What> {
+        match received {
+            Received::Message(frame) => return Some(What::Message(frame)),
+            Received::Nothing => {}
+            // It may still read: what it is owed goes out first.
+            Received::End => {
                 self.update(fd, |member| member.state = State::Ending);
                 self.watch_output(fd, true);
-                Ok(None)
             }
-            Received::End => Ok(self.end(section, list, fd, index)),
             Received::Broken => {
                 self.update(fd, |member| member.state = State::Failed);
                 self.make_ready(fd, true, false);
-                Ok(Some(Event { origin, what: What::Error }))
+                return Some(What::Error);
             }
-            Received::Closed => {
-                self.lose(fd);
-                Ok(None)
-            }
+            Received::Closed => self.lose(fd),
         }
+        None
     }
 
     /// Receives a frame of the connection, or cuts one of what an earlier receive has brought.
@@ -258,14 +269,21 @@ impl EventLoop {
         (came, cut)
     }
 
-    /// Whether a watched descriptor still is what it was told to be: the program may have read it meanwhile,
-    /// and would wait. Epoll tells it again as long as it is.
-    fn is_ready(&mut self, fd: RawFd) -> Result<bool, Error> {
+    /// Tells of a watched descriptor once in a call, if it still is readable: the program may have read it
+    /// meanwhile, and would wait. Epoll tells it again as long as it is.
+    fn show_ready(&mut self, fd: RawFd) -> Result<Option<What>, Error> {
+        if self.shown.contains(&fd) || self.shown.try_reserve(1).is_err() {
+            return Ok(None);
+        }
         match socket::wait(fd, PollFlags::POLLIN, PollTimeout::ZERO) {
-            Ok(flags) => Ok(!flags.is_empty()),
+            Ok(flags) if flags.is_empty() => Ok(None),
+            Ok(_) => {
+                self.shown.push(fd);
+                Ok(Some(What::Ready))
+            }
             Err(Errno::EBADF) => {
                 self.lose(fd);
-                Ok(false)
+                Ok(None)
             }
             Err(errno) => Err(failed(errno)),
         }
