@@ -11,7 +11,7 @@
 #![forbid(unsafe_code)]
 
 use std::io::IoSlice;
-use std::os::fd::RawFd;
+use std::os::fd::{AsRawFd, RawFd};
 use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
 use std::time::Duration;
 
@@ -24,7 +24,7 @@ use crate::connections::{self, Slot};
 use crate::error::{Error, ipc_errors as Code};
 use crate::event_loop;
 use crate::section::{Section, Thread};
-use crate::socket::{self, Limit};
+use crate::socket::{self, Limit, Patience};
 
 /// How long a peer in a list may drain nothing before the rest is queued, in milliseconds.
 const PATIENCE: u8 = 5;
@@ -111,7 +111,7 @@ impl<'a> Rest<'a> {
 fn send(fd: RawFd, pieces: &[IoSlice<'_>], descriptor: Option<RawFd>) -> Result<usize, Errno> {
     match descriptor {
         Some(descriptor) => socket::send_with(fd, pieces, descriptor),
-        None => socket::send_pieces(fd, pieces),
+        None => socket::send_pieces(fd, pieces, Patience::DontWait),
     }
 }
 
@@ -180,6 +180,7 @@ fn write_frame(section: &mut Section, fd: RawFd, frame: Rest<'_>, sent: &mut usi
     let result = match (was_queued, listed) {
         // Its patience was used up before.
         (true, true) => enqueue(section, fd, thread, frame, *sent),
+        (false, false) if frame.after(*sent).1.is_none() => send_waiting(section, fd, thread, frame, sent),
         (_, listed) => send_rest(section, fd, thread, frame, sent, listed),
     };
     let is_queued = finish(section, fd, thread);
@@ -263,6 +264,33 @@ fn send_rest(
                 pause(section);
             }
             Err(errno) => return Err(failed(errno)),
+        }
+    }
+    Ok(())
+}
+
+/// Has the kernel wait for the peer, which it does best where nothing limits the wait and nothing goes first.
+fn send_waiting(
+    section: &mut Section,
+    fd: RawFd,
+    thread: Thread,
+    frame: Rest<'_>,
+    sent: &mut usize,
+) -> Result<(), Error> {
+    let Ok(own) = socket::duplicate(fd) else { return send_rest(section, fd, thread, frame, sent, false) };
+    while *sent < frame.len() {
+        let rest = frame.after(*sent);
+        match section.outside(|| socket::send_pieces(own.as_raw_fd(), &rest.slices(), Patience::Wait)) {
+            Ok(count) => *sent += count,
+            Err(Errno::EINTR) => {}
+            // The program has set O_NONBLOCK or a time-out, or there is no memory for now.
+            Err(errno) if errno == Errno::EAGAIN || *sent > 0 && is_passing(errno) => {
+                return send_rest(section, fd, thread, frame, sent, false);
+            }
+            Err(errno) => return Err(failed(errno)),
+        }
+        if *sent < frame.len() {
+            own_turn(&mut connections::lock(section, fd), thread)?;
         }
     }
     Ok(())

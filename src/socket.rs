@@ -271,10 +271,10 @@ fn sent(count: isize) -> Result<usize> {
 /// Bytes up to which one more copy costs less than to send in pieces.
 const SMALL: usize = 512;
 
-/// Sends what the kernel takes of `pieces`, one after the other, without waiting: a peer that is gone is EPIPE and no signal.
+/// Sends what the kernel takes of `pieces`, one after the other: a peer that is gone is EPIPE and no signal.
 #[allow(unsafe_code, reason = "nix sends initialised arrays only, and makes room for control messages")]
-pub fn send_pieces(fd: RawFd, pieces: &[IoSlice<'_>]) -> Result<usize> {
-    const FLAGS: i32 = libc::MSG_NOSIGNAL | libc::MSG_DONTWAIT;
+pub fn send_pieces(fd: RawFd, pieces: &[IoSlice<'_>], patience: Patience) -> Result<usize> {
+    let flags = libc::MSG_NOSIGNAL | patience.flags();
     let mut room = [const { MaybeUninit::<u8>::uninit() }; SMALL];
     let size: usize = pieces.iter().map(|piece| piece.len()).sum();
     if size <= SMALL {
@@ -287,14 +287,14 @@ pub fn send_pieces(fd: RawFd, pieces: &[IoSlice<'_>]) -> Result<usize> {
             }
         }
         // SAFETY: the first `size` bytes were written just now.
-        return sent(unsafe { libc::send(fd, room.as_ptr().cast(), size, FLAGS) });
+        return sent(unsafe { libc::send(fd, room.as_ptr().cast(), size, flags) });
     }
     // SAFETY: all zeros is a message header without address, pieces and control messages.
     let mut message: libc::msghdr = unsafe { std::mem::zeroed() };
     message.msg_iov = pieces.as_ptr().cast_mut().cast();
     message.msg_iovlen = pieces.len();
     // SAFETY: the header names `pieces`, which have the layout of iovec and are only read.
-    sent(unsafe { libc::sendmsg(fd, &raw const message, FLAGS) })
+    sent(unsafe { libc::sendmsg(fd, &raw const message, flags) })
 }
 
 /// Takes one client from the listener's queue; its descriptor is close-on-exec.
@@ -338,7 +338,8 @@ pub fn lock(file: &OwnedFd) -> Result<()> {
     Errno::result(unsafe { libc::flock(file.as_raw_fd(), libc::LOCK_EX | libc::LOCK_NB) }).map(drop)
 }
 
-/// Another descriptor of the same file, close-on-exec.
+/// Another descriptor of the same file, close-on-exec. A call that waits with it goes on with that file, also where
+/// a signal handler closes the first one and its number becomes another's: the kernel begins the call anew.
 #[allow(unsafe_code, reason = "nix gives the number alone")]
 pub fn duplicate(fd: RawFd) -> Result<OwnedFd> {
     let number = fcntl(borrow(fd)?, FcntlArg::F_DUPFD_CLOEXEC(0))?;

@@ -144,47 +144,12 @@ struct Known {
     why: &'static str,
 }
 
-const KNOWN: &[Known] = &[
-    Known {
-        call: "malloc",
-        with: "ENOMEM",
-        said: "whom the server has accepted it keeps",
-        why: "a client of a service with limits is accepted before there is memory for its settings",
-    },
-    Known {
-        call: "poll",
-        with: "ENOMEM",
-        said: "has not ended in time: ipc_wait_event",
-        why: "the readiness of an extra descriptor is forgotten where poll(2) fails",
-    },
-    Known {
-        call: "getsockopt",
-        with: "EACCES",
-        said: "",
-        why: "a connection whose cookie cannot be asked for is taken for another one",
-    },
-    Known {
-        call: "send",
-        with: "EACCES",
-        said: "",
-        why: "what is queued is dropped where sending it fails, and the connection goes on",
-    },
-    Known { call: "sendmsg", with: "EACCES", said: "", why: "the same" },
-    Known {
-        call: "epoll_ctl",
-        with: "ENOMEM",
-        said: "all_has_come",
-        why: "a descriptor of ipc_event_fd that could not follow the list's set once never does",
-    },
-    Known {
-        call: "accept4",
-        with: "EACCES",
-        said: "the wait goes on",
-        why: "a client that a security module refuses is an error of the server's wait",
-    },
-    Known { call: "accept4", with: "EPERM", said: "the wait goes on", why: "the same" },
-    Known { call: "epoll_ctl", with: "ENOSPC", said: "all_has_come", why: "the same" },
-];
+const KNOWN: &[Known] = &[Known {
+    call: "getsockopt",
+    with: "EACCES",
+    said: "",
+    why: "bytes that were received are dropped, or a descriptor is not closed, where the cookie cannot be asked for",
+}];
 
 fn number(name: &str) -> i32 {
     match name {

@@ -11,7 +11,7 @@ use super::{call, call_or, messages, required, required_const};
 use crate::error::{Error, ipc_errors};
 use crate::memory::{self, Block};
 use crate::section::Section;
-use crate::{connections, endpoint, event_loop, output, service};
+use crate::{connections, endpoint, event_loop, output, service, socket};
 
 /// The run directory: what IPC_RUNDIR says, if it may say anything in this program.
 fn rundir<'a>() -> &'a CStr {
@@ -188,7 +188,13 @@ pub(super) unsafe fn fd_of(info: *const ipc_connection_info, code: ipc_errors) -
 pub(super) fn close_connection(section: &mut Section, fd: RawFd) -> Result<(), Error> {
     output::last_flush(section, Some(fd));
     event_loop::closing(section, fd);
-    connections::lock(section, fd).forget();
+    let mut slot = connections::lock(section, fd);
+    if slot.get().is_some_and(|connection| connection.writer.is_some()) {
+        // Who is in the middle of a frame, this thread or another, has the socket open for as long as it waits.
+        socket::shut_down(fd);
+    }
+    slot.forget();
+    drop(slot);
     endpoint::close(fd)
 }
 

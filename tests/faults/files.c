@@ -15,6 +15,8 @@ int entries_of (const char *path)
 	DIR *folder = opendir (path);
 	int count = -2;
 
+	if (folder == NULL && errno == ENOENT)
+		return 0;
 	CHECK (folder != NULL);
 	while (readdir (folder) != NULL)
 		count++;
@@ -32,6 +34,7 @@ int is_fault_of (const char *function)
 void open_service (struct ipc_connection_info *srv, const char *name)
 {
 	int descriptors = open_descriptors ();
+	int files = entries_of (rundir);
 	int code;
 
 	srv->fd = -1;
@@ -42,6 +45,7 @@ void open_service (struct ipc_connection_info *srv, const char *name)
 		if (code != IPC_ERROR_NONE) {
 			int number = errno;
 			CHECK (srv->fd == -1 && srv->spath == NULL && open_descriptors () == descriptors);
+			CHECK (entries_of (rundir) <= files || is_fault_of ("unlink") || is_fault_of ("unlinkat"));
 			errno = number;
 		}
 	} while (again (NULL, code));

@@ -22,7 +22,7 @@ void set_rundir (const char *name);
 /* Removes it, which has to be empty. */
 void remove_rundir (void);
 
-/* How much is in a folder. */
+/* How much is in a folder; nothing where there is none. */
 int entries_of (const char *path);
 
 /* Whether this function is the one that fails. */

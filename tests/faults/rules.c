@@ -153,6 +153,11 @@ int again_until (struct health *health, int code, enum ipc_errors wanted, int wa
 
 	if (code == (int) wanted && number == wanted_errno)
 		return 0;
+	if (code == IPC_ERROR_NONE && health != NULL && health->shaken) {
+		/* The failure before has taken with it what this one was to be about. */
+		health->broken = 1;
+		return 0;
+	}
 	if (code == IPC_ERROR_NONE)
 		complain_of_call (code, number, "succeeds");
 	judge (health, code, number);
