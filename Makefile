@@ -50,6 +50,7 @@ $(LIBRARIES) &: $(SOURCES)
 
 include benches/bench.mk
 include debian/deb.mk
+include fuzz/fuzz.mk
 
 # A page for each function; most of them lead to the page of another one.
 FUNCTION_PAGES := $(wildcard man/*.3)

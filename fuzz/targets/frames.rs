@@ -1,0 +1,281 @@
+//! A stream of bytes, cut in arbitrary pieces, through `Inbound` in all its ways to receive, against the
+//! model of the frames. Two connections take turns and share the buffer for read-ahead, as in the event loop.
+
+use std::ffi::CStr;
+use std::mem::MaybeUninit;
+use std::ptr;
+
+use ipc::inbound::{Came, Cut, Frame, Inbound, Longest, READ_AHEAD, Receive};
+use ipc::memory::{self, Block};
+use ipc::wire::{Header, TooLong};
+use nix::errno::Errno;
+
+use super::script::Script;
+use super::stream::{HEADER, MOST, Next, Stream, any_header, frame};
+use super::trace;
+
+/// What may be allocated for a payload of which little has come, and for how many times of what has come.
+const ANNOUNCED: usize = 64 << 10;
+const GROWTH: usize = 16;
+
+/// Bytes of one stream, beside one frame that is as large as any.
+const BUDGET: usize = 500_000;
+
+/// A way to receive.
+#[derive(Clone, Copy, Debug)]
+enum Way {
+    Exact,
+    Ahead,
+    Expected(usize),
+}
+
+/// What the kernel answers to a receive.
+#[derive(Clone, Copy, Debug)]
+enum Answer {
+    /// So many bytes at most; if there are none, that there are none now.
+    Bytes(usize),
+    /// All there is; if there is nothing, the end.
+    Rest,
+    Error(Errno),
+}
+
+/// One connection: the bytes that its peer sends, how many of them the kernel has handed out, and what the
+/// library makes of them.
+#[derive(Default)]
+struct Lane {
+    stream: Stream,
+    given: usize,
+    inbound: Inbound,
+    /// A frame was told to be too long: nothing more can be received.
+    broken: bool,
+    had_largest: bool,
+}
+
+pub fn run(input: &[u8]) {
+    let mut script = Script::new(input);
+    let mut lanes = [Lane::default(), Lane::default()];
+    let mut spare = Block::default();
+    while let Some(step) = script.next() {
+        let number = usize::from(step & 1);
+        trace!("connection {number}:");
+        lanes[number].play(step >> 1, &mut script, &mut spare);
+    }
+    for lane in &mut lanes {
+        lane.finish(&mut spare);
+    }
+}
+
+impl Lane {
+    fn play(&mut self, step: u8, script: &mut Script<'_>, spare: &mut Block) {
+        match step % 11 {
+            0 => self.send(&frame(script.byte(), script.size(), self.stream.len())),
+            1 => {
+                let (count, size) = (1 + script.below(256), script.below(256));
+                let frames = (0..count).flat_map(|n| frame(n as u8, size, n)).collect::<Vec<_>>();
+                self.send(&frames);
+            }
+            2 => {
+                let count = script.below(32);
+                self.send(script.bytes(count));
+            }
+            3 => self.send(&any_header(script)),
+            4 => {
+                let whole = frame(script.byte(), script.size(), self.stream.len());
+                self.send(&whole[..whole.len().min(script.size())]);
+            }
+            // It takes long: once only, and not by chance too often.
+            5 if script.byte() == 0xA5 && !self.had_largest => {
+                self.had_largest = true;
+                self.stream.send(&frame(3, MOST - script.below(2), 0));
+            }
+            5 | 6 => _ = self.cut(),
+            // The program limits what the peer may announce.
+            10 if !self.broken => self.limit([MOST, script.size(), MOST - 1, 0][script.below(4)]),
+            7 => self.receive_if_nothing(Way::Exact, answer(script), spare),
+            8 => self.receive_if_nothing(Way::Ahead, answer(script), spare),
+            _ => self.receive_if_nothing(Way::Expected(script.size()), answer(script), spare),
+        }
+    }
+
+    fn send(&mut self, bytes: &[u8]) {
+        if self.stream.len() + bytes.len() <= BUDGET {
+            trace!("  {} bytes are sent", bytes.len());
+            self.stream.send(bytes);
+        }
+    }
+
+    fn limit(&mut self, longest: usize) {
+        trace!("  the limit is {longest}");
+        self.stream.limit(longest);
+        self.inbound.longest = Longest(longest);
+    }
+
+    /// Receives in this way, as soon as all frames at hand are told.
+    fn receive_if_nothing(&mut self, way: Way, answer: Answer, spare: &mut Block) {
+        while self.cut() {}
+        if !self.broken {
+            let way =
+                if let (Way::Expected(_), true) = (way, self.inbound.has_begun()) { Way::Ahead } else { way };
+            self.receive(way, answer, spare);
+            if !matches!(way, Way::Exact) {
+                self.cut();
+                self.inbound.return_spare(spare);
+            }
+            self.check_what_is_held();
+        }
+    }
+
+    /// Cuts one frame; whether there was one.
+    fn cut(&mut self) -> bool {
+        self.check_what_is_held();
+        let announced = self.stream.announced(self.given).map(|(kind, length)| Header { kind, length });
+        match announced {
+            Some(header) if header.length > self.stream.longest() => {
+                assert_eq!(self.inbound.announced(), Err(TooLong))
+            }
+            announced => assert_eq!(self.inbound.announced(), Ok(announced)),
+        }
+        let cut = self.inbound.cut();
+        match (self.stream.next(self.given), cut) {
+            (Next::Frame(kind, payload), Ok(Some(frame))) => {
+                trace!("  a frame of {} bytes", payload.len());
+                check_frame(frame, kind, payload);
+                self.stream.tell();
+                true
+            }
+            (Next::Nothing, Ok(None)) => {
+                assert!(!self.inbound.has_ahead(), "bytes read ahead stay behind");
+                false
+            }
+            (Next::TooLong, Err(Cut::TooLong)) => {
+                self.broken = true;
+                false
+            }
+            (expected, cut) => {
+                panic!(
+                    "{:?} instead of {expected:?}",
+                    cut.map(|frame| frame.map(|frame| frame.payload.len()))
+                )
+            }
+        }
+    }
+
+    fn check_what_is_held(&self) {
+        let held = self.given - self.stream.told();
+        assert_eq!(self.inbound.is_empty(), held == 0, "{held} bytes are held");
+        assert_eq!(self.inbound.is_empty(), !self.inbound.has_begun() && !self.inbound.has_ahead());
+    }
+
+    fn receive(&mut self, way: Way, answer: Answer, spare: &mut Block) -> bool {
+        let left = &self.stream.bytes()[self.given..];
+        let mut asked = 0;
+        let mut count_for = |room: usize| {
+            asked = room;
+            match answer {
+                Answer::Error(errno) => Err(errno),
+                Answer::Bytes(_) if left.is_empty() => Err(Errno::EAGAIN),
+                Answer::Bytes(most) => Ok(room.min(most).min(left.len())),
+                Answer::Rest => Ok(room.min(left.len())),
+            }
+        };
+        let mut count = Ok(0);
+        let came = match way {
+            Way::Exact => self.inbound.receive_exact(|room, _| {
+                count = count_for(room.len());
+                Ok(write(room, &left[..count?]))
+            }),
+            Way::Ahead => self.inbound.receive_ahead(spare, |room, _| {
+                count = count_for(room.len());
+                Ok(write(room, &left[..count?]))
+            }),
+            Way::Expected(size) => self.inbound.receive_expected(size, |head, room| {
+                count = count_for(HEADER + room.len());
+                let (front, rest) = left[..count?].split_at(HEADER.min(count?));
+                head[..front.len()].copy_from_slice(front);
+                Ok((front.len(), write(room, rest)))
+            }),
+        };
+        trace!("  {way:?}, room for {asked}: {count:?}");
+        assert!(asked > 0, "no room: nothing could come but what looks like the end");
+        self.check_room(way, asked);
+        match (count, came) {
+            (Ok(0), Ok(Came::End)) => return false,
+            (Ok(count), Ok(came)) => {
+                assert_eq!(came, if count < asked { Came::All } else { Came::Full }, "{count} of {asked}");
+                self.given += count;
+            }
+            (Err(errno), Err(Receive::System(told))) => assert_eq!(told, errno),
+            (count, came) => panic!("{came:?} where {count:?} came"),
+        }
+        true
+    }
+
+    /// Whether the room that was asked to be filled is in bounds.
+    fn check_room(&self, way: Way, asked: usize) {
+        let announced = self.stream.announced(self.given);
+        match (way, announced) {
+            (Way::Expected(size), _) => assert!(asked <= HEADER + size.min(ANNOUNCED)),
+            (Way::Ahead, None) => assert!(asked <= READ_AHEAD),
+            (Way::Exact, None) => {
+                assert!(asked <= self.stream.told() + HEADER - self.given, "bytes beyond the header");
+            }
+            (Way::Exact | Way::Ahead, Some((_, length))) => {
+                let have = self.given - self.stream.told() - HEADER;
+                assert!(asked <= length - have, "bytes beyond the frame");
+                assert!(
+                    asked <= ANNOUNCED.max(GROWTH * have),
+                    "room for {asked} bytes when {have} have come"
+                );
+            }
+        }
+    }
+
+    /// Receives all that is left.
+    fn finish(&mut self, spare: &mut Block) {
+        loop {
+            while self.cut() {}
+            self.inbound.return_spare(spare);
+            if self.broken {
+                return;
+            }
+            if !self.receive(Way::Ahead, Answer::Rest, spare) {
+                break;
+            }
+        }
+        assert_eq!(self.given, self.stream.len());
+        assert_eq!(self.inbound.is_empty(), !self.stream.is_partial());
+    }
+}
+
+fn answer(script: &mut Script<'_>) -> Answer {
+    match script.below(8) {
+        0 => Answer::Error([Errno::EAGAIN, Errno::EINTR, Errno::ECONNRESET, Errno::EBADF][script.below(4)]),
+        1..4 => Answer::Bytes(usize::MAX),
+        _ => Answer::Bytes(script.size().max(1)),
+    }
+}
+
+/// A frame is what was sent, and its payload fit for C: followed by a NUL, NULL where it is empty, and in a
+/// block that is not much larger.
+fn check_frame(frame: Frame, kind: u8, payload: &[u8]) {
+    assert_eq!(frame.kind, kind);
+    assert!(frame.payload.bytes() == payload, "another payload, of {} bytes", frame.payload.len());
+    assert!(frame.payload.capacity() <= 2 * payload.len(), "a block of {}", frame.payload.capacity());
+    let c = frame.payload.into_c();
+    assert_eq!(c.is_null(), payload.is_empty());
+    if !c.is_null() {
+        let last = unsafe { CStr::from_ptr(c.add(payload.len())) };
+        assert!(last.is_empty(), "no NUL behind the payload");
+    }
+    unsafe { memory::free(c) };
+}
+
+/// Writes the bytes to the front of the room.
+fn write<'a>(room: &'a mut [MaybeUninit<u8>], bytes: &[u8]) -> &'a mut [u8] {
+    let (front, _) = room.split_at_mut(bytes.len());
+    // SAFETY: the front has room for them, and is written as a whole.
+    unsafe {
+        ptr::copy_nonoverlapping(bytes.as_ptr(), front.as_mut_ptr().cast(), bytes.len());
+        &mut *(ptr::from_mut(front) as *mut [u8])
+    }
+}

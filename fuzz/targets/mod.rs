@@ -1,0 +1,24 @@
+//! What the fuzz targets do with an input, for the fuzzer and for the ordinary tests, which replay the
+//! corpora. An input is a script: bytes that say what to do next. A target plays it against the library and
+//! against a model of what the library promises, and panics where the two differ.
+//!
+//! `FUZZ_TRACE=1` in the environment prints each step.
+#![allow(dead_code, reason = "each fuzz target uses a part of it")]
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing, reason = "tests")]
+#![allow(clippy::undocumented_unsafe_blocks, reason = "the functions are called as their header says")]
+
+pub mod formats;
+pub mod frames;
+pub mod peers;
+mod script;
+mod stream;
+
+/// Prints a step of the script, if that is asked for.
+macro_rules! trace {
+    ($($what:tt)*) => {
+        if $crate::targets::script::is_traced() {
+            eprintln!($($what)*);
+        }
+    };
+}
+use trace;

@@ -1,0 +1,297 @@
+//! A program with a service and a list, and hostile peers: the script says who does what next. What the
+//! program is told is compared with a model of what it has to be told; at the end nothing may be left of
+//! anybody.
+//!
+//! ipc_wait_event is called only where something is certain to be told: it never has a reason to wait, but for
+//! the 10 milliseconds in which it notices what the program has changed by hand. Should it wait all the same,
+//! the limit of whoever runs the script (`-timeout` of the fuzzer) ends the process.
+
+mod by_hand;
+mod closing;
+mod connection;
+mod extension;
+mod sockets;
+mod talking;
+mod waiting;
+mod world;
+
+use self::connection::{Connection, Due, Kind, State};
+use self::world::World;
+use super::script::Script;
+use super::stream::{any_header, frame};
+use super::trace;
+
+/// Steps of one run, and bytes that one peer sends.
+const STEPS: usize = 300;
+const BUDGET: usize = 600_000;
+
+/// More than how often a single one is told before the kernel is asked who else is ready.
+const TURNS: usize = 100;
+
+pub fn run(input: &[u8]) {
+    let mut script = Script::new(input);
+    let mut world = World::new();
+    for _ in 0..STEPS {
+        let Some(step) = script.next() else { break };
+        world.play(step, &mut script);
+        world.check_list();
+    }
+    world.finish();
+    world.end();
+}
+
+impl World {
+    fn play(&mut self, step: u8, script: &mut Script<'_>) {
+        trace!("step {}", step % 40);
+        match step % 40 {
+            0 | 1 if !self.is_full() => self.connect_client(),
+            2 if !self.is_full() => {
+                let number = self.make_own();
+                self.add(number);
+            }
+            3 if !self.is_full() => _ = self.add_extra(script.coin()),
+            // What the peers do.
+            4 | 5 => self.peer_sends(script, |script| frame(script.byte(), script.size(), 0)),
+            6 => self.peer_sends(script, |script| {
+                let (count, size) = (1 + script.below(256), script.below(128));
+                frame(script.byte(), size, 1).repeat(count)
+            }),
+            7 => self.peer_sends(script, any_header),
+            8 => self.peer_sends(script, |script| {
+                let count = script.below(16);
+                script.bytes(count).to_vec()
+            }),
+            9 | 10 => self.peer_goes_on(script),
+            11 => {
+                let how = [libc::SHUT_WR, libc::SHUT_RD, libc::SHUT_RDWR][script.below(3)];
+                let anyone = |world: &Self, number: usize| world.connections[number].kind != Kind::Extra;
+                self.pick(script, anyone)
+                    .into_iter()
+                    .for_each(|number| self.connections[number].shut_down(how));
+            }
+            12 => {
+                self.pick(script, |_, _| true)
+                    .into_iter()
+                    .for_each(|number| self.connections[number].leave());
+            }
+            13 => {
+                let count = 1 + script.size();
+                let picked = self.pick(script, |_, _| true);
+                picked.into_iter().for_each(|number| _ = self.connections[number].read(count));
+            }
+            // What the program does.
+            14..=17 => _ = self.wait(step % 40 != 17),
+            18 => self.wait_for_all(script.coin()),
+            19 if !self.is_full() => self.ring(),
+            20 | 21 => {
+                let (kind, size, way) = (script.byte(), script.size(), script.below(4));
+                let usable = |world: &Self, number: usize| world.connections[number].is_usable();
+                self.pick(script, usable).into_iter().for_each(|number| self.write(number, kind, size, way));
+            }
+            22 => {
+                let by_bytes = script.coin();
+                let readable = |world: &Self, number: usize| {
+                    world.connections[number].is_usable() && world.connections[number].state == State::Open
+                };
+                self.pick(script, readable).into_iter().for_each(|number| self.read(number, by_bytes));
+            }
+            23 => {
+                let (way, at_once) = (script.below(6), script.below(4) > 0);
+                let closeable = |world: &Self, number: usize| {
+                    matches!(world.connections[number].state, State::Open | State::ErrorTold)
+                };
+                if let Some(number) = self.pick(script, closeable)
+                    && (way < 2 || self.may_change(at_once))
+                {
+                    self.close(number, way);
+                    self.have_it_noticed(at_once);
+                }
+            }
+            24 => self.pick(script, Self::may_be_deleted).into_iter().for_each(|number| self.delete(number)),
+            25 => {
+                let addable = |world: &Self, number: usize| {
+                    world.connections[number].may_be_added() && !world.is_listed(number)
+                };
+                self.pick(script, addable).into_iter().for_each(|number| self.add(number));
+            }
+            26 => self.change_by_hand(script),
+            27 => {
+                let listed = |world: &Self, number: usize| {
+                    let connection = &world.connections[number];
+                    world.is_listed(number) && connection.state == State::Open
+                };
+                let (same_number, by_library, at_once) = (script.coin(), script.coin(), script.below(4) > 0);
+                if let Some(number) = self.pick(script, listed)
+                    && self.may_change(at_once)
+                {
+                    match (self.connections[number].kind, self.connections[number].own_end) {
+                        (Kind::Client, Due::Certainly) => self.take_number(number),
+                        (Kind::Own, _) => self.reconnect(number, same_number, by_library),
+                        _ => {}
+                    }
+                    self.have_it_noticed(at_once);
+                }
+            }
+            28 => self.accept(script.coin()),
+            29 => self.wait_for_nobody(),
+            30 => match script.below(4) {
+                0 if self.queued() == 0 => self.close_service(),
+                1 if self.queued() == 0 => self.free_list(),
+                _ => {
+                    let usable = |world: &Self, number: usize| world.connections[number].is_usable();
+                    if let Some(number) = self.pick(script, usable) {
+                        sockets::make_narrow(self.connections[number].fd);
+                    }
+                }
+            },
+            31 => {
+                // Who may read what the library was to read: the program, or another process.
+                let count = script.size();
+                let readable = |world: &Self, number: usize| {
+                    let connection = &world.connections[number];
+                    (connection.kind, connection.state) == (Kind::Extra, State::Open)
+                        && connection.sent.is_partial()
+                };
+                if let Some(number) = self.pick(script, readable) {
+                    let bytes = sockets::read(self.connections[number].fd, count).unwrap();
+                    self.connections[number].took(&bytes);
+                }
+            }
+            32.. => self.play_extension(step % 40, script),
+            _ => {}
+        }
+    }
+
+    /// The same for what ipc_ext.h adds.
+    fn play_extension(&mut self, step: u8, script: &mut Script<'_>) {
+        let usable = |world: &Self, number: usize| world.connections[number].is_usable();
+        let open = |world: &Self, number: usize| {
+            usable(world, number) && world.connections[number].state == State::Open
+        };
+        match step {
+            32 => self.look(script.coin()),
+            33 => {
+                let (with_service, room) = (script.below(4) > 0, script.below(9));
+                self.wait_for_many(with_service, room);
+            }
+            34 => {
+                let (kind, size) = (script.byte(), script.size());
+                self.pick(script, usable).into_iter().for_each(|number| self.queue(number, kind, size));
+            }
+            35 => self.pick(script, usable).into_iter().for_each(|number| self.flush(number)),
+            36 => {
+                let of_service = script.below(4) == 0;
+                let (longest, queue) = (script.size(), [0, 1, 3000, script.size()][script.below(4)]);
+                let number = if of_service { None } else { self.pick(script, open) };
+                if of_service || number.is_some() {
+                    self.limit(number, longest, queue);
+                }
+            }
+            37 if !self.is_full() => {
+                let extra = |world: &Self, number: usize| {
+                    let connection = &world.connections[number];
+                    (connection.kind, connection.state) == (Kind::Extra, State::Open)
+                        && world.is_listed(number)
+                };
+                match self.pick(script, extra).filter(|_| script.below(4) == 0) {
+                    Some(number) => self.delete_descriptor(number),
+                    None => _ = self.add_watched(),
+                }
+            }
+            38 => self.ask_for_event_fd(script.below(4) > 0),
+            39 => match script.below(4) {
+                0 => self.allow_descriptors(None),
+                1 => self
+                    .pick(script, open)
+                    .into_iter()
+                    .for_each(|number| self.allow_descriptors(Some(number))),
+                _ => {
+                    let (size, count) = (script.size(), script.below(20));
+                    let peer = |world: &Self, number: usize| world.connections[number].kind != Kind::Extra;
+                    if let Some(number) = self.pick(script, peer) {
+                        self.peer_sends_descriptors(number, size, count);
+                    }
+                }
+            },
+            _ => {}
+        }
+    }
+
+    fn may_be_deleted(&self, number: usize) -> bool {
+        self.is_listed(number) && self.connections[number].state != State::Fresh
+    }
+
+    /// One of the connections that fit.
+    fn pick(&self, script: &mut Script<'_>, fits: impl Fn(&Self, usize) -> bool) -> Option<usize> {
+        let fitting: Vec<_> = (0..self.connections.len()).filter(|number| fits(self, *number)).collect();
+        (!fitting.is_empty()).then(|| fitting[script.below(fitting.len())])
+    }
+
+    /// A peer has something to send, and sends some of it.
+    fn peer_sends(&mut self, script: &mut Script<'_>, what: impl Fn(&mut Script<'_>) -> Vec<u8>) {
+        let Some(number) = self.pick(script, |world, number| world.connections[number].peer.is_some()) else {
+            return;
+        };
+        let bytes = what(script);
+        let connection = &mut self.connections[number];
+        if connection.sent.len() + connection.unsent.len() + bytes.len() <= BUDGET {
+            connection.unsent.extend(bytes);
+        }
+        let count = [usize::MAX, usize::MAX, 0, script.size()][script.below(4)];
+        self.sends_some(number, count);
+    }
+
+    fn peer_goes_on(&mut self, script: &mut Script<'_>) {
+        let count = if script.coin() { usize::MAX } else { script.size() };
+        let has_more = |world: &Self, number: usize| !world.connections[number].unsent.is_empty();
+        self.pick(script, has_more).into_iter().for_each(|number| self.sends_some(number, count));
+    }
+
+    fn sends_some(&mut self, number: usize, count: usize) {
+        let connection = &mut self.connections[number];
+        let count = count.min(connection.unsent.len());
+        let bytes = connection.unsent.make_contiguous()[..count].to_vec();
+        let sent = connection.send(&bytes);
+        connection.unsent.drain(..sent);
+    }
+
+    /// What is queued for a connection leaves by itself only while it is in the list.
+    fn list_all_with_queue(&mut self) {
+        for number in 0..self.connections.len() {
+            let connection = &self.connections[number];
+            if connection.is_usable() && connection.queued() > 0 && !self.is_listed(number) {
+                self.add(number);
+            }
+        }
+    }
+
+    /// Everybody gets what they are owed and goes, and everything is told.
+    fn finish(&mut self) {
+        trace!("the end");
+        self.wait_for_all(true);
+        let mut in_vain = 0;
+        loop {
+            let queued = self.queued();
+            (0..self.connections.len()).for_each(|number| while self.connections[number].read(1 << 20) {});
+            if queued == 0 {
+                break;
+            }
+            self.list_all_with_queue();
+            self.ring();
+            in_vain = if self.queued() < queued { 0 } else { in_vain + 1 };
+            // Who is ready has some turns before the kernel is asked who else is.
+            assert!(in_vain < TURNS, "{queued} bytes stay queued for peers that read");
+        }
+        self.connections.iter_mut().for_each(Connection::leave);
+        self.wait_for_all(true);
+        for number in 0..self.connections.len() {
+            self.delete(number);
+            match self.connections[number].state {
+                State::Open | State::ErrorTold => self.close(number, 0),
+                State::Over => {}
+                state => panic!("{state:?} at the end"),
+            }
+        }
+        self.wait_for_nobody();
+    }
+}

@@ -1,0 +1,207 @@
+//! How connections go, and the service, and the run.
+
+use std::os::fd::RawFd;
+use std::ptr;
+
+use ipc::capi::events::{ipc_connections_free, ipc_del};
+use ipc::capi::server_and_client::{ipc_close, ipc_server_close};
+use ipc::capi::usock::usock_close;
+use ipc::error::ipc_errors::*;
+
+use super::connection::{Connection, Due, Kind, State};
+use super::extension::Settings;
+use super::sockets;
+use super::world::{File, World, call, free, free_message, rundir};
+use crate::targets::stream::{Next, frame};
+use crate::targets::trace;
+
+impl World {
+    /// Ends the service: who waits there is sent away.
+    pub fn close_service(&mut self) {
+        let Some(mut srv) = self.srv.take() else { return };
+        self.settings = Settings::default();
+        // It is for the list alone from now on.
+        self.changed = true;
+        trace!("  the service is closed");
+        assert_eq!(call(|| unsafe { ipc_server_close(&mut *srv) }), Ok(()));
+        assert!(srv.spath.is_null());
+        std::fs::remove_dir(rundir()).expect("nothing is left in the run directory");
+        for number in self.backlog.drain(..) {
+            self.connections[number].state = State::Over;
+            self.connections[number].lossy = true;
+        }
+    }
+
+    /// Takes entries out of the list whose descriptor the program has closed and whose number is now that of
+    /// another one: by the list it would be a connection.
+    pub fn remove_dead(&mut self, fd: RawFd) {
+        let dead = |number: &usize| {
+            self.connections[*number].state == State::Closed && self.connections[*number].fd == fd
+        };
+        let dead: Vec<_> = self.listed.iter().flatten().copied().filter(dead).collect();
+        dead.into_iter().for_each(|number| self.delete(number));
+    }
+
+    /// ipc_del.
+    pub fn delete(&mut self, number: usize) {
+        let Some(place) = self.place(number) else { return };
+        if self.connections[number].state != State::Closed {
+            self.remove_dead(self.connections[number].fd);
+        }
+        let place = self.place(number).unwrap_or(place);
+        trace!("  {} is deleted from the list", self.connections[number].fd);
+        let info = self.connections[number].info;
+        assert_eq!(call(|| unsafe { ipc_del(&mut *self.list, info) }), Ok(()));
+        self.listed.swap_remove(place);
+        assert_eq!(self.list.cinfos.is_null(), self.listed.is_empty());
+        self.is_unlisted(number);
+    }
+
+    /// The connection is in the list no more: nothing is told of it. An error that was told is told again, if
+    /// it is still there when the connection is added again.
+    pub fn is_unlisted(&mut self, number: usize) {
+        let connection = &mut self.connections[number];
+        match connection.state {
+            State::Closed => self.is_over(number),
+            State::Fresh => {
+                sockets::close(connection.fd);
+                self.is_over(number);
+            }
+            State::ErrorTold => {
+                connection.state = State::Open;
+                if connection.next() != Next::TooLong {
+                    connection.reset = Due::Never;
+                }
+            }
+            _ => {}
+        }
+        let connection = &mut self.connections[number];
+        connection.own_end = connection.own_end.min(Due::Perhaps);
+    }
+
+    /// The program frees the structure.
+    pub fn is_over(&mut self, number: usize) {
+        let connection = &mut self.connections[number];
+        free(connection.info);
+        (connection.info, connection.state) = (ptr::null_mut(), State::Over);
+    }
+
+    /// The program has closed the connection itself, in one of several ways.
+    pub fn close(&mut self, number: usize, way: usize) {
+        let is_queued = self.connections[number].queued() > 0;
+        let connection = &mut self.connections[number];
+        let (fd, info) = (connection.fd, connection.info);
+        // What is queued would hold it up for a second.
+        let way = if is_queued && matches!(way, 0 | 1 | 5) { 2 } else { way };
+        trace!("  {fd} is closed, way {way}");
+        connection.lossy |= is_queued;
+        self.closed.push(fd);
+        match way {
+            0 => assert_eq!(call(|| unsafe { ipc_close(info) }), Ok(())),
+            1 => assert_eq!(call(|| usock_close(fd)), Ok(())),
+            2 => sockets::close(fd),
+            3 => {
+                connection.copy = Some(sockets::high_copy(fd));
+                sockets::close(fd);
+            }
+            4 => {
+                sockets::close(fd);
+                unsafe { (*info).fd = -1 };
+                connection.fd = -1;
+            }
+            _ => {
+                self.kept.push(fd);
+                unsafe { (*info).fd = -1 };
+                connection.fd = -1;
+            }
+        }
+        if connection.state == State::ErrorTold {
+            connection.own_end = connection.own_end.max(Due::Perhaps);
+        }
+        if way == 5 {
+            // The peer does not see that it is the end.
+            connection.copy = Some(sockets::high_copy(fd));
+        }
+        connection.state = State::Closed;
+        if way == 5 {
+            self.remove_dead(fd);
+        }
+        if !self.is_listed(number) {
+            self.is_over(number);
+        }
+    }
+
+    /// The program closes a client with close(2) and opens something else, which gets the number.
+    pub fn take_number(&mut self, number: usize) {
+        self.remove_dead(self.connections[number].fd);
+        let connection = &mut self.connections[number];
+        trace!("  {} becomes the number of another file", connection.fd);
+        connection.lossy |= connection.queued() > 0;
+        self.closed.push(connection.fd);
+        sockets::close(connection.fd);
+        let (end, other_end) = sockets::pair();
+        sockets::duplicate_to(end, connection.fd);
+        let holds = sockets::send(&other_end, &frame(2, 20, 99).repeat(3));
+        (connection.state, connection.number_taken) = (State::Closed, true);
+        self.files.push(File { fd: connection.fd, holds, _other_end: other_end });
+    }
+
+    /// The program connects anew with the same structure, and perhaps at the same number.
+    pub fn reconnect(&mut self, number: usize, same_number: bool, by_library: bool) {
+        let is_queued = self.connections[number].queued() > 0;
+        let connection = &mut self.connections[number];
+        let (old, info) = (connection.fd, connection.info);
+        self.closed.push(old);
+        if by_library && !is_queued {
+            assert_eq!(call(|| usock_close(old)), Ok(()));
+        } else {
+            sockets::close(old);
+        }
+        let (mut fd, peer) = sockets::pair();
+        if same_number {
+            sockets::duplicate_to(fd, old);
+            fd = old;
+        }
+        trace!("  {old} is connected anew, as {fd}");
+        unsafe { (*info).fd = fd };
+        let own_end = connection.own_end;
+        *connection = Connection { info, own_end, ..Connection::new(Kind::Own, fd, peer) };
+        self.remove_dead(fd);
+        self.forget_other_queue(number);
+    }
+
+    /// ipc_connections_free.
+    pub fn free_list(&mut self) {
+        trace!("  the list is freed");
+        unsafe { ipc_connections_free(&mut *self.list) };
+        assert!(self.list.cinfos.is_null());
+        self.event_fd = None;
+        for number in std::mem::take(&mut self.listed).into_iter().flatten() {
+            self.is_unlisted(number);
+        }
+    }
+
+    /// The end of a run, when nothing is left of any connection: everything is as it was before.
+    pub fn end(mut self) {
+        self.check_list();
+        self.free_list();
+        assert!(self.connections.iter().all(|connection| connection.state == State::Over));
+        self.close_service();
+        free_message(self.event.m.cast());
+        self.events.drain(..).for_each(|event| free_message(event.m.cast()));
+        for file in &self.files {
+            assert!(sockets::is_open(file.fd), "the library has closed a file of the program");
+            assert_eq!(sockets::unread(file.fd), file.holds, "the library has read a file of the program");
+            sockets::close(file.fd);
+        }
+        self.kept.drain(..).for_each(sockets::close);
+        for fd in self.closed.drain(..) {
+            // What the library has of a connection that was closed with close(2) it has until the number is
+            // used again, or closed again.
+            assert_eq!(call(|| usock_close(fd)), Err((IPC_ERROR_USOCK_CLOSE, libc::EBADF)));
+        }
+        let before = std::mem::take(&mut self.before);
+        drop(self);
+        assert_eq!(sockets::open_numbers(), before, "descriptors");
+    }
+}

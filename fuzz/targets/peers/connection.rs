@@ -1,0 +1,268 @@
+//! One connection: what the program has of it, what its peer has done, and what is to be told of it.
+
+use std::collections::VecDeque;
+use std::os::fd::{AsRawFd, OwnedFd, RawFd};
+use std::ptr;
+
+use ipc::capi::types::ipc_connection_info;
+use nix::errno::Errno;
+
+use super::extension::Settings;
+use super::sockets;
+use crate::targets::stream::{Next, Stream};
+use crate::targets::trace;
+
+/// How it has come into the world.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// A client of the service.
+    Client,
+    /// One that the program has made itself.
+    Own,
+    /// A descriptor that was added with ipc_add_fd.
+    Extra,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum State {
+    /// In the service's queue.
+    Waiting,
+    /// Accepted and in the list, and yet to be told: another one's end was told before, whose number it got.
+    Fresh,
+    /// As it should be.
+    Open,
+    /// An ERROR was told; the DISCONNECTION follows.
+    ErrorTold,
+    /// The program has closed its descriptor.
+    Closed,
+    /// Nothing is to be told any more; the structure is freed.
+    Over,
+}
+
+/// Whether something is to be told.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Due {
+    Never,
+    /// It may be told or not.
+    Perhaps,
+    Certainly,
+}
+
+pub struct Connection {
+    pub kind: Kind,
+    pub state: State,
+    /// The program's structure; NULL while it waits and when it is over.
+    pub info: *mut ipc_connection_info,
+    pub fd: RawFd,
+    pub peer: Option<OwnedFd>,
+    /// What the peer has sent.
+    pub sent: Stream,
+    /// What it has yet to send, piece by piece.
+    pub unsent: VecDeque<u8>,
+    /// Whether it sends no more.
+    pub ended: bool,
+    /// Whether it reads what is sent to it.
+    pub reads: bool,
+    /// Whether the connection fails before it ends: the peer has closed with bytes unread.
+    pub reset: Due,
+    /// What it was sent and has not read.
+    pub owed: VecDeque<u8>,
+    /// Some of that may be lost.
+    pub lossy: bool,
+    /// Whether its DISCONNECTION is told where the program closes it itself.
+    pub own_end: Due,
+    /// A read has told that the peer breaks the protocol. The kernel may have nothing more of it, and
+    /// ipc_wait_event then learns of it with what comes next.
+    pub error_read: bool,
+    /// The end of an extra descriptor was told.
+    pub end_told: bool,
+    /// An extra descriptor that the program reads itself.
+    pub is_watched: bool,
+    pub settings: Settings,
+    /// Where in the stream frames begin that descriptors came with, and with how many the program gets them, if
+    /// that is certain.
+    pub passed: VecDeque<(usize, Option<usize>)>,
+    /// A file of the program's own has the number now.
+    pub number_taken: bool,
+    /// The same open file, kept open: by another process, say.
+    pub copy: Option<OwnedFd>,
+}
+
+impl Connection {
+    pub fn new(kind: Kind, fd: RawFd, peer: OwnedFd) -> Self {
+        Self {
+            kind,
+            state: if kind == Kind::Client { State::Waiting } else { State::Open },
+            info: ptr::null_mut(),
+            fd,
+            peer: Some(peer),
+            sent: Stream::default(),
+            unsent: VecDeque::new(),
+            ended: false,
+            reads: true,
+            reset: Due::Never,
+            owed: VecDeque::new(),
+            lossy: false,
+            own_end: if kind == Kind::Client { Due::Certainly } else { Due::Never },
+            error_read: false,
+            end_told: false,
+            is_watched: false,
+            settings: Settings::default(),
+            passed: VecDeque::new(),
+            number_taken: false,
+            copy: None,
+        }
+    }
+
+    /// Whether it carries frames and the program may use it.
+    pub fn is_usable(&self) -> bool {
+        self.kind != Kind::Extra && matches!(self.state, State::Open | State::ErrorTold)
+    }
+
+    /// Whether the program may put it into the list again. What it was to watch there it would read then.
+    pub fn may_be_added(&self) -> bool {
+        self.state == State::Open && !self.is_watched
+    }
+
+    /// What the peer has sent and nobody was told.
+    pub fn next(&self) -> Next<'_> {
+        self.sent.next(self.sent.len())
+    }
+
+    /// Bytes that the library has and the kernel does not.
+    pub fn queued(&self) -> usize {
+        match &self.peer {
+            Some(peer) if self.is_usable() && self.reads => {
+                self.owed.len() - sockets::unread(peer.as_raw_fd())
+            }
+            _ => 0,
+        }
+    }
+
+    /// Whether the end can be told now: what is queued for a peer that reads goes out before.
+    fn end_is_due(&self) -> bool {
+        self.ended && (!self.reads || self.queued() == 0)
+    }
+
+    /// Whether something is certainly told of it, if it is in the list.
+    pub fn has_something(&self) -> bool {
+        match (self.state, self.kind) {
+            (State::Waiting | State::Over, _) => false,
+            (State::Closed, _) => self.own_end == Due::Certainly,
+            (State::Fresh | State::ErrorTold, _) => true,
+            (State::Open, Kind::Extra) => self.sent.is_partial() || self.ended && !self.end_told,
+            (State::Open, _) => {
+                let next = match self.next() {
+                    Next::Nothing => false,
+                    Next::Frame(..) => true,
+                    Next::TooLong => !self.error_read,
+                };
+                next || self.reset == Due::Certainly || self.end_is_due()
+            }
+        }
+    }
+
+    /// Whether anything can ever be told of it, if it is in the list.
+    pub fn is_alive(&self) -> Due {
+        match self.state {
+            State::Waiting | State::Over => Due::Never,
+            State::Closed => self.own_end,
+            State::Fresh | State::ErrorTold => Due::Certainly,
+            State::Open if self.kind == Kind::Extra && self.end_told => Due::Never,
+            State::Open => Due::Certainly,
+        }
+    }
+
+    pub fn assert_error_is_due(&self) {
+        match self.state {
+            State::Open if self.kind != Kind::Extra => match self.next() {
+                Next::TooLong => {}
+                Next::Nothing => assert!(self.reset >= Due::Perhaps, "an ERROR that nothing has caused"),
+                Next::Frame(..) => panic!("an ERROR before a message"),
+            },
+            // The library could not know that the number is another file's.
+            State::Closed if self.number_taken => {}
+            state => panic!("an ERROR of a connection that is {state:?}"),
+        }
+    }
+
+    pub fn assert_end_is_due(&self) {
+        match self.state {
+            State::Open if self.kind != Kind::Extra => {
+                assert!(self.ended, "a DISCONNECTION of a peer that is there");
+                assert_eq!(self.next(), Next::Nothing, "a DISCONNECTION before what was sent");
+                assert!(self.reset != Due::Certainly, "a DISCONNECTION without the ERROR before it");
+                assert!(self.end_is_due(), "a DISCONNECTION before what the peer is owed");
+            }
+            State::ErrorTold => {}
+            State::Closed => {
+                assert!(self.own_end >= Due::Perhaps, "the DISCONNECTION of one closed by the program")
+            }
+            state => panic!("a DISCONNECTION of a connection that is {state:?}"),
+        }
+    }
+
+    /// The peer sends these bytes, as far as the kernel takes them.
+    pub fn send(&mut self, bytes: &[u8]) -> usize {
+        let Some(peer) = &self.peer else { return 0 };
+        let count = match self.kind {
+            _ if self.ended => 0,
+            Kind::Extra => sockets::write(peer, bytes),
+            _ => sockets::send(peer, bytes),
+        };
+        trace!("  the peer of {} sends {count} bytes", self.fd);
+        self.sent.send(&bytes[..count]);
+        count
+    }
+
+    /// The peer sends no more, reads no more, or neither.
+    pub fn shut_down(&mut self, how: i32) {
+        let Some(peer) = &self.peer else { return };
+        trace!("  the peer of {} shuts down {how}", self.fd);
+        sockets::shutdown(peer, how);
+        self.ended |= how != libc::SHUT_RD;
+        if how != libc::SHUT_WR {
+            self.reads = false;
+            self.lossy = true;
+        }
+    }
+
+    /// The peer goes.
+    pub fn leave(&mut self) {
+        let Some(peer) = self.peer.take() else { return };
+        if self.kind != Kind::Extra && sockets::unread(peer.as_raw_fd()) > 0 {
+            // One that has told its end before may be on its way out.
+            self.reset = if self.ended { Due::Perhaps } else { Due::Certainly };
+        }
+        trace!("  the peer of {} goes; reset: {:?}", self.fd, self.reset);
+        (self.ended, self.reads, self.lossy) = (true, false, true);
+        self.unsent.clear();
+    }
+
+    /// The peer reads at most `count` bytes, which are what it was sent; whether it read any.
+    pub fn read(&mut self, count: usize) -> bool {
+        let Some(peer) = self.peer.as_ref().filter(|_| self.reads && self.kind != Kind::Extra) else {
+            return false;
+        };
+        match sockets::read(peer.as_raw_fd(), count) {
+            Ok(bytes) if !bytes.is_empty() => {
+                trace!("  the peer of {} reads {} bytes", self.fd, bytes.len());
+                assert!(bytes.len() <= self.owed.len(), "a peer got more than it was sent");
+                assert!(self.owed.drain(..bytes.len()).eq(bytes), "a peer got other bytes than it was sent");
+                true
+            }
+            Err(Errno::EAGAIN) => false,
+            Ok(_) | Err(Errno::ECONNRESET) => {
+                trace!("  the peer of {} has come to the end", self.fd);
+                assert!(
+                    matches!(self.state, State::Closed | State::Over) && self.copy.is_none(),
+                    "closed, and not told"
+                );
+                assert!(self.lossy || self.owed.is_empty(), "{} bytes are lost", self.owed.len());
+                self.reads = false;
+                false
+            }
+            Err(errno) => panic!("a peer's read: {errno}"),
+        }
+    }
+}

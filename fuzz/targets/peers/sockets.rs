@@ -1,0 +1,167 @@
+//! The harness's door to the kernel. What belongs to the program gets the lowest numbers, as the library's own
+//! descriptors do; what belongs to its peers stays out of the way.
+
+use std::io::IoSlice;
+use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
+use std::path::Path;
+
+use nix::errno::Errno;
+use nix::sys::socket::{ControlMessage, MsgFlags, sendmsg};
+
+/// Where the numbers of the peers' descriptors begin.
+const HIGH: RawFd = 300;
+
+/// Above it there is no descriptor.
+const END: RawFd = 420;
+
+fn check(result: i32) -> i32 {
+    Errno::result(result).expect("a system call of the harness")
+}
+
+/// The same open file at a number that is out of the way.
+pub fn high_copy(fd: RawFd) -> OwnedFd {
+    let copy = check(unsafe { libc::fcntl(fd, libc::F_DUPFD_CLOEXEC, HIGH) });
+    assert!(copy < END, "too many descriptors");
+    unsafe { OwnedFd::from_raw_fd(copy) }
+}
+
+fn raise(fd: RawFd) -> OwnedFd {
+    let high = high_copy(fd);
+    close(fd);
+    high
+}
+
+/// A connected socket for the program, and its peer's end, which never waits.
+pub fn pair() -> (RawFd, OwnedFd) {
+    let mut ends = [0; 2];
+    let kind = libc::SOCK_STREAM | libc::SOCK_CLOEXEC;
+    check(unsafe { libc::socketpair(libc::AF_UNIX, kind, 0, ends.as_mut_ptr()) });
+    (ends[0], unblock(raise(ends[1])))
+}
+
+/// A pipe for the program to read from, and the end to write to.
+pub fn pipe() -> (RawFd, OwnedFd) {
+    let mut ends = [0; 2];
+    check(unsafe { libc::pipe2(ends.as_mut_ptr(), libc::O_CLOEXEC) });
+    (ends[0], unblock(raise(ends[1])))
+}
+
+fn unblock(fd: OwnedFd) -> OwnedFd {
+    check(unsafe { libc::fcntl(fd.as_raw_fd(), libc::F_SETFL, libc::O_NONBLOCK) });
+    fd
+}
+
+/// A client of the service at the path.
+pub fn connect(path: &Path) -> OwnedFd {
+    let client =
+        raise(check(unsafe { libc::socket(libc::AF_UNIX, libc::SOCK_STREAM | libc::SOCK_CLOEXEC, 0) }));
+    let address = nix::sys::socket::UnixAddr::new(path).unwrap();
+    nix::sys::socket::connect(client.as_raw_fd(), &address).expect("the service is there");
+    unblock(client)
+}
+
+/// Sends what the kernel takes.
+pub fn send(fd: &OwnedFd, bytes: &[u8]) -> usize {
+    let flags = libc::MSG_DONTWAIT | libc::MSG_NOSIGNAL;
+    let count = unsafe { libc::send(fd.as_raw_fd(), bytes.as_ptr().cast(), bytes.len(), flags) };
+    usize::try_from(count).unwrap_or(0)
+}
+
+/// Writes what the kernel takes; [`send`] for what may be no socket. Nothing to whom nobody reads: that would
+/// be a SIGPIPE.
+pub fn write(fd: &OwnedFd, bytes: &[u8]) -> usize {
+    let mut asked = libc::pollfd { fd: fd.as_raw_fd(), events: libc::POLLOUT, revents: 0 };
+    check(unsafe { libc::poll(&mut asked, 1, 0) });
+    if asked.revents != libc::POLLOUT {
+        return 0;
+    }
+    usize::try_from(unsafe { libc::write(fd.as_raw_fd(), bytes.as_ptr().cast(), bytes.len()) }).unwrap_or(0)
+}
+
+/// Sends what the kernel takes, and descriptors with it.
+pub fn send_with(fd: &OwnedFd, bytes: &[u8], descriptors: &[RawFd]) -> usize {
+    let control = [ControlMessage::ScmRights(descriptors)];
+    let control = if descriptors.is_empty() { &[][..] } else { &control[..] };
+    let flags = MsgFlags::MSG_DONTWAIT | MsgFlags::MSG_NOSIGNAL;
+    let sent = sendmsg::<()>(fd.as_raw_fd(), &[IoSlice::new(bytes)], control, flags, None);
+    sent.unwrap_or(0)
+}
+
+/// A file to be sent.
+pub fn null() -> OwnedFd {
+    raise(check(unsafe { libc::open(c"/dev/null".as_ptr(), libc::O_RDONLY | libc::O_CLOEXEC) }))
+}
+
+/// It is the file that was sent, and close-on-exec.
+pub fn assert_is_null(fd: RawFd) {
+    let mut status: libc::stat = unsafe { std::mem::zeroed() };
+    check(unsafe { libc::fstat(fd, &mut status) });
+    assert_eq!(status.st_rdev, libc::makedev(1, 3), "another file than was sent");
+    assert_eq!(check(unsafe { libc::fcntl(fd, libc::F_GETFD) }), libc::FD_CLOEXEC);
+}
+
+pub fn is_readable(fd: RawFd) -> bool {
+    let mut asked = libc::pollfd { fd, events: libc::POLLIN, revents: 0 };
+    check(unsafe { libc::poll(&mut asked, 1, 0) });
+    asked.revents == libc::POLLIN
+}
+
+/// Reads at most `count` bytes.
+pub fn read(fd: RawFd, count: usize) -> Result<Vec<u8>, Errno> {
+    let mut bytes = vec![0; count];
+    let count = Errno::result(unsafe { libc::read(fd, bytes.as_mut_ptr().cast(), count) })?;
+    bytes.truncate(count.unsigned_abs());
+    Ok(bytes)
+}
+
+/// How many bytes wait to be read.
+pub fn unread(fd: RawFd) -> usize {
+    let mut count = 0;
+    check(unsafe { libc::ioctl(fd, libc::FIONREAD, &mut count) });
+    usize::try_from(count).unwrap()
+}
+
+pub fn shutdown(fd: &OwnedFd, how: i32) {
+    check(unsafe { libc::shutdown(fd.as_raw_fd(), how) });
+}
+
+/// Has the kernel take few bytes of this socket before its peer reads.
+pub fn make_narrow(fd: RawFd) {
+    let size = 1;
+    check(unsafe { libc::setsockopt(fd, libc::SOL_SOCKET, libc::SO_SNDBUF, (&raw const size).cast(), 4) });
+}
+
+/// Makes `number` another name of the open file.
+pub fn duplicate_to(fd: RawFd, number: RawFd) {
+    if fd != number {
+        check(unsafe { libc::dup2(fd, number) });
+        close(fd);
+    }
+}
+
+pub fn close(fd: RawFd) {
+    check(unsafe { libc::close(fd) });
+}
+
+pub fn is_open(fd: RawFd) -> bool {
+    unsafe { libc::fcntl(fd, libc::F_GETFD) >= 0 }
+}
+
+/// From now on a SIGPIPE, which the library must not cause, ends the process with a trace.
+pub fn have_no_sigpipe() {
+    extern "C" fn abort(_: i32) {
+        eprintln!("a SIGPIPE");
+        std::process::abort();
+    }
+    static ONCE: std::sync::Once = std::sync::Once::new();
+    ONCE.call_once(|| unsafe {
+        libc::signal(libc::SIGPIPE, abort as extern "C" fn(i32) as libc::sighandler_t);
+    });
+}
+
+/// Which numbers are open, of those that there may be.
+pub fn open_numbers() -> Vec<RawFd> {
+    let mut asked: Vec<_> = (0..END).map(|fd| libc::pollfd { fd, events: 0, revents: 0 }).collect();
+    check(unsafe { libc::poll(asked.as_mut_ptr(), asked.len() as libc::nfds_t, 0) });
+    asked.iter().filter(|asked| asked.revents & libc::POLLNVAL == 0).map(|asked| asked.fd).collect()
+}

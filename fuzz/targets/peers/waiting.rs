@@ -1,0 +1,270 @@
+//! ipc_wait_event, when something is certain to be told, and what it tells.
+
+use std::ptr;
+use std::time::{Duration, Instant};
+
+use ipc::capi::events::ipc_wait_event;
+use ipc::capi::messages::ipc_message_empty;
+use ipc::capi::types::*;
+use ipc::error::ipc_errors::*;
+
+use super::connection::{Connection, Due, Kind, State};
+use super::sockets;
+use super::talking::content;
+use super::world::{World, call, free};
+use crate::targets::stream::Next;
+use crate::targets::trace;
+
+/// Much longer than the library takes to notice what was changed by hand.
+const LONG: Duration = Duration::from_secs(1);
+
+impl World {
+    /// Whether something is certain to be told.
+    pub fn has_something(&self, with_service: bool) -> bool {
+        with_service && self.srv.is_some() && !self.backlog.is_empty()
+            || self.listed.iter().flatten().any(|number| self.connections[*number].has_something())
+    }
+
+    /// One call, if it cannot wait for ever; whether there was one.
+    pub fn wait(&mut self, with_service: bool) -> bool {
+        if !self.has_something(with_service) {
+            return false;
+        }
+        let srv = if with_service { self.srv() } else { ptr::null_mut() };
+        self.check_event_fd(with_service);
+        loop {
+            let begin = Instant::now();
+            match call(|| unsafe { ipc_wait_event(&mut *self.list, srv, &mut *self.event) }) {
+                Ok(()) => break,
+                // The fuzzer looks after its runs by a signal every few seconds: most come while the library
+                // does not wait long.
+                Err((IPC_ERROR_WAIT_EVENT__SELECT, libc::EINTR)) => {
+                    assert!(begin.elapsed() < LONG, "it waits, and something was to be told");
+                    self.assert_not_set();
+                }
+                Err(error) => panic!("{error:?}"),
+            }
+        }
+        self.check_what_was_told();
+        true
+    }
+
+    pub fn check_what_was_told(&mut self) {
+        self.find_fresh();
+        self.check_event(*self.event, true);
+        self.take_event();
+        self.check_list();
+        self.react();
+    }
+
+    pub fn event_kind(&self) -> ipc_event_type {
+        unsafe { self.event.r#type.assume_init() }
+    }
+
+    pub fn assert_not_set(&self) {
+        assert_eq!(self.event_kind(), ipc_event_type::IPC_EVENT_TYPE_NOT_SET);
+        assert!(self.event.origin.is_null() && self.event.m.is_null());
+    }
+
+    /// Whether anybody in the list can ever have something to tell.
+    pub fn is_anybody_alive(&self) -> Due {
+        let alive = self.listed.iter().flatten().map(|number| self.connections[*number].is_alive());
+        alive.max().unwrap_or(Due::Never)
+    }
+
+    /// Nobody is there to wait for.
+    pub fn wait_for_nobody(&mut self) {
+        if self.is_anybody_alive() > Due::Never {
+            return;
+        }
+        trace!("  nobody is there to wait for");
+        self.check_event_fd(false);
+        let result = call(|| unsafe { ipc_wait_event(&mut *self.list, ptr::null_mut(), &mut *self.event) });
+        assert_eq!(result, Err((IPC_ERROR_WAIT_EVENT__NO_CLIENTS_PARAM, libc::EINVAL)));
+        self.assert_not_set();
+    }
+
+    /// Waits until all is told that is certain to be told.
+    pub fn wait_for_all(&mut self, with_service: bool) {
+        // Each message, and a few events for each connection; each extra descriptor tells its bytes in pieces.
+        let mut calls = 0;
+        while self.wait(with_service) {
+            calls += 1;
+            assert!(calls < 100_000, "events without end");
+        }
+    }
+
+    /// Has the library work until it tells of a byte that is written to an extra descriptor only now: all who
+    /// are ready before have their turns.
+    pub fn ring(&mut self) {
+        let is_bell = |connection: &Connection| {
+            connection.kind == Kind::Extra
+                && connection.state == State::Open
+                && !connection.ended
+                && !connection.is_watched
+        };
+        let bell = self.listed.iter().flatten().copied().find(|number| is_bell(&self.connections[*number]));
+        let bell = bell.unwrap_or_else(|| self.add_extra(true));
+        self.connections[bell].send(b"!");
+        for _ in 0..10_000 {
+            if !self.connections[bell].sent.is_partial() {
+                return;
+            }
+            assert!(self.wait(false));
+        }
+        panic!("a byte of an extra descriptor is not told");
+    }
+
+    /// What an event tells is to be told. After a call that tells of one alone the descriptors are as it says.
+    pub fn check_event(&mut self, event: ipc_event, alone: bool) {
+        let ipc_event { r#type, origin, m } = event;
+        let (kind, message) = (unsafe { r#type.assume_init() }, m.cast::<ipc_message>());
+        let content = (!message.is_null()).then(|| content(unsafe { &*message }));
+        let known = self.connections.iter().position(|connection| connection.info == origin);
+        assert!(!origin.is_null());
+        trace!(
+            "  {kind:?} of {}: {:?}",
+            unsafe { (*origin).fd },
+            content.as_ref().map(|(_, bytes)| bytes.len())
+        );
+        match (kind, known, content) {
+            (ipc_event_type::IPC_EVENT_TYPE_CONNECTION, None, None) => self.told_connection(origin),
+            (ipc_event_type::IPC_EVENT_TYPE_CONNECTION, Some(number), None) => {
+                assert_eq!(self.connections[number].state, State::Fresh, "a CONNECTION");
+                self.connections[number].state = State::Open;
+            }
+            (_, Some(number), content) => {
+                assert!(self.is_listed(number), "an event of a connection that is not in the list");
+                assert_eq!(unsafe { (*origin).fd }, self.connections[number].fd);
+                match (kind, content) {
+                    (ipc_event_type::IPC_EVENT_TYPE_MESSAGE, Some((kind, payload))) => {
+                        self.connections[number].told_message(kind, &payload, alone);
+                    }
+                    (ipc_event_type::IPC_EVENT_TYPE_EXTRA_SOCKET, Some((kind, bytes))) => {
+                        assert_eq!(kind, msg_types::MSG_TYPE_DATA as u8);
+                        self.connections[number].told_extra(&bytes);
+                    }
+                    (ipc_event_type::IPC_EVENT_TYPE_EXTRA_SOCKET, None) => {
+                        let connection = &self.connections[number];
+                        assert!(connection.is_watched && connection.has_something(), "nothing is to be read");
+                        self.to_be_read.push(number);
+                    }
+                    (ipc_event_type::IPC_EVENT_TYPE_ERROR, None) => {
+                        self.connections[number].assert_error_is_due();
+                        if self.connections[number].state == State::Open {
+                            self.connections[number].state = State::ErrorTold;
+                        }
+                    }
+                    (ipc_event_type::IPC_EVENT_TYPE_DISCONNECTION, None) => self.told_end(number, alone),
+                    (kind, _) => panic!("{kind:?} of {:?}", self.connections[number].kind),
+                }
+            }
+            (kind, None, _) => panic!("{kind:?} of nobody"),
+        }
+    }
+
+    /// The program frees the message, or leaves it for the next call to free.
+    fn take_event(&mut self) {
+        let message = self.event.m.cast::<ipc_message>();
+        if !message.is_null() && unsafe { (*message).length } % 2 == 1 {
+            assert_eq!(call(|| unsafe { ipc_message_empty(message) }), Ok(()));
+            free(message);
+            self.event.m = ptr::null_mut();
+        }
+    }
+
+    fn told_connection(&mut self, origin: *mut ipc_connection_info) {
+        let number = self.come(origin);
+        self.connections[number].state = State::Open;
+    }
+
+    /// The first client in the service's queue has got this structure.
+    pub fn come(&mut self, info: *mut ipc_connection_info) -> usize {
+        let number = self.backlog.pop_front().expect("one has come and there is no client");
+        let connection = &mut self.connections[number];
+        (connection.info, connection.fd) = (info, unsafe { (*info).fd });
+        connection.settings = self.settings;
+        connection.sent.limit(self.settings.longest);
+        let info = unsafe { *info };
+        assert_eq!((info.index, info.version, info.r#type), (3, 5, 0));
+        assert!(info.spath.is_null() && sockets::is_open(info.fd));
+        self.listed.push(Some(number));
+        number
+    }
+
+    /// A client that has got the number of another one, whose end is told first, is in the list already.
+    fn find_fresh(&mut self) {
+        let is_end =
+            unsafe { self.event.r#type.assume_init() } == ipc_event_type::IPC_EVENT_TYPE_DISCONNECTION;
+        if !is_end || self.list.size != i32::try_from(self.listed.len()).unwrap() {
+            return;
+        }
+        let entry = |index| unsafe { *self.list.cinfos.add(index) };
+        let is_known = |info: &*mut ipc_connection_info| {
+            info.is_null() || self.connections.iter().any(|one| one.info == *info)
+        };
+        let new = (0..self.listed.len()).map(entry).find(|info| !is_known(info));
+        let number = self.come(new.expect("a DISCONNECTION, and the list has not become shorter"));
+        self.connections[number].state = State::Fresh;
+    }
+
+    fn told_end(&mut self, number: usize, alone: bool) {
+        let connection = &mut self.connections[number];
+        connection.assert_end_is_due();
+        if connection.state != State::Closed {
+            assert!(
+                !alone || !sockets::is_open(connection.fd),
+                "the descriptor is open after its DISCONNECTION"
+            );
+            connection.lossy |= connection.state == State::ErrorTold;
+        }
+        let place = self.place(number).unwrap();
+        self.listed.swap_remove(place);
+        self.is_over(number);
+    }
+}
+
+impl Connection {
+    fn told_message(&mut self, kind: u8, payload: &[u8], alone: bool) {
+        assert_eq!((self.state, self.kind == Kind::Extra), (State::Open, false), "a MESSAGE");
+        match self.next() {
+            Next::Frame(sent_kind, sent) => {
+                assert_eq!(sent_kind, kind);
+                assert!(sent == payload, "another message than was sent, of {} bytes", payload.len());
+            }
+            other => panic!("a MESSAGE where there is {other:?}"),
+        }
+        let begin = self.sent.told();
+        self.sent.tell();
+        if alone {
+            self.take_descriptors(begin, payload.len() % 2 == 1);
+        }
+    }
+
+    fn told_extra(&mut self, bytes: &[u8]) {
+        assert_eq!((self.state, self.kind), (State::Open, Kind::Extra), "EXTRA_SOCKET");
+        assert!(!self.is_watched, "the library has read what it was to watch");
+        assert!(bytes.len() <= 64 << 10);
+        if bytes.is_empty() {
+            assert!(
+                self.ended && !self.end_told && !self.sent.is_partial(),
+                "the end of an extra descriptor"
+            );
+            self.end_told = true;
+        }
+        self.took(bytes);
+    }
+
+    /// The program got these bytes of an extra descriptor.
+    pub fn took(&mut self, bytes: &[u8]) {
+        let told = self.sent.told();
+        let sent = self.sent.bytes().get(told..told + bytes.len());
+        assert!(sent == Some(bytes), "other bytes than were written to an extra descriptor");
+        self.sent.skip(bytes.len());
+    }
+
+    /// What is told where the program closes it itself is no longer certain.
+    pub fn forget_own_end(&mut self) {
+        self.own_end = self.own_end.min(Due::Perhaps);
+    }
+}

@@ -1,0 +1,262 @@
+//! The program: its service, its list, its connections, and how they come.
+
+use std::collections::VecDeque;
+use std::ffi::{CString, c_char};
+use std::os::fd::{OwnedFd, RawFd};
+use std::path::PathBuf;
+use std::ptr;
+use std::sync::OnceLock;
+
+use ipc::capi::events::{handle_new_connection, ipc_add, ipc_add_fd};
+use ipc::capi::server_and_client::{ipc_accept, ipc_server_init};
+use ipc::capi::types::*;
+use ipc::error::ipc_errors::{self, *};
+
+use super::connection::{Connection, Due, Kind, State};
+use super::extension::{EventFd, Settings};
+use super::sockets;
+use crate::targets::trace;
+
+/// How many connections there are in one run, of those that the script makes.
+const CONNECTIONS: usize = 16;
+
+/// How often a run does what takes milliseconds.
+pub const SLOW: usize = 2;
+
+/// How many events one call may tell.
+const EVENTS: usize = 8;
+
+/// What errno is before each call: a success leaves it.
+const UNTOUCHED: i32 = 4095;
+
+pub const NO_INFO: ipc_connection_info =
+    ipc_connection_info { version: 0, index: 0, fd: -1, r#type: 0, spath: ptr::null_mut() };
+
+/// A file of the program's own, at a number that it has closed before.
+pub struct File {
+    pub fd: RawFd,
+    pub holds: usize,
+    pub _other_end: OwnedFd,
+}
+
+pub struct World {
+    pub srv: Option<Box<ipc_connection_info>>,
+    pub list: Box<ipc_connection_infos>,
+    pub event: Box<ipc_event>,
+    pub connections: Vec<Connection>,
+    /// What the list holds, by number of connection; none for NULL.
+    pub listed: Vec<Option<usize>>,
+    /// The clients that have not been accepted.
+    pub backlog: VecDeque<usize>,
+    pub files: Vec<File>,
+    /// Sockets that the program has taken out of their structures, and kept.
+    pub kept: Vec<RawFd>,
+    /// Numbers that it has closed without the library.
+    pub closed: Vec<RawFd>,
+    /// How often something slow was done.
+    pub slow: usize,
+    /// For many events at once.
+    pub events: Vec<ipc_event>,
+    pub event_fd: Option<EventFd>,
+    /// The program has changed something by hand, which the next call notices.
+    pub changed: bool,
+    /// It has changed something that the library notices once it has waited for some time.
+    pub hidden: bool,
+    /// Watched descriptors that it was told of.
+    pub to_be_read: Vec<usize>,
+    /// What was told to the library of the service, for those whom it accepts.
+    pub settings: Settings,
+    pub file: Option<OwnedFd>,
+    /// Numbers that were open before the run.
+    pub before: Vec<RawFd>,
+}
+
+/// The code of a failure and what errno is then. A success leaves errno alone.
+pub fn call(function: impl FnOnce() -> ipc_errors) -> Result<(), (ipc_errors, i32)> {
+    unsafe { *libc::__errno_location() = UNTOUCHED };
+    let code = function();
+    let errno = unsafe { *libc::__errno_location() };
+    if code == IPC_ERROR_NONE {
+        assert_eq!(errno, UNTOUCHED, "errno after a success");
+        return Ok(());
+    }
+    trace!("  {code:?}, errno {errno}");
+    Err((code, errno))
+}
+
+/// The run directory. The library makes it, and each run removes it.
+pub fn rundir() -> &'static PathBuf {
+    static RUNDIR: OnceLock<PathBuf> = OnceLock::new();
+    RUNDIR.get_or_init(|| {
+        let path = std::env::temp_dir().join(format!("libipc-fuzz-{}", std::process::id()));
+        unsafe { std::env::set_var("IPC_RUNDIR", &path) };
+        path
+    })
+}
+
+fn env() -> *mut *mut c_char {
+    static mut NOTHING: [*mut c_char; 1] = [ptr::null_mut()];
+    (&raw mut NOTHING).cast()
+}
+
+pub fn free<T>(pointer: *mut T) {
+    unsafe { libc::free(pointer.cast()) };
+}
+
+/// A structure of the program's own, from malloc(3): the next one may well have the address of one before.
+fn make_info(fd: RawFd) -> *mut ipc_connection_info {
+    let info = unsafe { libc::malloc(size_of::<ipc_connection_info>()) }.cast::<ipc_connection_info>();
+    assert!(!info.is_null());
+    unsafe { info.write(ipc_connection_info { fd, ..NO_INFO }) };
+    info
+}
+
+impl World {
+    pub fn new() -> Self {
+        sockets::have_no_sigpipe();
+        let before = sockets::open_numbers();
+        Self {
+            srv: None,
+            list: Box::new(ipc_connection_infos { cinfos: ptr::null_mut(), size: 0 }),
+            event: Box::new(unsafe { std::mem::zeroed() }),
+            connections: Vec::new(),
+            listed: Vec::new(),
+            backlog: VecDeque::new(),
+            files: Vec::new(),
+            kept: Vec::new(),
+            closed: Vec::new(),
+            slow: 0,
+            events: vec![unsafe { std::mem::zeroed() }; EVENTS],
+            event_fd: None,
+            changed: false,
+            hidden: false,
+            to_be_read: Vec::new(),
+            settings: Settings::default(),
+            file: None,
+            before,
+        }
+    }
+
+    pub fn srv(&mut self) -> *mut ipc_connection_info {
+        self.srv.as_mut().map_or(ptr::null_mut(), |srv| ptr::from_mut(&mut **srv))
+    }
+
+    /// Whether the run may do something slow once more.
+    pub fn may_be_slow(&mut self) -> bool {
+        self.slow += 1;
+        self.slow <= SLOW
+    }
+
+    pub fn is_full(&self) -> bool {
+        self.connections.len() >= CONNECTIONS
+    }
+
+    /// Where the connection stands in the list.
+    pub fn place(&self, number: usize) -> Option<usize> {
+        self.listed.iter().position(|entry| *entry == Some(number))
+    }
+
+    pub fn is_listed(&self, number: usize) -> bool {
+        self.place(number).is_some()
+    }
+
+    /// The list is what it should be.
+    pub fn check_list(&self) {
+        assert_eq!(self.list.size, i32::try_from(self.listed.len()).unwrap(), "the size of the list");
+        for (index, entry) in self.listed.iter().enumerate() {
+            let pointer = unsafe { *self.list.cinfos.add(index) };
+            let expected = entry.map_or(ptr::null_mut(), |number| self.connections[number].info);
+            assert_eq!(pointer, expected, "entry {index} of the list");
+        }
+    }
+
+    pub fn open_service(&mut self) {
+        let mut srv = Box::new(ipc_connection_info { index: 3, version: 5, ..NO_INFO });
+        let path = rundir().join("s-3-5");
+        assert_eq!(call(|| unsafe { ipc_server_init(env(), &mut *srv, c"s".as_ptr()) }), Ok(()));
+        assert_eq!(
+            unsafe { std::ffi::CStr::from_ptr(srv.spath) },
+            &*CString::new(path.to_str().unwrap()).unwrap()
+        );
+        trace!("  a service at {}", srv.fd);
+        self.remove_dead(srv.fd);
+        self.srv = Some(srv);
+        self.changed = true;
+    }
+
+    pub fn connect_client(&mut self) {
+        if self.srv.is_none() {
+            self.open_service();
+        }
+        trace!("  a client connects");
+        let client = sockets::connect(&rundir().join("s-3-5"));
+        self.backlog.push_back(self.connections.len());
+        self.connections.push(Connection::new(Kind::Client, -1, client));
+    }
+
+    pub fn make_own(&mut self) -> usize {
+        let (fd, peer) = sockets::pair();
+        let mut connection = Connection::new(Kind::Own, fd, peer);
+        connection.info = make_info(fd);
+        self.connections.push(connection);
+        self.connections.len() - 1
+    }
+
+    pub fn add(&mut self, number: usize) {
+        let connection = &mut self.connections[number];
+        trace!("  {} is added to the list", connection.fd);
+        assert_eq!(call(|| unsafe { ipc_add(&mut *self.list, connection.info) }), Ok(()));
+        connection.end_told = false;
+        self.listed.push(Some(number));
+    }
+
+    pub fn add_extra(&mut self, pipe: bool) -> usize {
+        let (fd, peer) = if pipe { sockets::pipe() } else { sockets::pair() };
+        trace!("  extra {fd} is added to the list");
+        assert_eq!(call(|| unsafe { ipc_add_fd(&mut *self.list, fd) }), Ok(()));
+        let mut connection = Connection::new(Kind::Extra, fd, peer);
+        connection.info = unsafe { *self.list.cinfos.add(self.listed.len()) };
+        let info = unsafe { *connection.info };
+        assert_eq!((info.fd, info.r#type as u8), (fd, b'a'));
+        self.listed.push(Some(self.connections.len()));
+        self.connections.push(connection);
+        self.connections.len() - 1
+    }
+
+    /// Accepts a client without ipc_wait_event.
+    pub fn accept(&mut self, into_list: bool) {
+        let (Some(number), false) = (self.backlog.pop_front(), self.srv.is_none()) else { return };
+        let (srv, mut info) = (self.srv(), ptr::null_mut());
+        if into_list {
+            let result = call(|| unsafe { handle_new_connection(srv, &mut *self.list, &mut info) });
+            assert_eq!(result, Ok(()));
+            self.listed.push(Some(number));
+        } else {
+            info = make_info(-1);
+            assert_eq!(call(|| unsafe { ipc_accept(srv, info) }), Ok(()));
+        }
+        let connection = &mut self.connections[number];
+        (connection.state, connection.own_end) = (State::Open, Due::Never);
+        connection.settings = self.settings;
+        connection.sent.limit(self.settings.longest);
+        (connection.info, connection.fd) = (info, unsafe { (*info).fd });
+        trace!("  {} is accepted by hand", connection.fd);
+        let fd = connection.fd;
+        if !into_list {
+            self.remove_dead(fd);
+            self.forget_other_queue(number);
+        }
+    }
+
+    /// Bytes that wait in the library, for whomever.
+    pub fn queued(&self) -> usize {
+        self.connections.iter().map(Connection::queued).sum()
+    }
+}
+
+pub fn free_message(message: *mut ipc_message) {
+    if !message.is_null() {
+        free(unsafe { (*message).payload });
+        free(message);
+    }
+}
