@@ -39,7 +39,8 @@ pub fn lock(section: &Section, fd: RawFd) -> Slot<'_> {
     slot
 }
 
-/// Locks the place of `fd`, which is known to be the socket that it was when something was remembered of it.
+/// Locks the place of `fd`, and does not ask whether it is still the socket that something is remembered of: the
+/// caller knows that, or asks before it matters.
 pub fn lock_known(section: &Section, fd: RawFd) -> Slot<'_> {
     Slot { fd, shard: CONNECTIONS.lock(section, key(fd)) }
 }

@@ -6,7 +6,7 @@
 
 #![forbid(unsafe_code)]
 
-use std::os::fd::{AsRawFd, OwnedFd, RawFd};
+use std::os::fd::RawFd;
 
 use nix::errno::Errno;
 use nix::poll::PollFlags;
@@ -67,8 +67,8 @@ fn next(
     admit: &mut dyn FnMut(Header) -> Result<(), Error>,
 ) -> Result<Frame, Failure> {
     let failed = |errno| Error::new(Code::IPC_ERROR_USOCK_RECV, errno);
-    // Another descriptor of the socket, to wait with.
-    let mut own: Option<OwnedFd> = None;
+    // How long the descriptor's own flags and time-outs let it wait.
+    let mut limit = None;
     loop {
         if let Ok(Some(header)) = inbound.announced() {
             admit(header).map_err(Failure::Passing)?;
@@ -80,33 +80,32 @@ fn next(
             Err(Cut::TooLong) => return Err(Failure::Passing(failed(Errno::EPROTO))),
         }
         let begun = inbound.has_begun();
-        let from = own.as_ref().map_or(fd, AsRawFd::as_raw_fd);
         let mut came = Err(Receive::System(Errno::EAGAIN));
-        if begun && own.is_none() || output::any_queued() {
+        if begun || output::any_queued() {
             came = inbound
-                .receive_exact(|room, arriving| socket::receive(from, room, Patience::DontWait, arriving));
+                .receive_exact(|room, arriving| socket::receive(fd, room, Patience::DontWait, arriving));
         }
         if came == Err(Receive::System(Errno::EAGAIN)) {
-            let interrupted = |errno| {
+            let passing = |errno| {
                 Failure::Passing(if errno == Errno::ENOMEM { OutOfMemory.into() } else { failed(errno) })
             };
-            output::flush_while_waiting(section, fd).map_err(interrupted)?;
-            if begun && own.is_none() {
-                // While this call waits the number may become another socket's, which must not get the half.
+            output::flush_while_waiting(section, fd).map_err(passing)?;
+            if begun {
+                // While this call waits the number may become another socket's, which must not get the half. The
+                // kernel begins a receive anew after a signal handler, but not a poll: that ends the call.
                 *cookie = cookie.map_or_else(|| socket::cookie(fd), Ok).ok();
-                own = socket::duplicate(fd).ok();
-                if own.is_none() {
-                    wait(section, fd).map_err(interrupted)?;
-                    if socket::cookie(fd).ok() != *cookie {
-                        return Err(Failure::End(failed(Errno::EBADF)));
-                    }
+                let time = limit.map_or_else(|| socket::receive_limit(fd), Ok).map_err(passing)?;
+                limit = Some(time);
+                let ready = section.outside(|| socket::wait(fd, PollFlags::POLLIN, time)).map_err(passing)?;
+                if ready.is_empty() {
+                    return Err(passing(Errno::EAGAIN));
                 }
                 continue;
             }
             came = inbound.receive_exact(|room, arriving| {
-                section.outside(|| socket::receive(from, room, Patience::Wait, arriving))
+                section.outside(|| socket::receive(fd, room, Patience::Wait, arriving))
             });
-            if !begun && cookie.is_some() {
+            if cookie.is_some() {
                 // A signal handler may have put another socket there before the frame began.
                 *cookie = socket::cookie(fd).ok();
             }
@@ -120,12 +119,4 @@ fn next(
             Err(Receive::OutOfMemory) => return Err(Failure::Passing(OutOfMemory.into())),
         }
     }
-}
-
-/// Waits until there is something to receive, as long as the descriptor's own flags and time-outs say. Unlike a
-/// receive the kernel does not begin it anew after a signal handler.
-fn wait(section: &mut Section, fd: RawFd) -> Result<(), Errno> {
-    let limit = socket::receive_limit(fd)?;
-    let ready = section.outside(|| socket::wait(fd, PollFlags::POLLIN, limit))?;
-    if ready.is_empty() { Err(Errno::EAGAIN) } else { Ok(()) }
 }
