@@ -1,11 +1,12 @@
-//! One connection's memory: the half-received frame, the bytes read ahead, the bytes not yet sent, and what the
-//! program has set for it. A connection that has none of them has no such memory at all.
+//! One connection's memory: the half-received frame, the bytes read ahead, the bytes not yet sent. A connection that
+//! has none of them has no such memory at all. What the program has set for it is kept beside that.
 
 #![forbid(unsafe_code)]
 
 use crate::inbound::{Inbound, Longest};
 use crate::outbound::{Outbound, QUEUE_LIMIT};
 use crate::section::Thread;
+use crate::socket::Cookie;
 
 /// What a program may set for a connection, or for all that a service accepts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -24,6 +25,21 @@ impl Settings {
         let default = Self::default();
         self.longest = if longest == 0 { default.longest } else { Longest(longest) };
         self.queue = if queue == 0 { default.queue } else { queue };
+    }
+
+    /// What comes in, from now on.
+    pub fn inbound(self) -> Inbound {
+        let mut inbound = Inbound::default();
+        self.apply(&mut inbound);
+        inbound
+    }
+
+    /// Has what comes in keep to the settings.
+    pub fn apply(self, inbound: &mut Inbound) {
+        inbound.longest = self.longest;
+        if self.descriptors {
+            inbound.descriptors.get_or_insert_default();
+        }
     }
 }
 
@@ -45,7 +61,7 @@ pub struct Service {
 /// One connection's memory, or one service's.
 pub struct Connection {
     /// Which socket it belongs to, beyond its number.
-    pub cookie: u64,
+    pub cookie: Cookie,
     /// What has come in.
     pub inbound: Inbound,
     /// What is yet to go out.
@@ -56,7 +72,7 @@ pub struct Connection {
     pub left_to_parent: bool,
     /// Whether frames were queued on the assumption that the descriptor is still this socket.
     pub is_assumed: bool,
-    /// What the program has set.
+    /// What the program has set: a copy.
     pub settings: Settings,
     /// What is known of a service.
     pub service: Option<Service>,
@@ -64,37 +80,26 @@ pub struct Connection {
 
 impl Connection {
     /// The memory of the socket with this cookie.
-    pub fn new(cookie: u64) -> Self {
+    pub fn new(cookie: Cookie, settings: Settings) -> Self {
         Self {
             cookie,
-            inbound: Inbound::default(),
+            inbound: settings.inbound(),
             outbound: Outbound::default(),
             writer: None,
             left_to_parent: false,
             is_assumed: false,
-            settings: Settings::default(),
+            settings,
             service: None,
         }
     }
 
     /// Whether there is nothing to remember.
     pub fn is_idle(&self) -> bool {
-        self.inbound.is_empty()
-            && self.may_send()
-            && self.settings == Settings::default()
-            && self.service.is_none()
+        self.inbound.is_empty() && self.may_send() && self.service.is_none()
     }
 
     /// Whether nothing stands before what is to be sent next.
     pub fn may_send(&self) -> bool {
         self.outbound.is_empty() && self.writer.is_none() && !self.left_to_parent
-    }
-
-    /// Has what comes in keep to the settings.
-    pub fn apply_settings(&mut self) {
-        self.inbound.longest = self.settings.longest;
-        if self.settings.descriptors {
-            self.inbound.descriptors.get_or_insert_default();
-        }
     }
 }

@@ -1,8 +1,9 @@
 //! Descriptor → connection, for the process.
 //!
 //! The descriptor is the key: programs copy `ipc_connection_info` by value, so its address means nothing. A
-//! connection with nothing to remember has no entry. A number that the program closed and that the kernel
-//! gave to another socket is told by the socket's cookie, which is asked for only where there is an entry.
+//! connection with nothing to remember has no entry, and one for which the program has set something a small one. A
+//! number that the program closed and that the kernel gave to another socket is told by the socket's cookie, which
+//! is asked for only where there is an entry.
 
 #![forbid(unsafe_code)]
 
@@ -15,12 +16,36 @@ use crate::connection::{Connection, Settings};
 use crate::inbound::Inbound;
 use crate::memory::OutOfMemory;
 use crate::section::Section;
-use crate::shards::{Shard, Shards};
-use crate::socket;
+use crate::shards::{NumberMap, Part, Shard, Shards, empty_map, release_map};
+use crate::socket::Cookie;
 
 const PARTS: usize = 16;
 
-static CONNECTIONS: Shards<RawFd, Connection, PARTS> = Shards::new();
+static CONNECTIONS: Shards<Table, PARTS> = Shards([const { Part::new(Table::EMPTY) }; PARTS]);
+
+/// What is remembered of some connections.
+pub struct Table {
+    /// What has come in and is yet to go out.
+    memory: NumberMap<RawFd, Connection>,
+    /// What the program has set, and for which socket. Apart, since it stays as long as the connection: 256 bytes
+    /// are all that an idle one may cost.
+    settings: NumberMap<RawFd, (Cookie, Settings)>,
+}
+
+impl Table {
+    const EMPTY: Self = Self { memory: empty_map(), settings: empty_map() };
+
+    /// Which socket it is that something is remembered of.
+    fn cookie(&self, fd: RawFd) -> Option<Cookie> {
+        let set = || self.settings.get(&fd).map(|(cookie, _)| *cookie);
+        self.memory.get(&fd).map(|connection| connection.cookie).or_else(set)
+    }
+
+    fn forget(&mut self, fd: RawFd) {
+        self.memory.remove(&fd);
+        self.settings.remove(&fd);
+    }
+}
 
 fn key(fd: RawFd) -> usize {
     usize::try_from(fd).unwrap_or(0)
@@ -29,7 +54,7 @@ fn key(fd: RawFd) -> usize {
 /// The place of one descriptor in the table, locked.
 pub struct Slot<'a> {
     fd: RawFd,
-    shard: Shard<'a, RawFd, Connection>,
+    shard: Shard<'a, Table>,
 }
 
 /// Locks the place of `fd`, and forgets what was remembered of another socket with that number.
@@ -66,75 +91,91 @@ impl Slot<'_> {
 
     /// Forgets what was remembered of another socket with this number.
     pub fn forget_stranger(&mut self) {
-        let Some(known) = self.get().map(|connection| connection.cookie) else { return };
-        let is_stranger = match socket::cookie(self.fd) {
-            Ok(cookie) => cookie != known,
-            // What else the kernel may say says nothing of which socket it is.
-            Err(errno) => matches!(errno, Errno::EBADF | Errno::ENOTSOCK),
-        };
-        if is_stranger {
-            self.shard.remove(&self.fd);
+        if let Some(known) = self.shard.cookie(self.fd)
+            && !Cookie::of(self.fd).is_ok_and(|cookie| cookie.may_be(known))
+        {
+            self.shard.forget(self.fd);
         }
     }
 
     /// What is remembered.
     pub fn get(&mut self) -> Option<&mut Connection> {
-        self.shard.get_mut(&self.fd)
+        self.shard.memory.get_mut(&self.fd)
     }
 
     /// What the program has set: for a connection, or for all that a service accepts.
-    pub fn settings(&mut self) -> Settings {
-        self.get().map(|connection| connection.settings).unwrap_or_default()
+    pub fn settings(&self) -> Settings {
+        self.shard.settings.get(&self.fd).map(|(_, settings)| *settings).unwrap_or_default()
+    }
+
+    /// Changes that.
+    pub fn set(&mut self, settings: Settings) -> Result<(), Errno> {
+        let cookie = Cookie::of(self.fd)?;
+        if settings == Settings::default() {
+            self.shard.settings.remove(&self.fd);
+        } else {
+            self.shard.settings.try_reserve(1).map_err(|_| Errno::ENOMEM)?;
+            self.shard.settings.insert(self.fd, (cookie, settings));
+        }
+        if let Some(connection) = self.get() {
+            connection.settings = settings;
+            settings.apply(&mut connection.inbound);
+        }
+        Ok(())
     }
 
     /// Makes sure that [`Slot::entry`] will find memory.
     pub fn reserve(&mut self) -> Result<(), Errno> {
-        self.shard.try_reserve(1).map_err(|_| Errno::ENOMEM)
+        self.shard.memory.try_reserve(1).map_err(|_| Errno::ENOMEM)
     }
 
     /// What is remembered, from now on.
     pub fn entry(&mut self) -> Result<&mut Connection, Errno> {
-        if !self.shard.contains_key(&self.fd) {
+        if !self.shard.memory.contains_key(&self.fd) {
             self.reserve()?;
-            let cookie = socket::cookie(self.fd)?;
-            self.shard.insert(self.fd, Connection::new(cookie));
+            let cookie = Cookie::of(self.fd)?;
+            if self.shard.cookie(self.fd).is_some_and(|known| !known.may_be(cookie)) {
+                self.shard.forget(self.fd);
+            }
+            let connection = Connection::new(cookie, self.settings());
+            self.shard.memory.insert(self.fd, connection);
         }
         self.get().ok_or(Errno::ENOMEM)
     }
 
-    /// Forgets the connection if there is nothing left to remember.
+    /// Forgets what has come in and gone out, if there is nothing left of it.
     pub fn tidy(&mut self) {
         if self.get().is_some_and(|connection| connection.is_idle()) {
-            self.shard.remove(&self.fd);
+            self.shard.memory.remove(&self.fd);
         }
     }
 
     /// Forgets the connection.
     pub fn forget(&mut self) {
-        self.shard.remove(&self.fd);
+        self.shard.forget(self.fd);
         self.notify();
     }
 
     /// Takes out what has come in, to work on it without the lock; with the cookie of its socket, if it was
     /// remembered.
-    pub fn take_inbound(&mut self) -> (Inbound, Option<u64>) {
-        let Some(connection) = self.get() else { return (Inbound::default(), None) };
-        let (inbound, cookie) = (std::mem::take(&mut connection.inbound), connection.cookie);
-        connection.apply_settings();
+    pub fn take_inbound(&mut self) -> (Inbound, Option<Cookie>) {
+        let Some(connection) = self.get() else { return (self.settings().inbound(), None) };
+        let fresh = connection.settings.inbound();
+        let (inbound, cookie) = (std::mem::replace(&mut connection.inbound, fresh), connection.cookie);
         self.tidy();
         (inbound, Some(cookie))
     }
 
     /// Puts back what is left of it, if the descriptor is still the socket with this cookie. Without memory for
     /// that it stays where it is.
-    pub fn put_inbound(&mut self, inbound: &mut Inbound, cookie: Option<u64>) -> Result<(), OutOfMemory> {
+    pub fn put_inbound(&mut self, inbound: &mut Inbound, cookie: Option<Cookie>) -> Result<(), OutOfMemory> {
         if inbound.is_empty() {
             return Ok(());
         }
         match self.entry() {
-            Ok(connection) if cookie.is_none_or(|cookie| cookie == connection.cookie) => {
+            Ok(connection) if cookie.is_none_or(|cookie| cookie.may_be(connection.cookie)) => {
                 connection.inbound = std::mem::take(inbound);
-                connection.apply_settings();
+                connection.settings.apply(&mut connection.inbound);
             }
             Err(Errno::ENOMEM) => return Err(OutOfMemory),
             // Another socket has the number, or none: the bytes concern nobody.
@@ -147,7 +188,8 @@ impl Slot<'_> {
     pub fn wait(mut self, limit: Option<Duration>) -> Result<Self, Errno> {
         let before = self.get().map(|connection| connection.cookie);
         self.shard = CONNECTIONS.wait(self.shard, key(self.fd), limit);
-        if socket::cookie(self.fd).ok() == before { Ok(self) } else { Err(Errno::EBADF) }
+        let is_it = Cookie::of(self.fd).is_ok_and(|now| before.is_none_or(|before| before.may_be(now)));
+        if is_it { Ok(self) } else { Err(Errno::EBADF) }
     }
 
     /// Lets other threads know that a frame is finished.
@@ -159,11 +201,9 @@ impl Slot<'_> {
 /// Changes what is set for the descriptor.
 pub fn set(section: &Section, fd: RawFd, change: impl FnOnce(&mut Settings)) -> Result<(), Errno> {
     let mut slot = lock(section, fd);
-    let connection = slot.entry()?;
-    change(&mut connection.settings);
-    connection.apply_settings();
-    slot.tidy();
-    Ok(())
+    let mut settings = slot.settings();
+    change(&mut settings);
+    slot.set(settings)
 }
 
 /// Makes sure that [`adopt`] will find memory, whatever the number of the connection.
@@ -171,7 +211,7 @@ pub fn reserve(section: &Section, settings: Settings) -> Result<(), OutOfMemory>
     let mut result = Ok(());
     if settings != Settings::default() {
         CONNECTIONS.for_each(section, |part| {
-            if part.try_reserve(1).is_err() {
+            if part.settings.try_reserve(1).is_err() {
                 result = Err(OutOfMemory);
             }
         });
@@ -188,11 +228,13 @@ pub fn adopt(section: &Section, fd: RawFd, settings: Settings) -> Result<(), Err
 
 /// Visits every connection that has something to remember, part by part.
 pub fn for_each(section: &Section, mut visit: impl FnMut(RawFd, &mut Connection)) {
-    CONNECTIONS.for_each(section, |part| part.iter_mut().for_each(|(fd, connection)| visit(*fd, connection)));
+    CONNECTIONS.for_each(section, |part| {
+        part.memory.iter_mut().for_each(|(fd, connection)| visit(*fd, connection));
+    });
 }
 
 /// The whole table, locked for a fork.
-pub type Frozen = [Shard<'static, RawFd, Connection>; PARTS];
+pub type Frozen = [Shard<'static, Table>; PARTS];
 
 /// Locks the whole table.
 pub fn freeze() -> Frozen {
@@ -201,13 +243,16 @@ pub fn freeze() -> Frozen {
 
 /// At the end of the process: gives back the table's memory, if nothing is in it.
 pub fn release(section: &Section) {
-    CONNECTIONS.release(section);
+    CONNECTIONS.for_each(section, |part| {
+        release_map(&mut part.memory);
+        release_map(&mut part.settings);
+    });
 }
 
 /// In the child of a fork: what waits to be sent is the parent's to send.
 pub fn leave_output_to_parent(table: &mut Frozen) {
     for part in table {
-        part.retain(|_, connection| {
+        part.memory.retain(|_, connection| {
             connection.left_to_parent |= !connection.outbound.is_empty() || connection.writer.is_some();
             connection.outbound.clear();
             connection.writer = None;

@@ -32,6 +32,11 @@ impl Descriptors {
         self.all.try_reserve(MOST).map_err(|_| OutOfMemory)
     }
 
+    /// Whether there are none.
+    pub fn is_empty(&self) -> bool {
+        self.all.is_empty()
+    }
+
     fn untold(&self) -> u8 {
         u8::try_from(self.all.len()).unwrap_or(u8::MAX) - self.told
     }
@@ -88,7 +93,7 @@ mod tests {
         assert!(descriptors.tell(true));
         assert_eq!(descriptors.take().map(|one| one.as_raw_fd()), Some(numbers[1]));
         // What is not taken is closed.
-        assert!(!descriptors.tell(true) && descriptors.all.is_empty());
+        assert!(!descriptors.tell(true) && descriptors.is_empty());
     }
 
     #[test]

@@ -139,7 +139,7 @@ pub struct Inbound {
 impl Inbound {
     /// Whether it holds nothing at all.
     pub fn is_empty(&self) -> bool {
-        !self.has_begun() && !self.has_ahead() && self.descriptors.is_none()
+        !self.has_begun() && !self.has_ahead() && self.descriptors.as_ref().is_none_or(Descriptors::is_empty)
     }
 
     /// Whether the frame at hand has begun.

@@ -15,7 +15,7 @@ use crate::error::{Error, ipc_errors as Code};
 use crate::inbound::{Came, Cut, Frame, Inbound, Receive};
 use crate::memory::OutOfMemory;
 use crate::section::Section;
-use crate::socket::{self, Patience};
+use crate::socket::{self, Cookie, Patience};
 use crate::wire::Header;
 use crate::{connections, event_loop, output};
 
@@ -63,7 +63,7 @@ fn next(
     section: &mut Section,
     fd: RawFd,
     inbound: &mut Inbound,
-    cookie: &mut Option<u64>,
+    cookie: &mut Option<Cookie>,
     admit: &mut dyn FnMut(Header) -> Result<(), Error>,
 ) -> Result<Frame, Failure> {
     let failed = |errno| Error::new(Code::IPC_ERROR_USOCK_RECV, errno);
@@ -93,7 +93,7 @@ fn next(
             if begun {
                 // While this call waits the number may become another socket's, which must not get the half. The
                 // kernel begins a receive anew after a signal handler, but not a poll: that ends the call.
-                *cookie = cookie.map_or_else(|| socket::cookie(fd), Ok).ok();
+                *cookie = cookie.map_or_else(|| Cookie::of(fd), Ok).ok();
                 let time = limit.map_or_else(|| socket::receive_limit(fd), Ok).map_err(passing)?;
                 limit = Some(time);
                 let ready = section.outside(|| socket::wait(fd, PollFlags::POLLIN, time)).map_err(passing)?;
@@ -107,7 +107,7 @@ fn next(
             });
             if cookie.is_some() {
                 // A signal handler may have put another socket there before the frame began.
-                *cookie = socket::cookie(fd).ok();
+                *cookie = Cookie::of(fd).ok();
             }
         }
         let ended = |errno| Failure::End(Error::new(Code::IPC_ERROR_CLOSED_RECIPIENT, errno));

@@ -1,4 +1,4 @@
-//! A map from number to value, cut in parts that are locked each for itself, so that threads which work on
+//! A table kept by number, cut in parts that are locked each for itself, so that threads which work on
 //! different connections seldom meet.
 
 #![forbid(unsafe_code)]
@@ -42,52 +42,54 @@ impl Hasher for NumberHasher {
 /// A hash map keyed by numbers.
 pub type NumberMap<K, V> = HashMap<K, V, BuildHasherDefault<NumberHasher>>;
 
-const fn empty_map<K, V>() -> NumberMap<K, V> {
+/// A map with nothing in it.
+pub const fn empty_map<K, V>() -> NumberMap<K, V> {
     HashMap::with_hasher(BuildHasherDefault::new())
 }
 
-struct Part<K, V> {
-    map: Mutex<NumberMap<K, V>>,
+/// Gives back the map's memory, if nothing is in it.
+pub fn release_map<K, V>(map: &mut NumberMap<K, V>) {
+    if map.is_empty() {
+        *map = empty_map();
+    }
+}
+
+/// One part of the table.
+pub struct Part<T> {
+    table: Mutex<T>,
     changed: Condvar,
     /// How many threads wait for a change; it changes only under the lock.
     waiting: AtomicUsize,
 }
 
-/// The map, in `N` parts.
-pub struct Shards<K, V, const N: usize>([Part<K, V>; N]);
+impl<T> Part<T> {
+    /// The part that begins so.
+    pub const fn new(table: T) -> Self {
+        Self { table: Mutex::new(table), changed: Condvar::new(), waiting: AtomicUsize::new(0) }
+    }
+}
+
+/// The table, in `N` parts.
+pub struct Shards<T, const N: usize>(pub [Part<T>; N]);
 
 /// One part, locked.
-pub type Shard<'a, K, V> = MutexGuard<'a, NumberMap<K, V>>;
+pub type Shard<'a, T> = MutexGuard<'a, T>;
 
-impl<K, V, const N: usize> Shards<K, V, N> {
-    /// An empty map.
-    #[expect(clippy::new_without_default, reason = "made in statics, which want a const function")]
-    pub const fn new() -> Self {
-        Self(
-            [const { Part { map: Mutex::new(empty_map()), changed: Condvar::new(), waiting: AtomicUsize::new(0) } };
-                N],
-        )
-    }
-
+impl<T, const N: usize> Shards<T, N> {
     #[expect(clippy::indexing_slicing, reason = "a remainder is below its divisor")]
-    fn part(&self, number: usize) -> &Part<K, V> {
+    fn part(&self, number: usize) -> &Part<T> {
         &self.0[number % N]
     }
 
     /// Locks the part that `number` belongs to. The guard lives no longer than the section is borrowed, so
     /// it cannot be held across a blocking call.
-    pub fn lock<'a>(&'a self, _section: &'a Section, number: usize) -> Shard<'a, K, V> {
-        lock(&self.part(number).map)
+    pub fn lock<'a>(&'a self, _section: &'a Section, number: usize) -> Shard<'a, T> {
+        lock(&self.part(number).table)
     }
 
     /// Lets the part of `number` go until another thread calls [`Shards::notify`] for it, or for so long. This thread stays
     /// inside its section: a signal handler that comes meanwhile finds it so.
-    pub fn wait<'a>(
-        &'a self,
-        shard: Shard<'a, K, V>,
-        number: usize,
-        limit: Option<Duration>,
-    ) -> Shard<'a, K, V> {
+    pub fn wait<'a>(&'a self, shard: Shard<'a, T>, number: usize, limit: Option<Duration>) -> Shard<'a, T> {
         let part = self.part(number);
         part.waiting.fetch_add(1, Ordering::Relaxed);
         let shard = match limit {
@@ -99,7 +101,7 @@ impl<K, V, const N: usize> Shards<K, V, N> {
     }
 
     /// Wakes the threads that wait for the part of `number`, which is locked.
-    pub fn notify(&self, _shard: &Shard<'_, K, V>, number: usize) {
+    pub fn notify(&self, _shard: &Shard<'_, T>, number: usize) {
         let part = self.part(number);
         // To wake nobody would cost a system call.
         if part.waiting.load(Ordering::Relaxed) > 0 {
@@ -108,24 +110,15 @@ impl<K, V, const N: usize> Shards<K, V, N> {
     }
 
     /// Locks every part, one after the other, and calls `visit` on each.
-    pub fn for_each(&self, _section: &Section, mut visit: impl FnMut(&mut NumberMap<K, V>)) {
+    pub fn for_each(&self, _section: &Section, mut visit: impl FnMut(&mut T)) {
         for part in &self.0 {
-            visit(&mut lock(&part.map));
+            visit(&mut lock(&part.table));
         }
     }
 
-    /// Gives back the memory of the parts that hold nothing.
-    pub fn release(&self, section: &Section) {
-        self.for_each(section, |map| {
-            if map.is_empty() {
-                *map = empty_map();
-            }
-        });
-    }
-
     /// Locks all parts at once: nothing is in the middle of a change until the guards are dropped.
-    pub fn freeze(&self) -> [Shard<'_, K, V>; N] {
-        self.0.each_ref().map(|part| lock(&part.map))
+    pub fn freeze(&self) -> [Shard<'_, T>; N] {
+        self.0.each_ref().map(|part| lock(&part.table))
     }
 }
 

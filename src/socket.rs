@@ -352,17 +352,35 @@ pub fn check_open(fd: RawFd) -> Result<()> {
     fcntl(borrow(fd)?, FcntlArg::F_GETFD).map(drop)
 }
 
-/// A number that the kernel gives to one socket only: tells a reused descriptor from the one before.
-#[allow(unsafe_code, reason = "nix does not know SO_COOKIE")]
-pub fn cookie(fd: RawFd) -> Result<u64> {
-    let mut cookie = 0_u64;
-    let mut size: libc::socklen_t = 8;
-    // SAFETY: `cookie` has the 8 bytes that `size` announces.
-    let result = unsafe {
-        let place = std::ptr::from_mut(&mut cookie).cast();
-        libc::getsockopt(fd, libc::SOL_SOCKET, libc::SO_COOKIE, place, &raw mut size)
-    };
-    Errno::result(result).map(|_| cookie)
+/// A number that the kernel gives to one socket only (SO_COOKIE): tells a reused descriptor from the one before.
+#[derive(Clone, Copy, Debug)]
+pub struct Cookie(u64);
+
+impl Cookie {
+    /// No socket's: there is one, but the kernel does not tell (a security module forbids it, or it is too old).
+    const UNTOLD: Self = Self(0);
+
+    /// That of the socket behind this descriptor: EBADF or ENOTSOCK where there is none.
+    #[allow(unsafe_code, reason = "nix does not know SO_COOKIE")]
+    pub fn of(fd: RawFd) -> Result<Self> {
+        let mut cookie = Self(0);
+        let mut size = size_of_val(&cookie.0) as libc::socklen_t;
+        // SAFETY: the number has as many bytes as `size` announces.
+        let result = unsafe {
+            let place = std::ptr::from_mut(&mut cookie.0).cast();
+            libc::getsockopt(fd, libc::SOL_SOCKET, libc::SO_COOKIE, place, &raw mut size)
+        };
+        match Errno::result(result) {
+            Ok(_) => Ok(cookie),
+            Err(errno @ (Errno::EBADF | Errno::ENOTSOCK)) => Err(errno),
+            Err(_) => Ok(Self::UNTOLD),
+        }
+    }
+
+    /// Whether both may be of one socket, as far as was told.
+    pub fn may_be(self, other: Self) -> bool {
+        self.0 == other.0 || [self.0, other.0].contains(&Self::UNTOLD.0)
+    }
 }
 
 /// Waits until one of `events` is there, at most `timeout`; which are, or none when the time is over.

@@ -20,7 +20,7 @@ use std::process::Command;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use staging::{Language, Linkage, Program, WARNINGS, has, root, run, skipped, stage};
 
@@ -132,24 +132,6 @@ const NOT_IN_THE_SHIM: &str = "aligned_alloc reallocarray strdup strndup asprint
 
 /// What comes only to a send that waits.
 const MAY_NEVER_COME: &[(&str, &str)] = &[("send", "EINTR"), ("sendmsg", "EINTR")];
-
-/// A fault that the library does not survive yet.
-struct Known {
-    call: &'static str,
-    with: &'static str,
-    /// Part of what is said of it.
-    said: &'static str,
-    /// What is wrong.
-    #[expect(dead_code, reason = "for the reader")]
-    why: &'static str,
-}
-
-const KNOWN: &[Known] = &[Known {
-    call: "getsockopt",
-    with: "EACCES",
-    said: "",
-    why: "bytes that were received are dropped, or a descriptor is not closed, where the cookie cannot be asked for",
-}];
 
 fn number(name: &str) -> i32 {
     match name {
@@ -272,12 +254,6 @@ impl Case {
         command.env("FAULTS_MAY", format!("{:?}", self.may).to_lowercase());
         command
     }
-
-    fn known(&self, wrong: &str) -> bool {
-        KNOWN
-            .iter()
-            .any(|known| (known.call, known.with) == (self.call, self.with) && wrong.contains(known.said))
-    }
 }
 
 /// What has come out of a case, or of all cases of a fault.
@@ -285,8 +261,6 @@ impl Case {
 struct Tally {
     runs: u64,
     injected: u64,
-    /// Failures that are known.
-    known: u64,
     /// Calls that were left out.
     left_out: u64,
     wrong: Vec<String>,
@@ -297,9 +271,8 @@ struct Tally {
 const EVERY: u64 = 150;
 const STRIDE: u64 = 7;
 
-/// After so many failures of a case it is enough, and after known ones that have taken so long.
+/// After so many failures of a case it is enough.
 const ENOUGH: usize = 3;
-const ENOUGH_TIME: Duration = Duration::from_secs(20);
 
 /// As many calls as that without a fault are the end: what waits for another process is not called equally often
 /// in each run.
@@ -307,24 +280,16 @@ const NONE_LEFT: u32 = 2;
 
 fn try_all(case: Case, laboratory: &Laboratory, every: bool) -> Tally {
     let mut tally = Tally::default();
-    let (mut at, mut without, mut known_for) = (1, 0, Duration::ZERO);
-    while without < NONE_LEFT && tally.wrong.len() < ENOUGH && known_for < ENOUGH_TIME {
-        let begin = Instant::now();
+    let (mut at, mut without) = (1, 0);
+    while without < NONE_LEFT && tally.wrong.len() < ENOUGH {
         let outcome = finish(case.command(laboratory, at));
         tally.runs += 1;
         tally.injected += outcome.injected;
         without = if outcome.injected == 0 { without + 1 } else { 0 };
-        match outcome.wrong {
-            Some(wrong) if case.known(&wrong) => {
-                tally.known += 1;
-                known_for += begin.elapsed();
-            }
-            Some(wrong) => {
-                let Case { call, with, burst, .. } = case;
-                let name = laboratory.programs[case.program].0;
-                tally.wrong.push(format!("LIBIPC_FAULTS=\"{name} {call} {with} {at} {burst}\": {wrong}"));
-            }
-            None => {}
+        if let Some(wrong) = outcome.wrong {
+            let Case { call, with, burst, .. } = case;
+            let name = laboratory.programs[case.program].0;
+            tally.wrong.push(format!("LIBIPC_FAULTS=\"{name} {call} {with} {at} {burst}\": {wrong}"));
         }
         at += match u64::from(case.burst) {
             _ if every => 1,
@@ -366,7 +331,6 @@ fn try_each(
                     let sum = tallies.entry((case.call, case.with)).or_default();
                     sum.runs += tally.runs;
                     sum.injected += tally.injected;
-                    sum.known += tally.known;
                     sum.left_out += tally.left_out;
                     sum.wrong.extend(tally.wrong);
                 }
@@ -381,9 +345,6 @@ fn print_table(tallies: &BTreeMap<(&'static str, &'static str), Tally>, begin: I
     let (mut runs, mut injected, mut left_out) = (0, 0, 0);
     for ((call, with), tally) in tallies {
         let mut cell = format!("{with} {}", tally.injected);
-        if tally.known > 0 {
-            cell += &format!(" ({} known failures)", tally.known);
-        }
         if !tally.wrong.is_empty() {
             cell += " FAILED";
         }

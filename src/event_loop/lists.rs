@@ -10,11 +10,14 @@ use nix::errno::Errno;
 use super::{Entry, EventLoop, List, State, failed};
 use crate::error::Error;
 use crate::section::Section;
-use crate::shards::{Shard, Shards};
+use crate::shards::{NumberMap, Part, Shard, Shards, empty_map, release_map};
 
 const PARTS: usize = 16;
 
-pub(super) static LOOPS: Shards<usize, EventLoop, PARTS> = Shards::new();
+/// The loops of some lists.
+type Loops = NumberMap<usize, EventLoop>;
+
+pub(super) static LOOPS: Shards<Loops, PARTS> = Shards([const { Part::new(empty_map()) }; PARTS]);
 
 /// Lists lie at addresses of at least eight bytes' distance.
 pub(super) fn part(list: usize) -> usize {
@@ -22,7 +25,7 @@ pub(super) fn part(list: usize) -> usize {
 }
 
 /// All loops, locked for a fork.
-pub type Frozen = [Shard<'static, usize, EventLoop>; PARTS];
+pub type Frozen = [Shard<'static, Loops>; PARTS];
 
 /// Locks the loops of all lists.
 pub fn freeze() -> Frozen {
@@ -31,14 +34,11 @@ pub fn freeze() -> Frozen {
 
 /// At the end of the process: gives back the table's memory, if nothing is in it.
 pub fn release(section: &Section) {
-    LOOPS.release(section);
+    LOOPS.for_each(section, release_map);
 }
 
 /// The loop of a list, made if there is none yet.
-pub(super) fn loop_of<'a>(
-    shard: &'a mut Shard<'_, usize, EventLoop>,
-    list: usize,
-) -> Result<&'a mut EventLoop, Error> {
+pub(super) fn loop_of<'a>(shard: &'a mut Shard<'_, Loops>, list: usize) -> Result<&'a mut EventLoop, Error> {
     if !shard.contains_key(&list) {
         shard.try_reserve(1)?;
     }

@@ -218,7 +218,7 @@ impl EventLoop {
                 slot.tidy();
             }
         } else {
-            let mut inbound = Inbound::default();
+            let (mut inbound, _) = slot.take_inbound();
             (came, cut) = self.pull(&mut inbound, fd);
             more = inbound.has_ahead();
             let _reserved_above = slot.put_inbound(&mut inbound, None);
@@ -349,7 +349,7 @@ impl EventLoop {
         }
         let origin = list.origin(index)?;
         // The program may have closed it, and its number be in use again. What is no socket is not closed, either.
-        let is_it = self.is_watched(fd) && socket::cookie(fd).is_ok();
+        let is_it = self.is_watched(fd) && socket::Cookie::of(fd).is_ok();
         list.remove(index);
         self.follow_move(list, index);
         self.dismiss(fd);
