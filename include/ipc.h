@@ -355,7 +355,7 @@ enum ipc_errors {
  */
 enum ipc_event_type {
     /**
-     * Nothing: the call failed.
+     * Nothing: the call failed, or the time that it had is over.
      */
     IPC_EVENT_TYPE_NOT_SET,
     /**
@@ -363,7 +363,8 @@ enum ipc_event_type {
      */
     IPC_EVENT_TYPE_ERROR,
     /**
-     * A descriptor added with ipc_add_fd has something: m holds the bytes, none at its end.
+     * A descriptor added with ipc_add_fd has something: m holds the bytes, none at its end. One added with
+     * ipc_watch_fd is readable: m is NULL.
      */
     IPC_EVENT_TYPE_EXTRA_SOCKET,
     /**
@@ -496,7 +497,8 @@ extern enum msg_types message_types;
  * IPC_ERROR_USOCK_INIT__EMPTY_PATH: the path is longer than PATH_MAX (ENAMETOOLONG).
  * IPC_ERROR_USOCK_INIT__WRONG_FILE_DESCRIPTOR: socket(2) failed.
  * IPC_ERROR_USOCK_INIT__BIND: another server has the path (EADDRINUSE), or the directory or the socket
- * cannot be made: errno tells (EACCES, ENOENT, ENOTDIR, EROFS, ...).
+ * cannot be made: errno tells (EACCES, ENOENT, ENOTDIR, EROFS; ENAMETOOLONG for a name that is too long for the
+ * file system; ...).
  * IPC_ERROR_USOCK_INIT__LISTEN: listen(2) failed.
  */
 enum ipc_errors ipc_server_init(char **env,
@@ -528,7 +530,8 @@ enum ipc_errors ipc_connection(char **env,
  * then stays. A signal handler may call it at any time.
  *
  * Errors: IPC_ERROR_USOCK_CLOSE: NULL (EINVAL), or close(2) failed.
- * IPC_ERROR_USOCK_REMOVE__NO_FILE: the file was gone already, or belongs to another server (ENOENT).
+ * IPC_ERROR_USOCK_REMOVE__NO_FILE: the file was gone already, or belongs to another server, or `srv->spath` is
+ * NULL (ENOENT).
  * IPC_ERROR_USOCK_REMOVE__UNLINK: unlink(2) failed. In both cases the service is closed all the same.
  */
 enum ipc_errors ipc_server_close(struct ipc_connection_info *srv);
@@ -563,10 +566,10 @@ enum ipc_errors ipc_accept(struct ipc_connection_info *srv,
  * Errors: IPC_ERROR_MESSAGE_READ__NO_MESSAGE_PARAM: `m` is NULL (EINVAL).
  * IPC_ERROR_CLOSED_RECIPIENT: the peer has closed, between two messages (EPIPE), or within one or without
  * having read all that it was sent (ECONNRESET).
- * IPC_ERROR_USOCK_RECV: the connection is NULL (EINVAL); the peer announced more than
- * IPC_MAX_MESSAGE_SIZE, and nothing more can be read (EPROTO); a signal handler has run (EINTR), or the
- * socket's own time-out or O_NONBLOCK ended the wait (EAGAIN): the next call goes on where this one
- * stopped; or recv(2) failed.
+ * IPC_ERROR_USOCK_RECV: the connection is NULL (EINVAL); the peer announced more than IPC_MAX_MESSAGE_SIZE, or
+ * than ipc_limits allows, and nothing more can be read (EPROTO); a signal handler has run (EINTR), or the
+ * socket's own time-out or O_NONBLOCK ended the wait (EAGAIN): the next call goes on where this one stopped; or
+ * recv(2) failed.
  * IPC_ERROR_NOT_ENOUGH_MEMORY: ENOMEM; the next call goes on.
  */
 enum ipc_errors ipc_read(const struct ipc_connection_info *p,
@@ -577,7 +580,8 @@ enum ipc_errors ipc_read(const struct ipc_connection_info *p,
  *
  * To a connection in no list it returns when the kernel has all of it, however long that takes. To one in
  * a list it waits only while the peer reads: once it has read nothing for 5 milliseconds the rest is kept
- * in memory, at most 16 MiB, and leaves from within later calls of the library, on ipc_close and at exit.
+ * in memory, at most 16 MiB or what ipc_limits has set, and leaves from within later calls of the library, on
+ * ipc_close and at exit.
  * Several threads may write to one connection.
  *
  * Errors: IPC_ERROR_MESSAGE_WRITE__NO_MESSAGE_PARAM: `m` is NULL (EINVAL).
@@ -585,8 +589,8 @@ enum ipc_errors ipc_read(const struct ipc_connection_info *p,
  * IPC_ERROR_MESSAGE_FORMAT__INCONSISTENT_PARAMS: it has a length and no payload (EINVAL).
  * IPC_ERROR_USOCK_SEND: the connection is NULL (EINVAL), the peer is gone (EPIPE; there is no SIGPIPE), a
  * fork has left a half-sent message to the parent (EBUSY), or sendmsg(2) failed.
- * IPC_ERROR_MESSAGE_WRITE__NOT_ENOUGH_DATA: what waits for this connection is 16 MiB already (EAGAIN).
- * Nothing of the message was sent; try again later.
+ * IPC_ERROR_MESSAGE_WRITE__NOT_ENOUGH_DATA: with the message, what waits for this connection would be more than
+ * that (EAGAIN). Nothing of the message was sent; try again later.
  * IPC_ERROR_NOT_ENOUGH_MEMORY: ENOMEM; nothing was sent.
  */
 enum ipc_errors ipc_write(const struct ipc_connection_info *p,
@@ -594,7 +598,7 @@ enum ipc_errors ipc_write(const struct ipc_connection_info *p,
 
 /**
  * Writes the path of the service `sname` to `path`, which has PATH_MAX bytes. A path that does not fit
- * becomes an empty string (errno ENAMETOOLONG).
+ * becomes an empty string (errno ENAMETOOLONG), and so does one for want of memory (ENOMEM) or of a name (EINVAL).
  */
 void service_path(char *path,
                   const char *sname,
@@ -621,8 +625,8 @@ void service_path(char *path,
  * What single peers do wrong is an event, not an error. Errors:
  * IPC_ERROR_WAIT_EVENT__NO_EVENT_PARAM, IPC_ERROR_WAIT_EVENT__NO_CLIENTS_PARAM: NULL (EINVAL); the latter
  * also where there is nobody to wait for.
- * IPC_ERROR_WAIT_EVENT__SELECT: a signal handler has run (EINTR), or waiting failed, as errno tells; EBADF
- * or ENOTSOCK for a `srv` that is none.
+ * IPC_ERROR_WAIT_EVENT__SELECT: a signal handler has run (EINTR), or waiting failed, as errno tells; EBADF,
+ * ENOTSOCK or, where it does not listen, EINVAL for a `srv` that is no service.
  * IPC_ERROR_NOT_ENOUGH_MEMORY: ENOMEM. Nothing is lost; the next call goes on.
  */
 enum ipc_errors ipc_wait_event(struct ipc_connection_infos *clients,
@@ -677,7 +681,7 @@ void ipc_connections_free(struct ipc_connection_infos *cinfos);
 
 /**
  * A copy of the structure, member by member, from malloc(3) and yours to free; `spath` is not copied, both
- * name the same. NULL for NULL, and without memory (ENOMEM).
+ * name the same. NULL for NULL (EINVAL), and without memory (ENOMEM).
  */
 struct ipc_connection_info *ipc_connection_copy(const struct ipc_connection_info *p);
 
@@ -768,7 +772,9 @@ enum ipc_errors ipc_message_format(struct ipc_message *m,
 enum ipc_errors ipc_message_format_data(struct ipc_message *m, const char *payload, ssize_t length);
 
 /**
- * ipc_message_format with the type MSG_TYPE_SERVER_CLOSE and no payload.
+ * Makes it a message of the type MSG_TYPE_SERVER_CLOSE without payload, as ipc_message_format does.
+ *
+ * Error: IPC_ERROR_MESSAGE_FORMAT__NO_MESSAGE_PARAM: NULL (EINVAL).
  */
 enum ipc_errors ipc_message_format_server_close(struct ipc_message *m);
 
@@ -780,13 +786,14 @@ enum ipc_errors ipc_message_format_server_close(struct ipc_message *m);
 enum ipc_errors ipc_message_empty(struct ipc_message *m);
 
 /**
- * Sends `len` bytes as they are, with the rules and errors of ipc_write; a frame from
- * ipc_message_format_write can be sent with it. More bytes than the largest frame has are taken in runs of
- * that size. `*sent`, where `sent` is not NULL, becomes the number of bytes that were taken: `len`, or less
- * where the function fails.
+ * Sends `len` bytes as they are, and waits as ipc_write does; a frame from ipc_message_format_write can be
+ * sent with it. More bytes than the largest frame has are taken in runs of that size. `*sent`, where `sent` is
+ * not NULL, becomes the number of bytes that were taken: `len`, or less where the function fails.
  *
- * Errors: IPC_ERROR_USOCK_SEND: `buf` is NULL with a `len` that is not 0, or `len` is below 0 (EINVAL);
- * those of ipc_write.
+ * Errors: IPC_ERROR_USOCK_SEND: `buf` is NULL with a `len` that is not 0, or `len` is below 0 (EINVAL); and as
+ * for ipc_write.
+ * IPC_ERROR_MESSAGE_WRITE__NOT_ENOUGH_DATA, IPC_ERROR_NOT_ENOUGH_MEMORY: as for ipc_write; nothing was sent
+ * but the runs that `*sent` counts.
  */
 enum ipc_errors usock_send(int32_t fd,
                            const char *buf,
@@ -800,7 +807,8 @@ enum ipc_errors usock_send(int32_t fd,
  *
  * Errors: IPC_ERROR_USOCK_RECV__NO_BUFFER, IPC_ERROR_USOCK_RECV__NO_LENGTH: NULL (EINVAL).
  * IPC_ERROR_USOCK_RECV: the frame is larger than the room (EMSGSIZE): `*len` becomes its size, and the next
- * call gets it; those of ipc_read.
+ * call gets it; and as for ipc_read.
+ * IPC_ERROR_CLOSED_RECIPIENT, IPC_ERROR_NOT_ENOUGH_MEMORY: as for ipc_read.
  */
 enum ipc_errors usock_recv(int32_t fd,
                            char **buf,

@@ -14,26 +14,6 @@ use staging::{answer, has, root, run, skipped, text_of};
 /// The headers. Each function that one of them declares has a page in section 3 and a place in libipc(7).
 const HEADERS: [&str; 2] = ["include/ipc.h", "include/ipc_ext.h"];
 
-/// Where a function fails as another one does, but for codes that say what cannot be wrong with it. The rest
-/// comes to it with the words of the header.
-const NOT_AS_THE_OTHER: [(&str, &[&str]); 3] = [
-    // It has no payload.
-    (
-        "ipc_message_format_server_close",
-        &["IPC_ERROR_MESSAGE_FORMAT__LENGTH", "IPC_ERROR_MESSAGE_FORMAT__INCONSISTENT_PARAMS"],
-    ),
-    // These two have no message.
-    (
-        "usock_send",
-        &[
-            "IPC_ERROR_MESSAGE_WRITE__NO_MESSAGE_PARAM",
-            "IPC_ERROR_MESSAGE_FORMAT__LENGTH",
-            "IPC_ERROR_MESSAGE_FORMAT__INCONSISTENT_PARAMS",
-        ],
-    ),
-    ("usock_recv", &["IPC_ERROR_MESSAGE_READ__NO_MESSAGE_PARAM"]),
-];
-
 /// The sections of a page. All but EXAMPLES are on each.
 const SECTIONS: [&str; 8] =
     ["NAME", "SYNOPSIS", "DESCRIPTION", "RETURN VALUE", "ERRORS", "NOTES", "EXAMPLES", "SEE ALSO"];
@@ -244,12 +224,7 @@ fn errors_of_header(name: &str, functions: &BTreeMap<String, Function>) -> Error
     let others = errors_are_those_of(comment);
     for other in others.iter().filter(|other| functions.contains_key(*other)) {
         for (code, text) in errors_of_header(other, functions) {
-            let excepted = NOT_AS_THE_OTHER
-                .iter()
-                .any(|(function, codes)| *function == name && codes.contains(&code.as_str()));
-            if !excepted || errors_of_comment(comment).contains_key(&code) {
-                errors.entry(code).or_default().push_str(&text);
-            }
+            errors.entry(code).or_default().push_str(&text);
         }
     }
     errors
@@ -498,20 +473,6 @@ fn the_codes_of_a_function_are_those_that_the_header_names() {
                 let missing: Vec<_> = errnos(&text).difference(&errnos(&told[&code])).copied().collect();
                 assert!(missing.is_empty(), "{}: {name}: {code} without {missing:?}", page.file);
             }
-        }
-    }
-}
-
-#[test]
-fn the_exceptions_are_needed() {
-    let functions = functions();
-    for (name, codes) in NOT_AS_THE_OTHER {
-        let comment = &functions[name].comment;
-        let others = errors_are_those_of(comment);
-        for code in codes {
-            let of_other = |other: &String| errors_of_header(other, &functions).contains_key(*code);
-            let needed = others.iter().any(of_other) && !errors_of_comment(comment).contains_key(*code);
-            assert!(needed, "{name}, {code}: the header says it by now; take it out of NOT_AS_THE_OTHER");
         }
     }
 }

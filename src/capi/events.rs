@@ -37,8 +37,8 @@ use crate::{endpoint, output, socket};
 /// What single peers do wrong is an event, not an error. Errors:
 /// IPC_ERROR_WAIT_EVENT__NO_EVENT_PARAM, IPC_ERROR_WAIT_EVENT__NO_CLIENTS_PARAM: NULL (EINVAL); the latter
 /// also where there is nobody to wait for.
-/// IPC_ERROR_WAIT_EVENT__SELECT: a signal handler has run (EINTR), or waiting failed, as errno tells; EBADF
-/// or ENOTSOCK for a `srv` that is none.
+/// IPC_ERROR_WAIT_EVENT__SELECT: a signal handler has run (EINTR), or waiting failed, as errno tells; EBADF,
+/// ENOTSOCK or, where it does not listen, EINVAL for a `srv` that is no service.
 /// IPC_ERROR_NOT_ENOUGH_MEMORY: ENOMEM. Nothing is lost; the next call goes on.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn ipc_wait_event(
@@ -340,7 +340,7 @@ pub unsafe extern "C" fn handle_new_connection(
 }
 
 /// A copy of the structure, member by member, from malloc(3) and yours to free; `spath` is not copied, both
-/// name the same. NULL for NULL, and without memory (ENOMEM).
+/// name the same. NULL for NULL (EINVAL), and without memory (ENOMEM).
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn ipc_connection_copy(p: *const ipc_connection_info) -> *mut ipc_connection_info {
     let mut copy = ptr::null_mut();

@@ -289,12 +289,15 @@ pub unsafe extern "C" fn ipc_message_format_data(
     call(ipc_errors::IPC_ERROR_NOT_ENOUGH_MEMORY, |_| unsafe { format(m, kind, payload, length) })
 }
 
-/// ipc_message_format with the type MSG_TYPE_SERVER_CLOSE and no payload.
+/// Makes it a message of the type MSG_TYPE_SERVER_CLOSE without payload, as ipc_message_format does.
+///
+/// Error: IPC_ERROR_MESSAGE_FORMAT__NO_MESSAGE_PARAM: NULL (EINVAL).
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn ipc_message_format_server_close(m: *mut ipc_message) -> ipc_errors {
-    let kind = msg_types::MSG_TYPE_SERVER_CLOSE as c_char;
+    let (kind, code) =
+        (msg_types::MSG_TYPE_SERVER_CLOSE as c_char, ipc_errors::IPC_ERROR_MESSAGE_FORMAT__NO_MESSAGE_PARAM);
     // SAFETY: the caller's message.
-    call(ipc_errors::IPC_ERROR_NOT_ENOUGH_MEMORY, |_| unsafe { format(m, kind, ptr::null(), 0) })
+    call(code, |_| unsafe { format(m, kind, ptr::null(), 0) })
 }
 
 /// Frees the message's payload and sets it to NULL, and the length to 0. The structure stays yours.

@@ -52,7 +52,8 @@ unsafe fn path_of(
 /// IPC_ERROR_USOCK_INIT__EMPTY_PATH: the path is longer than PATH_MAX (ENAMETOOLONG).
 /// IPC_ERROR_USOCK_INIT__WRONG_FILE_DESCRIPTOR: socket(2) failed.
 /// IPC_ERROR_USOCK_INIT__BIND: another server has the path (EADDRINUSE), or the directory or the socket
-/// cannot be made: errno tells (EACCES, ENOENT, ENOTDIR, EROFS, ...).
+/// cannot be made: errno tells (EACCES, ENOENT, ENOTDIR, EROFS; ENAMETOOLONG for a name that is too long for the
+/// file system; ...).
 /// IPC_ERROR_USOCK_INIT__LISTEN: listen(2) failed.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn ipc_server_init(
@@ -120,7 +121,8 @@ pub unsafe extern "C" fn ipc_connection(
 /// then stays. A signal handler may call it at any time.
 ///
 /// Errors: IPC_ERROR_USOCK_CLOSE: NULL (EINVAL), or close(2) failed.
-/// IPC_ERROR_USOCK_REMOVE__NO_FILE: the file was gone already, or belongs to another server (ENOENT).
+/// IPC_ERROR_USOCK_REMOVE__NO_FILE: the file was gone already, or belongs to another server, or `srv->spath` is
+/// NULL (ENOENT).
 /// IPC_ERROR_USOCK_REMOVE__UNLINK: unlink(2) failed. In both cases the service is closed all the same.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn ipc_server_close(srv: *mut ipc_connection_info) -> ipc_errors {
@@ -231,10 +233,10 @@ pub unsafe extern "C" fn ipc_accept(
 /// Errors: IPC_ERROR_MESSAGE_READ__NO_MESSAGE_PARAM: `m` is NULL (EINVAL).
 /// IPC_ERROR_CLOSED_RECIPIENT: the peer has closed, between two messages (EPIPE), or within one or without
 /// having read all that it was sent (ECONNRESET).
-/// IPC_ERROR_USOCK_RECV: the connection is NULL (EINVAL); the peer announced more than
-/// IPC_MAX_MESSAGE_SIZE, and nothing more can be read (EPROTO); a signal handler has run (EINTR), or the
-/// socket's own time-out or O_NONBLOCK ended the wait (EAGAIN): the next call goes on where this one
-/// stopped; or recv(2) failed.
+/// IPC_ERROR_USOCK_RECV: the connection is NULL (EINVAL); the peer announced more than IPC_MAX_MESSAGE_SIZE, or
+/// than ipc_limits allows, and nothing more can be read (EPROTO); a signal handler has run (EINTR), or the
+/// socket's own time-out or O_NONBLOCK ended the wait (EAGAIN): the next call goes on where this one stopped; or
+/// recv(2) failed.
 /// IPC_ERROR_NOT_ENOUGH_MEMORY: ENOMEM; the next call goes on.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn ipc_read(p: *const ipc_connection_info, m: *mut ipc_message) -> ipc_errors {
@@ -248,7 +250,8 @@ pub unsafe extern "C" fn ipc_read(p: *const ipc_connection_info, m: *mut ipc_mes
 ///
 /// To a connection in no list it returns when the kernel has all of it, however long that takes. To one in
 /// a list it waits only while the peer reads: once it has read nothing for 5 milliseconds the rest is kept
-/// in memory, at most 16 MiB, and leaves from within later calls of the library, on ipc_close and at exit.
+/// in memory, at most 16 MiB or what ipc_limits has set, and leaves from within later calls of the library, on
+/// ipc_close and at exit.
 /// Several threads may write to one connection.
 ///
 /// Errors: IPC_ERROR_MESSAGE_WRITE__NO_MESSAGE_PARAM: `m` is NULL (EINVAL).
@@ -256,8 +259,8 @@ pub unsafe extern "C" fn ipc_read(p: *const ipc_connection_info, m: *mut ipc_mes
 /// IPC_ERROR_MESSAGE_FORMAT__INCONSISTENT_PARAMS: it has a length and no payload (EINVAL).
 /// IPC_ERROR_USOCK_SEND: the connection is NULL (EINVAL), the peer is gone (EPIPE; there is no SIGPIPE), a
 /// fork has left a half-sent message to the parent (EBUSY), or sendmsg(2) failed.
-/// IPC_ERROR_MESSAGE_WRITE__NOT_ENOUGH_DATA: what waits for this connection is 16 MiB already (EAGAIN).
-/// Nothing of the message was sent; try again later.
+/// IPC_ERROR_MESSAGE_WRITE__NOT_ENOUGH_DATA: with the message, what waits for this connection would be more than
+/// that (EAGAIN). Nothing of the message was sent; try again later.
 /// IPC_ERROR_NOT_ENOUGH_MEMORY: ENOMEM; nothing was sent.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn ipc_write(p: *const ipc_connection_info, m: *const ipc_message) -> ipc_errors {
@@ -268,7 +271,7 @@ pub unsafe extern "C" fn ipc_write(p: *const ipc_connection_info, m: *const ipc_
 }
 
 /// Writes the path of the service `sname` to `path`, which has PATH_MAX bytes. A path that does not fit
-/// becomes an empty string (errno ENAMETOOLONG).
+/// becomes an empty string (errno ENAMETOOLONG), and so does one for want of memory (ENOMEM) or of a name (EINVAL).
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn service_path(path: *mut c_char, sname: *const c_char, index: i32, version: i32) {
     let code = ipc_errors::IPC_ERROR_USOCK_INIT__EMPTY_PATH;

@@ -35,11 +35,12 @@ pub enum msg_types {
 #[repr(C)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ipc_event_type {
-    /// Nothing: the call failed.
+    /// Nothing: the call failed, or the time that it had is over.
     IPC_EVENT_TYPE_NOT_SET,
     /// A peer broke the protocol or its connection failed. Its disconnection follows.
     IPC_EVENT_TYPE_ERROR,
-    /// A descriptor added with ipc_add_fd has something: m holds the bytes, none at its end.
+    /// A descriptor added with ipc_add_fd has something: m holds the bytes, none at its end. One added with
+    /// ipc_watch_fd is readable: m is NULL.
     IPC_EVENT_TYPE_EXTRA_SOCKET,
     /// A client has connected: origin is its new ipc_connection_info, already in the list.
     IPC_EVENT_TYPE_CONNECTION,

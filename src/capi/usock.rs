@@ -12,13 +12,14 @@ use crate::memory::Block;
 use crate::wire::{HEADER_SIZE, Header, MAX_PAYLOAD};
 use crate::{endpoint, input, output};
 
-/// Sends `len` bytes as they are, with the rules and errors of ipc_write; a frame from
-/// ipc_message_format_write can be sent with it. More bytes than the largest frame has are taken in runs of
-/// that size. `*sent`, where `sent` is not NULL, becomes the number of bytes that were taken: `len`, or less
-/// where the function fails.
+/// Sends `len` bytes as they are, and waits as ipc_write does; a frame from ipc_message_format_write can be
+/// sent with it. More bytes than the largest frame has are taken in runs of that size. `*sent`, where `sent` is
+/// not NULL, becomes the number of bytes that were taken: `len`, or less where the function fails.
 ///
-/// Errors: IPC_ERROR_USOCK_SEND: `buf` is NULL with a `len` that is not 0, or `len` is below 0 (EINVAL);
-/// those of ipc_write.
+/// Errors: IPC_ERROR_USOCK_SEND: `buf` is NULL with a `len` that is not 0, or `len` is below 0 (EINVAL); and as
+/// for ipc_write.
+/// IPC_ERROR_MESSAGE_WRITE__NOT_ENOUGH_DATA, IPC_ERROR_NOT_ENOUGH_MEMORY: as for ipc_write; nothing was sent
+/// but the runs that `*sent` counts.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn usock_send(
     fd: i32,
@@ -62,7 +63,8 @@ pub unsafe extern "C" fn usock_send(
 ///
 /// Errors: IPC_ERROR_USOCK_RECV__NO_BUFFER, IPC_ERROR_USOCK_RECV__NO_LENGTH: NULL (EINVAL).
 /// IPC_ERROR_USOCK_RECV: the frame is larger than the room (EMSGSIZE): `*len` becomes its size, and the next
-/// call gets it; those of ipc_read.
+/// call gets it; and as for ipc_read.
+/// IPC_ERROR_CLOSED_RECIPIENT, IPC_ERROR_NOT_ENOUGH_MEMORY: as for ipc_read.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn usock_recv(fd: i32, buf: *mut *mut c_char, len: *mut libc::ssize_t) -> ipc_errors {
     call(ipc_errors::IPC_ERROR_USOCK_RECV, |section| {
