@@ -144,7 +144,7 @@ enum ipc_errors ipc_queue(const struct ipc_connection_info *p,
  *
  * Error: IPC_ERROR_USOCK_SEND: the connection is NULL (EINVAL) or not open (EBADF); the time is over
  * (ETIMEDOUT); the peer is gone (EPIPE), and what was queued with it; a signal handler has run, where there is
- * no time-out (EINTR); a fork has left a half-sent message to the parent (EBUSY); the call comes from a signal
+ * no time-out (EINTR); a fork has left unsent messages to the parent (EBUSY); the call comes from a signal
  * handler that has interrupted a write to this connection (EDEADLK); or sendmsg(2) failed.
  */
 enum ipc_errors ipc_flush(const struct ipc_connection_info *p,

@@ -42,7 +42,7 @@ pub unsafe extern "C" fn ipc_queue(p: *const ipc_connection_info, m: *const ipc_
 ///
 /// Error: IPC_ERROR_USOCK_SEND: the connection is NULL (EINVAL) or not open (EBADF); the time is over
 /// (ETIMEDOUT); the peer is gone (EPIPE), and what was queued with it; a signal handler has run, where there is
-/// no time-out (EINTR); a fork has left a half-sent message to the parent (EBUSY); the call comes from a signal
+/// no time-out (EINTR); a fork has left unsent messages to the parent (EBUSY); the call comes from a signal
 /// handler that has interrupted a write to this connection (EDEADLK); or sendmsg(2) failed.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn ipc_flush(p: *const ipc_connection_info, timeout_ms: c_int) -> ipc_errors {

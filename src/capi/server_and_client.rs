@@ -258,7 +258,7 @@ pub unsafe extern "C" fn ipc_read(p: *const ipc_connection_info, m: *mut ipc_mes
 /// IPC_ERROR_MESSAGE_FORMAT__LENGTH: its length is over IPC_MAX_MESSAGE_SIZE (EMSGSIZE).
 /// IPC_ERROR_MESSAGE_FORMAT__INCONSISTENT_PARAMS: it has a length and no payload (EINVAL).
 /// IPC_ERROR_USOCK_SEND: the connection is NULL (EINVAL), the peer is gone (EPIPE; there is no SIGPIPE), a
-/// fork has left a half-sent message to the parent (EBUSY), or sendmsg(2) failed.
+/// fork has left unsent messages to the parent (EBUSY), or sendmsg(2) failed.
 /// IPC_ERROR_MESSAGE_WRITE__NOT_ENOUGH_DATA: with the message, what waits for this connection would be more than
 /// that (EAGAIN). Nothing of the message was sent; try again later.
 /// IPC_ERROR_NOT_ENOUGH_MEMORY: ENOMEM; nothing was sent.
