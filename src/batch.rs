@@ -11,10 +11,12 @@ use nix::poll::{PollFlags, PollTimeout};
 
 use crate::connection::Connection;
 use crate::connections::{self, Slot};
+use crate::drain;
 use crate::error::Error;
-use crate::output::{Flushed, failed, flush_queue, has_queued, not_remembered, pause, refused};
+use crate::limit::Limit;
+use crate::output::{Flushed, failed, flush_queue, not_remembered, pause, refused};
 use crate::section::Section;
-use crate::socket::{self, Limit};
+use crate::socket;
 
 /// How much is put together before it is sent without being asked.
 const BATCH: usize = 64 << 10;
@@ -44,7 +46,7 @@ pub fn queue(section: &Section, fd: RawFd, pieces: [&[u8]; 2]) -> Result<(), Err
     }
     drop(slot);
     if is_first {
-        has_queued(section, fd);
+        drain::has_queued(section, fd);
     }
     Ok(())
 }

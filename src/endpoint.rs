@@ -26,6 +26,7 @@ use nix::unistd::{UnlinkatFlags, getpid, linkat, unlink, unlinkat};
 use crate::connection::Service;
 use crate::connections;
 use crate::error::{Error, ipc_errors as Code};
+use crate::limit::Limit;
 use crate::section::Section;
 use crate::service::{PATH_MAX, c_string};
 use crate::socket as door;
@@ -98,7 +99,7 @@ fn lock_directory(path: &CStr) -> Option<OwnedFd> {
     // A name that is no longer than this is opened without the heap.
     let name = Some(directory_of(path)).filter(|name| name.as_os_str().len() < 1024)?;
     let directory = open(name, flags, Mode::empty()).ok()?;
-    let limit = door::Limit::of(DIRECTORY_LOCK_LIMIT_MS);
+    let limit = Limit::of(DIRECTORY_LOCK_LIMIT_MS);
     loop {
         match door::lock(&directory) {
             Ok(()) => return Some(directory),

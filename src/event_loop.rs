@@ -11,6 +11,7 @@
 #![forbid(unsafe_code)]
 
 mod audit;
+mod listener;
 mod lists;
 mod readable;
 mod set;
@@ -24,6 +25,7 @@ use std::os::fd::RawFd;
 use nix::errno::Errno;
 
 use self::audit::Audit;
+use self::listener::Listener;
 pub use self::lists::{
     Frozen, added, closing, freed, freeze, has_input, is_listed, readable, release, removed, watch_output,
 };
@@ -33,10 +35,11 @@ use self::set::Set;
 use crate::error::{Error, ipc_errors as Code};
 use crate::fork;
 use crate::inbound::Frame;
+use crate::limit::Limit;
 use crate::memory::Block;
 use crate::section::Section;
 use crate::shards::NumberMap;
-use crate::socket::{self, Limit, Readiness};
+use crate::socket::{self, Readiness};
 
 /// How many ready descriptors one wait brings.
 const BATCH: usize = 64;
@@ -154,14 +157,6 @@ struct Gone {
     index: u32,
     /// The descriptor that it had.
     fd: RawFd,
-}
-
-#[derive(Clone, Copy)]
-struct Listener {
-    fd: RawFd,
-    generation: u32,
-    /// Until when no client is accepted, for want of descriptors or memory.
-    paused: Option<Limit>,
 }
 
 /// Which registration an epoll event speaks of.

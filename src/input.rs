@@ -17,7 +17,7 @@ use crate::memory::OutOfMemory;
 use crate::section::Section;
 use crate::socket::{self, Cookie, Patience};
 use crate::wire::Header;
-use crate::{connections, event_loop, output};
+use crate::{connections, drain, event_loop};
 
 /// Why no frame came.
 enum Failure {
@@ -81,7 +81,7 @@ fn next(
         }
         let begun = inbound.has_begun();
         let mut came = Err(Receive::System(Errno::EAGAIN));
-        if begun || output::any_queued() {
+        if begun || drain::any_queued() {
             came = inbound
                 .receive_exact(|room, arriving| socket::receive(fd, room, Patience::DontWait, arriving));
         }
@@ -89,7 +89,7 @@ fn next(
             let passing = |errno| {
                 Failure::Passing(if errno == Errno::ENOMEM { OutOfMemory.into() } else { failed(errno) })
             };
-            output::flush_while_waiting(section, fd).map_err(passing)?;
+            drain::flush_while_waiting(section, fd).map_err(passing)?;
             if begun {
                 // While this call waits the number may become another socket's, which must not get the half. The
                 // kernel begins a receive anew after a signal handler, but not a poll: that ends the call.

@@ -16,6 +16,7 @@
 //! | [`service`] | name, index, version, run directory → path |
 //! | [`endpoint`] | who owns a path: listen, connect, close a service |
 //! | [`socket`] | the door to the kernel for descriptors |
+//! | [`limit`] | until when a call may wait |
 //! | [`section`] | whether this thread is inside the library (signal handlers ask) |
 //! | [`shards`] | a locked map from number to value, cut in parts |
 //! | [`connection`] | one connection's memory: what has come in, what is yet to go out |
@@ -25,6 +26,7 @@
 //! | [`connections`] | descriptor → connection, for the process |
 //! | [`input`], [`output`] | reading one frame; writing one frame |
 //! | [`batch`] | many frames in one system call |
+//! | [`drain`] | sending what waits, on whatever connection |
 //! | [`event_loop`] | who speaks next: the epoll set of one list, the ready queue, turns |
 //! | [`fork`] | what fork(2) leaves the child |
 //! | [`memory`] | the C heap: blocks from malloc(3) that C frees |
@@ -35,12 +37,14 @@ pub mod capi;
 pub mod connection;
 pub mod connections;
 pub mod descriptors;
+pub mod drain;
 pub mod endpoint;
 pub mod error;
 pub mod event_loop;
 pub mod fork;
 pub mod inbound;
 pub mod input;
+pub mod limit;
 pub mod memory;
 pub mod outbound;
 pub mod output;

@@ -1,4 +1,4 @@
-//! Writing one frame, and the frames that wait to be written.
+//! Writing one frame, and the frames that wait to be written on its connection.
 //!
 //! A frame leaves in one `sendmsg` of header and payload, without a copy. What the kernel does not take at
 //! once depends on where the connection is:
@@ -12,38 +12,23 @@
 
 use std::io::IoSlice;
 use std::os::fd::{AsRawFd, RawFd};
-use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
-use std::time::Duration;
 
 use nix::errno::Errno;
-use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::poll::{PollFlags, PollTimeout, poll};
 
-use crate::batch;
 use crate::connection::Connection;
 use crate::connections::{self, Slot};
 use crate::error::{Error, ipc_errors as Code};
-use crate::event_loop;
+use crate::limit::Limit;
 use crate::section::{Section, Thread};
-use crate::socket::{self, Limit, Patience};
+use crate::socket::{self, Patience};
+use crate::{batch, drain, event_loop};
 
 /// How long a peer in a list may drain nothing before the rest is queued, in milliseconds.
 const PATIENCE: u8 = 5;
 
 /// How long to wait for memory of the kernel's, in milliseconds.
 const MEMORY_PAUSE: u8 = 1;
-
-/// How long closing and exiting try to send what is queued, in milliseconds: one after the other in all.
-const LAST_CHANCE: i64 = 1000;
-
-/// After this time, in milliseconds, what has been waited for so is forgotten.
-const LAST_CHANCE_RETURNS: i64 = 10_000;
-
-/// What closing has waited lately, and when it last did.
-static WAITED: AtomicI64 = AtomicI64::new(0);
-static WAITED_AT: AtomicI64 = AtomicI64::new(0);
-
-/// Whether any connection may have bytes queued. Set with each, cleared by a look that finds none.
-static QUEUED: AtomicBool = AtomicBool::new(false);
 
 /// Whether a send that failed so may succeed later: the kernel has no room or no memory for now.
 fn is_passing(errno: Errno) -> bool {
@@ -322,15 +307,9 @@ fn finish(section: &Section, fd: RawFd, thread: Thread) -> bool {
     slot.tidy();
     drop(slot);
     if queued {
-        has_queued(section, fd);
+        drain::has_queued(section, fd);
     }
     queued
-}
-
-/// Has later calls send what is queued.
-pub fn has_queued(section: &Section, fd: RawFd) {
-    QUEUED.store(true, Ordering::Relaxed);
-    event_loop::watch_output(section, fd);
 }
 
 /// What has become of a queue.
@@ -374,127 +353,9 @@ pub fn flush(section: &Section, fd: RawFd) -> Flushed {
     flushed
 }
 
-/// Whether bytes may wait to be sent on any connection.
-pub fn any_queued() -> bool {
-    QUEUED.load(Ordering::Relaxed)
-}
-
 /// Whether bytes wait to be sent on the connection.
 pub fn is_queued(section: &Section, fd: RawFd) -> bool {
     connections::lock(section, fd).get().is_some_and(|connection| !connection.outbound.is_empty())
-}
-
-/// The connections with bytes to send, as many as there is memory for, and whether these are all.
-fn queued(section: &Section) -> (Vec<RawFd>, bool) {
-    let (mut found, mut all) = (Vec::new(), true);
-    if QUEUED.swap(false, Ordering::Relaxed) {
-        let mut any = false;
-        connections::for_each(section, |fd, connection| {
-            if connection.outbound.is_empty() || connection.writer.is_some() {
-                return;
-            }
-            any = true;
-            match found.try_reserve(1) {
-                Ok(()) => found.push(fd),
-                Err(_) => all = false,
-            }
-        });
-        if any {
-            QUEUED.store(true, Ordering::Relaxed);
-        }
-    }
-    (found, all)
-}
-
-/// Waits until one of `fds` takes bytes, or `input` has some, and sends what can be sent.
-fn flush_some(
-    section: &mut Section,
-    fds: &[RawFd],
-    input: Option<RawFd>,
-    limit: PollTimeout,
-) -> Result<bool, Errno> {
-    let mut asked = Vec::new();
-    asked.try_reserve(fds.len() + 1).map_err(|_| Errno::ENOMEM)?;
-    for (fd, events) in input
-        .map(|fd| (fd, PollFlags::POLLIN))
-        .into_iter()
-        .chain(fds.iter().map(|fd| (*fd, PollFlags::POLLOUT)))
-    {
-        asked.push(PollFd::new(socket::borrow(fd)?, events));
-    }
-    let count = section.outside(|| poll(&mut asked, limit))?;
-    let mut ready = asked.iter().map(|asked| asked.any() != Some(false));
-    let input_ready = input.is_some() && ready.next() == Some(true);
-    let mut later = false;
-    for (fd, _) in fds.iter().zip(ready).filter(|(_, ready)| *ready) {
-        later |= flush(section, *fd) == Flushed::Later;
-    }
-    if later {
-        pause(section);
-    }
-    if count == 0 { Err(Errno::ETIMEDOUT) } else { Ok(input_ready) }
-}
-
-/// Before a read that waits for `fd`: sends what is queued, for whomever, until there is something to read.
-pub fn flush_while_waiting(section: &mut Section, fd: RawFd) -> Result<(), Errno> {
-    if !any_queued() {
-        return Ok(());
-    }
-    let limit = socket::receive_limit(fd)?;
-    loop {
-        let (waiting, all) = queued(section);
-        if !all {
-            // Who is left out may be the one that the peer waits for.
-            return Err(Errno::ENOMEM);
-        }
-        if waiting.is_empty() {
-            return Ok(());
-        }
-        match flush_some(section, &waiting, Some(fd), limit) {
-            Ok(true) => return Ok(()),
-            Ok(false) => {}
-            Err(Errno::ETIMEDOUT) => return Err(Errno::EAGAIN),
-            Err(errno) => return Err(errno),
-        }
-    }
-}
-
-/// The last chance of what is queued: for all connections, until nothing waits for the one that is asked
-/// for, or for any. Calls that follow each other have one second in all: who closes many connections with
-/// peers that do not read is not held up by each.
-pub fn last_flush(section: &mut Section, only: Option<RawFd>) {
-    if only.is_some_and(|fd| !is_queued(section, fd)) {
-        return;
-    }
-    for fd in queued(section).0 {
-        flush(section, fd);
-    }
-    let start = socket::milliseconds();
-    let spent = if start - WAITED_AT.load(Ordering::Relaxed) < LAST_CHANCE_RETURNS {
-        WAITED.load(Ordering::Relaxed)
-    } else {
-        0
-    };
-    let mut waited = 0;
-    loop {
-        let (waiting, all) = queued(section);
-        let done = all && only.map_or(waiting.is_empty(), |fd| !waiting.contains(&fd));
-        let left = LAST_CHANCE - spent - waited;
-        if done || left <= 0 {
-            break;
-        }
-        let limit = Duration::from_millis(left.unsigned_abs());
-        let limit = PollTimeout::try_from(limit).unwrap_or(PollTimeout::ZERO);
-        let flushed = if all { flush_some(section, &waiting, None, limit) } else { Err(Errno::ENOMEM) };
-        if flushed == Err(Errno::ENOMEM) {
-            pause(section);
-        }
-        waited = socket::milliseconds() - start;
-    }
-    if waited > 0 {
-        WAITED.store(spent + waited, Ordering::Relaxed);
-        WAITED_AT.store(start + waited, Ordering::Relaxed);
-    }
 }
 
 #[cfg(test)]

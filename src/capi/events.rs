@@ -13,10 +13,10 @@ use super::{call, call_or, messages, required, required_const};
 use crate::error::{Error, ipc_errors};
 use crate::event_loop::{self, Event, List, What};
 use crate::inbound::Frame;
+use crate::limit::Limit;
 use crate::memory::CBox;
 use crate::section::Section;
-use crate::socket::Limit;
-use crate::{endpoint, output, socket};
+use crate::{drain, endpoint, socket};
 
 /// Waits until something happens to one of the connections in `clients` or at the service `srv`, and tells
 /// what in `event`. `srv` is NULL in a program that serves nobody.
@@ -301,7 +301,7 @@ pub unsafe extern "C" fn ipc_connections_free(cinfos: *mut ipc_connection_infos)
     let nested = || with_list(&mut CList::forget);
     call_or(code, nested, |section| {
         with_list(&mut |list| {
-            output::last_flush(section, None);
+            drain::last_flush(section, None);
             event_loop::freed(section, list.key());
             list.free();
         })

@@ -1,7 +1,7 @@
 //! What the library asks of the process once: to be told of forks and of its end.
 
 use crate::section::Section;
-use crate::{connections, event_loop, fork, output};
+use crate::{connections, drain, event_loop, fork};
 
 /// Run by the loader, before any function of the library: a handler that interrupts the program's first call
 /// finds it done.
@@ -32,7 +32,7 @@ extern "C" fn child_after_fork() {
 
 extern "C" fn at_exit() {
     if let Some(mut section) = Section::enter() {
-        output::last_flush(&mut section, None);
+        drain::last_flush(&mut section, None);
         connections::release(&section);
         event_loop::release(&section);
     }

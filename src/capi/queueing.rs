@@ -7,7 +7,7 @@ use nix::errno::Errno;
 use super::types::{ipc_connection_info, ipc_message};
 use super::{call, messages, required, required_const, server_and_client::fd_of};
 use crate::error::{Error, ipc_errors};
-use crate::socket::Limit;
+use crate::limit::Limit;
 use crate::wire::MAX_PAYLOAD;
 use crate::{batch, connections};
 

@@ -11,7 +11,7 @@ use super::{call, call_or, messages, required, required_const};
 use crate::error::{Error, ipc_errors};
 use crate::memory::{self, Block};
 use crate::section::Section;
-use crate::{connections, endpoint, event_loop, output, service, socket};
+use crate::{connections, drain, endpoint, event_loop, service, socket};
 
 /// The run directory: what IPC_RUNDIR says, if it may say anything in this program.
 fn rundir<'a>() -> &'a CStr {
@@ -153,7 +153,7 @@ pub unsafe extern "C" fn ipc_server_close(srv: *mut ipc_connection_info) -> ipc_
         |section| {
             // SAFETY: the caller's structure, if any.
             if let Ok(fd) = unsafe { fd_of(srv, code) } {
-                output::last_flush(section, None);
+                drain::last_flush(section, None);
                 event_loop::closing(section, fd);
             }
             end(Some(section))
@@ -188,7 +188,7 @@ pub(super) unsafe fn fd_of(info: *const ipc_connection_info, code: ipc_errors) -
 
 /// Closes a descriptor, after a last try to send what is queued for it.
 pub(super) fn close_connection(section: &mut Section, fd: RawFd) -> Result<(), Error> {
-    output::last_flush(section, Some(fd));
+    drain::last_flush(section, Some(fd));
     event_loop::closing(section, fd);
     let mut slot = connections::lock(section, fd);
     if slot.get().is_some_and(|connection| connection.writer.is_some()) {

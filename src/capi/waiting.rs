@@ -8,9 +8,9 @@ use super::types::{ipc_connection_info, ipc_connection_infos, ipc_event};
 use super::{call, required};
 use crate::error::{Error, ipc_errors};
 use crate::event_loop::{self, Entry, Kind, List};
+use crate::limit::Limit;
 use crate::memory;
 use crate::section::Section;
-use crate::socket::Limit;
 
 /// ipc_wait_event that waits for at most `timeout_ms` milliseconds: 0 looks and does not wait, below 0 it
 /// waits for ever. When the time is over it returns IPC_ERROR_NONE, and the type of `event` is

@@ -11,7 +11,7 @@ use super::watch::index_u32;
 use super::{Entry, EventLoop, List, State};
 use crate::error::Error;
 use crate::section::Section;
-use crate::{connections, socket};
+use crate::{connections, limit};
 
 /// An audit asks the kernel about a part of the list at a time, and there is a pause between the parts: what
 /// it takes of the time does not grow with the list.
@@ -59,7 +59,7 @@ impl Audit {
 
     /// Whether it is time to look without a clock: it would wake who asks again and again without waiting.
     pub fn is_overdue(&self) -> bool {
-        !self.may_wait && socket::milliseconds() - self.looked_at >= PAUSE_MS
+        !self.may_wait && limit::milliseconds() - self.looked_at >= PAUSE_MS
     }
 
     /// All of it has been looked at, at once.
@@ -73,7 +73,7 @@ impl Audit {
             self.left = Left::Rest;
         }
         if !self.may_wait {
-            self.looked_at = socket::milliseconds();
+            self.looked_at = limit::milliseconds();
         }
         let part = self.from..size.min(self.from + PART);
         if part.end < size {

@@ -10,7 +10,7 @@ use nix::poll::{PollFlags, PollTimeout};
 
 use super::{BATCH, Batch, Entry, Event, EventLoop, Kind, List, State, Token, What, failed};
 use crate::connections;
-use crate::error::{Error, ipc_errors as Code};
+use crate::error::Error;
 use crate::inbound::{Came, Cut, Frame, Inbound, Receive};
 use crate::memory::{Block, OutOfMemory};
 use crate::output;
@@ -361,63 +361,6 @@ impl EventLoop {
         }
         self.resume_listener();
         Some(Event { origin, what: What::Disconnection })
-    }
-
-    /// Takes one client in, and tells of it.
-    fn accept<L: List>(
-        &mut self,
-        section: &Section,
-        list: &mut L,
-    ) -> Result<Option<Event<L::Origin>>, Error> {
-        let Some(listener) = self.listener else { return Ok(None) };
-        let mut accepted = None;
-        // Before the client is taken: one that finds no memory waits in the kernel's queue.
-        let settings = connections::lock_known(section, listener.fd).settings();
-        if self.make_room().is_err() || connections::reserve(section, settings).is_err() {
-            self.pause_listener();
-            return Ok(None);
-        }
-        let pushed = list.push(|index, identity| {
-            let fd =
-                socket::accept(listener.fd).map_err(|errno| Error::new(Code::IPC_ERROR_ACCEPT, errno))?;
-            accepted = Some(fd);
-            connections::adopt(section, fd, settings).map_err(failed)?;
-            self.admit(section, Entry { fd, identity, kind: Kind::Peer }, index, State::Fresh)?;
-            Ok(fd)
-        });
-        if let (Some(fd), Err(_)) = (accepted, &pushed) {
-            self.members.remove(&fd);
-            let _ = socket::close(fd);
-        }
-        match pushed {
-            Ok(index) => Ok(self.announce(list, index)),
-            // Another process took the client, or it has gone.
-            Err(Error { errno: Errno::EAGAIN | Errno::EINTR | Errno::EPROTO, .. }) => Ok(None),
-            // It is no service.
-            Err(Error { errno: errno @ (Errno::EBADF | Errno::EINVAL | Errno::ENOTSOCK), .. }) => {
-                Err(failed(errno))
-            }
-            // Descriptors, watches or memory have run out, or somebody forbids it: the established go on, the new
-            // ones wait.
-            Err(_) => {
-                self.pause_listener();
-                Ok(None)
-            }
-        }
-    }
-
-    /// Tells of the client that was taken in at `index`. Where its number was that of another one, whose
-    /// descriptor the program has closed, the end of that is told first.
-    fn announce<L: List>(&mut self, list: &mut L, index: usize) -> Option<Event<L::Origin>> {
-        if !self.gone.is_empty() {
-            return None;
-        }
-        let (fd, origin) = (list.entry(index)?.fd, list.origin(index)?);
-        self.update(fd, |member| {
-            member.state = State::Open;
-            member.readable = false;
-        });
-        Some(Event { origin, what: What::Connection })
     }
 }
 

@@ -7,17 +7,13 @@ use std::os::fd::RawFd;
 use nix::errno::Errno;
 use nix::sys::epoll::EpollFlags;
 
-use super::{
-    Entry, EventLoop, Gone, Kind, List, Listener, Member, Readable, Set, State, Token, audit, failed,
-};
-use crate::connections;
+use super::listener::{self, Listener};
+use super::{Entry, EventLoop, Gone, Kind, List, Member, Readable, Set, State, Token, audit, failed};
 use crate::error::Error;
 use crate::output::{self, Flushed};
 use crate::section::Section;
-use crate::socket::{self, Limit, Readiness};
-
-/// How long no client is accepted after descriptors or memory ran out, unless one comes free here.
-const ACCEPT_PAUSE_MS: i32 = 100;
+use crate::socket::Readiness;
+use crate::{connections, drain};
 
 pub(super) fn index_u32(index: usize) -> u32 {
     u32::try_from(index).unwrap_or(u32::MAX)
@@ -26,12 +22,12 @@ pub(super) fn index_u32(index: usize) -> u32 {
 impl EventLoop {
     /// The set, to be asked who is ready. Its clock runs, if there is something to look after meanwhile.
     pub(super) fn set_to_ask(&mut self) -> Result<Option<RawFd>, Error> {
-        let is_paused = self.listener.is_some_and(|listener| listener.paused.is_some());
+        let is_paused = self.listener.is_some_and(Listener::is_paused);
         let Some(set) = self.set.as_mut().filter(|set| set.is_own()) else { return Ok(None) };
         if self.audit.is_due() || self.is_stalled {
             set.tick_in(audit::PAUSE_MS).map_err(failed)?;
         } else if is_paused {
-            set.tick_in(i64::from(ACCEPT_PAUSE_MS)).map_err(failed)?;
+            set.tick_in(i64::from(listener::PAUSE_MS)).map_err(failed)?;
         }
         Ok(Some(set.fd()))
     }
@@ -154,58 +150,6 @@ impl EventLoop {
         Ok(())
     }
 
-    pub(super) fn is_listener(&self, token: Token) -> bool {
-        self.listener.is_some_and(|listener| token == listener.token())
-    }
-
-    pub(super) fn watch_listener(&mut self, fd: Option<RawFd>) -> Result<(), Error> {
-        if self.listener.map(|listener| listener.fd) == fd {
-            return Ok(());
-        }
-        if let Some(old) = self.listener.take() {
-            self.unregister(old.fd);
-        }
-        if let Some(fd) = fd {
-            socket::prepare_listener(fd).map_err(failed)?;
-            self.ready.try_reserve(self.members.len() + 2)?;
-            self.listener = Some(Listener { fd, generation: self.next_generation(), paused: None });
-            self.register_listener()?;
-        }
-        Ok(())
-    }
-
-    pub(super) fn register_listener(&self) -> Result<(), Error> {
-        let (Some(listener), Some(set)) = (self.listener, self.own_set()) else { return Ok(()) };
-        let interest = if listener.paused.is_some() { EpollFlags::empty() } else { EpollFlags::EPOLLIN };
-        set.watch(listener.token(), interest).map_err(failed)
-    }
-
-    fn set_pause(&mut self, paused: Option<Limit>) {
-        if let Some(listener) = &mut self.listener
-            && std::mem::replace(&mut listener.paused, paused) != paused
-        {
-            // Should it fail, the next audit tries again.
-            let _ = self.register_listener();
-        }
-    }
-
-    /// Descriptors or memory have run out.
-    pub(super) fn pause_listener(&mut self) {
-        self.set_pause(Some(Limit::of(ACCEPT_PAUSE_MS)));
-    }
-
-    /// A descriptor has come free.
-    pub(super) fn resume_listener(&mut self) {
-        self.set_pause(None);
-    }
-
-    /// One may have come free elsewhere.
-    pub(super) fn retry_listener(&mut self) {
-        if self.listener.and_then(|listener| listener.paused).is_some_and(|pause| pause.left() == 0) {
-            self.resume_listener();
-        }
-    }
-
     pub(super) fn unregister(&self, fd: RawFd) {
         // The number of a member that was closed may be the listener's by now.
         let is_listener = self.listener.is_some_and(|listener| listener.fd == fd);
@@ -308,7 +252,7 @@ impl EventLoop {
             state,
             announced: state == State::Fresh,
             // It may have something queued from before; a look will show.
-            sending: output::any_queued(),
+            sending: drain::any_queued(),
             kind: match entry.kind {
                 Kind::Extra if self.watched.contains(&entry.identity) => Kind::Watched,
                 kind => kind,
@@ -403,12 +347,6 @@ impl EventLoop {
             }
             stalled.into_iter().for_each(|fd| self.watch_output(fd, true));
         }
-    }
-}
-
-impl Listener {
-    fn token(self) -> Token {
-        Token { fd: self.fd, generation: self.generation }
     }
 }
 

@@ -1,0 +1,42 @@
+//! Until when a call may wait.
+
+#![forbid(unsafe_code)]
+
+use nix::time::{ClockId, clock_gettime};
+
+/// How long a call may wait.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Limit {
+    /// In microseconds of the monotonic clock.
+    end: Option<i64>,
+}
+
+impl Limit {
+    /// For ever.
+    pub const NONE: Self = Self { end: None };
+
+    /// For so many milliseconds from now on; for ever if they are negative.
+    pub fn of(milliseconds: i32) -> Self {
+        let end = (milliseconds >= 0)
+            .then(|| microseconds(ClockId::CLOCK_MONOTONIC) + 1000 * i64::from(milliseconds));
+        Self { end }
+    }
+
+    /// The time that is left, in milliseconds: -1 for ever.
+    pub fn left(self) -> i32 {
+        let Some(end) = self.end else { return -1 };
+        // Rounded up: a wait of 0 before the time is over would spin.
+        let left = (end - microseconds(ClockId::CLOCK_MONOTONIC) + 999) / 1000;
+        i32::try_from(left.max(0)).unwrap_or(i32::MAX)
+    }
+}
+
+fn microseconds(clock: ClockId) -> i64 {
+    clock_gettime(clock)
+        .map_or(0, |time| time.tv_sec().saturating_mul(1_000_000).saturating_add(time.tv_nsec() / 1000))
+}
+
+/// Milliseconds of a clock that costs no system call.
+pub fn milliseconds() -> i64 {
+    microseconds(ClockId::CLOCK_MONOTONIC_COARSE) / 1000
+}
