@@ -14,6 +14,7 @@ use nix::errno::Errno;
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use nix::poll::{PollFd, PollFlags, PollTimeout};
 use nix::sys::socket::{self, Backlog, SockFlag};
+use nix::sys::stat::fstat;
 use nix::sys::time::TimeValLike;
 
 use crate::descriptors::{Descriptors, MOST};
@@ -314,34 +315,40 @@ pub fn check_open(fd: RawFd) -> Result<()> {
     fcntl(borrow(fd)?, FcntlArg::F_GETFD).map(drop)
 }
 
-/// A number that the kernel gives to one socket only (SO_COOKIE): tells a reused descriptor from the one before.
+/// What tells a reused descriptor from the one before.
 #[derive(Clone, Copy, Debug)]
-pub struct Cookie(u64);
+pub enum Cookie {
+    /// A number that the kernel gives to one socket only (SO_COOKIE).
+    Told(u64),
+    /// The socket's inode, where the kernel does not tell: it is too old, or a security module forbids to ask. No two
+    /// sockets have the same at a time.
+    Inode(u64),
+}
 
 impl Cookie {
-    /// No socket's: there is one, but the kernel does not tell (a security module forbids it, or it is too old).
-    const UNTOLD: Self = Self(0);
-
     /// That of the socket behind this descriptor: EBADF or ENOTSOCK where there is none.
     #[allow(unsafe_code, reason = "nix does not know SO_COOKIE")]
     pub fn of(fd: RawFd) -> Result<Self> {
-        let mut cookie = Self(0);
-        let mut size = size_of_val(&cookie.0) as libc::socklen_t;
+        let mut cookie = 0_u64;
+        let mut size = size_of_val(&cookie) as libc::socklen_t;
         // SAFETY: the number has as many bytes as `size` announces.
         let result = unsafe {
-            let place = std::ptr::from_mut(&mut cookie.0).cast();
+            let place = std::ptr::from_mut(&mut cookie).cast();
             libc::getsockopt(fd, libc::SOL_SOCKET, libc::SO_COOKIE, place, &raw mut size)
         };
         match Errno::result(result) {
-            Ok(_) => Ok(cookie),
+            Ok(_) => Ok(Self::Told(cookie)),
             Err(errno @ (Errno::EBADF | Errno::ENOTSOCK)) => Err(errno),
-            Err(_) => Ok(Self::UNTOLD),
+            Err(_) => Ok(Self::Inode(fstat(borrow(fd)?)?.st_ino)),
         }
     }
 
     /// Whether both may be of one socket, as far as was told.
     pub fn may_be(self, other: Self) -> bool {
-        self.0 == other.0 || [self.0, other.0].contains(&Self::UNTOLD.0)
+        match (self, other) {
+            (Self::Told(one), Self::Told(other)) | (Self::Inode(one), Self::Inode(other)) => one == other,
+            (Self::Told(_), Self::Inode(_)) | (Self::Inode(_), Self::Told(_)) => true,
+        }
     }
 }
 
