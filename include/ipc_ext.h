@@ -164,7 +164,8 @@ enum ipc_errors ipc_pending(const struct ipc_connection_info *p,
  *
  * `max_message`: the longest payload that the peer may announce, in bytes. One that announces more breaks the
  * protocol: ipc_wait_event tells an ERROR and the DISCONNECTION, ipc_read fails with EPROTO.
- * `max_queue`: how many bytes may be queued by ipc_write, once the peer does not read, and by ipc_queue.
+ * `max_queue`: how many bytes may be queued by ipc_write, once the peer does not read, and by ipc_queue. The
+ * rest of a message that has begun to leave is kept in any case.
  * 0 is the limit that holds where none is set: IPC_MAX_MESSAGE_SIZE, and 16 MiB.
  *
  * Errors: IPC_ERROR_CONNECTION_GEN__NO_CINFO: NULL (EINVAL).

@@ -166,4 +166,72 @@ mod tests {
             assert!(step < 100 || sent == "halfone|+two|+three|four|", "{sent}");
         }
     }
+
+    /// A byte that waits: its value, the descriptor that has to go with it, and the number of its frame.
+    type Waiting = (u8, Option<RawFd>, usize);
+
+    /// Sends what a sink takes that stops after so many calls, each of which takes at most `most` bytes.
+    fn flush_some(queue: &mut Outbound, expected: &mut VecDeque<Waiting>, calls: usize, most: usize) {
+        let mut left = calls;
+        let flushed = queue.flush(|pieces, descriptor| {
+            left = left.checked_sub(1).ok_or(Errno::EAGAIN)?;
+            let offered: Vec<u8> = pieces.iter().flat_map(|piece| piece.iter().copied()).collect();
+            let behind = expected.range(..offered.len());
+            assert!(behind.clone().map(|(byte, ..)| *byte).eq(offered.iter().copied()), "in order");
+            let (_, first, frame) = *expected.front().unwrap();
+            assert_eq!(descriptor, first, "with the first byte");
+            let is_apart = |(_, other, number): &Waiting| match descriptor {
+                Some(_) => *number == frame,
+                None => other.is_none(),
+            };
+            assert!(behind.clone().all(is_apart), "with no other frame");
+            let taken = offered.len().min(most);
+            expected.drain(..taken);
+            Ok(taken)
+        });
+        assert_eq!(flushed.is_ok(), expected.is_empty());
+        assert_eq!(queue.len(), expected.len());
+    }
+
+    #[test]
+    fn whatever_is_put_in_and_however_it_is_taken_all_leaves_in_order_and_once() {
+        const LIMIT: usize = 150;
+        let mut state = 1_u64;
+        let mut below = |limit: u64| {
+            state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+            usize::try_from((state >> 33) % limit).unwrap()
+        };
+        for _ in 0..300 {
+            let (mut queue, mut expected) = (Outbound::default(), VecDeque::new());
+            for number in 0..40 {
+                let bytes: Vec<u8> = (0..1 + below(30)).map(|place| (number * 31 + place) as u8).collect();
+                let halves = bytes.split_at(below(bytes.len() as u64 + 1));
+                let pieces = [IoSlice::new(halves.0), IoSlice::new(halves.1)];
+                match below(8) {
+                    0..4 => {
+                        let room = queue.reserve(bytes.len(), LIMIT);
+                        assert_eq!(room.is_ok(), expected.len() + bytes.len() <= LIMIT, "the bound");
+                        if room.is_err() {
+                            continue;
+                        }
+                        let file = (below(3) == 0).then(|| std::fs::File::open("/dev/null").unwrap());
+                        let raw = file.as_ref().map(AsRawFd::as_raw_fd);
+                        queue.append(&pieces, file.map(OwnedFd::from));
+                        let with = |place: usize| raw.filter(|_| place == 0);
+                        expected.extend(
+                            bytes.iter().enumerate().map(|(place, byte)| (*byte, with(place), number)),
+                        );
+                    }
+                    4 => {
+                        queue.prepend(&pieces).unwrap();
+                        bytes.iter().rev().for_each(|byte| expected.push_front((*byte, None, number)));
+                    }
+                    _ => flush_some(&mut queue, &mut expected, below(6), 1 + below(40)),
+                }
+                assert_eq!(queue.len(), expected.len());
+            }
+            flush_some(&mut queue, &mut expected, usize::MAX, usize::MAX);
+            assert!(queue.is_empty() && queue.descriptors.is_empty());
+        }
+    }
 }

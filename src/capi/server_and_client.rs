@@ -250,9 +250,9 @@ pub unsafe extern "C" fn ipc_read(p: *const ipc_connection_info, m: *mut ipc_mes
 ///
 /// To a connection in no list it returns when the kernel has all of it, however long that takes. To one in
 /// a list it waits only while the peer reads: once it has read nothing for 5 milliseconds the rest is kept
-/// in memory, at most 16 MiB or what ipc_limits has set, and leaves from within later calls of the library, on
-/// ipc_close and at exit.
-/// Several threads may write to one connection.
+/// in memory, and leaves from within later calls of the library, on ipc_close and at exit. What is kept is at
+/// most 16 MiB, or what ipc_limits has set, beside the rest of one message that has begun to leave. Several
+/// threads may write to one connection.
 ///
 /// Errors: IPC_ERROR_MESSAGE_WRITE__NO_MESSAGE_PARAM: `m` is NULL (EINVAL).
 /// IPC_ERROR_MESSAGE_FORMAT__LENGTH: its length is over IPC_MAX_MESSAGE_SIZE (EMSGSIZE).
