@@ -51,6 +51,7 @@ $(LIBRARIES) &: $(SOURCES)
 include benches/bench.mk
 include debian/deb.mk
 include fuzz/fuzz.mk
+include tests/abi/abi.mk
 
 # A page for each function; most of them lead to the page of another one.
 FUNCTION_PAGES := $(wildcard man/*.3)
@@ -114,7 +115,7 @@ demo: all ## build, install into a staging folder, compile the examples, run ser
 test: all check ## run every test; what is left out for want of a tool is told as "SKIPPED:"
 	man/generate.sh --check
 	env -u MAKEFLAGS -u MFLAGS -u MAKELEVEL $(CARGO) test --locked --no-fail-fast
-	@for tool in valgrind pkg-config man mandoc lexgrog dpkg-buildpackage lintian python3 cmake meson $(firstword $(CXX)); do \
+	@for tool in abidiff valgrind pkg-config man mandoc lexgrog dpkg-buildpackage lintian python3 cmake meson $(firstword $(CXX)); do \
 	    command -v "$$tool" > /dev/null || echo "SKIPPED: the tests that need $$tool, which is not installed"; \
 	done
 

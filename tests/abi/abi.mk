@@ -1,0 +1,5 @@
+# Included by the Makefile of the project, which sets CARGO.
+
+.PHONY: abi
+abi: ## write the baseline of the binary interface anew, with abidw
+	LIBIPC_WRITE_ABI=1 $(CARGO) test --locked --test abi -- the_interface_is_that_of_the_baseline
