@@ -14,8 +14,8 @@ use std::time::{Duration, Instant};
 
 use ipc::error::Error;
 use ipc::event_loop::{self, Entry, Kind, List, What};
+use ipc::limit::Limit;
 use ipc::section::Section;
-use ipc::socket::Limit;
 use support::*;
 
 /// A list that counts how often one of its entries is looked at.
@@ -273,5 +273,6 @@ fn promise_10_descriptors_of_1024_and_more() {
     }
     drop(peer);
     assert_eq!(server.next(), Told::Disconnection(fd));
+    free_extras(&mut server);
     drop(low);
 }

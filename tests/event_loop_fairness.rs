@@ -126,6 +126,7 @@ fn promise_6_a_descriptor_that_is_always_ready_starves_nobody() {
         asker.write_all(&frame(2, &[n])).unwrap();
         others_before(&mut server, |told| *told == Told::Message(asker_fd, 2, vec![n]), turns(1));
     }
+    free_extras(&mut server);
 }
 
 #[test]

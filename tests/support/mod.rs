@@ -30,6 +30,12 @@ pub const EMPTY_INFO: ipc_connection_info =
 pub const EMPTY_LIST: ipc_connection_infos = ipc_connection_infos { cinfos: std::ptr::null_mut(), size: 0 };
 pub const EMPTY_MESSAGE: ipc_message = ipc_message { r#type: 0, length: 0, payload: std::ptr::null_mut() };
 
+/// How many times longer than at its own speed this program may take: a tool that slows it down says so in the
+/// environment.
+fn patience() -> u32 {
+    std::env::var("LIBIPC_TEST_PATIENCE").ok().and_then(|times| times.parse().ok()).unwrap_or(1)
+}
+
 /// Ends the whole test program if the test takes longer: nothing here may wait for ever.
 pub struct Limit(std::sync::mpsc::Sender<()>);
 
@@ -37,10 +43,10 @@ pub fn limit(seconds: u64) -> Limit {
     let (alive, watch) = std::sync::mpsc::channel::<()>();
     let name = std::thread::current().name().unwrap_or("a test").to_owned();
     std::thread::spawn(move || {
-        if watch.recv_timeout(Duration::from_secs(seconds)) == Err(std::sync::mpsc::RecvTimeoutError::Timeout)
-        {
+        let limit = Duration::from_secs(seconds) * patience();
+        if watch.recv_timeout(limit) == Err(std::sync::mpsc::RecvTimeoutError::Timeout) {
             // Past the harness, which keeps to itself what a test prints.
-            let _ = writeln!(std::io::stderr(), "{name} has not ended within {seconds} s");
+            let _ = writeln!(std::io::stderr(), "{name} has not ended within {limit:?}");
             std::process::abort();
         }
     });
@@ -49,7 +55,7 @@ pub fn limit(seconds: u64) -> Limit {
 
 /// Waits for a condition, ten seconds at most.
 pub fn until(what: &str, mut condition: impl FnMut() -> bool) {
-    let end = std::time::Instant::now() + Duration::from_secs(10);
+    let end = std::time::Instant::now() + Duration::from_secs(10) * patience();
     while !condition() {
         assert!(std::time::Instant::now() < end, "in vain: {what}");
         std::thread::sleep(Duration::from_millis(1));
