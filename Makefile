@@ -51,6 +51,7 @@ $(LIBRARIES) &: $(SOURCES)
 include benches/bench.mk
 include debian/deb.mk
 include fuzz/fuzz.mk
+include soak/soak.mk
 include tests/abi/abi.mk
 
 # A page for each function; most of them lead to the page of another one.

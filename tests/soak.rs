@@ -1,0 +1,73 @@
+//! `make soak` runs for minutes or hours, when somebody wants it to; this is the same crowd for some rounds, so
+//! that the tool works when it is needed. What it looks at is told in `soak/README.md`.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing, reason = "tests")]
+
+mod staging;
+
+use std::path::{Path, PathBuf};
+
+use staging::Language::C;
+use staging::Linkage::Shared;
+use staging::{Program, make_in, outcome, printed, root};
+
+const BEHAVIOURS: [&str; 9] =
+    ["polite", "flooding", "threads", "descriptors", "slow", "stuck", "hostile", "killed", "dismissed"];
+
+/// The program that `make soak` compiles.
+fn soak() -> Program {
+    let folder = std::fs::read_dir(root().join("soak")).unwrap();
+    let is_c = |path: &PathBuf| path.extension().is_some_and(|extension| extension == "c");
+    let sources: Vec<PathBuf> = folder.map(|file| file.unwrap().path()).filter(is_c).collect();
+    let sources: Vec<&Path> = sources.iter().map(PathBuf::as_path).collect();
+    Program::compile(C, Shared, &sources, &["-pthread"])
+}
+
+/// The cells of the line that begins so.
+fn cells<'a>(table: &'a str, first: &str) -> Vec<&'a str> {
+    let begin = format!("| {first} |");
+    let line =
+        table.lines().find(|line| line.starts_with(&begin)).unwrap_or_else(|| panic!("no {begin}\n{table}"));
+    line.split('|').map(str::trim).filter(|cell| !cell.is_empty()).skip(1).collect()
+}
+
+fn number(cell: &str) -> u64 {
+    cell.parse().unwrap_or_else(|_| panic!("{cell} is no number"))
+}
+
+/// 40 clients at a time, each seat taken three times: the seed says how they behave.
+#[test]
+fn a_crowd_of_all_kinds_finds_every_promise_kept() {
+    let program = soak();
+    let table = printed(program.command().args(["-c", "40", "-r", "3", "-s", "1"]));
+    assert!(table.ends_with("\nEvery promise was kept.\n"), "{table}");
+    for behaviour in BEHAVIOURS {
+        let cells = cells(&table, behaviour);
+        assert!(number(cells[0]) > 0, "no {behaviour} client\n{table}");
+        assert!(number(cells[1]) > 0, "no message of a {behaviour} client\n{table}");
+    }
+    // What the crowd is there for has happened.
+    assert!(number(cells(&table, "refused, since the queue was full (EAGAIN)")[0]) > 0, "{table}");
+    assert!(
+        cells(&table, "ERROR; breaches of the protocol")[0].split("; ").all(|part| number(part) > 0),
+        "{table}"
+    );
+}
+
+/// A seat for each behaviour is needed, and a time.
+#[test]
+fn what_cannot_be_run_is_refused() {
+    let program = soak();
+    for arguments in [&["-c", "19"][..], &["-m", "0"], &["-x"], &["more"]] {
+        let (table, errors, status) = outcome(program.command().args(arguments));
+        assert_eq!((table.as_str(), status.code()), ("", Some(2)), "{arguments:?}");
+        assert!(errors.contains("usage: soak"), "{arguments:?}: {errors}");
+    }
+}
+
+/// The Makefile's way, short.
+#[test]
+fn make_soak_runs_it() {
+    let mut make = make_in(root());
+    let table = printed(make.args(["--silent", "soak", "MINUTES=0.02", "CLIENTS=20", "SEED=7"]));
+    assert!(table.ends_with("\nEvery promise was kept.\n"), "{table}");
+}
