@@ -233,7 +233,7 @@ enum ipc_errors {
      */
     IPC_ERROR_USOCK_CONNECT__SOCKET = 30,
     /**
-     * Connect: no place for the descriptor.
+     * Connect: the place for the descriptor is NULL.
      */
     IPC_ERROR_USOCK_CONNECT__WRONG_FILE_DESCRIPTOR = 31,
     /**
@@ -253,7 +253,7 @@ enum ipc_errors {
      */
     IPC_ERROR_USOCK_REMOVE__NO_FILE = 35,
     /**
-     * Listen: no place for the descriptor.
+     * Listen: the place for the descriptor is NULL.
      */
     IPC_ERROR_USOCK_INIT__EMPTY_FILE_DESCRIPTOR = 36,
     /**
@@ -273,7 +273,7 @@ enum ipc_errors {
      */
     IPC_ERROR_USOCK_INIT__LISTEN = 40,
     /**
-     * Accept: no place for the descriptor.
+     * Accept: the place for the descriptor is NULL.
      */
     IPC_ERROR_USOCK_ACCEPT__PATH_FILE_DESCRIPTOR = 41,
     /**
@@ -293,7 +293,7 @@ enum ipc_errors {
      */
     IPC_ERROR_USOCK_RECV = 45,
     /**
-     * New message: no place for the message.
+     * New message: the place for the message is NULL.
      */
     IPC_ERROR_MESSAGE_NEW__NO_MESSAGE_PARAM = 46,
     /**
@@ -325,11 +325,11 @@ enum ipc_errors {
      */
     IPC_ERROR_MESSAGE_FORMAT_WRITE__EMPTY_MESSAGE = 53,
     /**
-     * Message to buffer: no place for the size.
+     * Message to buffer: the place for the size is NULL.
      */
     IPC_ERROR_MESSAGE_FORMAT_WRITE__EMPTY_MSIZE = 54,
     /**
-     * Message to buffer: no place for the buffer.
+     * Message to buffer: the place for the buffer is NULL.
      */
     IPC_ERROR_MESSAGE_FORMAT_WRITE__EMPTY_BUFFER = 55,
     /**
@@ -497,7 +497,7 @@ extern enum msg_types message_types;
  * IPC_ERROR_USOCK_INIT__EMPTY_PATH: the path is longer than PATH_MAX (ENAMETOOLONG).
  * IPC_ERROR_USOCK_INIT__WRONG_FILE_DESCRIPTOR: socket(2) failed.
  * IPC_ERROR_USOCK_INIT__BIND: another server has the path (EADDRINUSE), or the directory or the socket
- * cannot be made: errno tells (EACCES, ENOENT, ENOTDIR, EROFS; ENAMETOOLONG for a name that is too long for the
+ * cannot be made: errno tells (EACCES, ENOENT, ENOTDIR, EROFS, EMFILE; ENAMETOOLONG for a name that is too long for the
  * file system; ...).
  * IPC_ERROR_USOCK_INIT__LISTEN: listen(2) failed.
  */
@@ -514,7 +514,8 @@ enum ipc_errors ipc_server_init(char **env,
  * IPC_ERROR_CONNECTION__NO_SERVICE_NAME: NULL (EINVAL).
  * IPC_ERROR_USOCK_CONNECT__EMPTY_PATH: the path is longer than PATH_MAX (ENAMETOOLONG).
  * IPC_ERROR_USOCK_CONNECT__SOCKET: no such service (ENOENT), its server is dead (ECONNREFUSED), it is not
- * for you (EACCES), a signal handler has run (EINTR), or socket(2) failed.
+ * for you (EACCES), a socket of another type is there (EPROTOTYPE), a signal handler has run (EINTR), there is
+ * no descriptor left (EMFILE), or socket(2) or connect(2) failed otherwise.
  * IPC_ERROR_NOT_ENOUGH_MEMORY: ENOMEM.
  */
 enum ipc_errors ipc_connection(char **env,

@@ -168,6 +168,8 @@ enum ipc_errors ipc_pending(const struct ipc_connection_info *p,
  * rest of a message that has begun to leave is kept in any case.
  * 0 is the limit that holds where none is set: IPC_MAX_MESSAGE_SIZE, and 16 MiB.
  *
+ * After fork(2) the limits hold in the child, too; what one of the two sets from then on is its own.
+ *
  * Errors: IPC_ERROR_CONNECTION_GEN__NO_CINFO: NULL (EINVAL).
  * IPC_ERROR_MESSAGE_FORMAT__LENGTH: `max_message` is over IPC_MAX_MESSAGE_SIZE (EMSGSIZE).
  * IPC_ERROR_USOCK_RECV: it is not open (EBADF), or no socket (ENOTSOCK).
@@ -206,7 +208,8 @@ enum ipc_errors ipc_write_fd(const struct ipc_connection_info *p,
  * descriptors.
  *
  * At most 16 wait to be taken, each close-on-exec; ipc_take_fd gives them out. Those that are not taken are closed
- * when the connection is received from again, by ipc_read or ipc_wait_event, or with the connection.
+ * when the connection is received from again, by ipc_read or ipc_wait_event, or with the connection. After
+ * fork(2) it holds in the child, too.
  *
  * Errors: IPC_ERROR_CONNECTION_GEN__NO_CINFO: NULL (EINVAL).
  * IPC_ERROR_USOCK_RECV: it is not open (EBADF), or no socket (ENOTSOCK).

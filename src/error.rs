@@ -111,7 +111,7 @@ pub enum ipc_errors {
     IPC_ERROR_USOCK_SEND = 29,
     /// Connect: no connection to the service.
     IPC_ERROR_USOCK_CONNECT__SOCKET = 30,
-    /// Connect: no place for the descriptor.
+    /// Connect: the place for the descriptor is NULL.
     IPC_ERROR_USOCK_CONNECT__WRONG_FILE_DESCRIPTOR = 31,
     /// Connect: empty path, or one that is too long.
     IPC_ERROR_USOCK_CONNECT__EMPTY_PATH = 32,
@@ -121,7 +121,7 @@ pub enum ipc_errors {
     IPC_ERROR_USOCK_REMOVE__UNLINK = 34,
     /// Remove: there is no such file.
     IPC_ERROR_USOCK_REMOVE__NO_FILE = 35,
-    /// Listen: no place for the descriptor.
+    /// Listen: the place for the descriptor is NULL.
     IPC_ERROR_USOCK_INIT__EMPTY_FILE_DESCRIPTOR = 36,
     /// Listen: no socket could be made.
     IPC_ERROR_USOCK_INIT__WRONG_FILE_DESCRIPTOR = 37,
@@ -131,7 +131,7 @@ pub enum ipc_errors {
     IPC_ERROR_USOCK_INIT__BIND = 39,
     /// Listen: the socket cannot listen.
     IPC_ERROR_USOCK_INIT__LISTEN = 40,
-    /// Accept: no place for the descriptor.
+    /// Accept: the place for the descriptor is NULL.
     IPC_ERROR_USOCK_ACCEPT__PATH_FILE_DESCRIPTOR = 41,
     /// Accept: no client could be taken from the socket.
     IPC_ERROR_USOCK_ACCEPT = 42,
@@ -141,7 +141,7 @@ pub enum ipc_errors {
     IPC_ERROR_USOCK_RECV__NO_LENGTH = 44,
     /// Receive: the socket does not give the bytes of a frame.
     IPC_ERROR_USOCK_RECV = 45,
-    /// New message: no place for the message.
+    /// New message: the place for the message is NULL.
     IPC_ERROR_MESSAGE_NEW__NO_MESSAGE_PARAM = 46,
     /// Read a message: no message structure.
     IPC_ERROR_MESSAGE_READ__NO_MESSAGE_PARAM = 47,
@@ -157,9 +157,9 @@ pub enum ipc_errors {
     IPC_ERROR_MESSAGE_FORMAT__LENGTH = 52,
     /// Message to buffer: no message structure.
     IPC_ERROR_MESSAGE_FORMAT_WRITE__EMPTY_MESSAGE = 53,
-    /// Message to buffer: no place for the size.
+    /// Message to buffer: the place for the size is NULL.
     IPC_ERROR_MESSAGE_FORMAT_WRITE__EMPTY_MSIZE = 54,
-    /// Message to buffer: no place for the buffer.
+    /// Message to buffer: the place for the buffer is NULL.
     IPC_ERROR_MESSAGE_FORMAT_WRITE__EMPTY_BUFFER = 55,
     /// Buffer to message: no message structure.
     IPC_ERROR_MESSAGE_FORMAT_READ__EMPTY_MESSAGE = 56,
@@ -204,22 +204,22 @@ const SENTENCES: [&CStr; 60] = [
     c"delete: no connection",
     c"send: the socket does not take the bytes",
     c"connect: no connection to the service",
-    c"connect: no place for the descriptor",
+    c"connect: the place for the descriptor is NULL",
     c"connect: empty path, or one that is too long",
     c"close: the descriptor cannot be closed",
     c"remove: the socket's file cannot be removed",
     c"remove: there is no such file",
-    c"listen: no place for the descriptor",
+    c"listen: the place for the descriptor is NULL",
     c"listen: no socket could be made",
     c"listen: empty path, or one that is too long",
     c"listen: the path cannot be bound",
     c"listen: the socket cannot listen",
-    c"accept: no place for the descriptor",
+    c"accept: the place for the descriptor is NULL",
     c"accept: no client could be taken from the socket",
     c"receive: no buffer",
     c"receive: no length",
     c"receive: the socket does not give the bytes of a frame",
-    c"new message: no place for the message",
+    c"new message: the place for the message is NULL",
     c"read a message: no message structure",
     c"write a message: no message structure",
     c"write a message: not all of it can be written now",
@@ -227,8 +227,8 @@ const SENTENCES: [&CStr; 60] = [
     c"format a message: payload and length contradict each other",
     c"format a message: the length is below 0 or over the maximum",
     c"message to buffer: no message structure",
-    c"message to buffer: no place for the size",
-    c"message to buffer: no place for the buffer",
+    c"message to buffer: the place for the size is NULL",
+    c"message to buffer: the place for the buffer is NULL",
     c"buffer to message: no message structure",
     c"buffer to message: no buffer",
     c"buffer to message: the size is not that of one frame",

@@ -72,7 +72,8 @@ pub unsafe extern "C" fn ipc_write_fd(
 /// descriptors.
 ///
 /// At most 16 wait to be taken, each close-on-exec; ipc_take_fd gives them out. Those that are not taken are closed
-/// when the connection is received from again, by ipc_read or ipc_wait_event, or with the connection.
+/// when the connection is received from again, by ipc_read or ipc_wait_event, or with the connection. After
+/// fork(2) it holds in the child, too.
 ///
 /// Errors: IPC_ERROR_CONNECTION_GEN__NO_CINFO: NULL (EINVAL).
 /// IPC_ERROR_USOCK_RECV: it is not open (EBADF), or no socket (ENOTSOCK).

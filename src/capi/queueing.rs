@@ -74,6 +74,8 @@ pub unsafe extern "C" fn ipc_pending(p: *const ipc_connection_info, bytes: *mut 
 /// rest of a message that has begun to leave is kept in any case.
 /// 0 is the limit that holds where none is set: IPC_MAX_MESSAGE_SIZE, and 16 MiB.
 ///
+/// After fork(2) the limits hold in the child, too; what one of the two sets from then on is its own.
+///
 /// Errors: IPC_ERROR_CONNECTION_GEN__NO_CINFO: NULL (EINVAL).
 /// IPC_ERROR_MESSAGE_FORMAT__LENGTH: `max_message` is over IPC_MAX_MESSAGE_SIZE (EMSGSIZE).
 /// IPC_ERROR_USOCK_RECV: it is not open (EBADF), or no socket (ENOTSOCK).

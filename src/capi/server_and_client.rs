@@ -52,7 +52,7 @@ unsafe fn path_of(
 /// IPC_ERROR_USOCK_INIT__EMPTY_PATH: the path is longer than PATH_MAX (ENAMETOOLONG).
 /// IPC_ERROR_USOCK_INIT__WRONG_FILE_DESCRIPTOR: socket(2) failed.
 /// IPC_ERROR_USOCK_INIT__BIND: another server has the path (EADDRINUSE), or the directory or the socket
-/// cannot be made: errno tells (EACCES, ENOENT, ENOTDIR, EROFS; ENAMETOOLONG for a name that is too long for the
+/// cannot be made: errno tells (EACCES, ENOENT, ENOTDIR, EROFS, EMFILE; ENAMETOOLONG for a name that is too long for the
 /// file system; ...).
 /// IPC_ERROR_USOCK_INIT__LISTEN: listen(2) failed.
 #[unsafe(no_mangle)]
@@ -90,7 +90,8 @@ pub unsafe extern "C" fn ipc_server_init(
 /// IPC_ERROR_CONNECTION__NO_SERVICE_NAME: NULL (EINVAL).
 /// IPC_ERROR_USOCK_CONNECT__EMPTY_PATH: the path is longer than PATH_MAX (ENAMETOOLONG).
 /// IPC_ERROR_USOCK_CONNECT__SOCKET: no such service (ENOENT), its server is dead (ECONNREFUSED), it is not
-/// for you (EACCES), a signal handler has run (EINTR), or socket(2) failed.
+/// for you (EACCES), a socket of another type is there (EPROTOTYPE), a signal handler has run (EINTR), there is
+/// no descriptor left (EMFILE), or socket(2) or connect(2) failed otherwise.
 /// IPC_ERROR_NOT_ENOUGH_MEMORY: ENOMEM.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn ipc_connection(
