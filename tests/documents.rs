@@ -9,7 +9,9 @@ use std::io::{self, Write};
 use std::path::Path;
 use std::process::{Command, Stdio};
 
-use staging::{Language, Linkage, Program, Running, WARNINGS, printed, root, run, stage, text_of, until};
+use staging::{
+    Language, Linkage, Program, Running, WARNINGS, has, printed, root, run, skipped, stage, text_of, until,
+};
 
 /// The blocks of C in a text, and the number of the first line of each.
 fn blocks(text: &str) -> Vec<(usize, String)> {
@@ -87,6 +89,27 @@ fn the_programs_of_the_manual_compile() {
     for program in programs {
         compile("libipc.7.md", &program);
     }
+}
+
+/// libipc(7) shows a server and a client, and says how to try both; the server ends well on the signal.
+#[test]
+fn the_server_and_the_client_of_the_manual_work_as_it_is_said() {
+    if !has("pkg-config") {
+        return skipped("how to try both programs of libipc(7)", "pkg-config");
+    }
+    let text = text_of("libipc.7.md");
+    let folder = tempfile::tempdir().unwrap();
+    for (name, (_, program)) in ["server.c", "client.c"].iter().zip(programs("libipc.7.md")) {
+        assert!(text.contains(name), "libipc.7.md does not say what {name} is");
+        fs::write(folder.path().join(name), program).unwrap();
+    }
+    let (_, section) = text.split_once("## To try both\n").expect("how to try both");
+    let (_, commands) = section.split_once("```sh\n").unwrap();
+    let (commands, _) = commands.split_once("```").unwrap();
+    let mut shell = Command::new("sh");
+    shell.arg("-c").arg(format!("set -e\n{commands}wait $!")).current_dir(folder.path());
+    stage().point_pkg_config(&mut shell).env("LD_LIBRARY_PATH", stage().lib()).env("TMPDIR", folder.path());
+    assert_eq!(printed(&mut shell), "a message\n");
 }
 
 #[test]

@@ -1,63 +1,21 @@
 //! The examples: pongd sends every message back, whatever its size and whoever else is stuck; pong talks to
-//! it, once or line by line; both end as they should, also under valgrind.
+//! it, once or line by line; both end as they should, also under valgrind and with sanitizers.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing, reason = "tests")]
 
 mod staging;
 
-use std::fs::{self, File};
+use std::fs::File;
 use std::io::{BufRead, BufReader, Read, Seek, Write};
 use std::os::fd::{FromRawFd, OwnedFd};
 use std::os::unix::net::UnixStream;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::{Command, Stdio};
-use std::sync::OnceLock;
 use std::thread;
 
-use staging::{LIMIT, Linkage, Running, has, outcome, printed, root, run, skipped, stage, until, valgrind};
+use staging::examples::{DATA, Under, command, content, frame};
+use staging::{LIMIT, Running, has, outcome, printed, sanitizers, skipped, until};
 
 const MOST: usize = 7_999_995;
-const DATA: u8 = 2;
-
-/// The examples, built by their own Makefile in a copy of their folder.
-fn program(name: &str) -> PathBuf {
-    static BUILT: OnceLock<PathBuf> = OnceLock::new();
-    let folder = BUILT.get_or_init(|| {
-        let copy = stage().room_for("examples-c");
-        for entry in fs::read_dir(root().join("examples-c")).unwrap().map(Result::unwrap) {
-            fs::copy(entry.path(), copy.join(entry.file_name())).unwrap();
-        }
-        let mut make = staging::make_in(&copy);
-        // All anew: a copied program may have been compiled against another library.
-        make.arg("--always-make").arg("CFLAGS=-O2 -g -Werror");
-        if !has("pkg-config") {
-            make.arg(format!("LIBIPC_CFLAGS={}", stage().cflags().join(" ")));
-            make.arg(format!("LIBIPC_LIBS={}", stage().libs(Linkage::Shared).join(" ")));
-        }
-        run(stage().point_pkg_config(&mut make));
-        copy
-    });
-    folder.join(name)
-}
-
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Under {
-    Nothing,
-    Valgrind,
-}
-
-fn command(name: &str, rundir: &Path, under: Under) -> Command {
-    let program = program(name);
-    let mut command = match under {
-        Under::Nothing => Command::new(program),
-        Under::Valgrind => {
-            let mut valgrind = valgrind();
-            valgrind.arg(program);
-            valgrind
-        }
-    };
-    command.env("IPC_RUNDIR", rundir).env("LD_LIBRARY_PATH", stage().lib());
-    command
-}
 
 /// A pongd with a run directory of its own.
 struct Server {
@@ -87,11 +45,7 @@ impl Server {
     }
 
     fn said(&self) -> String {
-        let mut file = self.said.try_clone().unwrap();
-        let mut text = Vec::new();
-        file.rewind().unwrap();
-        file.read_to_end(&mut text).unwrap();
-        String::from_utf8_lossy(&text).into_owned()
+        content(&self.said)
     }
 
     fn connect(&self) -> UnixStream {
@@ -116,11 +70,6 @@ impl Server {
         assert_eq!(status.code(), Some(0), "{status}: {}", self.said());
         assert!(!self.socket().exists(), "the socket is still there");
     }
-}
-
-fn frame(payload: &[u8]) -> Vec<u8> {
-    let length = u32::try_from(payload.len()).unwrap();
-    [&[DATA][..], &length.to_ne_bytes(), payload].concat()
 }
 
 fn pattern(size: usize) -> Vec<u8> {
@@ -329,14 +278,11 @@ fn pong_talks_at_a_terminal() {
     }
 }
 
-#[test]
-fn in_valgrind() {
-    if !has("valgrind") {
-        return skipped("the examples under valgrind", "valgrind");
-    }
-    let server = Server::start(Under::Valgrind);
-    assert_eq!(printed(&mut server.pong(&[], Under::Valgrind)), "hello\n");
-    let mut talk = Talk::start(&server, Under::Valgrind, Stdio::piped());
+/// Both examples, from their start to their end.
+fn talk_and_stop(under: Under) {
+    let server = Server::start(under);
+    assert_eq!(printed(&mut server.pong(&[], under)), "hello\n");
+    let mut talk = Talk::start(&server, under, Stdio::piped());
     let mut input = pipe_of(&talk);
     ask(&mut talk, &mut input, &["one", "", "three"]);
     drop(input);
@@ -346,4 +292,19 @@ fn in_valgrind() {
     half.write_all(&frame(b"half")[..7]).unwrap();
     // Both are still connected; pongd closes and frees what it has of them.
     server.stop();
+}
+
+#[test]
+fn in_valgrind() {
+    if !has("valgrind") {
+        return skipped("the examples under valgrind", "valgrind");
+    }
+    talk_and_stop(Under::Valgrind);
+}
+
+#[test]
+fn with_sanitizers() {
+    if sanitizers::watch("the examples") {
+        talk_and_stop(Under::Sanitizers);
+    }
 }

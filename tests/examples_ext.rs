@@ -1,224 +1,17 @@
 //! The examples for ipc_ext.h do what examples-c/README.md says of them, and end as they should, also under
-//! valgrind. That they compile without a warning is part of each test: it is how they are built.
+//! valgrind and with sanitizers. That they compile without a warning is part of each test: it is how they are built.
+//! Those that transfer much are in `tests/examples_transfers.rs`.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing, reason = "tests")]
 
 mod staging;
 
 use std::fmt::Write as _;
-use std::fs::{self, File, Permissions};
-use std::io::{BufRead, BufReader, Read, Seek, Write};
-use std::os::unix::fs::{PermissionsExt, symlink};
-use std::os::unix::net::UnixStream;
-use std::os::unix::process::CommandExt;
-use std::path::{Path, PathBuf};
-use std::process::{ChildStdin, ChildStdout, Command, Stdio};
-use std::sync::OnceLock;
+use std::fs;
+use std::io::Write;
+use std::process::{Command, Stdio};
 
-use staging::{LIMIT, Linkage, Running, has, outcome, printed, root, run, skipped, stage, until, valgrind};
-
-const DATA: u8 = 2;
-
-/// The examples, built by their own Makefile in a copy of their folder.
-fn program(name: &str) -> PathBuf {
-    static BUILT: OnceLock<PathBuf> = OnceLock::new();
-    let folder = BUILT.get_or_init(|| {
-        let copy = stage().room_for("examples-c");
-        for entry in fs::read_dir(root().join("examples-c")).unwrap().map(Result::unwrap) {
-            fs::copy(entry.path(), copy.join(entry.file_name())).unwrap();
-        }
-        let mut make = staging::make_in(&copy);
-        // All anew: a copied program may have been compiled against another library.
-        make.arg("--always-make").arg("CFLAGS=-O2 -g -Werror");
-        if !has("pkg-config") {
-            make.arg(format!("LIBIPC_CFLAGS={}", stage().cflags().join(" ")));
-            make.arg(format!("LIBIPC_LIBS={}", stage().libs(Linkage::Shared).join(" ")));
-        }
-        run(stage().point_pkg_config(&mut make));
-        copy
-    });
-    folder.join(name)
-}
-
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Under {
-    Nothing,
-    Valgrind,
-}
-
-fn command(name: &str, rundir: &Path, under: Under) -> Command {
-    let program = program(name);
-    let mut command = match under {
-        Under::Nothing => Command::new(program),
-        Under::Valgrind => {
-            let mut valgrind = valgrind();
-            valgrind.arg(program);
-            valgrind
-        }
-    };
-    command.env("IPC_RUNDIR", rundir).env("LD_LIBRARY_PATH", stage().lib());
-    command
-}
-
-fn content(file: &File) -> String {
-    let mut file = file.try_clone().unwrap();
-    let mut text = Vec::new();
-    file.rewind().unwrap();
-    file.read_to_end(&mut text).unwrap();
-    String::from_utf8_lossy(&text).into_owned()
-}
-
-/// A server with a run directory of its own.
-struct Server {
-    running: Running,
-    rundir: tempfile::TempDir,
-    socket: PathBuf,
-    said: File,
-    complained: File,
-    under: Under,
-}
-
-impl Server {
-    /// `service` is what it opens; its input stays open until somebody takes it.
-    fn start(name: &str, service: &str, arguments: &[&str], under: Under) -> Self {
-        let rundir = tempfile::tempdir().unwrap();
-        let [said, complained] = [tempfile::tempfile().unwrap(), tempfile::tempfile().unwrap()];
-        let mut command = command(name, rundir.path(), under);
-        command.args(arguments).stdin(Stdio::piped());
-        command.stdout(said.try_clone().unwrap()).stderr(complained.try_clone().unwrap());
-        let running = Running::start(&mut command);
-        let socket = rundir.path().join(format!("{service}-0-0"));
-        let server = Self { running, rundir, socket, said, complained, under };
-        until("a server that listens", || {
-            assert!(!server.running.has_ended(), "{name} has ended: {}", server.complaints());
-            server.said() == format!("listening at {}\n", server.socket.display())
-        });
-        server
-    }
-
-    fn said(&self) -> String {
-        content(&self.said)
-    }
-
-    fn complaints(&self) -> String {
-        content(&self.complained)
-    }
-
-    /// One of its clients; under valgrind where the server is.
-    fn client(&self, name: &str, arguments: &[&str]) -> Command {
-        let mut command = command(name, self.rundir.path(), self.under);
-        command.args(arguments);
-        command
-    }
-
-    fn connect(&self) -> Raw {
-        Raw::connect(&self.socket)
-    }
-
-    fn input(&self) -> ChildStdin {
-        self.running.child().stdin.take().unwrap()
-    }
-
-    /// It ends by itself, or has been told to: status 0, and no socket is left. What it has said on both.
-    fn end(self) -> (String, String) {
-        let status = self.running.end();
-        assert_eq!(status.code(), Some(0), "{status}: {}", self.complaints());
-        assert!(!self.socket.exists(), "the socket is still there");
-        (self.said(), self.complaints())
-    }
-
-    fn stop(self) -> (String, String) {
-        let process = i32::try_from(self.running.child().id()).unwrap();
-        // SAFETY: a signal to a child that has not been waited for.
-        assert_eq!(unsafe { libc::kill(process, libc::SIGTERM) }, 0);
-        self.end()
-    }
-
-    /// It ends on a signal, and has had nothing to complain of.
-    fn stop_content(self) -> String {
-        let (said, complaints) = self.stop();
-        assert_eq!(complaints, "");
-        said
-    }
-}
-
-/// A client that is in the hands of the test.
-struct Raw(UnixStream);
-
-impl Raw {
-    fn connect(socket: &Path) -> Self {
-        let stream = UnixStream::connect(socket).unwrap();
-        stream.set_read_timeout(Some(LIMIT)).unwrap();
-        stream.set_write_timeout(Some(LIMIT)).unwrap();
-        Self(stream)
-    }
-
-    fn send(&mut self, payload: &[u8]) {
-        self.0.write_all(&frame(payload)).unwrap();
-    }
-
-    fn hear(&mut self) -> String {
-        let mut header = [0; 5];
-        self.0.read_exact(&mut header).unwrap();
-        let length = u32::from_ne_bytes(header[1..].try_into().unwrap());
-        let mut payload = vec![0; usize::try_from(length).unwrap()];
-        self.0.read_exact(&mut payload).unwrap();
-        String::from_utf8(payload).unwrap()
-    }
-
-    /// What comes until the server closes the connection.
-    fn hear_all(&mut self) -> Vec<u8> {
-        let mut all = Vec::new();
-        self.0.read_to_end(&mut all).unwrap();
-        all
-    }
-}
-
-fn frame(payload: &[u8]) -> Vec<u8> {
-    let length = u32::try_from(payload.len()).unwrap();
-    [&[DATA][..], &length.to_ne_bytes(), payload].concat()
-}
-
-/// A program that is talked with by its standard input and output.
-struct Talk {
-    running: Running,
-    input: Option<ChildStdin>,
-    output: BufReader<ChildStdout>,
-}
-
-impl Talk {
-    fn start(mut command: Command) -> Self {
-        let running = Running::start(command.stdin(Stdio::piped()).stdout(Stdio::piped()));
-        let input = running.child().stdin.take();
-        let output = BufReader::new(running.child().stdout.take().unwrap());
-        Self { running, input, output }
-    }
-
-    fn write(&mut self, text: &str) {
-        self.input.as_ref().unwrap().write_all(text.as_bytes()).unwrap();
-    }
-
-    fn assert_line(&mut self, expected: &str) {
-        let mut line = String::new();
-        self.output.read_line(&mut line).unwrap();
-        assert_eq!(line, format!("{expected}\n"));
-    }
-
-    /// Its input is over, it has nothing more to say and ends well.
-    fn end(mut self) {
-        drop(self.input.take());
-        let mut rest = String::new();
-        self.output.read_to_string(&mut rest).unwrap();
-        assert_eq!(rest, "");
-        assert_eq!(self.running.end().code(), Some(0));
-    }
-}
-
-/// What a client has complained of that has printed nothing and failed.
-fn complaints(command: &mut Command) -> String {
-    let (printed, complaints, status) = outcome(command.stdin(Stdio::null()));
-    assert_eq!((printed.as_str(), status.code()), ("", Some(1)), "{complaints}");
-    complaints
-}
+use staging::examples::{Raw, Server, Talk, Under, command, complaints, frame};
+use staging::{Running, has, outcome, printed, root, sanitizers, skipped, until};
 
 #[test]
 fn clients_without_a_server_and_servers_without_arguments_say_so() {
@@ -484,166 +277,10 @@ fn pollpongd_serves_on_when_its_input_ends() {
     }
     server.stop_content();
 }
-
-// batchd and batch
-
-fn send_many(under: Under, count: u64, size: u64) {
-    let server = Server::start("batchd", "batchd", &[], under);
-    let text = printed(&mut server.client("batch", &[&count.to_string(), &size.to_string()]));
-    let (sent, speed) = text.trim_end().split_once(" in ").unwrap();
-    assert_eq!(sent, format!("{count} messages of {size} bytes"));
-    let (seconds, rate) = speed.split_once(" s: ").unwrap();
-    assert!(seconds.parse::<f64>().unwrap() >= 0.0, "{text}");
-    assert!(rate.strip_suffix(" per second").unwrap().parse::<f64>().unwrap() > 0.0, "{text}");
-
-    let said = server.stop_content();
-    let taken = said.lines().last().unwrap();
-    let at_once = taken.strip_prefix(&format!("{count} messages, {} bytes, ", count * size));
-    let at_once = at_once.and_then(|rest| rest.strip_suffix(" events at once"));
-    let at_once: u64 = at_once.unwrap_or_else(|| panic!("{taken}")).parse().unwrap();
-    assert!((1..=256).contains(&at_once), "{taken}");
-    // What comes together is told together.
-    assert!(size > 1000 || at_once > 10, "{taken}");
-}
-
-#[test]
-fn batch_sends_and_batchd_takes_each_of_many_messages() {
-    send_many(Under::Nothing, 300_000, 100);
-}
-
-/// More than the queue holds, in messages that are larger than what leaves by itself.
-#[test]
-fn batch_waits_for_room() {
-    send_many(Under::Nothing, 300, 1_000_000);
-}
-
-#[test]
-fn batchd_takes_messages_of_several_clients() {
-    let server = Server::start("batchd", "batchd", &[], Under::Nothing);
-    let mut commands: Vec<_> = (0..3).map(|_| server.client("batch", &["20000", "10"])).collect();
-    let running: Vec<_> = commands.iter_mut().map(|one| Running::start(one.stdout(Stdio::null()))).collect();
-    assert!(running.iter().all(|client| client.end().success()));
-    let said = server.stop_content();
-    assert!(said.lines().last().unwrap().starts_with("60000 messages, 600000 bytes, "), "{said}");
-}
-
-// openfiled and openfile
-
-/// A folder with some of everything, in one that openfiled is not to leave.
-fn folder() -> (tempfile::TempDir, PathBuf) {
-    let outside = tempfile::tempdir().unwrap();
-    let folder = outside.path().join("served");
-    fs::create_dir_all(folder.join("below")).unwrap();
-    fs::write(outside.path().join("secret"), "secret").unwrap();
-    fs::write(folder.join("below/file"), "too deep").unwrap();
-    fs::write(folder.join("file"), "a file\nof two lines").unwrap();
-    fs::write(folder.join("..dots"), "a name like another").unwrap();
-    fs::write(folder.join("empty"), "").unwrap();
-    fs::write(folder.join("n".repeat(255)), "the longest name").unwrap();
-    symlink("file", folder.join("link")).unwrap();
-    run(Command::new("mkfifo").arg(folder.join("fifo")));
-    (outside, folder)
-}
-
-fn open_files(under: Under) {
-    let (_outside, folder) = folder();
-    let server = Server::start("openfiled", "openfiled", &[folder.to_str().unwrap()], under);
-    let longest = "n".repeat(255);
-    for name in ["file", "..dots", "empty", &longest] {
-        let expected = fs::read_to_string(folder.join(name)).unwrap();
-        assert_eq!(printed(&mut server.client("openfile", &[name])), expected, "{name}");
-    }
-    let below = format!("{}/file", folder.display());
-    for (name, reason) in [
-        ("missing", "No such file or directory"),
-        ("", "Invalid argument"),
-        (".", "Invalid argument"),
-        ("..", "Invalid argument"),
-        ("../secret", "Invalid argument"),
-        ("below", "Invalid argument"),
-        ("below/file", "Invalid argument"),
-        (&below, "Invalid argument"),
-        ("fifo", "Invalid argument"),
-        ("link", "Too many levels of symbolic links"),
-    ] {
-        let text = complaints(&mut server.client("openfile", &[name]));
-        assert_eq!(text, format!("openfile: the server refuses: {reason}\n"), "{name}");
-    }
-    let mut raw = server.connect();
-    raw.send(b"file\0");
-    assert_eq!(raw.hear(), "Invalid argument");
-    // One that asks for what is no name any more does not disturb the others.
-    let text = complaints(&mut server.client("openfile", &[&"n".repeat(256)]));
-    assert!(text.starts_with("openfile: "), "{text}");
-    raw.send(b"file");
-    assert_eq!(raw.hear(), "", "the open file, which a client that has not asked for it does not get");
-    let (_, complaints) = server.stop();
-    assert!(complaints.contains(" asked for more than a name, "), "{complaints}");
-}
-
-#[test]
-fn openfile_reads_files_of_the_folder_and_nothing_else() {
-    open_files(Under::Nothing);
-}
-
-#[test]
-fn openfile_prints_a_large_file_as_it_is() {
-    let (_outside, folder) = folder();
-    let large: String = (0..1_000_000).fold(String::new(), |mut text, n| {
-        writeln!(text, "line {n}").unwrap();
-        text
-    });
-    fs::write(folder.join("large"), &large).unwrap();
-    let server = Server::start("openfiled", "openfiled", &[folder.to_str().unwrap()], Under::Nothing);
-    assert!(printed(&mut server.client("openfile", &["large"])) == large, "another file");
-    server.stop_content();
-}
-
-#[test]
-fn openfiled_keeps_no_descriptor_of_what_it_hands_over() {
-    let (_outside, folder) = folder();
-    let server = Server::start("openfiled", "openfiled", &[folder.to_str().unwrap()], Under::Nothing);
-    let descriptors = format!("/proc/{}/fd", server.running.child().id());
-    let open = || fs::read_dir(&descriptors).unwrap().count();
-    let mut raw = server.connect();
-    raw.send(b"missing");
-    raw.hear();
-    let before = open();
-    for name in ["file", "fifo", "below", "link", "empty"].iter().cycle().take(100) {
-        raw.send(name.as_bytes());
-        raw.hear();
-    }
-    // The last answer says that the one before it is done with.
-    raw.send(b"missing");
-    raw.hear();
-    assert_eq!(open(), before);
-    server.stop_content();
-}
-
-const NOBODY: u32 = 65_534;
-
-#[test]
-fn openfiled_serves_its_own_user_alone() {
-    // SAFETY: it only tells a number.
-    if unsafe { libc::geteuid() } != 0 {
-        return skipped("a client of another user", "right to become one");
-    }
-    let (_outside, folder) = folder();
-    let server = Server::start("openfiled", "openfiled", &[folder.to_str().unwrap()], Under::Nothing);
-    // Where everybody finds the socket and the program.
-    let open_to_all = tempfile::tempdir().unwrap();
-    fs::set_permissions(open_to_all.path(), Permissions::from_mode(0o755)).unwrap();
-    fs::set_permissions(server.rundir.path(), Permissions::from_mode(0o755)).unwrap();
-    fs::set_permissions(&server.socket, Permissions::from_mode(0o777)).unwrap();
-    let copy = open_to_all.path().join("openfile");
-    fs::copy(program("openfile"), &copy).unwrap();
-    fs::copy(stage().library(), open_to_all.path().join("libipc.so.0")).unwrap();
-    let mut client = Command::new(&copy);
-    client.arg("file").env("IPC_RUNDIR", server.rundir.path()).env("LD_LIBRARY_PATH", open_to_all.path());
-    assert_eq!(printed(&mut client), "a file\nof two lines");
-    client.uid(NOBODY).gid(NOBODY);
-    assert_eq!(complaints(&mut client), "openfile: the server refuses: Permission denied\n");
-    server.stop_content();
+fn from_start_to_end(under: Under) {
+    talk_in_a_room(under);
+    tell_the_time(under);
+    serve_in_a_loop_of_its_own(under);
 }
 
 #[test]
@@ -651,11 +288,14 @@ fn in_valgrind() {
     if !has("valgrind") {
         return skipped("the examples for ipc_ext.h under valgrind", "valgrind");
     }
-    talk_in_a_room(Under::Valgrind);
-    tell_the_time(Under::Valgrind);
-    serve_in_a_loop_of_its_own(Under::Valgrind);
-    send_many(Under::Valgrind, 20_000, 100);
-    open_files(Under::Valgrind);
+    from_start_to_end(Under::Valgrind);
+}
+
+#[test]
+fn with_sanitizers() {
+    if sanitizers::watch("the examples for ipc_ext.h") {
+        from_start_to_end(Under::Sanitizers);
+    }
 }
 
 /// The folder's README.md names each program.

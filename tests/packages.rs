@@ -9,10 +9,10 @@ use std::env;
 use std::fs::{self, File};
 use std::io::Write;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::process::Command;
 use std::sync::{Once, OnceLock};
 
-use staging::{Running, answer, files_below, has, make_in, printed, root, run, skipped, text_of, until};
+use staging::{answer, files_below, has, make_in, outcome, printed, root, run, skipped, text_of};
 
 const VERSION: &str = env!("CARGO_PKG_VERSION");
 
@@ -267,7 +267,8 @@ fn lintian_has_nothing_to_say() {
     run(lintian.args(PACKAGES.map(|package| packages.file(package))));
 }
 
-/// The examples that the package brings, compiled with the Makefile that it brings.
+/// The examples that the package brings, compiled with the Makefile that it brings: what autopkgtest runs where the
+/// packages are installed.
 #[test]
 fn the_examples_compile_with_pkg_config_and_run() {
     let Some(packages) = packages() else { return };
@@ -276,30 +277,22 @@ fn the_examples_compile_with_pkg_config_and_run() {
     }
     let folder = packages.unpacked();
     let lib = folder.path().join(&packages.lib);
-    let programs = tempfile::tempdir().unwrap();
-    let mut make = make_in(&folder.path().join("usr/share/doc/libipc-dev/examples"));
-    make.arg(format!("BUILD={}", programs.path().display()))
-        .env_remove("PKG_CONFIG_PATH")
+    let room = tempfile::tempdir().unwrap();
+    let mut script = Command::new(root().join("debian/tests/examples"));
+    for variable in ["MAKEFLAGS", "MFLAGS", "MAKELEVEL", "BUILD", "PKG_CONFIG_PATH"] {
+        script.env_remove(variable);
+    }
+    script
+        .env("AUTOPKGTEST_TMP", room.path())
+        .env("EXAMPLES", folder.path().join("usr/share/doc/libipc-dev/examples"))
+        .env("LD_LIBRARY_PATH", &lib)
         .env("PKG_CONFIG_LIBDIR", lib.join("pkgconfig"))
         .env("PKG_CONFIG_SYSROOT_DIR", folder.path())
         // /usr/include below the folder is not the one that every compiler knows.
         .env("PKG_CONFIG_ALLOW_SYSTEM_CFLAGS", "1")
         .env("PKG_CONFIG_ALLOW_SYSTEM_LIBS", "1");
-    run(&mut make);
-
-    let rundir = tempfile::tempdir().unwrap();
-    let log = programs.path().join("pongd.log");
-    let prepared = |name: &str| {
-        let mut command = Command::new(programs.path().join(name));
-        command.env("LD_LIBRARY_PATH", &lib).env("IPC_RUNDIR", rundir.path()).stdin(Stdio::null());
-        command
-    };
-    let server = Running::start(prepared("pongd").stdout(File::create(&log).unwrap()));
-    until("the server's socket", || {
-        assert!(!server.has_ended(), "the server has ended early");
-        fs::read_to_string(&log).unwrap().starts_with("listening")
-    });
-    assert_eq!(printed(&mut prepared("pong")), "hello\n");
+    let (said, errors, status) = outcome(&mut script);
+    assert!(status.success(), "{status}\n{said}{errors}");
 }
 
 const OLD_PROGRAM: &str = r#"

@@ -3,6 +3,10 @@
 #![allow(dead_code, reason = "each test file uses a part of it")]
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing, reason = "tests")]
 
+pub mod examples;
+pub mod languages;
+pub mod sanitizers;
+
 use std::env;
 use std::ffi::OsStr;
 use std::fs;

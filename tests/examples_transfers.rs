@@ -1,0 +1,195 @@
+//! The examples that transfer many messages and open files do what examples-c/README.md says of them, and end as
+//! they should, also under valgrind and with sanitizers.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing, reason = "tests")]
+
+mod staging;
+
+use std::fmt::Write as _;
+use std::fs::{self, Permissions};
+use std::os::unix::fs::{PermissionsExt, symlink};
+use std::os::unix::process::CommandExt;
+use std::path::PathBuf;
+use std::process::{Command, Stdio};
+
+use staging::examples::{Server, Under, complaints, program};
+use staging::{Running, has, printed, run, sanitizers, skipped, stage};
+
+// batchd and batch
+
+fn send_many(under: Under, count: u64, size: u64) {
+    let server = Server::start("batchd", "batchd", &[], under);
+    let text = printed(&mut server.client("batch", &[&count.to_string(), &size.to_string()]));
+    let (sent, speed) = text.trim_end().split_once(" in ").unwrap();
+    assert_eq!(sent, format!("{count} messages of {size} bytes"));
+    let (seconds, rate) = speed.split_once(" s: ").unwrap();
+    assert!(seconds.parse::<f64>().unwrap() >= 0.0, "{text}");
+    assert!(rate.strip_suffix(" per second").unwrap().parse::<f64>().unwrap() > 0.0, "{text}");
+
+    let said = server.stop_content();
+    let taken = said.lines().last().unwrap();
+    let at_once = taken.strip_prefix(&format!("{count} messages, {} bytes, ", count * size));
+    let at_once = at_once.and_then(|rest| rest.strip_suffix(" events at once"));
+    let at_once: u64 = at_once.unwrap_or_else(|| panic!("{taken}")).parse().unwrap();
+    assert!((1..=256).contains(&at_once), "{taken}");
+    // What comes together is told together.
+    assert!(size > 1000 || at_once > 10, "{taken}");
+}
+
+#[test]
+fn batch_sends_and_batchd_takes_each_of_many_messages() {
+    send_many(Under::Nothing, 300_000, 100);
+}
+
+/// More than the queue holds, in messages that are larger than what leaves by itself.
+#[test]
+fn batch_waits_for_room() {
+    send_many(Under::Nothing, 300, 1_000_000);
+}
+
+#[test]
+fn batchd_takes_messages_of_several_clients() {
+    let server = Server::start("batchd", "batchd", &[], Under::Nothing);
+    let mut commands: Vec<_> = (0..3).map(|_| server.client("batch", &["20000", "10"])).collect();
+    let running: Vec<_> = commands.iter_mut().map(|one| Running::start(one.stdout(Stdio::null()))).collect();
+    assert!(running.iter().all(|client| client.end().success()));
+    let said = server.stop_content();
+    assert!(said.lines().last().unwrap().starts_with("60000 messages, 600000 bytes, "), "{said}");
+}
+
+// openfiled and openfile
+
+/// A folder with some of everything, in one that openfiled is not to leave.
+fn folder() -> (tempfile::TempDir, PathBuf) {
+    let outside = tempfile::tempdir().unwrap();
+    let folder = outside.path().join("served");
+    fs::create_dir_all(folder.join("below")).unwrap();
+    fs::write(outside.path().join("secret"), "secret").unwrap();
+    fs::write(folder.join("below/file"), "too deep").unwrap();
+    fs::write(folder.join("file"), "a file\nof two lines").unwrap();
+    fs::write(folder.join("..dots"), "a name like another").unwrap();
+    fs::write(folder.join("empty"), "").unwrap();
+    fs::write(folder.join("n".repeat(255)), "the longest name").unwrap();
+    symlink("file", folder.join("link")).unwrap();
+    run(Command::new("mkfifo").arg(folder.join("fifo")));
+    (outside, folder)
+}
+
+fn open_files(under: Under) {
+    let (_outside, folder) = folder();
+    let server = Server::start("openfiled", "openfiled", &[folder.to_str().unwrap()], under);
+    let longest = "n".repeat(255);
+    for name in ["file", "..dots", "empty", &longest] {
+        let expected = fs::read_to_string(folder.join(name)).unwrap();
+        assert_eq!(printed(&mut server.client("openfile", &[name])), expected, "{name}");
+    }
+    let below = format!("{}/file", folder.display());
+    for (name, reason) in [
+        ("missing", "No such file or directory"),
+        ("", "Invalid argument"),
+        (".", "Invalid argument"),
+        ("..", "Invalid argument"),
+        ("../secret", "Invalid argument"),
+        ("below", "Invalid argument"),
+        ("below/file", "Invalid argument"),
+        (&below, "Invalid argument"),
+        ("fifo", "Invalid argument"),
+        ("link", "Too many levels of symbolic links"),
+    ] {
+        let text = complaints(&mut server.client("openfile", &[name]));
+        assert_eq!(text, format!("openfile: the server refuses: {reason}\n"), "{name}");
+    }
+    let mut raw = server.connect();
+    raw.send(b"file\0");
+    assert_eq!(raw.hear(), "Invalid argument");
+    // One that asks for what is no name any more does not disturb the others.
+    let text = complaints(&mut server.client("openfile", &[&"n".repeat(256)]));
+    assert!(text.starts_with("openfile: "), "{text}");
+    raw.send(b"file");
+    assert_eq!(raw.hear(), "", "the open file, which a client that has not asked for it does not get");
+    let (_, complaints) = server.stop();
+    assert!(complaints.contains(" asked for more than a name, "), "{complaints}");
+}
+
+#[test]
+fn openfile_reads_files_of_the_folder_and_nothing_else() {
+    open_files(Under::Nothing);
+}
+
+#[test]
+fn openfile_prints_a_large_file_as_it_is() {
+    let (_outside, folder) = folder();
+    let large: String = (0..1_000_000).fold(String::new(), |mut text, n| {
+        writeln!(text, "line {n}").unwrap();
+        text
+    });
+    fs::write(folder.join("large"), &large).unwrap();
+    let server = Server::start("openfiled", "openfiled", &[folder.to_str().unwrap()], Under::Nothing);
+    assert!(printed(&mut server.client("openfile", &["large"])) == large, "another file");
+    server.stop_content();
+}
+
+#[test]
+fn openfiled_keeps_no_descriptor_of_what_it_hands_over() {
+    let (_outside, folder) = folder();
+    let server = Server::start("openfiled", "openfiled", &[folder.to_str().unwrap()], Under::Nothing);
+    let descriptors = format!("/proc/{}/fd", server.running.child().id());
+    let open = || fs::read_dir(&descriptors).unwrap().count();
+    let mut raw = server.connect();
+    raw.send(b"missing");
+    raw.hear();
+    let before = open();
+    for name in ["file", "fifo", "below", "link", "empty"].iter().cycle().take(100) {
+        raw.send(name.as_bytes());
+        raw.hear();
+    }
+    // The last answer says that the one before it is done with.
+    raw.send(b"missing");
+    raw.hear();
+    assert_eq!(open(), before);
+    server.stop_content();
+}
+
+const NOBODY: u32 = 65_534;
+
+#[test]
+fn openfiled_serves_its_own_user_alone() {
+    // SAFETY: it only tells a number.
+    if unsafe { libc::geteuid() } != 0 {
+        return skipped("a client of another user", "right to become one");
+    }
+    let (_outside, folder) = folder();
+    let server = Server::start("openfiled", "openfiled", &[folder.to_str().unwrap()], Under::Nothing);
+    // Where everybody finds the socket and the program.
+    let open_to_all = tempfile::tempdir().unwrap();
+    fs::set_permissions(open_to_all.path(), Permissions::from_mode(0o755)).unwrap();
+    fs::set_permissions(server.rundir.path(), Permissions::from_mode(0o755)).unwrap();
+    fs::set_permissions(&server.socket, Permissions::from_mode(0o777)).unwrap();
+    let copy = open_to_all.path().join("openfile");
+    fs::copy(program("openfile", false), &copy).unwrap();
+    fs::copy(stage().library(), open_to_all.path().join("libipc.so.0")).unwrap();
+    let mut client = Command::new(&copy);
+    client.arg("file").env("IPC_RUNDIR", server.rundir.path()).env("LD_LIBRARY_PATH", open_to_all.path());
+    assert_eq!(printed(&mut client), "a file\nof two lines");
+    client.uid(NOBODY).gid(NOBODY);
+    assert_eq!(complaints(&mut client), "openfile: the server refuses: Permission denied\n");
+    server.stop_content();
+}
+fn from_start_to_end(under: Under) {
+    send_many(under, 20_000, 100);
+    open_files(under);
+}
+
+#[test]
+fn in_valgrind() {
+    if !has("valgrind") {
+        return skipped("batchd and openfiled under valgrind", "valgrind");
+    }
+    from_start_to_end(Under::Valgrind);
+}
+
+#[test]
+fn with_sanitizers() {
+    if sanitizers::watch("batchd and openfiled") {
+        from_start_to_end(Under::Sanitizers);
+    }
+}

@@ -1,0 +1,113 @@
+//! The examples in C, C++ and Python understand each other, and say why they fail; the structures that Python
+//! declares are those of the header.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing, reason = "tests")]
+
+mod staging;
+
+use std::fs;
+use std::io::{Read, Write};
+use std::os::unix::net::UnixStream;
+use std::path::PathBuf;
+use std::process::Command;
+
+use staging::languages::{In, Server};
+use staging::{Language, Linkage, Program, has, outcome, printed, root, skipped, stage, until};
+
+#[test]
+fn the_examples_of_all_languages_understand_each_other() {
+    for server_in in In::all() {
+        let server = Server::start(server_in);
+        for client_in in In::all() {
+            let mut client = client_in.command("pong", server.rundir.path());
+            let expected = if client_in == In::C {
+                "hello\n"
+            } else {
+                client.args(["one", "", "two words, ü"]);
+                "one\n\ntwo words, ü\n"
+            };
+            assert_eq!(printed(&mut client), expected, "pongd: {server_in:?}, pong: {client_in:?}");
+        }
+        // One that breaks the protocol, and one that is still there at the end.
+        let mut hostile = UnixStream::connect(server.socket()).unwrap();
+        hostile.write_all(b"GET / HTTP/1.1\r\n\r\n").unwrap();
+        let _ = hostile.read(&mut [0]);
+        until("the server to tell of it", || server.said().contains("broke the protocol"));
+        let mut stays = UnixStream::connect(server.socket()).unwrap();
+        stays.write_all(&[2, 1, 0, 0, 0, b'x']).ok();
+        stays.read_exact(&mut [0; 6]).unwrap();
+
+        server.signal(libc::SIGTERM);
+        let status = server.running.end();
+        assert_eq!(status.code(), Some(0), "pongd: {server_in:?}: {}", server.said());
+        assert!(!server.socket().exists(), "pongd: {server_in:?} has left its socket");
+        assert_eq!(server.said().lines().last(), Some("ended"));
+        assert_eq!(stays.read(&mut [0]).unwrap(), 0, "pongd: {server_in:?} has not closed its clients");
+    }
+}
+
+#[test]
+fn the_examples_of_all_languages_say_why_they_fail() {
+    for language in In::all() {
+        let folder = tempfile::tempdir().unwrap();
+        for (name, rundir, reason) in [
+            ("pong", folder.path().join(""), "No such file or directory"),
+            ("pongd", folder.path().join("one/two"), "No such file or directory"),
+            ("pongd", PathBuf::from("/proc/self/status"), "Not a directory"),
+        ] {
+            let (_, errors, status) = outcome(&mut language.command(name, &rundir));
+            assert_eq!(status.code(), Some(1), "{language:?} {name}: {errors}");
+            assert!(errors.contains(reason) && errors.starts_with(name), "{language:?}: {errors}");
+            assert_eq!(errors.lines().count(), 1, "{language:?}: {errors}");
+        }
+    }
+}
+
+/// What ctypes makes of the structures is what the compiler makes of the header.
+#[test]
+fn the_structures_of_python_are_those_of_the_header() {
+    if !has("python3") {
+        return skipped("the structures of examples-python", "python3");
+    }
+    let structures: [(&str, &str, &[&str]); 4] = [
+        ("ConnectionInfo", "ipc_connection_info", &["version", "index", "fd", "type", "spath"]),
+        ("ConnectionInfos", "ipc_connection_infos", &["cinfos", "size"]),
+        ("Message", "ipc_message", &["type", "length", "payload"]),
+        ("Event", "ipc_event", &["type", "origin", "m"]),
+    ];
+    let values = [
+        ("NOT_SET", "IPC_EVENT_TYPE_NOT_SET"),
+        ("ERROR", "IPC_EVENT_TYPE_ERROR"),
+        ("EXTRA_SOCKET", "IPC_EVENT_TYPE_EXTRA_SOCKET"),
+        ("CONNECTION", "IPC_EVENT_TYPE_CONNECTION"),
+        ("DISCONNECTION", "IPC_EVENT_TYPE_DISCONNECTION"),
+        ("MESSAGE", "IPC_EVENT_TYPE_MESSAGE"),
+        ("MSG_TYPE_DATA[0]", "MSG_TYPE_DATA"),
+        ("IPC_ERROR_NONE", "IPC_ERROR_NONE"),
+        ("IPC_ERROR_WAIT_EVENT__SELECT", "IPC_ERROR_WAIT_EVENT__SELECT"),
+    ];
+    let mut in_c = "#include <ipc.h>\n#include <stddef.h>\nint main (void)\n{\n".to_owned();
+    let mut in_python = "import ctypes, ipc\n".to_owned();
+    let mut number = |c: String, python: String| {
+        in_c += &format!("printf (\"%d\\n\", (int) {c});\n");
+        in_python += &format!("print({python})\n");
+    };
+    for (python, c, members) in structures {
+        number(format!("sizeof (struct {c})"), format!("ctypes.sizeof(ipc.{python})"));
+        for member in members {
+            let sized = |what| format!("ipc.{python}.{member}.{what}");
+            number(format!("offsetof (struct {c}, {member})"), sized("offset"));
+            number(format!("sizeof ((struct {c} *) 0)->{member}"), sized("size"));
+        }
+    }
+    for (python, c) in values {
+        number(c.to_owned(), format!("ipc.{python}"));
+    }
+    in_c += "return 0;\n}\n";
+    let folder = tempfile::tempdir().unwrap();
+    let source = folder.path().join("numbers.c");
+    fs::write(&source, in_c).unwrap();
+    let c = Program::compile(Language::C, Linkage::Shared, &[&source], &[]);
+    let mut python = Command::new("python3");
+    python.env("LD_LIBRARY_PATH", stage().lib()).env("PYTHONPATH", root().join("examples-python"));
+    assert_eq!(printed(python.args(["-B", "-c", &in_python])), printed(&mut c.command()));
+}

@@ -1,0 +1,114 @@
+//! The pongd and pong of each language, for the tests of the documents: examples-c, examples-cpp,
+//! examples-python.
+
+use std::collections::BTreeMap;
+use std::fs::File;
+use std::io::{Read, Seek};
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::sync::Mutex;
+
+use super::{Linkage, Running, has, make_in, root, run, skipped, stage, until, valgrind};
+
+/// Where pong and pongd of that folder are, built by its own Makefile.
+pub fn built(folder: &'static str, flags: &str) -> PathBuf {
+    static BUILT: Mutex<BTreeMap<&str, PathBuf>> = Mutex::new(BTreeMap::new());
+    let build = || {
+        let room = stage().room_for(folder);
+        let mut make = make_in(&root().join(folder));
+        make.arg(format!("BUILD={}", room.display())).arg(format!("{flags}=-O2 -g -Werror"));
+        if !has("pkg-config") {
+            make.arg(format!("LIBIPC_CFLAGS={}", stage().cflags().join(" ")));
+            make.arg(format!("LIBIPC_LIBS={}", stage().libs(Linkage::Shared).join(" ")));
+        }
+        run(stage().point_pkg_config(make.args([room.join("pong"), room.join("pongd")])));
+        room
+    };
+    BUILT.lock().unwrap().entry(folder).or_insert_with(build).clone()
+}
+
+/// One of the languages in which there are a pong and a pongd.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum In {
+    C,
+    Cpp,
+    CppUnderValgrind,
+    Python,
+}
+
+impl In {
+    pub fn all() -> Vec<Self> {
+        let mut all = vec![Self::C];
+        let cpp = [("g++", Self::Cpp), ("valgrind", Self::CppUnderValgrind)];
+        for (tool, of) in cpp.into_iter().chain([("python3", Self::Python)]) {
+            let needed: &[&str] = if of == Self::CppUnderValgrind { &["g++", tool] } else { &[tool] };
+            match needed.iter().find(|tool| !has(tool)) {
+                Some(tool) => skipped(&format!("the examples, {of:?}"), tool),
+                None => all.push(of),
+            }
+        }
+        all
+    }
+
+    /// pong or pongd, in that language.
+    pub fn command(self, name: &str, rundir: &Path) -> Command {
+        let in_c = || built("examples-c", "CFLAGS").join(name);
+        let in_cpp = || built("examples-cpp", "CXXFLAGS").join(name);
+        let mut command = match self {
+            Self::C => Command::new(in_c()),
+            Self::Cpp => Command::new(in_cpp()),
+            Self::CppUnderValgrind => {
+                let mut valgrind = valgrind();
+                valgrind.arg(in_cpp());
+                valgrind
+            }
+            Self::Python => {
+                let mut python = Command::new("python3");
+                python.arg("-B").arg(root().join("examples-python").join(format!("{name}.py")));
+                python
+            }
+        };
+        command.env("IPC_RUNDIR", rundir).env("LD_LIBRARY_PATH", stage().lib());
+        command
+    }
+}
+
+/// A pongd, in a run directory of its own.
+pub struct Server {
+    pub running: Running,
+    pub rundir: tempfile::TempDir,
+    said: File,
+}
+
+impl Server {
+    pub fn start(language: In) -> Self {
+        let rundir = tempfile::tempdir().unwrap();
+        let said = tempfile::tempfile().unwrap();
+        let mut command = language.command("pongd", rundir.path());
+        command.stdout(said.try_clone().unwrap()).stderr(said.try_clone().unwrap());
+        let server = Self { running: Running::start(&mut command), rundir, said };
+        until("a server that listens", || {
+            assert!(!server.running.has_ended(), "pongd has ended: {}", server.said());
+            server.said().contains("listening at ")
+        });
+        server
+    }
+
+    pub fn socket(&self) -> PathBuf {
+        self.rundir.path().join("pongd-0-0")
+    }
+
+    pub fn said(&self) -> String {
+        let mut text = String::new();
+        let mut file = self.said.try_clone().unwrap();
+        file.rewind().unwrap();
+        file.read_to_string(&mut text).unwrap();
+        text
+    }
+
+    pub fn signal(&self, signal: libc::c_int) {
+        let process = i32::try_from(self.running.child().id()).unwrap();
+        // SAFETY: a signal to a child that has not been waited for.
+        assert_eq!(unsafe { libc::kill(process, signal) }, 0);
+    }
+}

@@ -1,0 +1,91 @@
+//! C programs with AddressSanitizer, LeakSanitizer and UndefinedBehaviorSanitizer. They watch the program's own
+//! code, and the library where it meets the C library: the heap, of which both take, and the memory that it hands
+//! to the kernel.
+
+use std::fs;
+use std::path::Path;
+use std::process::Command;
+use std::sync::OnceLock;
+
+use super::{outcome, skipped};
+
+/// The first report ends the program.
+pub const FLAGS: [&str; 3] =
+    ["-fsanitize=address,undefined", "-fno-sanitize-recover=all", "-fno-omit-frame-pointer"];
+
+/// What can be watched here.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Found {
+    Nothing,
+    /// LeakSanitizer stops the other threads as a debugger does, which not every container allows.
+    AllButLeaks,
+    All,
+}
+
+/// A program of two lines, compiled with the sanitizers; whether it could be, and whether it then ended well and
+/// what it complained of.
+fn tried(folder: &Path, body: &str) -> Option<(bool, String)> {
+    let (source, program) = (folder.join("probe.c"), folder.join("probe"));
+    fs::write(
+        &source,
+        format!("#include <stdlib.h>\nstatic void *volatile kept;\nint main (void) {{ {body} }}\n"),
+    )
+    .unwrap();
+    let mut compiler = Command::new("cc");
+    compiler.args(FLAGS).arg("-w").arg(source).arg("-o").arg(&program);
+    if !compiler.output().unwrap().status.success() {
+        return None;
+    }
+    let (_, errors, status) = outcome(in_environment(&mut Command::new(program)));
+    Some((status.success(), errors))
+}
+
+fn found() -> Found {
+    static FOUND: OnceLock<Found> = OnceLock::new();
+    *FOUND.get_or_init(|| {
+        let folder = tempfile::tempdir().unwrap();
+        match tried(folder.path(), "return 0;") {
+            None => return Found::Nothing,
+            Some((true, _)) => {}
+            Some((false, errors)) => {
+                assert!(errors.contains("LeakSanitizer has encountered a fatal error"), "{errors}");
+                return Found::AllButLeaks;
+            }
+        }
+        // What sees nothing here would see nothing there.
+        let (clean, errors) = tried(folder.path(), "kept = malloc (7); kept = NULL; return 0;").unwrap();
+        assert!(!clean && errors.contains("7 byte(s) leaked"), "a leak is not seen: {errors}");
+        let (clean, errors) =
+            tried(folder.path(), "kept = malloc (7); free (kept); free (kept); return 0;").unwrap();
+        assert!(!clean && errors.contains("double-free"), "a block freed twice is not seen: {errors}");
+        let (clean, errors) =
+            tried(folder.path(), "volatile int most = 2147483647; most = most + 1; return 0;").unwrap();
+        assert!(!clean && errors.contains("signed integer overflow"), "an overflow is not seen: {errors}");
+        Found::All
+    })
+}
+
+/// Whether programs can be run with the sanitizers. What cannot be looked for is told.
+pub fn watch(what: &str) -> bool {
+    match found() {
+        Found::All => return true,
+        Found::AllButLeaks => skipped(&format!("leaks of {what}"), "right to use LeakSanitizer, ptrace(2),"),
+        Found::Nothing => skipped(&format!("{what} with sanitizers"), "compiler with AddressSanitizer"),
+    }
+    found() == Found::AllButLeaks
+}
+
+fn in_environment(command: &mut Command) -> &mut Command {
+    command
+        .env("ASAN_OPTIONS", "detect_stack_use_after_return=1:strict_string_checks=1:detect_leaks=1")
+        .env("UBSAN_OPTIONS", "print_stacktrace=1")
+}
+
+/// Has the command, a program compiled with [`FLAGS`], end with a failure at whatever is wrong.
+pub fn configure(command: &mut Command) -> &mut Command {
+    in_environment(command);
+    if found() == Found::AllButLeaks {
+        command.env("ASAN_OPTIONS", "detect_stack_use_after_return=1:strict_string_checks=1:detect_leaks=0");
+    }
+    command
+}

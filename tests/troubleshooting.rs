@@ -1,0 +1,144 @@
+//! Programs fail as docs/troubleshooting.md tells that they do.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing, reason = "tests")]
+
+mod staging;
+
+use std::fs::{self, Permissions};
+use std::io::{Read, Write};
+use std::os::unix::fs::PermissionsExt;
+use std::os::unix::net::{UnixDatagram, UnixListener, UnixStream};
+use std::os::unix::process::CommandExt;
+use std::path::Path;
+use std::process::Command;
+use std::thread;
+
+use staging::languages::{In, Server, built};
+use staging::{outcome, skipped, stage, text_of};
+
+/// The rows of the document that tell what pong and pongd say, in C.
+struct Rows {
+    document: String,
+    /// Those that nothing has led to yet.
+    left: Vec<String>,
+}
+
+impl Rows {
+    fn read() -> Self {
+        let document = text_of("docs/troubleshooting.md");
+        let is_row = |line: &&str| line.starts_with("| `") && line.contains('(');
+        let left = document.lines().filter(is_row).map(str::to_owned).collect();
+        Self { document, left }
+    }
+
+    /// The program fails, and there is a row that says what it says.
+    fn check(&mut self, command: &mut Command) {
+        let (_, errors, status) = outcome(command);
+        assert_eq!(status.code(), Some(1), "{errors}");
+        // "pong: connecting to pongd: connect: ...": the program's own words, then the library's.
+        let said = errors.trim_end().splitn(3, ": ").nth(2).expect("what the library says");
+        let row = format!("| `{said}` |");
+        assert!(self.document.contains(&row), "docs/troubleshooting.md does not tell of: {errors}");
+        self.left.retain(|line| !line.starts_with(&row));
+    }
+
+    fn check_in(&mut self, rundir: &Path, name: &str) {
+        self.check(&mut In::C.command(name, rundir));
+    }
+}
+
+/// The program with one descriptor beside its standard input and output, which the loader needs.
+fn with_one_descriptor(name: &str, rundir: &Path) -> Command {
+    let program = In::C.command(name, rundir);
+    let mut shell = Command::new("sh");
+    shell.args(["-c", "exec 3>&-; ulimit -n 4; exec \"$0\""]).arg(program.get_program());
+    shell.envs(program.get_envs().filter_map(|(name, value)| Some((name, value?))));
+    shell
+}
+
+fn where_nothing_is_right(rows: &mut Rows, folder: &Path) {
+    fs::write(folder.join("file"), "").unwrap();
+    let too_long = folder.join(format!("{}/", "a".repeat(255)).repeat(16));
+    for name in ["pongd", "pong"] {
+        rows.check_in(&folder.join("not/there"), name);
+        rows.check_in(&folder.join("file"), name);
+        rows.check_in(&folder.join("a".repeat(256)), name);
+        rows.check_in(&too_long, name);
+    }
+    // A client needs a second descriptor for a path that no socket address holds.
+    let long = folder.join("l".repeat(200));
+    rows.check(&mut with_one_descriptor("pongd", folder));
+    rows.check(&mut with_one_descriptor("pong", &long));
+}
+
+fn where_there_is_a_server_already_or_no_more(rows: &mut Rows) {
+    let server = Server::start(In::C);
+    rows.check_in(server.rundir.path(), "pongd");
+    server.signal(libc::SIGKILL);
+    assert!(!server.running.end().success());
+    rows.check_in(server.rundir.path(), "pong");
+
+    let rundir = tempfile::tempdir().unwrap();
+    let _datagrams = UnixDatagram::bind(rundir.path().join("pongd-0-0")).unwrap();
+    rows.check_in(rundir.path(), "pong");
+}
+
+/// Another program answers the client, which has sent ten bytes.
+fn where_no_message_comes(rows: &mut Rows) {
+    type Answer = fn(UnixStream);
+    let answers: [Answer; 3] = [
+        |mut client| {
+            client.read_exact(&mut [0; 10]).unwrap();
+            client.write_all(b"HTTP/1.1 400 Bad Request\r\n").unwrap();
+            let _ = client.read(&mut [0]);
+        },
+        |mut client| client.read_exact(&mut [0; 10]).unwrap(),
+        |mut client| {
+            client.read_exact(&mut [0; 10]).unwrap();
+            client.write_all(&[2, 5, 0, 0, 0, b'h']).unwrap();
+        },
+    ];
+    for answer in answers {
+        let rundir = tempfile::tempdir().unwrap();
+        let listener = UnixListener::bind(rundir.path().join("pongd-0-0")).unwrap();
+        let other = thread::spawn(move || answer(listener.accept().unwrap().0));
+        rows.check_in(rundir.path(), "pong");
+        other.join().unwrap();
+    }
+}
+
+/// To root all is allowed: another user asks then, who must get at the programs.
+fn where_there_is_no_right(rows: &mut Rows, folder: &Path) {
+    // SAFETY: it cannot fail.
+    let user = (unsafe { libc::geteuid() } == 0).then_some(65534);
+    let mode = |path: &Path, mode| fs::set_permissions(path, Permissions::from_mode(mode)).unwrap();
+    let server = Server::start(In::C);
+    mode(server.rundir.path(), 0o755);
+    mode(&server.socket(), 0);
+    mode(folder, 0o555);
+    mode(stage().folder().parent().unwrap(), 0o755);
+    let open_to_all = |path: &Path| fs::metadata(path).unwrap().permissions().mode() & 0o1 != 0;
+    if user.is_none() || built("examples-c", "CFLAGS").ancestors().all(open_to_all) {
+        for (name, rundir) in [("pong", server.rundir.path()), ("pongd", folder)] {
+            let mut command = In::C.command(name, rundir);
+            if let Some(user) = user {
+                command.uid(user).gid(user);
+            }
+            rows.check(&mut command);
+        }
+    } else {
+        skipped("what programs say that have no right", "temporary folder that all users can enter");
+        rows.left.retain(|row| !row.contains("(Permission denied)"));
+    }
+    mode(folder, 0o755);
+}
+
+#[test]
+fn programs_fail_as_it_is_told_that_they_do() {
+    let mut rows = Rows::read();
+    let folder = tempfile::tempdir().unwrap();
+    where_nothing_is_right(&mut rows, folder.path());
+    where_there_is_a_server_already_or_no_more(&mut rows);
+    where_no_message_comes(&mut rows);
+    where_there_is_no_right(&mut rows, folder.path());
+    assert!(rows.left.is_empty(), "nobody has provoked: {:#?}", rows.left);
+}
