@@ -3,6 +3,8 @@
 
 #![forbid(unsafe_code)]
 
+use std::os::fd::RawFd;
+
 use crate::inbound::{Inbound, Longest};
 use crate::outbound::{Outbound, QUEUE_LIMIT};
 use crate::section::Thread;
@@ -91,6 +93,11 @@ impl Connection {
             settings,
             service: None,
         }
+    }
+
+    /// Whether it is the socket behind this descriptor.
+    pub fn is_behind(&self, fd: RawFd) -> bool {
+        Cookie::of(fd).is_ok_and(|cookie| cookie.may_be(self.cookie))
     }
 
     /// Whether there is nothing to remember.

@@ -9,7 +9,7 @@ use std::time::Duration;
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
-use crate::output::{Flushed, flush, is_queued, pause};
+use crate::output::{Flushed, flush_of_another, is_queued, pause};
 use crate::section::Section;
 use crate::{connections, event_loop, limit, socket};
 
@@ -80,7 +80,7 @@ fn flush_some(
     let input_ready = input.is_some() && ready.next() == Some(true);
     let mut later = false;
     for (fd, _) in fds.iter().zip(ready).filter(|(_, ready)| *ready) {
-        later |= flush(section, *fd) == Flushed::Later;
+        later |= flush_of_another(section, *fd) == Flushed::Later;
     }
     if later {
         pause(section);
@@ -120,7 +120,7 @@ pub fn last_flush(section: &mut Section, only: Option<RawFd>) {
         return;
     }
     for fd in queued(section).0 {
-        flush(section, fd);
+        flush_of_another(section, fd);
     }
     let start = limit::milliseconds();
     let spent = if start - WAITED_AT.load(Ordering::Relaxed) < LAST_CHANCE_RETURNS {

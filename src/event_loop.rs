@@ -269,8 +269,10 @@ pub fn wait<L: List>(
             && event_loop.can_happen()
             && let Some(set) = event_loop.set_to_ask()?
         {
-            // One wait brings a part of those who are ready: as many have been looked at as there are.
-            if timeout == 0 && looks > event_loop.members.len() / BATCH {
+            // One look brings a part of those who are ready, and another one what is behind half a message: until all
+            // of them have been looked at, or nobody is left.
+            let enough = looks > event_loop.members.len() / BATCH + 1;
+            if timeout == 0 && (enough || brought.is_some_and(<[_]>::is_empty)) {
                 event_loop.show();
                 return Ok(None);
             }

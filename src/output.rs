@@ -344,11 +344,27 @@ pub fn flush_queue(slot: &mut Slot<'_>, fd: RawFd) -> Result<Flushed, Error> {
 
 /// Sends what is queued for the connection, as far as the kernel takes it now.
 pub fn flush(section: &Section, fd: RawFd) -> Flushed {
+    flush_through(section, fd, fd)
+}
+
+/// [`flush`] for a connection of another thread. That may close it with close(2) at any time, and its number become
+/// another connection's: it is sent through a descriptor that stays what it is.
+pub fn flush_of_another(section: &Section, fd: RawFd) -> Flushed {
+    match socket::duplicate(fd) {
+        Ok(own) => flush_through(section, fd, own.as_raw_fd()),
+        Err(_) => flush(section, fd),
+    }
+}
+
+fn flush_through(section: &Section, fd: RawFd, through: RawFd) -> Flushed {
     let mut slot = connections::lock(section, fd);
-    if slot.get().is_some_and(|connection| connection.writer.is_some()) {
+    let may_send = |connection: &mut Connection| {
+        connection.writer.is_none() && (through == fd || connection.is_behind(through))
+    };
+    if slot.get().is_some_and(|connection| !may_send(connection)) {
         return Flushed::Full;
     }
-    let flushed = flush_queue(&mut slot, fd).unwrap_or(Flushed::All);
+    let flushed = flush_queue(&mut slot, through).unwrap_or(Flushed::All);
     slot.tidy();
     flushed
 }

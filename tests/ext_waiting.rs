@@ -193,6 +193,17 @@ fn a_look_finds_a_message_behind_many_that_have_half_of_one() {
 }
 
 #[test]
+fn a_look_finds_the_end_behind_half_a_message() {
+    let _limit = limit(30);
+    let mut server = Program::server();
+    let (mut peer, fd) = server.peer();
+    peer.write_all(&frame(1, b"words")[..7]).unwrap();
+    drop(peer);
+    assert_eq!(server.look(0), Told::Disconnection(fd));
+    assert_eq!(server.look(0), Seen::Nothing);
+}
+
+#[test]
 fn below_zero_waits_for_ever() {
     let _limit = limit(30);
     let (mut ours, peer) = listed();
