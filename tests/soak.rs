@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 
 use staging::Language::C;
 use staging::Linkage::Shared;
-use staging::{Program, make_in, outcome, printed, root};
+use staging::{Program, make_in, outcome, printed, root, run};
 
 const BEHAVIOURS: [&str; 9] =
     ["polite", "flooding", "threads", "descriptors", "slow", "stuck", "hostile", "killed", "dismissed"];
@@ -67,6 +67,7 @@ fn what_cannot_be_run_is_refused() {
 /// The Makefile's way, short.
 #[test]
 fn make_soak_runs_it() {
+    run(make_in(root()).arg("all"));
     let mut make = make_in(root());
     let table = printed(make.args(["--silent", "soak", "MINUTES=0.02", "CLIENTS=20", "SEED=7"]));
     assert!(table.ends_with("\nEvery promise was kept.\n"), "{table}");
