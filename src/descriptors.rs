@@ -9,6 +9,7 @@ use std::collections::VecDeque;
 use std::os::fd::OwnedFd;
 
 use crate::memory::OutOfMemory;
+use crate::own::Kept;
 
 /// How many may come at once. The kernel closes what is beyond.
 pub const MOST: usize = 16;
@@ -17,7 +18,7 @@ pub const MOST: usize = 16;
 #[derive(Default)]
 pub struct Descriptors {
     /// First those of the last message that was told, then those of frames that are not told yet.
-    all: VecDeque<OwnedFd>,
+    all: VecDeque<Kept>,
     told: u8,
     /// How many of the others came before the last receive, and so with the first of these frames.
     older: u8,
@@ -46,7 +47,7 @@ impl Descriptors {
         for one in come {
             // The others are closed as they are dropped.
             if self.all.len() < MOST {
-                self.all.push_back(one);
+                self.all.push_back(one.into());
             }
         }
     }
@@ -63,7 +64,7 @@ impl Descriptors {
     /// The next descriptor of the last message.
     pub fn take(&mut self) -> Option<OwnedFd> {
         self.told = self.told.checked_sub(1)?;
-        self.all.pop_front()
+        self.all.pop_front().map(Kept::give_away)
     }
 }
 

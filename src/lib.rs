@@ -17,6 +17,7 @@
 //! | [`endpoint`] | who owns a path: listen, connect, close a service |
 //! | [`socket`] | the door to the kernel for descriptors |
 //! | [`limit`] | until when a call may wait |
+//! | [`own`] | which descriptors are the library's own |
 //! | [`section`] | whether this thread is inside the library (signal handlers ask) |
 //! | [`shards`] | a locked map from number to value, cut in parts |
 //! | [`connection`] | one connection's memory: what has come in, what is yet to go out |
@@ -48,6 +49,7 @@ pub mod limit;
 pub mod memory;
 pub mod outbound;
 pub mod output;
+pub mod own;
 pub mod section;
 pub mod service;
 pub mod shards;

@@ -19,6 +19,7 @@ use nix::sys::time::TimeValLike;
 
 use crate::descriptors::{Descriptors, MOST};
 use crate::fork;
+use crate::own::Kept;
 
 /// Whether a call may wait for the peer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -304,10 +305,10 @@ pub fn lock(file: &OwnedFd) -> Result<()> {
 /// Another descriptor of the same file, close-on-exec. A call that waits with it goes on with that file, also where
 /// a signal handler closes the first one and its number becomes another's: the kernel begins the call anew.
 #[allow(unsafe_code, reason = "nix gives the number alone")]
-pub fn duplicate(fd: RawFd) -> Result<OwnedFd> {
+pub fn duplicate(fd: RawFd) -> Result<Kept> {
     let number = fcntl(borrow(fd)?, FcntlArg::F_DUPFD_CLOEXEC(0))?;
     // SAFETY: a new descriptor, which nobody else knows.
-    Ok(unsafe { OwnedFd::from_raw_fd(number) })
+    Ok(unsafe { OwnedFd::from_raw_fd(number) }.into())
 }
 
 /// EBADF for a descriptor that is not open.

@@ -362,3 +362,32 @@ fn a_peer_that_is_gone_is_epipe() {
     assert_eq!(write_fd(ours.as_raw_fd(), 1, b"late", &file), Err((IPC_ERROR_USOCK_SEND, libc::EPIPE)));
     let _kept_open = ours.into_raw_fd();
 }
+
+#[test]
+fn one_that_waits_is_not_taken_for_a_connection_that_had_its_number() {
+    let _limit = limit(30);
+    if !has_own_process("one_that_waits_is_not_taken_for_a_connection_that_had_its_number") {
+        return;
+    }
+    let mut server = Program::server();
+    let (peer, fd) = server.peer();
+    allow(fd);
+    let (passed, mut other_end) = UnixStream::pair().unwrap();
+    let (mut ours, _theirs) =
+        UnixStream::pair().map(|(ours, theirs)| (info(ours.into_raw_fd()), theirs)).unwrap();
+    assert_eq!(unsafe { ipc_add(&mut server.list, &mut ours) }, IPC_ERROR_NONE);
+    // The entry stays in the list, as of a program that forgets to take it out.
+    assert_eq!(unsafe { ipc_close(&mut ours) }, IPC_ERROR_NONE);
+    std::io::Write::write_all(&mut other_end, &frame(9, b"of the program's own")).unwrap();
+    send_with(&peer, &frame(1, b"with a file"), &[passed.as_raw_fd()]);
+    assert_eq!(server.look(10_000), Told::Message(fd, 1, b"with a file".to_vec()));
+    assert!(is_open(ours.fd), "it has the number");
+    have_the_list_looked_through(&mut server.list);
+    assert_eq!(server.look(0), Seen::Nothing);
+    let mut taken = UnixStream::from(take(fd).unwrap());
+    assert_eq!(taken.as_raw_fd(), ours.fd);
+    let mut bytes = frame(0, b"of the program's own");
+    taken.read_exact(&mut bytes).unwrap();
+    assert_eq!(bytes, frame(9, b"of the program's own"));
+    assert_eq!(unsafe { ipc_del(&mut server.list, &mut ours) }, IPC_ERROR_NONE);
+}

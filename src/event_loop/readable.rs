@@ -8,10 +8,13 @@ use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags};
 use nix::sys::eventfd::{EfdFlags, EventFd};
 
 use crate::fork;
+use crate::own::Mark;
 
 /// An epoll set of two: the set of the list, and what the kernel does not know of. It stays the same where the
 /// set of the list is made anew.
 pub struct Readable {
+    /// Of what the program does not know.
+    _own: Mark,
     outer: Epoll,
     /// Readable while something is left that an earlier call has brought.
     left: EventFd,
@@ -25,7 +28,7 @@ impl Readable {
         let outer = Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC)?;
         let left = EventFd::from_flags(EfdFlags::EFD_CLOEXEC | EfdFlags::EFD_NONBLOCK)?;
         outer.add(left.as_fd(), EpollEvent::new(EpollFlags::EPOLLIN, 0))?;
-        Ok(Self { outer, left, is_raised: false, made_by: fork::generation() })
+        Ok(Self { _own: Mark::new(left.as_fd()), outer, left, is_raised: false, made_by: fork::generation() })
     }
 
     /// The set will be closed. A forked child may have it, too, so that it would not leave by itself.
@@ -46,11 +49,6 @@ impl Readable {
     /// The descriptor.
     pub fn fd(&self) -> RawFd {
         self.outer.0.as_raw_fd()
-    }
-
-    /// Both descriptors that it is made of.
-    pub fn numbers(&self) -> [RawFd; 2] {
-        [self.fd(), self.left.as_fd().as_raw_fd()]
     }
 
     /// Whether something is left to tell, beside what the kernel knows of.

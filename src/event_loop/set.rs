@@ -10,6 +10,7 @@ use nix::sys::time::{TimeSpec, TimeValLike};
 use nix::sys::timerfd::{ClockId, Expiration, TimerFd, TimerFlags, TimerSetTimeFlags};
 
 use super::Token;
+use crate::own::{self, Mark};
 use crate::{fork, socket};
 
 /// An epoll set, made by the process that uses it: after a fork a shared one would let each process change the
@@ -18,13 +19,18 @@ use crate::{fork, socket};
 /// The clock is one of its members. A time-out of epoll_wait(2) would have the kernel start and stop a timer
 /// for each message; the clock runs on beside them.
 pub struct Set {
+    _own: [Mark; 2],
     epoll: Epoll,
     clock: TimerFd,
     /// Whether a tick is to come.
     ticking: bool,
     made_by: u32,
-    /// The library's own descriptors. An entry whose descriptor was closed may have the number of one.
-    ours: [RawFd; 4],
+}
+
+/// A descriptor of the program: EBADF for one of the library's own, which an entry whose descriptor was closed may
+/// have the number of.
+fn member(fd: RawFd) -> nix::Result<BorrowedFd<'static>> {
+    if own::is_own(fd) { Err(Errno::EBADF) } else { socket::borrow(fd) }
 }
 
 impl Set {
@@ -36,18 +42,8 @@ impl Set {
         // Told once for each tick: nobody reads the clock.
         let interest = EpollFlags::EPOLLIN | EpollFlags::EPOLLET;
         epoll.add(clock.as_fd(), EpollEvent::new(interest, Token::TICK.data()))?;
-        let ours = [epoll.0.as_raw_fd(), clock.as_fd().as_raw_fd(), -1, -1];
-        Ok(Self { epoll, clock, ticking: false, made_by: fork::generation(), ours })
-    }
-
-    /// Two more descriptors of the library.
-    pub fn spare(&mut self, others: [RawFd; 2]) {
-        let ([epoll, clock, ..], [one, two]) = (self.ours, others);
-        self.ours = [epoll, clock, one, two];
-    }
-
-    fn member(&self, fd: RawFd) -> nix::Result<BorrowedFd<'static>> {
-        if self.ours.contains(&fd) { Err(Errno::EBADF) } else { socket::borrow(fd) }
+        let own = [epoll.0.as_fd(), clock.as_fd()].map(Mark::new);
+        Ok(Self { _own: own, epoll, clock, ticking: false, made_by: fork::generation() })
     }
 
     /// Whether this process has made it.
@@ -84,7 +80,7 @@ impl Set {
     pub fn watch(&self, token: Token, interest: EpollFlags) -> nix::Result<()> {
         match self.add(token, interest) {
             Err(Errno::EEXIST) => {
-                self.epoll.modify(self.member(token.fd)?, &mut EpollEvent::new(interest, token.data()))
+                self.epoll.modify(member(token.fd)?, &mut EpollEvent::new(interest, token.data()))
             }
             result => result,
         }
@@ -92,12 +88,12 @@ impl Set {
 
     /// Watches a descriptor that is not watched yet: EEXIST for one that is, as the file that it is now.
     pub fn add(&self, token: Token, interest: EpollFlags) -> nix::Result<()> {
-        self.epoll.add(self.member(token.fd)?, EpollEvent::new(interest, token.data()))
+        self.epoll.add(member(token.fd)?, EpollEvent::new(interest, token.data()))
     }
 
     /// Watches a descriptor no more.
     pub fn remove(&self, fd: RawFd) {
-        if let Ok(fd) = self.member(fd) {
+        if let Ok(fd) = member(fd) {
             // A closed descriptor has left the set by itself.
             let _ = self.epoll.delete(fd);
         }

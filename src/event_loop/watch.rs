@@ -80,10 +80,9 @@ impl EventLoop {
         self.set = None;
     }
 
-    fn show_set(&mut self) -> Result<(), Error> {
+    fn show_set(&self) -> Result<(), Error> {
         let readable = self.readable.as_ref().filter(|readable| readable.is_own());
-        if let (Some(readable), Some(set)) = (readable, &mut self.set) {
-            set.spare(readable.numbers());
+        if let (Some(readable), Some(set)) = (readable, &self.set) {
             readable.follow(set.as_fd()).map_err(failed)?;
         }
         Ok(())
@@ -177,8 +176,8 @@ impl EventLoop {
                 self.update(fd, |member| member.always_ready = true);
                 self.make_ready(fd, true, false);
             }
-            // Perhaps its number is now one of the library's own descriptors.
-            Err(Errno::EBADF) => self.lose(fd),
+            // Perhaps its number is now one of the library's own descriptors; ELOOP is what ipc_event_fd gives out.
+            Err(Errno::EBADF | Errno::ELOOP) => self.lose(fd),
             Err(errno) => return Err(failed(errno)),
         }
         Ok(())
