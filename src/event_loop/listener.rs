@@ -138,6 +138,9 @@ impl EventLoop {
     /// descriptor the program has closed, the end of that is told first.
     fn announce<L: List>(&mut self, list: &mut L, index: usize) -> Option<Event<L::Origin>> {
         if !self.gone.is_empty() {
+            // Then it, before any who have come later: it was queued just now.
+            self.ready.rotate_right(1);
+            self.old += usize::from(self.old > 0);
             return None;
         }
         let (fd, origin) = (list.entry(index)?.fd, list.origin(index)?);
