@@ -79,7 +79,8 @@ impl Slot<'_> {
     /// Forgets what was remembered of another socket with this number. EBADF if frames were queued since it may
     /// have been the other one: they may have been meant for this.
     pub fn verify(&mut self) -> Result<(), Errno> {
-        let is_assumed = self.get().is_some_and(|connection| connection.is_assumed);
+        let is_assumed =
+            self.get().is_some_and(|connection| connection.is_assumed && !connection.outbound.is_empty());
         self.forget_stranger();
         match self.get() {
             Some(connection) => connection.is_assumed = false,
