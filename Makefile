@@ -53,6 +53,7 @@ include debian/deb.mk
 include fuzz/fuzz.mk
 include soak/soak.mk
 include tests/abi/abi.mk
+include tests/checked/checked.mk
 
 # A page for each function; most of them lead to the page of another one.
 FUNCTION_PAGES := $(wildcard man/*.3)

@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
-# Runs each fuzz target for FUZZ_SECONDS, one after the other, or those that are named as arguments. What is
-# built, the new inputs and the findings go to FUZZ_OUTPUT; the corpora that are checked in stay as they are.
+# Runs each fuzz target for FUZZ_SECONDS, or those that are named as arguments: one after the other, or with
+# FUZZ_PARALLEL=1 all at once. What is built, the new inputs and the findings go to FUZZ_OUTPUT; the corpora that
+# are checked in stay as they are. At the end stands a line for each target.
 #
 # SPDX-License-Identifier: MIT OR Apache-2.0
 set -euo pipefail
@@ -33,28 +34,54 @@ statistic () {
     sed -n "s/^stat::$2: *\([0-9]*\).*/\1/p" "$1" | tail -n 1
 }
 
-"$cargo" "+$toolchain" fuzz build --fuzz-dir .
-summary=""
-failed=0
-for target in "${targets[@]}"; do
-    corpus="$output/corpus/$target" log="$output/$target.log"
-    mkdir -p "$corpus" "$output/findings"
-    known=("corpus/$target")
+# Prints the number behind a name in a line of progress: edges are "cov", features "ft".
+column () {
+    local value
+    value=$(sed -n "s/.* $2: \([0-9]*\) .*/\1/p" <<< "$1")
+    echo "${value:--}"
+}
+
+# One target: what it does goes to its log, what it has done to its line of the table.
+run_target () {
+    local target=$1 corpus="$output/corpus/$1" log="$output/$1.log" begin=$SECONDS result=0 findings progress
+    local known=("corpus/$target")
     [ ! -d "regressions/$target" ] || known+=("regressions/$target")
+    mkdir -p "$corpus" "$output/findings"
+    rm -f "$output/$target.line"
     echo "$target: $seconds s, see $log"
-    result=0
     "$cargo" "+$toolchain" fuzz run --fuzz-dir . "$target" "$corpus" "${known[@]}" -- \
         -artifact_prefix="$output/findings/$target-" -max_total_time="$seconds" \
-        -timeout=10 -max_len=300 -print_final_stats=1 > "$log" 2>&1 || result=$?
+        -timeout=10 -max_len=300 -entropic_scale_per_exec_time=1 -print_final_stats=1 > "$log" 2>&1 || result=$?
     findings=$(grep -a -c '^artifact_prefix=.*Test unit written to' "$log" || true)
     if [ "$result" -ne 0 ]; then
-        failed=1
         grep -a -A 4 -e ' panicked at ' -e '^==[0-9]*==ERROR' -e 'Test unit written to' "$log" || tail -n 20 "$log"
         echo "Once more, with its steps: FUZZ_TRACE=1 $cargo +$toolchain fuzz run --fuzz-dir fuzz $target INPUT"
     fi
-    coverage=$(sed -n 's/.* cov: \([0-9]*\) .*/\1/p' "$log" | tail -n 1)
-    summary+=$(printf '%-8s  %10s  %8s  %8s' "$target" "$(statistic "$log" number_of_executed_units)" \
-        "${coverage:--}" "$findings")$'\n'
+    progress=$(grep -a ' cov: ' "$log" | tail -n 1 || true)
+    # shellcheck disable=SC2059 # the format is that of the head of the table
+    printf "$row" "$target" $((SECONDS - begin)) "$(statistic "$log" number_of_executed_units)" \
+        "$(column "$progress" cov)" "$(column "$progress" ft)" "$findings" > "$output/$target.line"
+    return "$result"
+}
+
+row='%-8s  %7s  %10s  %8s  %8s  %8s\n'
+"$cargo" "+$toolchain" fuzz build --fuzz-dir .
+failed=0
+runs=()
+for target in "${targets[@]}"; do
+    if [ -n "${FUZZ_PARALLEL:-}" ]; then
+        run_target "$target" &
+        runs+=($!)
+    else
+        run_target "$target" || failed=1
+    fi
 done
-printf '%-8s  %10s  %8s  %8s\n%s' target executions edges findings "$summary"
+for run in ${runs[@]+"${runs[@]}"}; do
+    wait "$run" || failed=1
+done
+# shellcheck disable=SC2059
+printf "$row" target seconds executions edges features findings
+for target in "${targets[@]}"; do
+    cat "$output/$target.line"
+done
 exit "$failed"

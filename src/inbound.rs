@@ -398,7 +398,12 @@ mod tests {
             (255, (0..200_000).map(|n| n as u8).collect()),
         ];
         let stream: Vec<u8> = sent.iter().flat_map(|(kind, payload)| frame(*kind, payload)).collect();
+        // Miri would take an hour for the small ones.
+        let smallest = if cfg!(miri) { 4096 } else { 1 };
         for step in [1, 2, 5, 6, 7, 4096, READ_AHEAD, 65_541, usize::MAX] {
+            if step < smallest {
+                continue;
+            }
             for way in [
                 Way::Exact,
                 Way::Ahead,

@@ -39,7 +39,7 @@ fn is_clean_in_valgrind(file: &str) {
     if !has("valgrind") {
         return skipped(&format!("{file} under valgrind"), "valgrind");
     }
-    printed(&mut Program::of_tests(C, Shared, &[file], &[]).command_in_valgrind());
+    printed(&mut Program::of_tests(C, Shared, &[file], &["-pthread"]).command_in_valgrind());
 }
 
 #[test]
@@ -85,6 +85,18 @@ fn exchange() {
 #[test]
 fn exchange_in_valgrind() {
     is_clean_in_valgrind("exchange.c");
+}
+
+#[test]
+fn threads() {
+    for output in outputs(&[C, Cpp], &["threads.c"], &["-pthread"]) {
+        assert_eq!(output, "");
+    }
+}
+
+#[test]
+fn threads_in_valgrind() {
+    is_clean_in_valgrind("threads.c");
 }
 
 #[test]

@@ -4,12 +4,14 @@
 //!
 //! ipc_wait_event is called only where something is certain to be told: it never has a reason to wait, but for
 //! the 10 milliseconds in which it notices what the program has changed by hand. Should it wait all the same,
-//! the limit of whoever runs the script (`-timeout` of the fuzzer) ends the process.
+//! the limit of whoever runs the script ends the process.
 
 mod by_hand;
 mod closing;
 mod connection;
-mod extension;
+mod looking;
+mod passing;
+mod queueing;
 mod sockets;
 mod talking;
 mod waiting;
@@ -89,22 +91,19 @@ impl World {
                 self.pick(script, usable).into_iter().for_each(|number| self.write(number, kind, size, way));
             }
             22 => {
-                let by_bytes = script.coin();
+                let way = script.byte();
                 let readable = |world: &Self, number: usize| {
                     world.connections[number].is_usable() && world.connections[number].state == State::Open
                 };
-                self.pick(script, readable).into_iter().for_each(|number| self.read(number, by_bytes));
+                self.pick(script, readable).into_iter().for_each(|number| self.read(number, way));
             }
             23 => {
                 let (way, at_once) = (script.below(6), script.below(4) > 0);
                 let closeable = |world: &Self, number: usize| {
                     matches!(world.connections[number].state, State::Open | State::ErrorTold)
                 };
-                if let Some(number) = self.pick(script, closeable)
-                    && (way < 2 || self.may_change(at_once))
-                {
-                    self.close(number, way);
-                    self.have_it_noticed(at_once);
+                if let Some(number) = self.pick(script, closeable) {
+                    self.close_in_some_way(number, way, at_once);
                 }
             }
             24 => self.pick(script, Self::may_be_deleted).into_iter().for_each(|number| self.delete(number)),
@@ -169,16 +168,24 @@ impl World {
             usable(world, number) && world.connections[number].state == State::Open
         };
         match step {
-            32 => self.look(script.coin()),
+            32 => {
+                let how = script.byte();
+                self.look(how % 2 == 1, how / 2 % 4 == 3);
+            }
             33 => {
-                let (with_service, room) = (script.below(4) > 0, script.below(9));
-                self.wait_for_many(with_service, room);
+                let (how, room) = (script.byte(), script.below(9));
+                self.wait_for_many(how % 4 > 0, [-1, -1, 0, looking::AMPLE][usize::from(how / 4 % 4)], room);
             }
             34 => {
                 let (kind, size) = (script.byte(), script.size());
                 self.pick(script, usable).into_iter().for_each(|number| self.queue(number, kind, size));
             }
-            35 => self.pick(script, usable).into_iter().for_each(|number| self.flush(number)),
+            35 => {
+                if let Some(number) = self.pick(script, usable) {
+                    self.flush(number);
+                    self.connections[number].check_peer();
+                }
+            }
             36 => {
                 let of_service = script.below(4) == 0;
                 let (longest, queue) = (script.size(), [0, 1, 3000, script.size()][script.below(4)]);
@@ -269,6 +276,8 @@ impl World {
     fn finish(&mut self) {
         trace!("the end");
         self.wait_for_all(true);
+        // What is queued for a connection leaves by itself once the library knows that it is in the list.
+        self.have_it_noticed(true);
         let mut in_vain = 0;
         loop {
             let queued = self.queued();
@@ -287,7 +296,7 @@ impl World {
         for number in 0..self.connections.len() {
             self.delete(number);
             match self.connections[number].state {
-                State::Open | State::ErrorTold => self.close(number, 0),
+                State::Open | State::ErrorTold => self.close_in_some_way(number, 0, true),
                 State::Over => {}
                 state => panic!("{state:?} at the end"),
             }

@@ -5,7 +5,7 @@ use std::ptr;
 use ipc::capi::types::ipc_connection_info;
 
 use super::connection::{Kind, State};
-use super::world::{World, free};
+use super::world::World;
 use crate::targets::script::Script;
 use crate::targets::trace;
 
@@ -77,7 +77,7 @@ impl World {
         at_once || self.may_be_slow()
     }
 
-    /// Has the library look through the whole list with the next call.
+    /// Has the library look through the whole list with the next call, or not.
     pub fn have_it_noticed(&mut self, at_once: bool) {
         if at_once {
             self.changed = true;
@@ -129,7 +129,7 @@ impl World {
             self.list.cinfos.copy_from_nonoverlapping(pointers.as_ptr(), pointers.len());
         }
         self.list.size = i32::try_from(pointers.len()).unwrap();
-        free(old);
+        self.replaced.push(old);
     }
 
     /// The same array.

@@ -9,7 +9,7 @@ use ipc::capi::usock::usock_close;
 use ipc::error::ipc_errors::*;
 
 use super::connection::{Connection, Due, Kind, State};
-use super::extension::Settings;
+use super::queueing::Settings;
 use super::sockets;
 use super::world::{File, World, call, free, free_message, rundir};
 use crate::targets::stream::{Next, frame};
@@ -86,13 +86,25 @@ impl World {
         (connection.info, connection.state) = (ptr::null_mut(), State::Over);
     }
 
-    /// The program has closed the connection itself, in one of several ways.
-    pub fn close(&mut self, number: usize, way: usize) {
+    /// The program closes the connection, and the library notices at once or later.
+    pub fn close_in_some_way(&mut self, number: usize, way: usize, at_once: bool) {
+        // What is queued would hold up the library's own ways for a second.
         let is_queued = self.connections[number].queued() > 0;
+        let way = if is_queued && matches!(way, 0 | 1 | 5) { 2 } else { way };
+        if way < 2 {
+            self.close(number, way);
+        } else if self.may_change(at_once) {
+            self.close(number, way);
+            self.have_it_noticed(at_once);
+        }
+    }
+
+    /// The program closes the connection itself: with ipc_close, usock_close, close(2), while another process has
+    /// it open, with its number taken from the structure, or by that alone.
+    fn close(&mut self, number: usize, way: usize) {
         let connection = &mut self.connections[number];
         let (fd, info) = (connection.fd, connection.info);
-        // What is queued would hold it up for a second.
-        let way = if is_queued && matches!(way, 0 | 1 | 5) { 2 } else { way };
+        let is_queued = connection.queued() > 0;
         trace!("  {fd} is closed, way {way}");
         connection.lossy |= is_queued;
         self.closed.push(fd);
@@ -176,6 +188,7 @@ impl World {
         unsafe { ipc_connections_free(&mut *self.list) };
         assert!(self.list.cinfos.is_null());
         self.event_fd = None;
+        self.hidden = false;
         for number in std::mem::take(&mut self.listed).into_iter().flatten() {
             self.is_unlisted(number);
         }
@@ -187,6 +200,7 @@ impl World {
         self.free_list();
         assert!(self.connections.iter().all(|connection| connection.state == State::Over));
         self.close_service();
+        self.replaced.drain(..).for_each(free);
         free_message(self.event.m.cast());
         self.events.drain(..).for_each(|event| free_message(event.m.cast()));
         for file in &self.files {

@@ -7,7 +7,7 @@ use std::ptr;
 use ipc::capi::types::ipc_connection_info;
 use nix::errno::Errno;
 
-use super::extension::Settings;
+use super::queueing::Settings;
 use super::sockets;
 use crate::targets::stream::{Next, Stream};
 use crate::targets::trace;
@@ -65,15 +65,22 @@ pub struct Connection {
     pub reads: bool,
     /// Whether the connection fails before it ends: the peer has closed with bytes unread.
     pub reset: Due,
-    /// What it was sent and has not read.
+    /// What it was sent and has not read; how much it has read before, and where in all that messages begin with
+    /// which a descriptor goes.
     pub owed: VecDeque<u8>,
+    pub has_read: usize,
+    pub owed_descriptors: VecDeque<usize>,
     /// Some of that may be lost.
     pub lossy: bool,
     /// Whether its DISCONNECTION is told where the program closes it itself.
     pub own_end: Due,
-    /// A read has told that the peer breaks the protocol. The kernel may have nothing more of it, and
-    /// ipc_wait_event then learns of it with what comes next.
-    pub error_read: bool,
+    /// What the peer announced is over a limit that the program has set since. The library may have that header
+    /// in memory, and looks at it again with what the peer sends beyond so many bytes.
+    pub over_by_limit: Option<usize>,
+    /// It was in the list in a call that waits: the library may have read ahead.
+    pub is_looped: bool,
+    /// How often others were told while something of it was due.
+    pub passed_over: usize,
     /// The end of an extra descriptor was told.
     pub end_told: bool,
     /// An extra descriptor that the program reads itself.
@@ -102,9 +109,13 @@ impl Connection {
             reads: true,
             reset: Due::Never,
             owed: VecDeque::new(),
+            has_read: 0,
+            owed_descriptors: VecDeque::new(),
             lossy: false,
             own_end: if kind == Kind::Client { Due::Certainly } else { Due::Never },
-            error_read: false,
+            over_by_limit: None,
+            is_looped: false,
+            passed_over: 0,
             end_told: false,
             is_watched: false,
             settings: Settings::default(),
@@ -155,7 +166,7 @@ impl Connection {
                 let next = match self.next() {
                     Next::Nothing => false,
                     Next::Frame(..) => true,
-                    Next::TooLong => !self.error_read,
+                    Next::TooLong => self.over_by_limit.is_none_or(|sent| sent < self.sent.len()),
                 };
                 next || self.reset == Due::Certainly || self.end_is_due()
             }
@@ -190,7 +201,8 @@ impl Connection {
         match self.state {
             State::Open if self.kind != Kind::Extra => {
                 assert!(self.ended, "a DISCONNECTION of a peer that is there");
-                assert_eq!(self.next(), Next::Nothing, "a DISCONNECTION before what was sent");
+                let is_over = self.next() == Next::Nothing || self.over_by_limit.is_some();
+                assert!(is_over, "a DISCONNECTION before what was sent");
                 assert!(self.reset != Due::Certainly, "a DISCONNECTION without the ERROR before it");
                 assert!(self.end_is_due(), "a DISCONNECTION before what the peer is owed");
             }
@@ -244,11 +256,15 @@ impl Connection {
         let Some(peer) = self.peer.as_ref().filter(|_| self.reads && self.kind != Kind::Extra) else {
             return false;
         };
-        match sockets::read(peer.as_raw_fd(), count) {
-            Ok(bytes) if !bytes.is_empty() => {
+        match sockets::receive(peer.as_raw_fd(), count) {
+            Ok((bytes, descriptors)) if !bytes.is_empty() => {
                 trace!("  the peer of {} reads {} bytes", self.fd, bytes.len());
                 assert!(bytes.len() <= self.owed.len(), "a peer got more than it was sent");
+                self.has_read += bytes.len();
                 assert!(self.owed.drain(..bytes.len()).eq(bytes), "a peer got other bytes than it was sent");
+                let come = self.owed_descriptors.partition_point(|begin| *begin < self.has_read);
+                assert_eq!(descriptors, come, "descriptors go with other bytes than theirs");
+                self.owed_descriptors.drain(..come);
                 true
             }
             Err(Errno::EAGAIN) => false,

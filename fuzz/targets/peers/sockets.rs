@@ -1,12 +1,11 @@
 //! The harness's door to the kernel. What belongs to the program gets the lowest numbers, as the library's own
 //! descriptors do; what belongs to its peers stays out of the way.
 
-use std::io::IoSlice;
+use std::io::{IoSlice, IoSliceMut};
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
-use std::path::Path;
 
 use nix::errno::Errno;
-use nix::sys::socket::{ControlMessage, MsgFlags, sendmsg};
+use nix::sys::socket::{ControlMessage, ControlMessageOwned, MsgFlags, recvmsg, sendmsg};
 
 /// Where the numbers of the peers' descriptors begin.
 const HIGH: RawFd = 300;
@@ -36,14 +35,14 @@ pub fn pair() -> (RawFd, OwnedFd) {
     let mut ends = [0; 2];
     let kind = libc::SOCK_STREAM | libc::SOCK_CLOEXEC;
     check(unsafe { libc::socketpair(libc::AF_UNIX, kind, 0, ends.as_mut_ptr()) });
-    (ends[0], unblock(raise(ends[1])))
+    (ends[0], peer(ends[1]))
 }
 
 /// A pipe for the program to read from, and the end to write to.
 pub fn pipe() -> (RawFd, OwnedFd) {
     let mut ends = [0; 2];
     check(unsafe { libc::pipe2(ends.as_mut_ptr(), libc::O_CLOEXEC) });
-    (ends[0], unblock(raise(ends[1])))
+    (ends[0], peer(ends[1]))
 }
 
 fn unblock(fd: OwnedFd) -> OwnedFd {
@@ -51,13 +50,9 @@ fn unblock(fd: OwnedFd) -> OwnedFd {
     fd
 }
 
-/// A client of the service at the path.
-pub fn connect(path: &Path) -> OwnedFd {
-    let client =
-        raise(check(unsafe { libc::socket(libc::AF_UNIX, libc::SOCK_STREAM | libc::SOCK_CLOEXEC, 0) }));
-    let address = nix::sys::socket::UnixAddr::new(path).unwrap();
-    nix::sys::socket::connect(client.as_raw_fd(), &address).expect("the service is there");
-    unblock(client)
+/// A peer's end, which never waits, of a socket that has connected.
+pub fn peer(fd: RawFd) -> OwnedFd {
+    unblock(raise(fd))
 }
 
 /// Sends what the kernel takes.
@@ -106,12 +101,37 @@ pub fn is_readable(fd: RawFd) -> bool {
     asked.revents == libc::POLLIN
 }
 
+/// Room for what there is to be read, at most `count` bytes; and for one where there is nothing, which finds the end.
+fn room(fd: RawFd, count: usize) -> Vec<u8> {
+    vec![0; unread(fd).max(1).min(count)]
+}
+
 /// Reads at most `count` bytes.
 pub fn read(fd: RawFd, count: usize) -> Result<Vec<u8>, Errno> {
-    let mut bytes = vec![0; count];
+    let mut bytes = room(fd, count);
     let count = Errno::result(unsafe { libc::read(fd, bytes.as_mut_ptr().cast(), count) })?;
     bytes.truncate(count.unsigned_abs());
     Ok(bytes)
+}
+
+/// Receives at most `count` bytes of a socket, and how many descriptors came with them: files to be sent.
+pub fn receive(fd: RawFd, count: usize) -> Result<(Vec<u8>, usize), Errno> {
+    let (mut bytes, mut control) = (room(fd, count), nix::cmsg_space!([RawFd; 8]));
+    let mut room = [IoSliceMut::new(&mut bytes)];
+    let received = recvmsg::<()>(fd, &mut room, Some(&mut control), MsgFlags::MSG_CMSG_CLOEXEC)?;
+    let mut descriptors = 0;
+    for message in received.cmsgs()? {
+        if let ControlMessageOwned::ScmRights(come) = message {
+            descriptors += come.len();
+            come.into_iter().for_each(|fd| {
+                assert_is_null(fd);
+                close(fd);
+            });
+        }
+    }
+    let count = received.bytes;
+    bytes.truncate(count);
+    Ok((bytes, descriptors))
 }
 
 /// How many bytes wait to be read.

@@ -4,13 +4,15 @@ use std::ffi::c_char;
 use std::os::fd::RawFd;
 use std::ptr;
 
+use ipc::capi::messages::{ipc_message_read, ipc_message_write};
 use ipc::capi::server_and_client::{ipc_read, ipc_write};
 use ipc::capi::types::*;
 use ipc::capi::usock::{usock_recv, usock_send};
 use ipc::error::ipc_errors::{self, *};
 
-use super::connection::Due;
-use super::extension::message_of;
+use super::connection::{Connection, Due};
+use super::queueing::message_of;
+use super::sockets;
 use super::world::{SLOW, World, call, free};
 use crate::targets::stream::{HEADER, Next, frame};
 use crate::targets::trace;
@@ -28,9 +30,9 @@ pub fn content(message: &ipc_message) -> (u8, Vec<u8>) {
 }
 
 impl World {
-    /// ipc_write, usock_send of a frame, or ipc_write_fd.
+    /// ipc_write, ipc_message_write, usock_send of a frame, or ipc_write_fd.
     pub fn write(&mut self, number: usize, kind: u8, size: usize, way: usize) {
-        // What was changed by hand the library knows only after it has waited.
+        // What was changed by hand the library knows only after it has looked.
         let is_listed = self.is_listed(number) && !self.changed && !self.hidden;
         let may_be_slow = self.slow < SLOW;
         let connection = &self.connections[number];
@@ -51,11 +53,15 @@ impl World {
                 result
             }
             1 => self.write_with_descriptor(info, &bytes),
+            2 => call(|| unsafe { ipc_message_write(fd, &message_of(&bytes)) }),
             _ => call(|| unsafe { ipc_write(info, &message_of(&bytes)) }),
         };
         trace!("  {size} bytes are written to {fd}, way {way}");
         let connection = &mut self.connections[number];
         if result.is_ok() && connection.reads {
+            if way == 1 {
+                connection.owed_descriptors.push_back(connection.has_read + connection.owed.len());
+            }
             connection.owed.extend(bytes);
             self.slow += usize::from(queued == 0 && connection.queued() > 0);
         } else {
@@ -64,8 +70,8 @@ impl World {
         }
     }
 
-    /// ipc_read, or usock_recv, where it is certain not to wait.
-    pub fn read(&mut self, number: usize, by_bytes: bool) {
+    /// ipc_read, usock_recv or ipc_message_read, where it is certain not to wait.
+    pub fn read(&mut self, number: usize, way: u8) {
         let connection = &mut self.connections[number];
         let closed = |errno| Err((IPC_ERROR_CLOSED_RECIPIENT, errno));
         let expected: &[Result<Vec<u8>, _>] = match connection.next() {
@@ -81,44 +87,74 @@ impl World {
                 (Due::Perhaps, _) => &[closed(libc::ECONNRESET), closed(libc::EPIPE)],
             },
         };
-        let result = if by_bytes { receive(connection.fd, expected) } else { read_message(connection.info) };
+        let result = match way % 8 {
+            7 => return connection.find_no_room(),
+            1 | 3 | 5 => receive(connection.fd, expected),
+            4 => read_message(|message| unsafe { ipc_message_read(connection.fd, message) }),
+            _ => read_message(|message| unsafe { ipc_read(connection.info, message) }),
+        };
         trace!("  a read from {}: {:?}", connection.fd, result.as_ref().map(Vec::len));
         assert!(expected.contains(&result), "{result:?} instead of {expected:?}");
         match result {
             Ok(frame) => {
                 let begin = connection.sent.told();
                 connection.sent.tell();
+                connection.assert_nothing_is_ahead();
                 connection.take_descriptors(begin, frame.len() % 2 == 1);
             }
             Err((IPC_ERROR_CLOSED_RECIPIENT, _)) => {
                 connection.sent.drop_partial();
                 connection.reset = Due::Never;
             }
-            Err(_) => connection.error_read = true,
+            // ipc_wait_event looks at it, too.
+            Err(_) if !connection.ended => connection.over_by_limit = None,
+            Err(_) => {}
         }
     }
 }
 
-/// ipc_read, as the bytes of the frame.
-fn read_message(info: *const ipc_connection_info) -> Result<Vec<u8>, (ipc_errors, i32)> {
+impl Connection {
+    /// Direct reads take no byte beyond their frame.
+    fn assert_nothing_is_ahead(&self) {
+        let left = self.sent.len() - self.sent.told();
+        assert!(self.is_looped || sockets::unread(self.fd) == left, "a read took more than its frame");
+    }
+
+    /// usock_recv with too little room for the frame at hand, which stays for another call of any kind.
+    fn find_no_room(&self) {
+        let Next::Frame(_, payload) = self.next() else { return };
+        trace!("  there is no room for what is read from {}", self.fd);
+        let mut room = [0_u8; HEADER - 1];
+        assert_eq!(receive_without_room(self.fd, &mut room), (HEADER + payload.len()).cast_signed());
+    }
+}
+
+/// ipc_read or ipc_message_read, as the bytes of the frame.
+fn read_message(read: impl FnOnce(*mut ipc_message) -> ipc_errors) -> Result<Vec<u8>, (ipc_errors, i32)> {
     let mut message = ipc_message { r#type: 0, length: 0, payload: ptr::null_mut() };
-    call(|| unsafe { ipc_read(info, &mut message) })?;
+    call(|| read(&mut message))?;
     let (kind, payload) = content(&message);
     free(message.payload);
     Ok([&[kind][..], &message.length.to_ne_bytes(), &payload].concat())
+}
+
+/// usock_recv into less room than there has to be; how much that is.
+fn receive_without_room(fd: RawFd, room: &mut [u8]) -> isize {
+    let (mut place, mut size) = (room.as_mut_ptr().cast::<c_char>(), room.len().cast_signed());
+    let result = call(|| unsafe { usock_recv(fd, &mut place, &mut size) });
+    assert_eq!(result, Err((IPC_ERROR_USOCK_RECV, libc::EMSGSIZE)));
+    size
 }
 
 /// usock_recv, first with too little room, then with enough, or with none so that it makes some.
 fn receive(fd: RawFd, expected: &[Result<Vec<u8>, (ipc_errors, i32)>]) -> Result<Vec<u8>, (ipc_errors, i32)> {
     let mut room = vec![0_u8; HEADER - 1];
     if let Some(Ok(frame)) = expected.first() {
-        let (mut place, mut size) = (room.as_mut_ptr().cast::<c_char>(), room.len().cast_signed());
-        let result = call(|| unsafe { usock_recv(fd, &mut place, &mut size) });
-        assert_eq!(result, Err((IPC_ERROR_USOCK_RECV, libc::EMSGSIZE)));
+        let mut size = receive_without_room(fd, &mut room);
         assert_eq!(size, frame.len().cast_signed());
         if frame.len() % 2 == 0 {
             room.resize(frame.len(), 0);
-            place = room.as_mut_ptr().cast();
+            let mut place = room.as_mut_ptr().cast();
             call(|| unsafe { usock_recv(fd, &mut place, &mut size) })?;
             assert_eq!(size, frame.len().cast_signed());
             return Ok(room);

@@ -1,7 +1,6 @@
 //! ipc_wait_event, when something is certain to be told, and what it tells.
 
 use std::ptr;
-use std::time::{Duration, Instant};
 
 use ipc::capi::events::ipc_wait_event;
 use ipc::capi::messages::ipc_message_empty;
@@ -9,49 +8,78 @@ use ipc::capi::types::*;
 use ipc::error::ipc_errors::*;
 
 use super::connection::{Connection, Due, Kind, State};
-use super::sockets;
 use super::talking::content;
 use super::world::{World, call, free};
+use super::{TURNS, sockets};
 use crate::targets::stream::Next;
 use crate::targets::trace;
 
-/// Much longer than the library takes to notice what was changed by hand.
-const LONG: Duration = Duration::from_secs(1);
+/// Where an event stands among those of one call.
+#[derive(Clone, Copy)]
+pub struct Place {
+    /// It is the only one: the descriptors are as it says.
+    pub alone: bool,
+    /// Nothing is told behind it.
+    pub last: bool,
+}
 
 impl World {
-    /// Whether something is certain to be told.
-    pub fn has_something(&self, with_service: bool) -> bool {
-        with_service && self.srv.is_some() && !self.backlog.is_empty()
-            || self.listed.iter().flatten().any(|number| self.connections[*number].has_something())
+    /// Of whom in the list something is certain to be told.
+    pub fn who_is_due(&self) -> Vec<usize> {
+        let listed = self.listed.iter().flatten().copied();
+        listed.filter(|number| self.connections[*number].has_something()).collect()
+    }
+
+    /// Whether something is certain to be told: of one of these, or of a new client.
+    pub fn has_something(&self, with_service: bool, due: &[usize]) -> bool {
+        !due.is_empty() || with_service && self.srv.is_some() && !self.backlog.is_empty()
+    }
+
+    /// A call is about to be made that looks at the list; of whom something is due.
+    pub fn before_call(&mut self, with_service: bool) -> Vec<usize> {
+        self.check_event_fd(with_service);
+        self.list_is_looked_at();
+        self.told.clear();
+        self.who_is_due()
+    }
+
+    /// The library looks at the list: whether it is another array, if at nothing else.
+    pub fn list_is_looked_at(&mut self) {
+        self.changed = false;
+        self.hidden &= self.replaced.is_empty();
+        self.replaced.drain(..).for_each(free);
+        for number in self.listed.iter().flatten() {
+            self.connections[*number].is_looped = true;
+        }
+    }
+
+    /// Those of whom something was due before the call take turns: nobody waits for long while others are told.
+    pub fn check_turns(&mut self, due: &[usize]) {
+        for (number, connection) in self.connections.iter_mut().enumerate() {
+            let is_left = due.contains(&number) && !self.told.contains(&number) && !self.hidden;
+            connection.passed_over = if is_left { connection.passed_over + 1 } else { 0 };
+            assert!(connection.passed_over < TURNS, "{} is not told, all the others are", connection.fd);
+        }
     }
 
     /// One call, if it cannot wait for ever; whether there was one.
     pub fn wait(&mut self, with_service: bool) -> bool {
-        if !self.has_something(with_service) {
+        let due = self.who_is_due();
+        if !self.has_something(with_service, &due) {
             return false;
         }
         let srv = if with_service { self.srv() } else { ptr::null_mut() };
-        self.check_event_fd(with_service);
-        loop {
-            let begin = Instant::now();
-            match call(|| unsafe { ipc_wait_event(&mut *self.list, srv, &mut *self.event) }) {
-                Ok(()) => break,
-                // The fuzzer looks after its runs by a signal every few seconds: most come while the library
-                // does not wait long.
-                Err((IPC_ERROR_WAIT_EVENT__SELECT, libc::EINTR)) => {
-                    assert!(begin.elapsed() < LONG, "it waits, and something was to be told");
-                    self.assert_not_set();
-                }
-                Err(error) => panic!("{error:?}"),
-            }
-        }
+        self.before_call(with_service);
+        let result = call(|| unsafe { ipc_wait_event(&mut *self.list, srv, &mut *self.event) });
+        assert_eq!(result, Ok(()));
         self.check_what_was_told();
+        self.check_turns(&due);
         true
     }
 
     pub fn check_what_was_told(&mut self) {
         self.find_fresh();
-        self.check_event(*self.event, true);
+        self.check_event(*self.event, Place { alone: true, last: true });
         self.take_event();
         self.check_list();
         self.react();
@@ -78,7 +106,7 @@ impl World {
             return;
         }
         trace!("  nobody is there to wait for");
-        self.check_event_fd(false);
+        self.before_call(false);
         let result = call(|| unsafe { ipc_wait_event(&mut *self.list, ptr::null_mut(), &mut *self.event) });
         assert_eq!(result, Err((IPC_ERROR_WAIT_EVENT__NO_CLIENTS_PARAM, libc::EINVAL)));
         self.assert_not_set();
@@ -115,13 +143,14 @@ impl World {
         panic!("a byte of an extra descriptor is not told");
     }
 
-    /// What an event tells is to be told. After a call that tells of one alone the descriptors are as it says.
-    pub fn check_event(&mut self, event: ipc_event, alone: bool) {
+    /// What an event tells is to be told.
+    pub fn check_event(&mut self, event: ipc_event, at: Place) {
         let ipc_event { r#type, origin, m } = event;
         let (kind, message) = (unsafe { r#type.assume_init() }, m.cast::<ipc_message>());
         let content = (!message.is_null()).then(|| content(unsafe { &*message }));
         let known = self.connections.iter().position(|connection| connection.info == origin);
         assert!(!origin.is_null());
+        self.told.extend(known);
         trace!(
             "  {kind:?} of {}: {:?}",
             unsafe { (*origin).fd },
@@ -138,7 +167,7 @@ impl World {
                 assert_eq!(unsafe { (*origin).fd }, self.connections[number].fd);
                 match (kind, content) {
                     (ipc_event_type::IPC_EVENT_TYPE_MESSAGE, Some((kind, payload))) => {
-                        self.connections[number].told_message(kind, &payload, alone);
+                        self.connections[number].told_message(kind, &payload, at.last);
                     }
                     (ipc_event_type::IPC_EVENT_TYPE_EXTRA_SOCKET, Some((kind, bytes))) => {
                         assert_eq!(kind, msg_types::MSG_TYPE_DATA as u8);
@@ -147,6 +176,7 @@ impl World {
                     (ipc_event_type::IPC_EVENT_TYPE_EXTRA_SOCKET, None) => {
                         let connection = &self.connections[number];
                         assert!(connection.is_watched && connection.has_something(), "nothing is to be read");
+                        assert!(!self.to_be_read.contains(&number), "told twice in one call");
                         self.to_be_read.push(number);
                     }
                     (ipc_event_type::IPC_EVENT_TYPE_ERROR, None) => {
@@ -155,7 +185,7 @@ impl World {
                             self.connections[number].state = State::ErrorTold;
                         }
                     }
-                    (ipc_event_type::IPC_EVENT_TYPE_DISCONNECTION, None) => self.told_end(number, alone),
+                    (ipc_event_type::IPC_EVENT_TYPE_DISCONNECTION, None) => self.told_end(number, at.alone),
                     (kind, _) => panic!("{kind:?} of {:?}", self.connections[number].kind),
                 }
             }
@@ -184,6 +214,7 @@ impl World {
         let connection = &mut self.connections[number];
         (connection.info, connection.fd) = (info, unsafe { (*info).fd });
         connection.settings = self.settings;
+        connection.is_looped = true;
         connection.sent.limit(self.settings.longest);
         let info = unsafe { *info };
         assert_eq!((info.index, info.version, info.r#type), (3, 5, 0));
@@ -225,7 +256,7 @@ impl World {
 }
 
 impl Connection {
-    fn told_message(&mut self, kind: u8, payload: &[u8], alone: bool) {
+    fn told_message(&mut self, kind: u8, payload: &[u8], last: bool) {
         assert_eq!((self.state, self.kind == Kind::Extra), (State::Open, false), "a MESSAGE");
         match self.next() {
             Next::Frame(sent_kind, sent) => {
@@ -236,8 +267,14 @@ impl Connection {
         }
         let begin = self.sent.told();
         self.sent.tell();
-        if alone {
+        if last {
             self.take_descriptors(begin, payload.len() % 2 == 1);
+        } else {
+            // They are to be had until the connection's next message.
+            assert!(
+                self.descriptors_at(begin).unwrap_or(0) == 0,
+                "descriptors, and it is not the last event"
+            );
         }
     }
 

@@ -8,12 +8,13 @@ use std::ptr;
 use std::sync::OnceLock;
 
 use ipc::capi::events::{handle_new_connection, ipc_add, ipc_add_fd};
-use ipc::capi::server_and_client::{ipc_accept, ipc_server_init};
+use ipc::capi::server_and_client::{ipc_accept, ipc_connection, ipc_server_init};
 use ipc::capi::types::*;
 use ipc::error::ipc_errors::{self, *};
 
 use super::connection::{Connection, Due, Kind, State};
-use super::extension::{EventFd, Settings};
+use super::looking::EventFd;
+use super::queueing::Settings;
 use super::sockets;
 use crate::targets::trace;
 
@@ -60,8 +61,14 @@ pub struct World {
     pub event_fd: Option<EventFd>,
     /// The program has changed something by hand, which the next call notices.
     pub changed: bool,
-    /// It has changed something that the library notices once it has waited for some time.
+    /// It has changed something and left the array as it is: the library looks for that only now and then, until
+    /// there is another array.
     pub hidden: bool,
+    /// Arrays that the list had since the library last looked. They are freed then: another one at the address of
+    /// an older one would be no other to it.
+    pub replaced: Vec<*mut *mut ipc_connection_info>,
+    /// Whom the events of the last call were about.
+    pub told: Vec<usize>,
     /// Watched descriptors that it was told of.
     pub to_be_read: Vec<usize>,
     /// What was told to the library of the service, for those whom it accepts.
@@ -130,6 +137,8 @@ impl World {
             event_fd: None,
             changed: false,
             hidden: false,
+            replaced: Vec::new(),
+            told: Vec::new(),
             to_be_read: Vec::new(),
             settings: Settings::default(),
             file: None,
@@ -189,7 +198,9 @@ impl World {
             self.open_service();
         }
         trace!("  a client connects");
-        let client = sockets::connect(&rundir().join("s-3-5"));
+        let mut info = ipc_connection_info { index: 3, version: 5, ..NO_INFO };
+        assert_eq!(call(|| unsafe { ipc_connection(env(), &mut info, c"s".as_ptr()) }), Ok(()));
+        let client = sockets::peer(info.fd);
         self.backlog.push_back(self.connections.len());
         self.connections.push(Connection::new(Kind::Client, -1, client));
     }
@@ -207,6 +218,8 @@ impl World {
         trace!("  {} is added to the list", connection.fd);
         assert_eq!(call(|| unsafe { ipc_add(&mut *self.list, connection.info) }), Ok(()));
         connection.end_told = false;
+        // It is looked at anew.
+        connection.over_by_limit = connection.over_by_limit.filter(|_| connection.ended);
         self.listed.push(Some(number));
     }
 

@@ -1,0 +1,185 @@
+//! What ipc_ext.h adds to waiting: looks that do not wait, many events at once, other event loops, descriptors
+//! that the program reads itself.
+
+use std::os::fd::RawFd;
+use std::ptr;
+
+use ipc::capi::types::*;
+use ipc::capi::waiting::{ipc_del_fd, ipc_event_fd, ipc_wait_event_timeout, ipc_wait_events, ipc_watch_fd};
+use ipc::error::ipc_errors::*;
+
+use super::connection::{Connection, Due, Kind, State};
+use super::sockets;
+use super::waiting::Place;
+use super::world::{World, call};
+use crate::targets::trace;
+
+/// Milliseconds that are never over: something is to be told.
+pub const AMPLE: i32 = 60_000;
+
+/// A descriptor that is readable while there is something to tell.
+#[derive(Clone, Copy)]
+pub struct EventFd {
+    fd: RawFd,
+    with_service: bool,
+}
+
+impl World {
+    /// A look that does not wait, or a wait for what is certain to be told.
+    pub fn look(&mut self, with_service: bool, may_wait: bool) {
+        let srv = if with_service { self.srv() } else { ptr::null_mut() };
+        let due = self.before_call(with_service);
+        let is_due = self.has_something(with_service, &due);
+        let timeout = if is_due && may_wait { AMPLE } else { 0 };
+        let may_be_nobody = srv.is_null() && self.is_anybody_alive() < Due::Certainly;
+        let result =
+            call(|| unsafe { ipc_wait_event_timeout(&mut *self.list, srv, &mut *self.event, timeout) });
+        match result {
+            Ok(()) if self.event_kind() == ipc_event_type::IPC_EVENT_TYPE_NOT_SET => {
+                assert!(!is_due || self.hidden && timeout == 0, "something is to be told, and is not");
+                self.assert_not_set();
+            }
+            Ok(()) => {
+                self.check_what_was_told();
+                self.check_turns(&due);
+            }
+            Err((IPC_ERROR_WAIT_EVENT__NO_CLIENTS_PARAM, libc::EINVAL)) => {
+                assert!(may_be_nobody, "somebody is there");
+                self.assert_not_set();
+            }
+            Err(error) => panic!("{error:?}"),
+        }
+    }
+
+    /// Many events at once.
+    pub fn wait_for_many(&mut self, with_service: bool, timeout: i32, room: usize) {
+        let srv = if with_service { self.srv() } else { ptr::null_mut() };
+        let due = self.before_call(with_service);
+        let is_due = self.has_something(with_service, &due);
+        let timeout = if is_due { timeout } else { 0 };
+        let may_be_nobody = srv.is_null() && self.is_anybody_alive() < Due::Certainly;
+        let mut events = std::mem::take(&mut self.events);
+        let mut count = room.clamp(1, events.len());
+        let asked = count;
+        let result = call(|| unsafe {
+            ipc_wait_events(&mut *self.list, srv, events.as_mut_ptr(), &mut count, timeout)
+        });
+        trace!("  {count} of {asked} events");
+        match result {
+            Ok(()) => {
+                assert!(count <= asked, "{count} events in an array of {asked}");
+                let is_missed = count == 0 && is_due && !(self.hidden && timeout == 0);
+                assert!(!is_missed, "something is to be told, and is not");
+            }
+            Err((IPC_ERROR_WAIT_EVENT__NO_CLIENTS_PARAM, libc::EINVAL)) => {
+                assert!(may_be_nobody && count == 0)
+            }
+            Err(error) => panic!("{error:?}"),
+        }
+        for (index, event) in events[..count].iter().enumerate() {
+            let is_end =
+                unsafe { event.r#type.assume_init() } == ipc_event_type::IPC_EVENT_TYPE_DISCONNECTION;
+            assert!(!is_end || index == 0, "a DISCONNECTION that is not the first of its array");
+            self.check_event(*event, Place { alone: false, last: index + 1 == count });
+        }
+        for event in &events[count..asked] {
+            assert!(event.m.is_null(), "a message of the call before, in an event that is none");
+        }
+        self.events = events;
+        self.adopt_order();
+        self.check_list();
+        if count > 0 {
+            self.check_turns(&due);
+        }
+        self.react();
+    }
+
+    /// Several have come and gone: those who are there are the ones that should be, in some order.
+    fn adopt_order(&mut self) {
+        let size = usize::try_from(self.list.size).unwrap();
+        let mut expected = std::mem::take(&mut self.listed);
+        for index in 0..size {
+            let info = unsafe { *self.list.cinfos.add(index) };
+            let number = |one: &Connection| !info.is_null() && one.info == info;
+            let known = self.connections.iter().position(number);
+            if known.is_none() && !info.is_null() {
+                // One that has got the number of another one, whose end was told first.
+                let number = self.come(info);
+                self.connections[number].state = State::Fresh;
+                continue;
+            }
+            let place =
+                expected.iter().position(|entry| *entry == known).expect("an entry that should be gone");
+            self.listed.push(expected.swap_remove(place));
+        }
+        assert!(expected.is_empty(), "an entry is missing");
+    }
+
+    /// The descriptor for other event loops.
+    pub fn ask_for_event_fd(&mut self, with_service: bool) {
+        let srv = if with_service { self.srv() } else { ptr::null_mut() };
+        let mut fd = -1;
+        assert_eq!(call(|| unsafe { ipc_event_fd(&mut *self.list, srv, &mut fd) }), Ok(()));
+        trace!("  the descriptor for other loops is {fd}");
+        if let Some(before) = self.event_fd {
+            assert_eq!(before.fd, fd, "another descriptor than before");
+        }
+        self.event_fd = Some(EventFd { fd, with_service });
+        self.list_is_looked_at();
+        self.remove_dead(fd);
+        self.check_event_fd(with_service);
+    }
+
+    /// It is readable, if something is to be told that does not have to be noticed first.
+    pub fn check_event_fd(&mut self, with_service: bool) {
+        let is_due = self.has_something(with_service, &self.who_is_due());
+        let Some(event_fd) = &mut self.event_fd else { return };
+        if event_fd.with_service != with_service {
+            // From the call on that is about to be made it is for that one.
+            event_fd.with_service = with_service;
+        } else if !self.changed && !self.hidden && is_due {
+            let readable = sockets::is_readable(event_fd.fd);
+            assert!(readable, "something is to be told, and the descriptor does not say so");
+        }
+    }
+
+    /// ipc_watch_fd.
+    pub fn add_watched(&mut self) -> usize {
+        let (fd, peer) = sockets::pipe();
+        trace!("  watched {fd} is added to the list");
+        assert_eq!(call(|| unsafe { ipc_watch_fd(&mut *self.list, fd) }), Ok(()));
+        let mut connection = Connection::new(Kind::Extra, fd, peer);
+        connection.is_watched = true;
+        connection.info = unsafe { *self.list.cinfos.add(self.listed.len()) };
+        assert_eq!(unsafe { (*connection.info).fd }, fd);
+        self.listed.push(Some(self.connections.len()));
+        self.connections.push(connection);
+        self.connections.len() - 1
+    }
+
+    /// The program does what it has to with the watched descriptors that it was told of.
+    pub fn react(&mut self) {
+        for number in std::mem::take(&mut self.to_be_read) {
+            let connection = &mut self.connections[number];
+            if connection.sent.is_partial() {
+                let bytes = sockets::read(connection.fd, 1 << 20).unwrap();
+                connection.took(&bytes);
+            } else if connection.ended && self.is_listed(number) {
+                self.delete_descriptor(number);
+            }
+        }
+    }
+
+    /// ipc_del_fd, and the end of the descriptor.
+    pub fn delete_descriptor(&mut self, number: usize) {
+        let fd = self.connections[number].fd;
+        self.remove_dead(fd);
+        let place = self.place(number).unwrap();
+        trace!("  {fd} is deleted by its number");
+        assert_eq!(call(|| unsafe { ipc_del_fd(&mut *self.list, fd) }), Ok(()));
+        self.listed.swap_remove(place);
+        sockets::close(fd);
+        let connection = &mut self.connections[number];
+        (connection.info, connection.state) = (ptr::null_mut(), State::Over);
+    }
+}

@@ -1,0 +1,175 @@
+#!/usr/bin/env bash
+# Runs the test programs that call the library within themselves with a tool that watches every access to memory:
+#
+#   memcheck  under valgrind: no error, and no block that nothing points to at the end
+#   asan      compiled with AddressSanitizer, the library too, and so some programs of tests/c
+#   tsan      compiled with ThreadSanitizer, the library and Rust's standard library too, and tests/c/threads.c
+#
+# Further arguments are the tests to run instead of all: messages for tests/messages.rs, threads.c for
+# tests/c/threads.c, ipc for the unit tests. left_out.tsv has those that a tool cannot run. CHECKED_OUTPUT is where
+# what is built and the reports go, CHECKED_TOOLCHAIN the compiler that has the sanitizers.
+#
+# SPDX-License-Identifier: MIT OR Apache-2.0
+set -euo pipefail
+cd "$(dirname "$0")/../.."
+
+tool=${1:-}
+[ "$#" -eq 0 ] || shift
+cargo=${CARGO:-cargo}
+toolchain=${CHECKED_TOOLCHAIN:-nightly}
+output=${CHECKED_OUTPUT:-$PWD/target/checked}
+reports=$output/$tool
+lists=$PWD/tests/checked
+
+skip () {
+    echo "SKIPPED: the tests with $tool: $1"
+    exit 0
+}
+
+# The limits of tests are for programs at their own speed.
+export LIBIPC_TEST_PATIENCE=20
+export ASAN_OPTIONS=detect_stack_use_after_return=1:strict_string_checks=1:allow_addr2line=1:allocator_may_return_null=1
+export LSAN_OPTIONS=suppressions=$lists/leaks.supp:print_suppressions=0
+# A process with threads forks in some tests. Handlers may use the heap where libipc(7) lets them call the library.
+export TSAN_OPTIONS=die_after_fork=0:report_signal_unsafe=0:allow_addr2line=1:allocator_may_return_null=1
+
+# What the tools begin a report with.
+is_report='^==[0-9]*== .*\(Invalid \|ninitialised\|definitely lost\|indirectly lost\)\|\(ERROR\|WARNING\): [A-Z][a-z]*Sanitizer: '
+
+# Runs a command that the tool watches, for the test of that name, and tells how it went.
+watched () {
+    local name=$1 log=$reports/$1.log result=0
+    shift
+    SECONDS=0
+    "$@" > "$log" 2>&1 || result=$?
+    # A process that a test has made may report, and the test be none the worse for it.
+    if [ "$result" = 0 ] && grep -a -q "$is_report" "$log"; then
+        result=report
+    fi
+    printf '%-24s %4d s  %s\n' "$name" "$SECONDS" "$(sed -n 's/^test result: \(.*\); 0 ignored.*/\1/p' "$log" | head -n 1)"
+    if [ "$result" != 0 ]; then
+        grep -a -e '^test .* FAILED$' -e ' panicked at ' -e ' has not ended ' "$log" || true
+        grep -a -m 3 -A 40 "$is_report" "$log" || true
+        echo "FAILED: $name, $result, see $log"
+        return 1
+    fi
+}
+
+# One test program: its name, and where it is.
+test_program () {
+    local name=$1 program=$2 arguments=(--test-threads=1) under=() test
+    while read -r test; do
+        arguments+=(--skip "$test")
+    done < <(sed -n "s/^$tool\t$name\t\([^\t]*\)\t.*/\1/p" "$lists/left_out.tsv")
+    if [ "$tool" = memcheck ]; then
+        # --fair-sched: one of many threads that computes does not keep the others waiting. What a test starts runs
+        # at its own speed: much of it is made to be killed, or counts its own blocks.
+        under=(valgrind --quiet --error-exitcode=99 --leak-check=full --show-leak-kinds=definite,indirect
+            --errors-for-leak-kinds=definite,indirect --num-callers=40 --fair-sched=try --trace-children=no
+            "--suppressions=$lists/memcheck.supp")
+    fi
+    watched "$name" "${under[@]}" "$program" "${arguments[@]}"
+}
+
+# One program of tests/c, with the library that was built for the tool.
+c_program () {
+    local name=$1 run=$reports/$1.run
+    cc -std=c99 -g -Wall -Wextra -Wpedantic -Werror -pthread "${sanitizer[@]}" -Iinclude -c "tests/c/$name" \
+        -o "$reports/$name.o" || return 1
+    cc -pthread "$reports/$name.o" -o "$reports/$name.program" -L"$libraries" -lipc "${runtime[@]}" || return 1
+    ln -sf "$libraries/libipc.so" "$reports/libipc.so.0"
+    rm -rf "$run"
+    mkdir "$run"
+    IPC_RUNDIR=$run LD_LIBRARY_PATH=$reports watched "$name" "$reports/$name.program"
+}
+
+if [ "${1:-}" = --one ]; then
+    test_program "$2" "$3"
+    exit
+fi
+
+build=("$cargo")
+flags=(--locked)
+in_c=()
+case $tool in
+memcheck)
+    command -v valgrind > /dev/null || skip "there is no valgrind here"
+    ;;
+asan | tsan)
+    "$cargo" "+$toolchain" --version > /dev/null 2>&1 ||
+        skip "there is no $toolchain compiler (rustup toolchain install $toolchain)"
+    host=$(rustc "+$toolchain" -vV | sed -n 's/^host: //p')
+    build+=("+$toolchain")
+    flags+=(--target "$host")
+    export CARGO_TARGET_DIR=$output/build-$tool
+    libraries=$CARGO_TARGET_DIR/$host/debug
+    if [ "$tool" = asan ]; then
+        export RUSTFLAGS=-Zsanitizer=address
+        sanitizer=(-fsanitize=address,undefined -fno-sanitize-recover=all)
+        runtime=("${sanitizer[@]}")
+        in_c=(messages.c errors.c crowd.c exchange.c threads.c)
+    else
+        export RUSTFLAGS=-Zsanitizer=thread
+        sanitizer=(-fsanitize=thread)
+        # The one that the library was compiled for: the C compiler's lacks some of its functions.
+        runtimes=("$(rustc "+$toolchain" --print target-libdir)"/librustc-*_rt.tsan.a)
+        runtime=(-rdynamic -Wl,--whole-archive "${runtimes[0]}" -Wl,--no-whole-archive -ldl -lm)
+        in_c=(threads.c)
+        # Without it the tool knows nothing of the locks, which are code of the standard library.
+        [ -f "$(rustc "+$toolchain" --print sysroot)/lib/rustlib/src/rust/library/Cargo.lock" ] ||
+            skip "there is no source of the standard library (rustup component add rust-src --toolchain $toolchain)"
+        flags+=(-Zbuild-std)
+    fi
+    ;;
+*)
+    echo "usage: $0 memcheck|asan|tsan [TEST]..." >&2
+    exit 2
+    ;;
+esac
+
+# Those that were asked for, or all that call the library within themselves; the others drive programs and tools.
+names=("$@")
+if [ "${#names[@]}" -eq 0 ]; then
+    names=("${in_c[@]}" ipc)
+    while read -r file; do
+        names+=("$(basename "$file" .rs)")
+    done < <(grep -l '^mod support;' tests/*.rs)
+fi
+tests=()
+for name in "${names[@]}"; do
+    case $name in
+    *.c) ;;
+    ipc) tests+=(--lib) ;;
+    *) tests+=(--test "$name") ;;
+    esac
+done
+
+mkdir -p "$reports"
+# Sockets are bound by the thousand: in memory, where that can be had.
+if [ -z "${TMPDIR:-}" ] && [ -w /dev/shm ]; then
+    export TMPDIR=/dev/shm
+fi
+export CHECKED_OUTPUT=$output
+if [ "$tool" != memcheck ]; then
+    "${build[@]}" build "${flags[@]}" --lib
+fi
+: > "$reports/build.json"
+if [ "${#tests[@]}" -gt 0 ]; then
+    "${build[@]}" test "${flags[@]}" --no-run --message-format=json-render-diagnostics "${tests[@]}" \
+        > "$reports/build.json"
+fi
+
+failed=0
+programs=()
+for name in "${names[@]}"; do
+    if [[ $name = *.c ]]; then
+        c_program "$name" || failed=1
+    else
+        program=$(sed -n "s|.*\"executable\":\"\([^\"]*/$name-[0-9a-f]*\)\".*|\1|p" "$reports/build.json")
+        programs+=("$name" "$program")
+    fi
+done
+if [ "${#programs[@]}" -gt 0 ]; then
+    printf '%s\n' "${programs[@]}" | xargs -P "$(nproc)" -n 2 "$0" "$tool" --one || failed=1
+fi
+exit "$failed"

@@ -1,0 +1,52 @@
+//! Tests of the promises once more, under valgrind: those that take seconds there. `make memcheck` runs all.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing, reason = "tests")]
+
+mod staging;
+
+use std::fs;
+use std::process::Command;
+
+use staging::{answer, has, root, skipped};
+
+/// Names of files below `tests`, without their ending.
+const TESTS: [&str; 12] = [
+    "arguments",
+    "errno",
+    "event_loop",
+    "event_loop_broken_peers",
+    "event_loop_numbers",
+    "ext_arguments",
+    "ext_del_fd",
+    "ext_events",
+    "ext_limits",
+    "ext_passing_ends",
+    "list_by_hand",
+    "services",
+];
+
+#[test]
+fn under_valgrind() {
+    if !has("valgrind") {
+        return skipped("the tests of the promises under valgrind", "valgrind");
+    }
+    let output = tempfile::tempdir().unwrap();
+    let mut run = Command::new(root().join("tests/checked/run.sh"));
+    let told = answer(run.arg("memcheck").args(TESTS).env("CHECKED_OUTPUT", output.path()));
+    for test in TESTS {
+        let passed =
+            told.lines().any(|line| line.starts_with(&format!("{test} ")) && line.contains("  ok. "));
+        assert!(passed, "{test} has not run: {told}");
+    }
+}
+
+/// Each line of the list names a test that there is: one that got another name would run where it cannot.
+#[test]
+fn what_is_left_out_is_there() {
+    let list = fs::read_to_string(root().join("tests/checked/left_out.tsv")).unwrap();
+    for line in list.lines().filter(|line| !line.starts_with('#')) {
+        let [tool, file, test, reason] = line.split('\t').collect::<Vec<_>>()[..] else { panic!("{line}") };
+        assert!(["memcheck", "asan", "tsan"].contains(&tool) && !reason.is_empty(), "{line}");
+        let text = fs::read_to_string(root().join(format!("tests/{file}.rs"))).unwrap();
+        assert!(text.contains(&format!("fn {test}()")), "{line}");
+    }
+}
