@@ -396,7 +396,7 @@ impl EventLoop {
         if changed {
             self.reconcile(section, list)?;
         }
-        self.build()?;
+        self.build(section)?;
         if changed {
             self.check_all(section, list)?;
         } else if self.audit.is_overdue() {

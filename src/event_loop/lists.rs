@@ -76,7 +76,7 @@ pub fn added<L: List>(
     event_loop.watched.retain(|identity| *identity != entry.identity);
     if watched {
         // It is refused now if epoll cannot watch it.
-        event_loop.build()?;
+        event_loop.build(section)?;
         event_loop.watched.try_reserve(1)?;
         event_loop.watched.push(entry.identity);
     }

@@ -92,7 +92,7 @@ impl EventLoop {
     /// A round is over: who else is ready by now?
     fn ask_the_kernel<L: List>(&mut self, section: &Section, list: &L) -> Result<(), Error> {
         let mut room = [const { MaybeUninit::uninit() }; BATCH];
-        let Some(set) = self.set_to_ask()? else { return self.build() };
+        let Some(set) = self.set_to_ask()? else { return self.build(section) };
         let brought = socket::wait_epoll(set, &mut room, 0).map_err(failed)?;
         self.collect(section, list, brought)
     }

@@ -53,7 +53,7 @@ impl EventLoop {
     }
 
     /// Makes the epoll set where there is none.
-    pub(super) fn build(&mut self) -> Result<(), Error> {
+    pub(super) fn build(&mut self, section: &Section) -> Result<(), Error> {
         if self.own_set().is_some() {
             return Ok(());
         }
@@ -63,10 +63,13 @@ impl EventLoop {
         // The parent's, in a forked child, makes room for the new one.
         self.drop_set();
         self.set = Some(Set::new().map_err(failed)?);
-        let registered = self
-            .show_set()
-            .and_then(|()| self.register_listener())
-            .and_then(|()| fds.into_iter().try_for_each(|fd| self.register(fd)));
+        let registered = self.show_set().and_then(|()| self.register_listener()).and_then(|()| {
+            fds.into_iter().try_for_each(|fd| {
+                // It may be another socket than when the member came.
+                connections::forget_stranger(section, fd);
+                self.register(fd)
+            })
+        });
         if registered.is_err() {
             self.drop_set();
         }
@@ -140,7 +143,7 @@ impl EventLoop {
             closed.extend(watched.map(|(fd, _)| *fd).filter(|fd| !self.is_watched(*fd)));
             closed.into_iter().for_each(|fd| self.lose(fd));
             self.drop_set();
-            self.build()?;
+            self.build(section)?;
         }
         if ticked {
             self.look_after(section, list)?;
