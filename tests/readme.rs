@@ -138,7 +138,7 @@ fn the_snippets_for_build_systems_build() {
 
 fn documents() -> Vec<PathBuf> {
     let mut found: Vec<PathBuf> = ["README.md", "CONTRIBUTING.md", "CHANGELOG.md"].map(PathBuf::from).into();
-    for folder in ["docs", "examples-c", "examples-cpp", "examples-python", "benches", "fuzz"] {
+    for folder in ["docs", "examples-c", "examples-cpp", "examples-python", "benches", "fuzz", "soak"] {
         let entries = fs::read_dir(root().join(folder)).unwrap();
         let names = entries.map(|entry| Path::new(folder).join(entry.unwrap().file_name()));
         found.extend(names.filter(|name| name.extension().is_some_and(|extension| extension == "md")));
