@@ -14,6 +14,7 @@ use crate::error::Error;
 use crate::inbound::{Came, Cut, Frame, Inbound, Receive};
 use crate::memory::{Block, OutOfMemory};
 use crate::output;
+use crate::own;
 use crate::section::Section;
 use crate::socket::{self, Patience};
 use crate::wire::TYPE_DATA;
@@ -128,7 +129,8 @@ impl EventLoop {
             State::Told => return Ok(None),
             State::Open | State::Ending => {}
         }
-        if !known && !self.is_watched(fd) {
+        // What another process has open still tells of a number that may be the library's own by now.
+        if (!known || own::is_own(fd)) && !self.is_watched(fd) {
             connections::forget_stranger(section, fd);
             self.lose(fd);
             return Ok(None);
