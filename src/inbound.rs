@@ -389,21 +389,17 @@ mod tests {
     }
 
     #[test]
+    #[cfg_attr(miri, ignore = "it takes hours there")]
     fn frames_are_the_same_however_the_stream_is_cut() {
-        // Miri would take hours for the others.
-        let (largest, smallest) = if cfg!(miri) { (20_000, 4096) } else { (200_000, 1) };
         let sent = [
             (0, vec![]),
             (1, b"x".to_vec()),
             (2, vec![7; READ_AHEAD]),
             (3, vec![]),
-            (255, (0..largest).map(|n| n as u8).collect()),
+            (255, (0..200_000).map(|n| n as u8).collect()),
         ];
         let stream: Vec<u8> = sent.iter().flat_map(|(kind, payload)| frame(*kind, payload)).collect();
         for step in [1, 2, 5, 6, 7, 4096, READ_AHEAD, 65_541, usize::MAX] {
-            if step < smallest {
-                continue;
-            }
             for way in [
                 Way::Exact,
                 Way::Ahead,
