@@ -72,11 +72,13 @@ fn promise_8_announced_bytes_cost_nothing_before_they_come() {
 
 #[test]
 fn promise_28_an_idle_connection_costs_less_than_256_bytes() {
+    let _one = one_at_a_time();
     cost_of_idle_connections(Program::server());
 }
 
 #[test]
 fn promise_28_holds_where_the_service_has_limits_and_allows_descriptors() {
+    let _one = one_at_a_time();
     let server = Program::server();
     let service = server.srv.as_ref().unwrap().fd;
     limits(service, 10_000, 100_000).unwrap();
@@ -87,7 +89,6 @@ fn promise_28_holds_where_the_service_has_limits_and_allows_descriptors() {
 fn cost_of_idle_connections(mut server: Box<Program>) {
     /// What malloc(3) takes for the program's own: the structure, and its place in the array.
     const OF_THE_PROGRAM: usize = 32 + 8;
-    let _one = one_at_a_time();
     let _limit = limit(60);
     let clients = room_for(4000);
     let mut marker = server.peer();
