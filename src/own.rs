@@ -1,12 +1,15 @@
 //! Which descriptors are the library's own.
 //!
 //! A program closes the descriptor of a connection and leaves the entry in its list. Should the library open one then,
-//! it may get that number, and the entry would look alive: what the loop reads and closes must not be its own.
+//! it may get that number, and the entry would look alive: what the loop reads and closes must not be its own. A
+//! program that closes a connection twice closes nothing of the library's, either.
 
 #![forbid(unsafe_code)]
 
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 use std::sync::atomic::{AtomicU64, Ordering};
+
+use nix::errno::Errno;
 
 /// As many as a process may have, unless the system's administrator allows more (fs.nr_open): those beyond are not
 /// noted.
@@ -23,6 +26,12 @@ fn bit(fd: RawFd) -> Option<(&'static AtomicU64, u64)> {
 /// Whether the descriptor is the library's own.
 pub fn is_own(fd: RawFd) -> bool {
     bit(fd).is_some_and(|(word, bit)| word.load(Ordering::Acquire) & bit != 0)
+}
+
+/// A descriptor of the program, by its number: EBADF for one of the library's own, which the number of a connection
+/// that the program has closed may have become.
+pub fn of_program(fd: RawFd) -> nix::Result<RawFd> {
+    if is_own(fd) { Err(Errno::EBADF) } else { Ok(fd) }
 }
 
 /// The library's own for as long as it lives. It is to be dropped before the descriptor is closed.
@@ -82,8 +91,10 @@ mod tests {
         let kept = Kept::from(open());
         let number = kept.as_raw_fd();
         assert!(is_own(number));
+        assert_eq!(of_program(number), Err(Errno::EBADF));
         let given = kept.give_away();
         assert!(!is_own(number) && given.as_raw_fd() == number);
+        assert_eq!(of_program(number), Ok(number));
         let kept = Kept::from(given);
         assert!(is_own(number));
         drop(kept);

@@ -19,7 +19,7 @@ use nix::sys::time::TimeValLike;
 
 use crate::descriptors::{Descriptors, MOST};
 use crate::fork;
-use crate::own::Kept;
+use crate::own::{self, Kept};
 
 /// Whether a call may wait for the peer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -290,9 +290,9 @@ pub fn prepare_listener(fd: RawFd) -> Result<()> {
     Ok(())
 }
 
-/// Ends the connection for both sides, and leaves the descriptor open.
+/// Ends a connection of the program for both sides, and leaves the descriptor open.
 pub fn shut_down(fd: RawFd) {
-    let _ = socket::shutdown(fd, socket::Shutdown::Both);
+    let _ = own::of_program(fd).and_then(|fd| socket::shutdown(fd, socket::Shutdown::Both));
 }
 
 /// Locks an open file for this process alone, if nobody has it: EWOULDBLOCK. It is free again when it is closed.
@@ -400,6 +400,7 @@ pub fn wait_epoll(
 /// Closes a descriptor of the program. Linux has freed the number even where it answers EINTR.
 #[allow(unsafe_code, reason = "the descriptor is the program's number, which Rust does not own")]
 pub fn close(fd: RawFd) -> Result<()> {
+    let fd = own::of_program(fd)?;
     // SAFETY: closing what C asked to close; no Rust value owns this number.
     match Errno::result(unsafe { libc::close(fd) }) {
         Ok(_) | Err(Errno::EINTR) => Ok(()),

@@ -382,6 +382,9 @@ fn one_that_waits_is_not_taken_for_a_connection_that_had_its_number() {
     send_with(&peer, &frame(1, b"with a file"), &[passed.as_raw_fd()]);
     assert_eq!(server.look(10_000), Told::Message(fd, 1, b"with a file".to_vec()));
     assert!(is_open(ours.fd), "it has the number");
+    // The program may forget that it has closed it, too.
+    let again = outcome(unsafe { ipc_close(&mut ours) });
+    assert_eq!(again, Err((IPC_ERROR_USOCK_CLOSE, libc::EBADF)));
     have_the_list_looked_through(&mut server.list);
     assert_eq!(server.look(0), Seen::Nothing);
     let mut taken = UnixStream::from(take(fd).unwrap());

@@ -27,10 +27,9 @@ pub struct Set {
     made_by: u32,
 }
 
-/// A descriptor of the program: EBADF for one of the library's own, which an entry whose descriptor was closed may
-/// have the number of.
+/// A descriptor of the program.
 fn member(fd: RawFd) -> nix::Result<BorrowedFd<'static>> {
-    if own::is_own(fd) { Err(Errno::EBADF) } else { socket::borrow(fd) }
+    own::of_program(fd).and_then(socket::borrow)
 }
 
 impl Set {
