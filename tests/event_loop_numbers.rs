@@ -8,6 +8,7 @@ mod support;
 use std::io::{Read, Write};
 use std::os::fd::{AsRawFd, FromRawFd, IntoRawFd};
 
+use support::ext::{flush, queue};
 use support::*;
 
 #[test]
@@ -175,4 +176,34 @@ fn promise_7_an_end_is_told_where_the_program_sets_the_descriptor_to_minus_one()
         assert_eq!(server.next(), Told::Message(other_fd, 1, b"still here".to_vec()));
         assert_eq!(server.list.size, 1);
     }
+}
+
+/// The connection that has the number now is one that the list had before with another one, and something is queued
+/// for it before the library looks.
+#[test]
+fn promise_7_a_number_that_another_entry_is_given_by_hand_hides_no_end() {
+    let _one = one_at_a_time();
+    let _limit = limit(30);
+    let mut server = Program::server();
+    let (_peer, fd) = server.peer();
+    let (ours, _theirs) = pair();
+    let mut own = ipc_connection_info { fd: ours.into_raw_fd(), ..EMPTY_INFO };
+    assert_eq!(unsafe { ipc_add(&mut server.list, &mut own) }, IPC_ERROR_NONE);
+    have_the_list_looked_through(&mut server.list);
+    let (ours, mut theirs) = pair();
+    unsafe { (*server.info(fd)).fd = -1 };
+    assert_eq!(unsafe { libc::dup2(ours.as_raw_fd(), fd) }, fd);
+    drop(ours);
+    close(std::mem::replace(&mut own.fd, fd));
+    queue(fd, 1, b"to the new one").unwrap();
+    have_the_list_looked_through(&mut server.list);
+    assert_eq!(server.next(), Told::Disconnection(-1));
+    flush(fd, 10_000).unwrap();
+    let mut bytes = frame(0, b"to the new one");
+    theirs.read_exact(&mut bytes).unwrap();
+    assert_eq!(bytes, frame(1, b"to the new one"));
+    theirs.write_all(&frame(2, b"from the new one")).unwrap();
+    assert_eq!(server.next(), Told::Message(fd, 2, b"from the new one".to_vec()));
+    assert_eq!(unsafe { ipc_del(&mut server.list, &mut own) }, IPC_ERROR_NONE);
+    close(fd);
 }

@@ -78,11 +78,15 @@ impl Set {
     /// Watches a descriptor for these events, from now on.
     pub fn watch(&self, token: Token, interest: EpollFlags) -> nix::Result<()> {
         match self.add(token, interest) {
-            Err(Errno::EEXIST) => {
-                self.epoll.modify(member(token.fd)?, &mut EpollEvent::new(interest, token.data()))
-            }
+            Err(Errno::EEXIST) => self.change(token, interest),
             result => result,
         }
+    }
+
+    /// Watches a descriptor for other events than before: ENOENT for one that is not watched, as the file that it is
+    /// now.
+    pub fn change(&self, token: Token, interest: EpollFlags) -> nix::Result<()> {
+        self.epoll.modify(member(token.fd)?, &mut EpollEvent::new(interest, token.data()))
     }
 
     /// Watches a descriptor that is not watched yet: EEXIST for one that is, as the file that it is now.

@@ -162,9 +162,17 @@ impl EventLoop {
 
     /// Has epoll watch the member for what it waits for.
     pub(super) fn register(&mut self, fd: RawFd) -> Result<(), Error> {
+        self.tell_epoll(fd, Set::watch)
+    }
+
+    fn tell_epoll(
+        &mut self,
+        fd: RawFd,
+        tell: fn(&Set, Token, EpollFlags) -> nix::Result<()>,
+    ) -> Result<(), Error> {
         let (Some(member), Some(set)) = (self.members.get(&fd), self.own_set()) else { return Ok(()) };
         let Some(interest) = member.interest() else { return Ok(()) };
-        let result = set.watch(member.token(fd), interest);
+        let result = tell(set, member.token(fd), interest);
         self.registered(fd, result)
     }
 
@@ -317,11 +325,12 @@ impl EventLoop {
         }
     }
 
-    /// Has epoll tell when more can be sent, or no longer.
+    /// Has epoll tell when more can be sent, or no longer. Should the number be another file's by now, epoll does not
+    /// watch it, and the next audit finds it so.
     pub(super) fn watch_output(&mut self, fd: RawFd, sending: bool) {
         self.update(fd, |member| member.sending = sending);
         // Should it fail, later calls for this connection send what is queued.
-        let _ = self.register(fd);
+        let _ = self.tell_epoll(fd, Set::change);
     }
 
     /// Sends what is queued for the member.
