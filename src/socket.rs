@@ -206,9 +206,9 @@ pub fn prepare_listener(fd: RawFd) -> Result<()> {
     Ok(())
 }
 
-/// Ends a connection of the program for both sides, and leaves the descriptor open.
+/// Ends the connection for both sides, and leaves the descriptor open.
 pub fn shut_down(fd: RawFd) {
-    let _ = own::of_program(fd).and_then(|fd| socket::shutdown(fd, socket::Shutdown::Both));
+    let _ = socket::shutdown(fd, socket::Shutdown::Both);
 }
 
 /// Locks an open file for this process alone, if nobody has it: EWOULDBLOCK. It is free again when it is closed.
