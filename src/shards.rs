@@ -87,8 +87,8 @@ impl<T, const N: usize> Shards<T, N> {
         lock(&self.part(number).table)
     }
 
-    /// Lets the part of `number` go until another thread calls [`Shards::notify`] for it, or for so long. This thread stays
-    /// inside its section: a signal handler that comes meanwhile finds it so.
+    /// Lets the part of `number` go until another thread calls [`Shards::notify`] for it, or for so long. This
+    /// thread stays inside its section: a signal handler that comes meanwhile finds it so.
     pub fn wait<'a>(&'a self, shard: Shard<'a, T>, number: usize, limit: Option<Duration>) -> Shard<'a, T> {
         let part = self.part(number);
         part.waiting.fetch_add(1, Ordering::Relaxed);

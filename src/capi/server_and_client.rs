@@ -52,8 +52,8 @@ unsafe fn path_of(
 /// IPC_ERROR_USOCK_INIT__EMPTY_PATH: the path is longer than PATH_MAX (ENAMETOOLONG).
 /// IPC_ERROR_USOCK_INIT__WRONG_FILE_DESCRIPTOR: socket(2) failed.
 /// IPC_ERROR_USOCK_INIT__BIND: another server has the path (EADDRINUSE), or the directory or the socket
-/// cannot be made: errno tells (EACCES, ENOENT, ENOTDIR, EROFS, EMFILE; ENAMETOOLONG for a name that is too long for the
-/// file system; ...).
+/// cannot be made: errno tells (EACCES, ENOENT, ENOTDIR, EROFS, EMFILE; ENAMETOOLONG for a name that is
+/// too long for the file system; ...).
 /// IPC_ERROR_USOCK_INIT__LISTEN: listen(2) failed.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn ipc_server_init(
