@@ -2,13 +2,14 @@
 
 #![forbid(unsafe_code)]
 
+use std::collections::VecDeque;
 use std::ops::Range;
 use std::os::fd::RawFd;
 
 use nix::errno::Errno;
 
 use super::watch::index_u32;
-use super::{Entry, EventLoop, List, State};
+use super::{Entry, EventLoop, Gone, List, State};
 use crate::error::Error;
 use crate::section::Section;
 use crate::{connections, limit};
@@ -88,6 +89,11 @@ impl Audit {
     }
 }
 
+/// Whether only its end is yet to be told: it has no claim to its number.
+fn is_gone(gone: &VecDeque<Gone>, entry: Entry) -> bool {
+    gone.iter().any(|gone| gone.identity == entry.identity)
+}
+
 impl EventLoop {
     /// Goes through the whole list: takes in whom the program has added, drops whom it has removed.
     pub(super) fn reconcile<L: List>(&mut self, section: &Section, list: &L) -> Result<(), Error> {
@@ -99,7 +105,7 @@ impl EventLoop {
             {
                 if member.is(entry) {
                     member.index = index_u32(index);
-                } else if member.index == UNLISTED {
+                } else if member.index == UNLISTED && !is_gone(&self.gone, entry) {
                     member.index = CLAIMED;
                 }
             }
@@ -113,7 +119,7 @@ impl EventLoop {
         for index in (0..size).rev() {
             let Some(entry) = list.entry(index) else { continue };
             let is_new = self.members.get(&entry.fd).is_none_or(|member| member.index == CLAIMED);
-            if is_new && !self.gone.iter().any(|gone| gone.identity == entry.identity) {
+            if is_new && !is_gone(&self.gone, entry) {
                 self.admit(section, entry, index, State::Open)?;
             }
         }
