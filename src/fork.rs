@@ -12,7 +12,7 @@ use std::mem::ManuallyDrop;
 use std::sync::atomic::{AtomicU32, Ordering};
 
 use crate::section::Section;
-use crate::{connections, event_loop};
+use crate::{connections, event_loop, own, socket};
 
 static GENERATION: AtomicU32 = AtomicU32::new(0);
 static SHARES: AtomicU32 = AtomicU32::new(0);
@@ -83,6 +83,7 @@ pub fn parent() {
 pub fn child() {
     GENERATION.fetch_add(1, Ordering::Relaxed);
     shares_descriptors();
+    own::retain_open(|fd| socket::check_open(fd).is_ok());
     if let Some(mut frozen) = thaw() {
         connections::leave_output_to_parent(&mut frozen.connections);
     }

@@ -34,6 +34,21 @@ pub fn of_program(fd: RawFd) -> nix::Result<RawFd> {
     if is_own(fd) { Err(Errno::EBADF) } else { Ok(fd) }
 }
 
+/// Takes the marks off numbers that are not open. In a forked child there may be some: the kernel copies the descriptors
+/// before the memory, and another thread of the parent may have opened and marked one between the two.
+pub fn retain_open(is_open: impl Fn(RawFd) -> bool) {
+    for (word, first) in OWN.iter().zip((0..).step_by(64)) {
+        let mut marks = word.load(Ordering::Acquire);
+        while marks != 0 {
+            let number = marks.trailing_zeros();
+            marks &= marks - 1;
+            if !is_open(first + number.cast_signed()) {
+                word.fetch_and(!(1 << number), Ordering::AcqRel);
+            }
+        }
+    }
+}
+
 /// The library's own for as long as it lives. It is to be dropped before the descriptor is closed.
 pub struct Mark(RawFd);
 
@@ -100,5 +115,8 @@ mod tests {
         drop(kept);
         assert!(!is_own(number));
         assert!(!is_own(-1) && !is_own(RawFd::MAX));
+        let kept = Kept::from(open());
+        retain_open(|fd| fd != kept.as_raw_fd());
+        assert!(!is_own(kept.as_raw_fd()));
     }
 }
