@@ -74,9 +74,11 @@ fn talk(rundir: &Path, server: &Program, client: &Program) -> (Running, String) 
         command
     };
     let server = Running::start(in_rundir(server).stdin(Stdio::piped()).stdout(Stdio::null()));
-    until("the server's socket", || {
+    until("the server listens", || {
         assert!(!server.has_ended(), "the server has ended");
-        fs::read_dir(rundir).unwrap().next().is_some()
+        // The file is there a moment before: proc(5) tells of the flag.
+        let sockets = fs::read_to_string("/proc/net/unix").unwrap();
+        sockets.lines().any(|line| line.contains(" 00010000 ") && line.contains(rundir.to_str().unwrap()))
     });
     let answer = printed(&mut in_rundir(client));
     (server, answer)

@@ -165,7 +165,9 @@ fn openfiled_serves_its_own_user_alone() {
     fs::set_permissions(server.rundir.path(), Permissions::from_mode(0o755)).unwrap();
     fs::set_permissions(&server.socket, Permissions::from_mode(0o777)).unwrap();
     let copy = open_to_all.path().join("openfile");
-    fs::copy(program("openfile", false), &copy).unwrap();
+    // By a process of its own: one that another test starts would have a copy open that is written here, and what
+    // is open for writing cannot be run.
+    run(Command::new("cp").arg(program("openfile", false)).arg(&copy));
     fs::copy(stage().library(), open_to_all.path().join("libipc.so.0")).unwrap();
     let mut client = Command::new(&copy);
     client.arg("file").env("IPC_RUNDIR", server.rundir.path()).env("LD_LIBRARY_PATH", open_to_all.path());

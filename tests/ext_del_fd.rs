@@ -19,6 +19,8 @@ fn clear(program: &mut Program, fds: &[RawFd]) {
 /// What the program has closed without a word is no longer told of, and holds nobody up.
 #[test]
 fn a_watched_descriptor_that_the_program_closes_is_survived() {
+    // A number that one test closes may be that of what another one opens.
+    let _alone = one_at_a_time();
     let _limit = limit(30);
     let (mut ours, mut peer) = listed();
     let (reader, mut writer) = std::io::pipe().unwrap();
@@ -41,6 +43,7 @@ fn a_watched_descriptor_that_the_program_closes_is_survived() {
 #[test]
 fn del_fd_takes_out_both_kinds_frees_them_and_leaves_the_descriptor_open() {
     const COUNT: usize = 100;
+    let _alone = one_at_a_time();
     let _limit = limit(30);
     if !has_own_process("del_fd_takes_out_both_kinds_frees_them_and_leaves_the_descriptor_open") {
         return;
@@ -88,6 +91,7 @@ fn del_fd_takes_out_both_kinds_frees_them_and_leaves_the_descriptor_open() {
 
 #[test]
 fn del_fd_takes_out_what_has_more_to_tell() {
+    let _alone = one_at_a_time();
     let _limit = limit(30);
     let (mut ours, _peer) = listed();
     let (reader, mut writer) = std::io::pipe().unwrap();
@@ -113,6 +117,7 @@ fn del_fd_takes_out_what_has_more_to_tell() {
 
 #[test]
 fn del_fd_says_what_is_wrong() {
+    let _alone = one_at_a_time();
     let _limit = limit(30);
     let (mut ours, mut peer) = listed();
     let (reader, _writer) = std::io::pipe().unwrap();
@@ -149,6 +154,7 @@ fn del_fd_says_what_is_wrong() {
 #[test]
 fn what_was_taken_out_by_hand_is_watched_no_more_whatever_its_memory_is_used_for() {
     const COUNT: usize = 30;
+    let _alone = one_at_a_time();
     let _limit = limit(30);
     if !has_own_process("what_was_taken_out_by_hand_is_watched_no_more_whatever_its_memory_is_used_for") {
         return;

@@ -33,6 +33,8 @@ fn assert_broken(program: &mut Program, peer: &mut UnixStream, fd: RawFd, bytes:
 
 #[test]
 fn the_loop_takes_a_message_at_the_limit_and_none_over_it() {
+    // A number that one test closes may be that of what another one opens.
+    let _alone = one_at_a_time();
     let _limit = limit(30);
     for limit in [1, 2, 100, 20_000, 1_000_000] {
         let mut server = Program::server();
@@ -64,6 +66,7 @@ fn the_loop_takes_a_message_at_the_limit_and_none_over_it() {
 
 #[test]
 fn messages_before_the_one_over_the_limit_are_told() {
+    let _alone = one_at_a_time();
     let _limit = limit(30);
     let mut server = Program::server();
     let (mut peer, fd) = server.peer();
@@ -75,6 +78,7 @@ fn messages_before_the_one_over_the_limit_are_told() {
 
 #[test]
 fn ipc_read_takes_a_message_at_the_limit_and_none_over_it() {
+    let _alone = one_at_a_time();
     let _limit = limit(30);
     for limit in [1, 100, 70_000] {
         let (ours, mut peer) = patient_pair();
@@ -100,6 +104,7 @@ fn ipc_read_takes_a_message_at_the_limit_and_none_over_it() {
 
 #[test]
 fn a_service_s_limits_are_those_of_the_clients_that_it_accepts_from_then_on() {
+    let _alone = one_at_a_time();
     let _limit = limit(30);
     let mut server = Program::server();
     let service = server.srv.unwrap().fd;
@@ -137,6 +142,7 @@ fn a_service_s_limits_are_those_of_the_clients_that_it_accepts_from_then_on() {
 
 #[test]
 fn zero_is_the_limit_that_holds_where_none_is_set() {
+    let _alone = one_at_a_time();
     let _limit = limit(30);
     let mut server = Program::server();
     let (peer, fd) = server.peer();
@@ -168,6 +174,7 @@ fn zero_is_the_limit_that_holds_where_none_is_set() {
 fn ipc_write_to_one_that_does_not_read_keeps_to_the_limit_of_the_queue() {
     const ROOM: usize = 200_000;
     const SIZE: usize = 10_000;
+    let _alone = one_at_a_time();
     let _limit = limit(30);
     let (ours, peer) = listed();
     limits(ours.fd(), 0, ROOM).unwrap();
@@ -199,6 +206,7 @@ fn ipc_write_to_one_that_does_not_read_keeps_to_the_limit_of_the_queue() {
 
 #[test]
 fn a_half_received_message_that_is_over_a_limit_set_meanwhile_breaks_the_protocol() {
+    let _alone = one_at_a_time();
     let _limit = limit(30);
     for half in [5, 6, 50, 20_000] {
         let mut server = Program::server();
@@ -225,6 +233,7 @@ fn a_half_received_message_that_is_over_a_limit_set_meanwhile_breaks_the_protoco
 
 #[test]
 fn frames_read_ahead_that_are_over_a_limit_set_meanwhile_break_the_protocol() {
+    let _alone = one_at_a_time();
     let _limit = limit(30);
     let mut server = Program::server();
     let (mut peer, fd) = server.peer();
@@ -238,6 +247,7 @@ fn frames_read_ahead_that_are_over_a_limit_set_meanwhile_break_the_protocol() {
 /// A number is used again: limits, and permission for descriptors, are of the connection before alone.
 #[test]
 fn what_is_set_for_a_closed_connection_does_not_hold_for_the_next_one_with_its_number() {
+    let _alone = one_at_a_time();
     let _limit = limit(30);
     if !has_own_process("what_is_set_for_a_closed_connection_does_not_hold_for_the_next_one_with_its_number")
     {
@@ -303,6 +313,7 @@ fn what_is_set_for_a_closed_connection_does_not_hold_for_the_next_one_with_its_n
 #[test]
 fn what_was_set_and_reset_costs_no_memory() {
     const CLIENTS: usize = 400;
+    let _alone = one_at_a_time();
     let _limit = limit(30);
     if !has_own_process("what_was_set_and_reset_costs_no_memory") {
         return;
@@ -339,6 +350,7 @@ fn what_was_set_and_reset_costs_no_memory() {
 
 #[test]
 fn what_is_wrong_is_said() {
+    let _alone = one_at_a_time();
     let _limit = limit(30);
     let (ours, mut peer) = patient_pair();
     let ours = Queued::new(ours);

@@ -116,6 +116,8 @@ fn fill(fd: i32) {
 
 #[test]
 fn a_storm_of_signals_neither_ends_nor_prolongs_a_wait_that_has_a_time_out() {
+    // A process that another test starts has, for a moment, what is open here.
+    let _alone = one_at_a_time();
     let _limit = limit(60);
     let mut child = Child::start("waits_under_signals");
     assert_eq!(child.hear(), "done");
@@ -146,6 +148,7 @@ fn waits_for_ever_under_a_signal() {
 
 #[test]
 fn a_signal_ends_a_wait_without_end() {
+    let _alone = one_at_a_time();
     let _limit = limit(60);
     let mut child = Child::start("waits_for_ever_under_a_signal");
     assert_eq!(child.hear(), "done");
@@ -154,6 +157,7 @@ fn a_signal_ends_a_wait_without_end() {
 
 #[test]
 fn zero_looks_and_does_not_wait() {
+    let _alone = one_at_a_time();
     let _limit = limit(30);
     let mut server = Program::server();
     // Not even if it is asked so often that one wait for each would take very long.
@@ -194,6 +198,7 @@ fn a_look_finds_a_message_behind_many_that_have_half_of_one() {
 
 #[test]
 fn a_look_finds_the_end_behind_half_a_message() {
+    let _alone = one_at_a_time();
     let _limit = limit(30);
     let mut server = Program::server();
     let (mut peer, fd) = server.peer();
@@ -235,6 +240,7 @@ fn what_comes_before_the_time_is_over_ends_the_wait() {
 
 #[test]
 fn nobody_to_wait_for_is_an_error_whatever_the_time_out() {
+    let _alone = one_at_a_time();
     let _limit = limit(30);
     for timeout in [0, TIMEOUT, -1] {
         let mut program = Program::client();
@@ -275,6 +281,7 @@ fn errno_is_untouched_where_something_is_told_and_where_the_time_is_over() {
 #[test]
 fn the_message_of_the_event_before_is_freed_also_where_the_time_is_over() {
     const SIZE: usize = 4 << 20;
+    let _alone = one_at_a_time();
     let _limit = limit(30);
     if !has_own_process("the_message_of_the_event_before_is_freed_also_where_the_time_is_over") {
         return;

@@ -376,7 +376,7 @@ const FORKS: usize = 200;
 
 #[test]
 fn promise_22_a_fork_while_other_threads_are_in_the_library_leaves_the_child_a_whole_one() {
-    let _limit = limit(100);
+    let _limit = limit(300);
     let rundir = tempfile::tempdir().unwrap();
     let mut command = child::command("forks_beside_busy_threads");
     let mut child = Child::run(command.env("IPC_RUNDIR", rundir.path()));
