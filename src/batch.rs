@@ -11,12 +11,12 @@ use nix::poll::{PollFlags, PollTimeout};
 
 use crate::connection::Connection;
 use crate::connections::{self, Slot};
-use crate::drain;
 use crate::error::Error;
 use crate::limit::Limit;
 use crate::output::{Flushed, failed, flush_queue, not_remembered, pause, refused};
 use crate::section::Section;
 use crate::socket;
+use crate::{drain, event_loop};
 
 /// How much is put together before it is sent without being asked.
 const BATCH: usize = 64 << 10;
@@ -42,6 +42,10 @@ pub fn queue(section: &Section, fd: RawFd, pieces: [&[u8]; 2]) -> Result<(), Err
     connection.outbound.append(&slices, None);
     if is_full && connection.writer.is_none() && flush_queue(&mut slot, fd)? == Flushed::All {
         slot.tidy();
+        drop(slot);
+        if !is_first {
+            event_loop::has_sent(section, fd);
+        }
         return Ok(());
     }
     drop(slot);
@@ -91,6 +95,8 @@ pub fn flush(section: &mut Section, fd: RawFd, limit: Limit) -> Result<(), Error
         }
         if flushed == Flushed::All {
             slot.tidy();
+            drop(slot);
+            event_loop::has_sent(section, fd);
             return Ok(());
         }
         if writer == Some(thread) {

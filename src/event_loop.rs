@@ -27,7 +27,8 @@ use nix::errno::Errno;
 use self::audit::Audit;
 use self::listener::Listener;
 pub use self::lists::{
-    Frozen, added, closing, freed, freeze, has_input, is_listed, readable, release, removed, watch_output,
+    Frozen, added, closing, freed, freeze, has_input, has_sent, is_listed, readable, release, removed,
+    watch_output,
 };
 use self::lists::{LOOPS, loop_of, part};
 use self::readable::Readable;

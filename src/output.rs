@@ -132,7 +132,7 @@ fn give_up(fd: RawFd, errno: Errno) {
 fn write_frame(section: &mut Section, fd: RawFd, frame: Rest<'_>, sent: &mut usize) -> Result<(), Error> {
     let thread = section.thread();
     let mut slot = connections::lock_known(section, fd);
-    let mut is_first = true;
+    let mut flushed = None;
     if slot.get().is_some_and(|connection| !connection.may_send()) {
         slot.verify().map_err(failed)?;
         while let Some(connection) = slot.get()
@@ -144,13 +144,19 @@ fn write_frame(section: &mut Section, fd: RawFd, frame: Rest<'_>, sent: &mut usi
             }
             slot = slot.wait(None).map_err(failed)?;
         }
-        is_first = flush_queue(&mut slot, fd)? == Flushed::All;
+        flushed = Some(flush_queue(&mut slot, fd)?);
         slot.tidy();
     }
-    if is_first {
+    if flushed.is_none_or(|flushed| flushed == Flushed::All) {
         slot.reserve().map_err(refused)?;
         match frame.send(fd) {
-            Ok(count) if count == frame.len() => return Ok(()),
+            Ok(count) if count == frame.len() => {
+                drop(slot);
+                if flushed.is_some() {
+                    event_loop::has_sent(section, fd);
+                }
+                return Ok(());
+            }
             Ok(count) => *sent = count,
             Err(Errno::EAGAIN) => {}
             Err(errno) => return Err(failed(errno)),
@@ -308,6 +314,8 @@ fn finish(section: &Section, fd: RawFd, thread: Thread) -> bool {
     drop(slot);
     if queued {
         drain::has_queued(section, fd);
+    } else {
+        event_loop::has_sent(section, fd);
     }
     queued
 }
@@ -350,10 +358,14 @@ pub fn flush(section: &Section, fd: RawFd) -> Flushed {
 /// [`flush`] for a connection of another thread. That may close it with close(2) at any time, and its number become
 /// another connection's: it is sent through a descriptor that stays what it is.
 pub fn flush_of_another(section: &Section, fd: RawFd) -> Flushed {
-    match socket::duplicate(fd) {
+    let flushed = match socket::duplicate(fd) {
         Ok(own) => flush_through(section, fd, own.as_raw_fd()),
         Err(_) => flush(section, fd),
+    };
+    if flushed == Flushed::All {
+        event_loop::has_sent(section, fd);
     }
+    flushed
 }
 
 fn flush_through(section: &Section, fd: RawFd, through: RawFd) -> Flushed {
@@ -367,6 +379,12 @@ fn flush_through(section: &Section, fd: RawFd, through: RawFd) -> Flushed {
     let flushed = flush_queue(&mut slot, through).unwrap_or(Flushed::All);
     slot.tidy();
     flushed
+}
+
+/// Whether nothing waits to be sent on the connection, once what the kernel takes now is sent.
+pub fn is_sent(section: &Section, fd: RawFd) -> bool {
+    flush(section, fd);
+    !is_queued(section, fd)
 }
 
 /// Whether bytes wait to be sent on the connection.

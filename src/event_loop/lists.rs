@@ -150,6 +150,15 @@ pub fn has_input(section: &Section, fd: RawFd) {
     });
 }
 
+/// Has the lists that have the connection look at what is queued for it: the end of one whose peer sends no more waits
+/// until that is sent, and epoll tells only when the kernel has much room.
+pub fn has_sent(section: &Section, fd: RawFd) {
+    for_each_with(section, fd, &mut |event_loop| {
+        event_loop.make_ready(fd, false, true);
+        event_loop.show();
+    });
+}
+
 /// Whether any list has the connection.
 pub fn is_listed(section: &Section, fd: RawFd) -> bool {
     let mut found = false;
