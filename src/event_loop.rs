@@ -40,7 +40,7 @@ use crate::limit::Limit;
 use crate::memory::Block;
 use crate::section::Section;
 use crate::shards::NumberMap;
-use crate::socket::{self, Readiness};
+use crate::socket::{self, Cookie, Readiness};
 
 /// How many ready descriptors one wait brings.
 const BATCH: usize = 64;
@@ -138,8 +138,9 @@ struct Member {
     /// Which registration of this number it is.
     generation: u32,
     state: State,
-    /// Whether the program was told of its coming by this loop.
+    /// Whether the program was told of its coming by this loop, and which socket came.
     announced: bool,
+    cookie: Option<Cookie>,
     /// Whether it waits to be able to send.
     sending: bool,
     kind: Kind,
@@ -392,9 +393,10 @@ impl EventLoop {
             self.turns = 0;
         }
         self.audit.begin_anew(may_wait);
-        self.watch_listener(listener)?;
+        let is_other = self.watch_listener(listener)?;
         let changed = self.seen != list.shape();
-        if changed {
+        if changed || is_other {
+            // An entry may have the number of the service, or of the one before.
             self.reconcile(section, list)?;
         }
         self.build(section)?;

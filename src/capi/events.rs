@@ -239,11 +239,9 @@ pub(super) unsafe fn remove(
     let missing = Error::new(ipc_errors::IPC_ERROR_DEL__CANNOT_FIND_CLIENT, Errno::ENOENT);
     let index = find(&list).ok_or(missing)?;
     let origin = list.origin(index).ok_or(missing)?;
-    let (before, entry) = (list.shape(), list.entry(index));
+    let (before, fd) = (list.shape(), list.entry(index).map(|entry| entry.fd));
     list.remove(index);
-    if let Some(entry) = entry {
-        event_loop::removed(section, &list, before, entry, index);
-    }
+    event_loop::removed(section, &list, before, (origin.addr(), fd), index);
     Ok(origin)
 }
 

@@ -118,8 +118,11 @@ impl EventLoop {
         // Of two new entries with one descriptor the last counts: the other may be older than the descriptor.
         for index in (0..size).rev() {
             let Some(entry) = list.entry(index) else { continue };
-            let is_new = self.members.get(&entry.fd).is_none_or(|member| member.index == CLAIMED);
-            if is_new && !is_gone(&self.gone, entry) {
+            let is_claimed = self.members.get(&entry.fd).map(|member| member.index == CLAIMED);
+            if is_claimed == Some(false) || is_gone(&self.gone, entry) {
+                continue;
+            }
+            if is_claimed.is_none() || !self.is_copied(entry, index) {
                 self.admit(section, entry, index, State::Open)?;
             }
         }
@@ -160,6 +163,7 @@ impl EventLoop {
     pub(super) fn check_all<L: List>(&mut self, section: &Section, list: &L) -> Result<(), Error> {
         let (_, size) = list.shape();
         self.audit.restart();
+        self.register_listener()?;
         self.check_some(section, list, 0..size)
     }
 

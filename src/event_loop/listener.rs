@@ -7,7 +7,7 @@ use std::os::fd::RawFd;
 use nix::errno::Errno;
 use nix::sys::epoll::EpollFlags;
 
-use super::{Entry, Event, EventLoop, Kind, List, State, Token, What, failed};
+use super::{Batch, Entry, Event, EventLoop, Kind, List, State, Token, What, failed};
 use crate::connections;
 use crate::error::{Error, ipc_errors as Code};
 use crate::limit::Limit;
@@ -43,9 +43,10 @@ impl EventLoop {
         self.listener.is_some_and(|listener| token == listener.token())
     }
 
-    pub(super) fn watch_listener(&mut self, fd: Option<RawFd>) -> Result<(), Error> {
+    /// The program waits for clients of this service, or of none; whether it is another one than before.
+    pub(super) fn watch_listener(&mut self, fd: Option<RawFd>) -> Result<bool, Error> {
         if self.listener.map(|listener| listener.fd) == fd {
-            return Ok(());
+            return Ok(false);
         }
         if let Some(old) = self.listener.take() {
             self.unregister(old.fd);
@@ -53,16 +54,30 @@ impl EventLoop {
         if let Some(fd) = fd {
             socket::prepare_listener(fd).map_err(failed)?;
             self.ready.try_reserve(self.members.len() + 2)?;
+            // A connection that had the number is closed.
+            self.lose(fd);
             self.listener = Some(Listener { fd, generation: self.next_generation(), paused: None });
             self.register_listener()?;
         }
-        Ok(())
+        Ok(true)
     }
 
     pub(super) fn register_listener(&self) -> Result<(), Error> {
         let (Some(listener), Some(set)) = (self.listener, self.own_set()) else { return Ok(()) };
         let interest = if listener.is_paused() { EpollFlags::empty() } else { EpollFlags::EPOLLIN };
-        set.watch(listener.token(), interest).map_err(failed)
+        let token = listener.token();
+        match set.change(token, interest) {
+            // The set is new, or the number is another socket's by now.
+            Err(Errno::ENOENT) => {
+                socket::prepare_listener(listener.fd).and_then(|()| set.add(token, interest)).map_err(failed)
+            }
+            result => result.map_err(failed),
+        }
+    }
+
+    /// Whether the number is that of the service: it is no connection's, whatever the list says.
+    pub(super) fn is_service(&self, fd: RawFd) -> bool {
+        self.listener.is_some_and(|listener| listener.fd == fd)
     }
 
     fn set_pause(&mut self, paused: Option<Limit>) {
@@ -100,7 +115,7 @@ impl EventLoop {
         let Some(listener) = self.listener else { return Ok(None) };
         let mut accepted = None;
         // Before the client is taken: one that finds no memory waits in the kernel's queue.
-        let settings = connections::lock_known(section, listener.fd).settings();
+        let settings = connections::lock(section, listener.fd).settings();
         if self.make_room().is_err() || connections::reserve(section, settings).is_err() {
             self.pause_listener();
             return Ok(None);
@@ -141,6 +156,9 @@ impl EventLoop {
             // Then it, before any who have come later: it was queued just now.
             self.ready.rotate_right(1);
             self.old += usize::from(self.old > 0);
+            if self.batch == Batch::Goes {
+                self.batch = Batch::Over;
+            }
             return None;
         }
         let (fd, origin) = (list.entry(index)?.fd, list.origin(index)?);

@@ -7,7 +7,7 @@ use std::os::fd::RawFd;
 
 use nix::errno::Errno;
 
-use super::{Entry, EventLoop, List, State, failed};
+use super::{EventLoop, List, State, failed};
 use crate::error::Error;
 use crate::section::Section;
 use crate::shards::{NumberMap, Part, Shard, Shards, empty_map, release_map};
@@ -84,7 +84,7 @@ pub fn added<L: List>(
         event_loop.watched.retain(|identity| *identity != entry.identity);
         return Err(error);
     }
-    if watched && !event_loop.members.contains_key(&entry.fd) {
+    if watched && !event_loop.members.contains_key(&entry.fd) && !event_loop.is_service(entry.fd) {
         return Err(failed(Errno::EPERM));
     }
     event_loop.show();
@@ -94,15 +94,27 @@ pub fn added<L: List>(
     Ok(())
 }
 
-/// The program has taken this entry out of its list, by [`List::remove`] at this index; `before` is what
-/// [`List::shape`] was.
-pub fn removed<L: List>(section: &Section, list: &L, before: (usize, usize), entry: Entry, index: usize) {
+/// The program has taken this structure, with this descriptor if it has one, out of its list, by [`List::remove`] at
+/// this index; `before` is what [`List::shape`] was.
+pub fn removed<L: List>(
+    section: &Section,
+    list: &L,
+    before: (usize, usize),
+    (identity, fd): (usize, Option<RawFd>),
+    index: usize,
+) {
     let mut shard = LOOPS.lock(section, part(list.key()));
     let Some(event_loop) = shard.get_mut(&list.key()) else { return };
-    event_loop.gone.retain(|gone| gone.identity != entry.identity);
-    event_loop.watched.retain(|identity| *identity != entry.identity);
-    if event_loop.members.get(&entry.fd).is_some_and(|member| member.identity == entry.identity) {
-        event_loop.dismiss(entry.fd);
+    event_loop.gone.retain(|gone| gone.identity != identity);
+    event_loop.watched.retain(|watched| *watched != identity);
+    let (_, size) = list.shape();
+    let stands = |identity| (0..size).any(|index| list.identity(index) == Some(identity));
+    if let Some(fd) = fd
+        && let Some(member) = event_loop.members.get(&fd)
+        // Or it is a copy, in the place of the structure that the loop knows.
+        && (member.identity == identity || !stands(member.identity))
+    {
+        event_loop.dismiss(fd);
     }
     event_loop.follow_move(list, index);
     if event_loop.seen == before {

@@ -78,9 +78,19 @@ impl EventLoop {
         while let Some(gone) = self.gone.pop_front() {
             connections::forget_stranger(section, gone.fd);
             let (_, size) = list.shape();
-            // The program may have set its descriptor to -1: it is no entry then, but stands there.
-            let is_it = |index: &usize| list.identity(*index) == Some(gone.identity);
-            let found = Some(gone.index as usize).filter(is_it).or_else(|| (0..size).find(is_it));
+            // The program may have set its descriptor to -1: it is no entry then, but stands there. Where it has a member
+            // of its own it is another one, which has got the memory of one that was taken out.
+            let is_member = |entry: Entry| self.members.get(&entry.fd).is_some_and(|member| member.is(entry));
+            let is_it = |index: &usize| {
+                list.identity(*index) == Some(gone.identity) && !list.entry(*index).is_some_and(is_member)
+            };
+            let hint = Some(gone.index as usize);
+            // A copy of the structure, if it is as dead.
+            let is_copy = |index: &usize| {
+                let has_its_number = list.entry(*index).is_some_and(|entry| entry.fd == gone.fd);
+                has_its_number && socket::check_open(gone.fd).is_err()
+            };
+            let found = hint.filter(is_it).or_else(|| (0..size).find(is_it)).or(hint.filter(is_copy));
             let Some(index) = found else { continue };
             let origin = list.origin(index)?;
             list.remove(index);
@@ -118,7 +128,10 @@ impl EventLoop {
         member.queued = false;
         let readable = std::mem::take(&mut member.readable);
         let writable = std::mem::take(&mut member.writable);
-        let Some((index, origin)) = self.locate(section, list, token)? else { return Ok(None) };
+        let located = self.locate(section, list, token);
+        // Without memory, or a watch for a new entry: the next call goes on.
+        let located = located.inspect_err(|_| self.make_ready(fd, readable, writable))?;
+        let Some((index, origin)) = located else { return Ok(None) };
         let Some(member) = self.members.get(&fd).copied() else { return Ok(None) };
         match member.state {
             State::Fresh => {

@@ -12,7 +12,7 @@ use super::{Entry, EventLoop, Gone, Kind, List, Member, Readable, Set, State, To
 use crate::error::Error;
 use crate::output::{self, Flushed};
 use crate::section::Section;
-use crate::socket::Readiness;
+use crate::socket::{Cookie, Readiness};
 use crate::{connections, drain};
 
 pub(super) fn index_u32(index: usize) -> u32 {
@@ -34,9 +34,6 @@ impl EventLoop {
 
     /// The clock of the set has ticked.
     fn look_after<L: List>(&mut self, section: &Section, list: &L) -> Result<(), Error> {
-        if let Some(set) = self.set.as_mut() {
-            set.ticked();
-        }
         self.retry_listener();
         self.retry_output(section);
         if self.audit.is_due() { self.audit(section, list) } else { Ok(()) }
@@ -67,6 +64,9 @@ impl EventLoop {
             fds.into_iter().try_for_each(|fd| {
                 // It may be another socket than when the member came.
                 connections::forget_stranger(section, fd);
+                if self.members.get(&fd).is_some_and(|member| member.is_another_by_now(fd)) {
+                    self.lose(fd);
+                }
                 self.register(fd)
             })
         });
@@ -121,6 +121,9 @@ impl EventLoop {
             let token = Token::of(readiness.u64);
             if token == Token::TICK {
                 ticked = true;
+                if let Some(set) = &mut self.set {
+                    set.ticked();
+                }
                 continue;
             }
             let flags = EpollFlags::from_bits_truncate(readiness.events.cast_signed());
@@ -153,9 +156,7 @@ impl EventLoop {
     }
 
     pub(super) fn unregister(&self, fd: RawFd) {
-        // The number of a member that was closed may be the listener's by now.
-        let is_listener = self.listener.is_some_and(|listener| listener.fd == fd);
-        if let (Some(set), false) = (self.own_set(), is_listener) {
+        if let Some(set) = self.own_set() {
             set.remove(fd);
         }
     }
@@ -236,18 +237,17 @@ impl EventLoop {
         index: usize,
         state: State,
     ) -> Result<(), Error> {
+        if self.is_service(entry.fd) {
+            return Ok(());
+        }
         self.make_room()?;
         connections::forget_stranger(section, entry.fd);
         if let Some(old) = self.members.get(&entry.fd)
             && old.announced
             && old.identity != entry.identity
         {
-            let gone = old.gone(entry.fd);
-            if self.is_watched(entry.fd) {
-                // A copy of the structure, in its place: it is as good.
-                self.update(entry.fd, |member| {
-                    (member.index, member.identity) = (index_u32(index), entry.identity);
-                });
+            let gone = Gone { index: index_u32(index), ..old.gone(entry.fd) };
+            if self.is_copied(entry, index) {
                 return Ok(());
             }
             self.gone.push_back(gone);
@@ -261,6 +261,7 @@ impl EventLoop {
             generation,
             state,
             announced: state == State::Fresh,
+            cookie: (state == State::Fresh).then(|| Cookie::of(entry.fd).ok()).flatten(),
             // It may have something queued from before; a look will show.
             sending: drain::any_queued(),
             kind: match entry.kind {
@@ -282,12 +283,34 @@ impl EventLoop {
         Ok(())
     }
 
-    /// Whether epoll watches the descriptor as it is now. Adding it again changes nothing if it does.
+    /// Whether the entry is a copy of the member's structure, in its place: it is as good. A regular file may be another
+    /// one by now.
+    pub(super) fn is_copied(&mut self, entry: Entry, index: usize) -> bool {
+        let Some(member) = self.members.get(&entry.fd).copied() else { return false };
+        let is_alike = (member.kind == Kind::Peer) == (entry.kind == Kind::Peer) && !member.always_ready;
+        let is_copied = is_alike && self.is_watched(entry.fd);
+        if is_copied {
+            let known = self.watched.iter_mut().filter(|known| **known == member.identity);
+            known.for_each(|known| *known = entry.identity);
+            self.update(entry.fd, |member| {
+                (member.index, member.identity) = (index_u32(index), entry.identity);
+            });
+        }
+        is_copied
+    }
+
+    /// Whether epoll watches the descriptor as it is now.
     pub(super) fn is_watched(&self, fd: RawFd) -> bool {
         let (Some(member), Some(set)) = (self.members.get(&fd), self.own_set()) else { return false };
         match set.add(member.token(fd), EpollFlags::empty()) {
             Err(Errno::EEXIST) => true,
-            result => result == Err(Errno::EPERM) && member.always_ready,
+            Err(Errno::EPERM) => member.always_ready,
+            Err(_) => false,
+            Ok(()) => {
+                // It was not, and is not to be from now on.
+                set.remove(fd);
+                false
+            }
         }
     }
 
@@ -368,6 +391,11 @@ impl Member {
 
     fn gone(&self, fd: RawFd) -> Gone {
         Gone { identity: self.identity, index: self.index, fd }
+    }
+
+    /// Whether the number is no more that of the client that has come.
+    fn is_another_by_now(&self, fd: RawFd) -> bool {
+        self.cookie.is_some_and(|cookie| !Cookie::of(fd).is_ok_and(|now| now.may_be(cookie)))
     }
 
     /// Whether it is this entry of the list.

@@ -1,0 +1,177 @@
+//! What is due is told also after the kernel or the heap had nothing to give for a moment.
+#![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing, reason = "tests")]
+#![allow(clippy::undocumented_unsafe_blocks, reason = "the functions are called as their header says")]
+
+mod support;
+
+use std::alloc::{GlobalAlloc, Layout, System};
+use std::cell::Cell;
+use std::io::Write;
+use std::net::Shutdown;
+use std::os::fd::{AsRawFd, FromRawFd, IntoRawFd, OwnedFd};
+use std::sync::atomic::{AtomicI32, Ordering};
+use std::time::Duration;
+
+use support::ext::*;
+use support::*;
+
+/// After that long the clock has ticked.
+const PAUSE: Duration = Duration::from_millis(30);
+
+thread_local! {
+    static NO_MEMORY: Cell<bool> = const { Cell::new(false) };
+}
+
+/// Has no memory where a test says so.
+struct Scarce;
+
+unsafe impl GlobalAlloc for Scarce {
+    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
+        if NO_MEMORY.get() { std::ptr::null_mut() } else { unsafe { System.alloc(layout) } }
+    }
+
+    unsafe fn dealloc(&self, block: *mut u8, layout: Layout) {
+        unsafe { System.dealloc(block, layout) }
+    }
+
+    unsafe fn realloc(&self, block: *mut u8, layout: Layout, size: usize) -> *mut u8 {
+        if NO_MEMORY.get() { std::ptr::null_mut() } else { unsafe { System.realloc(block, layout, size) } }
+    }
+}
+
+#[global_allocator]
+static HEAP: Scarce = Scarce;
+
+static SENDS_FAIL: AtomicI32 = AtomicI32::new(0);
+static SETS_FAIL: AtomicI32 = AtomicI32::new(0);
+
+/// send(2) of this program.
+#[unsafe(no_mangle)]
+unsafe extern "C" fn send(fd: i32, bytes: *const libc::c_void, size: usize, flags: i32) -> isize {
+    let failing = SENDS_FAIL.load(Ordering::Relaxed);
+    if failing != 0 {
+        set_errno(failing);
+        return -1;
+    }
+    unsafe { libc::sendto(fd, bytes, size, flags, std::ptr::null(), 0) }
+}
+
+/// epoll_create1(2) of this program.
+#[unsafe(no_mangle)]
+unsafe extern "C" fn epoll_create1(flags: i32) -> i32 {
+    let failing = SETS_FAIL.load(Ordering::Relaxed);
+    if failing != 0 {
+        set_errno(failing);
+        return -1;
+    }
+    unsafe { libc::syscall(libc::SYS_epoll_create1, flags) as i32 }
+}
+
+/// The set could not be made anew, and a client was closed meanwhile.
+#[test]
+fn a_set_that_could_not_be_made_anew_takes_in_no_other_file() {
+    let _one = one_at_a_time();
+    let _limit = limit(60);
+    let mut server = Program::server();
+    let (mut stale, stale_fd) = server.peer();
+    let (_peer, fd) = server.peer();
+    assert_eq!(server.look(0), Seen::Nothing);
+    // A registration that outlives its number.
+    let kept = unsafe { OwnedFd::from_raw_fd(libc::fcntl(stale_fd, libc::F_DUPFD_CLOEXEC, 500)) };
+    close(stale_fd);
+    have_the_list_looked_through(&mut server.list);
+    assert_eq!(server.look(10_000), Told::Disconnection(stale_fd));
+    stale.write_all(&frame(1, b"to nobody")).unwrap();
+    SETS_FAIL.store(libc::ENFILE, Ordering::Relaxed);
+    let failed = server.try_look(10_000);
+    SETS_FAIL.store(0, Ordering::Relaxed);
+    assert_eq!(failed.err(), Some((IPC_ERROR_WAIT_EVENT__SELECT, libc::ENFILE)));
+    drop(kept);
+    let (ours, theirs) = pair();
+    let (mut ours, mut theirs) = (out_of_the_way(ours), out_of_the_way(theirs));
+    assert_eq!(unsafe { libc::dup2(ours.as_raw_fd(), fd) }, fd);
+    theirs.write_all(&frame(1, b"the program's own")).unwrap();
+    let mut told = vec![server.look(10_000)];
+    told.push(server.look(100));
+    assert_eq!(told, [Seen::Told(Told::Disconnection(fd)), Seen::Nothing]);
+    assert_eq!(at_hand(&mut ours), frame(1, b"the program's own"));
+    close(fd);
+}
+
+/// No memory while the list is looked through, and messages that have come already.
+#[test]
+fn messages_at_hand_are_not_forgotten_for_want_of_memory() {
+    let _one = one_at_a_time();
+    let _limit = limit(60);
+    let (mut listed, mut peer) = listed();
+    let fd = listed.fd();
+    let (ours, _theirs) = pair();
+    let mut other = info(ours.into_raw_fd());
+    assert_eq!(unsafe { ipc_add(&mut listed.program.list, &mut other) }, IPC_ERROR_NONE);
+    assert_eq!(listed.program.look(0), Seen::Nothing);
+    peer.write_all(&frame(1, b"word").repeat(2)).unwrap();
+    assert_eq!(listed.program.look(10_000), Told::Message(fd, 1, b"word".to_vec()));
+    // The two change places.
+    let all = entries(&listed.program.list);
+    unsafe {
+        listed.program.list.cinfos.write(all[1]);
+        listed.program.list.cinfos.add(1).write(all[0]);
+    }
+    let (list, event) = (&raw mut listed.program.list, &raw mut listed.program.event);
+    NO_MEMORY.set(true);
+    let code = unsafe { ipc_wait_event_timeout(list, none(), event, 0) };
+    NO_MEMORY.set(false);
+    assert_eq!(code, IPC_ERROR_NOT_ENOUGH_MEMORY);
+    assert_eq!(listed.program.look(10_000), Told::Message(fd, 1, b"word".to_vec()));
+}
+
+/// The end of a connection whose queue the program has flushed itself, since the kernel had no memory before.
+#[test]
+fn the_end_behind_a_queue_that_the_program_has_flushed() {
+    let _one = one_at_a_time();
+    let _limit = limit(60);
+    let (mut listed, peer) = listed();
+    let fd = listed.fd();
+    assert_eq!(listed.program.look(0), Seen::Nothing);
+    queue(fd, 1, b"word").unwrap();
+    peer.shutdown(Shutdown::Write).unwrap();
+    SENDS_FAIL.store(libc::ENOBUFS, Ordering::Relaxed);
+    for _ in 0..3 {
+        assert_eq!(listed.program.look(0), Seen::Nothing);
+    }
+    SENDS_FAIL.store(0, Ordering::Relaxed);
+    flush(fd, 10_000).unwrap();
+    assert_eq!(listed.program.look(10_000), Told::Disconnection(fd));
+    drop(peer);
+}
+
+/// No memory when the clock has ticked.
+#[test]
+fn the_clock_goes_on_where_there_was_no_memory() {
+    let _one = one_at_a_time();
+    let _limit = limit(60);
+    let mut server = Program::server();
+    let (mut stale, stale_fd) = server.peer();
+    let (_peer, fd) = server.peer();
+    assert_eq!(server.look(0), Seen::Nothing);
+    let kept = unsafe { OwnedFd::from_raw_fd(libc::fcntl(stale_fd, libc::F_DUPFD_CLOEXEC, 500)) };
+    close(stale_fd);
+    have_the_list_looked_through(&mut server.list);
+    assert_eq!(server.look(10_000), Told::Disconnection(stale_fd));
+    // The clock has ticked, and is to tick again.
+    for _ in 0..2 {
+        std::thread::sleep(PAUSE);
+        assert_eq!(server.look(0), Seen::Nothing);
+        assert_eq!(server.look(1), Seen::Nothing);
+    }
+    std::thread::sleep(PAUSE);
+    stale.write_all(&frame(1, b"to nobody")).unwrap();
+    let (list, srv, event) = (&raw mut server.list, server.srv(), &raw mut server.event);
+    NO_MEMORY.set(true);
+    let code = unsafe { ipc_wait_event_timeout(list, srv, event, 10_000) };
+    NO_MEMORY.set(false);
+    assert_eq!(code, IPC_ERROR_NOT_ENOUGH_MEMORY);
+    drop(kept);
+    close(fd);
+    assert_eq!(server.look(10_000), Told::Disconnection(fd));
+}
