@@ -175,6 +175,9 @@ fn write_frame(section: &mut Section, fd: RawFd, frame: Rest<'_>, sent: &mut usi
         (_, listed) => send_rest(section, fd, thread, frame, sent, listed),
     };
     let is_queued = finish(section, fd, thread);
+    if flushed.is_some() && !is_queued {
+        event_loop::has_sent(section, fd);
+    }
     if is_queued && !listed && result.is_ok() {
         // A signal handler has queued a frame behind this one, and in no list nobody else would send it.
         let _ = batch::flush(section, fd, Limit::NONE);
@@ -314,8 +317,6 @@ fn finish(section: &Section, fd: RawFd, thread: Thread) -> bool {
     drop(slot);
     if queued {
         drain::has_queued(section, fd);
-    } else {
-        event_loop::has_sent(section, fd);
     }
     queued
 }
