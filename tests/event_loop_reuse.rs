@@ -235,6 +235,8 @@ fn promise_13_a_watched_descriptor_is_not_read_where_the_structure_is_copied() {
     let told = program.look(10_000);
     assert_eq!(told, Seen::Ready(fd));
     unsafe {
+        assert_eq!(ipc_del(&mut program.list, copy), IPC_ERROR_NONE);
+        libc::free(copy.cast());
         libc::free(entry.cast());
     }
 }
@@ -310,6 +312,7 @@ fn promise_7_a_connection_with_the_number_of_a_service_is_heard() {
     std::thread::sleep(PAUSE);
     assert_eq!(server.look(0), Seen::Nothing);
     let srv = server.srv.take().unwrap();
+    unsafe { libc::free(srv.spath.cast()) };
     put_at(srv.fd, ours);
     let mut own = info(srv.fd);
     assert_eq!(unsafe { ipc_add(&mut server.list, &mut own) }, IPC_ERROR_NONE);
@@ -348,6 +351,9 @@ fn have_looked(program: &mut Program) {
 fn promise_13_who_gets_the_memory_of_one_that_was_taken_out_is_not_gone() {
     let _one = one_at_a_time();
     let _limit = limit(60);
+    if !heap_can_be_counted() {
+        return;
+    }
     let mut wrong = Vec::new();
     for way in ["NULL", "number", "closed", "ipc_close of another"] {
         let mut server = Program::server();
