@@ -180,29 +180,6 @@ fn promise_7_an_end_comes_before_the_next_connection_with_the_number() {
     assert!(end < come, "{told:?}");
 }
 
-/// A client whose structure is a copy in the list, closed by ipc_close.
-#[test]
-fn promise_13_the_end_of_a_copy_that_is_closed_is_told() {
-    let _one = one_at_a_time();
-    let _limit = limit(60);
-    for by_the_library in [true, false] {
-        let mut server = Program::server();
-        let (_peer, fd) = server.peer();
-        let origin = server.clients.pop().unwrap();
-        let copy = unsafe { ipc_connection_copy(origin) };
-        server.clients.push(copy);
-        unsafe { server.list.cinfos.write(copy) };
-        if by_the_library {
-            assert_eq!(unsafe { ipc_close(copy) }, IPC_ERROR_NONE);
-        } else {
-            close(fd);
-        }
-        let told = all_now(&mut server);
-        unsafe { libc::free(origin.cast()) };
-        assert_eq!(told, [Seen::Told(Told::Disconnection(fd))], "by the library: {by_the_library}");
-    }
-}
-
 /// A copy behind an ERROR.
 #[test]
 fn promise_13_an_error_is_told_once_also_where_the_structure_is_copied() {

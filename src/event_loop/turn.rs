@@ -84,13 +84,7 @@ impl EventLoop {
             let is_it = |index: &usize| {
                 list.identity(*index) == Some(gone.identity) && !list.entry(*index).is_some_and(is_member)
             };
-            let hint = Some(gone.index as usize);
-            // A copy of the structure, if it is as dead.
-            let is_copy = |index: &usize| {
-                let has_its_number = list.entry(*index).is_some_and(|entry| entry.fd == gone.fd);
-                has_its_number && socket::check_open(gone.fd).is_err()
-            };
-            let found = hint.filter(is_it).or_else(|| (0..size).find(is_it)).or(hint.filter(is_copy));
+            let found = Some(gone.index as usize).filter(is_it).or_else(|| (0..size).find(is_it));
             let Some(index) = found else { continue };
             let origin = list.origin(index)?;
             list.remove(index);

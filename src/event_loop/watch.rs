@@ -246,7 +246,7 @@ impl EventLoop {
             && old.announced
             && old.identity != entry.identity
         {
-            let gone = Gone { index: index_u32(index), ..old.gone(entry.fd) };
+            let gone = old.gone(entry.fd);
             if self.is_copied(entry, index) {
                 return Ok(());
             }
