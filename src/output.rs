@@ -382,8 +382,8 @@ fn flush_through(section: &Section, fd: RawFd, through: RawFd) -> Flushed {
     flushed
 }
 
-/// Whether nothing waits to be sent on the connection, once what the kernel takes now is sent.
-pub fn is_sent(section: &Section, fd: RawFd) -> bool {
+/// Sends what the kernel takes now; whether nothing is left to be sent on the connection.
+pub fn flush_whole(section: &Section, fd: RawFd) -> bool {
     flush(section, fd);
     !is_queued(section, fd)
 }

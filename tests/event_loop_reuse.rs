@@ -5,9 +5,11 @@
 
 mod support;
 
+use std::ffi::CString;
 use std::io::Write;
 use std::os::fd::{AsRawFd, IntoRawFd, RawFd};
 use std::os::unix::net::{UnixListener, UnixStream};
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use support::ext::*;
@@ -17,11 +19,12 @@ use support::*;
 const PAUSE: Duration = Duration::from_millis(30);
 
 /// A listening socket at exactly this number, which is closed for it.
-fn listen_at(fd: RawFd, path: &std::path::Path) {
+fn listen_at(fd: RawFd, path: &Path) {
     let listener = UnixListener::bind(path).unwrap();
     put_at(fd, listener);
 }
 
+/// The same for any file.
 fn put_at(fd: RawFd, file: impl IntoRawFd) {
     let other = file.into_raw_fd();
     assert_ne!(other, fd);
@@ -40,78 +43,64 @@ fn all_now(program: &mut Program) -> Vec<Seen> {
     all
 }
 
+/// A service that gets this number, the lowest that is free; and where it is.
+fn service_with(number: RawFd, name: &str) -> (ipc_connection_info, PathBuf) {
+    let path = rundir().join(name);
+    let path_in_c = CString::new(path.to_str().unwrap()).unwrap();
+    let mut listener = -1;
+    assert_eq!(unsafe { usock_init(&mut listener, path_in_c.as_ptr()) }, IPC_ERROR_NONE);
+    assert_eq!(listener, number, "the number is to be used again");
+    (info(listener), path)
+}
+
 /// A client closed with close(2), and a new service that gets its number.
 #[test]
 fn promise_7_a_service_with_the_number_of_a_closed_client_hides_no_end() {
     let _one = one_at_a_time();
     let _limit = limit(60);
     let mut server = Program::server();
-    let (_first, _first_fd) = server.peer();
+    let (_first, _) = server.peer();
     let (_peer, fd) = server.peer();
     close(fd);
-    let path = rundir().join("c1");
-    let path_c = std::ffi::CString::new(path.to_str().unwrap()).unwrap();
-    let mut listener = -1;
-    assert_eq!(unsafe { usock_init(&mut listener, path_c.as_ptr()) }, IPC_ERROR_NONE);
-    assert_eq!(listener, fd, "the number is to be used again");
-    let old = server.srv.replace(info(listener)).unwrap();
+    let old = server.srv.replace(service_with(fd, "closed").0).unwrap();
     let told = all_now(&mut server);
     server.srv.replace(old);
     assert_eq!(told, [Seen::Told(Told::Disconnection(fd))]);
 }
 
-/// A connection of the list closed with ipc_close, and a service that gets its number.
+/// A connection of the list closed with ipc_close, and a service that gets its number, before the list is first
+/// waited for and later.
 #[test]
 fn promise_7_a_service_with_the_number_of_a_dead_entry_is_heard() {
     let _one = one_at_a_time();
     let _limit = limit(60);
-    let mut program = Program::client();
-    let (ours, _theirs) = pair();
-    let _theirs = out_of_the_way(_theirs);
-    let mut dead = info(ours.into_raw_fd());
-    assert_eq!(unsafe { ipc_add(&mut program.list, &mut dead) }, IPC_ERROR_NONE);
-    assert_eq!(unsafe { ipc_close(&mut dead) }, IPC_ERROR_NONE);
-    let path = rundir().join("d1");
-    let path_c = std::ffi::CString::new(path.to_str().unwrap()).unwrap();
-    let mut listener = -1;
-    assert_eq!(unsafe { usock_init(&mut listener, path_c.as_ptr()) }, IPC_ERROR_NONE);
-    assert_eq!(listener, dead.fd, "the number is to be used again");
-    program.srv = Some(info(listener));
-    let _client = out_of_the_way(UnixStream::connect(&path).unwrap());
-    let told = program.try_look(10_000);
-    assert!(is_open(listener), "the library has closed the service: {told:?}");
-    assert!(matches!(told, Ok(Seen::Told(Told::Connection(_)))), "{told:?}");
-    program.srv = None;
-}
-
-/// The same where the list has been waited for before.
-#[test]
-fn promise_7_a_service_with_the_number_of_a_dead_entry_is_heard_later() {
-    let _one = one_at_a_time();
-    let _limit = limit(60);
-    let mut program = Program::client();
-    let (kept, _kept) = pair();
-    let mut kept = info(kept.into_raw_fd());
-    assert_eq!(unsafe { ipc_add(&mut program.list, &mut kept) }, IPC_ERROR_NONE);
-    assert_eq!(program.look(0), Seen::Nothing);
-    let (ours, _theirs) = pair();
-    let _theirs = out_of_the_way(_theirs);
-    let mut dead = info(ours.into_raw_fd());
-    assert_eq!(unsafe { ipc_add(&mut program.list, &mut dead) }, IPC_ERROR_NONE);
-    assert_eq!(unsafe { ipc_close(&mut dead) }, IPC_ERROR_NONE);
-    let path = rundir().join("d2");
-    let path_c = std::ffi::CString::new(path.to_str().unwrap()).unwrap();
-    let mut listener = -1;
-    assert_eq!(unsafe { usock_init(&mut listener, path_c.as_ptr()) }, IPC_ERROR_NONE);
-    assert_eq!(listener, dead.fd, "the number is to be used again");
-    program.srv = Some(info(listener));
-    assert_eq!(program.look(50), Seen::Nothing);
-    have_the_list_looked_through(&mut program.list);
-    let _client = out_of_the_way(UnixStream::connect(&path).unwrap());
-    let told = program.try_look(10_000);
-    assert!(is_open(listener), "the library has closed the service: {told:?}");
-    assert!(matches!(told, Ok(Seen::Told(Told::Connection(_)))), "{told:?}");
-    program.srv = None;
+    for is_waited_for in [false, true] {
+        let mut program = Program::client();
+        let (kept, _kept) = pair();
+        let mut kept = info(kept.into_raw_fd());
+        if is_waited_for {
+            assert_eq!(unsafe { ipc_add(&mut program.list, &mut kept) }, IPC_ERROR_NONE);
+            assert_eq!(program.look(0), Seen::Nothing);
+        }
+        let (ours, theirs) = pair();
+        let _theirs = out_of_the_way(theirs);
+        let mut dead = info(ours.into_raw_fd());
+        assert_eq!(unsafe { ipc_add(&mut program.list, &mut dead) }, IPC_ERROR_NONE);
+        assert_eq!(unsafe { ipc_close(&mut dead) }, IPC_ERROR_NONE);
+        let (service, path) = service_with(dead.fd, &format!("dead {is_waited_for}"));
+        program.srv = Some(service);
+        if is_waited_for {
+            assert_eq!(program.look(50), Seen::Nothing);
+            have_the_list_looked_through(&mut program.list);
+        }
+        let _client = out_of_the_way(UnixStream::connect(&path).unwrap());
+        let told = program.try_look(10_000);
+        assert!(is_open(service.fd), "the library has closed the service: {told:?}");
+        assert!(matches!(told, Ok(Seen::Told(Told::Connection(_)))), "{told:?}");
+        program.srv = None;
+        close(service.fd);
+        close(kept.fd);
+    }
 }
 
 /// The service's socket is another one with the same number, and the list was changed by hand.

@@ -9,6 +9,7 @@ use std::cell::Cell;
 use std::io::Write;
 use std::net::Shutdown;
 use std::os::fd::{AsRawFd, FromRawFd, IntoRawFd, OwnedFd};
+use std::os::unix::net::UnixStream;
 use std::sync::atomic::{AtomicI32, Ordering};
 use std::time::Duration;
 
@@ -67,21 +68,26 @@ unsafe extern "C" fn epoll_create1(flags: i32) -> i32 {
     unsafe { libc::syscall(libc::SYS_epoll_create1, flags) as i32 }
 }
 
+/// A registration that outlives its number: of a client that the server has closed, and that is open somewhere else.
+fn stale_registration(server: &mut Program) -> (UnixStream, OwnedFd) {
+    let (peer, fd) = server.peer();
+    assert_eq!(server.look(0), Seen::Nothing);
+    let kept = unsafe { OwnedFd::from_raw_fd(libc::fcntl(fd, libc::F_DUPFD_CLOEXEC, 500)) };
+    close(fd);
+    have_the_list_looked_through(&mut server.list);
+    assert_eq!(server.look(10_000), Told::Disconnection(fd));
+    (peer, kept)
+}
+
 /// The set could not be made anew, and a client was closed meanwhile.
 #[test]
 fn a_set_that_could_not_be_made_anew_takes_in_no_other_file() {
     let _one = one_at_a_time();
     let _limit = limit(60);
     let mut server = Program::server();
-    let (mut stale, stale_fd) = server.peer();
+    let (stale, kept) = stale_registration(&mut server);
     let (_peer, fd) = server.peer();
-    assert_eq!(server.look(0), Seen::Nothing);
-    // A registration that outlives its number.
-    let kept = unsafe { OwnedFd::from_raw_fd(libc::fcntl(stale_fd, libc::F_DUPFD_CLOEXEC, 500)) };
-    close(stale_fd);
-    have_the_list_looked_through(&mut server.list);
-    assert_eq!(server.look(10_000), Told::Disconnection(stale_fd));
-    stale.write_all(&frame(1, b"to nobody")).unwrap();
+    (&stale).write_all(&frame(1, b"to nobody")).unwrap();
     SETS_FAIL.store(libc::ENFILE, Ordering::Relaxed);
     let failed = server.try_look(10_000);
     SETS_FAIL.store(0, Ordering::Relaxed);
@@ -151,13 +157,8 @@ fn the_clock_goes_on_where_there_was_no_memory() {
     let _one = one_at_a_time();
     let _limit = limit(60);
     let mut server = Program::server();
-    let (mut stale, stale_fd) = server.peer();
+    let (stale, kept) = stale_registration(&mut server);
     let (_peer, fd) = server.peer();
-    assert_eq!(server.look(0), Seen::Nothing);
-    let kept = unsafe { OwnedFd::from_raw_fd(libc::fcntl(stale_fd, libc::F_DUPFD_CLOEXEC, 500)) };
-    close(stale_fd);
-    have_the_list_looked_through(&mut server.list);
-    assert_eq!(server.look(10_000), Told::Disconnection(stale_fd));
     // The clock has ticked, and is to tick again.
     for _ in 0..2 {
         std::thread::sleep(PAUSE);
@@ -165,7 +166,7 @@ fn the_clock_goes_on_where_there_was_no_memory() {
         assert_eq!(server.look(1), Seen::Nothing);
     }
     std::thread::sleep(PAUSE);
-    stale.write_all(&frame(1, b"to nobody")).unwrap();
+    (&stale).write_all(&frame(1, b"to nobody")).unwrap();
     let (list, srv, event) = (&raw mut server.list, server.srv(), &raw mut server.event);
     NO_MEMORY.set(true);
     let code = unsafe { ipc_wait_event_timeout(list, srv, event, 10_000) };

@@ -118,11 +118,10 @@ impl EventLoop {
         // Of two new entries with one descriptor the last counts: the other may be older than the descriptor.
         for index in (0..size).rev() {
             let Some(entry) = list.entry(index) else { continue };
-            let is_claimed = self.members.get(&entry.fd).map(|member| member.index == CLAIMED);
-            if is_claimed == Some(false) || is_gone(&self.gone, entry) {
-                continue;
-            }
-            if is_claimed.is_none() || !self.is_copied(entry, index) {
+            let member = self.members.get(&entry.fd);
+            let is_claimed = member.is_some_and(|member| member.index == CLAIMED);
+            let is_new = member.is_none() || is_claimed;
+            if is_new && !is_gone(&self.gone, entry) && !(is_claimed && self.follow_copy(entry, index)) {
                 self.admit(section, entry, index, State::Open)?;
             }
         }

@@ -156,7 +156,7 @@ impl EventLoop {
             Kind::Watched => self.show_ready(fd)?,
             Kind::Extra => self.read_extra(fd, member.always_ready)?.map(What::Extra),
             Kind::Peer => match self.receive(section, fd)? {
-                Received::End if output::is_sent(section, fd) => {
+                Received::End if output::flush_whole(section, fd) => {
                     return Ok(self.end(section, list, fd, index));
                 }
                 received => self.take_in(fd, received),

@@ -247,7 +247,7 @@ impl EventLoop {
             && old.identity != entry.identity
         {
             let gone = old.gone(entry.fd);
-            if self.is_copied(entry, index) {
+            if self.follow_copy(entry, index) {
                 return Ok(());
             }
             self.gone.push_back(gone);
@@ -283,20 +283,20 @@ impl EventLoop {
         Ok(())
     }
 
-    /// Whether the entry is a copy of the member's structure, in its place: it is as good. A regular file may be another
-    /// one by now.
-    pub(super) fn is_copied(&mut self, entry: Entry, index: usize) -> bool {
+    /// Where the entry is a copy of the member's structure, in its place, it is as good, and the member is that from
+    /// now on; whether it is. A regular file may be another one by now.
+    pub(super) fn follow_copy(&mut self, entry: Entry, index: usize) -> bool {
         let Some(member) = self.members.get(&entry.fd).copied() else { return false };
-        let is_alike = (member.kind == Kind::Peer) == (entry.kind == Kind::Peer) && !member.always_ready;
-        let is_copied = is_alike && self.is_watched(entry.fd);
-        if is_copied {
-            let known = self.watched.iter_mut().filter(|known| **known == member.identity);
-            known.for_each(|known| *known = entry.identity);
-            self.update(entry.fd, |member| {
-                (member.index, member.identity) = (index_u32(index), entry.identity);
-            });
+        let is_alike = (member.kind == Kind::Peer) == (entry.kind == Kind::Peer);
+        if !is_alike || member.always_ready || !self.is_watched(entry.fd) {
+            return false;
         }
-        is_copied
+        let known = self.watched.iter_mut().filter(|known| **known == member.identity);
+        known.for_each(|known| *known = entry.identity);
+        self.update(entry.fd, |member| {
+            (member.index, member.identity) = (index_u32(index), entry.identity);
+        });
+        true
     }
 
     /// Whether epoll watches the descriptor as it is now.
