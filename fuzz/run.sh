@@ -51,7 +51,7 @@ run_target () {
     echo "$target: $seconds s, see $log"
     "$cargo" "+$toolchain" fuzz run --fuzz-dir . "$target" "$corpus" "${known[@]}" -- \
         -artifact_prefix="$output/findings/$target-" -max_total_time="$seconds" \
-        -timeout=10 -max_len=300 -entropic_scale_per_exec_time=1 -print_final_stats=1 > "$log" 2>&1 || result=$?
+        -timeout=60 -max_len=300 -entropic_scale_per_exec_time=1 -print_final_stats=1 > "$log" 2>&1 || result=$?
     # An input that is only slow is kept, and is none.
     findings=$(grep -a '^artifact_prefix=.*Test unit written to' "$log" | grep -a -v -c -e '-slow-unit-' || true)
     if [ "$result" -ne 0 ]; then
