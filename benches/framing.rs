@@ -11,9 +11,9 @@ use std::ptr;
 use divan::Bencher;
 use divan::counter::ItemsCount;
 
-use ipc::inbound::{Came, Inbound, READ_AHEAD};
-use ipc::memory::Block;
-use ipc::wire::{HEADER_SIZE, Header, MAX_PAYLOAD, parse_exact};
+use ipc::internals::Block;
+use ipc::internals::{Came, Inbound, READ_AHEAD};
+use ipc::internals::{HEADER_SIZE, Header, MAX_PAYLOAD, parse_exact};
 
 fn main() {
     divan::main();

@@ -5,11 +5,10 @@
 
 #![forbid(unsafe_code)]
 
+use std::collections::TryReserveError;
 use std::ffi::CStr;
 
 use nix::errno::Errno;
-
-use crate::memory::OutOfMemory;
 
 /// A failed call, as C will see it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -32,15 +31,9 @@ impl Error {
     }
 }
 
-impl From<OutOfMemory> for Error {
-    fn from(_: OutOfMemory) -> Self {
+impl From<TryReserveError> for Error {
+    fn from(_: TryReserveError) -> Self {
         Self::new(ipc_errors::IPC_ERROR_NOT_ENOUGH_MEMORY, Errno::ENOMEM)
-    }
-}
-
-impl From<std::collections::TryReserveError> for Error {
-    fn from(_: std::collections::TryReserveError) -> Self {
-        OutOfMemory.into()
     }
 }
 

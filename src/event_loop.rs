@@ -11,10 +11,9 @@
 #![forbid(unsafe_code)]
 
 mod audit;
+mod event_fd;
 mod listener;
 mod lists;
-mod readable;
-mod set;
 mod turn;
 mod watch;
 
@@ -25,22 +24,22 @@ use std::os::fd::RawFd;
 use nix::errno::Errno;
 
 use self::audit::Audit;
+use self::event_fd::Readable;
 use self::listener::Listener;
 pub use self::lists::{
     Frozen, added, closing, freed, freeze, has_input, has_sent, is_listed, readable, release, removed,
     watch_output,
 };
 use self::lists::{LOOPS, loop_of, part};
-use self::readable::Readable;
-use self::set::Set;
+use crate::connection::frame_decoder::Frame;
 use crate::error::{Error, ipc_errors as Code};
-use crate::fork;
-use crate::inbound::Frame;
-use crate::limit::Limit;
-use crate::memory::Block;
-use crate::section::Section;
-use crate::shards::NumberMap;
-use crate::socket::{self, Cookie, Readiness};
+use crate::frame::c_heap::Block;
+use crate::kernel::deadline::Limit;
+use crate::kernel::poller::{self, Poller, Readiness};
+use crate::kernel::socket::Cookie;
+use crate::process::entry_guard::Section;
+use crate::process::fork_epoch;
+use crate::process::sharded::NumberMap;
 
 /// How many ready descriptors one wait brings.
 const BATCH: usize = 64;
@@ -169,9 +168,6 @@ struct Token {
 }
 
 impl Token {
-    /// That of the set's clock: no descriptor.
-    const TICK: Self = Self { fd: -1, generation: 0 };
-
     fn data(self) -> u64 {
         u64::from(self.generation) << 32 | u64::from(self.fd.cast_unsigned())
     }
@@ -198,7 +194,7 @@ enum Batch {
 /// The loop of one list.
 pub struct EventLoop {
     /// Made when first needed, and made anew by a forked child and where a registration has gone stale.
-    set: Option<Set>,
+    set: Option<Poller>,
     members: NumberMap<RawFd, Member>,
     listener: Option<Listener>,
     ready: VecDeque<Token>,
@@ -211,7 +207,7 @@ pub struct EventLoop {
     turns: usize,
     /// How many of `ready` are there since an earlier call: the program may have closed them meanwhile.
     old: usize,
-    /// What [`fork::shares`] said when the program last called, and the newest registration then: of these another
+    /// What [`fork_epoch::shares`] said when the program last called, and the newest registration then: of these another
     /// process may have the file, so that epoll tells of it when the number is another one's here.
     shares: u32,
     shared: u32,
@@ -281,7 +277,7 @@ pub fn wait<L: List>(
             looks += 1;
             event_loop.waiting = true;
             drop(shard);
-            match section.outside(|| socket::wait_epoll(set, &mut room, timeout)) {
+            match section.outside(|| poller::wait_epoll(set, &mut room, timeout)) {
                 Ok(ready) => brought = Some(ready),
                 // Whoever calls again after each signal would wait for ever.
                 Err(Errno::EINTR) if timeout > 0 => brought = None,
@@ -339,7 +335,7 @@ impl EventLoop {
             gone: VecDeque::new(),
             turns: 0,
             old: 0,
-            shares: fork::shares(),
+            shares: fork_epoch::shares(),
             shared: 0,
             shortest_round: SHORTEST_ROUND,
             batch: Batch::None,
@@ -383,7 +379,7 @@ impl EventLoop {
         most: usize,
     ) -> Result<(), Error> {
         self.old = self.ready.len();
-        if std::mem::replace(&mut self.shares, fork::shares()) != fork::shares() {
+        if std::mem::replace(&mut self.shares, fork_epoch::shares()) != fork_epoch::shares() {
             self.shared = self.generations;
         }
         self.shown.clear();

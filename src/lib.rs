@@ -4,54 +4,46 @@
 //! socket, and one call tells what happened next. Programs use it through the C interface of
 //! `include/ipc.h`; this crate is what stands behind it.
 //!
-//! The way of a message in: kernel → [`socket`] (one receive for many frames) → [`inbound`] (cut into
-//! frames) → [`event_loop`] (whose turn it is) → [`capi`] (the `ipc_event`). The way out: `ipc_write` →
-//! [`output`] (one `sendmsg` of header and payload) → what the kernel does not take stays in
-//! [`outbound`] and leaves from later calls.
+//! The way of a message in: the kernel → `kernel::socket` (one receive for many frames) →
+//! `connection::frame_decoder` (cut into frames) → `event_loop` (whose turn it is) → [`capi`] (the
+//! `ipc_event`). The way out: `ipc_write` → `calls::write` (one `sendmsg` of header and payload) → what the
+//! kernel does not take stays in `connection::send_queue` and leaves from later calls.
+//!
+//! A module imports only from modules that stand before it in this table, and no two files import each other.
 //!
 //! | module | what it holds |
 //! |---|---|
-//! | [`wire`] | the frame: header, lengths, limits |
-//! | [`error`] | each way a call can fail: its C code, its sentence, its errno |
-//! | [`service`] | name, index, version, run directory → path |
-//! | [`endpoint`] | who owns a path: listen, connect, close a service |
-//! | [`socket`] | the door to the kernel for descriptors |
-//! | [`limit`] | until when a call may wait |
-//! | [`own`] | which descriptors are the library's own |
-//! | [`section`] | whether this thread is inside the library (signal handlers ask) |
-//! | [`shards`] | a locked map from number to value, cut in parts |
-//! | [`connection`] | one connection's memory: what has come in, what is yet to go out |
-//! | [`inbound`] | the half-received frame and the bytes read ahead; cutting them into frames |
-//! | [`outbound`] | the bytes not yet sent |
-//! | [`descriptors`] | the descriptors that came with messages |
-//! | [`connections`] | descriptor → connection, for the process |
-//! | [`input`], [`output`] | reading one frame; writing one frame |
-//! | [`batch`] | many frames in one system call |
-//! | [`drain`] | sending what waits, on whatever connection |
-//! | [`event_loop`] | who speaks next: the epoll set of one list, the ready queue, turns |
-//! | [`fork`] | what fork(2) leaves the child |
-//! | [`memory`] | the C heap: blocks from malloc(3) that C frees |
-//! | [`capi`] | the door to C |
+//! | `error` | each way a call can fail: its C code, its sentence, its errno |
+//! | `frame` | the frame's header; blocks of the C heap that C frees |
+//! | `process` | whether this thread is inside the library; locked tables; which process this is |
+//! | `kernel` | system calls: sockets, descriptor passing, epoll, the clock; the library's own descriptors |
+//! | `connection` | what is remembered of a connection: half-received frames, bytes to send; sending them |
+//! | `service` | name, index, version, run directory → path; listen, connect, close a service |
+//! | `event_loop` | whose turn it is among the connections of one list |
+//! | `calls` | what a call does, with its waiting: read, write, queue, flush, close |
+//! | [`capi`] | the C interface |
 
-pub mod batch;
+mod calls;
 pub mod capi;
-pub mod connection;
-pub mod connections;
-pub mod descriptors;
-pub mod drain;
-pub mod endpoint;
-pub mod error;
-pub mod event_loop;
-pub mod fork;
-pub mod inbound;
-pub mod input;
-pub mod limit;
-pub mod memory;
-pub mod outbound;
-pub mod output;
-pub mod own;
-pub mod section;
-pub mod service;
-pub mod shards;
-pub mod socket;
-pub mod wire;
+mod connection;
+mod error;
+mod event_loop;
+mod frame;
+mod kernel;
+mod process;
+mod service;
+
+/// For the project's own fuzz targets and benchmarks: no interface, and different in each version.
+#[doc(hidden)]
+pub mod internals {
+    pub use crate::error::Error;
+    pub mod event_loop {
+        pub use crate::event_loop::*;
+    }
+    pub use crate::kernel::deadline::Limit;
+    pub use crate::process::entry_guard::Section;
+
+    pub use crate::connection::frame_decoder::{Came, Cut, Frame, Inbound, Longest, READ_AHEAD, Receive};
+    pub use crate::frame::c_heap::{self, Block};
+    pub use crate::frame::header::{HEADER_SIZE, Header, MAX_PAYLOAD, TooLong, parse_exact};
+}

@@ -12,10 +12,8 @@ use std::os::unix::net::{UnixListener, UnixStream};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
-use ipc::error::Error;
-use ipc::event_loop::{self, Entry, Kind, List, What};
-use ipc::limit::Limit;
-use ipc::section::Section;
+use ipc::internals::event_loop::{self, Entry, Kind, List, What};
+use ipc::internals::{Error, Limit, Section};
 use support::*;
 
 /// A list that counts how often one of its entries is looked at.

@@ -5,8 +5,8 @@ use std::ffi::{c_char, c_void};
 use std::ptr;
 
 use ipc::capi::messages::*;
+use ipc::capi::types::ipc_errors::{self, *};
 use ipc::capi::types::{ipc_message, msg_types};
-use ipc::error::ipc_errors::{self, *};
 
 use super::script::{Script, append_pattern};
 use super::stream::{HEADER, MOST, Next, Stream, any_header, frame};

@@ -5,9 +5,9 @@ use std::ffi::CStr;
 use std::mem::MaybeUninit;
 use std::ptr;
 
-use ipc::inbound::{Came, Cut, Frame, Inbound, Longest, READ_AHEAD, Receive};
-use ipc::memory::{self, Block};
-use ipc::wire::{Header, TooLong};
+use ipc::internals::{Block, c_heap};
+use ipc::internals::{Came, Cut, Frame, Inbound, Longest, READ_AHEAD, Receive};
+use ipc::internals::{Header, TooLong};
 use nix::errno::Errno;
 
 use super::script::Script;
@@ -267,7 +267,7 @@ fn check_frame(frame: Frame, kind: u8, payload: &[u8]) {
         let last = unsafe { CStr::from_ptr(c.add(payload.len())) };
         assert!(last.is_empty(), "no NUL behind the payload");
     }
-    unsafe { memory::free(c) };
+    unsafe { c_heap::free(c) };
 }
 
 /// Writes the bytes to the front of the room.

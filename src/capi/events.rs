@@ -7,16 +7,19 @@ use std::ptr;
 
 use nix::errno::Errno;
 
+use super::boundary::{call, call_or, required, required_const};
 use super::list::{CList, EMPTY, EXTRA};
+use super::messages;
 use super::types::{ipc_connection_info, ipc_connection_infos, ipc_event, ipc_event_type, ipc_message};
-use super::{call, call_or, messages, required, required_const};
+use crate::calls::flush;
+use crate::connection::frame_decoder::Frame;
 use crate::error::{Error, ipc_errors};
 use crate::event_loop::{self, Event, List, What};
-use crate::inbound::Frame;
-use crate::limit::Limit;
-use crate::memory::CBox;
-use crate::section::Section;
-use crate::{drain, endpoint, socket};
+use crate::frame::c_heap::CBox;
+use crate::kernel::deadline::Limit;
+use crate::kernel::fd;
+use crate::process::entry_guard::Section;
+use crate::service::endpoint;
 
 /// Waits until something happens to one of the connections in `clients` or at the service `srv`, and tells
 /// what in `event`. `srv` is NULL in a program that serves nobody.
@@ -274,7 +277,7 @@ pub(super) unsafe fn add_descriptor(
     watched: bool,
 ) -> Result<(), Error> {
     let cinfos = required(cinfos, ipc_errors::IPC_ERROR_ADD_FD__NO_PARAM_CINFOS)?;
-    socket::check_open(fd).map_err(|errno| Error::new(ipc_errors::IPC_ERROR_WAIT_EVENT__SELECT, errno))?;
+    fd::check_open(fd).map_err(|errno| Error::new(ipc_errors::IPC_ERROR_WAIT_EVENT__SELECT, errno))?;
     let cinfo = CBox::new(ipc_connection_info { fd, r#type: EXTRA, ..EMPTY })?;
     // SAFETY: the caller's list, and a structure that it owns once it is in there.
     unsafe { add(section, cinfos, cinfo.as_ptr(), watched) }?;
@@ -299,7 +302,7 @@ pub unsafe extern "C" fn ipc_connections_free(cinfos: *mut ipc_connection_infos)
     let nested = || with_list(&mut CList::forget);
     call_or(code, nested, |section| {
         with_list(&mut |list| {
-            drain::last_flush(section, None);
+            flush::last_flush(section, None);
             event_loop::freed(section, list.key());
             list.free();
         })
@@ -324,7 +327,7 @@ pub unsafe extern "C" fn handle_new_connection(
             .map_err(|errno| Error::new(ipc_errors::IPC_ERROR_ACCEPT, errno))?;
         let before = list.shape();
         let index = list.push(|_, _| Ok(fd)).map_err(|_| {
-            let _ = socket::close(fd);
+            let _ = fd::close(fd);
             Error::new(ipc_errors::IPC_ERROR_HANDLE_NEW_CONNECTION__MALLOC, Errno::ENOMEM)
         })?;
         // Should it fail, the next wait goes through the whole list.

@@ -9,7 +9,7 @@ use nix::errno::Errno;
 use super::types::{ipc_connection_info, ipc_connection_infos};
 use crate::error::{Error, ipc_errors};
 use crate::event_loop::{Entry, Kind, List};
-use crate::memory::{self, CBox, OutOfMemory};
+use crate::frame::c_heap::{self, CBox, OutOfMemory};
 
 /// The `type` of an entry that `ipc_add_fd` made.
 pub const EXTRA: c_char = b'a'.cast_signed() as c_char;
@@ -65,12 +65,12 @@ impl CList {
         let (array, size) = self.parts();
         // SAFETY: the array is from malloc(3) by the contract of ipc_connection_infos, and has `size` entries.
         unsafe {
-            if memory::capacity(array) > size {
+            if c_heap::capacity(array) > size {
                 return Ok(());
             }
-            let larger = memory::array_with(array, size, 2 * size + 1)?;
+            let larger = c_heap::array_with(array, size, 2 * size + 1)?;
             self.set(larger, size);
-            memory::free(array);
+            c_heap::free(array);
         }
         Ok(())
     }
@@ -106,7 +106,7 @@ impl CList {
         let (array, _) = self.parts();
         self.forget();
         // SAFETY: the array is from malloc(3), and the list does not name it any more.
-        unsafe { memory::free(array) };
+        unsafe { c_heap::free(array) };
     }
 
     /// Lets go of the array without freeing it.

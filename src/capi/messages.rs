@@ -7,14 +7,15 @@ use std::slice;
 
 use nix::errno::Errno;
 
+use super::boundary::{call, required, required_const};
 use super::types::{ipc_message, msg_types};
-use super::{call, required, required_const};
+use crate::calls::read;
+use crate::calls::write;
+use crate::connection::frame_decoder::Frame;
 use crate::error::{Error, ipc_errors};
-use crate::inbound::Frame;
-use crate::memory::{self, Block, CBox};
-use crate::section::Section;
-use crate::wire::{self, Header, MAX_PAYLOAD};
-use crate::{input, output};
+use crate::frame::c_heap::{self, Block, CBox};
+use crate::frame::header::{self, Header, MAX_PAYLOAD};
+use crate::process::entry_guard::Section;
 
 /// A message with nothing in it.
 pub(super) const EMPTY: ipc_message = ipc_message { r#type: 0, length: 0, payload: ptr::null_mut() };
@@ -32,7 +33,7 @@ pub(super) fn from_frame(frame: Frame) -> ipc_message {
 pub(super) unsafe fn take_back(message: *mut ipc_message) -> Option<CBox<ipc_message>> {
     if !message.is_null() {
         // SAFETY: as promised by the caller.
-        unsafe { memory::free((*message).payload) };
+        unsafe { c_heap::free((*message).payload) };
     }
     // SAFETY: as promised by the caller.
     unsafe { CBox::from_c(message) }
@@ -52,7 +53,7 @@ fn length_of(length: libc::ssize_t) -> Result<usize, Error> {
 /// `message` is a live message.
 unsafe fn frame_of(
     message: *const ipc_message,
-) -> Result<([u8; wire::HEADER_SIZE], *const u8, usize), Error> {
+) -> Result<([u8; header::HEADER_SIZE], *const u8, usize), Error> {
     // SAFETY: as promised by the caller.
     let message = unsafe { *message };
     let too_long = Error::new(ipc_errors::IPC_ERROR_MESSAGE_FORMAT__LENGTH, Errno::EMSGSIZE);
@@ -70,7 +71,7 @@ unsafe fn frame_of(
 /// `message` is a live message, which stays as it is for as long as the payload is used.
 pub(super) unsafe fn parts<'a>(
     message: *const ipc_message,
-) -> Result<([u8; wire::HEADER_SIZE], &'a [u8]), Error> {
+) -> Result<([u8; header::HEADER_SIZE], &'a [u8]), Error> {
     // SAFETY: as promised by the caller.
     let (header, payload, length) = unsafe { frame_of(message) }?;
     if length == 0 {
@@ -90,7 +91,7 @@ pub(super) unsafe fn read(
     fd: impl FnOnce() -> Result<RawFd, Error>,
 ) -> Result<(), Error> {
     let m = required(m, ipc_errors::IPC_ERROR_MESSAGE_READ__NO_MESSAGE_PARAM)?;
-    let frame = input::read(section, fd()?, &mut |_| Ok(()))?;
+    let frame = read::read(section, fd()?, &mut |_| Ok(()))?;
     // SAFETY: as promised by the caller.
     unsafe { m.write(from_frame(frame)) };
     Ok(())
@@ -108,7 +109,7 @@ pub(super) unsafe fn write(
     let m = required_const(m, ipc_errors::IPC_ERROR_MESSAGE_WRITE__NO_MESSAGE_PARAM)?;
     // SAFETY: as promised by the caller.
     let (header, payload) = unsafe { parts(m) }?;
-    output::write(section, fd()?, [&header, payload], None)
+    write::write(section, fd()?, [&header, payload], None)
 }
 
 /// Makes a message of `paylen` zero bytes in `*m`; with 0 it has no payload (NULL). Both blocks are from
@@ -150,7 +151,7 @@ pub unsafe extern "C" fn ipc_message_format_read(
         let size = usize::try_from(msize).map_err(|_| wrong)?;
         // SAFETY: the caller's buffer of `msize` bytes.
         let bytes = unsafe { slice::from_raw_parts(buf.cast::<u8>(), size) };
-        let (header, payload) = wire::parse_exact(bytes).ok_or(wrong)?;
+        let (header, payload) = header::parse_exact(bytes).ok_or(wrong)?;
         let frame = Frame::new(header.kind, Block::copy_of(payload)?);
         // SAFETY: the caller's message.
         unsafe { m.write(from_frame(frame)) };
@@ -205,7 +206,7 @@ pub unsafe extern "C" fn ipc_message_format_write(
 /// `place` has room for header and payload, and the payload has `length` bytes.
 pub(super) unsafe fn put_frame(
     place: *mut c_char,
-    header: [u8; wire::HEADER_SIZE],
+    header: [u8; header::HEADER_SIZE],
     payload: *const u8,
     length: usize,
 ) {
@@ -268,7 +269,7 @@ unsafe fn format(
         if length > 0 {
             // Copied before the old one is freed: it may be the same.
             let copy = Block::copy_of(slice::from_raw_parts(payload.cast(), length))?;
-            memory::free((*m).payload);
+            c_heap::free((*m).payload);
             (*m).payload = copy.into_c();
         }
         (*m).r#type = kind;
@@ -309,7 +310,7 @@ pub unsafe extern "C" fn ipc_message_empty(m: *mut ipc_message) -> ipc_errors {
         let m = required(m, ipc_errors::IPC_ERROR_MESSAGE_EMPTY__EMPTY_MESSAGE_LIST)?;
         // SAFETY: the caller's message, whose payload is NULL or from malloc(3).
         unsafe {
-            memory::free((*m).payload);
+            c_heap::free((*m).payload);
             (*m).payload = ptr::null_mut();
             (*m).length = 0;
         }

@@ -5,10 +5,14 @@ use std::os::fd::IntoRawFd;
 
 use nix::errno::Errno;
 
+use super::boundary::{call, fd_of, required, required_const, setting_failed};
+use super::messages;
 use super::types::{ipc_connection_info, ipc_message};
-use super::{call, messages, required, required_const, server_and_client::fd_of};
+use crate::calls::write;
+use crate::connection::table;
 use crate::error::{Error, ipc_errors};
-use crate::{connections, output, socket};
+use crate::kernel::fd;
+use crate::kernel::socket;
 
 /// A process, as the kernel knows it.
 #[repr(C)]
@@ -62,8 +66,8 @@ pub unsafe extern "C" fn ipc_write_fd(
         let m = required_const(m, ipc_errors::IPC_ERROR_MESSAGE_WRITE__NO_MESSAGE_PARAM)?;
         // SAFETY: the caller's message and structure.
         let ((header, payload), to) = unsafe { (messages::parts(m)?, fd_of(p, code)?) };
-        socket::check_open(fd).map_err(|errno| Error::new(code, errno))?;
-        output::write(section, to, [&header, payload], Some(fd))
+        fd::check_open(fd).map_err(|errno| Error::new(code, errno))?;
+        write::write(section, to, [&header, payload], Some(fd))
     })
 }
 
@@ -83,7 +87,7 @@ pub unsafe extern "C" fn ipc_allow_fds(p: *const ipc_connection_info) -> ipc_err
     call(ipc_errors::IPC_ERROR_USOCK_RECV, |section| {
         // SAFETY: the caller's structure, if any.
         let fd = unsafe { fd_of(p, ipc_errors::IPC_ERROR_CONNECTION_GEN__NO_CINFO) }?;
-        connections::set(section, fd, |settings| settings.descriptors = true).map_err(super::setting_failed)
+        table::set(section, fd, |settings| settings.descriptors = true).map_err(setting_failed)
     })
 }
 
@@ -103,8 +107,8 @@ pub unsafe extern "C" fn ipc_take_fd(p: *const ipc_connection_info, fd: *mut c_i
             fd.write(-1);
             fd_of(p, code)?
         };
-        socket::check_open(of).map_err(failed)?;
-        let taken = connections::lock(section, of)
+        fd::check_open(of).map_err(failed)?;
+        let taken = table::lock(section, of)
             .get()
             .and_then(|connection| connection.inbound.descriptors.as_mut()?.take());
         // SAFETY: as above.

@@ -1,7 +1,19 @@
 //! What the library asks of the process once: to be told of forks and of its end.
+//!
+//! Daemons fork after `ipc_server_init`, servers fork workers. While the process is copied all locks of the
+//! library are held, so that the child finds every table whole and no lock taken by a thread that it does
+//! not have. Then the child leaves to its parent what it has not sent yet, and makes epoll sets of its own
+//! when it waits: a shared one would let each process change the other's.
 
-use crate::section::Section;
-use crate::{connections, drain, event_loop, fork};
+use std::cell::{Cell, RefCell};
+use std::mem::ManuallyDrop;
+
+use crate::calls::flush;
+use crate::connection::table;
+use crate::event_loop;
+use crate::kernel::{fd, internal_fds};
+use crate::process::entry_guard::Section;
+use crate::process::fork_epoch;
 
 /// Run by the loader, before any function of the library: a handler that interrupts the program's first call
 /// finds it done. Miri, which runs unit tests, has neither handler.
@@ -18,22 +30,66 @@ extern "C" fn register() {
     }
 }
 
-extern "C" fn before_fork() {
-    fork::prepare();
-}
-
-extern "C" fn parent_after_fork() {
-    fork::parent();
-}
-
-extern "C" fn child_after_fork() {
-    fork::child();
-}
-
 extern "C" fn at_exit() {
     if let Some(mut section) = Section::enter() {
-        drain::last_flush(&mut section, None);
-        connections::release(&section);
+        flush::last_flush(&mut section, None);
+        table::release(&section);
         event_loop::release(&section);
+    }
+}
+
+/// Every table of the library, locked. Dropping it unlocks them.
+struct Frozen {
+    connections: table::Frozen,
+    _loops: event_loop::Frozen,
+    /// Dropped last.
+    _section: Section,
+}
+
+thread_local! {
+    /// Never dropped with its thread: a thread-local that is needs memory at its first use.
+    static FROZEN: RefCell<Option<ManuallyDrop<Frozen>>> = const { RefCell::new(None) };
+
+    /// How many forks of signal handlers, which interrupted the library, are between their two halves.
+    static NESTED: Cell<u32> = const { Cell::new(0) };
+}
+
+/// Before the fork, in the thread that forks. A signal handler that interrupted the library leaves the
+/// tables alone.
+extern "C" fn before_fork() {
+    let Some(section) = Section::enter() else {
+        NESTED.set(NESTED.get() + 1);
+        return;
+    };
+    // In the order in which the event loop takes them.
+    let loops = event_loop::freeze();
+    let connections = table::freeze();
+    let frozen = Frozen { connections, _loops: loops, _section: section };
+    FROZEN.set(Some(ManuallyDrop::new(frozen)));
+}
+
+fn thaw() -> Option<Frozen> {
+    match NESTED.get() {
+        0 => FROZEN.take().map(ManuallyDrop::into_inner),
+        nested => {
+            NESTED.set(nested - 1);
+            None
+        }
+    }
+}
+
+/// After the fork, in the parent.
+extern "C" fn parent_after_fork() {
+    fork_epoch::shares_descriptors();
+    drop(thaw());
+}
+
+/// After the fork, in the child.
+extern "C" fn child_after_fork() {
+    fork_epoch::next_generation();
+    fork_epoch::shares_descriptors();
+    internal_fds::retain_open(|fd| fd::check_open(fd).is_ok());
+    if let Some(mut frozen) = thaw() {
+        table::leave_output_to_parent(&mut frozen.connections);
     }
 }

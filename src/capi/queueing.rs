@@ -4,12 +4,15 @@ use std::ffi::c_int;
 
 use nix::errno::Errno;
 
+use super::boundary::{call, fd_of, required, required_const, setting_failed};
+use super::messages;
 use super::types::{ipc_connection_info, ipc_message};
-use super::{call, messages, required, required_const, server_and_client::fd_of};
+use crate::calls::flush::flush_waiting;
+use crate::calls::queue;
+use crate::connection::table;
 use crate::error::{Error, ipc_errors};
-use crate::limit::Limit;
-use crate::wire::MAX_PAYLOAD;
-use crate::{batch, connections};
+use crate::frame::header::MAX_PAYLOAD;
+use crate::kernel::deadline::Limit;
 
 /// Puts a copy of the message behind what is queued for the connection; it does not wait. What is queued leaves
 /// in batches, many messages in one system call: whenever 64 KiB have come together, as far as the peer reads,
@@ -31,7 +34,7 @@ pub unsafe extern "C" fn ipc_queue(p: *const ipc_connection_info, m: *const ipc_
         let m = required_const(m, ipc_errors::IPC_ERROR_MESSAGE_WRITE__NO_MESSAGE_PARAM)?;
         // SAFETY: the caller's message and structure.
         let ((header, payload), fd) = unsafe { (messages::parts(m)?, fd_of(p, code)?) };
-        batch::queue(section, fd, [&header, payload])
+        queue::queue(section, fd, [&header, payload])
     })
 }
 
@@ -48,7 +51,7 @@ pub unsafe extern "C" fn ipc_queue(p: *const ipc_connection_info, m: *const ipc_
 pub unsafe extern "C" fn ipc_flush(p: *const ipc_connection_info, timeout_ms: c_int) -> ipc_errors {
     let code = ipc_errors::IPC_ERROR_USOCK_SEND;
     // SAFETY: the caller's structure, if any.
-    call(code, |section| batch::flush(section, unsafe { fd_of(p, code) }?, Limit::of(timeout_ms)))
+    call(code, |section| flush_waiting(section, unsafe { fd_of(p, code) }?, Limit::of(timeout_ms)))
 }
 
 /// `*bytes` becomes how much is queued for the connection in the library, headers included; what the kernel has
@@ -61,7 +64,7 @@ pub unsafe extern "C" fn ipc_pending(p: *const ipc_connection_info, bytes: *mut 
     call(code, |section| {
         let bytes = required(bytes, code)?;
         // SAFETY: the caller's structure, and a place for a number.
-        unsafe { bytes.write(batch::pending(section, fd_of(p, code)?)?) };
+        unsafe { bytes.write(queue::pending(section, fd_of(p, code)?)?) };
         Ok(())
     })
 }
@@ -92,7 +95,6 @@ pub unsafe extern "C" fn ipc_limits(
         let longest = usize::try_from(max_message).ok().filter(|longest| *longest <= MAX_PAYLOAD);
         let longest =
             longest.ok_or(Error::new(ipc_errors::IPC_ERROR_MESSAGE_FORMAT__LENGTH, Errno::EMSGSIZE))?;
-        connections::set(section, fd, |settings| settings.set_limits(longest, max_queue))
-            .map_err(super::setting_failed)
+        table::set(section, fd, |settings| settings.set_limits(longest, max_queue)).map_err(setting_failed)
     })
 }

@@ -1,17 +1,21 @@
 //! Services and connections: open, connect, accept, read, write, close.
 
 use std::ffi::{CStr, CString, c_char};
-use std::os::fd::RawFd;
 use std::ptr;
 
 use nix::errno::Errno;
 
+use super::boundary::{call, call_or, fd_of, required, required_const};
+use super::messages;
 use super::types::{ipc_connection_info, ipc_message};
-use super::{call, call_or, messages, required, required_const};
+use crate::calls::close::close_connection;
+use crate::calls::flush;
 use crate::error::{Error, ipc_errors};
-use crate::memory::{self, Block};
-use crate::section::Section;
-use crate::{connections, drain, endpoint, event_loop, service, socket};
+use crate::event_loop;
+use crate::frame::c_heap::{self, Block};
+use crate::process::entry_guard::Section;
+use crate::service::endpoint;
+use crate::service::path;
 
 /// The run directory: what IPC_RUNDIR says, if it may say anything in this program.
 fn rundir<'a>() -> &'a CStr {
@@ -20,7 +24,7 @@ fn rundir<'a>() -> &'a CStr {
         if libc::getauxval(libc::AT_SECURE) != 0 { ptr::null() } else { libc::getenv(c"IPC_RUNDIR".as_ptr()) }
     };
     if told.is_null() {
-        return service::DEFAULT_RUNDIR;
+        return path::DEFAULT_RUNDIR;
     }
     // SAFETY: getenv answers with a string, copied before the program's code runs again.
     unsafe { CStr::from_ptr(told) }
@@ -35,7 +39,7 @@ unsafe fn path_of(
 ) -> Result<CString, Error> {
     // SAFETY: the caller's structure and string.
     let (name, index, version) = unsafe { (CStr::from_ptr(name), (*info).index, (*info).version) };
-    service::path(rundir(), name, index, version).map_err(|errno| match errno {
+    path::path(rundir(), name, index, version).map_err(|errno| match errno {
         Errno::ENOMEM => Error::new(no_memory, errno),
         errno => Error::new(too_long, errno),
     })
@@ -70,7 +74,7 @@ pub unsafe extern "C" fn ipc_server_init(
         // SAFETY: the caller's structure and string.
         let path = unsafe { path_of(srv, sname, too_long, no_memory) }?;
         let spath = Block::copy_of(path.to_bytes()).map_err(|_| Error::new(no_memory, Errno::ENOMEM))?;
-        service::make_rundir(&path)
+        path::make_rundir(&path)
             .map_err(|errno| Error::new(ipc_errors::IPC_ERROR_USOCK_INIT__BIND, errno))?;
         let fd = endpoint::listen(section, &path)?;
         // SAFETY: the caller's structure.
@@ -144,7 +148,7 @@ pub unsafe extern "C" fn ipc_server_close(srv: *mut ipc_connection_info) -> ipc_
         let result = endpoint::close_service(section, fd, path);
         if may_free {
             // SAFETY: `spath` is NULL or from malloc(3), and the structure names it no more.
-            unsafe { memory::free(spath) };
+            unsafe { c_heap::free(spath) };
         }
         result
     };
@@ -154,7 +158,7 @@ pub unsafe extern "C" fn ipc_server_close(srv: *mut ipc_connection_info) -> ipc_
         |section| {
             // SAFETY: the caller's structure, if any.
             if let Ok(fd) = unsafe { fd_of(srv, code) } {
-                drain::last_flush(section, None);
+                flush::last_flush(section, None);
                 event_loop::closing(section, fd);
             }
             end(Some(section))
@@ -176,29 +180,6 @@ pub unsafe extern "C" fn ipc_close(p: *mut ipc_connection_info) -> ipc_errors {
     // SAFETY: the caller's structure, if any.
     let fd = unsafe { fd_of(p, code) };
     call_or(code, || endpoint::close(fd?), |section| close_connection(section, fd?))
-}
-
-/// The descriptor of a structure; the code of the operation and EINVAL for NULL.
-///
-/// # Safety
-/// `info` is NULL or points to a structure.
-pub(super) unsafe fn fd_of(info: *const ipc_connection_info, code: ipc_errors) -> Result<RawFd, Error> {
-    // SAFETY: the caller's promise: NULL or a live structure.
-    required_const(info, code).map(|info| unsafe { (*info).fd })
-}
-
-/// Closes a descriptor, after a last try to send what is queued for it.
-pub(super) fn close_connection(section: &mut Section, fd: RawFd) -> Result<(), Error> {
-    drain::last_flush(section, Some(fd));
-    event_loop::closing(section, fd);
-    let mut slot = connections::lock(section, fd);
-    if slot.get().is_some_and(|connection| connection.writer.is_some()) {
-        // Who is in the middle of a frame, this thread or another, has the socket open for as long as it waits.
-        socket::shut_down(fd);
-    }
-    slot.forget();
-    drop(slot);
-    endpoint::close(fd)
 }
 
 /// Waits for a client of the service `srv`, takes it, and fills in `p`: its fd, and version and index of the
@@ -283,7 +264,7 @@ pub unsafe extern "C" fn service_path(path: *mut c_char, sname: *const c_char, i
         let sname = required_const(sname, code)?;
         // SAFETY: the caller's string.
         let name = unsafe { CStr::from_ptr(sname) };
-        let told = service::path(rundir(), name, index.cast_unsigned(), version.cast_unsigned())
+        let told = path::path(rundir(), name, index.cast_unsigned(), version.cast_unsigned())
             .map_err(|errno| Error::new(code, errno))?;
         let bytes = told.to_bytes();
         // SAFETY: the buffer has PATH_MAX bytes, and the path with its NUL no more than that.

@@ -4,7 +4,9 @@
 use std::ffi::{c_char, c_void};
 use std::mem::MaybeUninit;
 
-use crate::wire;
+use crate::frame::header;
+
+pub use crate::error::ipc_errors;
 
 /// Bytes of a frame before its payload: type (1), length (4, the machine's byte order).
 pub const IPC_HEADER_SIZE: u32 = 5;
@@ -15,9 +17,9 @@ pub const IPC_MAX_MESSAGE_SIZE: u32 = 8_000_000 - 5;
 /// The version of the protocol.
 pub const IPC_VERSION: u32 = 1;
 
-const _: () = assert!(IPC_HEADER_SIZE as usize == wire::HEADER_SIZE);
-const _: () = assert!(IPC_MAX_MESSAGE_SIZE as usize == wire::MAX_PAYLOAD);
-const _: () = assert!(msg_types::MSG_TYPE_DATA as u8 == wire::TYPE_DATA);
+const _: () = assert!(IPC_HEADER_SIZE as usize == header::HEADER_SIZE);
+const _: () = assert!(IPC_MAX_MESSAGE_SIZE as usize == header::MAX_PAYLOAD);
+const _: () = assert!(msg_types::MSG_TYPE_DATA as u8 == header::TYPE_DATA);
 
 /// Types of messages. The library gives them no meaning: a program may use any value of a char.
 #[repr(C)]

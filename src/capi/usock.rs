@@ -5,12 +5,16 @@ use std::slice;
 
 use nix::errno::Errno;
 
-use super::{call, messages, required, required_const, server_and_client};
+use super::boundary::{call, call_or, required, required_const};
+use super::messages;
+use crate::calls::close::close_connection;
+use crate::calls::read;
+use crate::calls::write;
+use crate::connection::frame_decoder::Frame;
 use crate::error::{Error, ipc_errors};
-use crate::inbound::Frame;
-use crate::memory::Block;
-use crate::wire::{HEADER_SIZE, Header, MAX_PAYLOAD};
-use crate::{endpoint, input, output};
+use crate::frame::c_heap::Block;
+use crate::frame::header::{HEADER_SIZE, Header, MAX_PAYLOAD};
+use crate::service::endpoint;
 
 /// Sends `len` bytes as they are, and waits as ipc_write does; a frame from ipc_message_format_write can be
 /// sent with it. More bytes than the largest frame has are taken in runs of that size. `*sent`, where `sent` is
@@ -43,10 +47,10 @@ pub unsafe extern "C" fn usock_send(
         };
         let mut taken = 0;
         let result = if bytes.is_empty() {
-            output::write(section, fd, [bytes, &[]], None)
+            write::write(section, fd, [bytes, &[]], None)
         } else {
             bytes.chunks(HEADER_SIZE + MAX_PAYLOAD).try_for_each(|run: &[u8]| {
-                output::write(section, fd, [run, &[]], None).inspect(|()| taken += run.len())
+                write::write(section, fd, [run, &[]], None).inspect(|()| taken += run.len())
             })
         };
         if !sent.is_null() {
@@ -86,7 +90,7 @@ pub unsafe extern "C" fn usock_recv(fd: i32, buf: *mut *mut c_char, len: *mut li
                 Ok(())
             }
         };
-        let Frame { kind, payload, .. } = input::read(section, fd, &mut admit)?;
+        let Frame { kind, payload, .. } = read::read(section, fd, &mut admit)?;
         let header = Header { kind, length: payload.len() }
             .encode()
             .map_err(|_| Error::new(ipc_errors::IPC_ERROR_USOCK_RECV, Errno::EPROTO))?;
@@ -109,7 +113,7 @@ pub unsafe extern "C" fn usock_recv(fd: i32, buf: *mut *mut c_char, len: *mut li
 #[unsafe(no_mangle)]
 pub extern "C" fn usock_close(fd: i32) -> ipc_errors {
     let code = ipc_errors::IPC_ERROR_USOCK_CLOSE;
-    super::call_or(code, || endpoint::close(fd), |section| server_and_client::close_connection(section, fd))
+    call_or(code, || endpoint::close(fd), |section| close_connection(section, fd))
 }
 
 unsafe fn path_of<'a>(path: *const c_char, code: ipc_errors) -> Result<&'a CStr, Error> {

@@ -2,15 +2,15 @@
 
 use std::ffi::c_int;
 
+use super::boundary::{call, required};
 use super::events::{self, Told, fd_of, take_message};
 use super::list::CList;
 use super::types::{ipc_connection_info, ipc_connection_infos, ipc_event};
-use super::{call, required};
 use crate::error::{Error, ipc_errors};
 use crate::event_loop::{self, Entry, Kind, List};
-use crate::limit::Limit;
-use crate::memory;
-use crate::section::Section;
+use crate::frame::c_heap;
+use crate::kernel::deadline::Limit;
+use crate::process::entry_guard::Section;
 
 /// ipc_wait_event that waits for at most `timeout_ms` milliseconds: 0 looks and does not wait, below 0 it
 /// waits for ever. When the time is over it returns IPC_ERROR_NONE, and the type of `event` is
@@ -166,7 +166,7 @@ pub unsafe extern "C" fn ipc_del_fd(cinfos: *mut ipc_connection_infos, fd: c_int
             (0..list.size()).find(|index| list.entry(*index).is_some_and(is_it))
         };
         // SAFETY: the caller's list, whose structure for the descriptor is from malloc(3).
-        unsafe { memory::free(events::remove(section, cinfos, find)?) };
+        unsafe { c_heap::free(events::remove(section, cinfos, find)?) };
         Ok(())
     })
 }

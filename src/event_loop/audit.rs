@@ -10,9 +10,10 @@ use nix::errno::Errno;
 
 use super::watch::index_u32;
 use super::{Entry, EventLoop, Gone, List, State};
+use crate::connection::table;
 use crate::error::Error;
-use crate::section::Section;
-use crate::{connections, limit};
+use crate::kernel::deadline;
+use crate::process::entry_guard::Section;
 
 /// An audit asks the kernel about a part of the list at a time, and there is a pause between the parts: what
 /// it takes of the time does not grow with the list.
@@ -60,7 +61,7 @@ impl Audit {
 
     /// Whether it is time to look without a clock: it would wake who asks again and again without waiting.
     pub fn is_overdue(&self) -> bool {
-        !self.may_wait && limit::milliseconds() - self.looked_at >= PAUSE_MS
+        !self.may_wait && deadline::milliseconds() - self.looked_at >= PAUSE_MS
     }
 
     /// All of it has been looked at, at once.
@@ -74,7 +75,7 @@ impl Audit {
             self.left = Left::Rest;
         }
         if !self.may_wait {
-            self.looked_at = limit::milliseconds();
+            self.looked_at = deadline::milliseconds();
         }
         let part = self.from..size.min(self.from + PART);
         if part.end < size {
@@ -184,7 +185,7 @@ impl EventLoop {
         let (Some(interest), true) = (member.interest(), member.is(entry)) else { return Ok(()) };
         let (announced, always_ready) = (member.announced, member.always_ready);
         // Adding it again changes nothing if it is watched already.
-        match set.add(member.token(fd), interest) {
+        match set.add(fd, member.token(fd).data(), interest) {
             Err(Errno::EEXIST) => Ok(()),
             Err(Errno::EPERM) if always_ready => Ok(()),
             Ok(()) | Err(Errno::EPERM) if announced => {
@@ -193,7 +194,7 @@ impl EventLoop {
             }
             // What the old registration may still tell is no longer this member's.
             Ok(()) => {
-                connections::forget_stranger(section, fd);
+                table::forget_stranger(section, fd);
                 let generation = self.next_generation();
                 self.update(fd, |member| {
                     member.generation = generation;

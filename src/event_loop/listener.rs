@@ -8,11 +8,12 @@ use nix::errno::Errno;
 use nix::sys::epoll::EpollFlags;
 
 use super::{Batch, Entry, Event, EventLoop, Kind, List, State, Token, What, failed};
-use crate::connections;
+use crate::connection::table;
 use crate::error::{Error, ipc_errors as Code};
-use crate::limit::Limit;
-use crate::section::Section;
-use crate::socket;
+use crate::kernel::deadline::Limit;
+use crate::kernel::fd;
+use crate::kernel::socket;
+use crate::process::entry_guard::Section;
 
 /// How long no client is accepted after descriptors or memory ran out, unless one comes free here.
 pub(super) const PAUSE_MS: i32 = 100;
@@ -65,12 +66,12 @@ impl EventLoop {
     pub(super) fn register_listener(&self) -> Result<(), Error> {
         let (Some(listener), Some(set)) = (self.listener, self.own_set()) else { return Ok(()) };
         let interest = if listener.is_paused() { EpollFlags::empty() } else { EpollFlags::EPOLLIN };
-        let token = listener.token();
-        match set.change(token, interest) {
+        let token = listener.token().data();
+        match set.change(listener.fd, token, interest) {
             // The set is new, or the number is another socket's by now.
-            Err(Errno::ENOENT) => {
-                socket::prepare_listener(listener.fd).and_then(|()| set.add(token, interest)).map_err(failed)
-            }
+            Err(Errno::ENOENT) => socket::prepare_listener(listener.fd)
+                .and_then(|()| set.add(listener.fd, token, interest))
+                .map_err(failed),
             result => result.map_err(failed),
         }
     }
@@ -115,8 +116,8 @@ impl EventLoop {
         let Some(listener) = self.listener else { return Ok(None) };
         let mut accepted = None;
         // Before the client is taken: one that finds no memory waits in the kernel's queue.
-        let settings = connections::lock(section, listener.fd).settings();
-        if self.make_room().is_err() || connections::reserve(section, settings).is_err() {
+        let settings = table::lock(section, listener.fd).settings();
+        if self.make_room().is_err() || table::reserve(section, settings).is_err() {
             self.pause_listener();
             return Ok(None);
         }
@@ -124,13 +125,13 @@ impl EventLoop {
             let fd =
                 socket::accept(listener.fd).map_err(|errno| Error::new(Code::IPC_ERROR_ACCEPT, errno))?;
             accepted = Some(fd);
-            connections::adopt(section, fd, settings).map_err(failed)?;
+            table::adopt(section, fd, settings).map_err(failed)?;
             self.admit(section, Entry { fd, identity, kind: Kind::Peer }, index, State::Fresh)?;
             Ok(fd)
         });
         if let (Some(fd), Err(_)) = (accepted, &pushed) {
             self.members.remove(&fd);
-            let _ = socket::close(fd);
+            let _ = fd::close(fd);
         }
         match pushed {
             Ok(index) => Ok(self.announce(list, index)),

@@ -9,8 +9,8 @@ use nix::errno::Errno;
 
 use super::{EventLoop, List, State, failed};
 use crate::error::Error;
-use crate::section::Section;
-use crate::shards::{NumberMap, Part, Shard, Shards, empty_map, release_map};
+use crate::process::entry_guard::Section;
+use crate::process::sharded::{NumberMap, Part, Shard, Shards, empty_map, release_map};
 
 const PARTS: usize = 16;
 

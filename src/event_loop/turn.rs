@@ -9,15 +9,19 @@ use nix::errno::Errno;
 use nix::poll::{PollFlags, PollTimeout};
 
 use super::{BATCH, Batch, Entry, Event, EventLoop, Kind, List, State, Token, What, failed};
-use crate::connections;
+use crate::connection::frame_decoder::{Came, Cut, Frame, Inbound, Receive};
+use crate::connection::send;
+use crate::connection::table;
 use crate::error::Error;
-use crate::inbound::{Came, Cut, Frame, Inbound, Receive};
-use crate::memory::{Block, OutOfMemory};
-use crate::output;
-use crate::own;
-use crate::section::Section;
-use crate::socket::{self, Patience};
-use crate::wire::TYPE_DATA;
+use crate::frame::c_heap::{Block, OutOfMemory};
+use crate::frame::header::TYPE_DATA;
+use crate::kernel::ancillary;
+use crate::kernel::fd;
+use crate::kernel::fd::Patience;
+use crate::kernel::internal_fds;
+use crate::kernel::poller;
+use crate::kernel::socket;
+use crate::process::entry_guard::Section;
 
 /// How much is read of an extra descriptor for one event.
 const EXTRA_READ: usize = 64 << 10;
@@ -76,7 +80,7 @@ impl EventLoop {
     /// The end of one whose descriptor the program has closed.
     fn tell_gone<L: List>(&mut self, section: &Section, list: &mut L) -> Option<Event<L::Origin>> {
         while let Some(gone) = self.gone.pop_front() {
-            connections::forget_stranger(section, gone.fd);
+            table::forget_stranger(section, gone.fd);
             let (_, size) = list.shape();
             // The program may have set its descriptor to -1: it is no entry then, but stands there. Where it has a member
             // of its own it is another one, which has got the memory of one that was taken out.
@@ -98,7 +102,7 @@ impl EventLoop {
     fn ask_the_kernel<L: List>(&mut self, section: &Section, list: &L) -> Result<(), Error> {
         let mut room = [const { MaybeUninit::uninit() }; BATCH];
         let Some(set) = self.set_to_ask()? else { return self.build(section) };
-        let brought = socket::wait_epoll(set, &mut room, 0).map_err(failed)?;
+        let brought = poller::wait_epoll(set, &mut room, 0).map_err(failed)?;
         self.collect(section, list, brought)
     }
 
@@ -137,8 +141,8 @@ impl EventLoop {
             State::Open | State::Ending => {}
         }
         // What another process has open still tells of a number that may be the library's own by now.
-        if (!known || own::is_own(fd)) && !self.is_watched(fd) {
-            connections::forget_stranger(section, fd);
+        if (!known || internal_fds::is_own(fd)) && !self.is_watched(fd) {
+            table::forget_stranger(section, fd);
             self.lose(fd);
             return Ok(None);
         }
@@ -146,7 +150,7 @@ impl EventLoop {
             self.send_queued(section, fd);
         }
         if member.state == State::Ending {
-            let is_over = !output::is_queued(section, fd);
+            let is_over = !send::is_queued(section, fd);
             return Ok(if is_over { self.end(section, list, fd, index) } else { None });
         }
         if !readable {
@@ -156,7 +160,7 @@ impl EventLoop {
             Kind::Watched => self.show_ready(fd)?,
             Kind::Extra => self.read_extra(fd, member.always_ready)?.map(What::Extra),
             Kind::Peer => match self.receive(section, fd)? {
-                Received::End if output::flush_whole(section, fd) => {
+                Received::End if send::flush_whole(section, fd) => {
                     return Ok(self.end(section, list, fd, index));
                 }
                 received => self.take_in(fd, received),
@@ -213,7 +217,7 @@ impl EventLoop {
 
     /// Receives a frame of the connection, or cuts one of what an earlier receive has brought.
     fn receive(&mut self, section: &Section, fd: RawFd) -> Result<Received, Error> {
-        let mut slot = connections::lock_known(section, fd);
+        let mut slot = table::lock_known(section, fd);
         // Before anything is taken from the kernel, so that nothing is lost for want of it.
         if slot.reserve().is_err() {
             self.make_ready(fd, true, false);
@@ -262,7 +266,7 @@ impl EventLoop {
             let (Ok(None), Ok(Came::Full)) = (&cut, came) else { break };
             came = if self.expected < LARGE || inbound.has_begun() || inbound.descriptors.is_some() {
                 inbound.receive_ahead(&mut self.spare, |room, arriving| {
-                    socket::receive(fd, room, Patience::DontWait, arriving)
+                    ancillary::receive(fd, room, Patience::DontWait, arriving)
                 })
             } else {
                 inbound.receive_expected(self.expected, |head, room| socket::receive_apart(fd, head, room))
@@ -284,7 +288,7 @@ impl EventLoop {
         if self.shown.contains(&fd) || self.shown.try_reserve(1).is_err() {
             return Ok(None);
         }
-        match socket::wait(fd, PollFlags::POLLIN, PollTimeout::ZERO) {
+        match fd::wait(fd, PollFlags::POLLIN, PollTimeout::ZERO) {
             Ok(flags) if flags.is_empty() => Ok(None),
             Ok(_) => {
                 self.shown.push(fd);
@@ -302,7 +306,7 @@ impl EventLoop {
     /// read.
     fn read_extra(&mut self, fd: RawFd, always_ready: bool) -> Result<Option<Frame>, Error> {
         // The program or another process may have read it meanwhile, and read(2) would wait.
-        let ready = match socket::wait(fd, PollFlags::POLLIN | READ_END, PollTimeout::ZERO) {
+        let ready = match fd::wait(fd, PollFlags::POLLIN | READ_END, PollTimeout::ZERO) {
             Ok(flags) if flags.is_empty() => return Ok(None),
             Ok(flags) => flags,
             Err(Errno::EBADF) => {
@@ -320,7 +324,7 @@ impl EventLoop {
         let mut payload = block.inspect_err(|_| self.make_ready(fd, true, false))?;
         // A file's bytes are nobody else's, but may have to come from the disk, and nobody tells when they have.
         let patience = if always_ready { Patience::Wait } else { Patience::DontWait };
-        match payload.fill(EXTRA_READ, |room| socket::read(fd, room, patience)) {
+        match payload.fill(EXTRA_READ, |room| fd::read(fd, room, patience)) {
             // An empty datagram is no end, and there may be another one behind it.
             Ok(0) if !ended && socket::is_datagram(fd) => self.make_ready(fd, true, false),
             Ok(0) => self.finish_extra(fd),
@@ -363,10 +367,10 @@ impl EventLoop {
         self.follow_move(list, index);
         self.dismiss(fd);
         if is_it {
-            output::flush(section, fd);
-            connections::lock(section, fd).forget();
+            send::flush(section, fd);
+            table::lock(section, fd).forget();
             // Nothing can be done about a failure, and the number is free in any case.
-            let _ = socket::close(fd);
+            let _ = fd::close(fd);
         }
         self.resume_listener();
         Some(Event { origin, what: What::Disconnection })

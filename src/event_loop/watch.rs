@@ -8,12 +8,13 @@ use nix::errno::Errno;
 use nix::sys::epoll::EpollFlags;
 
 use super::listener::{self, Listener};
-use super::{Entry, EventLoop, Gone, Kind, List, Member, Readable, Set, State, Token, audit, failed};
+use super::{Entry, EventLoop, Gone, Kind, List, Member, Readable, State, Token, audit, failed};
+use crate::connection::send::{self, Flushed};
+use crate::connection::table;
 use crate::error::Error;
-use crate::output::{self, Flushed};
-use crate::section::Section;
-use crate::socket::{Cookie, Readiness};
-use crate::{connections, drain};
+use crate::kernel::poller::{Poller, Readiness, TICK};
+use crate::kernel::socket::Cookie;
+use crate::process::entry_guard::Section;
 
 pub(super) fn index_u32(index: usize) -> u32 {
     u32::try_from(index).unwrap_or(u32::MAX)
@@ -45,7 +46,7 @@ impl EventLoop {
     }
 
     /// The epoll set, if it is this process's own.
-    pub(super) fn own_set(&self) -> Option<&Set> {
+    pub(super) fn own_set(&self) -> Option<&Poller> {
         self.set.as_ref().filter(|set| set.is_own())
     }
 
@@ -59,11 +60,11 @@ impl EventLoop {
         fds.extend(self.members.keys().copied());
         // The parent's, in a forked child, makes room for the new one.
         self.drop_set();
-        self.set = Some(Set::new().map_err(failed)?);
+        self.set = Some(Poller::new().map_err(failed)?);
         let registered = self.show_set().and_then(|()| self.register_listener()).and_then(|()| {
             fds.into_iter().try_for_each(|fd| {
                 // It may be another socket than when the member came.
-                connections::forget_stranger(section, fd);
+                table::forget_stranger(section, fd);
                 if self.members.get(&fd).is_some_and(|member| member.is_another_by_now(fd)) {
                     self.lose(fd);
                 }
@@ -119,7 +120,7 @@ impl EventLoop {
         let (mut stale, mut ticked) = (false, false);
         for readiness in brought {
             let token = Token::of(readiness.u64);
-            if token == Token::TICK {
+            if readiness.u64 == TICK {
                 ticked = true;
                 if let Some(set) = &mut self.set {
                     set.ticked();
@@ -163,17 +164,17 @@ impl EventLoop {
 
     /// Has epoll watch the member for what it waits for.
     pub(super) fn register(&mut self, fd: RawFd) -> Result<(), Error> {
-        self.tell_epoll(fd, Set::watch)
+        self.tell_epoll(fd, Poller::watch)
     }
 
     fn tell_epoll(
         &mut self,
         fd: RawFd,
-        tell: fn(&Set, Token, EpollFlags) -> nix::Result<()>,
+        tell: fn(&Poller, RawFd, u64, EpollFlags) -> nix::Result<()>,
     ) -> Result<(), Error> {
         let (Some(member), Some(set)) = (self.members.get(&fd), self.own_set()) else { return Ok(()) };
         let Some(interest) = member.interest() else { return Ok(()) };
-        let result = tell(set, member.token(fd), interest);
+        let result = tell(set, fd, member.token(fd).data(), interest);
         self.registered(fd, result)
     }
 
@@ -241,7 +242,7 @@ impl EventLoop {
             return Ok(());
         }
         self.make_room()?;
-        connections::forget_stranger(section, entry.fd);
+        table::forget_stranger(section, entry.fd);
         if let Some(old) = self.members.get(&entry.fd)
             && old.announced
             && old.identity != entry.identity
@@ -263,7 +264,7 @@ impl EventLoop {
             announced: state == State::Fresh,
             cookie: (state == State::Fresh).then(|| Cookie::of(entry.fd).ok()).flatten(),
             // It may have something queued from before; a look will show.
-            sending: drain::any_queued(),
+            sending: send::any_queued(),
             kind: match entry.kind {
                 Kind::Extra if self.watched.contains(&entry.identity) => Kind::Watched,
                 kind => kind,
@@ -302,7 +303,7 @@ impl EventLoop {
     /// Whether epoll watches the descriptor as it is now.
     pub(super) fn is_watched(&self, fd: RawFd) -> bool {
         let (Some(member), Some(set)) = (self.members.get(&fd), self.own_set()) else { return false };
-        match set.add(member.token(fd), EpollFlags::empty()) {
+        match set.add(fd, member.token(fd).data(), EpollFlags::empty()) {
             Err(Errno::EEXIST) => true,
             Err(Errno::EPERM) => member.always_ready,
             Err(_) => false,
@@ -353,12 +354,12 @@ impl EventLoop {
     pub(super) fn watch_output(&mut self, fd: RawFd, sending: bool) {
         self.update(fd, |member| member.sending = sending);
         // Should it fail, later calls for this connection send what is queued.
-        let _ = self.tell_epoll(fd, Set::change);
+        let _ = self.tell_epoll(fd, Poller::change);
     }
 
     /// Sends what is queued for the member.
     pub(super) fn send_queued(&mut self, section: &Section, fd: RawFd) {
-        let flushed = output::flush(section, fd);
+        let flushed = send::flush(section, fd);
         if flushed != Flushed::Full {
             self.watch_output(fd, false);
         }
@@ -371,7 +372,7 @@ impl EventLoop {
         if std::mem::take(&mut self.is_stalled) {
             let mut stalled = Vec::new();
             for (fd, member) in &self.members {
-                if !member.sending && output::is_queued(section, *fd) {
+                if !member.sending && send::is_queued(section, *fd) {
                     if stalled.try_reserve(1).is_err() {
                         self.is_stalled = true;
                         break;

@@ -2,8 +2,8 @@
 # Runs in Miri those unit tests that ask nothing of the kernel: Miri interprets the program, sees each access to
 # memory that Rust's rules forbid, and has no services, no sendmsg(2) with descriptors and no file system of its own.
 #
-# The others need a real descriptor or path: descriptors, endpoint, a_descriptor_goes_with_the_first_byte...
-# of outbound, and the_last_directory_is_made... of service. Arguments are the tests to run instead of these.
+# The others need a real descriptor or path: received_fds, endpoint, a_descriptor_goes_with_the_first_byte...
+# of send_queue, and the_last_directory_is_made... of service::path. Arguments are the tests to run instead of these.
 #
 # SPDX-License-Identifier: MIT OR Apache-2.0
 set -euo pipefail
@@ -14,15 +14,15 @@ toolchain=${CHECKED_TOOLCHAIN:-nightly}
 export CARGO_TARGET_DIR=${CHECKED_OUTPUT:-$PWD/target/checked}/build-miri
 tests=("$@")
 [ "${#tests[@]}" -gt 0 ] || tests=(
-    inbound::
-    memory::
-    outbound::tests::the_queue_sends_in_order_and_refuses_whole
-    output::
-    section::
-    service::tests::numbers_are_printed_signed
-    service::tests::the_default_has_two_slashes
-    service::tests::the_longest_path_and_one_byte_more
-    wire::
+    c_heap::
+    entry_guard::
+    frame_decoder::
+    send_queue::tests::the_queue_sends_in_order_and_refuses_whole
+    path::tests::numbers_are_printed_signed
+    path::tests::the_default_has_two_slashes
+    path::tests::the_longest_path_and_one_byte_more
+    write::
+    header::
 )
 
 if ! "$cargo" "+$toolchain" miri --version > /dev/null 2>&1; then

@@ -19,9 +19,9 @@ use std::time::Duration;
 pub use ipc::capi::events::*;
 pub use ipc::capi::messages::*;
 pub use ipc::capi::server_and_client::*;
+pub use ipc::capi::types::ipc_errors::{self, *};
 pub use ipc::capi::types::*;
 pub use ipc::capi::usock::*;
-pub use ipc::error::ipc_errors::{self, *};
 pub use ledger::*;
 pub use process::*;
 

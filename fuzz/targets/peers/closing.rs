@@ -5,8 +5,8 @@ use std::ptr;
 
 use ipc::capi::events::{ipc_connections_free, ipc_del};
 use ipc::capi::server_and_client::{ipc_close, ipc_server_close};
+use ipc::capi::types::ipc_errors::*;
 use ipc::capi::usock::usock_close;
-use ipc::error::ipc_errors::*;
 
 use super::connection::{Connection, Due, Kind, State};
 use super::queueing::Settings;

@@ -4,9 +4,9 @@
 use std::os::fd::RawFd;
 use std::ptr;
 
+use ipc::capi::types::ipc_errors::*;
 use ipc::capi::types::*;
 use ipc::capi::waiting::{ipc_del_fd, ipc_event_fd, ipc_wait_event_timeout, ipc_wait_events, ipc_watch_fd};
-use ipc::error::ipc_errors::*;
 
 use super::connection::{Connection, Due, Kind, State};
 use super::sockets;

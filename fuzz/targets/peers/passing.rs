@@ -3,8 +3,8 @@
 use std::os::fd::{AsRawFd, OwnedFd};
 
 use ipc::capi::passing::{ipc_allow_fds, ipc_peer, ipc_take_fd, ipc_write_fd};
+use ipc::capi::types::ipc_errors::{self, *};
 use ipc::capi::types::*;
-use ipc::error::ipc_errors::{self, *};
 
 use super::connection::{Connection, State};
 use super::queueing::message_of;

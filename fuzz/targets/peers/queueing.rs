@@ -4,8 +4,8 @@ use std::ffi::c_char;
 use std::ptr;
 
 use ipc::capi::queueing::{ipc_flush, ipc_limits, ipc_pending, ipc_queue};
+use ipc::capi::types::ipc_errors::{self, *};
 use ipc::capi::types::*;
-use ipc::error::ipc_errors::{self, *};
 
 use super::connection::Connection;
 use super::world::{World, call};

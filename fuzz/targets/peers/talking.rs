@@ -6,9 +6,9 @@ use std::ptr;
 
 use ipc::capi::messages::{ipc_message_read, ipc_message_write};
 use ipc::capi::server_and_client::{ipc_read, ipc_write};
+use ipc::capi::types::ipc_errors::{self, *};
 use ipc::capi::types::*;
 use ipc::capi::usock::{usock_recv, usock_send};
-use ipc::error::ipc_errors::{self, *};
 
 use super::connection::{Connection, Due};
 use super::queueing::message_of;

@@ -4,8 +4,8 @@ use std::ptr;
 
 use ipc::capi::events::ipc_wait_event;
 use ipc::capi::messages::ipc_message_empty;
+use ipc::capi::types::ipc_errors::*;
 use ipc::capi::types::*;
-use ipc::error::ipc_errors::*;
 
 use super::connection::{Connection, Due, Kind, State};
 use super::talking::content;

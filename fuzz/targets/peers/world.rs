@@ -9,8 +9,8 @@ use std::sync::OnceLock;
 
 use ipc::capi::events::{handle_new_connection, ipc_add, ipc_add_fd};
 use ipc::capi::server_and_client::{ipc_accept, ipc_connection, ipc_server_init};
+use ipc::capi::types::ipc_errors::{self, *};
 use ipc::capi::types::*;
-use ipc::error::ipc_errors::{self, *};
 
 use super::connection::{Connection, Due, Kind, State};
 use super::looking::EventFd;

@@ -2,16 +2,23 @@
 
 #![forbid(unsafe_code)]
 
-use std::os::fd::RawFd;
-use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
+use std::os::fd::{AsRawFd, RawFd};
+use std::sync::atomic::{AtomicI64, Ordering};
 use std::time::Duration;
 
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
-use crate::output::{Flushed, flush_of_another, is_queued, pause};
-use crate::section::Section;
-use crate::{connections, event_loop, limit, socket};
+use crate::connection::send::{
+    Flushed, any_queued, failed, flush, flush_queue, flush_through, is_queued, note_queued, queued,
+};
+use crate::connection::table;
+use crate::error::Error;
+use crate::event_loop;
+use crate::kernel::deadline::{self, Limit};
+use crate::kernel::fd;
+use crate::kernel::socket;
+use crate::process::entry_guard::Section;
 
 /// How long closing and exiting try to send what is queued, in milliseconds: one after the other in all.
 const LAST_CHANCE: i64 = 1000;
@@ -23,40 +30,31 @@ const LAST_CHANCE_RETURNS: i64 = 10_000;
 static WAITED: AtomicI64 = AtomicI64::new(0);
 static WAITED_AT: AtomicI64 = AtomicI64::new(0);
 
-/// Whether any connection may have bytes queued. Set with each, cleared by a look that finds none.
-static QUEUED: AtomicBool = AtomicBool::new(false);
+/// How long to wait for memory of the kernel's, in milliseconds.
+const MEMORY_PAUSE: u8 = 1;
 
 /// Has later calls send what is queued.
 pub fn has_queued(section: &Section, fd: RawFd) {
-    QUEUED.store(true, Ordering::Relaxed);
+    note_queued();
     event_loop::watch_output(section, fd);
 }
 
-/// Whether bytes may wait to be sent on any connection.
-pub fn any_queued() -> bool {
-    QUEUED.load(Ordering::Relaxed)
+/// Waits a little for what passes without the kernel's telling.
+pub fn pause(section: &mut Section) {
+    let _ = section.outside(|| poll(&mut [], MEMORY_PAUSE));
 }
 
-/// The connections with bytes to send, as many as there is memory for, and whether these are all.
-fn queued(section: &Section) -> (Vec<RawFd>, bool) {
-    let (mut found, mut all) = (Vec::new(), true);
-    if QUEUED.swap(false, Ordering::Relaxed) {
-        let mut any = false;
-        connections::for_each(section, |fd, connection| {
-            if connection.outbound.is_empty() || connection.writer.is_some() {
-                return;
-            }
-            any = true;
-            match found.try_reserve(1) {
-                Ok(()) => found.push(fd),
-                Err(_) => all = false,
-            }
-        });
-        if any {
-            QUEUED.store(true, Ordering::Relaxed);
-        }
+/// [`flush`] for a connection of another thread. That may close it with close(2) at any time, and its number become
+/// another connection's: it is sent through a descriptor that stays what it is.
+pub fn flush_of_another(section: &Section, fd: RawFd) -> Flushed {
+    let flushed = match fd::duplicate(fd) {
+        Ok(own) => flush_through(section, fd, own.as_raw_fd()),
+        Err(_) => flush(section, fd),
+    };
+    if flushed == Flushed::All {
+        event_loop::has_sent(section, fd);
     }
-    (found, all)
+    flushed
 }
 
 /// Waits until one of `fds` takes bytes, or `input` has some, and sends what can be sent.
@@ -73,7 +71,7 @@ fn flush_some(
         .into_iter()
         .chain(fds.iter().map(|fd| (*fd, PollFlags::POLLOUT)))
     {
-        asked.push(PollFd::new(socket::borrow(fd)?, events));
+        asked.push(PollFd::new(fd::borrow(fd)?, events));
     }
     let count = section.outside(|| poll(&mut asked, limit))?;
     let mut ready = asked.iter().map(|asked| asked.any() != Some(false));
@@ -122,7 +120,7 @@ pub fn last_flush(section: &mut Section, only: Option<RawFd>) {
     for fd in queued(section).0 {
         flush_of_another(section, fd);
     }
-    let start = limit::milliseconds();
+    let start = deadline::milliseconds();
     let spent = if start - WAITED_AT.load(Ordering::Relaxed) < LAST_CHANCE_RETURNS {
         WAITED.load(Ordering::Relaxed)
     } else {
@@ -142,10 +140,59 @@ pub fn last_flush(section: &mut Section, only: Option<RawFd>) {
         if flushed == Err(Errno::ENOMEM) {
             pause(section);
         }
-        waited = limit::milliseconds() - start;
+        waited = deadline::milliseconds() - start;
     }
     if waited > 0 {
         WAITED.store(spent + waited, Ordering::Relaxed);
         WAITED_AT.store(start + waited, Ordering::Relaxed);
+    }
+}
+
+/// Sends what is queued for the connection, and waits for its peer: ETIMEDOUT when the time is over before.
+pub fn flush_waiting(section: &mut Section, fd: RawFd, limit: Limit) -> Result<(), Error> {
+    fd::check_open(fd).map_err(failed)?;
+    let thread = section.thread();
+    let mut timeout = limit.left();
+    loop {
+        let mut slot = table::lock_known(section, fd);
+        let writer = match slot.get() {
+            Some(connection) if !connection.may_send() => connection.writer,
+            _ => return Ok(()),
+        };
+        let mut flushed = Flushed::Full;
+        if writer.is_none() {
+            slot.verify().map_err(failed)?;
+            flushed = flush_queue(&mut slot, fd)?;
+        }
+        if flushed == Flushed::All {
+            slot.tidy();
+            drop(slot);
+            event_loop::has_sent(section, fd);
+            return Ok(());
+        }
+        if writer == Some(thread) {
+            // A signal handler has interrupted a write to the same connection.
+            return Err(failed(Errno::EDEADLK));
+        }
+        if timeout == 0 {
+            return Err(failed(Errno::ETIMEDOUT));
+        }
+        if writer.is_some() {
+            let limit = u64::try_from(timeout).ok().map(Duration::from_millis);
+            drop(slot.wait(limit).map_err(failed)?);
+        } else if flushed == Flushed::Later {
+            drop(slot);
+            pause(section);
+        } else {
+            drop(slot);
+            let limit = PollTimeout::try_from(timeout).unwrap_or(PollTimeout::NONE);
+            match section.outside(|| fd::wait(fd, PollFlags::POLLOUT, limit)) {
+                Ok(_) => {}
+                // As in a wait for an event: with a limit, a signal neither ends nor prolongs it.
+                Err(Errno::EINTR) if timeout > 0 => {}
+                Err(errno) => return Err(failed(errno)),
+            }
+        }
+        timeout = limit.left();
     }
 }

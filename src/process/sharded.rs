@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use crate::section::Section;
+use crate::process::entry_guard::Section;
 
 /// Spreads small numbers and addresses; what comes from outside cannot choose them.
 #[derive(Default)]

@@ -4,19 +4,17 @@
 
 use std::io::IoSlice;
 use std::os::fd::RawFd;
-use std::time::Duration;
 
 use nix::errno::Errno;
-use nix::poll::{PollFlags, PollTimeout};
 
-use crate::connection::Connection;
-use crate::connections::{self, Slot};
+use crate::calls::flush::has_queued;
+use crate::connection::send::{Flushed, failed, flush_queue, not_remembered, refused};
+use crate::connection::state::Connection;
+use crate::connection::table::{self, Slot};
 use crate::error::Error;
-use crate::limit::Limit;
-use crate::output::{Flushed, failed, flush_queue, not_remembered, pause, refused};
-use crate::section::Section;
-use crate::socket;
-use crate::{drain, event_loop};
+use crate::event_loop;
+use crate::kernel::fd;
+use crate::process::entry_guard::Section;
 
 /// How much is put together before it is sent without being asked.
 const BATCH: usize = 64 << 10;
@@ -29,7 +27,7 @@ const BATCH: usize = 64 << 10;
 pub fn queue(section: &Section, fd: RawFd, pieces: [&[u8]; 2]) -> Result<(), Error> {
     let slices = pieces.map(IoSlice::new);
     let size = slices.iter().map(|piece| piece.len()).sum();
-    let mut slot = connections::lock_known(section, fd);
+    let mut slot = table::lock_known(section, fd);
     let before = slot.get().map_or(0, |connection| connection.outbound.len());
     // Once for each batch, also where the peer does not read.
     let is_full = before / BATCH < (before + size) / BATCH;
@@ -50,7 +48,7 @@ pub fn queue(section: &Section, fd: RawFd, pieces: [&[u8]; 2]) -> Result<(), Err
     }
     drop(slot);
     if is_first {
-        drain::has_queued(section, fd);
+        has_queued(section, fd);
     }
     Ok(())
 }
@@ -77,57 +75,8 @@ fn room_for<'a>(slot: &'a mut Slot<'_>, fd: RawFd, size: usize) -> Result<&'a mu
     slot.entry().map_err(not_remembered)
 }
 
-/// Sends what is queued for the connection, and waits for its peer: ETIMEDOUT when the time is over before.
-pub fn flush(section: &mut Section, fd: RawFd, limit: Limit) -> Result<(), Error> {
-    socket::check_open(fd).map_err(failed)?;
-    let thread = section.thread();
-    let mut timeout = limit.left();
-    loop {
-        let mut slot = connections::lock_known(section, fd);
-        let writer = match slot.get() {
-            Some(connection) if !connection.may_send() => connection.writer,
-            _ => return Ok(()),
-        };
-        let mut flushed = Flushed::Full;
-        if writer.is_none() {
-            slot.verify().map_err(failed)?;
-            flushed = flush_queue(&mut slot, fd)?;
-        }
-        if flushed == Flushed::All {
-            slot.tidy();
-            drop(slot);
-            event_loop::has_sent(section, fd);
-            return Ok(());
-        }
-        if writer == Some(thread) {
-            // A signal handler has interrupted a write to the same connection.
-            return Err(failed(Errno::EDEADLK));
-        }
-        if timeout == 0 {
-            return Err(failed(Errno::ETIMEDOUT));
-        }
-        if writer.is_some() {
-            let limit = u64::try_from(timeout).ok().map(Duration::from_millis);
-            drop(slot.wait(limit).map_err(failed)?);
-        } else if flushed == Flushed::Later {
-            drop(slot);
-            pause(section);
-        } else {
-            drop(slot);
-            let limit = PollTimeout::try_from(timeout).unwrap_or(PollTimeout::NONE);
-            match section.outside(|| socket::wait(fd, PollFlags::POLLOUT, limit)) {
-                Ok(_) => {}
-                // As in a wait for an event: with a limit, a signal neither ends nor prolongs it.
-                Err(Errno::EINTR) if timeout > 0 => {}
-                Err(errno) => return Err(failed(errno)),
-            }
-        }
-        timeout = limit.left();
-    }
-}
-
 /// Bytes that are queued for the connection.
 pub fn pending(section: &Section, fd: RawFd) -> Result<usize, Error> {
-    socket::check_open(fd).map_err(failed)?;
-    Ok(connections::lock(section, fd).get().map_or(0, |connection| connection.outbound.len()))
+    fd::check_open(fd).map_err(failed)?;
+    Ok(table::lock(section, fd).get().map_or(0, |connection| connection.outbound.len()))
 }

@@ -8,7 +8,7 @@ use std::os::fd::{AsRawFd, RawFd};
 
 use nix::errno::Errno;
 
-use crate::own::Kept;
+use crate::kernel::internal_fds::Kept;
 
 /// Bytes that may wait in memory to be sent, beside what the kernel holds, unless the program sets another limit.
 pub const QUEUE_LIMIT: usize = 16 << 20;

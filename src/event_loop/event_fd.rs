@@ -7,8 +7,8 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, RawFd};
 use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags};
 use nix::sys::eventfd::{EfdFlags, EventFd};
 
-use crate::fork;
-use crate::own::Mark;
+use crate::kernel::internal_fds::Mark;
+use crate::process::fork_epoch;
 
 /// An epoll set of two: the set of the list, and what the kernel does not know of. It stays the same where the
 /// set of the list is made anew.
@@ -28,7 +28,13 @@ impl Readable {
         let outer = Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC)?;
         let left = EventFd::from_flags(EfdFlags::EFD_CLOEXEC | EfdFlags::EFD_NONBLOCK)?;
         outer.add(left.as_fd(), EpollEvent::new(EpollFlags::EPOLLIN, 0))?;
-        Ok(Self { _own: Mark::new(left.as_fd()), outer, left, is_raised: false, made_by: fork::generation() })
+        Ok(Self {
+            _own: Mark::new(left.as_fd()),
+            outer,
+            left,
+            is_raised: false,
+            made_by: fork_epoch::generation(),
+        })
     }
 
     /// The set will be closed. A forked child may have it, too, so that it would not leave by itself.
@@ -43,7 +49,7 @@ impl Readable {
 
     /// Whether this process has made it.
     pub fn is_own(&self) -> bool {
-        self.made_by == fork::generation()
+        self.made_by == fork_epoch::generation()
     }
 
     /// The descriptor.

@@ -1,81 +1,26 @@
-//! The door to the kernel for descriptors: receive, send, accept, wait, close.
+//! System calls on sockets: receive, send, accept, listen, options.
 //!
-//! Descriptors are plain numbers here, since they belong to the C program: it may close one at any time,
-//! and the kernel then answers EBADF. Where nix is enough it is used; the few calls for which only libc will
-//! do carry their reason.
+//! Where nix is enough it is used; the few calls for which only libc will do carry their reason.
 #![deny(unsafe_code)]
-
-mod ancillary;
 
 use std::io::IoSlice;
 use std::mem::MaybeUninit;
-use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
+use std::os::fd::RawFd;
 
 use nix::Result;
 use nix::errno::Errno;
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
-use nix::poll::{PollFd, PollFlags, PollTimeout};
+use nix::poll::PollTimeout;
 use nix::sys::socket::{self, Backlog, SockFlag};
 use nix::sys::stat::fstat;
 use nix::sys::time::TimeValLike;
 
-use self::ancillary::receive_with;
-pub use self::ancillary::send_with;
-use crate::descriptors::Descriptors;
-use crate::own::{self, Kept};
+use crate::kernel::fd::{Patience, borrow, written};
 
-/// Whether a call may wait for the peer.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Patience {
-    /// As the descriptor's own flags and time-outs say.
-    Wait,
-    /// Not at all: EAGAIN instead.
-    DontWait,
-}
-
-impl Patience {
-    fn flags(self) -> i32 {
-        match self {
-            Self::Wait => 0,
-            Self::DontWait => libc::MSG_DONTWAIT,
-        }
-    }
-}
-
-/// A descriptor of the program, for the calls that want more than a number.
-#[allow(unsafe_code, reason = "the number comes from C; the kernel checks it at every call")]
-pub fn borrow(fd: RawFd) -> Result<BorrowedFd<'static>> {
-    if fd < 0 {
-        return Err(Errno::EBADF);
-    }
-    // SAFETY: not -1. The program may close it under us; every call then answers EBADF.
-    Ok(unsafe { BorrowedFd::borrow_raw(fd) })
-}
-
-/// The front of `room`, which the kernel has written: `count` elements, or none and errno tells why.
-///
-/// # Safety
-/// The first `count` elements are initialised.
-#[allow(unsafe_code, reason = "initialised by a system call, which the type cannot show")]
-unsafe fn written<T>(room: &mut [MaybeUninit<T>], count: isize) -> Result<&mut [T]> {
-    let count = usize::try_from(count).map_err(|_| Errno::last())?;
-    let (front, _) = room.split_at_mut_checked(count).ok_or(Errno::EOVERFLOW)?;
-    // SAFETY: as promised by the caller.
-    Ok(unsafe { &mut *(std::ptr::from_mut(front) as *mut [T]) })
-}
-
-/// Receives at most `room`; an empty answer is the end of the stream. Descriptors that come along are closed,
-/// unless they are to arrive somewhere.
+/// Receives at most `room`; an empty answer is the end of the stream. Descriptors that come along are closed by
+/// the kernel.
 #[allow(unsafe_code, reason = "nix receives into initialised bytes only")]
-pub fn receive<'a>(
-    fd: RawFd,
-    room: &'a mut [MaybeUninit<u8>],
-    patience: Patience,
-    arriving: Option<&mut Descriptors>,
-) -> Result<&'a mut [u8]> {
-    if let Some(descriptors) = arriving {
-        return receive_with(fd, room, patience, descriptors);
-    }
+pub fn receive(fd: RawFd, room: &mut [MaybeUninit<u8>], patience: Patience) -> Result<&mut [u8]> {
     // SAFETY: `room` is writable for its whole length, and the kernel has written as much as it tells.
     unsafe {
         let count = libc::recv(fd, room.as_mut_ptr().cast(), room.len(), patience.flags());
@@ -113,27 +58,6 @@ pub fn receive_apart<'a, const N: usize>(
     Ok((count.min(N), unsafe { written(room, count.saturating_sub(N).cast_signed()) }?))
 }
 
-/// Reads at most `room` from a descriptor of any kind that poll(2) calls readable; an empty answer is the end
-/// of the file. With [`Patience::DontWait`] it does not wait, where the kernel can do that, should another
-/// process have taken the bytes meanwhile.
-#[allow(unsafe_code, reason = "nix reads into initialised bytes only")]
-pub fn read(fd: RawFd, room: &mut [MaybeUninit<u8>], patience: Patience) -> Result<&mut [u8]> {
-    if patience == Patience::DontWait {
-        let piece = libc::iovec { iov_base: room.as_mut_ptr().cast(), iov_len: room.len() };
-        // SAFETY: `piece` is `room`, which is writable for its whole length; -1 is the file's own position.
-        let count = unsafe { libc::preadv2(fd, &raw const piece, 1, -1, libc::RWF_NOWAIT) };
-        if count >= 0 || !matches!(Errno::last(), Errno::EOPNOTSUPP | Errno::ENOSYS) {
-            // SAFETY: the kernel has written as much as it tells.
-            return unsafe { written(room, count) };
-        }
-    }
-    // SAFETY: `room` is writable for its whole length, and the kernel has written as much as it tells.
-    unsafe {
-        let count = libc::read(fd, room.as_mut_ptr().cast(), room.len());
-        written(room, count)
-    }
-}
-
 /// Whether it is a socket on which an empty read is an empty datagram.
 pub fn is_datagram(fd: RawFd) -> bool {
     let kind = borrow(fd).and_then(|fd| socket::getsockopt(&fd, socket::sockopt::SockType));
@@ -141,7 +65,7 @@ pub fn is_datagram(fd: RawFd) -> bool {
 }
 
 /// What a send has come to: a peer that closed with bytes of ours unread is gone, like any other.
-fn sent(count: isize) -> Result<usize> {
+pub fn sent(count: isize) -> Result<usize> {
     match Errno::result(count) {
         Err(Errno::ECONNRESET) => Err(Errno::EPIPE),
         result => result.map(isize::unsigned_abs),
@@ -211,27 +135,6 @@ pub fn shut_down(fd: RawFd) {
     let _ = socket::shutdown(fd, socket::Shutdown::Both);
 }
 
-/// Locks an open file for this process alone, if nobody has it: EWOULDBLOCK. It is free again when it is closed.
-#[allow(unsafe_code, reason = "nix's lock panics where unlocking fails")]
-pub fn lock(file: &OwnedFd) -> Result<()> {
-    // SAFETY: an open descriptor.
-    Errno::result(unsafe { libc::flock(file.as_raw_fd(), libc::LOCK_EX | libc::LOCK_NB) }).map(drop)
-}
-
-/// Another descriptor of the same file, close-on-exec. A call that waits with it goes on with that file, also where
-/// a signal handler closes the first one and its number becomes another's: the kernel begins the call anew.
-#[allow(unsafe_code, reason = "nix gives the number alone")]
-pub fn duplicate(fd: RawFd) -> Result<Kept> {
-    let number = fcntl(borrow(fd)?, FcntlArg::F_DUPFD_CLOEXEC(0))?;
-    // SAFETY: a new descriptor, which nobody else knows.
-    Ok(unsafe { OwnedFd::from_raw_fd(number) }.into())
-}
-
-/// EBADF for a descriptor that is not open.
-pub fn check_open(fd: RawFd) -> Result<()> {
-    fcntl(borrow(fd)?, FcntlArg::F_GETFD).map(drop)
-}
-
 /// What tells a reused descriptor from the one before.
 #[derive(Clone, Copy, Debug)]
 pub enum Cookie {
@@ -269,17 +172,6 @@ impl Cookie {
     }
 }
 
-/// Waits until one of `events` is there, at most `timeout`; which are, or none when the time is over.
-pub fn wait(fd: RawFd, events: PollFlags, timeout: PollTimeout) -> Result<PollFlags> {
-    let mut asked = [PollFd::new(borrow(fd)?, events)];
-    nix::poll::poll(&mut asked, timeout)?;
-    let [answered] = asked;
-    match answered.revents().unwrap_or(PollFlags::POLLERR) {
-        flags if flags.contains(PollFlags::POLLNVAL) => Err(Errno::EBADF),
-        flags => Ok(flags),
-    }
-}
-
 /// How long a receive on this descriptor may wait: its O_NONBLOCK and SO_RCVTIMEO say.
 pub fn receive_limit(fd: RawFd) -> Result<PollTimeout> {
     let borrowed = borrow(fd)?;
@@ -292,34 +184,5 @@ pub fn receive_limit(fd: RawFd) -> Result<PollTimeout> {
         Ok(PollTimeout::NONE)
     } else {
         Ok(milliseconds.try_into().unwrap_or(PollTimeout::MAX))
-    }
-}
-
-/// What epoll tells of one descriptor: its events and the number it was registered with.
-pub type Readiness = libc::epoll_event;
-
-/// Waits for readiness in an epoll set, without a lock on its owner: the set may be closed meanwhile.
-#[allow(unsafe_code, reason = "nix's Epoll::wait borrows the set, and with it the lock, while it blocks")]
-pub fn wait_epoll(
-    set: RawFd,
-    room: &mut [MaybeUninit<Readiness>],
-    timeout_ms: i32,
-) -> Result<&mut [Readiness]> {
-    let most = i32::try_from(room.len()).unwrap_or(i32::MAX);
-    // SAFETY: `room` is writable for `most` events, and the kernel has written as many as it tells.
-    unsafe {
-        let count = libc::epoll_wait(set, room.as_mut_ptr().cast(), most, timeout_ms);
-        written(room, count as isize)
-    }
-}
-
-/// Closes a descriptor of the program. Linux has freed the number even where it answers EINTR.
-#[allow(unsafe_code, reason = "the descriptor is the program's number, which Rust does not own")]
-pub fn close(fd: RawFd) -> Result<()> {
-    let fd = own::of_program(fd)?;
-    // SAFETY: closing what C asked to close; no Rust value owns this number.
-    match Errno::result(unsafe { libc::close(fd) }) {
-        Ok(_) | Err(Errno::EINTR) => Ok(()),
-        Err(errno) => Err(errno),
     }
 }

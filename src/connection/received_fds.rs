@@ -8,11 +8,9 @@
 use std::collections::VecDeque;
 use std::os::fd::OwnedFd;
 
-use crate::memory::OutOfMemory;
-use crate::own::Kept;
-
-/// How many may come at once. The kernel closes what is beyond.
-pub const MOST: usize = 16;
+use crate::frame::c_heap::OutOfMemory;
+use crate::kernel::ancillary::MOST;
+use crate::kernel::internal_fds::Kept;
 
 /// The descriptors of one connection; none unless they are allowed.
 #[derive(Default)]
@@ -42,16 +40,6 @@ impl Descriptors {
         u8::try_from(self.all.len()).unwrap_or(u8::MAX) - self.told
     }
 
-    /// Takes in what a receive has brought, as far as there may be so many.
-    pub fn add(&mut self, come: impl Iterator<Item = OwnedFd>) {
-        for one in come {
-            // The others are closed as they are dropped.
-            if self.all.len() < MOST {
-                self.all.push_back(one.into());
-            }
-        }
-    }
-
     /// A frame is told; whether descriptors came with it. A receive ends with the bytes that descriptors came
     /// with: they are those of the last frame that begins in it.
     pub fn tell(&mut self, is_last: bool) -> bool {
@@ -65,6 +53,18 @@ impl Descriptors {
     pub fn take(&mut self) -> Option<OwnedFd> {
         self.told = self.told.checked_sub(1)?;
         self.all.pop_front().map(Kept::give_away)
+    }
+}
+
+impl Extend<OwnedFd> for Descriptors {
+    /// Takes in what a receive has brought, as far as there may be so many.
+    fn extend<T: IntoIterator<Item = OwnedFd>>(&mut self, come: T) {
+        for one in come {
+            // The others are closed as they are dropped.
+            if self.all.len() < MOST {
+                self.all.push_back(one.into());
+            }
+        }
     }
 }
 
@@ -85,9 +85,9 @@ mod tests {
         let numbers = [&first, &second, &third].map(AsRawFd::as_raw_fd);
         // A byte of the first frame; then the rest of it, and the second frame.
         descriptors.begin().unwrap();
-        descriptors.add([first].into_iter());
+        descriptors.extend([first]);
         descriptors.begin().unwrap();
-        descriptors.add([second, third].into_iter());
+        descriptors.extend([second, third]);
         assert!(descriptors.tell(false));
         assert_eq!(descriptors.take().map(|one| one.as_raw_fd()), Some(numbers[0]));
         assert!(descriptors.take().is_none());
@@ -102,7 +102,7 @@ mod tests {
         let mut descriptors = Descriptors::default();
         for _ in 0..2 {
             descriptors.begin().unwrap();
-            descriptors.add(open(MOST).into_iter());
+            descriptors.extend(open(MOST));
         }
         assert!(descriptors.tell(true));
         assert_eq!(std::iter::from_fn(|| descriptors.take()).count(), MOST);

@@ -23,13 +23,14 @@ use nix::sys::socket::{AddressFamily, SockFlag, SockType, UnixAddr, bind, connec
 use nix::sys::stat::{FileStat, Mode, SFlag, lstat};
 use nix::unistd::{UnlinkatFlags, getpid, linkat, unlink, unlinkat};
 
-use crate::connection::Service;
-use crate::connections;
+use crate::connection::state::Service;
+use crate::connection::table;
 use crate::error::{Error, ipc_errors as Code};
-use crate::limit::Limit;
-use crate::section::Section;
-use crate::service::{PATH_MAX, c_string};
-use crate::socket as door;
+use crate::kernel::deadline::Limit;
+use crate::kernel::fd;
+use crate::kernel::socket as door;
+use crate::process::entry_guard::Section;
+use crate::service::path::{PATH_MAX, c_string};
 
 /// How long a start or an end waits for another server's start or end in the same directory. Whoever can
 /// read the directory can hold its lock, so the wait has a limit; what then remains is a window of
@@ -101,7 +102,7 @@ fn lock_directory(path: &CStr) -> Option<OwnedFd> {
     let directory = open(name, flags, Mode::empty()).ok()?;
     let limit = Limit::of(DIRECTORY_LOCK_LIMIT_MS);
     loop {
-        match door::lock(&directory) {
+        match fd::lock(&directory) {
             Ok(()) => return Some(directory),
             Err(Errno::EAGAIN | Errno::EINTR) if limit.left() > 0 => {}
             Err(_) => return None,
@@ -197,7 +198,7 @@ pub fn listen(section: &mut Section, path: &CStr) -> Result<RawFd, Error> {
 fn remember(section: &Section, fd: RawFd, path: &CStr) -> nix::Result<()> {
     let file = lstat(path)?;
     let service = Service { file: (file.st_dev, file.st_ino), maker: getpid().as_raw() };
-    connections::lock(section, fd).entry()?.service = Some(service);
+    table::lock(section, fd).entry()?.service = Some(service);
     Ok(())
 }
 
@@ -207,7 +208,7 @@ fn remember(section: &Section, fd: RawFd, path: &CStr) -> nix::Result<()> {
 /// A signal handler that interrupted the library has no section and is not told who made the socket.
 pub fn close_service(section: Option<&mut Section>, fd: RawFd, path: &CStr) -> Result<(), Error> {
     let owned = section.as_deref().and_then(|section| {
-        let mut slot = connections::lock(section, fd);
+        let mut slot = table::lock(section, fd);
         let service = slot.get().and_then(|connection| connection.service);
         slot.forget();
         service
@@ -245,7 +246,7 @@ pub fn close_service(section: Option<&mut Section>, fd: RawFd, path: &CStr) -> R
 
 /// Closes a descriptor.
 pub fn close(fd: RawFd) -> Result<(), Error> {
-    door::close(fd).map_err(|errno| Error::new(Code::IPC_ERROR_USOCK_CLOSE, errno))
+    fd::close(fd).map_err(|errno| Error::new(Code::IPC_ERROR_USOCK_CLOSE, errno))
 }
 
 /// Removes the file at the path.
@@ -269,7 +270,7 @@ pub fn connect(section: &mut Section, path: &CStr) -> Result<RawFd, Error> {
     let socket = stream_socket().map_err(failed)?;
     let address = Address::of_existing(path).map_err(failed)?;
     section.outside(|| connect_to(socket.as_raw_fd(), &address.address)).map_err(failed)?;
-    connections::forget_stranger(section, socket.as_raw_fd());
+    table::forget_stranger(section, socket.as_raw_fd());
     Ok(socket.into_raw_fd())
 }
 
@@ -279,14 +280,14 @@ pub fn accept(section: &mut Section, listener: RawFd) -> nix::Result<RawFd> {
         loop {
             match door::accept(listener) {
                 // The event loop has made this listener non-blocking; the caller wants to wait.
-                Err(Errno::EAGAIN) => door::wait(listener, PollFlags::POLLIN, PollTimeout::NONE)?,
+                Err(Errno::EAGAIN) => fd::wait(listener, PollFlags::POLLIN, PollTimeout::NONE)?,
                 result => return result,
             };
         }
     })?;
-    let settings = connections::lock(section, listener).settings();
-    connections::adopt(section, fd, settings).inspect_err(|_| {
-        let _ = door::close(fd);
+    let settings = table::lock(section, listener).settings();
+    table::adopt(section, fd, settings).inspect_err(|_| {
+        let _ = fd::close(fd);
     })?;
     Ok(fd)
 }

@@ -11,13 +11,20 @@ use std::os::fd::RawFd;
 use nix::errno::Errno;
 use nix::poll::PollFlags;
 
+use crate::calls::flush;
+use crate::connection::frame_decoder::{Came, Cut, Frame, Inbound, Receive};
+use crate::connection::send::any_queued;
+use crate::connection::table;
 use crate::error::{Error, ipc_errors as Code};
-use crate::inbound::{Came, Cut, Frame, Inbound, Receive};
-use crate::memory::OutOfMemory;
-use crate::section::Section;
-use crate::socket::{self, Cookie, Patience};
-use crate::wire::Header;
-use crate::{connections, drain, event_loop};
+use crate::event_loop;
+use crate::frame::c_heap::OutOfMemory;
+use crate::frame::header::Header;
+use crate::kernel::ancillary;
+use crate::kernel::fd;
+use crate::kernel::fd::Patience;
+use crate::kernel::socket;
+use crate::kernel::socket::Cookie;
+use crate::process::entry_guard::Section;
 
 /// Why no frame came.
 enum Failure {
@@ -34,7 +41,7 @@ pub fn read(
     fd: RawFd,
     admit: &mut dyn FnMut(Header) -> Result<(), Error>,
 ) -> Result<Frame, Error> {
-    let mut slot = connections::lock(section, fd);
+    let mut slot = table::lock(section, fd);
     // Before anything is taken from the kernel, so that nothing is lost for want of it.
     slot.reserve().map_err(|_| OutOfMemory)?;
     let (mut inbound, mut cookie) = slot.take_inbound();
@@ -46,7 +53,7 @@ pub fn read(
             inbound = Inbound::default();
         }
         let is_kept =
-            inbound.is_empty() || connections::lock(section, fd).put_inbound(&mut inbound, cookie).is_ok();
+            inbound.is_empty() || table::lock(section, fd).put_inbound(&mut inbound, cookie).is_ok();
         if let Err(Failure::Passing(_)) = result {
             event_loop::has_input(section, fd);
         }
@@ -81,29 +88,29 @@ fn next(
         }
         let begun = inbound.has_begun();
         let mut came = Err(Receive::System(Errno::EAGAIN));
-        if begun || drain::any_queued() {
+        if begun || any_queued() {
             came = inbound
-                .receive_exact(|room, arriving| socket::receive(fd, room, Patience::DontWait, arriving));
+                .receive_exact(|room, arriving| ancillary::receive(fd, room, Patience::DontWait, arriving));
         }
         if came == Err(Receive::System(Errno::EAGAIN)) {
             let passing = |errno| {
                 Failure::Passing(if errno == Errno::ENOMEM { OutOfMemory.into() } else { failed(errno) })
             };
-            drain::flush_while_waiting(section, fd).map_err(passing)?;
+            flush::flush_while_waiting(section, fd).map_err(passing)?;
             if begun {
                 // While this call waits the number may become another socket's, which must not get the half. The
                 // kernel begins a receive anew after a signal handler, but not a poll: that ends the call.
                 *cookie = cookie.map_or_else(|| Cookie::of(fd), Ok).ok();
                 let time = limit.map_or_else(|| socket::receive_limit(fd), Ok).map_err(passing)?;
                 limit = Some(time);
-                let ready = section.outside(|| socket::wait(fd, PollFlags::POLLIN, time)).map_err(passing)?;
+                let ready = section.outside(|| fd::wait(fd, PollFlags::POLLIN, time)).map_err(passing)?;
                 if ready.is_empty() {
                     return Err(passing(Errno::EAGAIN));
                 }
                 continue;
             }
             came = inbound.receive_exact(|room, arriving| {
-                section.outside(|| socket::receive(fd, room, Patience::Wait, arriving))
+                section.outside(|| ancillary::receive(fd, room, Patience::Wait, arriving))
             });
             if cookie.is_some() {
                 // A signal handler may have put another socket there before the frame began.

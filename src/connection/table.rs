@@ -12,12 +12,12 @@ use std::time::Duration;
 
 use nix::errno::Errno;
 
-use crate::connection::{Connection, Settings};
-use crate::inbound::Inbound;
-use crate::memory::OutOfMemory;
-use crate::section::Section;
-use crate::shards::{NumberMap, Part, Shard, Shards, empty_map, release_map};
-use crate::socket::Cookie;
+use crate::connection::frame_decoder::Inbound;
+use crate::connection::state::{Connection, Settings};
+use crate::frame::c_heap::OutOfMemory;
+use crate::kernel::socket::Cookie;
+use crate::process::entry_guard::Section;
+use crate::process::sharded::{NumberMap, Part, Shard, Shards, empty_map, release_map};
 
 const PARTS: usize = 16;
 

@@ -7,9 +7,9 @@ use std::mem::MaybeUninit;
 
 use nix::errno::Errno;
 
-use crate::descriptors::Descriptors;
-use crate::memory::{Block, OutOfMemory};
-use crate::wire::{self, HEADER_SIZE, Header, TooLong};
+use crate::connection::received_fds::Descriptors;
+use crate::frame::c_heap::{Block, OutOfMemory};
+use crate::frame::header::{self, HEADER_SIZE, Header, TooLong};
 
 /// How much `ipc_wait_event` receives at once of frames that it does not know yet.
 pub const READ_AHEAD: usize = 16 << 10;
@@ -26,7 +26,7 @@ pub struct Longest(pub usize);
 
 impl Default for Longest {
     fn default() -> Self {
-        Self(wire::MAX_PAYLOAD)
+        Self(header::MAX_PAYLOAD)
     }
 }
 
@@ -179,7 +179,7 @@ impl Inbound {
 
     fn cut_bytes(&mut self) -> Result<Option<Frame>, Cut> {
         if self.filled == 0
-            && let Some((header, payload)) = wire::parse_front(self.unread(), self.longest.0)?
+            && let Some((header, payload)) = header::parse_front(self.unread(), self.longest.0)?
         {
             let payload = Block::copy_of(payload)?;
             self.start += HEADER_SIZE + payload.len();
@@ -313,7 +313,7 @@ impl Inbound {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::memory::write_front;
+    use crate::frame::c_heap::write_front;
 
     fn frame(kind: u8, payload: &[u8]) -> Vec<u8> {
         let head = Header { kind, length: payload.len() }.encode().unwrap();
@@ -415,7 +415,7 @@ mod tests {
     #[test]
     fn an_announcement_alone_allocates_nothing_and_a_byte_little() {
         let mut inbound = Inbound::default();
-        let header = Header { kind: 2, length: wire::MAX_PAYLOAD }.encode().unwrap();
+        let header = Header { kind: 2, length: header::MAX_PAYLOAD }.encode().unwrap();
         let (mut rest, mut spare) = (&header[..], Block::default());
         inbound.receive_ahead(&mut spare, source(&mut rest, 5)).unwrap();
         assert!(inbound.cut().unwrap().is_none());

@@ -14,49 +14,24 @@ use std::io::IoSlice;
 use std::os::fd::{AsRawFd, RawFd};
 
 use nix::errno::Errno;
-use nix::poll::{PollFlags, PollTimeout, poll};
+use nix::poll::{PollFlags, PollTimeout};
 
-use crate::connection::Connection;
-use crate::connections::{self, Slot};
-use crate::error::{Error, ipc_errors as Code};
-use crate::limit::Limit;
-use crate::section::{Section, Thread};
-use crate::socket::{self, Patience};
-use crate::{batch, drain, event_loop};
+use crate::calls::flush::{flush_waiting, has_queued, pause};
+use crate::connection::send::{
+    Flushed, failed, flush_queue, give_up, is_passing, not_remembered, refused, send,
+};
+use crate::connection::state::Connection;
+use crate::connection::table::{self, Slot};
+use crate::error::Error;
+use crate::event_loop;
+use crate::kernel::deadline::Limit;
+use crate::kernel::fd;
+use crate::kernel::fd::Patience;
+use crate::kernel::socket;
+use crate::process::entry_guard::{Section, Thread};
 
 /// How long a peer in a list may drain nothing before the rest is queued, in milliseconds.
 const PATIENCE: u8 = 5;
-
-/// How long to wait for memory of the kernel's, in milliseconds.
-const MEMORY_PAUSE: u8 = 1;
-
-/// Whether a send that failed so may succeed later: the kernel has no room or no memory for now.
-fn is_passing(errno: Errno) -> bool {
-    matches!(errno, Errno::EAGAIN | Errno::ENOBUFS | Errno::ENOMEM | Errno::ETOOMANYREFS)
-}
-
-/// Waits a little for what passes without the kernel's telling.
-pub fn pause(section: &mut Section) {
-    let _ = section.outside(|| poll(&mut [], MEMORY_PAUSE));
-}
-
-/// A send that failed.
-pub fn failed(errno: Errno) -> Error {
-    Error::new(Code::IPC_ERROR_USOCK_SEND, errno)
-}
-
-/// Nothing can be kept for the connection.
-pub fn not_remembered(errno: Errno) -> Error {
-    if errno == Errno::ENOMEM { refused(errno) } else { failed(errno) }
-}
-
-/// No room for a frame.
-pub fn refused(errno: Errno) -> Error {
-    match errno {
-        Errno::ENOMEM => crate::memory::OutOfMemory.into(),
-        errno => Error::new(Code::IPC_ERROR_MESSAGE_WRITE__NOT_ENOUGH_DATA, errno),
-    }
-}
 
 /// What is left of a frame on its way: at most two pieces, and a descriptor that goes with the first byte.
 #[derive(Clone, Copy)]
@@ -82,7 +57,7 @@ impl<'a> Rest<'a> {
 
     /// Keeps it in memory, behind what is there, if that stays below the limit.
     fn queue(self, connection: &mut Connection) -> Result<(), Error> {
-        let descriptor = self.1.map(socket::duplicate).transpose().map_err(failed)?;
+        let descriptor = self.1.map(fd::duplicate).transpose().map_err(failed)?;
         connection.outbound.reserve(self.len(), connection.settings.queue).map_err(refused)?;
         connection.outbound.append(&self.slices(), descriptor);
         Ok(())
@@ -90,13 +65,6 @@ impl<'a> Rest<'a> {
 
     fn slices(&self) -> [IoSlice<'a>; 2] {
         self.0.map(IoSlice::new)
-    }
-}
-
-fn send(fd: RawFd, pieces: &[IoSlice<'_>], descriptor: Option<RawFd>) -> Result<usize, Errno> {
-    match descriptor {
-        Some(descriptor) => socket::send_with(fd, pieces, descriptor),
-        None => socket::send_pieces(fd, pieces, Patience::DontWait),
     }
 }
 
@@ -109,7 +77,7 @@ pub fn write(
 ) -> Result<(), Error> {
     let frame = Rest(pieces, descriptor);
     if frame.len() == 0 {
-        return socket::check_open(fd).map_err(failed);
+        return fd::check_open(fd).map_err(failed);
     }
     let mut sent = 0;
     let result = write_frame(section, fd, frame, &mut sent);
@@ -121,17 +89,10 @@ pub fn write(
     result
 }
 
-/// Half of a frame may be sent, and the rest will not follow: no other may, either. Both sides learn of it.
-fn give_up(fd: RawFd, errno: Errno) {
-    if !matches!(errno, Errno::EPIPE | Errno::EBADF) {
-        socket::shut_down(fd);
-    }
-}
-
 /// Sends a frame, or its rest is queued; how much of it was sent.
 fn write_frame(section: &mut Section, fd: RawFd, frame: Rest<'_>, sent: &mut usize) -> Result<(), Error> {
     let thread = section.thread();
-    let mut slot = connections::lock_known(section, fd);
+    let mut slot = table::lock_known(section, fd);
     let mut flushed = None;
     if slot.get().is_some_and(|connection| !connection.may_send()) {
         slot.verify().map_err(failed)?;
@@ -180,7 +141,7 @@ fn write_frame(section: &mut Section, fd: RawFd, frame: Rest<'_>, sent: &mut usi
     }
     if is_queued && !listed && result.is_ok() {
         // A signal handler has queued a frame behind this one, and in no list nobody else would send it.
-        let _ = batch::flush(section, fd, Limit::NONE);
+        let _ = flush_waiting(section, fd, Limit::NONE);
     }
     result
 }
@@ -201,8 +162,8 @@ fn send_rest(
 ) -> Result<(), Error> {
     let limit = if listed { PollTimeout::from(PATIENCE) } else { PollTimeout::NONE };
     while *sent < frame.len() {
-        let ready = section.outside(|| socket::wait(fd, PollFlags::POLLOUT, limit));
-        let mut slot = connections::lock_known(section, fd);
+        let ready = section.outside(|| fd::wait(fd, PollFlags::POLLOUT, limit));
+        let mut slot = table::lock_known(section, fd);
         if ready == Err(Errno::EINTR) {
             slot.forget_stranger();
         }
@@ -271,7 +232,7 @@ fn send_waiting(
     frame: Rest<'_>,
     sent: &mut usize,
 ) -> Result<(), Error> {
-    let Ok(own) = socket::duplicate(fd) else { return send_rest(section, fd, thread, frame, sent, false) };
+    let Ok(own) = fd::duplicate(fd) else { return send_rest(section, fd, thread, frame, sent, false) };
     while *sent < frame.len() {
         let rest = frame.after(*sent);
         match section.outside(|| socket::send_pieces(own.as_raw_fd(), &rest.slices(), Patience::Wait)) {
@@ -284,7 +245,7 @@ fn send_waiting(
             Err(errno) => return Err(failed(errno)),
         }
         if *sent < frame.len() {
-            own_turn(&mut connections::lock(section, fd), thread)?;
+            own_turn(&mut table::lock(section, fd), thread)?;
         }
     }
     Ok(())
@@ -293,7 +254,7 @@ fn send_waiting(
 /// Keeps the rest of the frame in memory; later calls send it.
 fn enqueue(section: &Section, fd: RawFd, thread: Thread, frame: Rest<'_>, sent: usize) -> Result<(), Error> {
     let rest = frame.after(sent);
-    let mut slot = connections::lock(section, fd);
+    let mut slot = table::lock(section, fd);
     let connection = own_turn(&mut slot, thread)?;
     if sent == 0 {
         rest.queue(connection)
@@ -304,7 +265,7 @@ fn enqueue(section: &Section, fd: RawFd, thread: Thread, frame: Rest<'_>, sent: 
 
 /// Lets others write again, and has the event loop send what is queued; whether anything is.
 fn finish(section: &Section, fd: RawFd, thread: Thread) -> bool {
-    let mut slot = connections::lock_known(section, fd);
+    let mut slot = table::lock_known(section, fd);
     let queued = match own_turn(&mut slot, thread) {
         Ok(connection) => {
             connection.writer = None;
@@ -316,81 +277,9 @@ fn finish(section: &Section, fd: RawFd, thread: Thread) -> bool {
     slot.tidy();
     drop(slot);
     if queued {
-        drain::has_queued(section, fd);
+        has_queued(section, fd);
     }
     queued
-}
-
-/// What has become of a queue.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Flushed {
-    /// Nothing is left.
-    All,
-    /// The kernel has no room; poll(2) tells when it has.
-    Full,
-    /// The kernel cannot send for another reason, which passes without its telling.
-    Later,
-}
-
-/// Sends what is queued for the connection, as far as the kernel takes it.
-pub fn flush_queue(slot: &mut Slot<'_>, fd: RawFd) -> Result<Flushed, Error> {
-    let Some(connection) = slot.get() else { return Ok(Flushed::All) };
-    if connection.left_to_parent {
-        return Err(failed(Errno::EBUSY));
-    }
-    match connection.outbound.flush(|pieces, descriptor| send(fd, pieces, descriptor)) {
-        Ok(()) => Ok(Flushed::All),
-        Err(Errno::EAGAIN) => Ok(Flushed::Full),
-        Err(errno) if is_passing(errno) => Ok(Flushed::Later),
-        Err(errno) => {
-            connection.outbound.clear();
-            slot.tidy();
-            give_up(fd, errno);
-            Err(failed(errno))
-        }
-    }
-}
-
-/// Sends what is queued for the connection, as far as the kernel takes it now.
-pub fn flush(section: &Section, fd: RawFd) -> Flushed {
-    flush_through(section, fd, fd)
-}
-
-/// [`flush`] for a connection of another thread. That may close it with close(2) at any time, and its number become
-/// another connection's: it is sent through a descriptor that stays what it is.
-pub fn flush_of_another(section: &Section, fd: RawFd) -> Flushed {
-    let flushed = match socket::duplicate(fd) {
-        Ok(own) => flush_through(section, fd, own.as_raw_fd()),
-        Err(_) => flush(section, fd),
-    };
-    if flushed == Flushed::All {
-        event_loop::has_sent(section, fd);
-    }
-    flushed
-}
-
-fn flush_through(section: &Section, fd: RawFd, through: RawFd) -> Flushed {
-    let mut slot = connections::lock(section, fd);
-    let may_send = |connection: &mut Connection| {
-        connection.writer.is_none() && (through == fd || connection.is_behind(through))
-    };
-    if slot.get().is_some_and(|connection| !may_send(connection)) {
-        return Flushed::Full;
-    }
-    let flushed = flush_queue(&mut slot, through).unwrap_or(Flushed::All);
-    slot.tidy();
-    flushed
-}
-
-/// Sends what the kernel takes now; whether nothing is left to be sent on the connection.
-pub fn flush_whole(section: &Section, fd: RawFd) -> bool {
-    flush(section, fd);
-    !is_queued(section, fd)
-}
-
-/// Whether bytes wait to be sent on the connection.
-pub fn is_queued(section: &Section, fd: RawFd) -> bool {
-    connections::lock(section, fd).get().is_some_and(|connection| !connection.outbound.is_empty())
 }
 
 #[cfg(test)]

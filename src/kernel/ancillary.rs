@@ -7,9 +7,12 @@ use std::os::fd::{FromRawFd, OwnedFd, RawFd};
 
 use nix::Result;
 
-use super::{Patience, sent, written};
-use crate::descriptors::{Descriptors, MOST};
-use crate::fork;
+use crate::kernel::fd::{Patience, written};
+use crate::kernel::socket::{self, sent};
+use crate::process::fork_epoch;
+
+/// How many descriptors may come at once. The kernel closes what is beyond.
+pub const MOST: usize = 16;
 
 /// Room for the descriptors of one receive, aligned as control messages are.
 #[repr(C, align(8))]
@@ -19,16 +22,29 @@ struct Control([MaybeUninit<u8>; CONTROL]);
 // SAFETY: it only calculates.
 const CONTROL: usize = unsafe { libc::CMSG_SPACE((MOST * size_of::<RawFd>()) as u32) } as usize;
 
+/// Receives at most `room`, and the descriptors that come along if they are to arrive somewhere.
+pub fn receive<'a>(
+    fd: RawFd,
+    room: &'a mut [MaybeUninit<u8>],
+    patience: Patience,
+    arriving: Option<&mut impl Extend<OwnedFd>>,
+) -> Result<&'a mut [u8]> {
+    match arriving {
+        Some(descriptors) => receive_with(fd, room, patience, descriptors),
+        None => socket::receive(fd, room, patience),
+    }
+}
+
 /// Receives at most `room`, and the descriptors that come along.
 #[allow(
     unsafe_code,
     reason = "nix receives into initialised bytes only, and copies control messages to the heap"
 )]
-pub fn receive_with<'a>(
+fn receive_with<'a>(
     fd: RawFd,
     room: &'a mut [MaybeUninit<u8>],
     patience: Patience,
-    descriptors: &mut Descriptors,
+    descriptors: &mut impl Extend<OwnedFd>,
 ) -> Result<&'a mut [u8]> {
     let mut piece = libc::iovec { iov_base: room.as_mut_ptr().cast(), iov_len: room.len() };
     let mut control = Control([MaybeUninit::uninit(); CONTROL]);
@@ -54,7 +70,7 @@ pub fn receive_with<'a>(
 /// # Safety
 /// The kernel has filled in `message`, and nobody has taken the descriptors in it.
 #[allow(unsafe_code, reason = "the layout of control messages")]
-unsafe fn take_descriptors(message: &libc::msghdr, descriptors: &mut Descriptors) {
+unsafe fn take_descriptors(message: &libc::msghdr, descriptors: &mut impl Extend<OwnedFd>) {
     // SAFETY: as promised by the caller.
     let mut header = unsafe { libc::CMSG_FIRSTHDR(message) };
     // SAFETY: CMSG_FIRSTHDR and CMSG_NXTHDR give NULL or a whole header within the control messages.
@@ -65,7 +81,7 @@ unsafe fn take_descriptors(message: &libc::msghdr, descriptors: &mut Descriptors
                 unsafe { (libc::CMSG_DATA(header).cast::<RawFd>(), libc::CMSG_LEN(0) as usize) };
             let count = one.cmsg_len.saturating_sub(empty) / size_of::<RawFd>();
             // SAFETY: each index is below the count, and each descriptor is owned once.
-            descriptors.add(
+            descriptors.extend(
                 (0..count).map(|index| unsafe { OwnedFd::from_raw_fd(data.add(index).read_unaligned()) }),
             );
         }
@@ -78,7 +94,7 @@ unsafe fn take_descriptors(message: &libc::msghdr, descriptors: &mut Descriptors
 #[allow(unsafe_code, reason = "the layout of control messages")]
 pub fn send_with(fd: RawFd, pieces: &[IoSlice<'_>], descriptor: RawFd) -> Result<usize> {
     // The descriptor may be that of a connection, which then stays open where it is closed here.
-    fork::shares_descriptors();
+    fork_epoch::shares_descriptors();
     let mut control = Control([MaybeUninit::zeroed(); CONTROL]);
     // SAFETY: all zeros is a message header without address, pieces and control messages.
     let mut message: libc::msghdr = unsafe { std::mem::zeroed() };

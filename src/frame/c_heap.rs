@@ -1,14 +1,31 @@
 //! The C heap: blocks from malloc(3) that C frees with free(3), and the only allocator of what crosses the
 //! boundary. Every allocation here can fail and says so.
 
+use std::collections::TryReserveError;
 use std::ffi::{c_char, c_void};
 use std::mem::{ManuallyDrop, MaybeUninit};
 use std::ptr::{self, NonNull};
 use std::slice;
 
+use nix::errno::Errno;
+
+use crate::error::{Error, ipc_errors};
+
 /// malloc(3) returned NULL.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct OutOfMemory;
+
+impl From<TryReserveError> for OutOfMemory {
+    fn from(_: TryReserveError) -> Self {
+        Self
+    }
+}
+
+impl From<OutOfMemory> for Error {
+    fn from(_: OutOfMemory) -> Self {
+        Self::new(ipc_errors::IPC_ERROR_NOT_ENOUGH_MEMORY, Errno::ENOMEM)
+    }
+}
 
 /// A growing run of bytes that can be handed to C. One byte more than its capacity is allocated, for the
 /// NUL that ends what a program receives.

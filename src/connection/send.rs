@@ -1,0 +1,151 @@
+//! Sending what is queued on one connection, as far as the kernel takes it. Nothing here waits.
+
+#![forbid(unsafe_code)]
+
+use std::io::IoSlice;
+use std::os::fd::RawFd;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use nix::errno::Errno;
+
+use crate::connection::state::Connection;
+use crate::connection::table::{self, Slot};
+use crate::error::{Error, ipc_errors as Code};
+use crate::frame::c_heap::OutOfMemory;
+use crate::kernel::ancillary::send_with;
+use crate::kernel::fd::Patience;
+use crate::kernel::socket;
+use crate::process::entry_guard::Section;
+
+/// Whether any connection may have bytes queued. Set with each, cleared by a look that finds none.
+static QUEUED: AtomicBool = AtomicBool::new(false);
+
+/// Bytes are queued on a connection.
+pub fn note_queued() {
+    QUEUED.store(true, Ordering::Relaxed);
+}
+
+/// Whether bytes may be queued on any connection.
+pub fn any_queued() -> bool {
+    QUEUED.load(Ordering::Relaxed)
+}
+
+/// The connections with bytes to send, as many as there is memory for, and whether these are all.
+pub fn queued(section: &Section) -> (Vec<RawFd>, bool) {
+    let (mut found, mut all) = (Vec::new(), true);
+    if QUEUED.swap(false, Ordering::Relaxed) {
+        let mut any = false;
+        table::for_each(section, |fd, connection| {
+            if connection.outbound.is_empty() || connection.writer.is_some() {
+                return;
+            }
+            any = true;
+            match found.try_reserve(1) {
+                Ok(()) => found.push(fd),
+                Err(_) => all = false,
+            }
+        });
+        if any {
+            QUEUED.store(true, Ordering::Relaxed);
+        }
+    }
+    (found, all)
+}
+
+/// Whether a send that failed so may succeed later: the kernel has no room or no memory for now.
+pub fn is_passing(errno: Errno) -> bool {
+    matches!(errno, Errno::EAGAIN | Errno::ENOBUFS | Errno::ENOMEM | Errno::ETOOMANYREFS)
+}
+
+/// A send that failed.
+pub fn failed(errno: Errno) -> Error {
+    Error::new(Code::IPC_ERROR_USOCK_SEND, errno)
+}
+
+/// Nothing can be kept for the connection.
+pub fn not_remembered(errno: Errno) -> Error {
+    if errno == Errno::ENOMEM { refused(errno) } else { failed(errno) }
+}
+
+/// No room for a frame.
+pub fn refused(errno: Errno) -> Error {
+    match errno {
+        Errno::ENOMEM => OutOfMemory.into(),
+        errno => Error::new(Code::IPC_ERROR_MESSAGE_WRITE__NOT_ENOUGH_DATA, errno),
+    }
+}
+
+/// Sends what the kernel takes of `pieces`, and a descriptor with the first byte.
+pub fn send(fd: RawFd, pieces: &[IoSlice<'_>], descriptor: Option<RawFd>) -> Result<usize, Errno> {
+    match descriptor {
+        Some(descriptor) => send_with(fd, pieces, descriptor),
+        None => socket::send_pieces(fd, pieces, Patience::DontWait),
+    }
+}
+
+/// Half of a frame may be sent, and the rest will not follow: no other may, either. Both sides learn of it.
+pub fn give_up(fd: RawFd, errno: Errno) {
+    if !matches!(errno, Errno::EPIPE | Errno::EBADF) {
+        socket::shut_down(fd);
+    }
+}
+
+/// What has become of a queue.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Flushed {
+    /// Nothing is left.
+    All,
+    /// The kernel has no room; poll(2) tells when it has.
+    Full,
+    /// The kernel cannot send for another reason, which passes without its telling.
+    Later,
+}
+
+/// Sends what is queued for the connection, as far as the kernel takes it.
+pub fn flush_queue(slot: &mut Slot<'_>, fd: RawFd) -> Result<Flushed, Error> {
+    let Some(connection) = slot.get() else { return Ok(Flushed::All) };
+    if connection.left_to_parent {
+        return Err(failed(Errno::EBUSY));
+    }
+    match connection.outbound.flush(|pieces, descriptor| send(fd, pieces, descriptor)) {
+        Ok(()) => Ok(Flushed::All),
+        Err(Errno::EAGAIN) => Ok(Flushed::Full),
+        Err(errno) if is_passing(errno) => Ok(Flushed::Later),
+        Err(errno) => {
+            connection.outbound.clear();
+            slot.tidy();
+            give_up(fd, errno);
+            Err(failed(errno))
+        }
+    }
+}
+
+/// Sends what is queued for the connection, as far as the kernel takes it now.
+pub fn flush(section: &Section, fd: RawFd) -> Flushed {
+    flush_through(section, fd, fd)
+}
+
+/// [`flush`] through another descriptor of the same socket: where it is another socket's, nothing is sent.
+pub fn flush_through(section: &Section, fd: RawFd, through: RawFd) -> Flushed {
+    let mut slot = table::lock(section, fd);
+    let may_send = |connection: &mut Connection| {
+        connection.writer.is_none() && (through == fd || connection.is_behind(through))
+    };
+    if slot.get().is_some_and(|connection| !may_send(connection)) {
+        return Flushed::Full;
+    }
+    let flushed = flush_queue(&mut slot, through).unwrap_or(Flushed::All);
+    slot.tidy();
+    flushed
+}
+
+/// Sends what the kernel takes now; whether nothing is left to be sent on the connection.
+pub fn flush_whole(section: &Section, fd: RawFd) -> bool {
+    flush(section, fd);
+    !is_queued(section, fd)
+}
+
+/// Whether bytes wait to be sent on the connection.
+pub fn is_queued(section: &Section, fd: RawFd) -> bool {
+    table::lock(section, fd).get().is_some_and(|connection| !connection.outbound.is_empty())
+}

@@ -1,0 +1,112 @@
+//! One connection's memory: the half-received frame, the bytes read ahead, the bytes not yet sent. A connection that
+//! has none of them has no such memory at all. What the program has set for it is kept beside that.
+
+#![forbid(unsafe_code)]
+
+use std::os::fd::RawFd;
+
+use crate::connection::frame_decoder::{Inbound, Longest};
+use crate::connection::send_queue::{Outbound, QUEUE_LIMIT};
+use crate::kernel::socket::Cookie;
+use crate::process::entry_guard::Thread;
+
+/// What a program may set for a connection, or for all that a service accepts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Settings {
+    /// The longest payload that the peer may announce.
+    pub longest: Longest,
+    /// Bytes that may wait to be sent.
+    pub queue: usize,
+    /// Whether descriptors are received.
+    pub descriptors: bool,
+}
+
+impl Settings {
+    /// Sets both limits; 0 is the default.
+    pub fn set_limits(&mut self, longest: usize, queue: usize) {
+        let default = Self::default();
+        self.longest = if longest == 0 { default.longest } else { Longest(longest) };
+        self.queue = if queue == 0 { default.queue } else { queue };
+    }
+
+    /// What comes in, from now on.
+    pub fn inbound(self) -> Inbound {
+        let mut inbound = Inbound::default();
+        self.apply(&mut inbound);
+        inbound
+    }
+
+    /// Has what comes in keep to the settings.
+    pub fn apply(self, inbound: &mut Inbound) {
+        inbound.longest = self.longest;
+        if self.descriptors {
+            inbound.descriptors.get_or_insert_default();
+        }
+    }
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Self { longest: Longest::default(), queue: QUEUE_LIMIT, descriptors: false }
+    }
+}
+
+/// A service that this process, or the one it was forked from, has opened.
+#[derive(Clone, Copy)]
+pub struct Service {
+    /// Which file was made at its path: device and inode.
+    pub file: (u64, u64),
+    /// Who made it.
+    pub maker: i32,
+}
+
+/// One connection's memory, or one service's.
+pub struct Connection {
+    /// Which socket it belongs to, beyond its number.
+    pub cookie: Cookie,
+    /// What has come in.
+    pub inbound: Inbound,
+    /// What is yet to go out.
+    pub outbound: Outbound,
+    /// The thread that is in the middle of sending a frame: no other may send meanwhile.
+    pub writer: Option<Thread>,
+    /// A fork left it to the parent to send the rest of a frame: this process must not send behind it.
+    pub left_to_parent: bool,
+    /// Whether frames were queued on the assumption that the descriptor is still this socket.
+    pub is_assumed: bool,
+    /// What the program has set: a copy.
+    pub settings: Settings,
+    /// What is known of a service.
+    pub service: Option<Service>,
+}
+
+impl Connection {
+    /// The memory of the socket with this cookie.
+    pub fn new(cookie: Cookie, settings: Settings) -> Self {
+        Self {
+            cookie,
+            inbound: settings.inbound(),
+            outbound: Outbound::default(),
+            writer: None,
+            left_to_parent: false,
+            is_assumed: false,
+            settings,
+            service: None,
+        }
+    }
+
+    /// Whether it is the socket behind this descriptor.
+    pub fn is_behind(&self, fd: RawFd) -> bool {
+        Cookie::of(fd).is_ok_and(|cookie| cookie.may_be(self.cookie))
+    }
+
+    /// Whether there is nothing to remember.
+    pub fn is_idle(&self) -> bool {
+        self.inbound.is_empty() && self.may_send() && self.service.is_none()
+    }
+
+    /// Whether nothing stands before what is to be sent next.
+    pub fn may_send(&self) -> bool {
+        self.outbound.is_empty() && self.writer.is_none() && !self.left_to_parent
+    }
+}

@@ -1,0 +1,8 @@
+//! System calls, and the descriptors that the library keeps.
+
+pub mod ancillary;
+pub mod deadline;
+pub mod fd;
+pub mod internal_fds;
+pub mod poller;
+pub mod socket;
