@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use std::process::{ChildStdin, ChildStdout, Command, Stdio};
 use std::sync::OnceLock;
 
-use super::{LIMIT, Linkage, Running, has, make_in, outcome, root, run, sanitizers, stage, until, valgrind};
+use super::{LIMIT, Running, make_in, outcome, root, run, sanitizers, stage, until, valgrind};
 
 /// The type of a message, MSG_TYPE_DATA.
 pub const DATA: u8 = 2;
@@ -27,11 +27,7 @@ pub fn program(name: &str, with_sanitizers: bool) -> PathBuf {
         let mut make = make_in(&copy);
         // All anew: a copied program may have been compiled against another library.
         make.arg("--always-make").arg(format!("CFLAGS=-O2 -g -Werror {}", flags.join(" ")));
-        if !has("pkg-config") {
-            make.arg(format!("LIBIPC_CFLAGS={}", stage().cflags().join(" ")));
-            make.arg(format!("LIBIPC_LIBS={}", stage().libs(Linkage::Shared).join(" ")));
-        }
-        run(stage().point_pkg_config(&mut make));
+        run(stage().tell_make(&mut make));
         copy
     });
     folder.join(name)

@@ -1,30 +1,26 @@
-//! The pongd and pong of each language, for the tests of the documents: examples-c, examples-cpp,
-//! examples-python.
+//! The pongd and pong of each language, for the tests of the documents, too: examples-c,
+//! examples-cpp, examples-python.
 
-use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::{Read, Seek};
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::sync::Mutex;
+use std::sync::OnceLock;
 
-use super::{Linkage, Running, has, make_in, root, run, skipped, stage, until, valgrind};
+use super::{Running, examples, has, make_in, root, run, skipped, stage, until, valgrind};
 
-/// Where pong and pongd of that folder are, built by its own Makefile.
-pub fn built(folder: &'static str, flags: &str) -> PathBuf {
-    static BUILT: Mutex<BTreeMap<&str, PathBuf>> = Mutex::new(BTreeMap::new());
-    let build = || {
-        let room = stage().room_for(folder);
-        let mut make = make_in(&root().join(folder));
-        make.arg(format!("BUILD={}", room.display())).arg(format!("{flags}=-O2 -g -Werror"));
-        if !has("pkg-config") {
-            make.arg(format!("LIBIPC_CFLAGS={}", stage().cflags().join(" ")));
-            make.arg(format!("LIBIPC_LIBS={}", stage().libs(Linkage::Shared).join(" ")));
-        }
-        run(stage().point_pkg_config(make.args([room.join("pong"), room.join("pongd")])));
+/// pong or pongd of examples-cpp, built by its own Makefile.
+fn program_in_cpp(name: &str) -> PathBuf {
+    static BUILT: OnceLock<PathBuf> = OnceLock::new();
+    let folder = BUILT.get_or_init(|| {
+        let room = stage().room_for("examples-cpp");
+        let mut make = make_in(&root().join("examples-cpp"));
+        make.arg(format!("BUILD={}", room.display())).arg("CXXFLAGS=-O2 -g -Werror");
+        make.args([room.join("pong"), room.join("pongd")]);
+        run(stage().tell_make(&mut make));
         room
-    };
-    BUILT.lock().unwrap().entry(folder).or_insert_with(build).clone()
+    });
+    folder.join(name)
 }
 
 /// One of the languages in which there are a pong and a pongd.
@@ -52,14 +48,12 @@ impl In {
 
     /// pong or pongd, in that language.
     pub fn command(self, name: &str, rundir: &Path) -> Command {
-        let in_c = || built("examples-c", "CFLAGS").join(name);
-        let in_cpp = || built("examples-cpp", "CXXFLAGS").join(name);
         let mut command = match self {
-            Self::C => Command::new(in_c()),
-            Self::Cpp => Command::new(in_cpp()),
+            Self::C => Command::new(examples::program(name, false)),
+            Self::Cpp => Command::new(program_in_cpp(name)),
             Self::CppUnderValgrind => {
                 let mut valgrind = valgrind();
-                valgrind.arg(in_cpp());
+                valgrind.arg(program_in_cpp(name));
                 valgrind
             }
             Self::Python => {

@@ -73,7 +73,7 @@ pub fn make(target: &str, destination: &Path) -> Command {
     make
 }
 
-/// An installation, of this test program alone, and room for what is made of it; removed at its end.
+/// An installation, for this test program alone, and room for what is made of it; removed at its end.
 pub struct Stage {
     top: PathBuf,
 }
@@ -138,6 +138,15 @@ impl Stage {
             .env("PKG_CONFIG_ALLOW_SYSTEM_LIBS", "1")
     }
 
+    /// Has the Makefile of the examples find this installation.
+    pub fn tell_make<'a>(&self, make: &'a mut Command) -> &'a mut Command {
+        if !has("pkg-config") {
+            make.arg(format!("LIBIPC_CFLAGS={}", self.cflags().join(" ")));
+            make.arg(format!("LIBIPC_LIBS={}", self.libs(Linkage::Shared).join(" ")));
+        }
+        self.point_pkg_config(make)
+    }
+
     fn pkg_config(&self, arguments: &[&str]) -> Option<Vec<String>> {
         if !has("pkg-config") {
             static SAID: Once = Once::new();
@@ -193,15 +202,20 @@ pub enum Language {
     Cpp,
 }
 
-/// A C program, compiled in a folder of its own that is also its run directory.
+/// A C program, compiled in a folder of its own that also has its run directories. It may be kept until the end: the
+/// folder is within that of the stage.
 pub struct Program {
     folder: tempfile::TempDir,
     linkage: Linkage,
 }
 
+/// A program may run both ways at the same time.
+const RUNDIR: &str = "run";
+const RUNDIR_IN_VALGRIND: &str = "run-in-valgrind";
+
 impl Program {
     pub fn compile(language: Language, linkage: Linkage, sources: &[&Path], extra: &[&str]) -> Self {
-        let folder = tempfile::tempdir().unwrap();
+        let folder = tempfile::tempdir_in(&stage().top).unwrap();
         let (compiler, standard): (_, &[_]) = match language {
             Language::C => ("cc", &["-std=c99"]),
             Language::Cpp => ("g++", &["-std=c++17", "-x", "c++"]),
@@ -209,7 +223,9 @@ impl Program {
         let mut command = Command::new(compiler);
         command.args(standard).args(WARNINGS).args(extra).args(stage().cflags()).args(sources);
         run(command.arg("-o").arg(folder.path().join("program")).args(stage().libs(linkage)));
-        fs::create_dir(folder.path().join("run")).unwrap();
+        for rundir in [RUNDIR, RUNDIR_IN_VALGRIND] {
+            fs::create_dir(folder.path().join(rundir)).unwrap();
+        }
         Self { folder, linkage }
     }
 
@@ -224,8 +240,8 @@ impl Program {
         self.folder.path().join("program")
     }
 
-    fn prepare(&self, mut command: Command) -> Command {
-        command.env("IPC_RUNDIR", self.folder.path().join("run")).env_remove("LD_LIBRARY_PATH");
+    fn prepare(&self, mut command: Command, rundir: &str) -> Command {
+        command.env("IPC_RUNDIR", self.folder.path().join(rundir)).env_remove("LD_LIBRARY_PATH");
         if self.linkage == Linkage::Shared {
             command.env("LD_LIBRARY_PATH", stage().lib());
         }
@@ -233,13 +249,13 @@ impl Program {
     }
 
     pub fn command(&self) -> Command {
-        self.prepare(Command::new(self.path()))
+        self.prepare(Command::new(self.path()), RUNDIR)
     }
 
     pub fn command_in_valgrind(&self) -> Command {
         let mut valgrind = valgrind();
         valgrind.arg(self.path());
-        self.prepare(valgrind)
+        self.prepare(valgrind, RUNDIR_IN_VALGRIND)
     }
 }
 

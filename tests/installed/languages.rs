@@ -1,8 +1,5 @@
 //! The examples in C, C++ and Python understand each other, and say why they fail; the structures that Python
 //! declares are those of the header.
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing, reason = "tests")]
-
-mod staging;
 
 use std::fs;
 use std::io::{Read, Write};
@@ -10,8 +7,8 @@ use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
 use std::process::Command;
 
-use staging::languages::{In, Server};
-use staging::{Language, Linkage, Program, has, outcome, printed, root, skipped, stage, until};
+use crate::staging::languages::{In, Server};
+use crate::staging::{Language, Linkage, Program, has, outcome, printed, root, skipped, stage, until};
 
 #[test]
 fn the_examples_of_all_languages_understand_each_other() {

@@ -5,16 +5,13 @@
 //! is made from the headers, and compiled; so the verdict does not depend on the types within the library, nor on
 //! the compiler that made it; that the Rust types are these is for `tests/header.rs`. Which symbols there are is
 //! compared with the library itself.
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing, reason = "tests")]
-
-mod staging;
 
 use std::env;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use staging::{has, root, run, skipped, stage, text_of};
+use crate::staging::{has, root, run, skipped, stage, text_of};
 
 /// The interface as C declares it: the names, and the headers' texts.
 #[derive(Clone)]

@@ -1,8 +1,5 @@
 //! The examples that transfer many messages and open files do what examples-c/README.md says of them, and end as
 //! they should, also under valgrind and with sanitizers.
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing, reason = "tests")]
-
-mod staging;
 
 use std::fmt::Write as _;
 use std::fs::{self, Permissions};
@@ -11,8 +8,8 @@ use std::os::unix::process::CommandExt;
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
 
-use staging::examples::{Server, Under, complaints, program};
-use staging::{Running, has, printed, run, sanitizers, skipped, stage};
+use crate::staging::examples::{Server, Under, complaints, program};
+use crate::staging::{Running, has, printed, run, sanitizers, skipped, stage};
 
 // batchd and batch
 

@@ -1,14 +1,11 @@
 //! `make soak` runs for minutes or hours, when somebody wants it to; this is the same crowd for some rounds, so
 //! that the tool works when it is needed. What it looks at is told in `soak/README.md`.
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing, reason = "tests")]
-
-mod staging;
 
 use std::path::{Path, PathBuf};
 
-use staging::Language::C;
-use staging::Linkage::Shared;
-use staging::{Program, make_in, outcome, printed, root, run};
+use crate::staging::Language::C;
+use crate::staging::Linkage::Shared;
+use crate::staging::{Program, make_in, outcome, printed, root, run};
 
 const BEHAVIOURS: [&str; 9] =
     ["polite", "flooding", "threads", "descriptors", "slow", "stuck", "hostile", "killed", "dismissed"];

@@ -1,8 +1,5 @@
 //! The documents say what is true: the quick start of README.md works as it is written, the snippets for build
-//! systems build, and links and tests that are named exist. `tests/troubleshooting.rs` has the failures that are told.
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing, reason = "tests")]
-
-mod staging;
+//! systems build, and links and tests that are named exist. `troubleshooting.rs` has the failures that are told.
 
 use std::fs::{self, File};
 use std::io::{Read, Seek};
@@ -10,7 +7,7 @@ use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use staging::{Running, has, outcome, root, run, skipped, stage, text_of, until};
+use crate::staging::{Running, has, outcome, root, run, skipped, stage, text_of, until};
 
 /// A block of code: its language, the text before it back to the block before, the code.
 struct Block {
@@ -205,5 +202,16 @@ fn the_map_of_the_source_is_complete() {
             let in_table = |line: &str| line.starts_with("//! | ") && line.contains(&format!("`{module}`"));
             assert!(map.lines().any(in_table), "src/lib.rs does not say what {module} holds");
         }
+    }
+}
+
+/// examples-c/README.md names each program.
+#[test]
+fn the_index_is_complete() {
+    let readme = text_of("examples-c/README.md");
+    for entry in fs::read_dir(root().join("examples-c")).unwrap() {
+        let name = entry.unwrap().file_name().into_string().unwrap();
+        let source = [".c", ".h"].iter().any(|ending| name.ends_with(ending));
+        assert!(!source || readme.contains(&format!("({name})")), "{name} is not there");
     }
 }

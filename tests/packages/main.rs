@@ -2,6 +2,7 @@
 //! which takes the better part of a minute.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing, reason = "tests")]
 
+#[path = "../staging/mod.rs"]
 mod staging;
 
 use std::collections::BTreeSet;

@@ -1,8 +1,5 @@
 //! The examples: pongd sends every message back, whatever its size and whoever else is stuck; pong talks to
 //! it, once or line by line; both end as they should, also under valgrind and with sanitizers.
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing, reason = "tests")]
-
-mod staging;
 
 use std::fs::File;
 use std::io::{BufRead, BufReader, Read, Seek, Write};
@@ -12,8 +9,8 @@ use std::path::PathBuf;
 use std::process::{Command, Stdio};
 use std::thread;
 
-use staging::examples::{DATA, Under, command, content, frame};
-use staging::{LIMIT, Running, has, outcome, printed, sanitizers, skipped, until};
+use crate::staging::examples::{DATA, Under, command, content, frame};
+use crate::staging::{LIMIT, Running, has, outcome, printed, sanitizers, skipped, until};
 
 const MOST: usize = 7_999_995;
 

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::fs;
 
-use crate::header::{
+use super::header::{
     Errors, Function, HEADERS, declarations, prototype, tokens, without_comments, without_preprocessor,
 };
 use crate::staging::{root, text_of};

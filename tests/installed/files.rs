@@ -1,14 +1,11 @@
 //! What `make install` puts where, and what the installed library is made of.
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing, reason = "tests")]
-
-mod staging;
 
 use std::collections::BTreeSet;
 use std::fs;
 use std::path::Path;
 use std::process::Command;
 
-use staging::{answer, files_below, has, libs_private, make, root, run, skipped, stage, text_of};
+use crate::staging::{answer, files_below, has, libs_private, make, root, run, skipped, stage, text_of};
 
 const VERSION: &str = env!("CARGO_PKG_VERSION");
 

@@ -1,17 +1,13 @@
 //! The examples for ipc_ext.h do what examples-c/README.md says of them, and end as they should, also under
 //! valgrind and with sanitizers. That they compile without a warning is part of each test: it is how they are built.
-//! Those that transfer much are in `tests/examples_transfers.rs`.
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing, reason = "tests")]
-
-mod staging;
+//! Those that transfer much are in `examples_transfers.rs`.
 
 use std::fmt::Write as _;
-use std::fs;
 use std::io::Write;
 use std::process::{Command, Stdio};
 
-use staging::examples::{Raw, Server, Talk, Under, command, complaints, frame};
-use staging::{Running, has, outcome, printed, root, sanitizers, skipped, until};
+use crate::staging::examples::{Raw, Server, Talk, Under, command, complaints, frame};
+use crate::staging::{Running, has, outcome, printed, sanitizers, skipped, until};
 
 #[test]
 fn clients_without_a_server_and_servers_without_arguments_say_so() {
@@ -295,16 +291,5 @@ fn in_valgrind() {
 fn with_sanitizers() {
     if sanitizers::watch("the examples for ipc_ext.h") {
         from_start_to_end(Under::Sanitizers);
-    }
-}
-
-/// The folder's README.md names each program.
-#[test]
-fn the_index_is_complete() {
-    let readme = staging::text_of("examples-c/README.md");
-    for entry in fs::read_dir(root().join("examples-c")).unwrap() {
-        let name = entry.unwrap().file_name().into_string().unwrap();
-        let source = [".c", ".h"].iter().any(|ending| name.ends_with(ending));
-        assert!(!source || readme.contains(&format!("({name})")), "{name} is not there");
     }
 }

@@ -1,15 +1,12 @@
 //! The programs in README.md and in the manual are complete: each compiles without a warning. So does each
 //! example of the pages of section 3.
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing, reason = "tests")]
-
-mod staging;
 
 use std::fs;
 use std::io::{self, Write};
 use std::path::Path;
 use std::process::{Command, Stdio};
 
-use staging::{
+use crate::staging::{
     Language, Linkage, Program, Running, WARNINGS, has, printed, root, run, skipped, stage, text_of, until,
 };
 

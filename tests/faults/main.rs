@@ -9,6 +9,7 @@
 //! one of them, and a number behind it has as many calls fail in a row: "scenario malloc ENOMEM 5 8".
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing, reason = "tests")]
 
+#[path = "../staging/mod.rs"]
 mod staging;
 
 use std::collections::{BTreeMap, BTreeSet};

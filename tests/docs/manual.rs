@@ -1,21 +1,17 @@
 //! The manual pages say what the headers say: which functions there are, how they are called, and with which
 //! codes they fail.
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing, reason = "tests")]
 
-#[path = "manual/header.rs"]
 mod header;
-#[path = "manual/page.rs"]
 mod page;
-mod staging;
 
 use std::collections::BTreeSet;
 use std::fs;
 use std::path::Path;
 use std::process::Command;
 
+use crate::staging::{answer, has, root, run, skipped, text_of};
 use header::{codes, errnos, errors_of_comment, errors_of_header, functions, is_code, tokens};
 use page::{Page, installed_pages, pages};
-use staging::{answer, has, root, run, skipped, text_of};
 
 /// The sections of a page. All but EXAMPLES are on each.
 const SECTIONS: [&str; 8] =

@@ -1,0 +1,387 @@
+//! C programs against the installed library. Each is compiled once in each way that it is meant for, and each run of it
+//! shows something else:
+//!
+//! * as C99 and as C++17, with the shared and with the static library: it compiles without a warning, and does what it
+//!   checks itself;
+//! * under valgrind: what the library does with memory;
+//! * with AddressSanitizer, LeakSanitizer and UndefinedBehaviorSanitizer in the program: what the program does with the
+//!   memory that it gets from the library, and what neither frees. The library itself is compiled without them here;
+//!   `make asan` does that, with a nightly compiler.
+//!
+//! Each program of `tests/c` checks its own promises. Here it is expected to end with status 0 and to print
+//! nothing but what it was made to print: the library prints nothing by itself.
+
+use std::fs;
+use std::path::Path;
+use std::process::Command;
+use std::sync::OnceLock;
+
+use crate::staging::Language::{C, Cpp};
+use crate::staging::Linkage::{Shared, Static};
+use crate::staging::{
+    Language, Linkage, Program, WARNINGS, answer, files_below, has, outcome, printed, root, run, sanitizers,
+    skipped, stage, text_of,
+};
+
+/// A program of `tests/c`.
+struct Source {
+    files: &'static [&'static str],
+    flags: &'static [&'static str],
+    /// Compiled as C, with the shared and with the static library.
+    in_c: [OnceLock<Program>; 2],
+}
+
+impl Source {
+    const fn new(files: &'static [&'static str], flags: &'static [&'static str]) -> Self {
+        Self { files, flags, in_c: [const { OnceLock::new() }; 2] }
+    }
+
+    fn in_c(&self, linkage: Linkage) -> &Program {
+        let place = usize::from(linkage == Static);
+        self.in_c[place].get_or_init(|| Program::of_tests(C, linkage, self.files, self.flags))
+    }
+
+    /// Runs the program in each way that it is meant for; what it has printed each time.
+    fn outputs(&self, languages: &[Language]) -> Vec<String> {
+        let mut outputs = Vec::new();
+        for language in languages {
+            if *language == Cpp && !has("g++") {
+                skipped(&format!("{:?} as C++", self.files), "g++");
+                continue;
+            }
+            for linkage in [Shared, Static] {
+                outputs.push(match language {
+                    C => printed(&mut self.in_c(linkage).command()),
+                    Cpp => printed(&mut Program::of_tests(Cpp, linkage, self.files, self.flags).command()),
+                });
+            }
+        }
+        outputs
+    }
+
+    fn runs_silently(&self) {
+        for output in self.outputs(&[C, Cpp]) {
+            assert_eq!(output, "", "{:?}: on standard output", self.files);
+        }
+    }
+
+    fn is_clean_in_valgrind(&self) {
+        if !has("valgrind") {
+            return skipped(&format!("{:?} under valgrind", self.files), "valgrind");
+        }
+        printed(&mut self.in_c(Shared).command_in_valgrind());
+    }
+
+    /// No report, and no block that is left behind, be it the program's or the library's.
+    fn is_clean_with_sanitizers(&self, linkages: &[Linkage]) {
+        if !sanitizers::watch(&format!("{:?}", self.files)) {
+            return;
+        }
+        for linkage in linkages {
+            let extra = [&sanitizers::FLAGS[..], &["-pthread"]].concat();
+            let program = Program::of_tests(C, *linkage, self.files, &extra);
+            printed(sanitizers::configure(&mut program.command()));
+        }
+    }
+}
+
+static LAYOUT: Source = Source::new(&["layout.c"], &[]);
+static MESSAGES: Source = Source::new(&["messages.c"], &[]);
+static ERRORS: Source = Source::new(&["errors.c"], &[]);
+static CROWD: Source = Source::new(&["crowd.c"], &[]);
+static EXCHANGE: Source = Source::new(&["exchange.c"], &[]);
+static THREADS: Source = Source::new(&["threads.c"], &["-pthread"]);
+static TWO_FILES: Source = Source::new(&["two_files_a.c", "two_files_b.c"], &[]);
+static OLD_STYLE: Source = Source::new(&["old_style.c"], &[]);
+static OLD_STYLE_WITH_ERRORS: Source = Source::new(&["old_style.c"], &["-DIPC_WITH_ERRORS"]);
+static PRINTING: Source = Source::new(&["printing.c"], &[]);
+static UNDECLARED: Source = Source::new(&["undeclared.c"], &[]);
+
+#[test]
+fn layout() {
+    LAYOUT.runs_silently();
+}
+
+#[test]
+fn messages() {
+    MESSAGES.runs_silently();
+}
+
+#[test]
+fn messages_in_valgrind() {
+    MESSAGES.is_clean_in_valgrind();
+}
+
+#[test]
+fn messages_with_sanitizers() {
+    MESSAGES.is_clean_with_sanitizers(&[Shared, Static]);
+}
+
+#[test]
+fn errors() {
+    ERRORS.runs_silently();
+}
+
+#[test]
+fn errors_in_valgrind() {
+    ERRORS.is_clean_in_valgrind();
+}
+
+#[test]
+fn errors_with_sanitizers() {
+    ERRORS.is_clean_with_sanitizers(&[Shared, Static]);
+}
+
+#[test]
+fn crowd() {
+    CROWD.runs_silently();
+}
+
+#[test]
+fn crowd_in_valgrind() {
+    CROWD.is_clean_in_valgrind();
+}
+
+#[test]
+fn crowd_with_sanitizers() {
+    CROWD.is_clean_with_sanitizers(&[Shared, Static]);
+}
+
+#[test]
+fn exchange() {
+    EXCHANGE.runs_silently();
+}
+
+#[test]
+fn exchange_in_valgrind() {
+    EXCHANGE.is_clean_in_valgrind();
+}
+
+#[test]
+fn exchange_with_sanitizers() {
+    EXCHANGE.is_clean_with_sanitizers(&[Shared, Static]);
+}
+
+#[test]
+fn threads() {
+    THREADS.runs_silently();
+}
+
+#[test]
+fn threads_in_valgrind() {
+    THREADS.is_clean_in_valgrind();
+}
+
+#[test]
+fn threads_with_sanitizers() {
+    THREADS.is_clean_with_sanitizers(&[Shared, Static]);
+}
+
+#[test]
+fn two_files() {
+    TWO_FILES.runs_silently();
+}
+
+#[test]
+fn two_files_with_sanitizers() {
+    TWO_FILES.is_clean_with_sanitizers(&[Shared]);
+}
+
+#[test]
+fn old_style() {
+    for output in OLD_STYLE.outputs(&[C]) {
+        assert_eq!(output, "still here\n");
+    }
+}
+
+#[test]
+fn old_style_with_sanitizers() {
+    OLD_STYLE.is_clean_with_sanitizers(&[Shared]);
+}
+
+#[test]
+fn old_style_with_errors() {
+    for output in OLD_STYLE_WITH_ERRORS.outputs(&[C]) {
+        let [logged, printed] = lines(&output);
+        assert_logged(logged, "ERROR", "try_error_macros: no failure so far: No such file or directory");
+        assert_eq!(printed, "still here");
+    }
+}
+
+/// A program that stood beside the library's source, in a tree where there is a link in that place.
+#[test]
+fn in_the_tree_of_the_library() {
+    let tree = tempfile::tempdir().unwrap();
+    for folder in ["src", "programs"] {
+        fs::create_dir(tree.path().join(folder)).unwrap();
+    }
+    std::os::unix::fs::symlink(stage().header(), tree.path().join("src/ipc.h")).unwrap();
+    let source = tree.path().join("programs/in_tree.c");
+    fs::copy(root().join("tests/c/in_tree.c"), &source).unwrap();
+    // Without the flags of pkg-config: the header is found by the link alone.
+    let program = tree.path().join("program");
+    let mut compiler = Command::new("cc");
+    compiler.arg("-std=c99").args(WARNINGS).arg(source).arg("-o").arg(&program);
+    run(compiler.args(stage().libs(Shared)));
+    printed(Command::new(program).env("LD_LIBRARY_PATH", stage().lib()));
+}
+
+/// The static library leaves the program nothing to ask the loader for.
+#[test]
+fn a_static_program_does_not_need_the_shared_library() {
+    if !has("readelf") {
+        return skipped("what a static program needs", "readelf");
+    }
+    for (linkage, needed) in [(Shared, true), (Static, false)] {
+        let table = answer(Command::new("readelf").arg("-d").arg(LAYOUT.in_c(linkage).path()));
+        assert_eq!(table.contains("[libipc.so.0]"), needed, "{linkage:?}: {table}");
+    }
+}
+
+/// The lines of a program's output under each heading "# ...".
+fn parts(output: &str) -> Vec<(&str, Vec<&str>)> {
+    let mut parts: Vec<(&str, Vec<&str>)> = Vec::new();
+    for line in output.lines() {
+        match line.strip_prefix("# ") {
+            Some(heading) => parts.push((heading, Vec::new())),
+            None => parts.last_mut().expect("a heading first").1.push(line),
+        }
+    }
+    assert_eq!(parts.pop(), Some(("end", Vec::new())), "{output}");
+    parts
+}
+
+fn lines<const N: usize>(output: &str) -> [&str; N] {
+    let lines: Vec<&str> = output.lines().collect();
+    lines.try_into().unwrap_or_else(|lines| panic!("not {N} lines: {lines:?}"))
+}
+
+fn assert_has(line: &str, wanted: &[&str]) {
+    let words: Vec<&str> = line.split(|c: char| c == ',' || c.is_whitespace()).collect();
+    for word in wanted {
+        assert!(words.contains(word), "no {word} in: {line}");
+    }
+}
+
+/// "date:tag: message"
+fn assert_logged(line: &str, tag: &str, message: &str) {
+    let date = line.strip_suffix(&format!(":{tag}: {message}")).unwrap_or_else(|| panic!("{line}"));
+    let year = date.split('-').next().and_then(|year| year.parse::<u32>().ok());
+    assert!(year.is_some_and(|year| year >= 2024), "not a date: {date}");
+}
+
+#[test]
+fn printing() {
+    for output in PRINTING.outputs(&[C, Cpp]) {
+        let parts = parts(&output);
+        let [connection, bare, connections, none, log, sentences] = &parts[..] else { panic!("{output}") };
+        let first = ["1001", "u", "3", "22", "/run/ipc//service-3-22"];
+        assert_eq!((connection.0, connection.1.len()), ("connection", 1));
+        assert_has(connection.1[0], &first);
+        assert_eq!(bare.1.len(), 1, "{bare:?}");
+        assert_has(bare.1[0], &["1002", "3", "22"]);
+
+        // The entry that is NULL has a number and no line.
+        let [zero, two, three] = connections.1[..] else { panic!("{connections:?}") };
+        assert_eq!(zero, format!("0: {}", connection.1[0]));
+        assert_eq!(two, format!("2: {}", bare.1[0]));
+        assert!(three.starts_with("3: "), "{three}");
+        assert_has(three, &["1003", "a"]);
+        assert_eq!((none.1.len(), sentences.1.len()), (0, 0), "{output}");
+
+        let [error, info, debug] = log.1[..] else { panic!("{log:?}") };
+        assert_logged(error, "ERROR", "nothing to fill in");
+        assert_logged(info, "INFO", "text: -42%");
+        let many = "1 2 3 4 5 6 7 eight 1.5 2.5 3.5 4.5 5.5 6.5 7.5 8.5 9.5 123456789012";
+        assert_logged(debug, "DEBUG", many);
+    }
+}
+
+#[test]
+fn printing_with_sanitizers() {
+    PRINTING.is_clean_with_sanitizers(&[Shared]);
+}
+
+#[test]
+fn undeclared() {
+    let bytes: Vec<String> = (0xa0..0xa0 + 20).map(|byte: u8| format!("{byte:02x}")).collect();
+    for output in UNDECLARED.outputs(&[C, Cpp]) {
+        let parts = parts(&output);
+        let [message, bare, hexa, nothing, mprint, log] = &parts[..] else { panic!("{output}") };
+        assert_eq!(message.1.len(), 1, "{message:?}");
+        assert_has(message.1[0], &["77", "4", "text"]);
+        assert_eq!(bare.1.len(), 1, "{bare:?}");
+        assert_has(bare.1[0], &["77", "0"]);
+
+        let mut dump = Vec::new();
+        for line in &hexa.1 {
+            dump.extend(line.strip_prefix("prefix").expect("the prefix").split_whitespace());
+        }
+        assert_eq!(dump, bytes);
+        assert_eq!(nothing.1, [""; 0]);
+        let (heading, dump) = mprint.1.split_first().expect("a heading");
+        assert!(heading.starts_with("prefix") && heading.contains("20"), "{heading}");
+        assert_eq!(dump.iter().flat_map(|line| line.split_whitespace()).collect::<Vec<_>>(), bytes);
+
+        assert_eq!(log.1.len(), 1, "{log:?}");
+        assert_logged(log.1[0], "TAG", "text 42");
+    }
+}
+
+#[test]
+fn undeclared_in_valgrind() {
+    UNDECLARED.is_clean_in_valgrind();
+}
+
+#[test]
+fn undeclared_with_sanitizers() {
+    UNDECLARED.is_clean_with_sanitizers(&[Shared]);
+}
+
+/// What a program does wrong with blocks of the library is seen, so what the library did wrong would be, too.
+#[test]
+fn what_is_wrong_is_seen() {
+    const WRONG: [(&str, &str); 4] = [
+        ("(void) m;", "5 byte(s) leaked"),
+        ("free (m.payload); free (m.payload);", "double-free"),
+        ("free (m.payload); ipc_message_write (1, &m);", "heap-use-after-free"),
+        ("m.length += 3; ipc_message_write (1, &m); free (m.payload);", "heap-buffer-overflow"),
+    ];
+    if !sanitizers::watch("faults that are planted") {
+        return;
+    }
+    let folder = tempfile::tempdir().unwrap();
+    for (number, (wrong, report)) in WRONG.iter().enumerate() {
+        let source = folder.path().join(format!("wrong{number}.c"));
+        fs::write(&source, program_that_does(wrong)).unwrap();
+        let program = Program::compile(C, Shared, &[Path::new(&source)], &sanitizers::FLAGS);
+        let (_, errors, status) = outcome(sanitizers::configure(&mut program.command()));
+        assert!(!status.success() && errors.contains(report), "{wrong}: {status}\n{errors}");
+    }
+}
+
+/// It has a message whose payload the library has allocated: four bytes and the NUL.
+fn program_that_does(wrong: &str) -> String {
+    format!(
+        "#include <ipc.h>\n\
+         int main (void)\n\
+         {{\n\
+         \tstruct ipc_message m;\n\
+         \tmemset (&m, 0, sizeof m);\n\
+         \tipc_message_format_data (&m, \"four\", 4);\n\
+         \t{wrong}\n\
+         \tmemset (&m, 0, sizeof m);\n\
+         \treturn 0;\n\
+         }}\n"
+    )
+}
+
+/// Each program of `tests/c` is one that a test above compiles.
+#[test]
+fn no_program_is_forgotten() {
+    let this_file = text_of("tests/installed/c_programs.rs");
+    for file in files_below(&root().join("tests/c")) {
+        let compiled = file.ends_with(".h") || this_file.contains(&format!("{file}\""));
+        assert!(compiled, "tests/c/{file} is not compiled by any test");
+    }
+}
