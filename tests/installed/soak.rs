@@ -2,6 +2,7 @@
 //! that the tool works when it is needed. What it looks at is told in `soak/README.md`.
 
 use std::path::{Path, PathBuf};
+use std::sync::OnceLock;
 
 use crate::staging::Language::C;
 use crate::staging::Linkage::Shared;
@@ -11,7 +12,12 @@ const BEHAVIOURS: [&str; 9] =
     ["polite", "flooding", "threads", "descriptors", "slow", "stuck", "hostile", "killed", "dismissed"];
 
 /// The program that `make soak` compiles.
-fn soak() -> Program {
+fn soak() -> &'static Program {
+    static SOAK: OnceLock<Program> = OnceLock::new();
+    SOAK.get_or_init(compile)
+}
+
+fn compile() -> Program {
     let folder = std::fs::read_dir(root().join("soak")).unwrap();
     let is_c = |path: &PathBuf| path.extension().is_some_and(|extension| extension == "c");
     let sources: Vec<PathBuf> = folder.map(|file| file.unwrap().path()).filter(is_c).collect();

@@ -1,0 +1,136 @@
+//! The faults: each function that can fail, what it gives then, and what the program may notice of it.
+
+/// What the program may notice of a fault.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum May {
+    /// Nothing: it is the library's own affair.
+    Nothing,
+    /// Calls fail; made again they succeed, and nothing is lost.
+    Fail,
+    /// A connection is lost, and the program is told.
+    Break,
+}
+
+/// Faults of one function.
+pub struct Row {
+    pub call: &'static str,
+    pub with: &'static [&'static str],
+    pub may: May,
+    /// How many calls fail in a row.
+    pub bursts: &'static [u32],
+}
+
+const fn row(call: &'static str, with: &'static [&'static str], may: May, bursts: &'static [u32]) -> Row {
+    Row { call, with, may, bursts }
+}
+
+/// Bytes come and go one by one.
+const SHORT: &[&str] = &["short"];
+
+/// What the kernel says where a descriptor is to be made.
+const NO_DESCRIPTOR: &[&str] = &["EMFILE", "ENFILE", "ENOMEM"];
+
+/// What a file system says, and a security module.
+const NO_ACCESS: &[&str] = &["EACCES", "EIO"];
+
+const ONE: &[u32] = &[1];
+const SOME: &[u32] = &[1, 3];
+const MANY: &[u32] = &[1, 8];
+
+/// Every function that can fail, with what it can give. Those with the most calls come first.
+pub const ROWS: &[Row] = &[
+    row("malloc", &["ENOMEM"], May::Fail, MANY),
+    row("realloc", &["ENOMEM"], May::Fail, MANY),
+    row("calloc", &["ENOMEM"], May::Fail, MANY),
+    row("poll", &["EINTR"], May::Fail, SOME),
+    row("poll", &["ENOMEM"], May::Break, ONE),
+    row("preadv2", SHORT, May::Nothing, ONE),
+    row("preadv2", &["EOPNOTSUPP"], May::Nothing, ONE),
+    row("preadv2", &["EINTR", "EIO"], May::Fail, ONE),
+    row("recv", SHORT, May::Nothing, MANY),
+    row("recv", &["EAGAIN", "EINTR"], May::Fail, SOME),
+    row("recv", &["ECONNRESET", "ENOMEM", "EACCES"], May::Break, ONE),
+    row("recvmsg", SHORT, May::Nothing, MANY),
+    row("recvmsg", &["EAGAIN"], May::Fail, SOME),
+    row("recvmsg", &["ECONNRESET", "ENOMEM", "EACCES"], May::Break, ONE),
+    row("epoll_wait", &["EINTR"], May::Fail, SOME),
+    row("getsockopt", &["EACCES"], May::Break, SOME),
+    row("sendmsg", SHORT, May::Nothing, MANY),
+    row("sendmsg", &["EAGAIN"], May::Nothing, SOME),
+    row("sendmsg", &["EINTR"], May::Fail, SOME),
+    row("sendmsg", &["EPIPE", "ECONNRESET", "ENOBUFS", "ENOMEM", "EACCES"], May::Break, ONE),
+    row("send", &["EINTR"], May::Fail, SOME),
+    row("sendmsg", &["ETOOMANYREFS"], May::Fail, ONE),
+    row("send", SHORT, May::Nothing, MANY),
+    row("send", &["EAGAIN"], May::Nothing, SOME),
+    row("send", &["EPIPE", "ECONNRESET", "ENOBUFS", "ENOMEM", "EACCES"], May::Break, ONE),
+    row("epoll_ctl", &["ENOMEM", "ENOSPC"], May::Break, SOME),
+    row("close", &["EINTR", "EIO"], May::Fail, ONE),
+    row("fcntl", &["EACCES", "EMFILE"], May::Fail, ONE),
+    row("socket", NO_DESCRIPTOR, May::Fail, ONE),
+    row("socket", &["ENOBUFS", "EACCES"], May::Fail, ONE),
+    row("accept4", &["EINTR", "EAGAIN", "ENOBUFS", "EPROTO", "EACCES", "EPERM"], May::Fail, SOME),
+    row("accept4", NO_DESCRIPTOR, May::Fail, SOME),
+    row("accept4", &["ECONNABORTED"], May::Nothing, SOME),
+    row("getpeername", &["EACCES", "ENOBUFS"], May::Fail, ONE),
+    row("connect", &["EINTR", "EAGAIN", "EACCES", "ENOMEM"], May::Fail, ONE),
+    row("bind", &["EACCES", "ENOMEM", "ENOSPC", "EROFS", "EIO"], May::Fail, ONE),
+    row("listen", &["EACCES", "ENOMEM"], May::Fail, ONE),
+    row("epoll_create1", NO_DESCRIPTOR, May::Fail, SOME),
+    row("timerfd_create", NO_DESCRIPTOR, May::Fail, SOME),
+    row("eventfd", NO_DESCRIPTOR, May::Fail, SOME),
+    // The answer of a sandbox that does not know the call.
+    row("timerfd_settime", &["EPERM"], May::Fail, ONE),
+    row("open", NO_DESCRIPTOR, May::Fail, ONE),
+    row("open", &["EINTR", "EACCES", "EIO"], May::Fail, ONE),
+    row("flock", &["EINTR", "EAGAIN", "ENOLCK", "EIO"], May::Nothing, SOME),
+    row("lstat", NO_ACCESS, May::Fail, ONE),
+    row("lstat", &["ENOMEM"], May::Fail, ONE),
+    row("mkdir", NO_ACCESS, May::Fail, ONE),
+    row("mkdir", &["ENOSPC", "EROFS", "ENOMEM"], May::Fail, ONE),
+    row("unlink", NO_ACCESS, May::Fail, ONE),
+    row("unlink", &["EROFS", "EBUSY"], May::Fail, ONE),
+    row("unlinkat", NO_ACCESS, May::Fail, ONE),
+    row("linkat", NO_ACCESS, May::Fail, ONE),
+    row("linkat", &["ENOSPC", "EMLINK"], May::Fail, ONE),
+    row("read", SHORT, May::Nothing, ONE),
+    row("read", &["EINTR", "EIO"], May::Fail, ONE),
+    // Into an eventfd.
+    row("write", &["EINTR", "EAGAIN"], May::Nothing, SOME),
+];
+
+/// Functions that the shim knows nothing of. A library that calls one has calls that nobody has seen fail.
+pub const NOT_IN_THE_SHIM: &str = "aligned_alloc reallocarray strdup strndup asprintf mmap munmap_chunk socketpair \
+    recvfrom sendto recvmmsg sendmmsg readv writev pread pread64 preadv preadv64 pwrite pwrite64 pwritev pwritev2 \
+    ppoll select pselect epoll_create epoll_pwait epoll_pwait2 signalfd timerfd_gettime inotify_init1 pipe pipe2 \
+    dup2 dup3 fcntl64 ioctl openat64 creat fstatat fstatat64 __xstat __lxstat __fxstat mkdirat rename renameat \
+    renameat2 link symlink rmdir chmod fchmod chown ftruncate access faccessat fork vfork execve memfd_create";
+
+/// What comes only to a send that waits.
+pub const MAY_NEVER_COME: &[(&str, &str)] = &[("send", "EINTR"), ("sendmsg", "EINTR")];
+
+pub fn number(name: &str) -> i32 {
+    match name {
+        "EACCES" => libc::EACCES,
+        "EAGAIN" => libc::EAGAIN,
+        "EBUSY" => libc::EBUSY,
+        "ECONNABORTED" => libc::ECONNABORTED,
+        "ECONNRESET" => libc::ECONNRESET,
+        "EINTR" => libc::EINTR,
+        "EIO" => libc::EIO,
+        "EMFILE" => libc::EMFILE,
+        "EMLINK" => libc::EMLINK,
+        "ENFILE" => libc::ENFILE,
+        "ENOBUFS" => libc::ENOBUFS,
+        "ENOLCK" => libc::ENOLCK,
+        "ENOMEM" => libc::ENOMEM,
+        "ENOSPC" => libc::ENOSPC,
+        "EOPNOTSUPP" => libc::EOPNOTSUPP,
+        "EPERM" => libc::EPERM,
+        "EPIPE" => libc::EPIPE,
+        "EPROTO" => libc::EPROTO,
+        "EROFS" => libc::EROFS,
+        "ETOOMANYREFS" => libc::ETOOMANYREFS,
+        _ => panic!("no errno: {name}"),
+    }
+}

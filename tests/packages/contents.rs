@@ -1,0 +1,134 @@
+//! What is in the packages.
+
+use std::collections::BTreeSet;
+use std::env;
+use std::fs::{self, File};
+use std::process::Command;
+
+use crate::staging::{answer, files_below, has, root, run, skipped};
+use crate::{PACKAGES, VERSION, files_directly_in, packages};
+
+/// What is in each `/usr/share/doc/PACKAGE`.
+fn documents_of(package: &str) -> impl Iterator<Item = String> {
+    ["changelog.Debian.gz", "changelog.gz", "copyright"]
+        .into_iter()
+        .map(move |file| format!("usr/share/doc/{package}/{file}"))
+}
+
+#[test]
+fn the_runtime_has_both_names_and_the_folder_of_the_sockets() {
+    let Some(packages) = packages() else { return };
+    let mut expected: BTreeSet<String> = documents_of("libipc0").collect();
+    for name in ["libipc.so", "libipc.so.0", "libipc.so.0.1", &format!("libipc.so.{VERSION}")] {
+        expected.insert(format!("{}/{name}", packages.lib));
+    }
+    expected.insert("usr/lib/tmpfiles.d/libipc0.conf".to_owned());
+    expected.insert("usr/share/doc/libipc0/README.Debian".to_owned());
+    expected.insert("usr/share/lintian/overrides/libipc0".to_owned());
+    assert_eq!(packages.files_of("libipc0"), expected);
+}
+
+#[test]
+fn the_development_package_has_headers_static_library_manual_and_examples() {
+    let Some(packages) = packages() else { return };
+    let mut expected: BTreeSet<String> = documents_of("libipc-dev").collect();
+    expected.extend(["usr/include/ipc.h", "usr/include/ipc_ext.h"].map(str::to_owned));
+    expected.insert(format!("{}/libipc.a", packages.lib));
+    expected.insert(format!("{}/pkgconfig/libipc.pc", packages.lib));
+    expected.insert("usr/share/lintian/overrides/libipc-dev".to_owned());
+    for page in files_directly_in(&root().join("man")) {
+        if let Some(section) = page.chars().last().filter(char::is_ascii_digit) {
+            expected.insert(format!("usr/share/man/man{section}/{page}.gz"));
+        }
+    }
+    assert!(expected.contains("usr/share/man/man3/ipc_wait_event.3.gz"));
+    assert!(expected.contains("usr/share/man/man7/libipc.7.gz"));
+    let is_example =
+        |name: &String| name == "Makefile" || [".c", ".h", ".md"].iter().any(|end| name.ends_with(end));
+    for example in files_directly_in(&root().join("examples-c")).into_iter().filter(is_example) {
+        expected.insert(format!("usr/share/doc/libipc-dev/examples/{example}"));
+    }
+    assert_eq!(packages.files_of("libipc-dev"), expected);
+    assert!(packages.files_of("libipc0").is_disjoint(&expected), "both packages have a file of this name");
+    // The name that it leaves to the other one is what the linker looks for.
+    assert_eq!(
+        packages.field("libipc-dev", "Depends"),
+        format!("libipc0 (= {})", packages.field("libipc0", "Version"))
+    );
+}
+
+#[test]
+fn the_debug_symbols_are_those_of_the_library() {
+    let Some(packages) = packages() else { return };
+    if !has("readelf") {
+        return skipped("whose debug symbols there are", "readelf");
+    }
+    let folder = packages.unpacked();
+    let library = folder.path().join(&packages.lib).join("libipc.so");
+    let notes = answer(Command::new("readelf").arg("-n").arg(library).env("LC_ALL", "C"));
+    let id = notes.lines().find_map(|line| line.trim().strip_prefix("Build ID: ")).expect("a build ID");
+    let file = format!("usr/lib/debug/.build-id/{}/{}.debug", &id[..2], &id[2..]);
+    assert!(packages.files_of("libipc0-dbgsym").contains(&file), "{file}");
+}
+
+/// Those of two architectures can be installed at the same time.
+#[test]
+fn each_package_goes_beside_itself_of_another_architecture() {
+    let Some(packages) = packages() else { return };
+    for package in PACKAGES {
+        assert_eq!(packages.field(package, "Multi-Arch"), "same", "{package}");
+    }
+}
+
+#[test]
+fn no_file_tells_where_it_was_built() {
+    let Some(packages) = packages() else { return };
+    let folder = packages.unpacked();
+    let home = env::var("CARGO_HOME").or_else(|_| env::var("HOME").map(|home| home + "/.cargo")).unwrap();
+    for file in files_below(folder.path()) {
+        let path = folder.path().join(&file);
+        if path.symlink_metadata().unwrap().is_symlink() {
+            continue;
+        }
+        let bytes = fs::read(&path).unwrap();
+        for place in [packages.folder.to_str().unwrap(), root().to_str().unwrap(), &home] {
+            let told = bytes.windows(place.len()).any(|window| window == place.as_bytes());
+            assert!(!told, "{file} has {place} in it");
+        }
+    }
+}
+
+#[test]
+fn lintian_has_nothing_to_say() {
+    let Some(packages) = packages() else { return };
+    if !has("lintian") {
+        return skipped("what lintian says of the packages", "lintian");
+    }
+    let mut lintian = Command::new("lintian");
+    lintian.args(["--profile=debian", "--fail-on=error,warning"]);
+    run(lintian.args(PACKAGES.map(|package| packages.file(package))));
+}
+
+/// Manual pages of several functions are found under the name of each.
+#[test]
+fn each_manual_page_has_a_text() {
+    let Some(packages) = packages() else { return };
+    if !has("gzip") {
+        return skipped("the manual pages of the package", "gzip");
+    }
+    let folder = packages.unpacked();
+    let pages: Vec<String> = packages
+        .files_of("libipc-dev")
+        .into_iter()
+        .filter(|file| file.starts_with("usr/share/man"))
+        .collect();
+    for page in &pages {
+        // Through links, which must lead somewhere.
+        let mut gzip = Command::new("gzip");
+        gzip.arg("-dc")
+            .stdin(File::open(folder.path().join(page)).unwrap_or_else(|error| panic!("{page}: {error}")));
+        let text = answer(&mut gzip);
+        assert!(text.contains("\n.SH NAME\n"), "{page} is no page of a manual");
+    }
+    assert!(pages.len() > 1, "{pages:?}");
+}

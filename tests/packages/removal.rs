@@ -1,0 +1,91 @@
+//! What is left when the packages are removed: nothing but what is in use.
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::path::PathBuf;
+use std::process::Command;
+
+use crate::staging::run;
+use crate::{PACKAGES, Packages, packages};
+
+/// A system of nothing but these packages, in a folder.
+struct System {
+    folder: tempfile::TempDir,
+}
+
+impl System {
+    fn new() -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        for below in ["var/lib/dpkg/info", "var/lib/dpkg/updates", "run"] {
+            fs::create_dir_all(folder.path().join(below)).unwrap();
+        }
+        fs::write(folder.path().join("var/lib/dpkg/status"), "").unwrap();
+        Self { folder }
+    }
+
+    /// Scripts of the packages run outside of the folder, which has no shell, and work below it. The test need
+    /// not be root's, nor have the administrator's tools in its PATH, and there is no C library to depend on.
+    fn dpkg(&self, arguments: impl IntoIterator<Item = PathBuf>) {
+        let mut dpkg = Command::new("dpkg");
+        dpkg.arg(format!("--root={}", self.folder.path().display()));
+        dpkg.arg(format!("--log={}", self.folder.path().join("var/lib/dpkg/log").display()));
+        dpkg.arg("--force-not-root,script-chrootless,depends,bad-path");
+        run(dpkg.args(arguments));
+    }
+
+    /// All files and folders but dpkg's own.
+    fn content(&self) -> BTreeSet<PathBuf> {
+        let mut found = BTreeSet::new();
+        let mut folders = vec![self.folder.path().to_owned()];
+        while let Some(next) = folders.pop() {
+            for path in fs::read_dir(&next).unwrap().map(|entry| entry.unwrap().path()) {
+                if path.ends_with("var/lib/dpkg") {
+                    continue;
+                }
+                if path.symlink_metadata().unwrap().is_dir() {
+                    folders.push(path.clone());
+                }
+                found.insert(path);
+            }
+        }
+        found
+    }
+
+    fn install(&self, packages: &Packages) {
+        let files = PACKAGES.map(|package| packages.file(package));
+        self.dpkg([PathBuf::from("--install")].into_iter().chain(files));
+        // systemd makes it, if it is there and root asks.
+        fs::create_dir_all(self.rundir()).unwrap();
+    }
+
+    fn remove(&self) {
+        self.dpkg(["--remove"].into_iter().chain(PACKAGES).map(PathBuf::from));
+    }
+
+    fn rundir(&self) -> PathBuf {
+        self.folder.path().join("run/ipc")
+    }
+}
+
+#[test]
+fn removal_leaves_nothing() {
+    let Some(packages) = packages() else { return };
+    let system = System::new();
+    let before = system.content();
+    system.install(packages);
+    assert!(system.folder.path().join(&packages.lib).join("libipc.so.0").is_file());
+    system.remove();
+    assert_eq!(system.content(), before);
+}
+
+/// A program that has the library in itself goes on serving.
+#[test]
+fn removal_leaves_a_folder_in_which_there_are_sockets() {
+    let Some(packages) = packages() else { return };
+    let system = System::new();
+    system.install(packages);
+    let socket = system.rundir().join("pongd-0-0");
+    let _bound = std::os::unix::net::UnixListener::bind(&socket).unwrap();
+    system.remove();
+    assert!(socket.symlink_metadata().is_ok());
+}

@@ -1,0 +1,69 @@
+//! What the files in `debian` say of the library.
+
+use std::collections::BTreeSet;
+use std::process::Command;
+
+use crate::VERSION;
+use crate::staging::{answer, root, text_of};
+
+#[test]
+fn the_packages_have_the_version_of_the_library() {
+    let changelog = text_of("debian/changelog");
+    let top = changelog.lines().next().unwrap();
+    assert!(top.starts_with(&format!("libipc ({VERSION}-")), "debian/changelog begins with: {top}");
+}
+
+#[test]
+fn the_symbols_are_those_that_the_library_exports() {
+    let text = text_of("debian/libipc0.symbols");
+    let mut lines = text.lines();
+    assert_eq!(lines.next(), Some("libipc.so.0 libipc0 #MINVER#"));
+    let listed: Vec<&str> =
+        lines.filter_map(|line| line.strip_prefix(' ')?.split_once('@')).map(|(name, _)| name).collect();
+    assert!(listed.is_sorted(), "debian/libipc0.symbols is not sorted");
+    let exports = text_of("tests/exports.txt") + &text_of("tests/exports_ext.txt");
+    assert_eq!(listed.into_iter().collect::<BTreeSet<_>>(), exports.lines().collect());
+}
+
+/// Who may write to the folder of the sockets may pose as any server that does not run at the time.
+#[test]
+fn root_alone_opens_services_unless_the_administrator_says_otherwise() {
+    let text = text_of("debian/libipc0.tmpfiles");
+    let said: Vec<&str> = text.lines().filter(|line| !line.starts_with('#')).collect();
+    assert_eq!(said, ["d /run/ipc 0755 root root -"]);
+    assert!(text_of("include/ipc.h").contains("#define RUNDIR \"/run/ipc/\""), "another folder in ipc.h");
+}
+
+/// Their licenses ask for that.
+#[test]
+fn the_copyright_names_the_crates_that_go_into_the_library() {
+    let mut cargo = Command::new(env!("CARGO"));
+    cargo.current_dir(root()).args([
+        "tree",
+        "--locked",
+        "--offline",
+        "--edges",
+        "normal",
+        "--prefix",
+        "none",
+    ]);
+    let tree = answer(cargo.args(["--no-dedupe", "--format", "{p}|{l}"]));
+    let copyright = text_of("debian/copyright");
+    let said_of = |name: &str| copyright.lines().find_map(|line| line.strip_prefix(&format!(" {name}: ")));
+    let mut crates = 0;
+    for (package, license) in tree.lines().filter_map(|line| line.split_once('|')) {
+        let name = package.split_once(' ').unwrap().0;
+        if name == "libipc" {
+            continue;
+        }
+        crates += 1;
+        let said =
+            said_of(name).unwrap_or_else(|| panic!("debian/copyright does not name {name}, {license}"));
+        assert!(said.starts_with("Copyright (c) "), "{name}: {said}");
+        assert!(
+            said.ends_with(&format!("; {}", license.replace(" OR ", " or "))),
+            "{name}: {said}: {license}"
+        );
+    }
+    assert!(crates > 0, "{tree}");
+}
