@@ -38,7 +38,7 @@ SOURCES := Cargo.toml Cargo.lock build.rs $(shell find src -type f)
 BUILD_LIBRARIES = $(CARGO) rustc --release --locked --lib --crate-type cdylib,staticlib && touch $(LIBRARIES)
 
 .DELETE_ON_ERROR:
-.PHONY: all install uninstall demo test check header man clean help
+.PHONY: all install uninstall demo test test-core check check-docs check-packages header man clean help
 
 all: ## build the shared and the static library (default)
 	$(BUILD_LIBRARIES)
@@ -112,14 +112,26 @@ endif
 demo: all ## build, install into a staging folder, compile the examples, run server and client
 	CC='$(CC)' CARGO_TARGET_DIR='$(abspath $(TARGET))' examples-c/demo.sh
 
-# Tests call make themselves: they get no job server and no flag of this make. cargo shows no output of tests
-# that pass, so what they leave out for want of a tool is told here.
-test: all check ## run every test; what is left out for want of a tool is told as "SKIPPED:"
+# Tests call make themselves: they get no job server and no flag of this make.
+CARGO_TEST = env -u MAKEFLAGS -u MFLAGS -u MAKELEVEL $(CARGO) test --locked
+
+# Its last lines repeat, after much output, what was left out because a tool is missing.
+test: all check ## run every test; what is left out because a tool is missing is reported as "SKIPPED:"
 	man/generate.sh --check
-	env -u MAKEFLAGS -u MFLAGS -u MAKELEVEL $(CARGO) test --locked --no-fail-fast
-	@for tool in abidiff valgrind pkg-config man mandoc lexgrog dpkg-buildpackage lintian python3 cmake meson $(firstword $(CXX)); do \
+	$(CARGO_TEST) --no-fail-fast
+	@for tool in abidiff valgrind pkg-config man mandoc lexgrog dpkg-buildpackage dh lintian python3 cmake meson $(firstword $(CXX)); do \
 	    command -v "$$tool" > /dev/null || echo "SKIPPED: the tests that need $$tool, which is not installed"; \
 	done
+
+test-core: ## run the unit tests and those of the library itself, while it is being changed
+	$(CARGO_TEST) --lib --test core
+
+check-docs: all ## run the tests of the documents and of the manual
+	man/generate.sh --check
+	$(CARGO_TEST) --test docs
+
+check-packages: ## build the packages for Debian and try them
+	$(CARGO_TEST) --test packages
 
 check: ## what the compiler's companions say of the source
 	@if $(CARGO) fmt --version > /dev/null 2>&1; then $(CARGO) fmt --check; \
@@ -140,4 +152,4 @@ clean: ## remove what was built
 	rm -f examples-cpp/pongd examples-cpp/pong
 
 help: ## list the targets
-	@sed -n 's/^\([a-z]*\):.* ## \(.*\)/\1\t\2/p' $(MAKEFILE_LIST) | expand -t 12
+	@sed -n 's/^\([a-z-]*\):.* ## \(.*\)/\1\t\2/p' $(MAKEFILE_LIST) | expand -t 16
