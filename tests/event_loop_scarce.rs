@@ -1,7 +1,12 @@
 //! What is due is told also after the kernel or the heap had nothing to give for a moment.
+//!
+//! A program of its own, since it replaces send(2) and epoll_create1(2), which the sanitizers have to see in all other
+//! tests, and the heap.
 #![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing, reason = "tests")]
 #![allow(clippy::undocumented_unsafe_blocks, reason = "the functions are called as their header says")]
 
+#[allow(dead_code, unused_imports, reason = "the program of the other tests uses the rest")]
+#[path = "core/support/mod.rs"]
 mod support;
 
 use std::alloc::{GlobalAlloc, Layout, System};
@@ -82,8 +87,7 @@ fn stale_registration(server: &mut Program) -> (UnixStream, OwnedFd) {
 /// The set could not be made anew, and a client was closed meanwhile.
 #[test]
 fn a_set_that_could_not_be_made_anew_takes_in_no_other_file() {
-    let _one = one_at_a_time();
-    let _limit = limit(60);
+    own_process!(60);
     let mut server = Program::server();
     let (stale, kept) = stale_registration(&mut server);
     let (_peer, fd) = server.peer();
@@ -107,8 +111,7 @@ fn a_set_that_could_not_be_made_anew_takes_in_no_other_file() {
 /// No memory while the list is looked through, and messages that have come already.
 #[test]
 fn messages_at_hand_are_not_forgotten_for_want_of_memory() {
-    let _one = one_at_a_time();
-    let _limit = limit(60);
+    own_process!(60);
     let (mut listed, mut peer) = listed();
     let fd = listed.fd();
     let (ours, _theirs) = pair();
@@ -134,8 +137,7 @@ fn messages_at_hand_are_not_forgotten_for_want_of_memory() {
 /// The end of a connection whose queue the program has flushed itself, since the kernel had no memory before.
 #[test]
 fn the_end_behind_a_queue_that_the_program_has_flushed() {
-    let _one = one_at_a_time();
-    let _limit = limit(60);
+    own_process!(60);
     let (mut listed, peer) = listed();
     let fd = listed.fd();
     assert_eq!(listed.program.look(0), Seen::Nothing);
@@ -154,8 +156,7 @@ fn the_end_behind_a_queue_that_the_program_has_flushed() {
 /// No memory when the clock has ticked.
 #[test]
 fn the_clock_goes_on_where_there_was_no_memory() {
-    let _one = one_at_a_time();
-    let _limit = limit(60);
+    own_process!(60);
     let mut server = Program::server();
     let (stale, kept) = stale_registration(&mut server);
     let (_peer, fd) = server.peer();

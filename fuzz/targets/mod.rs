@@ -10,7 +10,7 @@
 pub mod formats;
 pub mod frames;
 pub mod peers;
-mod script;
+pub mod script;
 mod stream;
 
 /// Prints a step of the script, if that is asked for.

@@ -1,12 +1,12 @@
 #!/usr/bin/env bash
-# Runs the test programs that call the library within themselves with a tool that watches every access to memory:
+# Runs the tests that call the library within themselves with a tool that watches every access to memory:
 #
 #   memcheck  under valgrind: no error, and no block that nothing points to at the end
 #   asan      compiled with AddressSanitizer, the library too, and so some programs of tests/c
 #   tsan      compiled with ThreadSanitizer, the library and Rust's standard library too, and tests/c/threads.c
 #
-# Further arguments are the tests to run instead of all: messages for tests/messages.rs, threads.c for
-# tests/c/threads.c, ipc for the unit tests. left_out.tsv has those that a tool cannot run. CHECKED_OUTPUT is where
+# Further arguments are the tests to run instead of all: messages for the module tests/core/messages.rs, threads.c for
+# tests/c/threads.c, ipc for the unit tests, event_loop_scarce for tests/event_loop_scarce.rs. left_out.tsv has those that a tool cannot run. CHECKED_OUTPUT is where
 # what is built and the reports go, CHECKED_TOOLCHAIN the compiler that has the sanitizers.
 #
 # SPDX-License-Identifier: MIT OR Apache-2.0
@@ -36,6 +36,11 @@ export TSAN_OPTIONS=die_after_fork=0:report_signal_unsafe=0:allow_addr2line=1:al
 # What the tools begin a report with.
 is_report='^==[0-9]*== .*\(Invalid \|ninitialised\|definitely lost\|indirectly lost\)\|\(ERROR\|WARNING\): [A-Z][a-z]*Sanitizer: '
 
+# Whether it is a module of the tests' program, and no program.
+is_module () {
+    [ -e "tests/core/$1.rs" ] || [ -e "tests/core/$1/mod.rs" ]
+}
+
 # Runs a command that the tool watches, for the test of that name, and tells how it went.
 watched () {
     local name=$1 log=$reports/$1.log result=0
@@ -55,12 +60,21 @@ watched () {
     fi
 }
 
-# One test program: its name, and where it is.
+# One test program, or one module of tests/core: its name, and where the program is.
 test_program () {
-    local name=$1 program=$2 arguments=(--test-threads=1) under=() test
+    local name=$1 program=$2 under=() path test
+    local -A left_out
+    local -a paths
     while read -r test; do
-        arguments+=(--skip "$test")
+        left_out[$test]=1
     done < <(sed -n "s/^$tool\t$name\t\([^\t]*\)\t.*/\1/p" "$lists/left_out.tsv")
+    while read -r path; do
+        [ -n "${left_out[${path##*::}]:-}" ] || paths+=("$path")
+    done < <("$program" --list --format terse 2> /dev/null | sed -n 's/: test$//p' | if is_module "$name"; then grep "^$name::"; else cat; fi)
+    if [ "${#paths[@]}" -eq 0 ]; then
+        echo "FAILED: $name: no test is left"
+        return 1
+    fi
     if [ "$tool" = memcheck ]; then
         # --fair-sched: one of many threads that computes does not keep the others waiting. What a test starts runs
         # at its own speed: much of it is made to be killed, or counts its own blocks.
@@ -68,7 +82,13 @@ test_program () {
             --errors-for-leak-kinds=definite,indirect --num-callers=40 --fair-sched=try --trace-children=no
             "--suppressions=$lists/memcheck.supp")
     fi
-    watched "$name" "${under[@]}" "$program" "${arguments[@]}"
+    if [ "$name" != ipc ] && [ "${#under[@]}" -gt 0 ]; then
+        # It is the process of each test that is watched.
+        LIBIPC_TEST_UNDER=$(printf '%s\n' "${under[@]}")
+        export LIBIPC_TEST_UNDER
+        under=()
+    fi
+    watched "$name" "${under[@]}" "$program" --test-threads=1 --exact "${paths[@]}"
 }
 
 # One program of tests/c, with the library that was built for the tool.
@@ -131,17 +151,22 @@ esac
 names=("$@")
 if [ "${#names[@]}" -eq 0 ]; then
     names=("${in_c[@]}" ipc)
-    while read -r file; do
-        names+=("$(basename "$file" .rs)")
-    done < <(grep -l '^mod support;' tests/*.rs)
+    mapfile -O "${#names[@]}" -t names < <(
+        sed -n 's/^mod \([a-z_]*\);$/\1/p' tests/core/main.rs | grep -v -x -e child -e support -e targets
+        grep -l '^#\[path = "core/support/mod.rs"\]' tests/*.rs | sed 's|.*/||; s|\.rs$||'
+    )
 fi
 tests=()
 for name in "${names[@]}"; do
-    case $name in
-    *.c) ;;
-    ipc) tests+=(--lib) ;;
-    *) tests+=(--test "$name") ;;
-    esac
+    if [[ $name = *.c ]]; then
+        continue
+    elif [ "$name" = ipc ]; then
+        tests+=(--lib)
+    elif is_module "$name"; then
+        tests+=(--test core)
+    else
+        tests+=(--test "$name")
+    fi
 done
 
 mkdir -p "$reports"
@@ -165,7 +190,11 @@ for name in "${names[@]}"; do
     if [[ $name = *.c ]]; then
         c_program "$name" || failed=1
     else
-        program=$(sed -n "s|.*\"executable\":\"\([^\"]*/$name-[0-9a-f]*\)\".*|\1|p" "$reports/build.json")
+        target=$name
+        if is_module "$name"; then
+            target=core
+        fi
+        program=$(sed -n "s|.*\"executable\":\"\([^\"]*/$target-[0-9a-f]*\)\".*|\1|p" "$reports/build.json")
         programs+=("$name" "$program")
     fi
 done

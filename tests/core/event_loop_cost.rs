@@ -1,0 +1,268 @@
+//! Promise 10: the work for an event does not grow with the number of idle connections, and descriptors of
+//! 1024 and more are as good as others.
+
+use std::cell::Cell;
+use std::io::Write;
+use std::os::fd::{AsRawFd, IntoRawFd, RawFd};
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
+
+use ipc::internals::event_loop::{self, Entry, Kind, List, What};
+use ipc::internals::{Error, Limit, Section};
+
+use crate::support::*;
+
+/// A list that counts how often one of its entries is looked at.
+#[derive(Default)]
+struct Counting {
+    entries: Vec<Entry>,
+    /// How many entries there have been: the identity of the last one.
+    made: usize,
+    looked: Cell<usize>,
+}
+
+impl List for Box<Counting> {
+    type Origin = RawFd;
+
+    fn key(&self) -> usize {
+        std::ptr::from_ref(&**self).addr()
+    }
+
+    fn shape(&self) -> (usize, usize) {
+        (self.entries.as_ptr().addr(), self.entries.len())
+    }
+
+    fn entry(&self, index: usize) -> Option<Entry> {
+        self.looked.set(self.looked.get() + 1);
+        self.entries.get(index).copied()
+    }
+
+    fn identity(&self, index: usize) -> Option<usize> {
+        self.entries.get(index).map(|entry| entry.identity)
+    }
+
+    fn origin(&self, index: usize) -> Option<RawFd> {
+        self.entries.get(index).map(|entry| entry.fd)
+    }
+
+    fn push(&mut self, make: impl FnOnce(usize, usize) -> Result<RawFd, Error>) -> Result<usize, Error> {
+        self.made += 1;
+        let identity = self.made;
+        let fd = make(self.entries.len(), identity)?;
+        self.entries.push(Entry { fd, identity, kind: Kind::Peer });
+        Ok(self.entries.len() - 1)
+    }
+
+    fn remove(&mut self, index: usize) {
+        self.entries.swap_remove(index);
+    }
+}
+
+/// A loop over a counting list, with idle members and a listener.
+struct Counted {
+    list: Box<Counting>,
+    listener: UnixListener,
+    path: std::path::PathBuf,
+    idle: Vec<UnixStream>,
+    size: usize,
+    events: usize,
+    begin: Instant,
+}
+
+impl Counted {
+    fn with_idle_members(count: usize) -> Self {
+        static NUMBER: AtomicUsize = AtomicUsize::new(0);
+        let path = rundir().join(format!("counted{}", NUMBER.fetch_add(1, Ordering::Relaxed)));
+        let listener = UnixListener::bind(&path).unwrap();
+        let mut list = Box::<Counting>::default();
+        let mut idle = Vec::new();
+        for _ in 0..count {
+            let (one, two) = pair();
+            list.made += 1;
+            let identity = list.made;
+            list.entries.push(Entry { fd: one.into_raw_fd(), identity, kind: Kind::Peer });
+            idle.push(two);
+        }
+        Self { list, listener, path, idle, size: count, events: 0, begin: Instant::now() }
+    }
+
+    fn next(&mut self) -> (RawFd, What) {
+        let mut section = Section::enter().unwrap();
+        let Ok(Some(event)) =
+            event_loop::wait(&mut section, &mut self.list, Some(self.listener.as_raw_fd()), Limit::NONE, 1)
+        else {
+            panic!("{}", std::io::Error::last_os_error());
+        };
+        self.events += 1;
+        (event.origin, event.what)
+    }
+
+    /// Forgets what was counted so far.
+    fn restart(&mut self) {
+        self.list.looked.set(0);
+        self.events = 0;
+        self.begin = Instant::now();
+    }
+
+    /// Few looks for each event, beside those of the audits that the time explains: a list may be gone
+    /// through now and then.
+    fn assert_few_looks(&self, what: &str) {
+        const FEW: usize = 8;
+        const BETWEEN_AUDITS: Duration = Duration::from_millis(10);
+        let audits =
+            1 + usize::try_from(self.begin.elapsed().as_millis() / BETWEEN_AUDITS.as_millis()).unwrap();
+        let (looked, events, size) = (self.list.looked.get(), self.events, self.size);
+        say(&format!("{what}: {events} events of a list of {size} looked at {looked} entries"));
+        assert!(looked <= FEW * events + audits * size, "with {audits} audits at most");
+    }
+}
+
+impl Drop for Counted {
+    fn drop(&mut self) {
+        event_loop::freed(&Section::enter().unwrap(), self.list.key());
+        for entry in &self.list.entries {
+            close(entry.fd);
+        }
+    }
+}
+
+/// How many idle connections: a few, and as many as the test finds room for.
+fn sizes() -> [usize; 2] {
+    let room = (raise_descriptor_limit() - open_descriptors()).saturating_sub(300) / 2;
+    if room < 4000 {
+        say(&format!("ONLY {room} CONNECTIONS INSTEAD OF 4000: the hard limit of descriptors is too low"));
+    }
+    [10, room.min(4000)]
+}
+
+#[test]
+fn promise_10_a_message_costs_the_same_however_many_are_idle() {
+    own_process!(60);
+    const MESSAGES: usize = 2000;
+    for size in sizes() {
+        let mut counted = Counted::with_idle_members(size);
+        let mut busy = UnixStream::connect(&counted.path).unwrap();
+        let (fd, What::Connection) = counted.next() else { panic!("no connection") };
+        counted.restart();
+        for n in 0..MESSAGES {
+            // In the list it is the last; every other message is that of the first.
+            let (peer, expected) =
+                if n % 2 == 0 { (&mut busy, fd) } else { (&mut counted.idle[0], counted.list.entries[0].fd) };
+            peer.write_all(&frame(1, b"busy")).unwrap();
+            assert!(matches!(counted.next(), (fd, What::Message(_)) if fd == expected));
+        }
+        counted.assert_few_looks("messages");
+    }
+}
+
+#[test]
+fn promise_10_coming_and_going_costs_the_same_however_many_are_idle() {
+    own_process!(60);
+    for size in sizes() {
+        let mut counted = Counted::with_idle_members(size);
+        let first = UnixStream::connect(&counted.path).unwrap();
+        assert!(matches!(counted.next(), (_, What::Connection)));
+        counted.restart();
+        for _ in 0..500 {
+            let client = UnixStream::connect(&counted.path).unwrap();
+            let (fd, What::Connection) = counted.next() else { panic!("no connection") };
+            drop(client);
+            assert!(matches!(counted.next(), (gone, What::Disconnection) if gone == fd));
+        }
+        counted.assert_few_looks("connections and disconnections");
+        drop(first);
+        assert!(matches!(counted.next(), (_, What::Disconnection)));
+        counted.restart();
+        // The last takes the place of each that goes, and speaks from there.
+        for _ in 0..size.min(500) - 1 {
+            let middle = counted.idle.len() / 2;
+            let goes = counted.list.entries[middle].fd;
+            drop(counted.idle.swap_remove(middle));
+            assert!(matches!(counted.next(), (fd, What::Disconnection) if fd == goes));
+            let Some(moved) = counted.idle.get_mut(middle) else { continue };
+            moved.write_all(&frame(1, b"from another place")).unwrap();
+            let speaks = counted.list.entries[middle].fd;
+            assert!(matches!(counted.next(), (fd, What::Message(_)) if fd == speaks));
+        }
+        counted.assert_few_looks("disconnections, and messages of those that take the places");
+    }
+}
+
+/// A program closes clients itself, in a list with many others.
+#[test]
+fn promise_10_an_end_by_the_program_costs_the_same_however_many_are_idle() {
+    own_process!(60);
+    for size in sizes() {
+        let mut counted = Counted::with_idle_members(size);
+        let mut client = UnixStream::connect(&counted.path).unwrap();
+        let (mut fd, What::Connection) = counted.next() else { panic!("no connection") };
+        counted.restart();
+        for _ in 0..500 {
+            // There is always one that is younger, so that it is not the last in the list that goes.
+            let younger = UnixStream::connect(&counted.path).unwrap();
+            let (younger_fd, What::Connection) = counted.next() else { panic!("no connection") };
+            event_loop::closing(&Section::enter().unwrap(), fd);
+            close(fd);
+            assert!(matches!(counted.next(), (gone, What::Disconnection) if gone == fd));
+            (client, fd) = (younger, younger_fd);
+        }
+        counted.assert_few_looks("connections that the program has closed");
+        drop(client);
+    }
+}
+
+/// A program puts structures of its own into the list in place of those that it was told of.
+#[test]
+fn promise_10_entries_that_are_replaced_by_copies_cost_the_same() {
+    own_process!(60);
+    for size in sizes() {
+        let mut counted = Counted::with_idle_members(0);
+        for _ in 0..size {
+            counted.idle.push(UnixStream::connect(&counted.path).unwrap());
+            assert!(matches!(counted.next(), (_, What::Connection)));
+        }
+        counted.size = size;
+        // In another array, so that the change is seen at once.
+        counted.list.entries = counted.list.entries.clone();
+        for entry in &mut counted.list.entries {
+            entry.identity += 1_000_000;
+        }
+        counted.restart();
+        for n in 0..2000 {
+            let place = n * 7 % size;
+            counted.idle[place].write_all(&frame(1, b"busy")).unwrap();
+            let expected = counted.list.entries[place].fd;
+            assert!(matches!(counted.next(), (fd, What::Message(_)) if fd == expected));
+        }
+        counted.assert_few_looks("messages of connections with new structures");
+    }
+}
+
+#[test]
+fn promise_10_descriptors_of_1024_and_more() {
+    own_process!(30);
+    if raise_descriptor_limit() < 1300 {
+        return say("SKIPPED: descriptors over 1024; the hard limit of descriptors is too low");
+    }
+    let low: Vec<_> = (0..1100).map(|_| std::fs::File::open("/dev/null").unwrap()).collect();
+    let mut server = Program::server();
+    assert!(server.srv.unwrap().fd > 1024);
+    let (mut peer, fd) = server.peer();
+    assert!(fd > 1024);
+    let (reader, mut writer) = std::io::pipe().unwrap();
+    assert_eq!(unsafe { ipc_add_fd(&mut server.list, reader.as_raw_fd()) }, IPC_ERROR_NONE);
+    for n in 0..10 {
+        peer.write_all(&frame(1, &[n]).repeat(2)).unwrap();
+        assert_eq!(server.next(), Told::Message(fd, 1, vec![n]));
+        assert_eq!(read(fd), Ok((1, vec![n])));
+        assert_eq!(server.write(fd, 2, &[n]), IPC_ERROR_NONE);
+        assert_eq!(read_frame(&mut peer), (2, vec![n]));
+        writer.write_all(b"extra").unwrap();
+        assert_eq!(server.next(), Told::Extra(reader.as_raw_fd(), b"extra".to_vec()));
+    }
+    drop(peer);
+    assert_eq!(server.next(), Told::Disconnection(fd));
+    free_extras(&mut server);
+    drop(low);
+}

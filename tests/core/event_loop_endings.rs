@@ -1,0 +1,156 @@
+//! Promises 7 and 9: each CONNECTION is followed by exactly one DISCONNECTION of the same origin, whatever
+//! happens between, and by all messages that came before.
+
+use std::io::Write;
+use std::net::Shutdown;
+
+use crate::support::*;
+
+#[test]
+fn promise_7_each_way_to_end_is_told_once() {
+    own_process!(30);
+    for end in ENDS {
+        let mut ledger = Ledger::new();
+        let (peer, fd, origin) = ledger.peer();
+        let _kept = end.happen(&mut ledger, peer, fd, origin);
+        if end.is_an_error() {
+            assert_eq!(ledger.next(), (Told::Error(fd), origin), "{end:?}");
+        }
+        assert_eq!(ledger.next(), (Told::Disconnection(fd), origin), "{end:?}");
+        assert_eq!(ledger.list.size, 0, "{end:?}");
+        ledger.assert_nothing_more();
+    }
+}
+
+#[test]
+fn promise_7_connections_that_were_taken_out_of_the_list_get_no_end() {
+    own_process!(30);
+    for end in ENDS {
+        let mut ledger = Ledger::new();
+        let (peer, fd, origin) = ledger.peer();
+        let info = ledger.info(fd);
+        let kept = end.happen(&mut ledger, peer, fd, origin);
+        assert_eq!(unsafe { ipc_del(&mut ledger.list, info) }, IPC_ERROR_NONE);
+        ledger.here.remove(&origin);
+        ledger.assert_nothing_more();
+        drop(kept);
+        ledger.assert_nothing_more();
+    }
+}
+
+/// Clients come, speak and go in every way, in an order that is the same each time and that nobody chose.
+#[test]
+fn promise_7_the_ledger_balances_after_all_ends_in_any_order() {
+    own_process!(60);
+    let mut ledger = Ledger::new();
+    let mut random = 1_u64;
+    let mut below = |most: usize| {
+        random = random.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        usize::try_from(random >> 33).unwrap() % most
+    };
+    let (mut peers, mut kept, mut come) = (Vec::new(), Vec::new(), 0);
+    for _ in 0..5000 {
+        match below(5) {
+            0 | 1 if peers.len() < 30 => {
+                let peer = ledger.waiting();
+                come += 1;
+                let (fd, origin) = loop {
+                    if let (Told::Connection(fd), origin) = ledger.next() {
+                        break (fd, origin);
+                    }
+                };
+                peers.push((peer, fd, origin));
+            }
+            2 | 3 if !peers.is_empty() => {
+                let place = below(peers.len());
+                peers[place].0.write_all(&frame(1, b"hello")).unwrap();
+            }
+            _ if !peers.is_empty() => {
+                let (peer, fd, origin) = peers.swap_remove(below(peers.len()));
+                // The last two take an event, which may be somebody else's here.
+                kept.extend(ENDS[below(ENDS.len() - 2)].happen(&mut ledger, peer, fd, origin));
+                kept.drain(..kept.len().saturating_sub(20));
+            }
+            _ => {}
+        }
+    }
+    assert!(come > 1000, "{come}");
+    drop(peers);
+    while !ledger.here.is_empty() {
+        ledger.next();
+    }
+    assert_eq!(ledger.list.size, 0);
+    ledger.assert_nothing_more();
+}
+
+/// A peer that sends no more may still read, and is not gone before it has what was accepted for it.
+#[test]
+fn promise_7_a_peer_that_shuts_down_is_gone_when_it_has_what_it_is_owed() {
+    own_process!(30);
+    let mut ledger = Ledger::new();
+    let mut marker = ledger.peer();
+    let (mut peer, fd, origin) = ledger.peer();
+    let payload = pattern(2_000_000, 7);
+    assert_eq!(ledger.write(fd, 3, &payload), IPC_ERROR_NONE);
+    peer.write_all(&frame(2, b"the last word")).unwrap();
+    peer.shutdown(Shutdown::Write).unwrap();
+    let told = ledger.all_there_is(1, &mut marker);
+    assert_eq!(told, [(Told::Message(fd, 2, b"the last word".to_vec()), origin)]);
+    let reader = std::thread::spawn(move || {
+        let owed = read_frame(&mut peer);
+        assert_eq!(std::io::Read::read(&mut peer, &mut [0]).unwrap(), 0);
+        owed
+    });
+    assert_eq!(ledger.next(), (Told::Disconnection(fd), origin));
+    assert!(reader.join().unwrap() == (3, payload));
+    ledger.assert_nothing_more();
+}
+
+#[test]
+fn promise_9_what_a_peer_sent_before_it_closed_is_delivered_first() {
+    own_process!(30);
+    let mut ledger = Ledger::new();
+    let sizes = [0, 1, 5, 16_379, 16_380, 40_000, 3, 60_000];
+    for (half, shut_down) in [(false, false), (true, false), (false, true), (true, true)] {
+        let (mut peer, fd, origin) = ledger.peer();
+        for size in sizes {
+            peer.write_all(&frame(2, &pattern(size, size))).unwrap();
+        }
+        if half {
+            peer.write_all(&frame(2, b"not all of it")[..9]).unwrap();
+        }
+        let _open = shut_down.then(|| {
+            peer.shutdown(Shutdown::Write).unwrap();
+            peer.try_clone().unwrap()
+        });
+        drop(peer);
+        for size in sizes {
+            assert!(ledger.next() == (Told::Message(fd, 2, pattern(size, size)), origin), "{size}");
+        }
+        assert_eq!(ledger.next(), (Told::Disconnection(fd), origin));
+    }
+    ledger.assert_nothing_more();
+}
+
+#[test]
+fn promise_9_also_where_it_has_not_read_what_was_sent_to_it() {
+    own_process!(30);
+    let mut ledger = Ledger::new();
+    let (mut peer, fd, origin) = ledger.peer();
+    peer.write_all(&frame(2, b"before").repeat(5000)).unwrap();
+    assert_eq!(ledger.write(fd, 1, b"never read"), IPC_ERROR_NONE);
+    drop(peer);
+    // The server learns from its writes, too, that the peer is gone.
+    for n in 0..5000 {
+        assert_eq!(ledger.next(), (Told::Message(fd, 2, b"before".to_vec()), origin), "message {n}");
+        if n % 100 == 99 {
+            assert_eq!(ledger.write(fd, 1, b"an answer"), IPC_ERROR_USOCK_SEND);
+        }
+    }
+    let mut last = ledger.next();
+    if last == (Told::Error(fd), origin) {
+        last = ledger.next();
+    }
+    assert_eq!(last, (Told::Disconnection(fd), origin));
+    ledger.assert_nothing_more();
+}

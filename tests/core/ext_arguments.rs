@@ -1,0 +1,292 @@
+//! Wrong arguments of the functions that send, and calls from a signal handler that has interrupted the library.
+
+use std::os::fd::AsRawFd;
+use std::sync::atomic::{AtomicBool, AtomicI32, AtomicUsize, Ordering::Relaxed};
+
+use crate::child::{self, Child};
+use crate::support::ext::*;
+use crate::support::*;
+
+child::roles! { is_interrupted_inside, is_interrupted_while_it_waits }
+
+/// The three functions that take a message.
+fn send(way: usize, p: *const ipc_connection_info, m: *const ipc_message, with: i32) -> Result<(), Failure> {
+    outcome(unsafe {
+        match way {
+            0 => ipc_queue(p, m),
+            1 => ipc_write_fd(p, m, with),
+            _ => ipc_write(p, m),
+        }
+    })
+}
+
+#[test]
+fn a_wrong_message_and_a_wrong_connection_are_what_they_are_for_ipc_write() {
+    own_process!(30);
+    let (ours, mut peer) = patient_pair();
+    let (good, closed, pipe) = (info(ours.as_raw_fd()), info(900_000), std::io::pipe().unwrap());
+    let no_socket = info(pipe.0.as_raw_fd());
+    let fine = message(1, b"fine");
+    let too_long = ipc_message { length: 7_999_996, ..fine };
+    let much_too_long = ipc_message { length: u32::MAX, ..fine };
+    let no_payload = ipc_message { length: 4, payload: none(), ..fine };
+    for way in 0..3 {
+        let with = peer.as_raw_fd();
+        let told = |p, m| {
+            set_errno(0);
+            send(way, p, m, with)
+        };
+        assert_eq!(told(&good, none()), Err((IPC_ERROR_MESSAGE_WRITE__NO_MESSAGE_PARAM, libc::EINVAL)));
+        assert_eq!(told(none(), none()), Err((IPC_ERROR_MESSAGE_WRITE__NO_MESSAGE_PARAM, libc::EINVAL)));
+        assert_eq!(told(none(), &fine), Err((IPC_ERROR_USOCK_SEND, libc::EINVAL)));
+        for message in [&too_long, &much_too_long] {
+            assert_eq!(told(&good, message), Err((IPC_ERROR_MESSAGE_FORMAT__LENGTH, libc::EMSGSIZE)));
+        }
+        let inconsistent = Err((IPC_ERROR_MESSAGE_FORMAT__INCONSISTENT_PARAMS, libc::EINVAL));
+        assert_eq!(told(&good, &no_payload), inconsistent);
+        assert_eq!(told(&closed, &fine), Err((IPC_ERROR_USOCK_SEND, libc::EBADF)));
+        assert_eq!(told(&EMPTY_INFO, &fine), Err((IPC_ERROR_USOCK_SEND, libc::EBADF)));
+        assert_eq!(told(&no_socket, &fine), Err((IPC_ERROR_USOCK_SEND, libc::ENOTSOCK)), "{way}");
+        assert_eq!(pending(good.fd), 0, "nothing of all that is queued");
+        assert_eq!(told(&good, &fine), Ok(()));
+        flush(good.fd, -1).unwrap();
+        assert_eq!(read_frame(&mut peer), (1, b"fine".to_vec()), "and nothing else is sent");
+    }
+}
+
+#[test]
+fn what_asks_for_a_place_to_answer_says_so() {
+    own_process!(30);
+    let (ours, _peer) = pair();
+    let good = info(ours.as_raw_fd());
+    let closed = [info(-1), info(900_000)];
+    let (mut bytes, mut fd) = (4711, 4711);
+    let no_send = Err((IPC_ERROR_USOCK_SEND, libc::EINVAL));
+    let no_info = Err((IPC_ERROR_CONNECTION_GEN__NO_CINFO, libc::EINVAL));
+    unsafe {
+        assert_eq!(outcome(ipc_pending(none(), &mut bytes)), no_send);
+        assert_eq!(outcome(ipc_pending(&good, none())), no_send);
+        assert_eq!(outcome(ipc_take_fd(none(), &mut fd)), no_info);
+        assert_eq!(outcome(ipc_take_fd(&good, none())), no_info);
+        assert_eq!(outcome(ipc_allow_fds(none())), no_info);
+        for closed in &closed {
+            assert_eq!(outcome(ipc_pending(closed, &mut bytes)), Err((IPC_ERROR_USOCK_SEND, libc::EBADF)));
+            assert_eq!(outcome(ipc_take_fd(closed, &mut fd)), Err((IPC_ERROR_USOCK_RECV, libc::EBADF)));
+            assert_eq!(outcome(ipc_allow_fds(closed)), Err((IPC_ERROR_USOCK_RECV, libc::EBADF)));
+        }
+        assert_eq!(bytes, 4711);
+        // Neither allowed, nor has any message come.
+        assert_eq!(outcome(ipc_take_fd(&good, &mut fd)), Err((IPC_ERROR_USOCK_RECV, libc::ENOENT)));
+        assert_eq!(fd, -1);
+        let (pipe, _writer) = std::io::pipe().unwrap();
+        let told = outcome(ipc_allow_fds(&info(pipe.as_raw_fd())));
+        assert_eq!(told, Err((IPC_ERROR_USOCK_RECV, libc::ENOTSOCK)));
+        set_errno(4711);
+        assert_eq!(outcome(ipc_pending(&good, &mut bytes)), Ok(()));
+        assert_eq!(outcome(ipc_allow_fds(&good)), Ok(()));
+        assert_eq!((bytes, errno()), (0, 4711));
+    }
+}
+
+static mut LIST: ipc_connection_infos = EMPTY_LIST;
+static FD: AtomicI32 = AtomicI32::new(-1);
+static INSIDE: AtomicUsize = AtomicUsize::new(0);
+static OUTSIDE: AtomicUsize = AtomicUsize::new(0);
+/// Which call of the handler was answered as it should not be, from 1 on.
+static WRONG: AtomicUsize = AtomicUsize::new(0);
+
+fn code_and_errno(code: ipc_errors) -> Failure {
+    (code, unsafe { *libc::__errno_location() })
+}
+
+/// All functions of the header, with good arguments, without the heap.
+fn call_all() -> [Failure; 13] {
+    let p = ipc_connection_info { fd: FD.load(Relaxed), ..EMPTY_INFO };
+    let m = ipc_message { r#type: 1, ..EMPTY_MESSAGE };
+    let mut event = EMPTY_EVENT;
+    let (mut count, mut bytes, mut fd) = (1_usize, 0_usize, -1);
+    let mut peer = ipc_peer { pid: 0, uid: 0, gid: 0 };
+    let list = &raw mut LIST;
+    unsafe {
+        [
+            code_and_errno(ipc_wait_event_timeout(list, none(), &mut event, 0)),
+            code_and_errno(ipc_wait_events(list, none(), &mut event, &mut count, 0)),
+            code_and_errno(ipc_event_fd(list, none(), &mut fd)),
+            code_and_errno(ipc_watch_fd(list, 0)),
+            code_and_errno(ipc_del_fd(list, 0)),
+            code_and_errno(ipc_queue(&p, &m)),
+            code_and_errno(ipc_flush(&p, 0)),
+            code_and_errno(ipc_pending(&p, &mut bytes)),
+            code_and_errno(ipc_limits(&p, 0, 0)),
+            code_and_errno(ipc_peer(&p, &mut peer)),
+            code_and_errno(ipc_write_fd(&p, &m, p.fd)),
+            code_and_errno(ipc_allow_fds(&p)),
+            code_and_errno(ipc_take_fd(&p, &mut fd)),
+        ]
+    }
+}
+
+/// What each says inside the library, in the same order.
+const INSIDE_CODES: [ipc_errors; 13] = [
+    IPC_ERROR_WAIT_EVENT__SELECT,
+    IPC_ERROR_WAIT_EVENT__SELECT,
+    IPC_ERROR_WAIT_EVENT__SELECT,
+    IPC_ERROR_ADD__EMPTY_LIST,
+    IPC_ERROR_DEL__CANNOT_FIND_CLIENT,
+    IPC_ERROR_USOCK_SEND,
+    IPC_ERROR_USOCK_SEND,
+    IPC_ERROR_USOCK_SEND,
+    IPC_ERROR_USOCK_RECV,
+    IPC_ERROR_USOCK_RECV,
+    IPC_ERROR_USOCK_SEND,
+    IPC_ERROR_USOCK_RECV,
+    IPC_ERROR_USOCK_RECV,
+];
+
+extern "C" fn calls_the_library(_: i32) {
+    let before = unsafe { *libc::__errno_location() };
+    unsafe { ipc_message_empty(none()) };
+    // The library says EDEADLK where it was interrupted.
+    if unsafe { *libc::__errno_location() } == libc::EDEADLK {
+        INSIDE.fetch_add(1, Relaxed);
+        for (number, (told, code)) in call_all().iter().zip(INSIDE_CODES).enumerate() {
+            if *told != (code, libc::EDEADLK) {
+                WRONG.store(number + 1, Relaxed);
+            }
+        }
+    } else {
+        OUTSIDE.fetch_add(1, Relaxed);
+    }
+    set_errno(before);
+}
+
+fn handle(signal: i32, handler: extern "C" fn(i32)) {
+    unsafe {
+        let mut action: libc::sigaction = std::mem::zeroed();
+        action.sa_sigaction = handler as libc::sighandler_t;
+        action.sa_flags = libc::SA_RESTART;
+        assert_eq!(libc::sigaction(signal, &action, none()), 0);
+    }
+}
+
+/// Sends itself signals at odd times while it uses everything, until enough have come inside the library.
+fn is_interrupted_inside() {
+    let (ours, peer) = pair();
+    let (mut program, file) = (Program::client(), numbered_file(1));
+    let mut info = connection(&ours);
+    FD.store(ours.as_raw_fd(), Relaxed);
+    assert_eq!(unsafe { ipc_add(&mut program.list, &mut info) }, IPC_ERROR_NONE);
+    allow(info.fd);
+    handle(libc::SIGALRM, calls_the_library);
+    let (mut rounds, m) = (0_u64, message(1, b"words"));
+    let theirs = connection(&peer);
+    let mut array = events(8);
+    let end = std::time::Instant::now() + std::time::Duration::from_secs(30);
+    while INSIDE.load(Relaxed) < 300 && std::time::Instant::now() < end {
+        rounds += 1;
+        let time = libc::timeval { tv_sec: 0, tv_usec: 1 + (rounds * 37 % 60) as i64 };
+        let once = libc::timeval { tv_sec: 0, tv_usec: 0 };
+        let timer = libc::itimerval { it_interval: once, it_value: time };
+        unsafe { libc::setitimer(libc::ITIMER_REAL, &timer, none()) };
+        for _ in 0..3 {
+            let (mut count, mut fd) = (array.len(), -1);
+            unsafe {
+                ipc_queue(&info, &m);
+                ipc_flush(&info, 0);
+                ipc_write_fd(&theirs, &m, file.as_raw_fd());
+                ipc_wait_events(&mut program.list, none(), array.as_mut_ptr(), &mut count, 0);
+                ipc_limits(&info, 1000, 1000);
+                if ipc_take_fd(&info, &mut fd) == IPC_ERROR_NONE {
+                    libc::close(fd);
+                }
+                ipc_limits(&info, 0, 0);
+                let mut answer = EMPTY_MESSAGE;
+                ipc_read(&theirs, &mut answer);
+                ipc_message_empty(&mut answer);
+            }
+        }
+    }
+    unsafe { libc::setitimer(libc::ITIMER_REAL, &std::mem::zeroed(), none()) };
+    assert_eq!(WRONG.load(Relaxed), 0, "the number of the call with a wrong answer");
+    child::say(format!("{} {}", INSIDE.load(Relaxed), OUTSIDE.load(Relaxed)));
+    // The library goes on as if nothing had been.
+    assert_eq!(queue(info.fd, 2, b"as before"), Ok(()));
+    assert_eq!(flush(info.fd, -1), Ok(()));
+    assert_eq!(read(theirs.fd), Ok((2, b"as before".to_vec())));
+    assert_eq!(unsafe { ipc_del(&mut program.list, &mut info) }, IPC_ERROR_NONE);
+}
+
+#[test]
+fn a_handler_that_has_interrupted_the_library_is_told_edeadlk_by_each_function() {
+    own_process!(60);
+    let mut program = Child::start(is_interrupted_inside);
+    let told = program.hear();
+    let (inside, outside) = told.split_once(' ').unwrap();
+    say(&format!("{inside} signals inside the library, {outside} outside"));
+    let inside: usize = inside.parse().unwrap();
+    assert!(inside >= 50, "only {inside} signals have come inside the library: not enough to tell");
+    assert!(program.end().success());
+}
+
+static QUEUED: AtomicBool = AtomicBool::new(false);
+
+/// While the library waits a handler may use all of it.
+extern "C" fn queues_while_it_waits(_: i32) {
+    let p = ipc_connection_info { fd: FD.load(Relaxed), ..EMPTY_INFO };
+    let m = ipc_message { r#type: 7, ..EMPTY_MESSAGE };
+    let before = unsafe { *libc::__errno_location() };
+    if !QUEUED.load(Relaxed) && unsafe { ipc_queue(&p, &m) } == IPC_ERROR_NONE {
+        QUEUED.store(unsafe { ipc_flush(&p, 0) } == IPC_ERROR_NONE, Relaxed);
+    }
+    set_errno(before);
+}
+
+fn is_interrupted_while_it_waits() {
+    handle(libc::SIGUSR1, queues_while_it_waits);
+    for call in 0..3 {
+        let (ours, peer) = patient_pair();
+        let (stuck, _never_reads) = pair();
+        let mut waiting = Listed::of(ours);
+        FD.store(waiting.fd(), Relaxed);
+        QUEUED.store(false, Relaxed);
+        let main = unsafe { libc::pthread_self() };
+        // It signals until the peer has what the handler sends, and then answers.
+        let other = std::thread::spawn(move || {
+            let mut peer = peer;
+            peer.set_nonblocking(true).unwrap();
+            let mut got = [0; 5];
+            until("a frame of the handler", || {
+                unsafe { libc::pthread_kill(main, libc::SIGUSR1) };
+                std::io::Read::read_exact(&mut peer, &mut got).is_ok()
+            });
+            assert_eq!(got.to_vec(), frame(7, b""));
+            std::io::Write::write_all(&mut peer, &frame(8, b"answer")).unwrap();
+            peer
+        });
+        match call {
+            0 => assert!(matches!(waiting.program.look(20_000), Seen::Told(Told::Message(_, 8, _)))),
+            1 => {
+                let told = waiting.program.many(&mut events(2), 20_000);
+                assert!(matches!(told[..], [Seen::Told(Told::Message(_, 8, _))]));
+            }
+            _ => {
+                queue(stuck.as_raw_fd(), 1, &vec![0; 1 << 20]).unwrap();
+                until("the handler", || {
+                    let told = flush(stuck.as_raw_fd(), 500);
+                    assert_eq!(told, Err((IPC_ERROR_USOCK_SEND, libc::ETIMEDOUT)));
+                    QUEUED.load(Relaxed)
+                });
+            }
+        }
+        let _peer = other.join().unwrap();
+    }
+    child::say("done");
+}
+
+#[test]
+fn a_handler_may_queue_and_flush_while_the_library_waits() {
+    own_process!(90);
+    let mut program = Child::start(is_interrupted_while_it_waits);
+    assert_eq!(program.hear(), "done");
+    assert!(program.end().success());
+}

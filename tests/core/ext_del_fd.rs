@@ -1,0 +1,137 @@
+//! ipc_del_fd, and what becomes of watched descriptors that are closed or taken out by hand.
+
+use std::io::{Read, Write};
+use std::os::fd::{AsRawFd, RawFd};
+
+use crate::support::ext::*;
+use crate::support::*;
+
+/// Takes everything out of the list that the test has put there.
+fn clear(program: &mut Program, fds: &[RawFd]) {
+    fds.iter().for_each(|fd| assert_eq!(program.del_fd(fd), Ok(())));
+}
+
+/// What the program has closed without a word is no longer told of, and holds nobody up.
+#[test]
+fn a_watched_descriptor_that_the_program_closes_is_survived() {
+    own_process!(30);
+    let (mut ours, mut peer) = listed();
+    let (reader, mut writer) = std::io::pipe().unwrap();
+    let fd = ours.program.watch(&reader);
+    writer.write_all(b"x").unwrap();
+    assert_eq!(ours.program.look(-1), Seen::Ready(fd));
+    drop(reader);
+    peer.write_all(&frame(1, b"goes on")).unwrap();
+    assert_eq!(ours.program.look(-1), Told::Message(ours.fd(), 1, b"goes on".to_vec()));
+    assert_eq!(ours.program.look(0), Seen::Nothing);
+    clear(&mut ours.program, &[fd]);
+    // The number is free for another one.
+    let (reader, mut writer) = std::io::pipe().unwrap();
+    let fd = ours.program.watch(&reader);
+    writer.write_all(b"x").unwrap();
+    assert_eq!(ours.program.look(-1), Seen::Ready(fd));
+    clear(&mut ours.program, &[fd]);
+}
+
+#[test]
+fn del_fd_takes_out_both_kinds_frees_them_and_leaves_the_descriptor_open() {
+    own_process!(30);
+    const COUNT: usize = 100;
+    let (mut ours, mut peer) = listed();
+    let mut pipes: Vec<_> = (0..COUNT).map(|_| std::io::pipe().unwrap()).collect();
+    let round = |program: &mut Program, pipes: &mut [(std::io::PipeReader, std::io::PipeWriter)]| {
+        for (number, (reader, _)) in pipes.iter().enumerate() {
+            if number % 2 == 0 {
+                program.watch(reader);
+            } else {
+                assert_eq!(unsafe { ipc_add_fd(&mut program.list, reader.as_raw_fd()) }, IPC_ERROR_NONE);
+            }
+        }
+        assert_eq!(program.list.size, COUNT as i32 + 1);
+        // Not in the order in which they came.
+        for number in (0..COUNT).map(|number| number * 37 % COUNT) {
+            let (reader, writer) = &mut pipes[number];
+            set_errno(4711);
+            assert_eq!(program.del_fd(reader), Ok(()));
+            assert_eq!(errno(), 4711);
+            assert_eq!(program.del_fd(reader), Err((IPC_ERROR_DEL__CANNOT_FIND_CLIENT, libc::ENOENT)));
+            writer.write_all(b"x").unwrap();
+            reader.read_exact(&mut [0]).unwrap();
+            writer.write_all(b"to nobody").unwrap();
+        }
+        assert_eq!(program.list.size, 1);
+        assert_eq!(program.look(0), Seen::Nothing);
+        for (reader, _) in pipes {
+            reader.read_exact(&mut [0; 9]).unwrap();
+        }
+    };
+    round(&mut ours.program, &mut pipes);
+    let before = heap_in_use();
+    for _ in 0..10 {
+        round(&mut ours.program, &mut pipes);
+    }
+    if heap_can_be_counted() {
+        let left = heap_in_use().saturating_sub(before);
+        assert!(left < 10 * COUNT * 24, "{left} bytes are left of {} structures", 10 * COUNT);
+    }
+    peer.write_all(&frame(1, b"who stayed")).unwrap();
+    assert_eq!(ours.program.look(-1), Told::Message(ours.fd(), 1, b"who stayed".to_vec()));
+}
+
+#[test]
+fn del_fd_takes_out_what_has_more_to_tell() {
+    own_process!(30);
+    let (mut ours, _peer) = listed();
+    let (reader, mut writer) = std::io::pipe().unwrap();
+    assert_eq!(unsafe { ipc_add_fd(&mut ours.program.list, reader.as_raw_fd()) }, IPC_ERROR_NONE);
+    // More than one event brings.
+    writer.write_all(&[0; 1000]).unwrap();
+    assert!(matches!(ours.program.look(-1), Seen::Told(Told::Extra(..))));
+    writer.write_all(&[0; 1000]).unwrap();
+    clear(&mut ours.program, &[reader.as_raw_fd()]);
+    assert_eq!(ours.program.look(0), Seen::Nothing);
+    // Its end was told: it is in the list still, and can be taken out.
+    let (reader, writer) = std::io::pipe().unwrap();
+    assert_eq!(unsafe { ipc_add_fd(&mut ours.program.list, reader.as_raw_fd()) }, IPC_ERROR_NONE);
+    drop(writer);
+    assert_eq!(ours.program.look(-1), Told::Extra(reader.as_raw_fd(), vec![]));
+    clear(&mut ours.program, &[reader.as_raw_fd()]);
+    assert!(is_open(reader.as_raw_fd()));
+    // One that is in the list no more can be put there again, as the other kind.
+    let fd = ours.program.watch(&reader);
+    assert_eq!(ours.program.look(-1), Seen::Ready(fd));
+    clear(&mut ours.program, &[fd]);
+}
+
+#[test]
+fn del_fd_says_what_is_wrong() {
+    own_process!(30);
+    let (mut ours, mut peer) = listed();
+    let (reader, _writer) = std::io::pipe().unwrap();
+    let missing = Err((IPC_ERROR_DEL__CANNOT_FIND_CLIENT, libc::ENOENT));
+    let mut other = Program::client();
+    assert_eq!(
+        outcome(unsafe { ipc_del_fd(none(), 0) }),
+        Err((IPC_ERROR_DEL__NO_CLIENTS_PARAM, libc::EINVAL))
+    );
+    assert_eq!(other.del_fd(&reader), Err((IPC_ERROR_DEL__EMPTY_LIST, libc::ENOENT)));
+    other.list.size = 2;
+    assert_eq!(other.del_fd(&reader), Err((IPC_ERROR_DEL__EMPTIED_LIST, libc::EINVAL)));
+    other.list.size = -2;
+    assert_eq!(other.del_fd(&reader), Err((IPC_ERROR_DEL__EMPTY_LIST, libc::ENOENT)));
+    other.list.size = 0;
+    // The wrong list, an unknown descriptor, a connection's.
+    let fd = ours.program.watch(&reader);
+    let (second, _writer) = std::io::pipe().unwrap();
+    other.watch(&second);
+    assert_eq!(other.del_fd(&fd), missing);
+    for wrong in [-1, 900_000, second.as_raw_fd(), ours.fd()] {
+        assert_eq!(ours.program.del_fd(&wrong), missing);
+    }
+    assert_eq!(ours.program.list.size, 2);
+    peer.write_all(&frame(1, b"still there")).unwrap();
+    assert_eq!(ours.program.look(-1), Told::Message(ours.fd(), 1, b"still there".to_vec()));
+    clear(&mut ours.program, &[fd]);
+    clear(&mut other, &[second.as_raw_fd()]);
+    assert_eq!((other.list.size, other.list.cinfos), (0, none()), "the last one: the array is freed");
+}

@@ -1,0 +1,297 @@
+//! ipc_event_fd and the sets behind it: made anew, inside another one, after a fork, closed.
+
+use std::io::Write;
+use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
+use std::os::unix::net::UnixStream;
+use std::time::{Duration, Instant};
+
+use crate::child::{self, Child, fork, wait_for};
+use crate::support::ext::*;
+use crate::support::*;
+
+child::roles! { forks_a_child_that_asks_for_its_own, has_a_registration_that_went_stale_in_a_fork }
+
+/// The program closes a connection with close(2) that another descriptor is open for: what epoll has of it
+/// cannot be removed alone, and the library makes its set anew.
+#[test]
+fn it_stays_the_same_where_the_library_makes_its_set_anew() {
+    own_process!(30);
+    let mut server = Program::server();
+    let fd = server.event_fd();
+    for _ in 0..3 {
+        let (mut peer, peer_fd) = server.peer();
+        let (mut other, other_fd) = server.peer();
+        assert_eq!(drain(&mut server, fd), NOTHING);
+        let kept = unsafe { OwnedFd::from_raw_fd(libc::fcntl(peer_fd, libc::F_DUPFD_CLOEXEC, 500)) };
+        close(peer_fd);
+        have_the_list_looked_through(&mut server.list);
+        peer.write_all(&frame(1, b"to nobody")).unwrap();
+        assert!(becomes_readable(fd, 10_000));
+        assert_eq!(drain(&mut server, fd), [Seen::Told(Told::Disconnection(peer_fd))]);
+        assert_idle(&mut server, fd);
+        assert_eq!(server.event_fd(), fd);
+        other.write_all(&frame(1, b"to somebody")).unwrap();
+        assert!(becomes_readable(fd, 10_000), "who is left is still heard");
+        let told = [Seen::Told(Told::Message(other_fd, 1, b"to somebody".to_vec()))];
+        assert_eq!(drain(&mut server, fd), told);
+        drop((kept, peer, other));
+        assert!(becomes_readable(fd, 10_000));
+        assert_eq!(drain(&mut server, fd), [Seen::Told(Told::Disconnection(other_fd))]);
+    }
+}
+
+#[test]
+fn it_works_inside_another_epoll_set() {
+    own_process!(30);
+    let mut server = Program::server();
+    let fd = server.event_fd();
+    for flags in [0, libc::EPOLLET] {
+        let set = unsafe { OwnedFd::from_raw_fd(libc::epoll_create1(libc::EPOLL_CLOEXEC)) };
+        let mut event = libc::epoll_event { events: (libc::EPOLLIN | flags).cast_unsigned(), u64: 7 };
+        let added = unsafe { libc::epoll_ctl(set.as_raw_fd(), libc::EPOLL_CTL_ADD, fd, &mut event) };
+        assert_eq!(added, 0);
+        let told = || {
+            let mut event = libc::epoll_event { events: 0, u64: 0 };
+            unsafe { libc::epoll_wait(set.as_raw_fd(), &mut event, 1, 10_000) == 1 && { event.u64 } == 7 }
+        };
+        let mut peer = UnixStream::connect(&server.path).unwrap();
+        assert!(told());
+        let [Seen::Told(Told::Connection(peer_fd))] = drain(&mut server, fd)[..] else { panic!("nobody") };
+        for n in 0..50 {
+            peer.write_all(&frame(1, &[n]).repeat(3)).unwrap();
+            assert!(told());
+            let word = || Seen::Told(Told::Message(peer_fd, 1, vec![n]));
+            assert_eq!(drain(&mut server, fd), [word(), word(), word()]);
+        }
+        drop(peer);
+        assert!(told());
+        assert_eq!(drain(&mut server, fd), [Seen::Told(Told::Disconnection(peer_fd))]);
+    }
+}
+
+/// Serves by the descriptor until nobody is left.
+fn echo_by(program: &mut Program, fd: RawFd, words: usize) {
+    let mut told = 0;
+    while told < words {
+        assert!(becomes_readable(fd, 20_000), "{told} of {words}");
+        for seen in program.all() {
+            if let Seen::Told(Told::Message(from, kind, payload)) = seen {
+                assert_eq!(write(from, kind, &payload), IPC_ERROR_NONE);
+                told += 1;
+            }
+        }
+    }
+}
+
+fn forks_a_child_that_asks_for_its_own() {
+    let mut program = child::server();
+    let fd = program.event_fd();
+    child::say(program.path.to_str().unwrap());
+    program.next_connection();
+    let worker = fork();
+    unsafe { libc::alarm(20) };
+    if worker == 0 {
+        // What the parent does is not for the child's descriptor, nor the other way round.
+        let mut own = Program::client();
+        let (ours, mut peer) = pair();
+        let mut info = info(ours.as_raw_fd());
+        assert_eq!(unsafe { ipc_add(&mut own.list, &mut info) }, IPC_ERROR_NONE);
+        let own_fd = own.event_fd();
+        peer.write_all(&frame(1, b"mine")).unwrap();
+        assert!(becomes_readable(own_fd, 10_000));
+        assert_eq!(own.look(0), Told::Message(info.fd, 1, b"mine".to_vec()));
+        // The same list as the parent's.
+        let inherited = program.event_fd();
+        program.all();
+        assert!(!is_readable(inherited));
+        let (mut peer, ours) = pair();
+        let mut more = connection(&ours);
+        assert_eq!(unsafe { ipc_add(&mut program.list, &mut more) }, IPC_ERROR_NONE);
+        peer.write_all(&frame(1, b"in the child's")).unwrap();
+        assert!(becomes_readable(inherited, 10_000));
+        let told = drain(&mut program, inherited);
+        assert_eq!(told, [Seen::Told(Told::Message(more.fd, 1, b"in the child's".to_vec()))]);
+        child::say("the child is done");
+        unsafe { libc::_exit(0) };
+    }
+    assert_eq!(wait_for(worker), 0);
+    assert_eq!(program.event_fd(), fd);
+    for _ in 0..2 {
+        echo_by(&mut program, fd, 1);
+        assert_idle(&mut program, fd);
+        child::say("idle");
+    }
+}
+
+#[test]
+fn after_a_fork_the_child_has_its_own_and_the_parent_s_works_on() {
+    own_process!(60);
+    let mut program = Child::start(forks_a_child_that_asks_for_its_own);
+    let mut client = UnixStream::connect(program.hear()).unwrap();
+    client.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
+    assert_eq!(program.hear(), "the child is done");
+    for word in [&b"one"[..], b"two"] {
+        client.write_all(&frame(1, word)).unwrap();
+        assert_eq!(read_frame(&mut client).1, word);
+        assert_eq!(program.hear(), "idle");
+    }
+    assert!(program.end().success());
+}
+
+/// The forked child has all descriptors of its parent open, epoll sets too, and uses none of them.
+fn has_a_registration_that_went_stale_in_a_fork() {
+    let mut program = child::server();
+    let fd = program.event_fd();
+    child::say(program.path.to_str().unwrap());
+    let first = program.next_connection();
+    let second = program.next_connection();
+    assert_eq!(drain(&mut program, fd), NOTHING);
+    let (wakes, sleeps) = std::io::pipe().unwrap();
+    let idle = fork();
+    if idle == 0 {
+        drop(sleeps);
+        let mut byte = 0_u8;
+        unsafe { libc::_exit(libc::read(wakes.as_raw_fd(), (&raw mut byte).cast(), 1) as i32) };
+    }
+    // The child still has it open.
+    close(first);
+    have_the_list_looked_through(&mut program.list);
+    assert_eq!(drain(&mut program, fd), [Seen::Told(Told::Disconnection(first))]);
+    child::say("closed");
+    assert_eq!(child::hear(), "spoken");
+    assert_eq!(drain(&mut program, fd), NOTHING);
+    assert_idle(&mut program, fd);
+    child::say("idle");
+    assert!(becomes_readable(fd, 20_000));
+    assert_eq!(drain(&mut program, fd), [Seen::Told(Told::Message(second, 1, b"here".to_vec()))]);
+    drop(sleeps);
+    assert_eq!(wait_for(idle), 0);
+}
+
+#[test]
+fn it_does_not_spin_where_a_child_keeps_a_connection_open_that_the_program_has_closed() {
+    own_process!(60);
+    let mut program = Child::start(has_a_registration_that_went_stale_in_a_fork);
+    let path = program.hear();
+    let mut clients = [(); 2].map(|()| UnixStream::connect(&path).unwrap());
+    assert_eq!(program.hear(), "closed");
+    clients[0].write_all(&frame(1, b"to nobody")).unwrap();
+    program.say("spoken");
+    assert_eq!(program.hear(), "idle");
+    clients[1].write_all(&frame(1, b"here")).unwrap();
+    assert!(program.end().success());
+}
+
+#[test]
+fn it_is_closed_with_the_list() {
+    own_process!(30);
+    let mut server = Program::server();
+    drop(server.peer());
+    assert!(matches!(server.next(), Told::Disconnection(_)));
+    drop(server);
+    let before = open_descriptors();
+    for _ in 0..5 {
+        let mut server = Program::server();
+        let fd = server.event_fd();
+        let (_peer, _) = server.peer();
+        assert!(is_open(fd));
+        unsafe { ipc_connections_free(&mut server.list) };
+        assert!(!is_open(fd));
+        drop(server);
+        assert_eq!(open_descriptors(), before + 1, "what is left is the peer's own end");
+    }
+    // An empty list without a service can have one, too.
+    let mut program = Program::client();
+    let fd = program.event_fd();
+    assert!(!is_readable(fd));
+    drop(program);
+    assert!(!is_open(fd));
+    assert_eq!(open_descriptors(), before);
+}
+
+#[test]
+fn it_is_close_on_exec() {
+    own_process!(30);
+    let mut program = Program::client();
+    let fd = program.event_fd();
+    assert_eq!(unsafe { libc::fcntl(fd, libc::F_GETFD) }, libc::FD_CLOEXEC);
+}
+
+#[test]
+fn what_is_wrong_is_said() {
+    own_process!(30);
+    let mut program = Program::client();
+    let mut fd = -7;
+    let list: *mut ipc_connection_infos = &mut program.list;
+    unsafe {
+        assert_eq!(
+            outcome(ipc_event_fd(none(), none(), &mut fd)),
+            Err((IPC_ERROR_WAIT_EVENT__NO_CLIENTS_PARAM, libc::EINVAL))
+        );
+        assert_eq!(
+            outcome(ipc_event_fd(list, none(), none())),
+            Err((IPC_ERROR_WAIT_EVENT__NO_EVENT_PARAM, libc::EINVAL))
+        );
+        let (no_service, _other) = pair();
+        let (pipe, _writer) = std::io::pipe().unwrap();
+        for (srv, wrong) in
+            [(-1, libc::EBADF), (no_service.as_raw_fd(), libc::EINVAL), (pipe.as_raw_fd(), libc::ENOTSOCK)]
+        {
+            let code = ipc_event_fd(list, &mut info(srv), &mut fd);
+            assert_eq!(outcome(code), Err((IPC_ERROR_WAIT_EVENT__SELECT, wrong)));
+        }
+    }
+    assert_eq!(fd, -7);
+    set_errno(4711);
+    program.event_fd();
+    assert_eq!(errno(), 4711);
+}
+
+#[test]
+fn without_descriptors_it_fails_and_the_loop_goes_on() {
+    own_process!(30);
+    let (mut ours, mut peer) = listed();
+    assert_eq!(ours.program.look(0), Seen::Nothing);
+    let lowest_free = std::fs::File::open("/dev/null").unwrap().as_raw_fd();
+    for free in 0..2 {
+        // It takes two, and this is fewer.
+        set_descriptor_limit(u64::from(lowest_free.cast_unsigned()) + free);
+        let mut fd = -7;
+        let code = unsafe { ipc_event_fd(&mut ours.program.list, none(), &mut fd) };
+        assert_eq!((outcome(code), fd), (Err((IPC_ERROR_WAIT_EVENT__SELECT, libc::EMFILE)), -7));
+        peer.write_all(&frame(1, b"goes on")).unwrap();
+        assert_eq!(ours.program.look(-1), Told::Message(ours.fd(), 1, b"goes on".to_vec()));
+    }
+    raise_descriptor_limit();
+    let fd = ours.program.event_fd();
+    peer.write_all(&frame(1, b"goes on")).unwrap();
+    assert!(becomes_readable(fd, 10_000));
+}
+
+/// A client waits for a descriptor that comes free without the library's knowledge.
+#[test]
+fn it_tells_of_a_client_that_had_to_wait_for_a_descriptor() {
+    own_process!(30);
+    raise_descriptor_limit();
+    let mut server = Program::server();
+    let fd = server.event_fd();
+    assert_eq!(drain(&mut server, fd), NOTHING);
+    let client = out_of_the_way(UnixStream::connect(&server.path).unwrap());
+    let spare = std::fs::File::open("/dev/null").unwrap();
+    set_descriptor_limit(u64::from(spare.as_raw_fd().cast_unsigned()) + 1);
+    assert!(becomes_readable(fd, 10_000));
+    assert_eq!(server.all(), NOTHING, "there is no descriptor for it");
+    let (before, end) = (computed(), Instant::now() + Duration::from_millis(500));
+    while Instant::now() < end {
+        if becomes_readable(fd, 100) {
+            assert_eq!(server.all(), NOTHING);
+        }
+    }
+    let spent = computed() - before;
+    assert!(spent < Duration::from_millis(100), "{spent:?} computed while it waits");
+    drop(spare);
+    until("the client", || {
+        becomes_readable(fd, 1000) && matches!(server.all()[..], [Seen::Told(Told::Connection(_))])
+    });
+    drop(client);
+}

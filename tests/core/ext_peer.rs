@@ -1,0 +1,160 @@
+//! ipc_peer: who is at the other end.
+
+use std::os::fd::AsRawFd;
+use std::path::Path;
+
+use crate::child::{self, Child, fork, wait_for};
+use crate::support::ext::*;
+use crate::support::*;
+
+child::roles! { connects_as_nobody, opens_a_service, is_asked_from_another_pid_namespace }
+
+fn peer(fd: i32) -> Result<(i32, u32, u32), Failure> {
+    let mut peer = ipc_peer { pid: -7, uid: 7, gid: 7 };
+    outcome(unsafe { ipc_peer(&info(fd), &mut peer) }).map(|()| (peer.pid, peer.uid, peer.gid))
+}
+
+/// This process.
+fn own() -> (i32, u32, u32) {
+    unsafe { (libc::getpid(), libc::geteuid(), libc::getegid()) }
+}
+
+/// Says who it is, as somebody else where it may be.
+fn connects_as_nobody() {
+    let path = child::hear();
+    if child::hear() == "nobody" {
+        unsafe {
+            assert_eq!(libc::setegid(65_533), 0);
+            assert_eq!(libc::seteuid(65_534), 0);
+        }
+    }
+    let fd = child::connect(Path::new(&path));
+    child::say(format!("{:?}", own()));
+    let mut message = EMPTY_MESSAGE;
+    assert_eq!(unsafe { ipc_message_read(fd, &mut message) }, IPC_ERROR_CLOSED_RECIPIENT);
+}
+
+#[test]
+fn a_server_learns_who_has_connected() {
+    own_process!(30);
+    let mut server = Program::server();
+    let all_may = std::os::unix::fs::PermissionsExt::from_mode(0o777);
+    std::fs::set_permissions(&server.path, Clone::clone(&all_may)).unwrap();
+    std::fs::set_permissions(rundir(), all_may).unwrap();
+    let is_root = unsafe { libc::geteuid() } == 0;
+    if !is_root {
+        say("SKIPPED: a client of another user, only root can be one");
+    }
+    for who in if is_root { &["root", "nobody"][..] } else { &["same"] } {
+        let mut client = Child::start(connects_as_nobody);
+        client.say(server.path.to_str().unwrap());
+        client.say(who);
+        let fd = server.next_connection();
+        let told = client.hear();
+        set_errno(4711);
+        assert_eq!(format!("{:?}", peer(fd).unwrap()), told);
+        assert_eq!(errno(), 4711);
+        let (pid, uid, gid) = peer(fd).unwrap();
+        assert_eq!(pid, client.id());
+        if *who == "nobody" {
+            assert_eq!((uid, gid), (65_534, 65_533));
+        }
+        assert_eq!(unsafe { ipc_close(server.info(fd)) }, IPC_ERROR_NONE);
+        assert_eq!(server.next(), Told::Disconnection(fd));
+        assert!(client.end().success());
+    }
+}
+
+fn opens_a_service() {
+    let mut server = child::server();
+    child::say(server.path.to_str().unwrap());
+    let fd = server.next_connection();
+    // A client's side and a server's side.
+    child::say(format!("{:?} {:?}", own(), peer(fd).unwrap()));
+    assert_eq!(server.next(), Told::Disconnection(fd));
+}
+
+#[test]
+fn a_client_learns_who_has_opened_the_service() {
+    own_process!(30);
+    let mut server = Child::start(opens_a_service);
+    let path = server.hear();
+    let fd = child::connect(Path::new(&path));
+    let told = format!("{:?} {:?}", peer(fd).unwrap(), own());
+    assert_eq!(server.hear(), told);
+    assert_eq!(usock_close(fd), IPC_ERROR_NONE);
+    assert!(server.end().success());
+}
+
+/// The word is the kernel's, at the time of the connection: it stays when the peer has gone.
+#[test]
+fn who_has_gone_is_still_told() {
+    own_process!(30);
+    let mut server = Program::server();
+    let id = fork();
+    if id == 0 {
+        let connected = std::os::unix::net::UnixStream::connect(&server.path).is_ok();
+        unsafe { libc::_exit(i32::from(!connected)) };
+    }
+    let fd = server.next_connection();
+    assert_eq!(wait_for(id), 0);
+    assert_eq!(peer(fd).unwrap().0, id);
+}
+
+/// A process of another pid namespace, such as a container's, sees no number of a peer outside; the connection
+/// is one all the same.
+fn is_asked_from_another_pid_namespace() {
+    let fd = child::connect(Path::new(&child::hear()));
+    if unsafe { libc::unshare(libc::CLONE_NEWPID) } != 0 {
+        child::say(format!("no namespace: {}", std::io::Error::last_os_error()));
+        return;
+    }
+    let id = fork();
+    if id == 0 {
+        child::say(format!("{:?}", peer(fd)));
+        unsafe { libc::_exit(0) };
+    }
+    assert_eq!(wait_for(id), 0);
+}
+
+#[test]
+fn a_peer_outside_of_the_pid_namespace_is_told_without_a_number() {
+    own_process!(30);
+    let server = Program::server();
+    let mut program = Child::start(is_asked_from_another_pid_namespace);
+    program.say(server.path.to_str().unwrap());
+    let told = program.hear();
+    if let Some(why) = told.strip_prefix("no namespace: ") {
+        say(&format!("SKIPPED: a peer in another pid namespace, which cannot be made here: {why}"));
+        return;
+    }
+    let (_, uid, gid) = own();
+    let expected: Result<_, Failure> = Ok((0, uid, gid));
+    assert_eq!(told, format!("{expected:?}"));
+}
+
+#[test]
+fn what_is_wrong_is_said() {
+    own_process!(30);
+    let mut place = ipc_peer { pid: -7, uid: 7, gid: 7 };
+    let (one, _two) = pair();
+    let null = Err((IPC_ERROR_CONNECTION_GEN__NO_CINFO, libc::EINVAL));
+    assert_eq!(outcome(unsafe { ipc_peer(none(), &mut place) }), null);
+    assert_eq!(outcome(unsafe { ipc_peer(&info(one.as_raw_fd()), none()) }), null);
+    assert_eq!(outcome(unsafe { ipc_peer(none(), none()) }), null);
+    for fd in [-1, 900_000] {
+        assert_eq!(peer(fd), Err((IPC_ERROR_USOCK_RECV, libc::EBADF)));
+    }
+    let (reader, _writer) = std::io::pipe().unwrap();
+    assert_eq!(peer(reader.as_raw_fd()), Err((IPC_ERROR_USOCK_RECV, libc::ENOTSOCK)));
+    let fresh = unsafe { libc::socket(libc::AF_UNIX, libc::SOCK_STREAM | libc::SOCK_CLOEXEC, 0) };
+    assert_eq!(peer(fresh), Err((IPC_ERROR_USOCK_RECV, libc::ENOTCONN)));
+    close(fresh);
+    // A service is connected to nobody.
+    let server = Program::server();
+    assert_eq!(peer(server.srv.unwrap().fd), Err((IPC_ERROR_USOCK_RECV, libc::ENOTCONN)));
+    let internet = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    assert_eq!(peer(internet.as_raw_fd()), Err((IPC_ERROR_USOCK_RECV, libc::ENOTCONN)));
+    // A pair of the program's own is its own peer.
+    assert_eq!(peer(one.as_raw_fd()), Ok(own()));
+}

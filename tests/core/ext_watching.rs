@@ -1,0 +1,245 @@
+//! ipc_watch_fd and ipc_del_fd: descriptors that the program reads itself.
+
+use std::io::{Read, Write};
+use std::os::fd::{AsRawFd, IntoRawFd, RawFd};
+use std::os::unix::net::{UnixListener, UnixStream};
+
+use crate::support::ext::*;
+use crate::support::*;
+
+/// Takes everything out of the list that the test has put there.
+fn clear(program: &mut Program, fds: &[RawFd]) {
+    fds.iter().for_each(|fd| assert_eq!(program.del_fd(fd), Ok(())));
+}
+
+#[test]
+fn a_pipe_is_told_again_and_again_until_it_is_read() {
+    own_process!(30);
+    let mut program = Program::client();
+    let (mut reader, mut writer) = std::io::pipe().unwrap();
+    let fd = program.watch(&reader);
+    assert_eq!(program.look(0), Seen::Nothing);
+    for _ in 0..3 {
+        writer.write_all(b"not the library's").unwrap();
+        for timeout in [-1, 0, 1000, -1] {
+            assert_eq!(program.look(timeout), Seen::Ready(fd));
+        }
+        let mut bytes = [0; 17];
+        reader.read_exact(&mut bytes).unwrap();
+        assert_eq!(&bytes, b"not the library's", "nothing of it was read");
+        assert_eq!(program.look(0), Seen::Nothing);
+    }
+    // Its end, too, for which there is nothing to read.
+    drop(writer);
+    for _ in 0..3 {
+        assert_eq!(program.look(-1), Seen::Ready(fd));
+    }
+    clear(&mut program, &[fd]);
+}
+
+#[test]
+fn an_error_of_the_descriptor_is_told() {
+    own_process!(30);
+    let mut program = Program::client();
+    let (mut one, two) = pair();
+    let fd = program.watch(&one);
+    one.write_all(b"never read").unwrap();
+    drop(two);
+    for _ in 0..3 {
+        assert_eq!(program.look(-1), Seen::Ready(fd));
+    }
+    assert_eq!(one.read(&mut [0; 1]).unwrap_err().raw_os_error(), Some(libc::ECONNRESET));
+    clear(&mut program, &[fd]);
+    // The end of a pipe that nobody reads is one for the writer.
+    let (reader, writer) = std::io::pipe().unwrap();
+    let fd = program.watch(&writer);
+    assert_eq!(program.look(0), Seen::Nothing);
+    drop(reader);
+    assert_eq!(program.look(-1), Seen::Ready(fd));
+    clear(&mut program, &[fd]);
+}
+
+#[test]
+fn the_clients_of_a_listening_socket_of_the_program_are_told_until_it_takes_them() {
+    own_process!(30);
+    let mut server = Program::server();
+    let path = rundir().join("own-listener");
+    // It would wait for ever if there were no client.
+    let listener = UnixListener::bind(&path).unwrap();
+    let fd = server.watch(&listener);
+    assert_eq!(server.look(0), Seen::Nothing);
+    let _clients = [(); 3].map(|()| UnixStream::connect(&path).unwrap());
+    for _ in 0..3 {
+        assert_eq!(server.look(-1), Seen::Ready(fd));
+        assert_eq!(server.look(-1), Seen::Ready(fd));
+        listener.accept().unwrap();
+    }
+    assert_eq!(server.look(0), Seen::Nothing);
+    clear(&mut server, &[fd]);
+}
+
+/// The program takes more than it was told of, before others are told: what is in the library's queue by then is
+/// no longer so.
+#[test]
+fn what_the_program_has_taken_before_its_turn_came_is_not_told() {
+    own_process!(30);
+    let mut program = Program::client();
+    let path = rundir().join("taken-before");
+    let listener = UnixListener::bind(&path).unwrap();
+    let (mut reader, mut writer) = std::io::pipe().unwrap();
+    let fds = [program.watch(&listener), program.watch(&reader)];
+    for _ in 0..20 {
+        let _client = UnixStream::connect(&path).unwrap();
+        writer.write_all(b"x").unwrap();
+        // Both are ready; the program sees to both at the word of one.
+        assert!(matches!(program.look(-1), Seen::Ready(_)));
+        listener.accept().unwrap();
+        reader.read_exact(&mut [0]).unwrap();
+        assert_eq!(program.look(0), Seen::Nothing);
+        let mut array = events(8);
+        assert_eq!(program.many(&mut array, 0), NOTHING);
+    }
+    clear(&mut program, &fds);
+}
+
+#[test]
+fn the_event_fd_is_readable_as_long_as_a_watched_descriptor_is() {
+    own_process!(30);
+    let mut program = Program::client();
+    let (mut reader, mut writer) = std::io::pipe().unwrap();
+    let fd = program.watch(&reader);
+    let event_fd = program.event_fd();
+    program.all();
+    assert!(!is_readable(event_fd));
+    writer.write_all(b"x").unwrap();
+    for _ in 0..5 {
+        assert!(is_readable(event_fd));
+        assert_eq!(program.look(0), Seen::Ready(fd));
+    }
+    reader.read_exact(&mut [0]).unwrap();
+    assert_eq!(program.look(0), Seen::Nothing);
+    assert!(!is_readable(event_fd));
+    writer.write_all(b"x").unwrap();
+    assert!(is_readable(event_fd));
+    clear(&mut program, &[fd]);
+    assert!(!is_readable(event_fd), "out of the list");
+}
+
+#[test]
+fn a_batch_names_a_watched_descriptor_once() {
+    own_process!(30);
+    let (mut ours, mut peer) = listed();
+    let (mut reader, mut writer) = std::io::pipe().unwrap();
+    let fd = ours.program.watch(&reader);
+    let mut array = events(50);
+    writer.write_all(b"x").unwrap();
+    peer.write_all(&frame(1, b"beside it").repeat(5)).unwrap();
+    for messages in [5, 0, 0] {
+        let told = ours.program.many(&mut array, -1);
+        let ready = told.iter().filter(|seen| **seen == Seen::Ready(fd)).count();
+        assert_eq!((told.len() - ready, ready), (messages, 1), "the program cannot have read it meanwhile");
+    }
+    reader.read_exact(&mut [0]).unwrap();
+    assert_eq!(ours.program.many(&mut array, 0), NOTHING);
+    clear(&mut ours.program, &[fd]);
+}
+
+#[test]
+fn connections_take_turns_with_a_watched_descriptor_that_nobody_reads() {
+    own_process!(30);
+    let mut server = Program::server();
+    let (reader, mut writer) = std::io::pipe().unwrap();
+    let fd = server.watch(&reader);
+    writer.write_all(b"never read").unwrap();
+    let mut peer = UnixStream::connect(&server.path).unwrap();
+    until("a connection beside it", || matches!(server.look(-1), Seen::Told(Told::Connection(_))));
+    let peer_fd = unsafe { (*server.event.origin).fd };
+    peer.write_all(&frame(1, b"turn").repeat(50)).unwrap();
+    let (mut told, mut ready) = (0, 0);
+    while told < 50 {
+        match server.look(-1) {
+            Seen::Ready(_) => ready += 1,
+            seen => {
+                assert_eq!(seen, Told::Message(peer_fd, 1, b"turn".to_vec()));
+                told += 1;
+            }
+        }
+        assert!(ready <= 2 * told + 4 && told <= 2 * ready + 4, "{told} messages, {ready} times ready");
+    }
+    clear(&mut server, &[fd]);
+}
+
+#[test]
+fn a_regular_file_is_refused_and_the_list_is_as_before() {
+    own_process!(30);
+    let (mut ours, mut peer) = listed();
+    let before = (ours.program.list.size, entries(&ours.program.list));
+    let (file, directory) = (numbered_file(1), std::fs::File::open("/").unwrap());
+    for fd in [file.as_raw_fd(), directory.as_raw_fd()] {
+        let told = outcome(unsafe { ipc_watch_fd(&mut ours.program.list, fd) });
+        assert_eq!(told, Err((IPC_ERROR_WAIT_EVENT__SELECT, libc::EPERM)));
+        assert_eq!((ours.program.list.size, entries(&ours.program.list)), before);
+        assert_eq!(ours.program.del_fd(&fd), Err((IPC_ERROR_DEL__CANNOT_FIND_CLIENT, libc::ENOENT)));
+    }
+    // The same where there is no set yet, and where it is empty.
+    let mut program = Program::client();
+    for _ in 0..2 {
+        let told = outcome(unsafe { ipc_watch_fd(&mut program.list, file.as_raw_fd()) });
+        assert_eq!(told, Err((IPC_ERROR_WAIT_EVENT__SELECT, libc::EPERM)));
+        assert_eq!(program.list.size, 0);
+        assert_eq!(program.try_look(0), Err((IPC_ERROR_WAIT_EVENT__NO_CLIENTS_PARAM, libc::EINVAL)));
+    }
+    peer.write_all(&frame(1, b"goes on")).unwrap();
+    assert_eq!(ours.program.look(-1), Told::Message(ours.fd(), 1, b"goes on".to_vec()));
+    assert_eq!(ours.program.look(0), Seen::Nothing);
+}
+
+#[test]
+fn a_closed_descriptor_is_refused() {
+    own_process!(30);
+    let mut program = Program::client();
+    for fd in [-1, -100, 900_000] {
+        let told = outcome(unsafe { ipc_watch_fd(&mut program.list, fd) });
+        assert_eq!(told, Err((IPC_ERROR_WAIT_EVENT__SELECT, libc::EBADF)));
+    }
+    assert_eq!((program.list.size, program.list.cinfos), (0, none()));
+}
+
+#[test]
+fn watch_fd_says_what_is_wrong() {
+    own_process!(30);
+    let (reader, _writer) = std::io::pipe().unwrap();
+    let fd = reader.as_raw_fd();
+    let told = outcome(unsafe { ipc_watch_fd(none(), fd) });
+    assert_eq!(told, Err((IPC_ERROR_ADD_FD__NO_PARAM_CINFOS, libc::EINVAL)));
+    let mut list = EMPTY_LIST;
+    for size in [-1, 3] {
+        list.size = size;
+        let told = outcome(unsafe { ipc_watch_fd(&mut list, fd) });
+        assert_eq!((told, list.size), (Err((IPC_ERROR_ADD__EMPTY_LIST, libc::EINVAL)), size));
+    }
+}
+
+/// A watched connection of the library's own kind: nothing of it is read, and ipc_read gets all.
+#[test]
+fn a_watched_connection_is_read_by_the_program_with_ipc_read() {
+    own_process!(30);
+    let mut program = Program::client();
+    let (ours, mut peer) = pair();
+    let fd = program.watch(&ours);
+    for n in 0..20 {
+        peer.write_all(&frame(1, &[n]).repeat(2)).unwrap();
+        for _ in 0..2 {
+            assert_eq!(program.look(-1), Seen::Ready(fd));
+            assert_eq!(read(fd), Ok((1, vec![n])));
+        }
+        assert_eq!(program.look(0), Seen::Nothing);
+    }
+    clear(&mut program, &[fd]);
+    // The end of the connection leaves it open, and in the list until it is taken out.
+    let fd = program.watch(&ours);
+    drop(peer);
+    assert_eq!(program.look(-1), Seen::Ready(fd));
+    clear(&mut program, &[fd]);
+    assert!(is_open(ours.into_raw_fd()));
+}

@@ -1,0 +1,307 @@
+//! What has the number of a client that the program has closed: the next client, a connection or a file of the program's
+//! own. Each end is told once and of the right origin.
+
+use std::io::{Read, Write};
+use std::os::fd::{AsRawFd, FromRawFd, IntoRawFd};
+use std::os::unix::net::UnixStream;
+
+use super::{PAUSE, all_now};
+use crate::list_by_hand::with_own;
+use crate::support::ext::*;
+use crate::support::*;
+
+#[test]
+fn promise_7_a_number_that_the_next_client_gets_is_the_end_of_the_one_before() {
+    own_process!(30);
+    for end in [IpcClose, Close, ReadAheadThenIpcClose, HalfReadThenClose] {
+        let mut ledger = Ledger::new();
+        // One stays behind it in the list, so that it is not the last that goes.
+        let (first, fd, origin) = ledger.peer();
+        let (mut second, second_fd, second_origin) = ledger.peer();
+        let _first = end.happen(&mut ledger, first, fd, origin);
+        let mut next = ledger.waiting();
+        next.write_all(&frame(1, b"from the next")).unwrap();
+        let mut told = vec![ledger.next(), ledger.next(), ledger.next()];
+        let place = told.iter().position(|(told, _)| *told == Told::Disconnection(fd)).unwrap();
+        assert_eq!(told.remove(place), (Told::Disconnection(fd), origin), "{end:?}");
+        let [(Told::Connection(next_fd), next_origin), message] = &told[..] else {
+            panic!("{end:?}: {told:?}")
+        };
+        assert_eq!(*next_fd, fd, "the number is to be used again");
+        assert_eq!(*message, (Told::Message(fd, 1, b"from the next".to_vec()), *next_origin), "{end:?}");
+        let next_origin = *next_origin;
+        second.write_all(&frame(1, b"still here")).unwrap();
+        assert_eq!(ledger.next(), (Told::Message(second_fd, 1, b"still here".to_vec()), second_origin));
+        drop(next);
+        assert_eq!(ledger.next(), (Told::Disconnection(fd), next_origin), "{end:?}");
+        drop(second);
+        assert_eq!(ledger.next(), (Told::Disconnection(second_fd), second_origin), "{end:?}");
+        ledger.assert_nothing_more();
+    }
+}
+
+/// The program may have moved the entries since the library last saw them.
+#[test]
+fn promise_7_a_number_that_the_next_client_gets_wherever_the_one_before_stands() {
+    own_process!(30);
+    for end in [IpcClose, Close] {
+        let mut ledger = Ledger::new();
+        let (peer, fd, origin) = ledger.peer();
+        let mut marker = ledger.peer();
+        let _peer = end.happen(&mut ledger, peer, fd, origin);
+        let mut next = ledger.waiting();
+        next.write_all(&frame(1, b"from the next")).unwrap();
+        unsafe {
+            ledger.list.cinfos.write(marker.2);
+            ledger.list.cinfos.add(1).write(origin);
+        }
+        let mut told = vec![ledger.next()];
+        told.extend(ledger.all_there_is(2, &mut marker));
+        assert!(told.contains(&(Told::Disconnection(fd), origin)), "{end:?}: {told:?}");
+        let come = told.iter().find(|(told, _)| *told == Told::Connection(fd)).unwrap();
+        assert!(
+            told.contains(&(Told::Message(fd, 1, b"from the next".to_vec()), come.1)),
+            "{end:?}: {told:?}"
+        );
+        assert_eq!(told.len(), 3, "{end:?}: {told:?}");
+    }
+}
+
+/// A server that closes a client and then connects somewhere gets the client's number for that.
+#[test]
+fn promise_7_a_number_that_a_connection_of_the_programs_own_gets_hides_no_end() {
+    own_process!(30);
+    for end in [IpcClose, Close] {
+        let mut ledger = Ledger::new();
+        let mut marker = ledger.peer();
+        let (peer, fd, origin) = ledger.peer();
+        let _peer = end.happen(&mut ledger, peer, fd, origin);
+        let (one, other) = pair();
+        let (one, mut other) = (out_of_the_way(one), out_of_the_way(other));
+        assert_eq!(unsafe { libc::dup2(one.as_raw_fd(), fd) }, fd);
+        drop(one);
+        let mut own = ipc_connection_info { fd, ..EMPTY_INFO };
+        assert_eq!(unsafe { ipc_add(&mut ledger.list, &mut own) }, IPC_ERROR_NONE);
+        ledger.here.insert(&raw mut own);
+        other.write_all(&frame(1, b"to the new one")).unwrap();
+        let told = ledger.all_there_is(2, &mut marker);
+        let message = (Told::Message(fd, 1, b"to the new one".to_vec()), &raw mut own);
+        assert!(told.contains(&message), "{end:?}: {told:?}");
+        assert!(told.contains(&(Told::Disconnection(fd), origin)), "{end:?}: {told:?}");
+        assert_eq!(told.len(), 2, "{told:?}");
+        assert_eq!(unsafe { ipc_del(&mut ledger.list, &mut own) }, IPC_ERROR_NONE);
+        close(fd);
+        ledger.assert_nothing_more();
+    }
+}
+
+/// A program that closes a client with close(2) and opens a file gets the client's number for that.
+#[test]
+fn promise_7_a_number_that_a_file_of_the_programs_own_gets_is_not_the_librarys() {
+    own_process!(30);
+    for end in [IpcClose, Close, HalfReadThenClose, PeerAnnouncesTooMuch] {
+        let mut ledger = Ledger::new();
+        let mut marker = ledger.peer();
+        let (peer, fd, origin) = ledger.peer();
+        let _peer = end.happen(&mut ledger, peer, fd, origin);
+        if end.is_an_error() {
+            assert_eq!(ledger.next(), (Told::Error(fd), origin));
+            close(fd);
+        }
+        let (reader, mut writer) = std::io::pipe().unwrap();
+        assert_eq!(reader.into_raw_fd(), fd, "the number is to be used again");
+        writer.write_all(b"the program's").unwrap();
+        let told = ledger.all_there_is(1, &mut marker);
+        // That an error is told before is no harm.
+        assert_eq!(told.last(), Some(&(Told::Disconnection(fd), origin)), "{end:?}");
+        assert!(is_open(fd), "{end:?}: the library has closed the program's file");
+        let mut bytes = [0; 13];
+        unsafe { std::io::PipeReader::from_raw_fd(fd) }.read_exact(&mut bytes).unwrap();
+        assert_eq!(&bytes, b"the program's");
+        ledger.assert_nothing_more();
+    }
+}
+
+/// A program leaves the structure of a connection that it has closed in the list, and a client gets the
+/// number. What happens to the client is told of the client.
+#[test]
+fn promise_7_a_dead_entry_with_the_same_number_does_not_take_a_clients_events() {
+    own_process!(30);
+    let mut ledger = Ledger::new();
+    let _first = ledger.peer();
+    let (one, other) = pair();
+    let _other = out_of_the_way(other);
+    let mut dead = connection(&one);
+    assert_eq!(unsafe { ipc_add(&mut ledger.list, &mut dead) }, IPC_ERROR_NONE);
+    assert_eq!(unsafe { ipc_close(&mut dead) }, IPC_ERROR_NONE);
+    std::mem::forget(one);
+    let (mut peer, fd, origin) = ledger.peer();
+    assert_eq!(fd, dead.fd, "the number is to be used again");
+    for n in 0..3 {
+        peer.write_all(&frame(1, &[n])).unwrap();
+        assert_eq!(ledger.next(), (Told::Message(fd, 1, vec![n]), origin));
+        have_the_list_looked_through(&mut ledger.list);
+    }
+    drop(peer);
+    assert_eq!(ledger.next(), (Told::Disconnection(fd), origin));
+}
+
+/// Many a program marks what it has closed.
+#[test]
+fn promise_7_an_end_is_told_where_the_program_sets_the_descriptor_to_minus_one() {
+    own_process!(30);
+    for by_the_library in [true, false] {
+        let mut server = Program::server();
+        let (_peer, fd) = server.peer();
+        let (mut other, other_fd) = server.peer();
+        let info = server.info(fd);
+        unsafe {
+            if by_the_library {
+                assert_eq!(ipc_close(info), IPC_ERROR_NONE);
+            } else {
+                libc::close(fd);
+            }
+            (*info).fd = -1;
+        }
+        have_the_list_looked_through(&mut server.list);
+        assert_eq!(server.next(), Told::Disconnection(-1));
+        other.write_all(&frame(1, b"still here")).unwrap();
+        assert_eq!(server.next(), Told::Message(other_fd, 1, b"still here".to_vec()));
+        assert_eq!(server.list.size, 1);
+    }
+}
+
+/// The connection that has the number now is one that the list had before with another one, and something is queued
+/// for it before the library looks.
+#[test]
+fn promise_7_a_number_that_another_entry_is_given_by_hand_hides_no_end() {
+    own_process!(30);
+    let mut server = Program::server();
+    let (_peer, fd) = server.peer();
+    let (ours, _theirs) = pair();
+    let mut own = ipc_connection_info { fd: ours.into_raw_fd(), ..EMPTY_INFO };
+    assert_eq!(unsafe { ipc_add(&mut server.list, &mut own) }, IPC_ERROR_NONE);
+    have_the_list_looked_through(&mut server.list);
+    let (ours, mut theirs) = pair();
+    unsafe { (*server.info(fd)).fd = -1 };
+    assert_eq!(unsafe { libc::dup2(ours.as_raw_fd(), fd) }, fd);
+    drop(ours);
+    close(std::mem::replace(&mut own.fd, fd));
+    queue(fd, 1, b"to the new one").unwrap();
+    have_the_list_looked_through(&mut server.list);
+    assert_eq!(server.next(), Told::Disconnection(-1));
+    flush(fd, 10_000).unwrap();
+    let mut bytes = frame(0, b"to the new one");
+    theirs.read_exact(&mut bytes).unwrap();
+    assert_eq!(bytes, frame(1, b"to the new one"));
+    theirs.write_all(&frame(2, b"from the new one")).unwrap();
+    assert_eq!(server.next(), Told::Message(fd, 2, b"from the new one".to_vec()));
+    assert_eq!(unsafe { ipc_del(&mut server.list, &mut own) }, IPC_ERROR_NONE);
+    close(fd);
+}
+
+/// In an array of events, the client that has got the number of one that the program has closed.
+#[test]
+fn promise_7_an_end_comes_before_the_next_connection_with_the_number() {
+    own_process!(60);
+    let mut server = Program::server();
+    let (mut first, first_fd) = server.peer();
+    let (_peer, fd) = server.peer();
+    first.write_all(&frame(1, b"word").repeat(2)).unwrap();
+    assert_eq!(server.look(10_000), Told::Message(first_fd, 1, b"word".to_vec()));
+    std::thread::sleep(PAUSE);
+    close(fd);
+    let _next = out_of_the_way(UnixStream::connect(&server.path).unwrap());
+    let mut array = events(8);
+    let mut told = server.many(&mut array, 10_000);
+    for _ in 0..3 {
+        told.extend(server.many(&mut array, 50));
+    }
+    let end = told.iter().position(|seen| *seen == Told::Disconnection(fd)).unwrap();
+    let come = told.iter().position(|seen| *seen == Told::Connection(fd)).unwrap();
+    assert!(end < come, "{told:?}");
+}
+
+/// In a forked child, before it has waited.
+#[test]
+fn promise_7_a_child_that_closes_a_client_and_gets_its_number_for_something_else() {
+    own_process!(60);
+    let mut server = Program::server();
+    let (_first, _) = server.peer();
+    let (_peer, fd) = server.peer();
+    assert_eq!(server.look(0), Seen::Nothing);
+    let worker = unsafe { libc::fork() };
+    assert!(worker >= 0);
+    if worker == 0 {
+        unsafe { libc::alarm(10) };
+        // A connection of the child's own, in no list, has the number.
+        close(fd);
+        let (ours, theirs) = pair();
+        assert_eq!(ours.as_raw_fd(), fd, "the number is to be used again");
+        let mut theirs = out_of_the_way(theirs);
+        theirs.write_all(&frame(1, b"to the child's own")).unwrap();
+        let told = all_now(&mut server);
+        let mut ours = ours;
+        let left = at_hand(&mut ours);
+        let good = told == [Seen::Told(Told::Disconnection(fd))] && left == frame(1, b"to the child's own");
+        if !good {
+            say(&format!("{told:?}, left: {left:?}"));
+        }
+        unsafe { libc::_exit(if good { 0 } else { 1 }) };
+    }
+    let mut status = -1;
+    assert_eq!(unsafe { libc::waitpid(worker, &mut status, 0) }, worker);
+    assert_eq!(status, 0);
+}
+
+#[test]
+fn promise_13_the_same_number_with_another_socket() {
+    own_process!(30);
+    for half_a_frame in [false, true] {
+        let (mut program, mut own) = with_own(2);
+        if half_a_frame {
+            own[0].peer.write_all(&frame(1, b"half")[..7]).unwrap();
+            own[1].assert_heard(&mut program);
+        }
+        let (peer, end) = pair();
+        // dup2(2) closes the one before.
+        assert_eq!(unsafe { libc::dup2(end.as_raw_fd(), own[0].fd()) }, own[0].fd());
+        drop(end);
+        own[0].peer = peer;
+        own[0].assert_heard(&mut program);
+        own[1].assert_heard(&mut program);
+        let fd = own[0].fd();
+        own[0].peer.shutdown(std::net::Shutdown::Both).unwrap();
+        assert_eq!(program.next(), Told::Disconnection(fd));
+        own[0].info.fd = -1;
+    }
+}
+
+#[test]
+fn one_that_waits_is_not_taken_for_a_connection_that_had_its_number() {
+    own_process!(30);
+    let mut server = Program::server();
+    let (peer, fd) = server.peer();
+    allow(fd);
+    let (passed, mut other_end) = UnixStream::pair().unwrap();
+    let (mut ours, _theirs) =
+        UnixStream::pair().map(|(ours, theirs)| (info(ours.into_raw_fd()), theirs)).unwrap();
+    assert_eq!(unsafe { ipc_add(&mut server.list, &mut ours) }, IPC_ERROR_NONE);
+    // The entry stays in the list, as of a program that forgets to take it out.
+    assert_eq!(unsafe { ipc_close(&mut ours) }, IPC_ERROR_NONE);
+    other_end.write_all(&frame(9, b"of the program's own")).unwrap();
+    send_with(&peer, &frame(1, b"with a file"), &[passed.as_raw_fd()]);
+    assert_eq!(server.look(10_000), Told::Message(fd, 1, b"with a file".to_vec()));
+    assert!(is_open(ours.fd), "it has the number");
+    // The program may forget that it has closed it, too.
+    let again = outcome(unsafe { ipc_close(&mut ours) });
+    assert_eq!(again, Err((IPC_ERROR_USOCK_CLOSE, libc::EBADF)));
+    have_the_list_looked_through(&mut server.list);
+    assert_eq!(server.look(0), Seen::Nothing);
+    let mut taken = UnixStream::from(take(fd).unwrap());
+    assert_eq!(taken.as_raw_fd(), ours.fd);
+    let mut bytes = frame(0, b"of the program's own");
+    taken.read_exact(&mut bytes).unwrap();
+    assert_eq!(bytes, frame(9, b"of the program's own"));
+    assert_eq!(unsafe { ipc_del(&mut server.list, &mut ours) }, IPC_ERROR_NONE);
+}

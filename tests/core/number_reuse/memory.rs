@@ -1,0 +1,275 @@
+//! Structures that are copied, taken out of the list and freed, whose memory is used again: promise 13.
+
+use std::io::Write;
+use std::os::fd::{AsRawFd, IntoRawFd};
+use std::os::unix::net::UnixStream;
+use std::time::Duration;
+
+use super::{PAUSE, all_now};
+use crate::list_by_hand::{Own, with_own};
+use crate::support::ext::*;
+use crate::support::*;
+
+/// The library has looked at the list just now, and does not do so in the next look.
+fn have_looked(program: &mut Program) {
+    std::thread::sleep(PAUSE);
+    assert_eq!(program.look(0), Seen::Nothing);
+}
+
+/// A copy behind an ERROR.
+#[test]
+fn promise_13_an_error_is_told_once_also_where_the_structure_is_copied() {
+    own_process!(60);
+    let (mut listed, mut peer) = listed();
+    peer.write_all(&[1, 255, 255, 255, 255]).unwrap();
+    let fd = listed.fd();
+    assert_eq!(listed.program.look(10_000), Told::Error(fd));
+    let mut copy = *listed.info;
+    unsafe { listed.program.list.cinfos.write(&mut copy) };
+    let told = all_now(&mut listed.program);
+    assert_eq!(told, [Seen::Told(Told::Disconnection(fd))]);
+}
+
+/// A watched descriptor whose structure is copied.
+#[test]
+fn promise_13_a_watched_descriptor_is_not_read_where_the_structure_is_copied() {
+    own_process!(60);
+    let mut program = Program::client();
+    let (reader, mut writer) = std::io::pipe().unwrap();
+    let fd = program.watch(&reader);
+    assert_eq!(program.look(0), Seen::Nothing);
+    let entry = entries(&program.list)[0];
+    let copy = unsafe { ipc_connection_copy(entry) };
+    unsafe { program.list.cinfos.write(copy) };
+    have_the_list_looked_through(&mut program.list);
+    writer.write_all(b"the program's").unwrap();
+    let told = program.look(10_000);
+    assert_eq!(told, Seen::Ready(fd));
+    unsafe {
+        assert_eq!(ipc_del(&mut program.list, copy), IPC_ERROR_NONE);
+        libc::free(copy.cast());
+        libc::free(entry.cast());
+    }
+}
+
+/// Taken out with its descriptor set to -1, and put in again by hand.
+#[test]
+fn promise_13_who_was_taken_out_by_ipc_del_is_not_told_to_be_gone() {
+    own_process!(60);
+    let mut server = Program::server();
+    let (_first, _) = server.peer();
+    let (_peer, fd) = server.peer();
+    let client = server.info(fd);
+    unsafe {
+        assert_eq!(ipc_close(client), IPC_ERROR_NONE);
+        (*client).fd = -1;
+        assert_eq!(ipc_del(&mut server.list, client), IPC_ERROR_NONE);
+    }
+    let (ours, mut peer) = pair();
+    unsafe { (*client).fd = ours.into_raw_fd() };
+    let mut all = entries(&server.list);
+    all.push(client);
+    replace_array(&mut server.list, &all);
+    peer.write_all(&frame(1, b"again")).unwrap();
+    let told = all_now(&mut server);
+    assert_eq!(told, [Seen::Told(Told::Message(unsafe { (*client).fd }, 1, b"again".to_vec()))]);
+}
+
+/// A client that the program has taken out by hand, whose structure it has freed: the next client gets the memory.
+#[test]
+fn promise_13_who_gets_the_memory_of_one_that_was_taken_out_is_not_gone() {
+    own_process!(60);
+    if !heap_can_be_counted() {
+        return;
+    }
+    let mut wrong = Vec::new();
+    for way in ["NULL", "number", "closed", "ipc_close of another"] {
+        let mut server = Program::server();
+        let (_first, _) = server.peer();
+        let (_peer, fd) = server.peer();
+        let mut next = out_of_the_way(UnixStream::connect(&server.path).unwrap());
+        // Another descriptor, so that the next client gets another number.
+        let client = server.clients.pop().unwrap();
+        // The client that waits is not to come now.
+        let srv = server.srv.take();
+        have_looked(&mut server);
+        let place = entries(&server.list).iter().position(|entry| *entry == client).unwrap();
+        let mut kept = None;
+        match way {
+            "NULL" => unsafe { server.list.cinfos.add(place).write(none()) },
+            "number" => unsafe {
+                (*client).fd = libc::fcntl(fd, libc::F_DUPFD_CLOEXEC, 900);
+                close((*client).fd);
+                assert_eq!(ipc_del(&mut server.list, client), IPC_ERROR_NONE);
+            },
+            _ => {
+                unsafe { server.list.cinfos.add(place).write(none()) };
+                close(fd);
+                let (ours, theirs) = pair();
+                assert_eq!(ours.as_raw_fd(), fd);
+                kept = Some((info(ours.into_raw_fd()), out_of_the_way(theirs)));
+            }
+        }
+        let was = client.addr();
+        // The message of the event takes one block, the next client the other.
+        let block = unsafe { libc::malloc(size_of::<ipc_connection_info>()) };
+        unsafe {
+            libc::free(client.cast());
+            libc::free(block);
+        }
+        server.srv = srv;
+        let told = server.look(10_000);
+        let Seen::Told(Told::Connection(next_fd)) = told else { panic!("{way}: {told:?}") };
+        assert_eq!(server.info(next_fd).addr(), was, "the memory is to be used again");
+        assert_ne!(next_fd, fd);
+        if way == "ipc_close of another"
+            && let Some((info, _)) = &mut kept
+        {
+            assert_eq!(unsafe { ipc_close(info) }, IPC_ERROR_NONE);
+        }
+        next.write_all(&frame(1, b"word")).unwrap();
+        let told = all_now(&mut server);
+        if told != [Seen::Told(Told::Message(next_fd, 1, b"word".to_vec()))] {
+            wrong.push((way, told));
+        }
+    }
+    assert!(wrong.is_empty(), "{wrong:?}");
+}
+
+/// A copy that is taken out at once is in no list.
+#[test]
+fn promise_13_a_copy_that_is_taken_out_is_in_no_list() {
+    own_process!(60);
+    let mut server = Program::server();
+    let (mut peer, fd) = server.peer();
+    let origin = server.clients.pop().unwrap();
+    let copy = unsafe { ipc_connection_copy(origin) };
+    unsafe {
+        server.list.cinfos.write(copy);
+        assert_eq!(ipc_del(&mut server.list, copy), IPC_ERROR_NONE);
+        libc::free(origin.cast());
+    }
+    let payload = pattern(4 << 20, 1);
+    let reader = std::thread::spawn(move || {
+        // Longer than a peer is waited for whose connection is in a list.
+        std::thread::sleep(Duration::from_millis(200));
+        read_frame(&mut peer).1.len()
+    });
+    assert_eq!(write(fd, 1, &payload), IPC_ERROR_NONE);
+    let left = pending(fd);
+    unsafe {
+        ipc_close(copy);
+        libc::free(copy.cast());
+    }
+    assert_eq!(reader.join().unwrap(), payload.len());
+    assert_eq!(left, 0, "it returns when the kernel has all of it");
+}
+
+/// The program may take the structure out by hand and free it: its memory may be that of a client then, or of a
+/// descriptor to be read.
+#[test]
+fn what_was_taken_out_by_hand_is_watched_no_more_whatever_its_memory_is_used_for() {
+    own_process!(30);
+    const COUNT: usize = 30;
+    for looked in [true, false] {
+        let mut server = Program::server();
+        let (mut first, first_fd) = server.peer();
+        let rest = entries(&server.list);
+        let pipes: Vec<_> = (0..COUNT).map(|_| std::io::pipe().unwrap()).collect();
+        for (reader, _) in &pipes {
+            server.watch(reader);
+        }
+        assert_eq!(server.look(0), Seen::Nothing);
+        let watched: Vec<_> =
+            entries(&server.list).into_iter().filter(|entry| !rest.contains(entry)).collect();
+        let peers: Vec<_> = (0..COUNT).map(|_| UnixStream::connect(&server.path).unwrap()).collect();
+        replace_array(&mut server.list, &rest);
+        watched.iter().for_each(|entry| unsafe { libc::free(entry.cast()) });
+        if looked {
+            first.write_all(&frame(1, b"first")).unwrap();
+            until("the first one's", || server.look(-1) == Told::Message(first_fd, 1, b"first".to_vec()));
+        }
+        // The next blocks of that size are the clients'.
+        while server.clients.len() < COUNT + 1 {
+            assert!(matches!(server.look(-1), Seen::Told(Told::Connection(_))));
+        }
+        let again = server.clients.iter().filter(|client| watched.contains(client)).count();
+        if again == 0 {
+            say("SKIPPED: a client in the memory of a watched one, the heap gives it out later");
+        }
+        for mut peer in peers {
+            peer.write_all(&frame(1, b"to be read")).unwrap();
+            let seen = server.look(-1);
+            assert!(
+                matches!(&seen, Seen::Told(Told::Message(_, 1, said)) if said == b"to be read"),
+                "{seen:?}"
+            );
+            drop(peer);
+            assert!(matches!(server.look(-1), Seen::Told(Told::Disconnection(_))));
+        }
+        for (reader, mut writer) in pipes {
+            assert_eq!(unsafe { ipc_add_fd(&mut server.list, reader.as_raw_fd()) }, IPC_ERROR_NONE);
+            writer.write_all(b"to be read").unwrap();
+            assert_eq!(server.look(-1), Told::Extra(reader.as_raw_fd(), b"to be read".to_vec()));
+            assert_eq!(server.del_fd(&reader), Ok(()));
+        }
+    }
+}
+
+/// A list on the stack that nobody frees, and then another one at the same address.
+#[test]
+fn promise_13_an_abandoned_list_and_another_at_its_address() {
+    own_process!(30);
+    for frees_array in [false, true] {
+        for close_first in [false, true] {
+            let (mut program, mut old) = with_own(3);
+            for one in &mut old {
+                one.say("to the old list");
+            }
+            if frees_array {
+                unsafe { libc::free(program.list.cinfos.cast()) };
+            }
+            // What the library knows by the address is now wrong.
+            program.list = EMPTY_LIST;
+            if close_first {
+                for one in &mut old {
+                    close(one.fd());
+                    one.info.fd = -1;
+                }
+            }
+            let mut new: Vec<_> = (0..3).map(|_| Own::new()).collect();
+            for one in &mut new {
+                assert_eq!(unsafe { ipc_add(&mut program.list, one.pointer()) }, IPC_ERROR_NONE);
+            }
+            for _ in 0..3 {
+                new.iter_mut().for_each(|one| one.assert_heard(&mut program));
+            }
+            have_the_list_looked_through(&mut program.list);
+            new.iter_mut().for_each(|one| one.assert_heard(&mut program));
+        }
+    }
+}
+
+#[test]
+fn promise_13_an_abandoned_list_of_clients() {
+    own_process!(30);
+    let mut server = Program::server();
+    for round in 0..3 {
+        // The peers stay out of the way: each round's clients get the numbers of the round before.
+        let peers: Vec<_> = (0..4).map(|_| out_of_the_way(server.peer().0)).collect();
+        for n in [2, 0, 3, 1] {
+            (&peers[n]).write_all(&frame(1, b"new")).unwrap();
+            let told = server.next();
+            assert!(matches!(told, Told::Message(_, 1, _)), "round {round}: {told:?}");
+            assert!(server.clients.contains(&server.event.origin));
+        }
+        for client in std::mem::take(&mut server.clients) {
+            unsafe {
+                close((*client).fd);
+                libc::free(client.cast());
+            }
+        }
+        unsafe { libc::free(server.list.cinfos.cast()) };
+        server.list = EMPTY_LIST;
+    }
+}

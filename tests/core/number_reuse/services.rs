@@ -1,0 +1,153 @@
+//! Services that get the number of something else, and the other way round.
+
+use std::ffi::CString;
+use std::io::Write;
+use std::os::fd::{IntoRawFd, RawFd};
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::path::{Path, PathBuf};
+
+use super::{PAUSE, all_now, put_at};
+use crate::support::ext::*;
+use crate::support::*;
+
+/// A listening socket at exactly this number, which is closed for it.
+fn listen_at(fd: RawFd, path: &Path) {
+    let listener = UnixListener::bind(path).unwrap();
+    put_at(fd, listener);
+}
+
+/// A service that gets this number, the lowest that is free; and where it is.
+fn service_with(number: RawFd, name: &str) -> (ipc_connection_info, PathBuf) {
+    let path = rundir().join(name);
+    let path_in_c = CString::new(path.to_str().unwrap()).unwrap();
+    let mut listener = -1;
+    assert_eq!(unsafe { usock_init(&mut listener, path_in_c.as_ptr()) }, IPC_ERROR_NONE);
+    assert_eq!(listener, number, "the number is to be used again");
+    (info(listener), path)
+}
+
+/// A client closed with close(2), and a new service that gets its number.
+#[test]
+fn promise_7_a_service_with_the_number_of_a_closed_client_hides_no_end() {
+    own_process!(60);
+    let mut server = Program::server();
+    let (_first, _) = server.peer();
+    let (_peer, fd) = server.peer();
+    close(fd);
+    let old = server.srv.replace(service_with(fd, "closed").0).unwrap();
+    let told = all_now(&mut server);
+    server.srv.replace(old);
+    assert_eq!(told, [Seen::Told(Told::Disconnection(fd))]);
+}
+
+/// A connection of the list closed with ipc_close, and a service that gets its number, before the list is first
+/// waited for and later.
+#[test]
+fn promise_7_a_service_with_the_number_of_a_dead_entry_is_heard() {
+    own_process!(60);
+    for is_waited_for in [false, true] {
+        let mut program = Program::client();
+        let (kept, _kept) = pair();
+        let mut kept = info(kept.into_raw_fd());
+        if is_waited_for {
+            assert_eq!(unsafe { ipc_add(&mut program.list, &mut kept) }, IPC_ERROR_NONE);
+            assert_eq!(program.look(0), Seen::Nothing);
+        }
+        let (ours, theirs) = pair();
+        let _theirs = out_of_the_way(theirs);
+        let mut dead = info(ours.into_raw_fd());
+        assert_eq!(unsafe { ipc_add(&mut program.list, &mut dead) }, IPC_ERROR_NONE);
+        assert_eq!(unsafe { ipc_close(&mut dead) }, IPC_ERROR_NONE);
+        let (service, path) = service_with(dead.fd, &format!("dead {is_waited_for}"));
+        program.srv = Some(service);
+        if is_waited_for {
+            assert_eq!(program.look(50), Seen::Nothing);
+            have_the_list_looked_through(&mut program.list);
+        }
+        let _client = out_of_the_way(UnixStream::connect(&path).unwrap());
+        let told = program.try_look(10_000);
+        assert!(is_open(service.fd), "the library has closed the service: {told:?}");
+        assert!(matches!(told, Ok(Seen::Told(Told::Connection(_)))), "{told:?}");
+        program.srv = None;
+        close(service.fd);
+        close(kept.fd);
+    }
+}
+
+/// The service's socket is another one with the same number, and the list was changed by hand.
+#[test]
+fn promise_7_another_service_with_the_number_of_the_one_before() {
+    own_process!(60);
+    let mut server = Program::server();
+    let (_peer, _fd) = server.peer();
+    let number = server.srv.as_ref().unwrap().fd;
+    let path = rundir().join("e1");
+    listen_at(number, &path);
+    have_the_list_looked_through(&mut server.list);
+    let _client = out_of_the_way(UnixStream::connect(&path).unwrap());
+    let told = server.look(10_000);
+    assert!(matches!(told, Seen::Told(Told::Connection(_))), "{told:?}");
+}
+
+/// And it must not be waited for in accept(2).
+#[test]
+fn promise_7_another_service_with_the_number_of_the_one_before_does_not_hold_up() {
+    own_process!(60);
+    let mut server = Program::server();
+    let (mut peer, _fd) = server.peer();
+    let number = server.srv.as_ref().unwrap().fd;
+    let path = rundir().join("e2");
+    listen_at(number, &path);
+    assert_eq!(server.look(50), Seen::Nothing);
+    peer.write_all(&frame(1, b"word").repeat(2)).unwrap();
+    let _client = out_of_the_way(UnixStream::connect(&path).unwrap());
+    let mut told = Vec::new();
+    // Whichever comes first; the program takes the client itself.
+    told.push(server.look(10_000));
+    if let Seen::Told(Told::Message(..)) = told[0] {
+        let mut taken = EMPTY_INFO;
+        let srv = server.srv();
+        assert_eq!(unsafe { ipc_accept(srv, &mut taken) }, IPC_ERROR_NONE);
+    } else {
+        panic!("the client came first: {told:?}");
+    }
+    told.extend(all_now(&mut server));
+    assert_eq!(told.len(), 2, "{told:?}");
+}
+
+/// A service closed with close(2) whose number a connection of the list has got.
+#[test]
+fn promise_7_a_connection_with_the_number_of_a_service_is_heard() {
+    own_process!(60);
+    let mut server = Program::server();
+    let (_first, _) = server.peer();
+    let (ours, mut peer) = pair();
+    std::thread::sleep(PAUSE);
+    assert_eq!(server.look(0), Seen::Nothing);
+    let srv = server.srv.take().unwrap();
+    unsafe { libc::free(srv.spath.cast()) };
+    put_at(srv.fd, ours);
+    let mut own = info(srv.fd);
+    assert_eq!(unsafe { ipc_add(&mut server.list, &mut own) }, IPC_ERROR_NONE);
+    let fd = server.event_fd();
+    assert_eq!(server.all(), NOTHING);
+    peer.write_all(&frame(1, b"word")).unwrap();
+    assert!(becomes_readable(fd, 10_000));
+    assert_eq!(server.look(0), Told::Message(own.fd, 1, b"word".to_vec()));
+}
+
+/// What was set for another service with the number.
+#[test]
+fn promise_7_a_service_has_no_settings_of_another_one_with_its_number() {
+    own_process!(60);
+    let mut server = Program::server();
+    let number = server.srv.as_ref().unwrap().fd;
+    limits(number, 10, 0).unwrap();
+    let path = rundir().join("r1");
+    listen_at(number, &path);
+    let mut client = UnixStream::connect(&path).unwrap();
+    let told = server.look(10_000);
+    let Seen::Told(Told::Connection(fd)) = told else { panic!("{told:?}") };
+    client.write_all(&frame(1, b"longer than ten bytes")).unwrap();
+    assert_eq!(server.look(10_000), Told::Message(fd, 1, b"longer than ten bytes".to_vec()));
+}

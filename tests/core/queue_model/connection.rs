@@ -1,0 +1,283 @@
+//! One connection, its peer, and what has to be true of them after each call.
+
+use std::io::Write;
+use std::net::Shutdown;
+use std::os::fd::{AsRawFd, IntoRawFd, RawFd};
+use std::os::unix::net::UnixStream;
+use std::sync::mpsc::{self, RecvTimeoutError, TryRecvError};
+use std::time::Duration;
+
+use super::owed::{Owed, at_hand};
+use crate::support::ext::*;
+use crate::support::*;
+
+/// What may be queued where no other limit is set.
+const QUEUE_LIMIT: usize = 16 << 20;
+
+/// How much is put together before it leaves without being asked.
+const BATCH: usize = 64 << 10;
+
+/// When the peer begins to read: at once, or when one in a list would be waited for no more.
+pub const AT_ONCE: Duration = Duration::ZERO;
+pub const LATER: Duration = Duration::from_millis(15);
+
+const DONE: Result<(), Failure> = Ok(());
+const REFUSED: Result<(), Failure> = Err((IPC_ERROR_MESSAGE_WRITE__NOT_ENOUGH_DATA, libc::EAGAIN));
+const GONE: Result<(), Failure> = Err((IPC_ERROR_USOCK_SEND, libc::EPIPE));
+const LATE: Result<(), Failure> = Err((IPC_ERROR_USOCK_SEND, libc::ETIMEDOUT));
+
+/// A call of the library; where it succeeds it leaves errno alone.
+fn call(call: impl FnOnce() -> Result<(), Failure>) -> Result<Result<(), Failure>, String> {
+    set_errno(4711);
+    let told = call();
+    ensure!(told.is_err() || errno() == 4711, "it succeeds, and errno is {}", errno());
+    Ok(told)
+}
+
+pub struct Connection {
+    /// In the list, if it is, by its address.
+    pub info: Box<ipc_connection_info>,
+    pub is_listed: bool,
+    /// None when it has closed.
+    pub peer: Option<UnixStream>,
+    /// Whether the peer reads, and whether it writes.
+    pub reads: bool,
+    pub writes: bool,
+    pub owed: Owed,
+    pub limit: usize,
+    /// How much the peer receives at a time, where it does so beside a call.
+    pub pace: usize,
+}
+
+impl Connection {
+    pub fn new(pace: usize) -> Self {
+        let (ours, peer) = pair();
+        Self {
+            info: Box::new(info(ours.into_raw_fd())),
+            is_listed: false,
+            // Numbers are used again by connections alone.
+            peer: Some(out_of_the_way(peer)),
+            reads: true,
+            writes: true,
+            owed: Owed::default(),
+            limit: QUEUE_LIMIT,
+            pace,
+        }
+    }
+
+    pub fn fd(&self) -> RawFd {
+        self.info.fd
+    }
+
+    /// Whether the kernel has room, by the word of poll(2).
+    pub fn is_writable(&self) -> bool {
+        let mut asked = libc::pollfd { fd: self.fd(), events: libc::POLLOUT, revents: 0 };
+        assert!(unsafe { libc::poll(&mut asked, 1, 0) } >= 0);
+        asked.revents & libc::POLLOUT != 0
+    }
+
+    /// What was accepted is received, in the kernel, or queued in the library, each byte once.
+    pub fn check(&self) -> Result<(), String> {
+        let queued = pending(self.fd());
+        match &self.peer {
+            Some(peer) if self.reads => {
+                let (owed, kernel) = (self.owed.bytes, at_hand(peer));
+                ensure!(kernel + queued == owed, "{kernel} bytes and {queued} queued, of {owed} accepted");
+            }
+            _ => ensure!(queued <= self.owed.bytes, "{queued} bytes queued of {} accepted", self.owed.bytes),
+        }
+        Ok(())
+    }
+
+    /// What could leave has left.
+    pub fn check_sent(&self) -> Result<(), String> {
+        let queued = pending(self.fd());
+        ensure!(queued == 0 || !self.is_writable(), "{queued} bytes stay, and the kernel has room");
+        Ok(())
+    }
+
+    /// What the call answers to while the peer reads, from the beginning or after some time.
+    pub fn while_reading<T>(
+        &mut self,
+        begin: Duration,
+        call: impl FnOnce(&mut ipc_connection_info) -> T,
+    ) -> Result<T, String> {
+        let (owed, pace) = (&mut self.owed, self.pace);
+        let Some(peer) = self.peer.as_ref().filter(|_| self.reads) else { return Ok(call(&mut self.info)) };
+        let (over, is_over) = mpsc::channel::<()>();
+        std::thread::scope(|scope| {
+            let reader = scope.spawn(move || {
+                let mut was_over = is_over.recv_timeout(begin) == Err(RecvTimeoutError::Disconnected);
+                loop {
+                    match owed.receive(peer, pace) {
+                        Ok((_, true)) => return Ok(()),
+                        Ok(_) if was_over => return Ok(()),
+                        Ok((0, _)) => _ = becomes_readable(peer.as_raw_fd(), 1),
+                        Ok(_) => {}
+                        Err(what) => {
+                            // Who waits for it waits no more.
+                            let _ = peer.shutdown(Shutdown::Both);
+                            return Err(what);
+                        }
+                    }
+                    was_over = is_over.try_recv() == Err(TryRecvError::Disconnected);
+                }
+            });
+            let answer = call(&mut self.info);
+            drop(over);
+            reader.join().map_err(|_| "the reader has panicked")?.map(|()| answer)
+        })
+    }
+
+    /// Sends a message by `send`, which gets what it was called with here.
+    pub fn write(
+        &mut self,
+        kind: u8,
+        payload: &[u8],
+        file: Option<usize>,
+        reading: bool,
+        send: impl FnOnce(RawFd) -> Result<(), Failure>,
+    ) -> Result<(), String> {
+        let (before, size) = (pending(self.fd()), payload.len() + 5);
+        self.owed.push(kind, payload, file);
+        let begin = if reading { AT_ONCE } else { LATER };
+        // In no list it waits for the peer.
+        let reading = reading || !self.is_listed;
+        let told = match reading {
+            true => self.while_reading(begin, |info| call(|| send(info.fd)))??,
+            false => call(|| send(self.info.fd))?,
+        };
+        let queued = pending(self.fd());
+        if !self.reads {
+            ensure!(told == GONE && queued == 0, "{told:?} where the peer is gone, {queued} bytes queued");
+            return self.owed.take_back();
+        }
+        if told == REFUSED && self.is_listed {
+            self.owed.take_back()?;
+            let least = if reading { before } else { queued };
+            ensure!(least + size > self.limit, "refused, and {least} bytes are queued of {}", self.limit);
+            ensure!(reading || !self.is_writable(), "refused, and the kernel has room");
+            return Ok(());
+        }
+        ensure!(told == DONE, "{told:?}");
+        ensure!(self.is_listed || queued == 0, "in no list, and {queued} bytes are queued");
+        // The rest of one that the kernel has a part of is kept whatever the limit is.
+        ensure!(queued <= self.limit || queued < size, "{queued} bytes queued of {}", self.limit);
+        if reading { Ok(()) } else { self.check_sent() }
+    }
+
+    pub fn queue(&mut self, kind: u8, payload: &[u8]) -> Result<(), String> {
+        let (before, size) = (pending(self.fd()), payload.len() + 5);
+        self.owed.push(kind, payload, None);
+        let told = call(|| queue(self.fd(), kind, payload))?;
+        let queued = pending(self.fd());
+        match told {
+            Ok(()) => {
+                ensure!(queued <= self.limit, "{queued} bytes queued of {}", self.limit);
+                if before + size <= self.limit && before / BATCH < (before + size) / BATCH {
+                    self.check_sent()?;
+                } else if before + size <= self.limit {
+                    ensure!(queued == before + size, "{before} and {size} bytes, and {queued} are queued");
+                }
+                Ok(())
+            }
+            REFUSED => {
+                self.owed.take_back()?;
+                ensure!(
+                    queued + size > self.limit,
+                    "refused, and {queued} bytes are queued of {}",
+                    self.limit
+                );
+                self.check_sent()
+            }
+            _ => {
+                ensure!(told == GONE && !self.reads && queued == 0, "{told:?}, {queued} bytes queued");
+                self.owed.take_back()
+            }
+        }
+    }
+
+    /// Writes one message and, when the kernel has a part of it, queues another one, which so comes behind it.
+    pub fn queue_behind(&mut self, kind: u8, payload: &[u8], behind: &[u8]) -> Result<(), String> {
+        self.peer_reads(usize::MAX)?;
+        if !self.reads || self.owed.bytes > 0 {
+            return Ok(());
+        }
+        let (fd, is_listed) = (self.fd(), self.is_listed);
+        self.owed.push(kind, payload, None);
+        self.owed.push(kind, behind, None);
+        std::thread::scope(|scope| {
+            let writer = scope.spawn(|| outcome(write(fd, kind, payload)));
+            until("a part of it is sent", || self.peer.as_ref().is_some_and(|peer| at_hand(peer) > 0));
+            let queued = call(|| queue(fd, kind, behind));
+            // In no list it waits for the peer.
+            let join = || writer.join().map_err(|_| "the writer has panicked");
+            let told = if is_listed { join()? } else { self.while_reading(AT_ONCE, |_| join())?? };
+            ensure!(told == DONE, "the first: {told:?}");
+            let (told, sizes) = (queued?, payload.len() + behind.len() + 10);
+            if told == REFUSED {
+                ensure!(sizes > self.limit, "refused, and {} bytes may be queued", self.limit);
+                return self.owed.take_back();
+            }
+            ensure!(told == DONE, "the second: {told:?}");
+            Ok(())
+        })
+    }
+
+    /// ipc_limits; 0 is the limit that holds where none is set.
+    pub fn set_limit(&mut self, bytes: usize) -> Result<(), String> {
+        let told = call(|| limits(self.fd(), 0, bytes))?;
+        ensure!(told == DONE, "ipc_limits: {told:?}");
+        self.limit = if bytes == 0 { QUEUE_LIMIT } else { bytes };
+        Ok(())
+    }
+
+    pub fn flush(&mut self, timeout: Option<i32>) -> Result<(), String> {
+        let before = pending(self.fd());
+        let told = match timeout {
+            Some(timeout) => call(|| flush(self.fd(), timeout))?,
+            None => self.while_reading(AT_ONCE, |info| call(|| flush(info.fd, -1)))??,
+        };
+        let queued = pending(self.fd());
+        if before > 0 && !self.reads {
+            ensure!(told == GONE && queued == 0, "{told:?} where the peer is gone, {queued} bytes queued");
+        } else if queued == 0 {
+            ensure!(told == DONE, "{told:?}, and nothing is queued");
+        } else {
+            ensure!(told == LATE && timeout.is_some(), "{told:?}, and {queued} bytes are queued");
+            self.check_sent()?;
+        }
+        Ok(())
+    }
+
+    pub fn peer_reads(&mut self, most: usize) -> Result<(), String> {
+        let Some(peer) = &self.peer else { return Ok(()) };
+        self.owed.receive(peer, most).map(drop)
+    }
+
+    pub fn peer_writes(&self, bytes: &[u8]) {
+        self.peer.as_ref().unwrap().write_all(bytes).unwrap();
+    }
+
+    pub fn peer_shuts_down(&mut self, how: Shutdown) {
+        if let Some(peer) = &self.peer {
+            peer.shutdown(how).unwrap();
+            self.reads &= how == Shutdown::Write;
+            self.writes &= how == Shutdown::Read;
+        }
+    }
+
+    pub fn peer_closes(&mut self) {
+        (self.peer, self.reads, self.writes) = (None, false, false);
+    }
+
+    /// The peer receives what there is, to the end of the connection. If it is `complete`, that is all.
+    pub fn peer_reads_to_the_end(&mut self, complete: bool) -> Result<(), String> {
+        let Some(peer) = &self.peer else { return Ok(()) };
+        let (_, is_over) = self.owed.receive(peer, usize::MAX)?;
+        ensure!(is_over, "the peer does not come to the end of a connection that is over");
+        let missing = self.owed.bytes;
+        ensure!(missing == 0 || !complete || !self.reads, "{missing} bytes of what was accepted are missing");
+        Ok(())
+    }
+}

@@ -1,0 +1,337 @@
+//! A program with a list, some connections, each of which may be in it, and their peers. It plays a sequence.
+
+use std::fs::File;
+use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::unix::net::UnixStream;
+use std::sync::Mutex;
+use std::time::{Duration, Instant};
+
+use super::connection::{AT_ONCE, Connection};
+use super::step::{CONNECTIONS, Doing, LARGEST, Step, Way, Wrong};
+use crate::support::ext::*;
+use crate::support::*;
+use crate::targets::script::append_pattern;
+
+/// What the peer's messages are, by their type.
+const ANSWER: u8 = 77;
+
+/// How much each peer receives at a time, where it reads beside a call.
+const PACES: [usize; CONNECTIONS] = [9_000, 700, 150_000];
+
+/// Closing calls wait one second in all, and have a new one when they have not waited for ten. With half of it
+/// spent there is enough left for one that has much to send.
+const ENOUGH: Duration = Duration::from_millis(500);
+const LAST_CHANCE: Duration = Duration::from_secs(1);
+const NEW_CHANCE: Duration = Duration::from_secs(11);
+
+/// What closing calls have taken, and when the last one was.
+static CLOSING: Mutex<(Duration, Option<Instant>)> = Mutex::new((Duration::ZERO, None));
+
+/// What closing calls have taken of their second at most.
+fn spent() -> Duration {
+    let mut closing = CLOSING.lock().unwrap();
+    if closing.1.is_some_and(|last| last.elapsed() > NEW_CHANCE) {
+        *closing = (Duration::ZERO, None);
+    }
+    closing.0
+}
+
+fn spend(time: Duration) {
+    let mut closing = CLOSING.lock().unwrap();
+    *closing = (closing.0 + time, Some(Instant::now()));
+}
+
+/// Plays a whole sequence; what was wrong, and in which step.
+pub fn play(steps: &[Step]) -> Result<(), String> {
+    let mut world = World::new();
+    for (number, step) in steps.iter().enumerate() {
+        world.play(*step).map_err(|what| format!("{what}\nin step {number}: {step:?}"))?;
+    }
+    world.finish().map_err(|what| format!("{what}\nat the end"))
+}
+
+pub struct World {
+    program: Box<Program>,
+    connections: Vec<Connection>,
+    /// Nothing happens to it: there is always one to wait for.
+    _neighbour: (Box<ipc_connection_info>, OwnedFd, UnixStream),
+    files: Vec<File>,
+    /// How many messages there were: each has other bytes.
+    messages: usize,
+}
+
+impl World {
+    fn new() -> Self {
+        let mut program = Program::client();
+        let (ours, peer) = pair();
+        let mut info = Box::new(info(ours.as_raw_fd()));
+        assert_eq!(unsafe { ipc_add(&mut program.list, &mut *info) }, IPC_ERROR_NONE);
+        let mut world = Self {
+            program,
+            connections: PACES.map(Connection::new).into(),
+            _neighbour: (info, ours.into(), peer),
+            files: (0..4).map(numbered_file).collect(),
+            messages: 0,
+        };
+        (1..CONNECTIONS).for_each(|to| world.add_or_delete(to).unwrap());
+        world
+    }
+
+    fn play(&mut self, step: Step) -> Result<(), String> {
+        let connection = &mut self.connections[step.to];
+        match step.doing {
+            Doing::Write { way, size, reading } => self.write(step.to, way, size, reading)?,
+            Doing::QueueBehind { size, behind } => {
+                let ((kind, payload), (_, behind)) = (self.message(size), self.message(behind));
+                self.connections[step.to].queue_behind(kind, &payload, &behind)?;
+            }
+            Doing::QueueToTheLimit => {
+                let room = connection.limit.saturating_sub(pending(connection.fd()));
+                if let Some(size) = room.checked_sub(5).filter(|size| *size <= LARGEST) {
+                    let ((kind, payload), connection) = (self.message(size), &mut self.connections[step.to]);
+                    connection.queue(kind, &payload)?;
+                }
+            }
+            Doing::Fill { size } => self.fill(step.to, size)?,
+            Doing::Queue { size, count } => {
+                for _ in 0..count {
+                    let (kind, payload) = self.message(size);
+                    self.connections[step.to].queue(kind, &payload)?;
+                }
+            }
+            Doing::Flush { timeout } => connection.flush(timeout)?,
+            Doing::Refused(wrong) => self.refused(step.to, wrong)?,
+            Doing::AddOrDelete => self.add_or_delete(step.to)?,
+            Doing::Limit { bytes } => connection.set_limit(bytes)?,
+            Doing::Buffer { bytes } => set_send_buffer(connection, bytes),
+            Doing::Close { delete_before } => self.close(step.to, delete_before)?,
+            Doing::GiveUp => self.give_up(step.to)?,
+            Doing::PeerReads { bytes } => connection.peer_reads(bytes)?,
+            Doing::PeerWrites { size } => self.peer_writes(step.to, size)?,
+            Doing::PeerHalfCloses => connection.peer_shuts_down(std::net::Shutdown::Write),
+            Doing::PeerStopsReading => connection.peer_shuts_down(std::net::Shutdown::Read),
+            Doing::PeerCloses => connection.peer_closes(),
+            Doing::Look => self.look(None)?,
+        }
+        self.connections.iter().try_for_each(Connection::check)
+    }
+
+    /// The next message: its type and its payload.
+    fn message(&mut self, size: usize) -> (u8, Vec<u8>) {
+        self.messages += 1;
+        let mut payload = Vec::new();
+        append_pattern(&mut payload, size, self.messages);
+        (self.messages as u8, payload)
+    }
+
+    fn write(&mut self, to: usize, way: Way, size: usize, reading: bool) -> Result<(), String> {
+        let (kind, payload) = self.message(size);
+        let (connection, files) = (&mut self.connections[to], &self.files);
+        let file = match way {
+            Way::WithFile(number) => Some(number),
+            Way::Write | Way::Send => None,
+        };
+        connection.write(kind, &payload, file, reading, |fd| match way {
+            Way::Write => outcome(write(fd, kind, &payload)),
+            Way::Send => send(fd, &frame(kind, &payload)),
+            Way::WithFile(number) => write_fd(fd, kind, &payload, &files[number]),
+        })
+    }
+
+    /// Where hardly anything may be queued a message is refused when the kernel takes no more.
+    fn fill(&mut self, to: usize, size: usize) -> Result<(), String> {
+        let connection = &mut self.connections[to];
+        if !connection.is_listed || !connection.reads || pending(connection.fd()) > 0 {
+            return Ok(());
+        }
+        let limit = connection.limit;
+        connection.set_limit(1)?;
+        loop {
+            let before = self.connections[to].owed.bytes;
+            self.write(to, Way::Write, size, false)?;
+            if self.connections[to].owed.bytes == before {
+                return self.connections[to].set_limit(limit);
+            }
+        }
+    }
+
+    fn refused(&mut self, to: usize, wrong: Wrong) -> Result<(), String> {
+        let file = &self.files[0];
+        let connection = &mut self.connections[to];
+        let payload = b"refused";
+        let length = if wrong == Wrong::TooLong { LARGEST + 1 } else { payload.len() };
+        let message = ipc_message { length: u32::try_from(length).unwrap(), ..message(1, payload) };
+        let none = ipc_message { payload: none(), ..message };
+        let bad_file = Err((IPC_ERROR_USOCK_SEND, libc::EBADF));
+        let (message, expected) = match wrong {
+            Wrong::TooLong => (&message, Err((IPC_ERROR_MESSAGE_FORMAT__LENGTH, libc::EMSGSIZE))),
+            Wrong::NoPayload => (&none, Err((IPC_ERROR_MESSAGE_FORMAT__INCONSISTENT_PARAMS, libc::EINVAL))),
+            Wrong::NoFile if connection.reads => (&message, bad_file),
+            Wrong::NoFile => return Ok(()),
+        };
+        // What is queued may have to leave before.
+        let told = connection.while_reading(AT_ONCE, |info| match wrong {
+            Wrong::NoFile => vec![outcome(unsafe { ipc_write_fd(info, message, -1) })],
+            _ => vec![
+                outcome(unsafe { ipc_write(info, message) }),
+                outcome(unsafe { ipc_queue(info, message) }),
+                outcome(unsafe { ipc_write_fd(info, message, file.as_raw_fd()) }),
+            ],
+        })?;
+        ensure!(told.iter().all(|told| *told == expected), "{told:?}");
+        Ok(())
+    }
+
+    fn add_or_delete(&mut self, to: usize) -> Result<(), String> {
+        let connection = &mut self.connections[to];
+        let (list, info) = (&mut self.program.list, &mut *connection.info);
+        let told = match connection.is_listed {
+            true => outcome(unsafe { ipc_del(list, info) }),
+            false => outcome(unsafe { ipc_add(list, info) }),
+        };
+        ensure!(told == Ok(()), "{told:?}");
+        connection.is_listed = !connection.is_listed;
+        Ok(())
+    }
+
+    /// Another connection takes the place of one that is over, in the list if that one was there.
+    fn replace(&mut self, to: usize, was_listed: bool) -> Result<(), String> {
+        let connection = &mut self.connections[to];
+        *connection = Connection::new(connection.pace);
+        if was_listed { self.add_or_delete(to) } else { Ok(()) }
+    }
+
+    fn close(&mut self, to: usize, delete_before: bool) -> Result<(), String> {
+        let was_listed = self.connections[to].is_listed;
+        if was_listed && delete_before {
+            self.add_or_delete(to)?;
+        }
+        let connection = &mut self.connections[to];
+        if connection.reads && spent() > ENOUGH {
+            connection.flush(None)?;
+        }
+        let has_queued = pending(connection.fd()) > 0;
+        let begin = Instant::now();
+        let told = connection.while_reading(AT_ONCE, |info| outcome(unsafe { ipc_close(info) }))?;
+        if has_queued {
+            spend(begin.elapsed());
+        }
+        ensure!(told == Ok(()), "ipc_close: {told:?}");
+        connection.peer_reads_to_the_end(!has_queued || spent() < LAST_CHANCE)?;
+        if was_listed && !delete_before {
+            self.add_or_delete(to)?;
+        }
+        self.replace(to, was_listed)
+    }
+
+    fn give_up(&mut self, to: usize) -> Result<(), String> {
+        let connection = &mut self.connections[to];
+        let was_listed = connection.is_listed;
+        assert_eq!(unsafe { libc::shutdown(connection.fd(), libc::SHUT_RDWR) }, 0);
+        if was_listed {
+            self.add_or_delete(to)?;
+        }
+        let connection = &mut self.connections[to];
+        let told = outcome(unsafe { ipc_close(&mut *connection.info) });
+        ensure!(told == Ok(()), "ipc_close: {told:?}");
+        connection.peer_reads_to_the_end(false)?;
+        self.replace(to, was_listed)
+    }
+
+    fn peer_writes(&mut self, to: usize, size: usize) -> Result<(), String> {
+        let (_, payload) = self.message(size);
+        let connection = &mut self.connections[to];
+        if connection.peer.is_none() || !connection.writes {
+            return Ok(());
+        }
+        connection.peer_writes(&frame(ANSWER, &payload));
+        if connection.is_listed {
+            let fd = connection.fd();
+            return self.look(Some(Told::Message(fd, ANSWER, payload)));
+        }
+        let told = read(connection.fd());
+        ensure!(told == Ok((ANSWER, payload)), "ipc_read: {:?}", told.map(|(kind, got)| (kind, got.len())));
+        Ok(())
+    }
+
+    /// Takes all that there is to tell: what is awaited, and the ends of connections whose peers have ended them.
+    fn look(&mut self, mut awaited: Option<Told>) -> Result<(), String> {
+        loop {
+            match self.program.try_look(0) {
+                Ok(Seen::Nothing) => break,
+                Ok(Seen::Told(Told::Error(fd))) => {
+                    let connection = &self.connections[self.number_of(fd)?];
+                    ensure!(connection.peer.is_none(), "an ERROR of a connection whose peer is there");
+                }
+                Ok(Seen::Told(Told::Disconnection(fd))) => self.ended(fd)?,
+                Ok(Seen::Told(told)) if awaited.as_ref() == Some(&told) => awaited = None,
+                other => return Err(format!("ipc_wait_event_timeout: {other:?}")),
+            }
+        }
+        ensure!(awaited.is_none(), "the peer's message is not told");
+        for connection in self.connections.iter().filter(|connection| connection.is_listed) {
+            connection.check_sent()?;
+            ensure!(connection.peer.is_some(), "the peer has closed, and that is not told");
+            let is_over = !connection.writes && connection.is_writable() && pending(connection.fd()) == 0;
+            ensure!(!is_over, "the peer sends no more and is owed nothing, and that is not told");
+        }
+        Ok(())
+    }
+
+    fn number_of(&self, fd: i32) -> Result<usize, String> {
+        let place = self.connections.iter().position(|it| it.is_listed && it.fd() == fd);
+        place.ok_or_else(|| format!("an event of {fd}, which is no connection of the list"))
+    }
+
+    /// A DISCONNECTION was told.
+    fn ended(&mut self, fd: i32) -> Result<(), String> {
+        let to = self.number_of(fd)?;
+        let connection = &mut self.connections[to];
+        ensure!(!connection.writes, "a DISCONNECTION of a connection whose peer has not ended it");
+        ensure!(!is_open(fd), "a DISCONNECTION of a connection that is open");
+        connection.is_listed = false;
+        connection.peer_reads_to_the_end(true)?;
+        self.replace(to, true)
+    }
+
+    /// All arrives, of what was accepted.
+    fn finish(&mut self) -> Result<(), String> {
+        for to in 0..CONNECTIONS {
+            self.play(Step { to, doing: Doing::Flush { timeout: None } })?;
+            self.play(Step { to, doing: Doing::Close { delete_before: true } })?;
+        }
+        Ok(())
+    }
+}
+
+impl Drop for World {
+    fn drop(&mut self) {
+        for connection in &mut self.connections {
+            // Nothing has to be waited for then.
+            connection.peer = None;
+            if connection.is_listed {
+                unsafe { ipc_del(&mut self.program.list, &mut *connection.info) };
+            }
+            if is_open(connection.fd()) {
+                unsafe { ipc_close(&mut *connection.info) };
+            }
+        }
+    }
+}
+
+fn send(fd: i32, bytes: &[u8]) -> Result<(), Failure> {
+    let mut sent = -7;
+    let told =
+        outcome(unsafe { usock_send(fd, bytes.as_ptr().cast(), bytes.len().cast_signed(), &mut sent) });
+    assert_eq!(sent, if told.is_ok() { bytes.len().cast_signed() } else { 0 });
+    told
+}
+
+fn set_send_buffer(connection: &Connection, bytes: usize) {
+    let bytes = libc::c_int::try_from(bytes).unwrap();
+    let set = unsafe {
+        let size = u32::try_from(size_of_val(&bytes)).unwrap();
+        libc::setsockopt(connection.fd(), libc::SOL_SOCKET, libc::SO_SNDBUF, (&raw const bytes).cast(), size)
+    };
+    assert_eq!(set, 0);
+}

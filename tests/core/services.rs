@@ -1,0 +1,275 @@
+//! Promise 19: who gets the path of a service, who keeps it, and what is left of it.
+
+use std::ffi::CString;
+use std::io::{Read, Write};
+use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::net::{UnixDatagram, UnixListener, UnixStream};
+use std::path::Path;
+
+use crate::child::{self, Child};
+use crate::support::*;
+use nix::fcntl::{Flock, FlockArg};
+use nix::sys::socket::{AddressFamily, SockFlag, SockType, UnixAddr, bind, socket};
+
+child::roles! { opens_a_service, opens_many_at_once, serves }
+
+/// Opens the service and says what came of it.
+fn open(name: &str) -> ipc_connection_info {
+    let mut srv = EMPTY_INFO;
+    let name = CString::new(name).unwrap();
+    set_errno(0);
+    let code = unsafe { ipc_server_init(env(), &mut srv, name.as_ptr()) };
+    child::say(format!("{} {}", code as i32, errno()));
+    srv
+}
+
+const OPEN: &str = "0 0";
+
+fn refused(errno: i32) -> String {
+    format!("{} {errno}", IPC_ERROR_USOCK_INIT__BIND as i32)
+}
+
+fn opens_a_service() {
+    let mut srv = open(&child::hear());
+    if child::hear() == "close" {
+        let code = unsafe { ipc_server_close(&mut srv) };
+        child::say(format!("{}", code as i32));
+    }
+}
+
+/// A process that opens the service "s" in this directory, and what it says of that.
+fn start(rundir: &Path) -> (Child, String) {
+    let mut child = Child::run(child::command(opens_a_service).env("IPC_RUNDIR", rundir));
+    child.say("s");
+    let said = child.hear();
+    (child, said)
+}
+
+fn names(directory: &Path) -> Vec<String> {
+    let entries = std::fs::read_dir(directory).unwrap();
+    entries.map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect()
+}
+
+#[test]
+fn promise_19_the_last_directory_is_made_where_it_is_missing() {
+    own_process!(60);
+    let top = tempfile::tempdir().unwrap();
+    let (mut child, said) = start(&top.path().join("run"));
+    assert_eq!(said, OPEN);
+    UnixStream::connect(top.path().join("run/s-0-0")).unwrap();
+    child.say("close");
+    assert_eq!(child.hear(), "0");
+    let (_child, said) = start(&top.path().join("a/b"));
+    assert_eq!(said, refused(libc::ENOENT));
+    assert_eq!(names(top.path()), ["run"]);
+    std::fs::write(top.path().join("file"), "").unwrap();
+    let (_child, said) = start(&top.path().join("file"));
+    assert_eq!(said, refused(libc::ENOTDIR));
+}
+
+#[test]
+fn promise_19_a_dead_servers_socket_is_replaced() {
+    own_process!(60);
+    let rundir = tempfile::tempdir().unwrap();
+    let path = rundir.path().join("s-0-0");
+    for _ in 0..3 {
+        let (mut child, said) = start(rundir.path());
+        assert_eq!(said, OPEN);
+        UnixStream::connect(&path).unwrap();
+        child.signal(libc::SIGKILL);
+        child.end();
+        assert_eq!(names(rundir.path()), ["s-0-0"], "what the dead has left");
+        assert!(UnixStream::connect(&path).is_err());
+    }
+    // One that never came to listen, too.
+    std::fs::remove_file(&path).unwrap();
+    drop(bound(&path));
+    let (_child, said) = start(rundir.path());
+    assert_eq!(said, OPEN);
+    UnixStream::connect(&path).unwrap();
+}
+
+/// A socket that is bound and does not listen.
+fn bound(path: &Path) -> OwnedFd {
+    let bound = socket(AddressFamily::Unix, SockType::Stream, SockFlag::SOCK_CLOEXEC, None).unwrap();
+    bind(bound.as_raw_fd(), &UnixAddr::new(path).unwrap()).unwrap();
+    bound
+}
+
+fn usock_init_at(path: &Path) -> (ipc_errors, i32, i32) {
+    let path = CString::new(path.as_os_str().as_bytes()).unwrap();
+    let mut fd = -1;
+    let code = unsafe { usock_init(&mut fd, path.as_ptr()) };
+    (code, errno(), fd)
+}
+
+/// Nobody else gets the path, neither in this process nor in another one.
+fn stays_with_its_owner(rundir: &Path) {
+    let before = names(rundir);
+    let (code, errno, fd) = usock_init_at(&rundir.join("s-0-0"));
+    assert_eq!((code, errno, fd), (IPC_ERROR_USOCK_INIT__BIND, libc::EADDRINUSE, -1));
+    let (_child, said) = start(rundir);
+    assert_eq!(said, refused(libc::EADDRINUSE));
+    assert_eq!(names(rundir), before);
+}
+
+#[test]
+fn promise_19_a_living_server_keeps_its_path_and_sees_no_ghost() {
+    own_process!(60);
+    let rundir = tempfile::tempdir().unwrap();
+    let path = rundir.path().join("s-0-0");
+    let sees_one_client_alone = |listener: &UnixListener| {
+        UnixStream::connect(&path).unwrap().write_all(b"here").unwrap();
+        let mut got = String::new();
+        listener.accept().unwrap().0.read_to_string(&mut got).unwrap();
+        assert_eq!(got, "here", "the first client is the one who has come");
+    };
+    // Of this library.
+    let (mut child, said) = start(rundir.path());
+    assert_eq!(said, OPEN);
+    stays_with_its_owner(rundir.path());
+    UnixStream::connect(&path).unwrap();
+    child.say("close");
+    assert_eq!(child.hear(), "0");
+    // Made with bind and listen alone; then one with no room for another client.
+    let listener = UnixListener::bind(&path).unwrap();
+    stays_with_its_owner(rundir.path());
+    sees_one_client_alone(&listener);
+    assert_eq!(unsafe { libc::listen(listener.as_raw_fd(), 0) }, 0);
+    let waiting = UnixStream::connect(&path).unwrap();
+    stays_with_its_owner(rundir.path());
+    drop((listener.accept().unwrap(), waiting));
+    sees_one_client_alone(&listener);
+    drop(listener);
+    // Bound, and not listening yet.
+    std::fs::remove_file(&path).unwrap();
+    let early = bound(&path);
+    stays_with_its_owner(rundir.path());
+    assert_eq!(unsafe { libc::listen(early.as_raw_fd(), 5) }, 0);
+    sees_one_client_alone(&UnixListener::from(early));
+    // Of another kind.
+    std::fs::remove_file(&path).unwrap();
+    let datagrams = UnixDatagram::bind(&path).unwrap();
+    stays_with_its_owner(rundir.path());
+    datagrams.connect(&path).unwrap();
+}
+
+#[test]
+fn promise_19_what_is_no_socket_keeps_its_path() {
+    own_process!(60);
+    let rundir = tempfile::tempdir().unwrap();
+    let path = rundir.path().join("s-0-0");
+    std::fs::write(&path, "kept").unwrap();
+    stays_with_its_owner(rundir.path());
+    assert_eq!(std::fs::read(&path).unwrap(), b"kept");
+    std::fs::remove_file(&path).unwrap();
+    std::fs::create_dir(&path).unwrap();
+    stays_with_its_owner(rundir.path());
+    std::fs::remove_dir(&path).unwrap();
+    std::os::unix::fs::symlink("/nowhere", &path).unwrap();
+    stays_with_its_owner(rundir.path());
+    assert_eq!(std::fs::read_link(&path).unwrap(), Path::new("/nowhere"));
+}
+
+/// Each round: waits for the starting shot, opens the service, and, once all have said what came of it, dies
+/// in the way that leaves a dead socket.
+fn opens_many_at_once() {
+    let shot = std::env::var("SHOT").unwrap();
+    for round in 0..ROUNDS {
+        child::say("ready");
+        let file = std::fs::File::open(&shot).unwrap();
+        drop(Flock::lock(file, FlockArg::LockShared).unwrap());
+        let srv = open(&format!("r{round}"));
+        child::hear();
+        if srv.fd >= 0 {
+            drop(unsafe { OwnedFd::from_raw_fd(srv.fd) });
+        }
+    }
+}
+
+const ROUNDS: usize = 10;
+
+#[test]
+fn promise_19_of_many_that_start_at_once_one_wins() {
+    own_process!(60);
+    let rundir = tempfile::tempdir().unwrap();
+    let shot = rundir.path().join("shot");
+    std::fs::write(&shot, "").unwrap();
+    let hold = || {
+        let file = std::fs::File::open(&shot).unwrap();
+        Flock::lock(file, FlockArg::LockExclusive).unwrap()
+    };
+    let mut held = hold();
+    let mut command = child::command(opens_many_at_once);
+    command.env("IPC_RUNDIR", rundir.path()).env("SHOT", &shot);
+    let mut children: Vec<_> = (0..20).map(|_| Child::run(&mut command)).collect();
+    for round in 0..ROUNDS {
+        let path = rundir.path().join(format!("r{round}-0-0"));
+        if round % 2 == 1 {
+            // A dead socket, which all of them want to replace.
+            drop(UnixListener::bind(&path).unwrap());
+        }
+        children.iter_mut().for_each(|child| assert_eq!(child.hear(), "ready"));
+        drop(held);
+        let said: Vec<_> = children.iter_mut().map(Child::hear).collect();
+        let (winners, losers): (Vec<_>, Vec<_>) = said.iter().partition(|said| *said == OPEN);
+        assert_eq!(winners.len(), 1, "round {round}: {said:?}");
+        assert!(losers.iter().all(|said| **said == refused(libc::EADDRINUSE)), "{losers:?}");
+        UnixStream::connect(&path).unwrap();
+        held = hold();
+        children.iter_mut().for_each(|child| child.say("on"));
+    }
+    drop(held);
+    assert!(children.iter_mut().all(|child| child.end().success()));
+}
+
+/// Serves until it hears something, and says what ipc_server_close says.
+fn serves() {
+    let mut program = child::server();
+    child::say(program.path.to_str().unwrap());
+    child::hear();
+    let spath = unsafe { std::ffi::CStr::from_ptr(program.srv.unwrap().spath) }.to_owned();
+    assert_eq!(spath.as_bytes(), program.path.as_os_str().as_bytes());
+    let code = unsafe { ipc_server_close(program.srv()) };
+    child::say(format!("{} {}", code as i32, if code == IPC_ERROR_NONE { 0 } else { errno() }));
+    assert!(program.srv.take().unwrap().spath.is_null());
+}
+
+#[test]
+fn promise_19_a_server_removes_its_own_socket_only() {
+    own_process!(60);
+    let gone = format!("{} {}", IPC_ERROR_USOCK_REMOVE__NO_FILE as i32, libc::ENOENT);
+    let close_after = |change: fn(&Path), left: &str, check: fn(&Path)| {
+        let rundir = tempfile::tempdir().unwrap();
+        let mut child = Child::run(child::command(serves).env("IPC_RUNDIR", rundir.path()));
+        let path = child.hear();
+        let path = Path::new(&path);
+        let name = path.file_name().unwrap().to_str().unwrap();
+        assert_eq!(names(rundir.path()), [name], "no lock file nor anything else");
+        change(path);
+        child.say("end");
+        assert_eq!(child.hear(), left);
+        assert!(child.end().success());
+        check(path);
+        assert!(names(rundir.path()).iter().all(|left| left == name));
+    };
+    close_after(|_| {}, "0 0", |path| assert!(!path.exists()));
+    close_after(|path| std::fs::remove_file(path).unwrap(), &gone, |path| assert!(!path.exists()));
+    close_after(
+        |path| {
+            std::fs::remove_file(path).unwrap();
+            std::mem::forget(UnixListener::bind(path).unwrap());
+        },
+        &gone,
+        |path| drop(UnixStream::connect(path).unwrap()),
+    );
+    close_after(
+        |path| {
+            std::fs::remove_file(path).unwrap();
+            std::fs::write(path, "kept").unwrap();
+        },
+        &gone,
+        |path| assert_eq!(std::fs::read(path).unwrap(), b"kept"),
+    );
+}

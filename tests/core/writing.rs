@@ -1,0 +1,311 @@
+//! Promises 15, 16 and 18: when ipc_write returns and what it leaves in memory; a peer that is gone.
+
+use std::io::Read;
+use std::os::fd::{AsRawFd, IntoRawFd};
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::os::unix::process::ExitStatusExt;
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use crate::child::{self, Child};
+use crate::support::*;
+
+child::roles! { writes_and_is_killed, writes_before_it_reads, writes_to_those_who_have_gone }
+
+const LARGEST: usize = 7_999_995;
+
+/// What the library keeps in memory for one connection.
+const QUEUE: usize = 16 << 20;
+
+/// A program with one connection, which is in its list.
+struct Listed {
+    program: Box<Program>,
+    info: Box<ipc_connection_info>,
+}
+
+fn listed() -> (Listed, UnixStream) {
+    let (ours, peer) = pair();
+    // Whoever waits for bytes that do not come fails instead of waiting for ever.
+    peer.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
+    let mut program = Program::client();
+    let mut info = Box::new(ipc_connection_info { fd: ours.into_raw_fd(), ..EMPTY_INFO });
+    assert_eq!(unsafe { ipc_add(&mut program.list, &mut *info) }, IPC_ERROR_NONE);
+    (Listed { program, info }, peer)
+}
+
+impl Drop for Listed {
+    fn drop(&mut self) {
+        unsafe { ipc_del(&mut self.program.list, &mut *self.info) };
+        unsafe { ipc_close(&mut *self.info) };
+    }
+}
+
+/// Bytes that tell their number.
+fn numbered(size: usize, number: usize) -> Vec<u8> {
+    let mut payload = vec![number as u8; size];
+    payload[..8].copy_from_slice(&number.to_ne_bytes());
+    payload
+}
+
+/// Writes numbered messages until one is refused; how many were accepted.
+fn fill(fd: i32, size: usize, first: usize) -> usize {
+    for number in first.. {
+        match write(fd, 1, &numbered(size, number)) {
+            IPC_ERROR_NONE => {}
+            code => {
+                let told = (code, errno());
+                assert_eq!(told, (IPC_ERROR_MESSAGE_WRITE__NOT_ENOUGH_DATA, libc::EAGAIN));
+                return number - first;
+            }
+        }
+    }
+    unreachable!()
+}
+
+fn writes_and_is_killed() {
+    let fd = child::connect(Path::new(&child::hear()));
+    let payload = pattern(LARGEST, 15);
+    let message =
+        ipc_message { r#type: 4, length: LARGEST as u32, payload: payload.as_ptr().cast_mut().cast() };
+    let bytes = frame(4, &payload);
+    let code = match child::hear().as_str() {
+        "ipc_write" => write(fd, 4, &payload),
+        "ipc_message_write" => unsafe { ipc_message_write(fd, &message) },
+        _ => unsafe { usock_send(fd, bytes.as_ptr().cast(), bytes.len() as isize, std::ptr::null_mut()) },
+    };
+    assert_eq!(code, IPC_ERROR_NONE);
+    child::say("written");
+    unsafe { libc::kill(libc::getpid(), libc::SIGKILL) };
+}
+
+#[test]
+fn promise_15_what_was_written_survives_its_writer() {
+    own_process!(60);
+    let directory = tempfile::tempdir().unwrap();
+    for function in ["ipc_write", "ipc_message_write", "usock_send"] {
+        let path = directory.path().join(function);
+        let listener = UnixListener::bind(&path).unwrap();
+        let mut writer = Child::start(writes_and_is_killed);
+        writer.say(path.to_str().unwrap());
+        writer.say(function);
+        let (mut stream, _) = listener.accept().unwrap();
+        let mut got = vec![0; LARGEST - 50_000];
+        for part in got.chunks_mut(LARGEST / 4) {
+            // A slow peer: many times the few milliseconds that one in a list is waited for.
+            std::thread::sleep(Duration::from_millis(50));
+            stream.read_exact(part).unwrap();
+        }
+        // The rest fits into the kernel's buffer.
+        assert_eq!(writer.hear(), "written");
+        assert_eq!(writer.end().signal(), Some(libc::SIGKILL));
+        stream.read_to_end(&mut got).unwrap();
+        assert!(got == frame(4, &pattern(LARGEST, 15)), "{function}: {} bytes", got.len());
+    }
+}
+
+#[test]
+fn promise_16_the_queue_is_bounded_and_a_refused_message_is_refused_whole() {
+    own_process!(60);
+    const SIZE: usize = 1_000_000;
+    let (mut ours, mut peer) = listed();
+    let accepted = fill(ours.info.fd, SIZE, 0);
+    // What the kernel holds, it gives now; the rest has been in the queue.
+    peer.set_nonblocking(true).unwrap();
+    let mut got = Vec::new();
+    let _would_block = peer.read_to_end(&mut got).unwrap_err();
+    peer.set_nonblocking(false).unwrap();
+    let queued = accepted * (SIZE + 5) - got.len();
+    assert!(queued <= QUEUE && queued + SIZE + 5 > QUEUE, "{queued} bytes queued");
+    // Now there is room again, for some.
+    let more = fill(ours.info.fd, SIZE, accepted);
+    let reader = std::thread::spawn(move || {
+        let mut stream = got.as_slice().chain(&mut peer);
+        for number in 0..accepted + more {
+            let mut bytes = vec![0; SIZE + 5];
+            stream.read_exact(&mut bytes).unwrap();
+            assert!(bytes == frame(1, &numbered(SIZE, number)), "message {number} of {accepted}+{more}");
+        }
+        peer
+    });
+    until("a place for one more", || write(ours.info.fd, 2, b"after") == IPC_ERROR_NONE);
+    until("all that was queued", || write(ours.info.fd, 3, b"") == IPC_ERROR_NONE && reader.is_finished());
+    let mut peer = reader.join().unwrap();
+    assert_eq!(read_frame(&mut peer), (2, b"after".to_vec()), "nothing of what was refused");
+    std::io::Write::write_all(&mut peer, &frame(4, b"answer")).unwrap();
+    assert_eq!(ours.program.next(), Told::Message(ours.info.fd, 4, b"answer".to_vec()));
+    assert_eq!(write(ours.info.fd, 5, b"as before"), IPC_ERROR_NONE);
+    while let (3, empty) = read_frame(&mut peer) {
+        assert_eq!(empty, b"");
+    }
+}
+
+#[test]
+fn promise_16_a_peer_that_does_not_read_costs_its_milliseconds_once() {
+    own_process!(60);
+    let (ours, _peer) = listed();
+    assert_eq!(write(ours.info.fd, 1, &vec![0; 1_000_000]), IPC_ERROR_NONE);
+    let start = Instant::now();
+    for number in 0..2000 {
+        assert_eq!(write(ours.info.fd, 1, &numbered(100, number)), IPC_ERROR_NONE);
+    }
+    // Two milliseconds for each would be four seconds.
+    assert!(start.elapsed() < Duration::from_secs(2), "{:?}", start.elapsed());
+}
+
+/// Sees the peer get 4 MB that were queued and then answer, by what `next` calls.
+fn queued_bytes_leave_from(mut next: impl FnMut(&mut Listed)) {
+    const SIZE: usize = 4_000_000;
+    let (mut ours, mut peer) = listed();
+    assert_eq!(write(ours.info.fd, 1, &numbered(SIZE, 16)), IPC_ERROR_NONE);
+    let reader = std::thread::spawn(move || {
+        assert!(read_frame(&mut peer) == (1, numbered(SIZE, 16)));
+        std::io::Write::write_all(&mut peer, &frame(2, b"all of it")).unwrap();
+        peer
+    });
+    next(&mut ours);
+    reader.join().unwrap();
+}
+
+#[test]
+fn promise_16_queued_bytes_leave_from_ipc_wait_event() {
+    own_process!(60);
+    queued_bytes_leave_from(|ours| {
+        assert_eq!(ours.program.next(), Told::Message(ours.info.fd, 2, b"all of it".to_vec()));
+    });
+}
+
+#[test]
+fn promise_16_queued_bytes_leave_from_ipc_read() {
+    own_process!(60);
+    queued_bytes_leave_from(|ours| {
+        assert_eq!(read(ours.info.fd), Ok((2, b"all of it".to_vec())));
+    });
+    // Also where it waits for somebody else, who speaks when he sees that the first was served.
+    queued_bytes_leave_from(|ours| {
+        let (mut one, two) = pair();
+        let first = ours.info.fd;
+        let other = std::thread::spawn(move || {
+            let mut byte = 0_u8;
+            let got = unsafe { libc::recv(first, (&raw mut byte).cast(), 1, libc::MSG_PEEK) };
+            std::io::Write::write_all(&mut one, &frame(3, b"served")).unwrap();
+            got
+        });
+        assert_eq!(read(two.as_raw_fd()), Ok((3, b"served".to_vec())));
+        assert_eq!(other.join().unwrap(), 1);
+    });
+}
+
+#[test]
+fn promise_16_queued_bytes_leave_from_ipc_write() {
+    own_process!(60);
+    queued_bytes_leave_from(|ours| {
+        let fd = ours.info.fd;
+        let mut asked = libc::pollfd { fd, events: libc::POLLIN, revents: 0 };
+        until("the answer", || {
+            assert_eq!(write(fd, 9, b"more"), IPC_ERROR_NONE);
+            unsafe { libc::poll(&mut asked, 1, 0) == 1 }
+        });
+    });
+}
+
+/// A program that writes a large message before it reads one, and ends.
+fn writes_before_it_reads() {
+    let mut program = Program::client();
+    let mut info = ipc_connection_info { fd: child::connect(Path::new(&child::hear())), ..EMPTY_INFO };
+    assert_eq!(unsafe { ipc_add(&mut program.list, &mut info) }, IPC_ERROR_NONE);
+    assert_eq!(write(info.fd, 1, &numbered(LARGEST, 1)), IPC_ERROR_NONE);
+    child::say("written");
+    assert!(program.next() == Told::Message(info.fd, 1, numbered(LARGEST, 2)));
+}
+
+#[test]
+fn promise_16_two_programs_that_both_write_before_they_read_both_finish() {
+    own_process!(60);
+    let mut server = Program::server();
+    let mut other = Child::start(writes_before_it_reads);
+    other.say(server.path.to_str().unwrap());
+    let fd = server.next_connection();
+    assert_eq!(server.write(fd, 1, &numbered(LARGEST, 2)), IPC_ERROR_NONE);
+    assert_eq!(other.hear(), "written");
+    assert!(server.next() == Told::Message(fd, 1, numbered(LARGEST, 1)));
+    assert_eq!(server.next(), Told::Disconnection(fd));
+    assert!(other.end().success());
+}
+
+#[test]
+fn promise_16_a_half_closed_peer_gets_all_it_is_owed_before_its_disconnection() {
+    own_process!(60);
+    let mut server = Program::server();
+    let (mut other, other_fd) = server.peer();
+    let (peer, fd) = server.peer();
+    assert_eq!(server.write(fd, 1, &numbered(LARGEST, 1)), IPC_ERROR_NONE);
+    assert_eq!(server.write(fd, 2, &numbered(LARGEST, 2)), IPC_ERROR_NONE);
+    peer.shutdown(std::net::Shutdown::Write).unwrap();
+    // It reads nothing yet; the others are served meanwhile, and its end is not told.
+    for number in 0..10 {
+        std::io::Write::write_all(&mut other, &frame(3, &[number])).unwrap();
+        assert_eq!(server.next(), Told::Message(other_fd, 3, vec![number]));
+    }
+    let reader = std::thread::spawn(move || {
+        let mut got = Vec::new();
+        (&peer).read_to_end(&mut got).unwrap();
+        got
+    });
+    assert_eq!(server.next(), Told::Disconnection(fd));
+    let owed = [frame(1, &numbered(LARGEST, 1)), frame(2, &numbered(LARGEST, 2))].concat();
+    assert!(reader.join().unwrap() == owed);
+}
+
+/// Writes to peers that have gone, one after the other, with the default action for SIGPIPE: to end.
+fn writes_to_those_who_have_gone() {
+    assert_eq!(unsafe { libc::signal(libc::SIGPIPE, libc::SIG_DFL) }, libc::SIG_DFL);
+    let gone = |code| assert_eq!((code, errno()), (IPC_ERROR_USOCK_SEND, libc::EPIPE));
+    let bytes = frame(1, b"to nobody");
+    let message = EMPTY_MESSAGE;
+    for unread in [false, true] {
+        let (one, two) = pair();
+        let fd = one.as_raw_fd();
+        if unread {
+            // Then the kernel says ECONNRESET, once.
+            assert_eq!(write(fd, 1, b"never read"), IPC_ERROR_NONE);
+        }
+        drop(two);
+        gone(write(fd, 1, b"to nobody"));
+        gone(unsafe { ipc_message_write(fd, &message) });
+        gone(unsafe { usock_send(fd, bytes.as_ptr().cast(), bytes.len() as isize, std::ptr::null_mut()) });
+    }
+    // While the writer waits in the middle of a message.
+    let (one, mut two) = pair();
+    let reader = std::thread::spawn(move || two.read_exact(&mut [0; 1_000_000]).unwrap());
+    gone(write(one.as_raw_fd(), 1, &vec![1; 4_000_000]));
+    reader.join().unwrap();
+    // With bytes in the queue, which go out by each way there is.
+    type Way = fn(&mut Listed);
+    let ways: [Way; 4] = [
+        |ours| assert_eq!((write(ours.info.fd, 1, b"x"), errno()), (IPC_ERROR_USOCK_SEND, libc::EPIPE)),
+        |ours| drop(ours.program.next()),
+        |ours| drop(read(ours.info.fd)),
+        |ours| assert_eq!(unsafe { ipc_close(&mut *ours.info) }, IPC_ERROR_NONE),
+    ];
+    for way in ways {
+        let (mut ours, peer) = listed();
+        assert_eq!(write(ours.info.fd, 1, &vec![1; 1_000_000]), IPC_ERROR_NONE);
+        drop(peer);
+        way(&mut ours);
+    }
+    // And what is left at the end goes out then.
+    let (ours, peer) = listed();
+    assert_eq!(write(ours.info.fd, 1, &vec![1; 1_000_000]), IPC_ERROR_NONE);
+    drop(peer);
+    std::mem::forget(ours);
+    child::say("no signal");
+}
+
+#[test]
+fn promise_18_a_peer_that_is_gone_is_an_error_and_no_signal() {
+    own_process!(60);
+    let mut child = Child::start(writes_to_those_who_have_gone);
+    let status = child.end();
+    assert!(status.success(), "{status}");
+    assert_eq!(child.hear(), "no signal");
+}
