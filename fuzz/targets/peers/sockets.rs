@@ -109,7 +109,7 @@ fn room(fd: RawFd, count: usize) -> Vec<u8> {
 /// Reads at most `count` bytes.
 pub fn read(fd: RawFd, count: usize) -> Result<Vec<u8>, Errno> {
     let mut bytes = room(fd, count);
-    let count = Errno::result(unsafe { libc::read(fd, bytes.as_mut_ptr().cast(), count) })?;
+    let count = Errno::result(unsafe { libc::read(fd, bytes.as_mut_ptr().cast(), bytes.len()) })?;
     bytes.truncate(count.unsigned_abs());
     Ok(bytes)
 }
