@@ -1,13 +1,18 @@
-//! Gives the shared library its SONAME and compiles the variadic functions.
+//! Gives the shared library its SONAME and compiles what cannot be written in Rust: variadic functions, and
+//! waiting with cleanup handlers.
 
 fn main() {
     println!("cargo:rerun-if-changed=src/capi/log.c");
+    println!("cargo:rerun-if-changed=src/kernel/wait.c");
     println!("cargo:rustc-cdylib-link-arg=-Wl,-soname,libipc.so.0");
     cc::Build::new()
         .file("src/capi/log.c")
-        .std("c99")
+        .file("src/kernel/wait.c")
+        .std("c11")
+        // A thread that is cancelled while it waits is unwound from there.
+        .flag("-fexceptions")
         .flag("-fvisibility=hidden")
         .warnings(true)
         .extra_warnings(true)
-        .compile("ipc_log");
+        .compile("ipc_c");
 }

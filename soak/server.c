@@ -1,6 +1,7 @@
 #include "server.h"
 
 #include <dirent.h>
+#include <fcntl.h>
 #include <malloc.h>
 #include <poll.h>
 #include <sys/timerfd.h>
@@ -51,20 +52,24 @@ resident_bytes (void)
     return pages * (uint64_t) sysconf (_SC_PAGESIZE);
 }
 
+/* But for those that the library keeps to hold numbers: they can only be closed. */
 static uint64_t
 open_descriptors (void)
 {
     uint64_t number = 0;
+    struct dirent *entry;
     DIR *folder = opendir ("/proc/self/fd");
 
     if (folder == NULL) {
         give_up ("/proc/self/fd");
     }
-    while (readdir (folder) != NULL) {
-        number++;
+    while ((entry = readdir (folder)) != NULL) {
+        int flags = entry->d_name[0] == '.' ? -1 : fcntl (atoi (entry->d_name), F_GETFL);
+
+        number += flags >= 0 && (flags & O_PATH) == 0;
     }
     closedir (folder);
-    return number - 3; /* ".", "..", and that of the folder itself */
+    return number - 1; /* that of the folder itself */
 }
 
 static void

@@ -1,7 +1,10 @@
 //! What a call does, with its waiting.
 
+pub mod accept;
 pub mod close;
+pub mod flow;
 pub mod flush;
 pub mod queue;
 pub mod read;
+pub mod wait_event;
 pub mod write;

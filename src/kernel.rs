@@ -2,7 +2,10 @@
 
 pub mod ancillary;
 pub mod deadline;
+pub mod event_fd;
 pub mod fd;
 pub mod internal_fds;
 pub mod poller;
+pub mod signals;
 pub mod socket;
+pub mod wait;

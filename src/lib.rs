@@ -36,14 +36,14 @@ mod service;
 /// For the project's own fuzz targets and benchmarks: no interface, and different in each version.
 #[doc(hidden)]
 pub mod internals {
-    pub use crate::error::Error;
-    pub mod event_loop {
-        pub use crate::event_loop::*;
-    }
-    pub use crate::kernel::deadline::Limit;
-    pub use crate::process::entry_guard::Section;
-
+    pub use crate::calls::flow::Flow;
+    pub use crate::calls::wait_event::WaitEvent;
     pub use crate::connection::frame_decoder::{Came, Cut, Frame, Inbound, Longest, READ_AHEAD, Receive};
-    pub use crate::frame::c_heap::{self, Block};
+    pub use crate::event_loop::loops::{closing, freed};
+    pub use crate::event_loop::{Entry, Kind, List, What};
+    pub use crate::frame::c_heap::{self, Block, OutOfMemory};
     pub use crate::frame::header::{HEADER_SIZE, Header, MAX_PAYLOAD, TooLong, parse_exact};
+    pub use crate::kernel::deadline::Limit;
+    pub use crate::kernel::wait::Wait;
+    pub use crate::process::entry_guard::Section;
 }

@@ -2,4 +2,5 @@
 
 pub mod entry_guard;
 pub mod fork_epoch;
+pub mod growth;
 pub mod sharded;

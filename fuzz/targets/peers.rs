@@ -117,7 +117,7 @@ impl World {
             27 => {
                 let listed = |world: &Self, number: usize| {
                     let connection = &world.connections[number];
-                    world.is_listed(number) && connection.state == State::Open
+                    world.is_listed(number) && connection.state == State::Open && !connection.is_unnoticed
                 };
                 let (same_number, by_library, at_once) = (script.coin(), script.coin(), script.below(4) > 0);
                 if let Some(number) = self.pick(script, listed)
@@ -266,7 +266,8 @@ impl World {
     fn list_all_with_queue(&mut self) {
         for number in 0..self.connections.len() {
             let connection = &self.connections[number];
-            if connection.is_usable() && connection.queued() > 0 && !self.is_listed(number) {
+            if connection.is_usable() && connection.queued() > 0 && !self.is_served(number) {
+                self.delete(number);
                 self.add(number);
             }
         }

@@ -4,24 +4,31 @@
 
 use std::os::fd::RawFd;
 
+use nix::errno::Errno;
+
 use crate::calls::flush::last_flush;
 use crate::connection::table;
-use crate::error::Error;
-use crate::event_loop;
-use crate::kernel::socket;
+use crate::error::{Error, ipc_errors as Code};
+use crate::event_loop::loops;
+use crate::kernel::{internal_fds, socket};
 use crate::process::entry_guard::Section;
 use crate::service::endpoint;
 
-/// Closes a descriptor, after a last try to send what is queued for it.
+/// Closes a descriptor, after a last try to send what is queued for it. One that the library keeps, and the number of a
+/// connection whose end the program was just told, is not the program's to close: EBADF.
 pub fn close_connection(section: &mut Section, fd: RawFd) -> Result<(), Error> {
+    if internal_fds::is_internal(fd) {
+        return Err(Error::new(Code::IPC_ERROR_USOCK_CLOSE, Errno::EBADF));
+    }
     last_flush(section, Some(fd));
-    event_loop::closing(section, fd);
+    loops::closing(section, fd);
     let mut slot = table::lock(section, fd);
     if slot.get().is_some_and(|connection| connection.writer.is_some()) {
-        // Who is in the middle of a frame, this thread or another, has the socket open for as long as it waits.
+        // A thread that is in the middle of a frame waits for the socket.
         socket::shut_down(fd);
     }
-    slot.forget();
     drop(slot);
+    // The memory is dropped without the lock; a read that waits learns that the number is another one's from now on.
+    drop(table::note_closing(section, fd));
     endpoint::close(fd)
 }

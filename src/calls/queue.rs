@@ -12,7 +12,7 @@ use crate::connection::send::{Flushed, failed, flush_queue, not_remembered, refu
 use crate::connection::state::Connection;
 use crate::connection::table::{self, Slot};
 use crate::error::Error;
-use crate::event_loop;
+use crate::event_loop::loops;
 use crate::kernel::fd;
 use crate::process::entry_guard::Section;
 
@@ -42,7 +42,7 @@ pub fn queue(section: &Section, fd: RawFd, pieces: [&[u8]; 2]) -> Result<(), Err
         slot.tidy();
         drop(slot);
         if !is_first {
-            event_loop::has_sent(section, fd);
+            loops::note_sent(section, fd);
         }
         return Ok(());
     }

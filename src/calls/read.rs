@@ -1,129 +1,256 @@
 //! Reading one frame, for the calls that wait for it: `ipc_read`, `ipc_message_read`, `usock_recv`.
 //!
-//! They take no byte beyond their frame from the kernel, so that a program may poll the descriptor itself.
-//! What the event loop has read ahead comes first. A read that is interrupted, or whose time is over, keeps
-//! the half-received frame for the next call.
+//! They take no byte beyond their frame from the kernel, so that a program may poll the descriptor itself. What the event
+//! loop has read ahead comes first. A read that is interrupted, or whose time is over, keeps the half-received frame for
+//! the next call.
+//!
+//! The wait for a frame is recv(2) with MSG_PEEK, which takes nothing and obeys O_NONBLOCK, SO_RCVTIMEO and SA_RESTART by
+//! itself. A new frame's header and payload are then one receive, under the lock of the connection's place in the table, if
+//! the number still is the socket that was waited for: `ipc_close` notes there that it closes the number, and a close(2) by
+//! another thread shows in the socket's cookie. The rest of a frame that came in pieces, where the socket has a time limit,
+//! and a read while something is queued for any connection wait with poll(2), for what is left of that time.
 
 #![forbid(unsafe_code)]
 
 use std::os::fd::RawFd;
 
 use nix::errno::Errno;
-use nix::poll::PollFlags;
 
-use crate::calls::flush;
-use crate::connection::frame_decoder::{Came, Cut, Frame, Inbound, Receive};
+use crate::calls::flow::Flow;
+use crate::calls::flush::Flushing;
+use crate::connection::frame_decoder::{Came, Cut, Frame, Receive};
 use crate::connection::send::any_queued;
-use crate::connection::table;
+use crate::connection::state::Connection;
+use crate::connection::table::{self, Slot};
 use crate::error::{Error, ipc_errors as Code};
-use crate::event_loop;
+use crate::event_loop::loops;
 use crate::frame::c_heap::OutOfMemory;
-use crate::frame::header::Header;
-use crate::kernel::ancillary;
-use crate::kernel::fd;
+use crate::frame::header::{HEADER_SIZE, Header};
+use crate::kernel::deadline::{Limit, now};
 use crate::kernel::fd::Patience;
-use crate::kernel::socket;
 use crate::kernel::socket::Cookie;
+use crate::kernel::wait::Wait;
+use crate::kernel::{ancillary, signals, socket};
 use crate::process::entry_guard::Section;
+
+/// A read, between its steps: plain data.
+#[derive(Clone, Copy)]
+pub struct Read {
+    fd: RawFd,
+    /// When the call began: the socket's own time counts from there.
+    begun: i64,
+    /// Which socket it waits for, and how often the library had given out and closed its number.
+    cookie: Cookie,
+    counters: (u32, u32),
+    /// How long the socket may be waited for, once that was asked.
+    limit: Option<Limit>,
+    flushing: Flushing,
+}
+
+fn failed(errno: Errno) -> Error {
+    if errno == Errno::ENOMEM { OutOfMemory.into() } else { Error::new(Code::IPC_ERROR_USOCK_RECV, errno) }
+}
 
 /// Why no frame came.
 enum Failure {
     /// The connection is at its end.
-    End(Error),
+    End(Errno),
     /// What has come of a frame stays for another call.
     Passing(Error),
 }
 
-/// The next frame of the connection. `admit` sees its header first and can refuse it: it then stays for
-/// another call.
-pub fn read(
-    section: &mut Section,
-    fd: RawFd,
-    admit: &mut dyn FnMut(Header) -> Result<(), Error>,
-) -> Result<Frame, Error> {
-    let mut slot = table::lock(section, fd);
-    // Before anything is taken from the kernel, so that nothing is lost for want of it.
-    slot.reserve().map_err(|_| OutOfMemory)?;
-    let (mut inbound, mut cookie) = slot.take_inbound();
-    drop(slot);
-    loop {
-        let result = next(section, fd, &mut inbound, &mut cookie, admit);
-        if let Err(Failure::End(_)) = result {
-            // What has come of a frame will never be one.
-            inbound = Inbound::default();
-        }
-        let is_kept =
-            inbound.is_empty() || table::lock(section, fd).put_inbound(&mut inbound, cookie).is_ok();
-        if let Err(Failure::Passing(_)) = result {
-            event_loop::has_input(section, fd);
-        }
-        match result {
-            // No memory to keep the half-received frame in: rather than lose it, go on.
-            Err(Failure::Passing(Error { errno: Errno::EINTR | Errno::EAGAIN, .. })) if !is_kept => {}
-            Err(Failure::Passing(error) | Failure::End(error)) => return Err(error),
-            Ok(frame) => return Ok(frame),
+impl From<Error> for Failure {
+    fn from(error: Error) -> Self {
+        Self::Passing(error)
+    }
+}
+
+impl From<Errno> for Failure {
+    fn from(errno: Errno) -> Self {
+        if errno == Errno::ECONNRESET { Self::End(errno) } else { Self::Passing(failed(errno)) }
+    }
+}
+
+impl From<Cut> for Failure {
+    fn from(cut: Cut) -> Self {
+        match cut {
+            Cut::OutOfMemory => Self::Passing(OutOfMemory.into()),
+            Cut::TooLong => Self::Passing(failed(Errno::EPROTO)),
         }
     }
 }
 
-fn next(
-    section: &mut Section,
-    fd: RawFd,
-    inbound: &mut Inbound,
-    cookie: &mut Option<Cookie>,
-    admit: &mut dyn FnMut(Header) -> Result<(), Error>,
-) -> Result<Frame, Failure> {
-    let failed = |errno| Error::new(Code::IPC_ERROR_USOCK_RECV, errno);
-    // How long the descriptor's own flags and time-outs let it wait.
-    let mut limit = None;
-    loop {
-        if let Ok(Some(header)) = inbound.announced() {
-            admit(header).map_err(Failure::Passing)?;
-        }
-        match inbound.cut() {
-            Ok(Some(frame)) => return Ok(frame),
-            Ok(None) => {}
-            Err(Cut::OutOfMemory) => return Err(Failure::Passing(OutOfMemory.into())),
-            Err(Cut::TooLong) => return Err(Failure::Passing(failed(Errno::EPROTO))),
-        }
-        let begun = inbound.has_begun();
-        let mut came = Err(Receive::System(Errno::EAGAIN));
-        if begun || any_queued() {
-            came = inbound
-                .receive_exact(|room, arriving| ancillary::receive(fd, room, Patience::DontWait, arriving));
-        }
-        if came == Err(Receive::System(Errno::EAGAIN)) {
-            let passing = |errno| {
-                Failure::Passing(if errno == Errno::ENOMEM { OutOfMemory.into() } else { failed(errno) })
-            };
-            flush::flush_while_waiting(section, fd).map_err(passing)?;
-            if begun {
-                // While this call waits the number may become another socket's, which must not get the half. The
-                // kernel begins a receive anew after a signal handler, but not a poll: that ends the call.
-                *cookie = cookie.map_or_else(|| Cookie::of(fd), Ok).ok();
-                let time = limit.map_or_else(|| socket::receive_limit(fd), Ok).map_err(passing)?;
-                limit = Some(time);
-                let ready = section.outside(|| fd::wait(fd, PollFlags::POLLIN, time)).map_err(passing)?;
-                if ready.is_empty() {
-                    return Err(passing(Errno::EAGAIN));
-                }
-                continue;
-            }
-            came = inbound.receive_exact(|room, arriving| {
-                section.outside(|| ancillary::receive(fd, room, Patience::Wait, arriving))
-            });
-            if cookie.is_some() {
-                // A signal handler may have put another socket there before the frame began.
-                *cookie = Cookie::of(fd).ok();
-            }
-        }
-        let ended = |errno| Failure::End(Error::new(Code::IPC_ERROR_CLOSED_RECIPIENT, errno));
-        match came {
-            Ok(Came::End) => return Err(ended(if begun { Errno::ECONNRESET } else { Errno::EPIPE })),
-            Ok(Came::All | Came::Full) => {}
-            Err(Receive::System(errno @ Errno::ECONNRESET)) => return Err(ended(errno)),
-            Err(Receive::System(errno)) => return Err(Failure::Passing(failed(errno))),
-            Err(Receive::OutOfMemory) => return Err(Failure::Passing(OutOfMemory.into())),
+/// What a look for a frame has come to, beside a failure.
+enum Look {
+    Frame(Frame),
+    /// There is none yet; whether one has begun.
+    Nothing {
+        has_begun: bool,
+    },
+}
+
+type Admit<'a> = &'a mut dyn FnMut(Header) -> Result<(), Error>;
+
+impl Read {
+    /// Reads the next frame of the connection.
+    pub fn new(fd: RawFd) -> Self {
+        Self {
+            fd,
+            begun: now(),
+            cookie: Cookie::NONE,
+            counters: (0, 0),
+            limit: None,
+            flushing: Flushing::default(),
         }
     }
+
+    /// The first step has no outcome of a wait, each further one that of the wait before. `admit` sees the header of the
+    /// frame first and can refuse it: it then stays for another call.
+    pub fn step(
+        &mut self,
+        section: &mut Section,
+        outcome: Option<&Wait>,
+        admit: Admit<'_>,
+    ) -> Result<Flow<Frame>, Error> {
+        let mut slot = table::lock(section, self.fd);
+        let look = self.look(&mut slot, outcome, admit);
+        if let Err(Failure::End(_)) = look
+            && let Some(connection) = slot.get()
+        {
+            // What has come of a frame will never be one.
+            connection.inbound = connection.settings.inbound();
+        }
+        slot.tidy();
+        drop(slot);
+        self.flushing.finish(section);
+        match look {
+            Ok(Look::Frame(frame)) => Ok(Flow::Done(frame)),
+            Ok(Look::Nothing { has_begun }) => self.wait(section, has_begun),
+            Err(Failure::Passing(error)) => {
+                loops::note_input(section, self.fd);
+                Err(error)
+            }
+            Err(Failure::End(errno)) => Err(Error::new(Code::IPC_ERROR_CLOSED_RECIPIENT, errno)),
+        }
+    }
+
+    /// Looks what the wait has brought, and takes what is there.
+    fn look(
+        &mut self,
+        slot: &mut Slot<'_>,
+        outcome: Option<&Wait>,
+        admit: Admit<'_>,
+    ) -> Result<Look, Failure> {
+        // Before anything is taken from the kernel, so that nothing is lost for want of it.
+        slot.reserve()?;
+        let has_memory = slot.get().is_some_and(|connection| !connection.inbound.is_empty());
+        let Some(outcome) = outcome else {
+            // EBADF and ENOTSOCK are said before anything is waited for.
+            (self.cookie, self.counters) = (Cookie::of(self.fd)?, slot.counters());
+            return if has_memory { self.take(slot, admit) } else { Ok(Look::Nothing { has_begun: false }) };
+        };
+        match outcome.result() {
+            Ok(0) if outcome.is_poll() => return Err(Errno::EAGAIN.into()),
+            Err(Errno::EINTR) if outcome.is_poll() && signals::all_restart() => {}
+            Err(errno) => return Err(errno.into()),
+            Ok(_) => {}
+        }
+        if slot.counters() != self.counters || !self.cookie.is_behind(self.fd) {
+            return Err(Errno::EBADF.into());
+        }
+        match outcome.peeked() {
+            Ok(peeked) if !has_memory && !outcome.is_poll() && !peeked.is_empty() => {
+                self.take_new(slot, peeked, admit)
+            }
+            _ => self.take(slot, admit),
+        }
+    }
+
+    /// Takes a new frame of which the header was seen, in one receive.
+    fn take_new(&mut self, slot: &mut Slot<'_>, peeked: &[u8], admit: Admit<'_>) -> Result<Look, Failure> {
+        let settings = slot.settings();
+        let (Ok(header), false) = (<[u8; HEADER_SIZE]>::try_from(peeked), settings.descriptors) else {
+            return self.take(slot, admit);
+        };
+        let header = Header::decode(header, settings.longest.0).map_err(|_| failed(Errno::EPROTO))?;
+        admit(header)?;
+        let mut inbound = settings.inbound();
+        let fd = self.fd;
+        let came =
+            inbound.receive_expected(header.length, |head, room| socket::receive_apart(fd, head, room));
+        match came {
+            // Another thread or process has taken it.
+            Err(Receive::System(Errno::EAGAIN)) => return Ok(Look::Nothing { has_begun: false }),
+            Err(Receive::System(errno)) => return Err(errno.into()),
+            Err(Receive::OutOfMemory) => return Err(Failure::Passing(OutOfMemory.into())),
+            Ok(Came::End) => return Err(Failure::End(Errno::EPIPE)),
+            Ok(Came::All | Came::Full) => {}
+        }
+        let cut = inbound.cut();
+        if !inbound.is_empty() {
+            slot.entry()?.inbound = inbound;
+        }
+        match cut? {
+            Some(frame) => Ok(Look::Frame(frame)),
+            None => self.take(slot, admit),
+        }
+    }
+
+    /// Takes what is there, from memory first, up to the end of a frame.
+    fn take(&mut self, slot: &mut Slot<'_>, admit: Admit<'_>) -> Result<Look, Failure> {
+        let fd = self.fd;
+        let Connection { inbound, .. } = slot.entry()?;
+        loop {
+            if let Ok(Some(header)) = inbound.announced() {
+                admit(header)?;
+            }
+            if let Some(frame) = inbound.cut()? {
+                return Ok(Look::Frame(frame));
+            }
+            let has_begun = inbound.has_begun();
+            let came = inbound
+                .receive_exact(|room, arriving| ancillary::receive(fd, room, Patience::DontWait, arriving));
+            match came {
+                Ok(Came::All | Came::Full) => {}
+                Ok(Came::End) if has_begun => return Err(Failure::End(Errno::ECONNRESET)),
+                Ok(Came::End) => return Err(Failure::End(Errno::EPIPE)),
+                Err(Receive::System(Errno::EAGAIN)) => return Ok(Look::Nothing { has_begun }),
+                Err(Receive::System(errno)) => return Err(errno.into()),
+                Err(Receive::OutOfMemory) => return Err(Failure::Passing(OutOfMemory.into())),
+            }
+        }
+    }
+
+    /// There is no frame yet: what to wait for.
+    fn wait(&mut self, section: &Section, has_begun: bool) -> Result<Flow<Frame>, Error> {
+        if !has_begun && !any_queued() && self.limit.is_none() {
+            return Ok(Flow::Wait(Wait::peek(self.fd, HEADER_SIZE)));
+        }
+        let limit = match self.limit {
+            Some(limit) => limit,
+            None => {
+                let is_nonblocking = socket::is_nonblocking(self.fd).map_err(failed)?;
+                let time = if is_nonblocking { 0 } else { socket::receive_time(self.fd).map_err(failed)? };
+                *self.limit.insert(Limit::since(self.begun, time))
+            }
+        };
+        match limit.left() {
+            0 => {
+                loops::note_input(section, self.fd);
+                Err(failed(Errno::EAGAIN))
+            }
+            // It obeys SA_RESTART, which poll(2) does not.
+            -1 if !any_queued() => Ok(Flow::Wait(Wait::peek(self.fd, 1))),
+            left => self.flushing.wait(section, self.fd, left).map(Flow::Wait).map_err(failed),
+        }
+    }
+}
+
+/// Takes a frame back that could not be handed to the program.
+pub fn put_back(section: &Section, fd: RawFd, frame: Frame) {
+    // There is memory: the frame was received with it.
+    if let Ok(connection) = table::lock(section, fd).entry() {
+        connection.inbound.put_back(frame);
+    }
+    loops::note_input(section, fd);
 }

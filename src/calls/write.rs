@@ -1,37 +1,38 @@
-//! Writing one frame, and the frames that wait to be written on its connection.
+//! Writing one frame, and before it the frames that are queued on its connection.
 //!
-//! A frame leaves in one `sendmsg` of header and payload, without a copy. What the kernel does not take at
-//! once depends on where the connection is:
+//! A frame leaves in one `sendmsg` of header and payload, without a copy. What the kernel does not take at once depends on
+//! where the connection is:
 //!
-//! * in no list: the call returns when the kernel has all of it;
-//! * in a list: the same while the peer drains. Once it has drained nothing for [`PATIENCE`], the rest is
-//!   queued in the connection's memory and leaves from within later calls, so that a peer that does not
-//!   read costs milliseconds, once.
+//! * in no list: the call waits until the kernel has all of it;
+//! * in a list: the same while the peer drains. Once it has drained nothing for [`PATIENCE`], the rest is queued in the
+//!   connection's memory and leaves from within later calls, so that a peer that does not read costs milliseconds, once.
+//!
+//! While a call waits it has the connection's turn: no other thread's bytes come between the parts of its frame. A thread
+//! that is cancelled then leaves the rest of a frame that has begun to the queue ([`Write::abandon`]).
 
 #![forbid(unsafe_code)]
 
 use std::io::IoSlice;
-use std::os::fd::{AsRawFd, RawFd};
+use std::os::fd::RawFd;
 
 use nix::errno::Errno;
-use nix::poll::{PollFlags, PollTimeout};
 
-use crate::calls::flush::{flush_waiting, has_queued, pause};
+use crate::calls::flow::Flow;
+use crate::calls::flush::{Flush, MEMORY_PAUSE, has_queued};
 use crate::connection::send::{
     Flushed, failed, flush_queue, give_up, is_passing, not_remembered, refused, send,
 };
 use crate::connection::state::Connection;
 use crate::connection::table::{self, Slot};
 use crate::error::Error;
-use crate::event_loop;
+use crate::event_loop::loops;
 use crate::kernel::deadline::Limit;
 use crate::kernel::fd;
-use crate::kernel::fd::Patience;
-use crate::kernel::socket;
+use crate::kernel::wait::Wait;
 use crate::process::entry_guard::{Section, Thread};
 
 /// How long a peer in a list may drain nothing before the rest is queued, in milliseconds.
-const PATIENCE: u8 = 5;
+const PATIENCE: i32 = 5;
 
 /// What is left of a frame on its way: at most two pieces, and a descriptor that goes with the first byte.
 #[derive(Clone, Copy)]
@@ -68,218 +69,241 @@ impl<'a> Rest<'a> {
     }
 }
 
-/// Sends `pieces` as one run of bytes, which no other thread's bytes come into, and a descriptor with it.
-pub fn write(
-    section: &mut Section,
-    fd: RawFd,
-    pieces: [&[u8]; 2],
-    descriptor: Option<RawFd>,
-) -> Result<(), Error> {
-    let frame = Rest(pieces, descriptor);
-    if frame.len() == 0 {
-        return fd::check_open(fd).map_err(failed);
-    }
-    let mut sent = 0;
-    let result = write_frame(section, fd, frame, &mut sent);
-    if let Err(Error { errno, .. }) = result
-        && sent > 0
-    {
-        give_up(fd, errno);
-    }
-    result
+/// How a call with the turn goes on.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Phase {
+    /// It has not begun.
+    New,
+    /// It has the turn, and waits until the peer takes more.
+    Peer,
+    /// It has the turn, and waits a little: for memory.
+    Memory,
+    /// Its frame is sent; what a signal handler has queued behind it leaves now.
+    Behind(Flush),
 }
 
-/// Sends a frame, or its rest is queued; how much of it was sent.
-fn write_frame(section: &mut Section, fd: RawFd, frame: Rest<'_>, sent: &mut usize) -> Result<(), Error> {
-    let thread = section.thread();
-    let mut slot = table::lock_known(section, fd);
-    let mut flushed = None;
-    if slot.get().is_some_and(|connection| !connection.may_send()) {
-        slot.verify().map_err(failed)?;
-        while let Some(connection) = slot.get()
-            && let Some(writer) = connection.writer
+/// A write, between its steps: plain data.
+#[derive(Clone, Copy)]
+pub struct Write<'a> {
+    fd: RawFd,
+    frame: Rest<'a>,
+    sent: usize,
+    phase: Phase,
+    is_listed: bool,
+}
+
+impl<'a> Write<'a> {
+    /// Sends `pieces` as one run of bytes, which no other thread's bytes come into, and a descriptor with it.
+    pub fn new(fd: RawFd, pieces: [&'a [u8]; 2], descriptor: Option<RawFd>) -> Self {
+        Self { fd, frame: Rest(pieces, descriptor), sent: 0, phase: Phase::New, is_listed: false }
+    }
+
+    /// The first step has no outcome of a wait, each further one that of the wait before.
+    pub fn step(&mut self, section: &Section, outcome: Option<&Wait>) -> Result<Flow<()>, Error> {
+        if let Phase::Behind(flush) = &mut self.phase {
+            return match flush.step(section, outcome) {
+                Ok(flow @ Flow::Wait(_)) => Ok(flow),
+                // The frame itself is sent.
+                Ok(Flow::Done(())) | Err(_) => Ok(Flow::Done(())),
+            };
+        }
+        let has_turn = self.phase != Phase::New;
+        let next = match outcome {
+            Some(outcome) if has_turn => self.go_on(section, outcome),
+            _ => self.begin(section),
+        };
+        let result = match next {
+            Ok(Some(wait)) => return Ok(Flow::Wait(wait)),
+            Ok(None) => Ok(()),
+            Err(error) => Err(error),
+        };
+        if let Err(Error { errno, .. }) = result
+            && self.sent > 0
         {
-            if writer == thread {
-                // A signal handler has interrupted a write to the same connection: its frame goes behind.
-                return frame.queue(connection);
-            }
-            slot = slot.wait(None).map_err(failed)?;
+            give_up(self.fd, errno);
         }
-        flushed = Some(flush_queue(&mut slot, fd)?);
-        slot.tidy();
-    }
-    if flushed.is_none_or(|flushed| flushed == Flushed::All) {
-        slot.reserve().map_err(refused)?;
-        match frame.send(fd) {
-            Ok(count) if count == frame.len() => {
-                drop(slot);
-                if flushed.is_some() {
-                    event_loop::has_sent(section, fd);
-                }
-                return Ok(());
-            }
-            Ok(count) => *sent = count,
-            Err(Errno::EAGAIN) => {}
-            Err(errno) => return Err(failed(errno)),
+        if self.phase == Phase::New {
+            return result.map(Flow::Done);
         }
+        let is_queued = self.pass_turn(section);
+        if result.is_ok() && is_queued && !self.is_listed {
+            // A signal handler has queued a frame behind this one, and in no list nobody else would send it.
+            let mut flush = Flush::new(self.fd, Limit::NONE);
+            if let Ok(flow @ Flow::Wait(_)) = flush.step(section, None) {
+                self.phase = Phase::Behind(flush);
+                return Ok(flow);
+            }
+        }
+        result.map(Flow::Done)
     }
-    slot.forget_stranger();
-    let connection = slot.entry().map_err(not_remembered)?;
-    let was_queued = !connection.outbound.is_empty();
-    connection.writer = Some(thread);
-    drop(slot);
-    let listed = event_loop::is_listed(section, fd);
-    let result = match (was_queued, listed) {
-        // Its patience was used up before.
-        (true, true) => enqueue(section, fd, thread, frame, *sent),
-        (false, false) if frame.after(*sent).1.is_none() => send_waiting(section, fd, thread, frame, sent),
-        (_, listed) => send_rest(section, fd, thread, frame, sent, listed),
-    };
-    let is_queued = finish(section, fd, thread);
-    if flushed.is_some() && !is_queued {
-        event_loop::has_sent(section, fd);
-    }
-    if is_queued && !listed && result.is_ok() {
-        // A signal handler has queued a frame behind this one, and in no list nobody else would send it.
-        let _ = flush_waiting(section, fd, Limit::NONE);
-    }
-    result
-}
 
-/// The connection, as long as this thread is the one that writes to it: a signal handler may have closed it.
-fn own_turn<'s>(slot: &'s mut Slot<'_>, thread: Thread) -> Result<&'s mut Connection, Error> {
-    slot.get().filter(|connection| connection.writer == Some(thread)).ok_or(failed(Errno::EBADF))
-}
-
-/// Waits for the peer and sends, as often as it takes; in a list, as long as the peer drains.
-fn send_rest(
-    section: &mut Section,
-    fd: RawFd,
-    thread: Thread,
-    frame: Rest<'_>,
-    sent: &mut usize,
-    listed: bool,
-) -> Result<(), Error> {
-    let limit = if listed { PollTimeout::from(PATIENCE) } else { PollTimeout::NONE };
-    while *sent < frame.len() {
-        let ready = section.outside(|| fd::wait(fd, PollFlags::POLLOUT, limit));
+    /// Sends the frame, if nothing stands before it and the kernel takes all of it; else takes the turn, and says what to
+    /// wait for. None if the frame is sent or queued.
+    fn begin(&mut self, section: &Section) -> Result<Option<Wait>, Error> {
+        let (fd, frame) = (self.fd, self.frame);
+        if frame.len() == 0 {
+            return fd::check_open(fd).map_err(failed).map(|()| None);
+        }
+        let thread = section.thread();
         let mut slot = table::lock_known(section, fd);
-        if ready == Err(Errno::EINTR) {
-            slot.forget_stranger();
-        }
-        let connection = own_turn(&mut slot, thread)?;
-        match ready {
-            // A signal handler has run: to start the patience anew could be to wait for ever.
-            Err(Errno::EINTR) if !listed => continue,
-            Err(errno) if is_passing(errno) && !listed => {
-                drop(slot);
-                pause(section);
-                continue;
-            }
-            Ok(events) if !events.is_empty() => {}
-            Ok(_) | Err(Errno::EINTR | Errno::ENOMEM) => {
-                drop(slot);
-                match enqueue(section, fd, thread, frame, *sent) {
-                    // Half of it is sent already: rather than lose the rest, wait for memory or the peer.
-                    Err(Error { errno: Errno::ENOMEM | Errno::EAGAIN, .. }) if *sent > 0 => {
-                        pause(section);
-                        continue;
-                    }
-                    result => return result,
+        slot.verify().map_err(failed)?;
+        let mut flushed = None;
+        if slot.get().is_some_and(|connection| !connection.may_send()) {
+            while let Some(connection) = slot.get()
+                && let Some(writer) = connection.writer
+            {
+                if writer == thread {
+                    // A signal handler has interrupted a write to the same connection: its frame goes behind.
+                    return frame.queue(connection).map(|()| None);
                 }
+                slot = slot.wait(None).map_err(failed)?;
             }
-            Err(errno) => return Err(failed(errno)),
+            flushed = Some(flush_queue(&mut slot, fd)?);
+            slot.tidy();
+        }
+        self.is_listed = slot.list().is_some();
+        if flushed.is_none_or(|flushed| flushed == Flushed::All) {
+            slot.reserve().map_err(not_remembered)?;
+            match frame.send(fd) {
+                Ok(count) if count == frame.len() => {
+                    drop(slot);
+                    if flushed.is_some() {
+                        loops::note_sent(section, fd);
+                    }
+                    return Ok(None);
+                }
+                Ok(count) => self.sent = count,
+                Err(Errno::EAGAIN) => {}
+                Err(errno) => return Err(failed(errno)),
+            }
+        }
+        let connection = slot.entry().map_err(not_remembered)?;
+        let was_queued = !connection.outbound.is_empty();
+        connection.writer = Some(thread);
+        self.phase = Phase::Peer;
+        if was_queued && self.is_listed {
+            // Its patience was used up before.
+            return self.enqueue(connection).map(|()| None);
+        }
+        Ok(Some(self.wait_for_peer()))
+    }
+
+    fn wait_for_peer(&mut self) -> Wait {
+        self.phase = Phase::Peer;
+        Wait::poll(self.fd, libc::POLLOUT, if self.is_listed { PATIENCE } else { -1 })
+    }
+
+    fn wait_for_memory(&mut self) -> Wait {
+        self.phase = Phase::Memory;
+        Wait::pause(MEMORY_PAUSE.into())
+    }
+
+    /// The connection, as long as this call has its turn: a signal handler or another thread may have closed it.
+    fn own_turn<'s>(slot: &'s mut Slot<'_>, thread: Thread) -> Result<&'s mut Connection, Error> {
+        slot.get().filter(|connection| connection.writer == Some(thread)).ok_or(failed(Errno::EBADF))
+    }
+
+    /// Sends what the peer takes now; then waits again, in a list as long as the peer drains.
+    fn go_on(&mut self, section: &Section, outcome: &Wait) -> Result<Option<Wait>, Error> {
+        let fd = self.fd;
+        let ready = outcome.events();
+        // The number may be another socket's by now.
+        let mut slot = table::lock(section, fd);
+        let connection = Self::own_turn(&mut slot, section.thread())?;
+        if self.phase == Phase::Peer {
+            match ready {
+                // A signal handler has run: to start the patience anew could be to wait for ever.
+                Err(Errno::EINTR) if !self.is_listed => return Ok(Some(self.wait_for_peer())),
+                Err(errno) if is_passing(errno) && !self.is_listed => {
+                    return Ok(Some(self.wait_for_memory()));
+                }
+                Ok(events) if events != 0 => {}
+                Ok(_) | Err(Errno::EINTR | Errno::ENOMEM) => return self.enqueue_or_wait(connection),
+                Err(errno) => return Err(failed(errno)),
+            }
         }
         // What was queued before goes out first; what a signal handler has queued since goes out last.
-        if *sent == 0 && !connection.outbound.is_empty() {
+        if self.sent == 0 && !connection.outbound.is_empty() {
             match flush_queue(&mut slot, fd)? {
                 Flushed::All => {}
-                Flushed::Full => continue,
-                Flushed::Later if listed => {
-                    drop(slot);
-                    return enqueue(section, fd, thread, frame, *sent);
+                Flushed::Full => return Ok(Some(self.wait_for_peer())),
+                Flushed::Later if self.is_listed => {
+                    let connection = Self::own_turn(&mut slot, section.thread())?;
+                    return self.enqueue(connection).map(|()| None);
                 }
-                Flushed::Later => {
-                    drop(slot);
-                    pause(section);
-                    continue;
-                }
+                Flushed::Later => return Ok(Some(self.wait_for_memory())),
             }
         }
-        match frame.after(*sent).send(fd) {
-            Ok(count) => *sent += count,
+        match self.frame.after(self.sent).send(fd) {
+            Ok(count) => self.sent += count,
             Err(Errno::EAGAIN) => {}
             // Half of it is sent: the rest has to follow, once the kernel has memory again.
-            Err(errno) if *sent > 0 && is_passing(errno) && listed => {
-                drop(slot);
-                return enqueue(section, fd, thread, frame, *sent);
-            }
-            Err(errno) if *sent > 0 && is_passing(errno) => {
-                drop(slot);
-                pause(section);
-            }
-            Err(errno) => return Err(failed(errno)),
-        }
-    }
-    Ok(())
-}
-
-/// Has the kernel wait for the peer, which it does best where nothing limits the wait and nothing goes first.
-fn send_waiting(
-    section: &mut Section,
-    fd: RawFd,
-    thread: Thread,
-    frame: Rest<'_>,
-    sent: &mut usize,
-) -> Result<(), Error> {
-    let Ok(own) = fd::duplicate(fd) else { return send_rest(section, fd, thread, frame, sent, false) };
-    while *sent < frame.len() {
-        let rest = frame.after(*sent);
-        match section.outside(|| socket::send_pieces(own.as_raw_fd(), &rest.slices(), Patience::Wait)) {
-            Ok(count) => *sent += count,
-            Err(Errno::EINTR) => {}
-            // The program has set O_NONBLOCK or a time-out, or there is no memory for now.
-            Err(errno) if errno == Errno::EAGAIN || *sent > 0 && is_passing(errno) => {
-                return send_rest(section, fd, thread, frame, sent, false);
+            Err(errno) if self.sent > 0 && is_passing(errno) => {
+                if self.is_listed {
+                    let connection = Self::own_turn(&mut slot, section.thread())?;
+                    return self.enqueue_or_wait(connection);
+                }
+                return Ok(Some(self.wait_for_memory()));
             }
             Err(errno) => return Err(failed(errno)),
         }
-        if *sent < frame.len() {
-            own_turn(&mut table::lock(section, fd), thread)?;
+        Ok((self.sent < self.frame.len()).then(|| self.wait_for_peer()))
+    }
+
+    /// Keeps the rest of the frame in memory; later calls send it.
+    fn enqueue(&self, connection: &mut Connection) -> Result<(), Error> {
+        let rest = self.frame.after(self.sent);
+        if self.sent == 0 {
+            rest.queue(connection)
+        } else {
+            connection.outbound.prepend(&rest.slices()).map_err(refused)
         }
     }
-    Ok(())
-}
 
-/// Keeps the rest of the frame in memory; later calls send it.
-fn enqueue(section: &Section, fd: RawFd, thread: Thread, frame: Rest<'_>, sent: usize) -> Result<(), Error> {
-    let rest = frame.after(sent);
-    let mut slot = table::lock(section, fd);
-    let connection = own_turn(&mut slot, thread)?;
-    if sent == 0 {
-        rest.queue(connection)
-    } else {
-        connection.outbound.prepend(&rest.slices()).map_err(refused)
-    }
-}
-
-/// Lets others write again, and has the event loop send what is queued; whether anything is.
-fn finish(section: &Section, fd: RawFd, thread: Thread) -> bool {
-    let mut slot = table::lock_known(section, fd);
-    let queued = match own_turn(&mut slot, thread) {
-        Ok(connection) => {
-            connection.writer = None;
-            !connection.outbound.is_empty()
+    fn enqueue_or_wait(&mut self, connection: &mut Connection) -> Result<Option<Wait>, Error> {
+        match self.enqueue(connection) {
+            // Half of it is sent already: rather than lose the rest, wait for memory or the peer.
+            Err(Error { errno: Errno::ENOMEM | Errno::EAGAIN, .. }) if self.sent > 0 => {
+                Ok(Some(self.wait_for_memory()))
+            }
+            result => result.map(|()| None),
         }
-        Err(_) => false,
-    };
-    slot.notify();
-    slot.tidy();
-    drop(slot);
-    if queued {
-        has_queued(section, fd);
     }
-    queued
+
+    /// Lets others write again, and has the event loop send what is queued; whether anything is.
+    fn pass_turn(&self, section: &Section) -> bool {
+        let fd = self.fd;
+        let mut slot = table::lock(section, fd);
+        let Ok(connection) = Self::own_turn(&mut slot, section.thread()) else { return false };
+        connection.writer = None;
+        let is_queued = !connection.outbound.is_empty();
+        slot.notify();
+        slot.tidy();
+        drop(slot);
+        if is_queued {
+            has_queued(section, fd);
+        } else {
+            // The end of a peer that sends no more may have waited for it.
+            loops::note_sent(section, fd);
+        }
+        is_queued
+    }
+
+    /// The thread that waits in this write ends. The rest of a frame that has begun to leave goes before what is queued; a
+    /// frame that has not is not sent.
+    pub fn abandon(&self, section: &Section) {
+        if !matches!(self.phase, Phase::Peer | Phase::Memory) {
+            return;
+        }
+        if self.sent > 0 {
+            let mut slot = table::lock(section, self.fd);
+            let Ok(connection) = Self::own_turn(&mut slot, section.thread()) else { return };
+            if self.enqueue(connection).is_err() {
+                give_up(self.fd, Errno::ENOMEM);
+            }
+        }
+        self.pass_turn(section);
+    }
 }
 
 #[cfg(test)]

@@ -1,8 +1,10 @@
 //! What every exported function does on the way in and out: enter the library, end panics, errno.
 
+use std::ffi::c_int;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use std::os::fd::RawFd;
+use std::ptr;
 
 use nix::errno::Errno;
 
@@ -10,9 +12,49 @@ use super::process::REGISTER;
 use super::types::ipc_connection_info;
 use crate::error::{Error, ipc_errors};
 use crate::frame::c_heap::OutOfMemory;
+use crate::kernel::wait::Wait;
 use crate::process::entry_guard::Section;
 
-/// The boundary of every exported function: enters the library, ends panics, keeps errno on success and
+unsafe extern "C" {
+    fn pthread_setcancelstate(state: c_int, before: *mut c_int) -> c_int;
+}
+
+unsafe extern "C-unwind" {
+    fn pthread_testcancel();
+}
+
+/// PTHREAD_CANCEL_DISABLE, of glibc and musl.
+const CANCEL_DISABLE: c_int = 1;
+
+/// Runs what must not be unwound by pthread_cancel(3): the request is kept until the library waits, or has returned. A
+/// panic becomes this code and ENOTRECOVERABLE.
+fn guarded<R>(code: ipc_errors, act: impl FnOnce() -> Result<R, Error>) -> Result<R, Error> {
+    // Nothing else names it, and a linker takes out of an archive only what is named.
+    std::hint::black_box(&REGISTER);
+    let mut before = 0;
+    // SAFETY: a place for the state.
+    unsafe { pthread_setcancelstate(CANCEL_DISABLE, &raw mut before) };
+    let result = catch_unwind(AssertUnwindSafe(act));
+    // SAFETY: the state that there was.
+    unsafe { pthread_setcancelstate(before, ptr::null_mut()) };
+    result.unwrap_or(Err(Error::new(code, Errno::ENOTRECOVERABLE)))
+}
+
+/// What the function returns: errno is kept on success and set on failure.
+fn finish(before: i32, result: Result<(), Error>) -> ipc_errors {
+    match result {
+        Ok(()) => {
+            Errno::set_raw(before);
+            ipc_errors::IPC_ERROR_NONE
+        }
+        Err(error) => {
+            error.errno.set();
+            error.code
+        }
+    }
+}
+
+/// The boundary of every exported function that does not wait: enters the library, ends panics, keeps errno on success and
 /// sets it on failure.
 ///
 /// A signal handler that interrupted the library cannot enter it again: `nested` is then all that is done.
@@ -22,20 +64,40 @@ pub fn call_or(
     body: impl FnOnce(&mut Section) -> Result<(), Error>,
 ) -> ipc_errors {
     let before = Errno::last_raw();
-    // Nothing else names it, and a linker takes out of an archive only what is named.
-    std::hint::black_box(&REGISTER);
-    let result = catch_unwind(AssertUnwindSafe(|| match Section::enter() {
+    let result = guarded(code, || match Section::enter() {
         Some(mut section) => body(&mut section),
         None => nested(),
-    }));
-    match result.unwrap_or(Err(Error::new(code, Errno::ENOTRECOVERABLE))) {
-        Ok(()) => {
-            Errno::set_raw(before);
-            ipc_errors::IPC_ERROR_NONE
-        }
-        Err(error) => {
-            error.errno.set();
-            error.code
+    });
+    finish(before, result)
+}
+
+/// The boundary of every exported function that may wait: it is a cancellation point at its begin and while it waits.
+///
+/// `step` is called again and again, as a function that does not wait is; each further time it has the outcome of the wait
+/// that it asked for. Between two steps nothing of the library is locked or entered, so that a signal handler may use all of
+/// it.
+///
+/// # Safety
+/// The thread may be unwound from the wait: no frame from here up to the program's has anything to drop.
+pub unsafe fn run<F>(code: ipc_errors, mut step: F) -> ipc_errors
+where
+    F: FnMut(&mut Section, Option<&Wait>) -> Result<Option<Wait>, Error>,
+{
+    const { assert!(!std::mem::needs_drop::<F>(), "a thread that is cancelled drops nothing") };
+    // SAFETY: nothing was done yet.
+    unsafe { pthread_testcancel() };
+    let before = Errno::last_raw();
+    let mut wait = None;
+    loop {
+        let next = guarded(code, || match Section::enter() {
+            Some(mut section) => step(&mut section, wait.as_ref()),
+            None => Err(Error::new(code, Errno::EDEADLK)),
+        });
+        match next {
+            // SAFETY: as promised by the caller.
+            Ok(Some(next)) => unsafe { wait.insert(next).run() },
+            Ok(None) => return finish(before, Ok(())),
+            Err(error) => return finish(before, Err(error)),
         }
     }
 }

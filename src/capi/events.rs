@@ -7,19 +7,22 @@ use std::ptr;
 
 use nix::errno::Errno;
 
-use super::boundary::{call, call_or, required, required_const};
+use super::boundary::{call, call_or, required, required_const, run};
 use super::list::{CList, EMPTY, EXTRA};
 use super::messages;
 use super::types::{ipc_connection_info, ipc_connection_infos, ipc_event, ipc_event_type, ipc_message};
+use crate::calls::accept::Accept;
+use crate::calls::flow::Flow;
 use crate::calls::flush;
+use crate::calls::wait_event::{self, WaitEvent};
 use crate::connection::frame_decoder::Frame;
 use crate::error::{Error, ipc_errors};
-use crate::event_loop::{self, Event, List, What};
+use crate::event_loop::{Event, List, What, loops};
 use crate::frame::c_heap::CBox;
 use crate::kernel::deadline::Limit;
-use crate::kernel::fd;
+use crate::kernel::wait::Wait;
+use crate::kernel::{fd, signals};
 use crate::process::entry_guard::Section;
-use crate::service::endpoint;
 
 /// Waits until something happens to one of the connections in `clients` or at the service `srv`, and tells
 /// what in `event`. `srv` is NULL in a program that serves nobody.
@@ -44,51 +47,93 @@ use crate::service::endpoint;
 /// ENOTSOCK or, where it does not listen, EINVAL for a `srv` that is no service.
 /// IPC_ERROR_NOT_ENOUGH_MEMORY: ENOMEM. Nothing is lost; the next call goes on.
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn ipc_wait_event(
+pub unsafe extern "C-unwind" fn ipc_wait_event(
     clients: *mut ipc_connection_infos,
     srv: *mut ipc_connection_info,
     event: *mut ipc_event,
 ) -> ipc_errors {
-    call(ipc_errors::IPC_ERROR_WAIT_EVENT__SELECT, |section| {
-        // SAFETY: the caller's list, service and event.
-        unsafe { wait(section, clients, srv, event, Limit::NONE, 1) }.map(drop)
-    })
+    // SAFETY: the caller's list, service and event.
+    unsafe { wait(clients, srv, event, Limit::NONE) }
 }
 
-/// What a call has told.
-pub(super) enum Told {
+/// What a call has reported.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Reported {
     Nothing,
     Event,
     /// A message with descriptors.
     EventWithDescriptors,
 }
 
-/// Waits for an event and tells it; the program wants `most` of them.
+/// Waits for an event and reports it.
 ///
 /// # Safety
-/// Each is NULL or points to what its type says.
+/// Each is NULL or points to what its type says. The caller has nothing to drop.
 pub(super) unsafe fn wait(
-    section: &mut Section,
     clients: *mut ipc_connection_infos,
     srv: *mut ipc_connection_info,
     event: *mut ipc_event,
     limit: Limit,
-    most: usize,
-) -> Result<Told, Error> {
-    let event = required(event, ipc_errors::IPC_ERROR_WAIT_EVENT__NO_EVENT_PARAM)?;
-    // SAFETY: `event` is not NULL, so it is an event.
-    let told_before = unsafe { take_message(event) };
-    let clients = required(clients, ipc_errors::IPC_ERROR_WAIT_EVENT__NO_CLIENTS_PARAM)?;
-    // Before anything is taken from the kernel, so that nothing is lost for want of it.
-    let message = told_before.map_or_else(|| CBox::new(messages::EMPTY), Ok)?;
-    // SAFETY: the caller's list and service.
-    let (mut list, listener) = unsafe { (CList::new(clients, srv), fd_of(srv)) };
-    let happened = event_loop::wait(section, &mut list, listener, limit, most)?;
-    // SAFETY: `event` is not NULL, so it is an event.
-    Ok(happened.map_or(Told::Nothing, |happened| unsafe { tell(event, happened, message) }))
+) -> ipc_errors {
+    let mut state = None;
+    // SAFETY: as promised by the caller; plain data in this frame.
+    unsafe {
+        let code = run(ipc_errors::IPC_ERROR_WAIT_EVENT__SELECT, |section, outcome| {
+            let flow = step(section, outcome, &mut state, clients, srv, event, (limit, 1))?;
+            Ok(flow.finish(drop))
+        });
+        restore_signals(state);
+        code
+    }
 }
 
-/// Tells an event that is at hand after a wait for the same list.
+/// A step of waiting for an event, of which the program wants `most` until `limit`. While it waits the event is one that
+/// has nothing but an empty message, for the event that comes: what is not handed over by a thread that is cancelled is
+/// the program's to free, with the event.
+///
+/// # Safety
+/// Each is NULL or points to what its type says.
+pub(super) unsafe fn step(
+    section: &mut Section,
+    outcome: Option<&Wait>,
+    state: &mut Option<WaitEvent>,
+    clients: *mut ipc_connection_infos,
+    srv: *mut ipc_connection_info,
+    event: *mut ipc_event,
+    (limit, most): (Limit, usize),
+) -> Result<Flow<Reported>, Error> {
+    let event = required(event, ipc_errors::IPC_ERROR_WAIT_EVENT__NO_EVENT_PARAM)?;
+    // SAFETY: `event` is not NULL, so it is an event.
+    let before = unsafe { take_message(event) };
+    let clients = required(clients, ipc_errors::IPC_ERROR_WAIT_EVENT__NO_CLIENTS_PARAM)?;
+    // Before anything is taken from the kernel, so that nothing is lost for want of it.
+    let message = before.map_or_else(|| CBox::new(messages::EMPTY), Ok)?;
+    // SAFETY: the caller's list and service.
+    let mut list = unsafe { CList::new(clients, srv) };
+    // SAFETY: the caller's service.
+    let state = state.get_or_insert_with(|| WaitEvent::new(unsafe { fd_of(srv) }, limit, most));
+    Ok(match state.step(section, &mut list, outcome)? {
+        Flow::Wait(wait) => {
+            let (kind, mut message) = (ipc_event_type::IPC_EVENT_TYPE_NOT_SET, message);
+            message.set(messages::EMPTY);
+            // SAFETY: `event` is not NULL, so it is an event.
+            unsafe { fill(event, kind, ptr::null_mut(), message.into_c()) };
+            Flow::Wait(wait)
+        }
+        Flow::Done(None) => Flow::Done(Reported::Nothing),
+        // SAFETY: `event` is not NULL, so it is an event.
+        Flow::Done(Some(happened)) => Flow::Done(unsafe { report(event, happened, message) }),
+    })
+}
+
+/// After a call: blocks the signals that were blocked before, and no more.
+pub(super) fn restore_signals(state: Option<WaitEvent>) {
+    if let Some(mask) = state.and_then(|state| state.mask) {
+        signals::restore(&mask);
+    }
+}
+
+/// Reports an event that is there after a wait for the same list.
 ///
 /// # Safety
 /// `event` is an event, whose message is NULL or from malloc(3); `clients` is a list, `srv` NULL or a service.
@@ -97,13 +142,13 @@ pub(super) unsafe fn take(
     clients: *mut ipc_connection_infos,
     srv: *mut ipc_connection_info,
     event: *mut ipc_event,
-) -> Result<Told, Error> {
+) -> Result<Reported, Error> {
     // SAFETY: as promised by the caller.
     let (message, mut list) = unsafe { (take_message(event), CList::new(clients, srv)) };
     let message = message.map_or_else(|| CBox::new(messages::EMPTY), Ok)?;
-    let happened = event_loop::at_hand(section, &mut list)?;
+    let happened = wait_event::more(section, &mut list)?;
     // SAFETY: as promised by the caller.
-    Ok(happened.map_or(Told::Nothing, |happened| unsafe { tell(event, happened, message) }))
+    Ok(happened.map_or(Reported::Nothing, |happened| unsafe { report(event, happened, message) }))
 }
 
 /// Empties an event; its message, the payload freed, is there to be used again.
@@ -139,14 +184,14 @@ unsafe fn fill(
     unsafe { event.write(filled) };
 }
 
-unsafe fn tell(
+unsafe fn report(
     event: *mut ipc_event,
     happened: Event<*mut ipc_connection_info>,
     message: CBox<ipc_message>,
-) -> Told {
-    let told = match &happened.what {
-        What::Message(frame) if frame.has_descriptors => Told::EventWithDescriptors,
-        _ => Told::Event,
+) -> Reported {
+    let reported = match &happened.what {
+        What::Message(frame) if frame.has_descriptors => Reported::EventWithDescriptors,
+        _ => Reported::Event,
     };
     let hand_over = |frame: Frame, mut message: CBox<ipc_message>| {
         message.set(messages::from_frame(frame));
@@ -162,7 +207,7 @@ unsafe fn tell(
     };
     // SAFETY: the caller's promise: a live event.
     unsafe { fill(event, kind, happened.origin, message) };
-    told
+    reported
 }
 
 /// Stores the pointer `cinfo` in the list. The structure stays yours, and must live as long as it is there.
@@ -198,7 +243,7 @@ unsafe fn add(
     }
     let before = list.shape();
     let index = list.append(cinfo)?;
-    event_loop::added(section, &list, before, index, watched).inspect_err(|_| list.remove(index))
+    loops::added(section, &list, before, index, watched).inspect_err(|_| list.remove(index))
 }
 
 /// Takes the pointer `cinfo` out of the list; the last element takes its place. It frees and closes nothing
@@ -242,9 +287,9 @@ pub(super) unsafe fn remove(
     let missing = Error::new(ipc_errors::IPC_ERROR_DEL__CANNOT_FIND_CLIENT, Errno::ENOENT);
     let index = find(&list).ok_or(missing)?;
     let origin = list.origin(index).ok_or(missing)?;
-    let (before, fd) = (list.shape(), list.entry(index).map(|entry| entry.fd));
+    let before = list.shape();
     list.remove(index);
-    event_loop::removed(section, &list, before, (origin.addr(), fd), index);
+    loops::removed(section, &list, before, origin.addr(), index);
     Ok(origin)
 }
 
@@ -303,7 +348,7 @@ pub unsafe extern "C" fn ipc_connections_free(cinfos: *mut ipc_connection_infos)
     call_or(code, nested, |section| {
         with_list(&mut |list| {
             flush::last_flush(section, None);
-            event_loop::freed(section, list.key());
+            loops::freed(section, list.key());
             list.free();
         })
     });
@@ -312,32 +357,53 @@ pub unsafe extern "C" fn ipc_connections_free(cinfos: *mut ipc_connection_infos)
 /// Waits for a client of the service `cinfo`, takes it, and adds it to the list. `*new_client` becomes its
 /// structure, from malloc(3) and yours to free; `new_client` may be NULL, for the list has it too.
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn handle_new_connection(
+pub unsafe extern "C-unwind" fn handle_new_connection(
     cinfo: *mut ipc_connection_info,
     cinfos: *mut ipc_connection_infos,
     new_client: *mut *mut ipc_connection_info,
 ) -> ipc_errors {
-    call(ipc_errors::IPC_ERROR_ACCEPT, |section| {
-        let srv = required_const(cinfo, ipc_errors::IPC_ERROR_HANDLE_NEW_CONNECTION__NO_CINFO_PARAM)?;
-        let cinfos = required(cinfos, ipc_errors::IPC_ERROR_HANDLE_NEW_CONNECTION__NO_CINFOS_PARAM)?;
-        // SAFETY: the caller's list and service.
-        let (mut list, listener) = unsafe { (CList::new(cinfos, srv), (*srv).fd) };
-        // Before anything is done to the list: a signal handler that comes meanwhile may change it.
-        let fd = endpoint::accept(section, listener)
-            .map_err(|errno| Error::new(ipc_errors::IPC_ERROR_ACCEPT, errno))?;
-        let before = list.shape();
-        let index = list.push(|_, _| Ok(fd)).map_err(|_| {
-            let _ = fd::close(fd);
-            Error::new(ipc_errors::IPC_ERROR_HANDLE_NEW_CONNECTION__MALLOC, Errno::ENOMEM)
-        })?;
-        // Should it fail, the next wait goes through the whole list.
-        let _ = event_loop::added(section, &list, before, index, false);
-        if !new_client.is_null() {
-            // SAFETY: the caller's place for a pointer.
-            unsafe { new_client.write(list.origin(index).unwrap_or(ptr::null_mut())) };
-        }
-        Ok(())
-    })
+    let mut accept = None;
+    // SAFETY: plain data in this frame; the caller's list, service and place for a pointer.
+    unsafe {
+        run(ipc_errors::IPC_ERROR_ACCEPT, |section, outcome| {
+            let srv = required(cinfo, ipc_errors::IPC_ERROR_HANDLE_NEW_CONNECTION__NO_CINFO_PARAM)?;
+            let cinfos = required(cinfos, ipc_errors::IPC_ERROR_HANDLE_NEW_CONNECTION__NO_CINFOS_PARAM)?;
+            let flow = accept.get_or_insert_with(|| Accept::new((*srv).fd)).step(section, outcome);
+            match flow.map_err(|errno| Error::new(ipc_errors::IPC_ERROR_ACCEPT, errno))? {
+                Flow::Wait(wait) => Ok(Some(wait)),
+                Flow::Done(fd) => {
+                    take_in(section, CList::new(cinfos, srv), fd, new_client)?;
+                    Ok(None)
+                }
+            }
+        })
+    }
+}
+
+/// Adds a client that was accepted to the list.
+///
+/// # Safety
+/// `new_client` is NULL or a place for a pointer.
+unsafe fn take_in(
+    section: &Section,
+    mut list: CList,
+    fd: RawFd,
+    new_client: *mut *mut ipc_connection_info,
+) -> Result<(), Error> {
+    let client = list.prepare();
+    let before = list.shape();
+    let index = client.ok().and_then(|client| list.push(client, fd));
+    let Some(index) = index else {
+        let _ = fd::close(fd);
+        return Err(Error::new(ipc_errors::IPC_ERROR_HANDLE_NEW_CONNECTION__MALLOC, Errno::ENOMEM));
+    };
+    // Should it fail, the next wait goes through the whole list.
+    let _ = loops::added(section, &list, before, index, false);
+    if !new_client.is_null() {
+        // SAFETY: as promised by the caller.
+        unsafe { new_client.write(list.origin(index).unwrap_or(ptr::null_mut())) };
+    }
+    Ok(())
 }
 
 /// A copy of the structure, member by member, from malloc(3) and yours to free; `spath` is not copied, both

@@ -4,10 +4,7 @@ use std::ffi::c_char;
 use std::os::fd::RawFd;
 use std::ptr;
 
-use nix::errno::Errno;
-
 use super::types::{ipc_connection_info, ipc_connection_infos};
-use crate::error::{Error, ipc_errors};
 use crate::event_loop::{Entry, Kind, List};
 use crate::frame::c_heap::{self, CBox, OutOfMemory};
 
@@ -15,6 +12,7 @@ use crate::frame::c_heap::{self, CBox, OutOfMemory};
 pub const EXTRA: c_char = b'a'.cast_signed() as c_char;
 
 /// A list of the program, which is not NULL.
+#[derive(Clone, Copy)]
 pub struct CList {
     list: *mut ipc_connection_infos,
     /// What a new client's structure is made from.
@@ -59,16 +57,14 @@ impl CList {
         }
     }
 
-    /// Makes room for one more. The old array is freed last: at no moment does the list name freed memory,
-    /// which a signal handler might write to.
+    /// Makes room for one more. The array may be the program's own, and malloc(3) does not say how large it is: so there is
+    /// a new one each time. The old array is freed last: at no moment does the list name freed memory, which a signal
+    /// handler might write to.
     fn reserve(&mut self) -> Result<(), OutOfMemory> {
         let (array, size) = self.parts();
         // SAFETY: the array is from malloc(3) by the contract of ipc_connection_infos, and has `size` entries.
         unsafe {
-            if c_heap::capacity(array) > size {
-                return Ok(());
-            }
-            let larger = c_heap::array_with(array, size, 2 * size + 1)?;
+            let larger = c_heap::array_with(array, size, size + 1)?;
             self.set(larger, size);
             c_heap::free(array);
         }
@@ -117,6 +113,7 @@ impl CList {
 
 impl List for CList {
     type Origin = *mut ipc_connection_info;
+    type Client = CBox<ipc_connection_info>;
 
     fn key(&self) -> usize {
         self.list.addr()
@@ -131,12 +128,8 @@ impl List for CList {
         let entry = self.origin(index)?;
         // SAFETY: an entry that is not NULL points to a live structure, as promised in `new`.
         let (fd, kind) = unsafe { ((*entry).fd, (*entry).r#type) };
-        let kind = if kind == EXTRA { Kind::Extra } else { Kind::Peer };
-        (fd >= 0).then_some(Entry { fd, identity: entry.addr(), kind })
-    }
-
-    fn identity(&self, index: usize) -> Option<usize> {
-        self.origin(index).map(<*mut _>::addr)
+        let kind = if kind == EXTRA { Kind::Extra } else { Kind::Connection };
+        Some(Entry { fd, addr: entry.addr(), kind })
     }
 
     fn origin(&self, index: usize) -> Option<Self::Origin> {
@@ -146,17 +139,23 @@ impl List for CList {
         (!entry.is_null()).then_some(entry)
     }
 
-    fn push(&mut self, make: impl FnOnce(usize, usize) -> Result<RawFd, Error>) -> Result<usize, Error> {
+    fn prepare(&mut self) -> Result<Self::Client, OutOfMemory> {
         self.reserve()?;
-        let mut client = CBox::new(self.client)?;
-        let fd = make(self.size(), client.as_ptr().addr())?;
+        CBox::new(self.client)
+    }
+
+    fn push(&mut self, mut client: Self::Client, fd: RawFd) -> Option<usize> {
         client.set(ipc_connection_info { fd, ..self.client });
-        match self.store(client.as_ptr()) {
-            Some(index) => {
-                let _owned_by_the_list = client.into_c();
-                Ok(index)
-            }
-            None => Err(Error::new(ipc_errors::IPC_ERROR_WAIT_EVENT__SELECT, Errno::EINTR)),
+        let index = self.store(client.as_ptr())?;
+        let _owned_by_the_list = client.into_c();
+        Some(index)
+    }
+
+    fn take_back(&mut self, index: usize) {
+        if let Some(client) = self.origin(index) {
+            self.remove(index);
+            // SAFETY: from `push`, and nobody has seen it.
+            drop(unsafe { CBox::from_c(client) });
         }
     }
 

@@ -5,6 +5,7 @@
 #define _POSIX_C_SOURCE 200809L
 
 #include <errno.h>
+#include <pthread.h>
 #include <stdarg.h>
 #include <stdio.h>
 #include <time.h>
@@ -13,6 +14,12 @@ void ipc_c_log_format (const char *tag, const char *message, va_list args);
 void ipc_c_log_error (const char *message, ...);
 void ipc_c_log_info (const char *message, ...);
 void ipc_c_log_debug (const char *message, ...);
+
+/* A thread that is cancelled while it prints leaves the stream to others, as in printf(3). */
+static void unlock (void *stream)
+{
+	funlockfile (stream);
+}
 
 /* One line: date:tag: message. */
 void ipc_c_log_format (const char *tag, const char *message, va_list args)
@@ -29,10 +36,11 @@ void ipc_c_log_format (const char *tag, const char *message, va_list args)
 		date[0] = '\0';
 	errno = before;
 	flockfile (stdout);
+	pthread_cleanup_push (unlock, stdout);
 	printf ("%s:%s: ", date, tag == NULL ? "" : tag);
 	vprintf (message, args);
 	putchar ('\n');
-	funlockfile (stdout);
+	pthread_cleanup_pop (1);
 }
 
 #define LOG_FUNCTION(name, tag) \

@@ -1,21 +1,22 @@
 //! Messages: make, format, empty, read and write.
 
-use std::ffi::c_char;
+use std::ffi::{c_char, c_void};
 use std::os::fd::RawFd;
 use std::ptr;
 use std::slice;
 
 use nix::errno::Errno;
 
-use super::boundary::{call, required, required_const};
+use super::boundary::{call, required, required_const, run};
 use super::types::{ipc_message, msg_types};
-use crate::calls::read;
-use crate::calls::write;
+use crate::calls::flow::Flow;
+use crate::calls::read::Read;
+use crate::calls::write::Write;
 use crate::connection::frame_decoder::Frame;
 use crate::error::{Error, ipc_errors};
 use crate::frame::c_heap::{self, Block, CBox};
 use crate::frame::header::{self, Header, MAX_PAYLOAD};
-use crate::process::entry_guard::Section;
+use crate::kernel::fd;
 
 /// A message with nothing in it.
 pub(super) const EMPTY: ipc_message = ipc_message { r#type: 0, length: 0, payload: ptr::null_mut() };
@@ -84,32 +85,91 @@ pub(super) unsafe fn parts<'a>(
 /// Reads the next message of a descriptor into `m`.
 ///
 /// # Safety
-/// `m` is NULL or has room for a message.
-pub(super) unsafe fn read(
-    section: &mut Section,
-    m: *mut ipc_message,
-    fd: impl FnOnce() -> Result<RawFd, Error>,
-) -> Result<(), Error> {
-    let m = required(m, ipc_errors::IPC_ERROR_MESSAGE_READ__NO_MESSAGE_PARAM)?;
-    let frame = read::read(section, fd()?, &mut |_| Ok(()))?;
-    // SAFETY: as promised by the caller.
-    unsafe { m.write(from_frame(frame)) };
-    Ok(())
+/// `m` is NULL or has room for a message. The caller has nothing to drop.
+pub(super) unsafe fn read(m: *mut ipc_message, fd: Result<RawFd, Error>) -> ipc_errors {
+    let mut read = None;
+    // SAFETY: plain data in this frame and, as promised, in the caller's.
+    unsafe {
+        run(ipc_errors::IPC_ERROR_USOCK_RECV, |section, outcome| {
+            let m = required(m, ipc_errors::IPC_ERROR_MESSAGE_READ__NO_MESSAGE_PARAM)?;
+            let fd = fd?;
+            match read.get_or_insert_with(|| Read::new(fd)).step(section, outcome, &mut |_| Ok(()))? {
+                Flow::Wait(wait) => Ok(Some(wait)),
+                Flow::Done(frame) => {
+                    m.write(from_frame(frame));
+                    Ok(None)
+                }
+            }
+        })
+    }
 }
 
-/// Writes the message to a descriptor.
+/// Writes the message, and a descriptor if there is one, to a descriptor.
 ///
 /// # Safety
-/// `m` is NULL or a live message.
+/// `m` is NULL or a live message. The caller has nothing to drop.
 pub(super) unsafe fn write(
-    section: &mut Section,
     m: *const ipc_message,
-    fd: impl FnOnce() -> Result<RawFd, Error>,
-) -> Result<(), Error> {
-    let m = required_const(m, ipc_errors::IPC_ERROR_MESSAGE_WRITE__NO_MESSAGE_PARAM)?;
-    // SAFETY: as promised by the caller.
-    let (header, payload) = unsafe { parts(m) }?;
-    write::write(section, fd()?, [&header, payload], None)
+    fd: Result<RawFd, Error>,
+    descriptor: Option<RawFd>,
+) -> ipc_errors {
+    let mut header = [0; header::HEADER_SIZE];
+    // SAFETY: plain data in this frame and, as promised, in the caller's.
+    unsafe {
+        let message = required_const(m, ipc_errors::IPC_ERROR_MESSAGE_WRITE__NO_MESSAGE_PARAM);
+        let frame = message.and_then(|message| frame_of(message));
+        let payload = match frame {
+            Ok((head, payload, length)) if length > 0 => {
+                header = head;
+                slice::from_raw_parts(payload, length)
+            }
+            Ok((head, ..)) => {
+                header = head;
+                &[]
+            }
+            Err(_) => &[],
+        };
+        let target = frame.and(fd);
+        send(target, [&header, payload], descriptor)
+    }
+}
+
+/// Sends bytes to a descriptor, unless it is an error.
+///
+/// # Safety
+/// The caller has nothing to drop.
+pub(super) unsafe fn send(
+    fd: Result<RawFd, Error>,
+    pieces: [&[u8]; 2],
+    descriptor: Option<RawFd>,
+) -> ipc_errors {
+    let code = ipc_errors::IPC_ERROR_USOCK_SEND;
+    let mut write = None;
+    // SAFETY: plain data in this frame and, as promised, in the caller's.
+    unsafe {
+        run(code, |section, outcome| {
+            let to = fd?;
+            if let (None, Some(descriptor)) = (outcome, descriptor) {
+                fd::check_open(descriptor).map_err(|errno| Error::new(code, errno))?;
+            }
+            let write = write.get_or_insert_with(|| Write::new(to, pieces, descriptor));
+            let this = ptr::from_mut(write).cast();
+            Ok(match write.step(section, outcome)? {
+                Flow::Wait(wait) => Some(wait.if_cancelled(abandon, this)),
+                Flow::Done(()) => None,
+            })
+        })
+    }
+}
+
+/// The thread ends while it waits in a write.
+extern "C" fn abandon(write: *mut c_void) {
+    // SAFETY: the write of the frame below, which is there until this has returned.
+    let write = unsafe { &*write.cast::<Write<'_>>() };
+    call(ipc_errors::IPC_ERROR_USOCK_SEND, |section| {
+        write.abandon(section);
+        Ok(())
+    });
 }
 
 /// Makes a message of `paylen` zero bytes in `*m`; with 0 it has no payload (NULL). Both blocks are from
@@ -222,16 +282,16 @@ pub(super) unsafe fn put_frame(
 
 /// Reads the next message of the descriptor `fd` into `m`, as ipc_read does, with the same errors.
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn ipc_message_read(fd: i32, m: *mut ipc_message) -> ipc_errors {
+pub unsafe extern "C-unwind" fn ipc_message_read(fd: i32, m: *mut ipc_message) -> ipc_errors {
     // SAFETY: the caller's message.
-    call(ipc_errors::IPC_ERROR_USOCK_RECV, |section| unsafe { read(section, m, || Ok(fd)) })
+    unsafe { read(m, Ok(fd)) }
 }
 
 /// Sends the message to the descriptor `fd`, as ipc_write does, with the same errors.
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn ipc_message_write(fd: i32, m: *const ipc_message) -> ipc_errors {
+pub unsafe extern "C-unwind" fn ipc_message_write(fd: i32, m: *const ipc_message) -> ipc_errors {
     // SAFETY: the caller's message.
-    call(ipc_errors::IPC_ERROR_USOCK_SEND, |section| unsafe { write(section, m, || Ok(fd)) })
+    unsafe { write(m, Ok(fd), None) }
 }
 
 /// Sets type and payload of the message. With a payload, an earlier one is freed and replaced by a copy of

@@ -5,10 +5,9 @@ use std::os::fd::IntoRawFd;
 
 use nix::errno::Errno;
 
-use super::boundary::{call, fd_of, required, required_const, setting_failed};
+use super::boundary::{call, fd_of, required, setting_failed};
 use super::messages;
 use super::types::{ipc_connection_info, ipc_message};
-use crate::calls::write;
 use crate::connection::table;
 use crate::error::{Error, ipc_errors};
 use crate::kernel::fd;
@@ -56,19 +55,13 @@ pub unsafe extern "C" fn ipc_peer(p: *const ipc_connection_info, peer: *mut ipc_
 /// the message has to be queued and there is no descriptor left to keep it with, and with ETOOMANYREFS where too
 /// many are on their way (unix(7)).
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn ipc_write_fd(
+pub unsafe extern "C-unwind" fn ipc_write_fd(
     p: *const ipc_connection_info,
     m: *const ipc_message,
     fd: c_int,
 ) -> ipc_errors {
-    let code = ipc_errors::IPC_ERROR_USOCK_SEND;
-    call(code, |section| {
-        let m = required_const(m, ipc_errors::IPC_ERROR_MESSAGE_WRITE__NO_MESSAGE_PARAM)?;
-        // SAFETY: the caller's message and structure.
-        let ((header, payload), to) = unsafe { (messages::parts(m)?, fd_of(p, code)?) };
-        fd::check_open(fd).map_err(|errno| Error::new(code, errno))?;
-        write::write(section, to, [&header, payload], Some(fd))
-    })
+    // SAFETY: the caller's message and structure.
+    unsafe { messages::write(m, fd_of(p, ipc_errors::IPC_ERROR_USOCK_SEND), Some(fd)) }
 }
 
 /// Has descriptors received that come with the messages of the connection, or, called for a service, of those

@@ -10,8 +10,8 @@ use std::mem::ManuallyDrop;
 
 use crate::calls::flush;
 use crate::connection::table;
-use crate::event_loop;
-use crate::kernel::{fd, internal_fds};
+use crate::event_loop::loops;
+use crate::kernel::internal_fds;
 use crate::process::entry_guard::Section;
 use crate::process::fork_epoch;
 
@@ -34,14 +34,16 @@ extern "C" fn at_exit() {
     if let Some(mut section) = Section::enter() {
         flush::last_flush(&mut section, None);
         table::release(&section);
-        event_loop::release(&section);
+        loops::release(&section);
+        internal_fds::release();
     }
 }
 
 /// Every table of the library, locked. Dropping it unlocks them.
 struct Frozen {
     connections: table::Frozen,
-    _loops: event_loop::Frozen,
+    _loops: loops::Frozen,
+    _internal_fds: internal_fds::Frozen,
     /// Dropped last.
     _section: Section,
 }
@@ -62,9 +64,10 @@ extern "C" fn before_fork() {
         return;
     };
     // In the order in which the event loop takes them.
-    let loops = event_loop::freeze();
+    let loops = loops::freeze();
     let connections = table::freeze();
-    let frozen = Frozen { connections, _loops: loops, _section: section };
+    let internal_fds = internal_fds::freeze();
+    let frozen = Frozen { connections, _loops: loops, _internal_fds: internal_fds, _section: section };
     FROZEN.set(Some(ManuallyDrop::new(frozen)));
 }
 
@@ -80,15 +83,12 @@ fn thaw() -> Option<Frozen> {
 
 /// After the fork, in the parent.
 extern "C" fn parent_after_fork() {
-    fork_epoch::shares_descriptors();
     drop(thaw());
 }
 
 /// After the fork, in the child.
 extern "C" fn child_after_fork() {
     fork_epoch::next_generation();
-    fork_epoch::shares_descriptors();
-    internal_fds::retain_open(|fd| fd::check_open(fd).is_ok());
     if let Some(mut frozen) = thaw() {
         table::leave_output_to_parent(&mut frozen.connections);
     }

@@ -4,10 +4,11 @@ use std::ffi::c_int;
 
 use nix::errno::Errno;
 
-use super::boundary::{call, fd_of, required, required_const, setting_failed};
+use super::boundary::{call, fd_of, required, required_const, run, setting_failed};
 use super::messages;
 use super::types::{ipc_connection_info, ipc_message};
-use crate::calls::flush::flush_waiting;
+use crate::calls::flow::Flow;
+use crate::calls::flush::Flush;
 use crate::calls::queue;
 use crate::connection::table;
 use crate::error::{Error, ipc_errors};
@@ -48,10 +49,21 @@ pub unsafe extern "C" fn ipc_queue(p: *const ipc_connection_info, m: *const ipc_
 /// no time-out (EINTR); a fork has left unsent messages to the parent (EBUSY); the call comes from a signal
 /// handler that has interrupted a write to this connection (EDEADLK); or sendmsg(2) failed.
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn ipc_flush(p: *const ipc_connection_info, timeout_ms: c_int) -> ipc_errors {
+pub unsafe extern "C-unwind" fn ipc_flush(p: *const ipc_connection_info, timeout_ms: c_int) -> ipc_errors {
     let code = ipc_errors::IPC_ERROR_USOCK_SEND;
-    // SAFETY: the caller's structure, if any.
-    call(code, |section| flush_waiting(section, unsafe { fd_of(p, code) }?, Limit::of(timeout_ms)))
+    let mut flush = None;
+    // SAFETY: the caller's structure, if any; plain data in this frame.
+    unsafe {
+        let fd = fd_of(p, code);
+        run(code, |section, outcome| {
+            let fd = fd?;
+            let flush = flush.get_or_insert_with(|| Flush::new(fd, Limit::of(timeout_ms)));
+            Ok(match flush.step(section, outcome)? {
+                Flow::Wait(wait) => Some(wait),
+                Flow::Done(()) => None,
+            })
+        })
+    }
 }
 
 /// `*bytes` becomes how much is queued for the connection in the library, headers included; what the kernel has

@@ -1,20 +1,24 @@
 //! Services and connections: open, connect, accept, read, write, close.
 
 use std::ffi::{CStr, CString, c_char};
+use std::os::fd::RawFd;
 use std::ptr;
 
 use nix::errno::Errno;
 
-use super::boundary::{call, call_or, fd_of, required, required_const};
+use super::boundary::{call, call_or, fd_of, required, required_const, run};
 use super::messages;
 use super::types::{ipc_connection_info, ipc_message};
+use crate::calls::accept::Accept;
 use crate::calls::close::close_connection;
+use crate::calls::flow::Flow;
 use crate::calls::flush;
 use crate::error::{Error, ipc_errors};
-use crate::event_loop;
+use crate::event_loop::loops;
 use crate::frame::c_heap::{self, Block};
+use crate::kernel::wait::Wait;
 use crate::process::entry_guard::Section;
-use crate::service::endpoint;
+use crate::service::endpoint::{self, Connect};
 use crate::service::path;
 
 /// The run directory: what IPC_RUNDIR says, if it may say anything in this program.
@@ -98,24 +102,45 @@ pub unsafe extern "C" fn ipc_server_init(
 /// no descriptor left (EMFILE), or socket(2) or connect(2) failed otherwise.
 /// IPC_ERROR_NOT_ENOUGH_MEMORY: ENOMEM.
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn ipc_connection(
+pub unsafe extern "C-unwind" fn ipc_connection(
     env: *mut *mut c_char,
     p: *mut ipc_connection_info,
     sname: *const c_char,
 ) -> ipc_errors {
-    call(ipc_errors::IPC_ERROR_USOCK_CONNECT__SOCKET, |section| {
-        required(env, ipc_errors::IPC_ERROR_CONNECTION__NO_ENVIRONMENT_PARAM)?;
-        let p = required(p, ipc_errors::IPC_ERROR_CONNECTION__NO_SERVER)?;
-        let sname = required_const(sname, ipc_errors::IPC_ERROR_CONNECTION__NO_SERVICE_NAME)?;
-        let (too_long, no_memory) =
-            (ipc_errors::IPC_ERROR_USOCK_CONNECT__EMPTY_PATH, ipc_errors::IPC_ERROR_NOT_ENOUGH_MEMORY);
-        // SAFETY: the caller's structure and string.
-        let path = unsafe { path_of(p, sname, too_long, no_memory) }?;
-        let fd = endpoint::connect(section, &path)?;
-        // SAFETY: the caller's structure.
-        unsafe { (*p).fd = fd };
-        Ok(())
-    })
+    let mut state = None;
+    // SAFETY: plain data in this frame; the caller's structure and string.
+    unsafe {
+        run(ipc_errors::IPC_ERROR_USOCK_CONNECT__SOCKET, |section, outcome| {
+            required(env, ipc_errors::IPC_ERROR_CONNECTION__NO_ENVIRONMENT_PARAM)?;
+            let p = required(p, ipc_errors::IPC_ERROR_CONNECTION__NO_SERVER)?;
+            let sname = required_const(sname, ipc_errors::IPC_ERROR_CONNECTION__NO_SERVICE_NAME)?;
+            connect(section, outcome, &mut state, || {
+                let (too_long, no_memory) = (
+                    ipc_errors::IPC_ERROR_USOCK_CONNECT__EMPTY_PATH,
+                    ipc_errors::IPC_ERROR_NOT_ENOUGH_MEMORY,
+                );
+                Connect::new(&path_of(p, sname, too_long, no_memory)?)
+            })
+            .map(|flow| flow.finish(|fd| (*p).fd = fd))
+        })
+    }
+}
+
+/// A step of making a connection: the first one begins it.
+pub(super) fn connect(
+    section: &Section,
+    outcome: Option<&Wait>,
+    state: &mut Option<Connect>,
+    begin: impl FnOnce() -> Result<(Connect, Wait), Error>,
+) -> Result<Flow<RawFd>, Error> {
+    match (outcome, *state) {
+        (Some(outcome), Some(connect)) => connect.finish(section, outcome).map(Flow::Done),
+        _ => {
+            let (connect, wait) = begin()?;
+            *state = Some(connect);
+            Ok(Flow::Wait(wait))
+        }
+    }
 }
 
 /// Ends a service: closes its socket, removes the socket's file and only its own, frees `srv->spath` and
@@ -159,7 +184,7 @@ pub unsafe extern "C" fn ipc_server_close(srv: *mut ipc_connection_info) -> ipc_
             // SAFETY: the caller's structure, if any.
             if let Ok(fd) = unsafe { fd_of(srv, code) } {
                 flush::last_flush(section, None);
-                event_loop::closing(section, fd);
+                loops::closing(section, fd);
             }
             end(Some(section))
         },
@@ -188,24 +213,25 @@ pub unsafe extern "C" fn ipc_close(p: *mut ipc_connection_info) -> ipc_errors {
 /// Errors: IPC_ERROR_ACCEPT__NO_SERVICE_PARAM, IPC_ERROR_ACCEPT__NO_CLIENT_PARAM: NULL (EINVAL).
 /// IPC_ERROR_ACCEPT: accept4(2) failed, as errno tells: EINTR, EMFILE, EBADF, ...
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn ipc_accept(
+pub unsafe extern "C-unwind" fn ipc_accept(
     srv: *mut ipc_connection_info,
     p: *mut ipc_connection_info,
 ) -> ipc_errors {
-    call(ipc_errors::IPC_ERROR_ACCEPT, |section| {
-        let srv = required(srv, ipc_errors::IPC_ERROR_ACCEPT__NO_SERVICE_PARAM)?;
-        let p = required(p, ipc_errors::IPC_ERROR_ACCEPT__NO_CLIENT_PARAM)?;
-        // SAFETY: the caller's structure.
-        let fd = endpoint::accept(section, unsafe { (*srv).fd })
-            .map_err(|errno| Error::new(ipc_errors::IPC_ERROR_ACCEPT, errno))?;
-        // SAFETY: the caller's structures.
-        unsafe {
-            (*p).version = (*srv).version;
-            (*p).index = (*srv).index;
-            (*p).fd = fd;
-        }
-        Ok(())
-    })
+    let mut accept = None;
+    // SAFETY: plain data in this frame; the caller's structures.
+    unsafe {
+        run(ipc_errors::IPC_ERROR_ACCEPT, |section, outcome| {
+            let srv = required(srv, ipc_errors::IPC_ERROR_ACCEPT__NO_SERVICE_PARAM)?;
+            let p = required(p, ipc_errors::IPC_ERROR_ACCEPT__NO_CLIENT_PARAM)?;
+            let flow = accept.get_or_insert_with(|| Accept::new((*srv).fd)).step(section, outcome);
+            let flow = flow.map_err(|errno| Error::new(ipc_errors::IPC_ERROR_ACCEPT, errno))?;
+            Ok(flow.finish(|fd| {
+                (*p).version = (*srv).version;
+                (*p).index = (*srv).index;
+                (*p).fd = fd;
+            }))
+        })
+    }
 }
 
 /// Waits for the next message of the connection and puts it into `m`: first what ipc_wait_event has read
@@ -221,11 +247,9 @@ pub unsafe extern "C" fn ipc_accept(
 /// recv(2) failed.
 /// IPC_ERROR_NOT_ENOUGH_MEMORY: ENOMEM; the next call goes on.
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn ipc_read(p: *const ipc_connection_info, m: *mut ipc_message) -> ipc_errors {
-    call(ipc_errors::IPC_ERROR_USOCK_RECV, |section| {
-        // SAFETY: the caller's structures, if any.
-        unsafe { messages::read(section, m, || fd_of(p, ipc_errors::IPC_ERROR_USOCK_RECV)) }
-    })
+pub unsafe extern "C-unwind" fn ipc_read(p: *const ipc_connection_info, m: *mut ipc_message) -> ipc_errors {
+    // SAFETY: the caller's structures, if any.
+    unsafe { messages::read(m, fd_of(p, ipc_errors::IPC_ERROR_USOCK_RECV)) }
 }
 
 /// Sends the message to the connection, whole and once.
@@ -245,11 +269,12 @@ pub unsafe extern "C" fn ipc_read(p: *const ipc_connection_info, m: *mut ipc_mes
 /// that (EAGAIN). Nothing of the message was sent; try again later.
 /// IPC_ERROR_NOT_ENOUGH_MEMORY: ENOMEM; nothing was sent.
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn ipc_write(p: *const ipc_connection_info, m: *const ipc_message) -> ipc_errors {
-    call(ipc_errors::IPC_ERROR_USOCK_SEND, |section| {
-        // SAFETY: the caller's structures, if any.
-        unsafe { messages::write(section, m, || fd_of(p, ipc_errors::IPC_ERROR_USOCK_SEND)) }
-    })
+pub unsafe extern "C-unwind" fn ipc_write(
+    p: *const ipc_connection_info,
+    m: *const ipc_message,
+) -> ipc_errors {
+    // SAFETY: the caller's structures, if any.
+    unsafe { messages::write(m, fd_of(p, ipc_errors::IPC_ERROR_USOCK_SEND), None) }
 }
 
 /// Writes the path of the service `sname` to `path`, which has PATH_MAX bytes. A path that does not fit

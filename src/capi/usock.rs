@@ -5,16 +5,16 @@ use std::slice;
 
 use nix::errno::Errno;
 
-use super::boundary::{call, call_or, required, required_const};
-use super::messages;
+use super::boundary::{call, call_or, required, required_const, run};
+use super::{messages, server_and_client};
+use crate::calls::accept::Accept;
 use crate::calls::close::close_connection;
-use crate::calls::read;
-use crate::calls::write;
-use crate::connection::frame_decoder::Frame;
+use crate::calls::flow::Flow;
+use crate::calls::read::{Read, put_back};
 use crate::error::{Error, ipc_errors};
 use crate::frame::c_heap::Block;
 use crate::frame::header::{HEADER_SIZE, Header, MAX_PAYLOAD};
-use crate::service::endpoint;
+use crate::service::endpoint::{self, Connect};
 
 /// Sends `len` bytes as they are, and waits as ipc_write does; a frame from ipc_message_format_write can be
 /// sent with it. More bytes than the largest frame has are taken in runs of that size. `*sent`, where `sent` is
@@ -25,40 +25,36 @@ use crate::service::endpoint;
 /// IPC_ERROR_MESSAGE_WRITE__NOT_ENOUGH_DATA, IPC_ERROR_NOT_ENOUGH_MEMORY: as for ipc_write; nothing was sent
 /// but the runs that `*sent` counts.
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn usock_send(
+pub unsafe extern "C-unwind" fn usock_send(
     fd: i32,
     buf: *const c_char,
     len: libc::ssize_t,
     sent: *mut libc::ssize_t,
 ) -> ipc_errors {
-    call(ipc_errors::IPC_ERROR_USOCK_SEND, |section| {
-        let wrong = Error::argument(ipc_errors::IPC_ERROR_USOCK_SEND);
-        let bytes = match usize::try_from(len) {
-            Ok(0) => &[],
-            // SAFETY: the caller's buffer of `len` bytes.
-            Ok(size) if !buf.is_null() => unsafe { slice::from_raw_parts(buf.cast(), size) },
-            _ => {
-                if !sent.is_null() {
-                    // SAFETY: the caller's place for a number.
-                    unsafe { sent.write(0) };
-                }
-                return Err(wrong);
-            }
-        };
-        let mut taken = 0;
-        let result = if bytes.is_empty() {
-            write::write(section, fd, [bytes, &[]], None)
-        } else {
-            bytes.chunks(HEADER_SIZE + MAX_PAYLOAD).try_for_each(|run: &[u8]| {
-                write::write(section, fd, [run, &[]], None).inspect(|()| taken += run.len())
-            })
-        };
-        if !sent.is_null() {
-            // SAFETY: the caller's place for a number.
-            unsafe { sent.write(taken.cast_signed()) };
+    let mut place = 0;
+    // SAFETY: the caller's place for a number, if any.
+    let sent = if sent.is_null() { &mut place } else { unsafe { &mut *sent } };
+    *sent = 0;
+    let (target, bytes): (_, &[u8]) = match usize::try_from(len) {
+        Ok(0) => (Ok(fd), &[]),
+        // SAFETY: the caller's buffer of `len` bytes.
+        Ok(size) if !buf.is_null() => (Ok(fd), unsafe { slice::from_raw_parts(buf.cast(), size) }),
+        _ => (Err(Error::argument(ipc_errors::IPC_ERROR_USOCK_SEND)), &[]),
+    };
+    let mut rest = bytes;
+    loop {
+        let (run, behind) = rest.split_at_checked(HEADER_SIZE + MAX_PAYLOAD).unwrap_or((rest, &[]));
+        // SAFETY: plain data in this frame.
+        let code = unsafe { messages::send(target, [run, &[]], None) };
+        if code != ipc_errors::IPC_ERROR_NONE {
+            return code;
         }
-        result
-    })
+        *sent += run.len().cast_signed();
+        rest = behind;
+        if rest.is_empty() {
+            return code;
+        }
+    }
 }
 
 /// Waits for one whole frame of the socket, header included, and no byte beyond it. Where `*buf` is NULL it
@@ -70,41 +66,50 @@ pub unsafe extern "C" fn usock_send(
 /// call gets it; and as for ipc_read.
 /// IPC_ERROR_CLOSED_RECIPIENT, IPC_ERROR_NOT_ENOUGH_MEMORY: as for ipc_read.
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn usock_recv(fd: i32, buf: *mut *mut c_char, len: *mut libc::ssize_t) -> ipc_errors {
-    call(ipc_errors::IPC_ERROR_USOCK_RECV, |section| {
-        let buf = required(buf, ipc_errors::IPC_ERROR_USOCK_RECV__NO_BUFFER)?;
-        let len = required(len, ipc_errors::IPC_ERROR_USOCK_RECV__NO_LENGTH)?;
-        // SAFETY: the caller's buffer and room.
-        let (place, room) = unsafe { (*buf, (*len).max(0).cast_unsigned()) };
-        let mut made = Block::default();
-        let mut admit = |header: Header| {
-            let size = HEADER_SIZE + header.length;
-            if place.is_null() {
-                // Before the frame is taken, so that it is not lost for want of it.
-                Ok(made.reserve(size)?)
-            } else if size > room {
-                // SAFETY: the caller's place for a number.
-                unsafe { len.write(size.cast_signed()) };
-                Err(Error::new(ipc_errors::IPC_ERROR_USOCK_RECV, Errno::EMSGSIZE))
-            } else {
+pub unsafe extern "C-unwind" fn usock_recv(
+    fd: i32,
+    buf: *mut *mut c_char,
+    len: *mut libc::ssize_t,
+) -> ipc_errors {
+    let mut read = None;
+    // SAFETY: plain data in this frame; the caller's places.
+    unsafe {
+        run(ipc_errors::IPC_ERROR_USOCK_RECV, |section, outcome| {
+            let buf = required(buf, ipc_errors::IPC_ERROR_USOCK_RECV__NO_BUFFER)?;
+            let len = required(len, ipc_errors::IPC_ERROR_USOCK_RECV__NO_LENGTH)?;
+            let (place, room) = (*buf, (*len).max(0).cast_unsigned());
+            let mut admit = |header: Header| {
+                let size = HEADER_SIZE + header.length;
+                if !place.is_null() && size > room {
+                    len.write(size.cast_signed());
+                    return Err(Error::new(ipc_errors::IPC_ERROR_USOCK_RECV, Errno::EMSGSIZE));
+                }
                 Ok(())
-            }
-        };
-        let Frame { kind, payload, .. } = read::read(section, fd, &mut admit)?;
-        let header = Header { kind, length: payload.len() }
-            .encode()
-            .map_err(|_| Error::new(ipc_errors::IPC_ERROR_USOCK_RECV, Errno::EPROTO))?;
-        // SAFETY: the caller's place for a pointer, and a buffer that `admit` has found large enough.
-        unsafe {
+            };
+            let frame = match read.get_or_insert_with(|| Read::new(fd)).step(section, outcome, &mut admit)? {
+                Flow::Wait(wait) => return Ok(Some(wait)),
+                Flow::Done(frame) => frame,
+            };
+            let size = HEADER_SIZE + frame.payload.len();
+            let header = Header { kind: frame.kind, length: frame.payload.len() }
+                .encode()
+                .map_err(|_| Error::new(ipc_errors::IPC_ERROR_USOCK_RECV, Errno::EPROTO))?;
             if place.is_null() {
-                buf.write(made.filled_with([&header, payload.bytes()]).into_c());
+                match Block::with_capacity(size) {
+                    Ok(made) => buf.write(made.filled_with([&header, frame.payload.bytes()]).into_c()),
+                    Err(error) => {
+                        // The next call gets it.
+                        put_back(section, fd, frame);
+                        return Err(error.into());
+                    }
+                }
             } else {
-                messages::put_frame(place, header, payload.bytes().as_ptr(), payload.len());
+                messages::put_frame(place, header, frame.payload.bytes().as_ptr(), frame.payload.len());
             }
-            len.write((HEADER_SIZE + payload.len()).cast_signed());
-        }
-        Ok(())
-    })
+            len.write(size.cast_signed());
+            Ok(None)
+        })
+    }
 }
 
 /// Closes the descriptor, as ipc_close does.
@@ -127,16 +132,19 @@ unsafe fn path_of<'a>(path: *const c_char, code: ipc_errors) -> Result<&'a CStr,
 /// IPC_ERROR_USOCK_CONNECT__EMPTY_PATH: NULL or empty (EINVAL), or too long (ENAMETOOLONG).
 /// IPC_ERROR_USOCK_CONNECT__SOCKET: as for ipc_connection.
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn usock_connect(fd: *mut i32, path: *const c_char) -> ipc_errors {
-    call(ipc_errors::IPC_ERROR_USOCK_CONNECT__SOCKET, |section| {
-        let fd = required(fd, ipc_errors::IPC_ERROR_USOCK_CONNECT__WRONG_FILE_DESCRIPTOR)?;
-        // SAFETY: the caller's string, and place for a descriptor.
-        unsafe {
-            let path = path_of(path, ipc_errors::IPC_ERROR_USOCK_CONNECT__EMPTY_PATH)?;
-            fd.write(endpoint::connect(section, path)?);
-        }
-        Ok(())
-    })
+pub unsafe extern "C-unwind" fn usock_connect(fd: *mut i32, path: *const c_char) -> ipc_errors {
+    let mut connect = None;
+    // SAFETY: plain data in this frame; the caller's string, and place for a descriptor.
+    unsafe {
+        run(ipc_errors::IPC_ERROR_USOCK_CONNECT__SOCKET, |section, outcome| {
+            let fd = required(fd, ipc_errors::IPC_ERROR_USOCK_CONNECT__WRONG_FILE_DESCRIPTOR)?;
+            server_and_client::connect(section, outcome, &mut connect, || {
+                let path = path_of(path, ipc_errors::IPC_ERROR_USOCK_CONNECT__EMPTY_PATH)?;
+                Connect::new(path)
+            })
+            .map(|flow| flow.finish(|connection| fd.write(connection)))
+        })
+    }
 }
 
 /// Listens on a new socket at `path`, of at most PATH_MAX bytes with its NUL; `*fd` becomes the descriptor.
@@ -164,15 +172,18 @@ pub unsafe extern "C" fn usock_init(fd: *mut i32, path: *const c_char) -> ipc_er
 /// Errors: IPC_ERROR_USOCK_ACCEPT__PATH_FILE_DESCRIPTOR: `pfd` is NULL (EINVAL).
 /// IPC_ERROR_USOCK_ACCEPT: accept4(2) failed, as errno tells.
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn usock_accept(fd: c_int, pfd: *mut i32) -> ipc_errors {
-    call(ipc_errors::IPC_ERROR_USOCK_ACCEPT, |section| {
-        let pfd = required(pfd, ipc_errors::IPC_ERROR_USOCK_ACCEPT__PATH_FILE_DESCRIPTOR)?;
-        let client = endpoint::accept(section, fd)
-            .map_err(|errno| Error::new(ipc_errors::IPC_ERROR_USOCK_ACCEPT, errno))?;
-        // SAFETY: the caller's place for a descriptor.
-        unsafe { pfd.write(client) };
-        Ok(())
-    })
+pub unsafe extern "C-unwind" fn usock_accept(fd: c_int, pfd: *mut i32) -> ipc_errors {
+    let accept = Accept::new(fd);
+    // SAFETY: plain data in this frame; the caller's place for a descriptor.
+    unsafe {
+        run(ipc_errors::IPC_ERROR_USOCK_ACCEPT, |section, outcome| {
+            let pfd = required(pfd, ipc_errors::IPC_ERROR_USOCK_ACCEPT__PATH_FILE_DESCRIPTOR)?;
+            accept
+                .step(section, outcome)
+                .map_err(|errno| Error::new(ipc_errors::IPC_ERROR_USOCK_ACCEPT, errno))
+                .map(|flow| flow.finish(|client| pfd.write(client)))
+        })
+    }
 }
 
 /// Removes the file at `path`.

@@ -2,12 +2,13 @@
 
 use std::ffi::c_int;
 
-use super::boundary::{call, required};
-use super::events::{self, Told, fd_of, take_message};
+use super::boundary::{call, required, run};
+use super::events::{self, Reported, fd_of, take_message};
 use super::list::CList;
 use super::types::{ipc_connection_info, ipc_connection_infos, ipc_event};
+use crate::calls::flow::Flow;
 use crate::error::{Error, ipc_errors};
-use crate::event_loop::{self, Entry, Kind, List};
+use crate::event_loop::{Entry, Kind, List, loops};
 use crate::frame::c_heap;
 use crate::kernel::deadline::Limit;
 use crate::process::entry_guard::Section;
@@ -21,16 +22,14 @@ use crate::process::entry_guard::Section;
 ///
 /// Errors: as for ipc_wait_event, also where there is nobody to wait for.
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn ipc_wait_event_timeout(
+pub unsafe extern "C-unwind" fn ipc_wait_event_timeout(
     clients: *mut ipc_connection_infos,
     srv: *mut ipc_connection_info,
     event: *mut ipc_event,
     timeout_ms: c_int,
 ) -> ipc_errors {
-    call(ipc_errors::IPC_ERROR_WAIT_EVENT__SELECT, |section| {
-        // SAFETY: the caller's list, service and event.
-        unsafe { events::wait(section, clients, srv, event, Limit::of(timeout_ms), 1) }.map(drop)
-    })
+    // SAFETY: the caller's list, service and event.
+    unsafe { events::wait(clients, srv, event, Limit::of(timeout_ms)) }
 }
 
 /// Waits as ipc_wait_event_timeout does, and then tells all that is at hand, up to `*count` events: in turns,
@@ -46,60 +45,65 @@ pub unsafe extern "C" fn ipc_wait_event_timeout(
 /// `count` is NULL, or `*count` is 0 (EINVAL). What comes after the first event and fails is left for the next
 /// call.
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn ipc_wait_events(
+pub unsafe extern "C-unwind" fn ipc_wait_events(
     clients: *mut ipc_connection_infos,
     srv: *mut ipc_connection_info,
     events: *mut ipc_event,
     count: *mut usize,
     timeout_ms: c_int,
 ) -> ipc_errors {
-    call(ipc_errors::IPC_ERROR_WAIT_EVENT__SELECT, |section| {
-        let code = ipc_errors::IPC_ERROR_WAIT_EVENT__NO_EVENT_PARAM;
-        let count = required(count, code)?;
-        // SAFETY: the caller's number, and an array of so many events.
-        unsafe {
-            let room = count.replace(0);
+    let limit = Limit::of(timeout_ms);
+    let (mut state, mut room) = (None, 0);
+    // SAFETY: the caller's list, service, number, and an array of so many events; plain data in this frame.
+    unsafe {
+        let code = run(ipc_errors::IPC_ERROR_WAIT_EVENT__SELECT, |section, outcome| {
+            let code = ipc_errors::IPC_ERROR_WAIT_EVENT__NO_EVENT_PARAM;
+            let count = required(count, code)?;
+            if outcome.is_none() {
+                room = count.replace(0);
+            }
             let events = required(events, code)?;
             if room == 0 {
                 return Err(Error::argument(code));
             }
-            let limit = Limit::of(timeout_ms);
-            count.write(wait_for_many(section, clients, srv, events, room, limit)?);
-        }
-        Ok(())
-    })
+            let first = events::step(section, outcome, &mut state, clients, srv, events, (limit, room));
+            let reported = match first {
+                Ok(Flow::Wait(wait)) => return Ok(Some(wait)),
+                Ok(Flow::Done(Reported::Nothing)) => Ok(0),
+                Ok(Flow::Done(first)) => Ok(take_more(section, clients, srv, events, room, first)),
+                Err(error) => Err(error),
+            };
+            for index in reported.unwrap_or(0)..room {
+                drop(take_message(events.add(index)));
+            }
+            count.write(reported?);
+            Ok(None)
+        });
+        events::restore_signals(state);
+        code
+    }
 }
 
+/// Reports what else is there; how many events there are then. What fails is left for the next call.
+///
 /// # Safety
-/// `events` has `room` events, which is more than none; the others are NULL or point to what their type says.
-unsafe fn wait_for_many(
-    section: &mut Section,
+/// `events` has `room` events, of which the first was reported so; the others are NULL or point to what their type says.
+unsafe fn take_more(
+    section: &Section,
     clients: *mut ipc_connection_infos,
     srv: *mut ipc_connection_info,
     events: *mut ipc_event,
     room: usize,
-    limit: Limit,
-) -> Result<usize, Error> {
-    let mut told = 0;
-    // SAFETY: as promised by the caller: `told` stays below `room`.
-    let last = unsafe {
-        let mut last = events::wait(section, clients, srv, events, limit, room);
-        while let Ok(Told::Event | Told::EventWithDescriptors) = last {
-            told += 1;
-            // Descriptors are to be had only until the connection's next message.
-            if told == room || matches!(last, Ok(Told::EventWithDescriptors)) {
-                break;
-            }
-            last = events::take(section, clients, srv, events.add(told));
-        }
-        last
-    };
-    for index in told..room {
-        // SAFETY: an event of the caller's array.
-        drop(unsafe { take_message(events.add(index)) });
+    first: Reported,
+) -> usize {
+    let (mut count, mut last) = (1, first);
+    // Descriptors are to be had only until the connection's next message.
+    while count < room && last == Reported::Event {
+        // SAFETY: as promised by the caller: `count` is below `room`.
+        last = unsafe { events::take(section, clients, srv, events.add(count)) }.unwrap_or(Reported::Nothing);
+        count += usize::from(last != Reported::Nothing);
     }
-    // What has failed after an event was told is for the next call to tell.
-    if told == 0 { last.map(|_| 0) } else { Ok(told) }
+    count
 }
 
 /// The descriptor `*fd` is readable while ipc_wait_event, with the same list and service, has something to
@@ -128,8 +132,8 @@ pub unsafe extern "C" fn ipc_event_fd(
         let fd = required(fd, ipc_errors::IPC_ERROR_WAIT_EVENT__NO_EVENT_PARAM)?;
         // SAFETY: the caller's list and service, and a place for a descriptor.
         unsafe {
-            let mut list = CList::new(clients, srv);
-            fd.write(event_loop::readable(section, &mut list, fd_of(srv))?);
+            let list = CList::new(clients, srv);
+            fd.write(loops::event_fd(section, &list, fd_of(srv))?);
         }
         Ok(())
     })
@@ -162,7 +166,7 @@ pub unsafe extern "C" fn ipc_del_fd(cinfos: *mut ipc_connection_infos, fd: c_int
     call(ipc_errors::IPC_ERROR_DEL__CANNOT_FIND_CLIENT, |section| {
         let cinfos = required(cinfos, ipc_errors::IPC_ERROR_DEL__NO_CLIENTS_PARAM)?;
         let find = |list: &CList| {
-            let is_it = |entry: Entry| entry.fd == fd && entry.kind != Kind::Peer;
+            let is_it = |entry: Entry| entry.fd == fd && entry.kind != Kind::Connection;
             (0..list.size()).find(|index| list.entry(*index).is_some_and(is_it))
         };
         // SAFETY: the caller's list, whose structure for the descriptor is from malloc(3).

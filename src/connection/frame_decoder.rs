@@ -299,6 +299,13 @@ impl Inbound {
         Ok(came)
     }
 
+    /// Takes a frame back that [`Inbound::cut`] has given out last.
+    pub fn put_back(&mut self, frame: Frame) {
+        if let Ok(header) = (Header { kind: frame.kind, length: frame.payload.len() }).encode() {
+            (self.header, self.filled, self.payload) = (header, HEADER_SIZE, frame.payload);
+        }
+    }
+
     /// Gives the buffer of bytes read ahead back once it is empty.
     pub fn return_spare(&mut self, spare: &mut Block) {
         if !self.has_ahead() && self.ahead.capacity() > 0 {

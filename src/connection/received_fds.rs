@@ -10,13 +10,13 @@ use std::os::fd::OwnedFd;
 
 use crate::frame::c_heap::OutOfMemory;
 use crate::kernel::ancillary::MOST;
-use crate::kernel::internal_fds::Kept;
+use crate::kernel::internal_fds::KeptFd;
 
 /// The descriptors of one connection; none unless they are allowed.
 #[derive(Default)]
 pub struct Descriptors {
     /// First those of the last message that was told, then those of frames that are not told yet.
-    all: VecDeque<Kept>,
+    all: VecDeque<KeptFd>,
     told: u8,
     /// How many of the others came before the last receive, and so with the first of these frames.
     older: u8,
@@ -52,7 +52,7 @@ impl Descriptors {
     /// The next descriptor of the last message.
     pub fn take(&mut self) -> Option<OwnedFd> {
         self.told = self.told.checked_sub(1)?;
-        self.all.pop_front().map(Kept::give_away)
+        self.all.pop_front()?.give_away().ok()
     }
 }
 
@@ -62,7 +62,7 @@ impl Extend<OwnedFd> for Descriptors {
         for one in come {
             // The others are closed as they are dropped.
             if self.all.len() < MOST {
-                self.all.push_back(one.into());
+                self.all.push_back(KeptFd::new(one));
             }
         }
     }

@@ -8,7 +8,6 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use nix::errno::Errno;
 
-use crate::connection::state::Connection;
 use crate::connection::table::{self, Slot};
 use crate::error::{Error, ipc_errors as Code};
 use crate::frame::c_heap::OutOfMemory;
@@ -122,27 +121,13 @@ pub fn flush_queue(slot: &mut Slot<'_>, fd: RawFd) -> Result<Flushed, Error> {
 
 /// Sends what is queued for the connection, as far as the kernel takes it now.
 pub fn flush(section: &Section, fd: RawFd) -> Flushed {
-    flush_through(section, fd, fd)
-}
-
-/// [`flush`] through another descriptor of the same socket: where it is another socket's, nothing is sent.
-pub fn flush_through(section: &Section, fd: RawFd, through: RawFd) -> Flushed {
     let mut slot = table::lock(section, fd);
-    let may_send = |connection: &mut Connection| {
-        connection.writer.is_none() && (through == fd || connection.is_behind(through))
-    };
-    if slot.get().is_some_and(|connection| !may_send(connection)) {
+    if slot.get().is_some_and(|connection| connection.writer.is_some()) {
         return Flushed::Full;
     }
-    let flushed = flush_queue(&mut slot, through).unwrap_or(Flushed::All);
+    let flushed = flush_queue(&mut slot, fd).unwrap_or(Flushed::All);
     slot.tidy();
     flushed
-}
-
-/// Sends what the kernel takes now; whether nothing is left to be sent on the connection.
-pub fn flush_whole(section: &Section, fd: RawFd) -> bool {
-    flush(section, fd);
-    !is_queued(section, fd)
 }
 
 /// Whether bytes wait to be sent on the connection.

@@ -8,7 +8,7 @@ use std::os::fd::{AsRawFd, RawFd};
 
 use nix::errno::Errno;
 
-use crate::kernel::internal_fds::Kept;
+use crate::kernel::internal_fds::KeptFd;
 
 /// Bytes that may wait in memory to be sent, beside what the kernel holds, unless the program sets another limit.
 pub const QUEUE_LIMIT: usize = 16 << 20;
@@ -26,7 +26,7 @@ struct Attached {
     /// How many bytes are before the frame, and where it ends.
     start: usize,
     end: usize,
-    descriptor: Kept,
+    descriptor: KeptFd,
 }
 
 impl Outbound {
@@ -49,7 +49,7 @@ impl Outbound {
     }
 
     /// Appends what [`Outbound::reserve`] has made room for. A descriptor goes with the first byte.
-    pub fn append(&mut self, pieces: &[IoSlice<'_>], descriptor: Option<Kept>) {
+    pub fn append(&mut self, pieces: &[IoSlice<'_>], descriptor: Option<KeptFd>) {
         let start = self.bytes.len();
         for piece in pieces {
             self.bytes.extend(piece.iter());
@@ -145,7 +145,7 @@ mod tests {
 
     #[test]
     fn a_descriptor_goes_with_the_first_byte_of_its_frame_and_with_no_other() {
-        let open = || Some(OwnedFd::from(std::fs::File::open("/dev/null").unwrap()).into());
+        let open = || Some(KeptFd::new(OwnedFd::from(std::fs::File::open("/dev/null").unwrap())));
         for step in (1..9).chain([100]) {
             let mut queue = Outbound::default();
             for (bytes, descriptor) in [("one", None), ("two", open()), ("three", open()), ("four", None)] {
@@ -219,7 +219,7 @@ mod tests {
                         }
                         let file = (below(3) == 0).then(|| std::fs::File::open("/dev/null").unwrap());
                         let raw = file.as_ref().map(AsRawFd::as_raw_fd);
-                        queue.append(&pieces, file.map(|file| OwnedFd::from(file).into()));
+                        queue.append(&pieces, file.map(|file| KeptFd::new(OwnedFd::from(file))));
                         let with = |place: usize| raw.filter(|_| place == 0);
                         expected.extend(
                             bytes.iter().enumerate().map(|(place, byte)| (*byte, with(place), number)),

@@ -3,12 +3,12 @@
 
 #![forbid(unsafe_code)]
 
-use std::os::fd::RawFd;
+use nix::unistd::getpid;
 
 use crate::connection::frame_decoder::{Inbound, Longest};
 use crate::connection::send_queue::{Outbound, QUEUE_LIMIT};
-use crate::kernel::socket::Cookie;
 use crate::process::entry_guard::Thread;
+use crate::process::fork_epoch;
 
 /// What a program may set for a connection, or for all that a service accepts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -56,14 +56,20 @@ impl Default for Settings {
 pub struct Service {
     /// Which file was made at its path: device and inode.
     pub file: (u64, u64),
-    /// Who made it.
-    pub maker: i32,
+    /// Which process made it: its number, and how many forks lie between the program's start and it. Processes of
+    /// different PID namespaces may have the same number.
+    pub maker: (i32, u32),
+}
+
+impl Service {
+    /// The process that calls.
+    pub fn this_process() -> (i32, u32) {
+        (getpid().as_raw(), fork_epoch::generation())
+    }
 }
 
 /// One connection's memory, or one service's.
 pub struct Connection {
-    /// Which socket it belongs to, beyond its number.
-    pub cookie: Cookie,
     /// What has come in.
     pub inbound: Inbound,
     /// What is yet to go out.
@@ -78,13 +84,14 @@ pub struct Connection {
     pub settings: Settings,
     /// What is known of a service.
     pub service: Option<Service>,
+    /// Whether a list has set O_NONBLOCK for this listening socket, which the program had not.
+    pub waits_for_clients: bool,
 }
 
 impl Connection {
-    /// The memory of the socket with this cookie.
-    pub fn new(cookie: Cookie, settings: Settings) -> Self {
+    /// The memory of a connection for which the program has set this.
+    pub fn new(settings: Settings) -> Self {
         Self {
-            cookie,
             inbound: settings.inbound(),
             outbound: Outbound::default(),
             writer: None,
@@ -92,17 +99,18 @@ impl Connection {
             is_assumed: false,
             settings,
             service: None,
+            waits_for_clients: false,
         }
-    }
-
-    /// Whether it is the socket behind this descriptor.
-    pub fn is_behind(&self, fd: RawFd) -> bool {
-        Cookie::of(fd).is_ok_and(|cookie| cookie.may_be(self.cookie))
     }
 
     /// Whether there is nothing to remember.
     pub fn is_idle(&self) -> bool {
-        self.inbound.is_empty() && self.may_send() && self.service.is_none()
+        self.inbound.is_empty() && self.may_send() && self.service.is_none() && !self.waits_for_clients
+    }
+
+    /// Whether anything is yet to be sent: queued, or being written by a thread.
+    pub fn is_owed(&self) -> bool {
+        !self.outbound.is_empty() || self.writer.is_some()
     }
 
     /// Whether nothing stands before what is to be sent next.

@@ -1,49 +1,93 @@
-//! Descriptor → connection, for the process.
+//! What the library knows of each descriptor, in one table for the process, reached by the number.
 //!
-//! The descriptor is the key: programs copy `ipc_connection_info` by value, so its address means nothing. A
-//! connection with nothing to remember has no entry, and one for which the program has set something a small one. A
-//! number that the program closed and that the kernel gave to another socket is told by the socket's cookie, which
-//! is asked for only where there is an entry.
+//! The descriptor is the key: programs copy `ipc_connection_info` by value, so its address means nothing. Three things
+//! may be known of a number, each for the one socket whose cookie stands beside it:
+//!
+//! * what has come in and is yet to go out (a [`Connection`]), as long as there is any of it;
+//! * what the program has set for it;
+//! * which list it is in.
+//!
+//! A program may close the number with close(2) at any time, and the kernel gives it to another file. So [`lock`] asks
+//! whether it still is the socket that something is known of, and forgets what is not; nothing is known of most numbers,
+//! and then the kernel is not asked. Two counters tell calls that wait what has happened meanwhile: how often the library
+//! has given out the number as a new connection, and how often it has closed it.
+//!
+//! The table is cut in parts, each with a lock of its own: a number's place is in the part of its remainder.
 
 #![forbid(unsafe_code)]
 
 use std::os::fd::RawFd;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use nix::errno::Errno;
 
-use crate::connection::frame_decoder::Inbound;
 use crate::connection::state::{Connection, Settings};
 use crate::frame::c_heap::OutOfMemory;
 use crate::kernel::socket::Cookie;
 use crate::process::entry_guard::Section;
-use crate::process::sharded::{NumberMap, Part, Shard, Shards, empty_map, release_map};
+use crate::process::growth::{boxed, reserve};
+use crate::process::sharded::{Part, Shard, Shards};
 
 const PARTS: usize = 16;
 
-static CONNECTIONS: Shards<Table, PARTS> = Shards([const { Part::new(Table::EMPTY) }; PARTS]);
+static TABLE: Shards<Numbers, PARTS> = Shards([const { Part::new(Numbers::EMPTY) }; PARTS]);
 
-/// What is remembered of some connections.
-pub struct Table {
-    /// What has come in and is yet to go out.
-    memory: NumberMap<RawFd, Connection>,
-    /// What the program has set, and for which socket. Apart, since it stays as long as the connection: 256 bytes
-    /// are all that an idle one may cost.
-    settings: NumberMap<RawFd, (Cookie, Settings)>,
+/// The numbers below which every one has its place.
+static PLACES: AtomicUsize = AtomicUsize::new(0);
+
+/// The highest number that was known so far, and how far beyond it there are to be places.
+static HIGHEST: AtomicUsize = AtomicUsize::new(0);
+const MARGIN: usize = 64;
+
+/// What is known of one number.
+#[derive(Default)]
+struct Entry {
+    connection: Option<Memory>,
+    settings: Option<Box<[Settings; 1]>>,
+    /// The list that has it: its address. 0 for none.
+    list: usize,
+    /// Which socket all this is known of.
+    cookie: Cookie,
+    /// How often the library has given out this number, and how often it has closed it.
+    given: u32,
+    closes: u32,
 }
 
-impl Table {
-    const EMPTY: Self = Self { memory: empty_map(), settings: empty_map() };
+/// A connection's memory, in a block of its own.
+pub type Memory = Box<[Connection; 1]>;
 
-    /// Which socket it is that something is remembered of.
-    fn cookie(&self, fd: RawFd) -> Option<Cookie> {
-        let set = || self.settings.get(&fd).map(|(cookie, _)| *cookie);
-        self.memory.get(&fd).map(|connection| connection.cookie).or_else(set)
+impl Entry {
+    fn is_known(&self) -> bool {
+        self.connection.is_some() || self.settings.is_some() || self.list != 0
     }
 
-    fn forget(&mut self, fd: RawFd) {
-        self.memory.remove(&fd);
-        self.settings.remove(&fd);
+    fn settings(&self) -> Settings {
+        self.settings.as_deref().map_or_else(Settings::default, |[settings]| *settings)
+    }
+
+    /// Forgets all but the counters.
+    fn forget(&mut self) -> Option<Memory> {
+        (self.settings, self.list, self.cookie) = (None, 0, Cookie::NONE);
+        self.connection.take()
+    }
+}
+
+/// The numbers of one part.
+pub struct Numbers {
+    entries: Vec<Entry>,
+    /// A block for the next connection, so that one which has received bytes finds memory.
+    spare: Option<Memory>,
+}
+
+impl Numbers {
+    const EMPTY: Self = Self { entries: Vec::new(), spare: None };
+
+    fn grow(&mut self, places: usize) -> Result<(), OutOfMemory> {
+        let more = places.saturating_sub(self.entries.len());
+        reserve(&mut self.entries, more)?;
+        self.entries.extend(std::iter::repeat_with(Entry::default).take(more));
+        Ok(())
     }
 }
 
@@ -54,30 +98,43 @@ fn key(fd: RawFd) -> usize {
 /// The place of one descriptor in the table, locked.
 pub struct Slot<'a> {
     fd: RawFd,
-    shard: Shard<'a, Table>,
+    /// Dropped first, so that what is dropped with a connection is closed without the lock.
+    shard: Shard<'a, Numbers>,
+    discarded: Option<Memory>,
 }
 
-/// Locks the place of `fd`, and forgets what was remembered of another socket with that number.
+/// Locks the place of `fd`, and forgets what is known of another socket with that number.
 pub fn lock(section: &Section, fd: RawFd) -> Slot<'_> {
     let mut slot = lock_known(section, fd);
     slot.forget_stranger();
     slot
 }
 
-/// Locks the place of `fd`, and does not ask whether it is still the socket that something is remembered of: the
-/// caller knows that, or asks before it matters.
+/// Locks the place of `fd`, and does not ask whether it is still the socket that something is known of: the caller
+/// knows that, or asks before it matters.
 pub fn lock_known(section: &Section, fd: RawFd) -> Slot<'_> {
-    Slot { fd, shard: CONNECTIONS.lock(section, key(fd)) }
-}
-
-/// Forgets what is remembered of another socket that had this number before.
-pub fn forget_stranger(section: &Section, fd: RawFd) {
-    drop(lock(section, fd));
+    Slot { fd, shard: TABLE.lock(section, key(fd)), discarded: None }
 }
 
 impl Slot<'_> {
-    /// Forgets what was remembered of another socket with this number. EBADF if frames were queued since it may
-    /// have been the other one: they may have been meant for this.
+    fn known(&self) -> Option<&Entry> {
+        // A negative number has no place.
+        usize::try_from(self.fd).ok().and_then(|number| self.shard.entries.get(number / PARTS))
+    }
+
+    fn known_mut(&mut self) -> Option<&mut Entry> {
+        usize::try_from(self.fd).ok().and_then(|number| self.shard.entries.get_mut(number / PARTS))
+    }
+
+    /// The place, made if need be.
+    fn place(&mut self) -> Result<&mut Entry, Errno> {
+        let number = usize::try_from(self.fd).map_err(|_| Errno::EBADF)?;
+        self.shard.grow(number / PARTS + 1).map_err(|_| Errno::ENOMEM)?;
+        self.known_mut().ok_or(Errno::ENOMEM)
+    }
+
+    /// Forgets what is known of another socket with this number. EBADF if frames were queued since it may have been
+    /// the other one: they may have been meant for this.
     pub fn verify(&mut self) -> Result<(), Errno> {
         let is_assumed =
             self.get().is_some_and(|connection| connection.is_assumed && !connection.outbound.is_empty());
@@ -90,34 +147,34 @@ impl Slot<'_> {
         Ok(())
     }
 
-    /// Forgets what was remembered of another socket with this number.
+    /// Forgets what is known of another socket with this number.
     pub fn forget_stranger(&mut self) {
-        if let Some(known) = self.shard.cookie(self.fd)
-            && !Cookie::of(self.fd).is_ok_and(|cookie| cookie.may_be(known))
-        {
-            self.shard.forget(self.fd);
+        let fd = self.fd;
+        if self.known().is_some_and(|entry| entry.is_known() && !entry.cookie.is_behind(fd)) {
+            self.forget();
         }
     }
 
-    /// What is remembered.
+    /// What has come in and is yet to go out.
     pub fn get(&mut self) -> Option<&mut Connection> {
-        self.shard.memory.get_mut(&self.fd)
+        self.known_mut()?.connection.as_deref_mut().map(|[connection]| connection)
     }
 
     /// What the program has set: for a connection, or for all that a service accepts.
     pub fn settings(&self) -> Settings {
-        self.shard.settings.get(&self.fd).map(|(_, settings)| *settings).unwrap_or_default()
+        self.known().map_or_else(Settings::default, Entry::settings)
     }
 
     /// Changes that.
     pub fn set(&mut self, settings: Settings) -> Result<(), Errno> {
         let cookie = Cookie::of(self.fd)?;
-        if settings == Settings::default() {
-            self.shard.settings.remove(&self.fd);
+        let entry = self.place()?;
+        entry.settings = if settings == Settings::default() {
+            None
         } else {
-            self.shard.settings.try_reserve(1).map_err(|_| Errno::ENOMEM)?;
-            self.shard.settings.insert(self.fd, (cookie, settings));
-        }
+            Some(boxed(settings).map_err(|_| Errno::ENOMEM)?)
+        };
+        entry.cookie = cookie;
         if let Some(connection) = self.get() {
             connection.settings = settings;
             settings.apply(&mut connection.inbound);
@@ -125,21 +182,38 @@ impl Slot<'_> {
         Ok(())
     }
 
+    /// The list that has the connection: its address.
+    pub fn list(&self) -> Option<usize> {
+        self.known().map(|entry| entry.list).filter(|list| *list != 0)
+    }
+
+    /// How often the library has given out the number, and how often it has closed it.
+    pub fn counters(&self) -> (u32, u32) {
+        self.known().map_or((0, 0), |entry| (entry.given, entry.closes))
+    }
+
     /// Makes sure that [`Slot::entry`] will find memory.
     pub fn reserve(&mut self) -> Result<(), Errno> {
-        self.shard.memory.try_reserve(1).map_err(|_| Errno::ENOMEM)
+        self.place()?;
+        if self.shard.spare.is_none() && self.get().is_none() {
+            self.shard.spare = Some(boxed(Connection::new(Settings::default())).map_err(|_| Errno::ENOMEM)?);
+        }
+        Ok(())
     }
 
     /// What is remembered, from now on.
     pub fn entry(&mut self) -> Result<&mut Connection, Errno> {
-        if !self.shard.memory.contains_key(&self.fd) {
+        if self.get().is_none() {
             self.reserve()?;
             let cookie = Cookie::of(self.fd)?;
-            if self.shard.cookie(self.fd).is_some_and(|known| !known.may_be(cookie)) {
-                self.shard.forget(self.fd);
+            if self.known().is_some_and(|entry| entry.is_known() && !entry.cookie.may_be(cookie)) {
+                self.forget();
             }
-            let connection = Connection::new(cookie, self.settings());
-            self.shard.memory.insert(self.fd, connection);
+            let settings = self.settings();
+            let mut memory = self.shard.spare.take().ok_or(Errno::ENOMEM)?;
+            *memory = [Connection::new(settings)];
+            let entry = self.place()?;
+            (entry.connection, entry.cookie) = (Some(memory), cookie);
         }
         self.get().ok_or(Errno::ENOMEM)
     }
@@ -147,55 +221,35 @@ impl Slot<'_> {
     /// Forgets what has come in and gone out, if there is nothing left of it.
     pub fn tidy(&mut self) {
         if self.get().is_some_and(|connection| connection.is_idle()) {
-            self.shard.memory.remove(&self.fd);
+            let memory = self.known_mut().and_then(|entry| entry.connection.take());
+            self.shard.spare = memory;
         }
     }
 
     /// Forgets the connection.
     pub fn forget(&mut self) {
-        self.shard.forget(self.fd);
+        let memory = self.known_mut().and_then(Entry::forget);
+        self.discarded = memory.or_else(|| self.discarded.take());
         self.notify();
     }
 
-    /// Takes out what has come in, to work on it without the lock; with the cookie of its socket, if it was
-    /// remembered.
-    pub fn take_inbound(&mut self) -> (Inbound, Option<Cookie>) {
-        let Some(connection) = self.get() else { return (self.settings().inbound(), None) };
-        let fresh = connection.settings.inbound();
-        let (inbound, cookie) = (std::mem::replace(&mut connection.inbound, fresh), connection.cookie);
-        self.tidy();
-        (inbound, Some(cookie))
-    }
-
-    /// Puts back what is left of it, if the descriptor is still the socket with this cookie. Without memory for
-    /// that it stays where it is.
-    pub fn put_inbound(&mut self, inbound: &mut Inbound, cookie: Option<Cookie>) -> Result<(), OutOfMemory> {
-        if inbound.is_empty() {
-            return Ok(());
-        }
-        match self.entry() {
-            Ok(connection) if cookie.is_none_or(|cookie| cookie.may_be(connection.cookie)) => {
-                connection.inbound = std::mem::take(inbound);
-                connection.settings.apply(&mut connection.inbound);
-            }
-            Err(Errno::ENOMEM) => return Err(OutOfMemory),
-            // Another socket has the number, or none: the bytes concern nobody.
-            Ok(_) | Err(_) => self.tidy(),
-        }
-        Ok(())
+    /// The memory of connections that were forgotten, to be dropped where no lock is held.
+    pub fn into_discarded(self) -> Option<Memory> {
+        self.discarded
     }
 
     /// Waits until another thread has finished its frame, or for so long: EBADF if the connection is closed meanwhile.
     pub fn wait(mut self, limit: Option<Duration>) -> Result<Self, Errno> {
-        let before = self.get().map(|connection| connection.cookie);
-        self.shard = CONNECTIONS.wait(self.shard, key(self.fd), limit);
-        let is_it = Cookie::of(self.fd).is_ok_and(|now| before.is_none_or(|before| before.may_be(now)));
+        let before = (self.known().map(|entry| entry.cookie), self.counters());
+        self.shard = TABLE.wait(self.shard, key(self.fd), limit);
+        let is_it = self.counters() == before.1
+            && before.0.is_none_or(|cookie| !cookie.is_some() || cookie.is_behind(self.fd));
         if is_it { Ok(self) } else { Err(Errno::EBADF) }
     }
 
     /// Lets other threads know that a frame is finished.
     pub fn notify(&self) {
-        CONNECTIONS.notify(&self.shard, key(self.fd));
+        TABLE.notify(&self.shard, key(self.fd));
     }
 }
 
@@ -207,57 +261,225 @@ pub fn set(section: &Section, fd: RawFd, change: impl FnOnce(&mut Settings)) -> 
     slot.set(settings)
 }
 
-/// Makes sure that [`adopt`] will find memory, whatever the number of the connection.
-pub fn reserve(section: &Section, settings: Settings) -> Result<(), OutOfMemory> {
-    let mut result = Ok(());
-    if settings != Settings::default() {
-        CONNECTIONS.for_each(section, |part| {
-            if part.settings.try_reserve(1).is_err() {
-                result = Err(OutOfMemory);
-            }
-        });
+/// Makes sure that the next numbers which the kernel gives out find their places, as far as that can be foreseen: `near` is
+/// one that it has given out.
+pub fn make_room(section: &Section, near: RawFd) -> Result<(), OutOfMemory> {
+    let highest = HIGHEST.fetch_max(key(near), Ordering::Relaxed).max(key(near));
+    let wanted = highest + MARGIN;
+    if PLACES.load(Ordering::Relaxed) < wanted {
+        let places = wanted / PARTS + 1 + wanted / PARTS / 8;
+        let mut result = Ok(());
+        TABLE.for_each(section, |part| result = result.and(part.grow(places)));
+        result?;
+        PLACES.store(places * PARTS, Ordering::Relaxed);
     }
-    result
+    Ok(())
 }
 
-/// Sets for a connection that was just accepted what is set for its service. What another socket with its
-/// number has left is forgotten.
-pub fn adopt(section: &Section, fd: RawFd, settings: Settings) -> Result<(), Errno> {
-    forget_stranger(section, fd);
-    if settings == Settings::default() { Ok(()) } else { set(section, fd, |own| *own = settings) }
+/// Settings for a connection that is yet to come.
+pub struct Prepared(Option<Box<[Settings; 1]>>);
+
+impl Prepared {
+    /// Finds the memory for them.
+    pub fn new(settings: Settings) -> Result<Self, OutOfMemory> {
+        let is_default = settings == Settings::default();
+        Ok(Self(if is_default { None } else { Some(boxed(settings)?) }))
+    }
+}
+
+/// The library gives out this number as a new connection, with these settings. What another socket with the number has
+/// left is forgotten.
+pub fn give_out(section: &Section, fd: RawFd, Prepared(settings): Prepared) -> Result<(), Errno> {
+    HIGHEST.fetch_max(key(fd), Ordering::Relaxed);
+    let mut slot = lock_known(section, fd);
+    slot.forget();
+    let cookie = if settings.is_some() { Cookie::of(fd)? } else { Cookie::NONE };
+    match slot.place() {
+        Ok(entry) => {
+            entry.given = entry.given.wrapping_add(1);
+            (entry.settings, entry.cookie) = (settings, cookie);
+            Ok(())
+        }
+        // Without memory the number is as good as any that the program has from elsewhere.
+        Err(errno) => {
+            if settings.is_none() {
+                Ok(())
+            } else {
+                Err(errno)
+            }
+        }
+    }
+}
+
+/// The library is about to close this number. What is known of it is forgotten; the memory is to be dropped where no lock
+/// is held.
+pub fn note_closing(section: &Section, fd: RawFd) -> Option<Memory> {
+    let mut slot = lock_known(section, fd);
+    slot.forget();
+    if let Some(entry) = slot.known_mut() {
+        entry.closes = entry.closes.wrapping_add(1);
+    }
+    slot.into_discarded()
+}
+
+/// The list at this address has the connection from now on.
+pub fn note_listed(section: &Section, fd: RawFd, list: usize) -> Result<(), Errno> {
+    HIGHEST.fetch_max(key(fd), Ordering::Relaxed);
+    let mut slot = lock(section, fd);
+    let cookie = Cookie::of(fd)?;
+    let entry = slot.place()?;
+    (entry.list, entry.cookie) = (list, cookie);
+    Ok(())
+}
+
+/// The list at this address has the connection no more.
+pub fn note_unlisted(section: &Section, fd: RawFd, list: usize) {
+    let mut slot = lock_known(section, fd);
+    if let Some(entry) = slot.known_mut().filter(|entry| entry.list == list) {
+        entry.list = 0;
+    }
 }
 
 /// Visits every connection that has something to remember, part by part.
 pub fn for_each(section: &Section, mut visit: impl FnMut(RawFd, &mut Connection)) {
-    CONNECTIONS.for_each(section, |part| {
-        part.memory.iter_mut().for_each(|(fd, connection)| visit(*fd, connection));
+    let mut part_number = 0;
+    TABLE.for_each(section, |part| {
+        for (place, entry) in part.entries.iter_mut().enumerate() {
+            if let (Some([connection]), Ok(fd)) =
+                (entry.connection.as_deref_mut(), RawFd::try_from(place * PARTS + part_number))
+            {
+                visit(fd, connection);
+            }
+        }
+        part_number += 1;
     });
 }
 
 /// The whole table, locked for a fork.
-pub type Frozen = [Shard<'static, Table>; PARTS];
+pub type Frozen = [Shard<'static, Numbers>; PARTS];
 
 /// Locks the whole table.
 pub fn freeze() -> Frozen {
-    CONNECTIONS.freeze()
+    TABLE.freeze()
 }
 
 /// At the end of the process: gives back the table's memory, if nothing is in it.
 pub fn release(section: &Section) {
-    CONNECTIONS.for_each(section, |part| {
-        release_map(&mut part.memory);
-        release_map(&mut part.settings);
+    TABLE.for_each(section, |part| {
+        part.spare = None;
+        if !part.entries.iter().any(Entry::is_known) {
+            part.entries = Vec::new();
+        }
     });
+    PLACES.store(0, Ordering::Relaxed);
 }
 
 /// In the child of a fork: what waits to be sent is the parent's to send.
 pub fn leave_output_to_parent(table: &mut Frozen) {
     for part in table {
-        part.memory.retain(|_, connection| {
-            connection.left_to_parent |= !connection.outbound.is_empty() || connection.writer.is_some();
+        for entry in &mut part.entries {
+            let Some([connection]) = entry.connection.as_deref_mut() else { continue };
+            connection.left_to_parent |= connection.is_owed();
             connection.outbound.clear();
             connection.writer = None;
-            !connection.is_idle()
-        });
+            if connection.is_idle() {
+                entry.connection = None;
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::os::unix::net::UnixStream;
+
+    fn limits(section: &Section, fd: RawFd) -> usize {
+        lock(section, fd).settings().queue
+    }
+
+    /// A socket at a number that no other test gets.
+    fn socket_at(number: RawFd) -> (RawFd, UnixStream) {
+        let (one, two) = UnixStream::pair().unwrap();
+        let fd = nix::fcntl::fcntl(&one, nix::fcntl::FcntlArg::F_DUPFD_CLOEXEC(number)).unwrap();
+        (fd, two)
+    }
+
+    fn close(fd: RawFd) {
+        crate::kernel::fd::close(fd).unwrap();
+    }
+
+    #[test]
+    fn nothing_is_known_of_numbers_that_were_never_seen() {
+        let section = Section::enter().unwrap();
+        for fd in [-1, 900, RawFd::MAX] {
+            let mut slot = lock(&section, fd);
+            assert!(slot.get().is_none() && slot.list().is_none());
+            assert_eq!((slot.settings(), slot.counters()), (Settings::default(), (0, 0)));
+        }
+        assert_eq!(lock(&section, -1).entry().err(), Some(Errno::EBADF));
+    }
+
+    #[test]
+    fn knowledge_ends_with_the_socket_whatever_gets_its_number() {
+        let section = Section::enter().unwrap();
+        let (fd, _peer) = socket_at(910);
+        set(&section, fd, |settings| settings.queue = 5).unwrap();
+        lock(&section, fd).entry().unwrap().left_to_parent = true;
+        note_listed(&section, fd, 8).unwrap();
+        assert_eq!((limits(&section, fd), lock(&section, fd).list()), (5, Some(8)));
+        close(fd);
+        let (again, _peer) = socket_at(910);
+        assert_eq!(again, fd);
+        assert_eq!(limits(&section, fd), Settings::default().queue);
+        let mut slot = lock(&section, fd);
+        assert!(slot.get().is_none() && slot.list().is_none());
+        drop(slot);
+        close(fd);
+    }
+
+    #[test]
+    fn counters_tell_what_the_library_did_with_the_number() {
+        let section = Section::enter().unwrap();
+        let (fd, _peer) = socket_at(930);
+        give_out(&section, fd, Prepared::new(Settings::default()).unwrap()).unwrap();
+        assert_eq!(lock(&section, fd).counters(), (1, 0));
+        lock(&section, fd).entry().unwrap().left_to_parent = true;
+        assert!(note_closing(&section, fd).is_some());
+        assert_eq!(lock(&section, fd).counters(), (1, 1));
+        let settings = Settings { queue: 7, ..Settings::default() };
+        give_out(&section, fd, Prepared::new(settings).unwrap()).unwrap();
+        assert_eq!(lock(&section, fd).counters(), (2, 1));
+        assert_eq!(limits(&section, fd), 7);
+        close(fd);
+    }
+
+    #[test]
+    fn idle_connection_gives_its_memory_back() {
+        let section = Section::enter().unwrap();
+        let (fd, _peer) = socket_at(950);
+        let mut slot = lock(&section, fd);
+        slot.entry().unwrap().is_assumed = true;
+        slot.tidy();
+        assert!(slot.get().is_none());
+        slot.entry().unwrap().left_to_parent = true;
+        slot.tidy();
+        assert!(slot.get().is_some());
+        slot.forget();
+        assert!(slot.into_discarded().is_some());
+        close(fd);
+    }
+
+    #[test]
+    fn list_that_has_lost_the_connection_does_not_unlist_it_elsewhere() {
+        let section = Section::enter().unwrap();
+        let (fd, _peer) = socket_at(970);
+        note_listed(&section, fd, 8).unwrap();
+        note_listed(&section, fd, 16).unwrap();
+        note_unlisted(&section, fd, 8);
+        assert_eq!(lock(&section, fd).list(), Some(16));
+        note_unlisted(&section, fd, 16);
+        assert_eq!(lock(&section, fd).list(), None);
+        close(fd);
     }
 }

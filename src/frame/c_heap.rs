@@ -238,15 +238,6 @@ pub unsafe fn free<T>(pointer: *mut T) {
     unsafe { libc::free(pointer.cast::<c_void>()) };
 }
 
-/// How many pointers an array of C has room for; 0 for NULL.
-///
-/// # Safety
-/// `array` is NULL or a live block of malloc(3).
-pub unsafe fn capacity<T>(array: *mut *mut T) -> usize {
-    // SAFETY: as promised by the caller; the size that it tells may be written to.
-    unsafe { libc::malloc_usable_size(array.cast()) / size_of::<*mut T>() }
-}
-
 /// A new array with room for `capacity` pointers and a copy of the first `count` of `array`.
 ///
 /// # Safety

@@ -9,7 +9,6 @@ use nix::Result;
 
 use crate::kernel::fd::{Patience, written};
 use crate::kernel::socket::{self, sent};
-use crate::process::fork_epoch;
 
 /// How many descriptors may come at once. The kernel closes what is beyond.
 pub const MOST: usize = 16;
@@ -93,8 +92,6 @@ unsafe fn take_descriptors(message: &libc::msghdr, descriptors: &mut impl Extend
 /// Sends what the kernel takes of `pieces`, and with its first byte a descriptor.
 #[allow(unsafe_code, reason = "the layout of control messages")]
 pub fn send_with(fd: RawFd, pieces: &[IoSlice<'_>], descriptor: RawFd) -> Result<usize> {
-    // The descriptor may be that of a connection, which then stays open where it is closed here.
-    fork_epoch::shares_descriptors();
     let mut control = Control([MaybeUninit::zeroed(); CONTROL]);
     // SAFETY: all zeros is a message header without address, pieces and control messages.
     let mut message: libc::msghdr = unsafe { std::mem::zeroed() };

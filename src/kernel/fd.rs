@@ -4,15 +4,17 @@
 //! kernel then answers EBADF.
 #![deny(unsafe_code)]
 
+use std::io::Write;
 use std::mem::MaybeUninit;
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 
 use nix::Result;
 use nix::errno::Errno;
-use nix::fcntl::{FcntlArg, fcntl};
+use nix::fcntl::{FcntlArg, OFlag, fcntl, open};
 use nix::poll::{PollFd, PollFlags, PollTimeout};
+use nix::sys::stat::{Mode, SFlag, fstat, major, minor};
 
-use crate::kernel::internal_fds::{self, Kept};
+use crate::kernel::internal_fds::{self, KeptFd};
 
 /// Whether a call may wait for the peer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -55,25 +57,58 @@ pub unsafe fn written<T>(room: &mut [MaybeUninit<T>], count: isize) -> Result<&m
     Ok(unsafe { &mut *(std::ptr::from_mut(front) as *mut [T]) })
 }
 
-/// Reads at most `room` from a descriptor of any kind that poll(2) calls readable; an empty answer is the end
-/// of the file. With [`Patience::DontWait`] it does not wait, where the kernel can do that, should another
-/// process have taken the bytes meanwhile.
+/// Reads at most `room` from a descriptor of any kind that poll(2) calls readable; an empty answer is the end of the file.
+///
+/// With [`Patience::DontWait`] it does not wait, should another process have taken the bytes meanwhile: the kernel can do
+/// that for pipes and sockets (RWF_NOWAIT), and for a FIFO or a terminal through a descriptor of their own that has
+/// O_NONBLOCK. For other kinds (an inotify descriptor), and without /proc, there is no way.
 #[allow(unsafe_code, reason = "nix reads into initialised bytes only")]
 pub fn read(fd: RawFd, room: &mut [MaybeUninit<u8>], patience: Patience) -> Result<&mut [u8]> {
     if patience == Patience::DontWait {
         let piece = libc::iovec { iov_base: room.as_mut_ptr().cast(), iov_len: room.len() };
         // SAFETY: `piece` is `room`, which is writable for its whole length; -1 is the file's own position.
         let count = unsafe { libc::preadv2(fd, &raw const piece, 1, -1, libc::RWF_NOWAIT) };
-        if count >= 0 || !matches!(Errno::last(), Errno::EOPNOTSUPP | Errno::ENOSYS) {
-            // SAFETY: the kernel has written as much as it tells.
+        // EPERM and EINVAL: of a sandbox.
+        let is_refused =
+            || matches!(Errno::last(), Errno::EOPNOTSUPP | Errno::ENOSYS | Errno::EPERM | Errno::EINVAL);
+        if count >= 0 || !is_refused() {
+            // SAFETY: the kernel has written as much as it says.
             return unsafe { written(room, count) };
         }
+        if let Ok(Some(own)) = reopen(fd) {
+            return read_waiting(own.as_raw_fd(), room);
+        }
     }
-    // SAFETY: `room` is writable for its whole length, and the kernel has written as much as it tells.
+    read_waiting(fd, room)
+}
+
+#[allow(unsafe_code, reason = "nix reads into initialised bytes only")]
+fn read_waiting(fd: RawFd, room: &mut [MaybeUninit<u8>]) -> Result<&mut [u8]> {
+    // SAFETY: `room` is writable for its whole length, and the kernel has written as much as it says.
     unsafe {
         let count = libc::read(fd, room.as_mut_ptr().cast(), room.len());
         written(room, count)
     }
+}
+
+/// The device numbers of /dev/ptmx.
+const PTMX: (u64, u64) = (5, 2);
+
+/// A FIFO or a terminal, opened once more so that reading it does not wait; none for other kinds of files.
+fn reopen(fd: RawFd) -> Result<Option<OwnedFd>> {
+    let file = fstat(borrow(fd)?)?;
+    let kind = SFlag::from_bits_truncate(file.st_mode) & SFlag::S_IFMT;
+    // The master of a terminal would be another one's.
+    let is_master = (major(file.st_rdev), minor(file.st_rdev)) == PTMX;
+    if kind != SFlag::S_IFIFO && kind != SFlag::S_IFCHR || is_master {
+        return Ok(None);
+    }
+    let mut name = [0; 32];
+    let mut rest = &mut name[..];
+    write!(rest, "/proc/self/fd/{fd}").map_err(|_| Errno::ENAMETOOLONG)?;
+    let length = 32 - rest.len();
+    let flags = OFlag::O_RDONLY | OFlag::O_NONBLOCK | OFlag::O_NOCTTY | OFlag::O_CLOEXEC;
+    open(name.get(..length).unwrap_or_default(), flags, Mode::empty()).map(Some)
 }
 
 /// Locks an open file for this process alone, if nobody has it: EWOULDBLOCK. It is free again when it is closed.
@@ -86,10 +121,10 @@ pub fn lock(file: &OwnedFd) -> Result<()> {
 /// Another descriptor of the same file, close-on-exec. A call that waits with it goes on with that file, also where
 /// a signal handler closes the first one and its number becomes another's: the kernel begins the call anew.
 #[allow(unsafe_code, reason = "nix gives the number alone")]
-pub fn duplicate(fd: RawFd) -> Result<Kept> {
+pub fn duplicate(fd: RawFd) -> Result<KeptFd> {
     let number = fcntl(borrow(fd)?, FcntlArg::F_DUPFD_CLOEXEC(0))?;
     // SAFETY: a new descriptor, which nobody else knows.
-    Ok(unsafe { OwnedFd::from_raw_fd(number) }.into())
+    Ok(KeptFd::new(unsafe { OwnedFd::from_raw_fd(number) }))
 }
 
 /// EBADF for a descriptor that is not open.
@@ -111,7 +146,10 @@ pub fn wait(fd: RawFd, events: PollFlags, timeout: PollTimeout) -> Result<PollFl
 /// Closes a descriptor of the program. Linux has freed the number even where it answers EINTR.
 #[allow(unsafe_code, reason = "the descriptor is the program's number, which Rust does not own")]
 pub fn close(fd: RawFd) -> Result<()> {
-    let fd = internal_fds::of_program(fd)?;
+    // Without a lock, which a signal handler may have interrupted the library with.
+    if internal_fds::is_marked(fd) {
+        return Err(Errno::EBADF);
+    }
     // SAFETY: closing what C asked to close; no Rust value owns this number.
     match Errno::result(unsafe { libc::close(fd) }) {
         Ok(_) | Err(Errno::EINTR) => Ok(()),

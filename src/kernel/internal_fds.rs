@@ -1,122 +1,356 @@
-//! Which descriptors are the library's own.
+//! The descriptors that the library keeps, and how it knows that they still are its own.
 //!
-//! A program closes the descriptor of a connection and leaves the entry in its list. Should the library open one then,
-//! it may get that number, and the entry would look alive: what the loop reads and closes must not be its own. A
-//! program that closes a connection twice closes nothing of the library's, either.
+//! A program may close every descriptor that it does not know, and its own files then get the numbers. So the
+//! library asks the kernel before each use and before each close:
+//!
+//! * an open file that the library made (an epoll set, a clock) carries a mark: the signal number that
+//!   fcntl(2) F_SETSIG keeps for it, which nothing else uses;
+//! * an open file of somebody else that the library has a descriptor of (one that came with a message, a copy) is
+//!   known by its device and inode. Numbers of these are noted, so that the program cannot close them by a number
+//!   that it has closed before.
+//!
+//! A closed connection whose end was reported to the program keeps its number for a while: a descriptor of the
+//! second kind, of a file that can neither be read nor written (O_PATH), takes its place.
+#![deny(unsafe_code)]
 
-#![forbid(unsafe_code)]
+use std::io::Write;
+use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, IntoRawFd, OwnedFd, RawFd};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
-use std::sync::atomic::{AtomicU64, Ordering};
-
+use nix::Result;
 use nix::errno::Errno;
+use nix::fcntl::{OFlag, open};
+use nix::sys::memfd::{MFdFlags, memfd_create};
+use nix::sys::stat::{Mode, fstat};
 
-/// As many as a process may have, unless the system's administrator allows more (fs.nr_open): those beyond are not
-/// noted.
-const MOST: usize = 1 << 20;
+use crate::process::sharded::{NumberMap, empty_map, release_map};
 
-/// A bit for each descriptor: to be asked before each change of an epoll set, and to be changed without a lock.
-static OWN: [AtomicU64; MOST / 64] = [const { AtomicU64::new(0) }; MOST / 64];
+/// The marks: of what the program knows nothing of, and of what it was given the number of. glibc keeps these signals for
+/// itself, so that no program asks for them.
+const MARK: libc::c_int = 33;
+const SHOWN: libc::c_int = 32;
 
-fn bit(fd: RawFd) -> Option<(&'static AtomicU64, u64)> {
-    let number = usize::try_from(fd).ok()?;
-    Some((OWN.get(number / 64)?, 1 << (number % 64)))
+/// Linux: of asm-generic/fcntl.h, the same on every architecture that libc knows.
+const F_SETSIG: libc::c_int = 10;
+const F_GETSIG: libc::c_int = 11;
+
+/// A number as a descriptor; the kernel checks it at every call.
+#[allow(unsafe_code, reason = "the number may be anything's")]
+fn borrow(fd: RawFd) -> Result<BorrowedFd<'static>> {
+    if fd < 0 {
+        return Err(Errno::EBADF);
+    }
+    // SAFETY: not -1.
+    Ok(unsafe { BorrowedFd::borrow_raw(fd) })
 }
 
-/// Whether the descriptor is the library's own.
-pub fn is_own(fd: RawFd) -> bool {
-    bit(fd).is_some_and(|(word, bit)| word.load(Ordering::Acquire) & bit != 0)
+#[allow(unsafe_code, reason = "nix does not know F_SETSIG")]
+fn set_mark(fd: RawFd, mark: libc::c_int) -> Result<()> {
+    // SAFETY: it changes nothing but a number that belongs to the open file.
+    Errno::result(unsafe { libc::fcntl(fd, F_SETSIG, mark) }).map(drop)
 }
 
-/// A descriptor of the program, by its number: EBADF for one of the library's own, which the number of a connection
-/// that the program has closed may have become.
-pub fn of_program(fd: RawFd) -> nix::Result<RawFd> {
-    if is_own(fd) { Err(Errno::EBADF) } else { Ok(fd) }
+/// The mark of the open file behind this number.
+#[allow(unsafe_code, reason = "nix does not know F_GETSIG")]
+fn mark_of(fd: RawFd) -> Result<libc::c_int> {
+    // SAFETY: it only reads a number of the open file.
+    Errno::result(unsafe { libc::fcntl(fd, F_GETSIG) })
 }
 
-/// Takes the marks off numbers that are not open. In a forked child there may be some: the kernel copies the descriptors
-/// before the memory, and another thread of the parent may have opened and marked one between the two.
-pub fn retain_open(is_open: impl Fn(RawFd) -> bool) {
-    for (word, first) in OWN.iter().zip((0..).step_by(64)) {
-        let mut marks = word.load(Ordering::Acquire);
-        while marks != 0 {
-            let number = marks.trailing_zeros();
-            marks &= marks - 1;
-            if !is_open(first + number.cast_signed()) {
-                word.fetch_and(!(1 << number), Ordering::AcqRel);
+#[allow(unsafe_code, reason = "a number that was found to be the library's")]
+fn close_number(fd: RawFd) {
+    // SAFETY: the caller has just seen that it is the library's own.
+    drop(unsafe { OwnedFd::from_raw_fd(fd) });
+}
+
+/// A descriptor of an open file that the library made.
+pub struct InternalFd {
+    fd: RawFd,
+    /// None where a sandbox refuses F_SETSIG: then every open file counts as this one.
+    mark: Option<libc::c_int>,
+}
+
+impl InternalFd {
+    /// Marks the file.
+    pub fn new(file: OwnedFd) -> Self {
+        Self::with_mark(file, MARK)
+    }
+
+    /// The same for one whose number the program gets.
+    pub fn shown(file: OwnedFd) -> Self {
+        Self::with_mark(file, SHOWN)
+    }
+
+    fn with_mark(file: OwnedFd, mark: libc::c_int) -> Self {
+        let mark = set_mark(file.as_raw_fd(), mark).is_ok().then_some(mark);
+        Self { fd: file.into_raw_fd(), mark }
+    }
+
+    /// Whether the number still is that of a file which the library made.
+    pub fn is_intact(&self) -> bool {
+        match (mark_of(self.fd), self.mark) {
+            (Err(Errno::EBADF), _) => false,
+            (Ok(now), Some(mark)) => now == mark,
+            // The kernel did not say.
+            (Err(_), _) | (Ok(_), None) => true,
+        }
+    }
+}
+
+impl AsRawFd for InternalFd {
+    fn as_raw_fd(&self) -> RawFd {
+        self.fd
+    }
+}
+
+impl Drop for InternalFd {
+    fn drop(&mut self) {
+        if self.is_intact() {
+            close_number(self.fd);
+        }
+    }
+}
+
+/// Which file it is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct FileId(u64, u64);
+
+impl FileId {
+    /// That of the file behind this descriptor.
+    pub fn of(fd: RawFd) -> Result<Self> {
+        let file = fstat(borrow(fd)?)?;
+        #[allow(clippy::useless_conversion, reason = "not on every architecture")]
+        Ok(Self(file.st_dev.into(), file.st_ino.into()))
+    }
+}
+
+/// The numbers of all [`KeptFd`]s. Locked for moments, and after every other lock of the library.
+static KEPT: Mutex<NumberMap<RawFd, FileId>> = Mutex::new(empty_map());
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// What is noted here, locked for a fork.
+pub struct Frozen {
+    _placeholder: MutexGuard<'static, Option<KeptFd>>,
+    _kept: MutexGuard<'static, NumberMap<RawFd, FileId>>,
+}
+
+/// Locks what is noted.
+pub fn freeze() -> Frozen {
+    let placeholder = lock(&PLACEHOLDER);
+    Frozen { _placeholder: placeholder, _kept: lock(&KEPT) }
+}
+
+/// At the end of the process: gives back what is kept for all of it, and the table's memory if nothing is in it.
+pub fn release() {
+    drop(lock(&PLACEHOLDER).take());
+    release_map(&mut lock(&KEPT));
+}
+
+/// A descriptor that the library keeps of a file which is not its own.
+pub struct KeptFd {
+    fd: RawFd,
+    /// None if the kernel did not say: then every open file counts as this one.
+    file: Option<FileId>,
+}
+
+impl KeptFd {
+    /// Keeps it. Without memory to note the number the program can close it by that.
+    pub fn new(file: OwnedFd) -> Self {
+        let kept = Self { fd: file.as_raw_fd(), file: FileId::of(file.as_raw_fd()).ok() };
+        kept.note();
+        let _kept_by_number = file.into_raw_fd();
+        kept
+    }
+
+    fn note(&self) {
+        let mut kept = lock(&KEPT);
+        if let Some(file) = self.file
+            && kept.try_reserve(1).is_ok()
+        {
+            kept.insert(self.fd, file);
+        }
+    }
+
+    /// Whether the number still is that of the file.
+    pub fn is_intact(&self) -> bool {
+        match (FileId::of(self.fd), self.file) {
+            (Err(Errno::EBADF), _) => false,
+            (Ok(now), Some(file)) => now == file,
+            (Err(_), _) | (_, None) => true,
+        }
+    }
+
+    fn forget(&self) {
+        let mut kept = lock(&KEPT);
+        // The number may be another one's that is kept by now.
+        if self.file.is_some() && kept.get(&self.fd).copied() == self.file {
+            kept.remove(&self.fd);
+        }
+    }
+
+    /// It is the program's from now on: EBADF if the program has closed it before.
+    #[allow(unsafe_code, reason = "a number that was found to be the library's")]
+    pub fn give_away(self) -> Result<OwnedFd> {
+        let is_intact = self.is_intact();
+        self.forget();
+        let fd = self.fd;
+        std::mem::forget(self);
+        // SAFETY: it is the library's own, and no longer noted.
+        if is_intact { Ok(unsafe { OwnedFd::from_raw_fd(fd) }) } else { Err(Errno::EBADF) }
+    }
+}
+
+impl AsRawFd for KeptFd {
+    fn as_raw_fd(&self) -> RawFd {
+        self.fd
+    }
+}
+
+impl Drop for KeptFd {
+    fn drop(&mut self) {
+        self.forget();
+        if self.is_intact() {
+            close_number(self.fd);
+        }
+    }
+}
+
+/// Whether the number is that of an open file which the library made for itself.
+pub fn is_marked(fd: RawFd) -> bool {
+    mark_of(fd) == Ok(MARK)
+}
+
+/// Whether the number is that of a descriptor which the library keeps and the program knows nothing of.
+pub fn is_internal(fd: RawFd) -> bool {
+    let kept = lock(&KEPT).get(&fd).copied();
+    is_marked(fd) || kept.is_some_and(|file| FileId::of(fd) == Ok(file))
+}
+
+/// A descriptor of the program, by its number: EBADF for one that the library keeps, which the number of a
+/// connection that the program has closed may have become.
+pub fn of_program(fd: RawFd) -> Result<RawFd> {
+    if is_internal(fd) { Err(Errno::EBADF) } else { Ok(fd) }
+}
+
+/// What takes the place of closed connections: made when first needed, and anew if the program has closed it.
+static PLACEHOLDER: Mutex<Option<KeptFd>> = Mutex::new(None);
+
+/// A descriptor that can be closed and nothing else.
+fn open_placeholder() -> Result<KeptFd> {
+    let flags = OFlag::O_PATH | OFlag::O_CLOEXEC;
+    // A file of its own cannot be mistaken for another one. Without /proc any file will do.
+    let own = memfd_create(c"libipc", MFdFlags::MFD_CLOEXEC).and_then(|file| {
+        let mut name = [0; 32];
+        let mut rest = &mut name[..];
+        write!(rest, "/proc/self/fd/{}", file.as_raw_fd()).map_err(|_| Errno::ENAMETOOLONG)?;
+        let length = 32 - rest.len();
+        open(name.get(..length).unwrap_or_default(), flags, Mode::empty())
+    });
+    Ok(KeptFd::new(own.or_else(|_| open(c"/", flags, Mode::empty()))?))
+}
+
+/// Closes the descriptor, and keeps its number from being given to another file: with the descriptor that is
+/// returned here that ends. If none can be had the number is free at once.
+#[allow(unsafe_code, reason = "the descriptor is the program's number, which Rust does not own")]
+pub fn close_and_hold(fd: RawFd) -> Option<KeptFd> {
+    let placeholder = {
+        let mut placeholder = lock(&PLACEHOLDER);
+        if placeholder.as_ref().is_none_or(|placeholder| !placeholder.is_intact()) {
+            *placeholder = open_placeholder().ok();
+        }
+        placeholder.as_ref().map(|placeholder| (placeholder.fd, placeholder.file))
+    };
+    if let Some((from, file)) = placeholder {
+        loop {
+            // SAFETY: the number is replaced as the caller wants it; no Rust value owns it. Closing may wait, so no
+            // lock is held.
+            match Errno::result(unsafe { libc::dup3(from, fd, libc::O_CLOEXEC) }) {
+                Ok(_) => {
+                    let held = KeptFd { fd, file };
+                    held.note();
+                    return Some(held);
+                }
+                Err(Errno::EBUSY | Errno::EINTR) => {}
+                Err(_) => break,
             }
         }
     }
-}
-
-/// The library's own for as long as it lives. It is to be dropped before the descriptor is closed.
-pub struct Mark(RawFd);
-
-impl Mark {
-    /// Marks this descriptor.
-    pub fn new(fd: BorrowedFd<'_>) -> Self {
-        let fd = fd.as_raw_fd();
-        if let Some((word, bit)) = bit(fd) {
-            word.fetch_or(bit, Ordering::AcqRel);
-        }
-        Self(fd)
-    }
-}
-
-impl Drop for Mark {
-    fn drop(&mut self) {
-        if let Some((word, bit)) = bit(self.0) {
-            word.fetch_and(!bit, Ordering::AcqRel);
-        }
-    }
-}
-
-/// A descriptor that the library keeps.
-pub struct Kept {
-    _mark: Mark,
-    file: OwnedFd,
-}
-
-impl Kept {
-    /// It is the program's from now on.
-    pub fn give_away(self) -> OwnedFd {
-        self.file
-    }
-}
-
-impl From<OwnedFd> for Kept {
-    fn from(file: OwnedFd) -> Self {
-        Self { _mark: Mark::new(file.as_fd()), file }
-    }
-}
-
-impl AsRawFd for Kept {
-    fn as_raw_fd(&self) -> RawFd {
-        self.file.as_raw_fd()
-    }
+    // SAFETY: as above.
+    let _ = unsafe { libc::close(fd) };
+    None
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use nix::fcntl::{FcntlArg, fcntl};
+    use std::fs::File;
+
+    fn file() -> OwnedFd {
+        File::open("/dev/null").unwrap().into()
+    }
+
+    /// Has another file take the number, as a program does that closes what it does not know.
+    #[allow(unsafe_code, reason = "what a program does")]
+    fn replace(fd: RawFd, file: &OwnedFd) {
+        // SAFETY: the number belongs to this test.
+        assert_eq!(unsafe { libc::dup2(file.as_raw_fd(), fd) }, fd);
+    }
+
+    fn is_open(fd: RawFd) -> bool {
+        borrow(fd).and_then(|fd| fcntl(fd, FcntlArg::F_GETFD)).is_ok()
+    }
 
     #[test]
-    fn a_descriptor_is_own_until_it_is_closed_or_given_away() {
-        let open = || OwnedFd::from(std::fs::File::open("/dev/null").unwrap());
-        let kept = Kept::from(open());
-        let number = kept.as_raw_fd();
-        assert!(is_own(number));
+    fn internal_fd_is_known_until_it_is_closed() {
+        let internal = InternalFd::new(memfd_create(c"test", MFdFlags::MFD_CLOEXEC).unwrap());
+        let number = internal.as_raw_fd();
+        assert!(internal.is_intact() && is_internal(number));
         assert_eq!(of_program(number), Err(Errno::EBADF));
-        let given = kept.give_away();
-        assert!(!is_own(number) && given.as_raw_fd() == number);
-        assert_eq!(of_program(number), Ok(number));
-        let kept = Kept::from(given);
-        assert!(is_own(number));
-        drop(kept);
-        assert!(!is_own(number));
-        assert!(!is_own(-1) && !is_own(RawFd::MAX));
-        let kept = Kept::from(open());
-        retain_open(|fd| fd != kept.as_raw_fd());
-        assert!(!is_own(kept.as_raw_fd()));
+        drop(internal);
+        assert!(!is_open(number));
+        assert!(!is_internal(-1) && !is_internal(RawFd::MAX));
+    }
+
+    #[test]
+    fn stranger_at_the_number_is_not_closed() {
+        let internal = InternalFd::new(memfd_create(c"test", MFdFlags::MFD_CLOEXEC).unwrap());
+        let (pipe, _other) = std::io::pipe().unwrap();
+        let kept = KeptFd::new(pipe.into());
+        let (one, other) = (internal.as_raw_fd(), kept.as_raw_fd());
+        let stranger = file();
+        replace(one, &stranger);
+        replace(other, &stranger);
+        assert!(!internal.is_intact() && !kept.is_intact());
+        assert!(!is_internal(one) && !is_internal(other));
+        drop((internal, kept));
+        assert!(is_open(one) && is_open(other));
+        close_number(one);
+        close_number(other);
+    }
+
+    #[test]
+    fn kept_fd_is_the_programs_when_given_away() {
+        let kept = KeptFd::new(file());
+        let number = kept.as_raw_fd();
+        assert!(is_internal(number));
+        let given = kept.give_away().unwrap();
+        assert_eq!((given.as_raw_fd(), is_internal(number)), (number, false));
+    }
+
+    #[test]
+    fn held_number_is_closed_for_everybody_and_given_to_nobody() {
+        let (one, mut two) = std::os::unix::net::UnixStream::pair().unwrap();
+        let number = one.into_raw_fd();
+        let held = close_and_hold(number).unwrap();
+        // The peer sees the end at once.
+        assert_eq!(std::io::Read::read(&mut two, &mut [0]).unwrap(), 0);
+        assert!(is_open(number) && is_internal(number));
+        assert_eq!(nix::unistd::write(borrow(number).unwrap(), b"x"), Err(Errno::EBADF));
+        drop(held);
+        assert!(!is_internal(number));
     }
 }

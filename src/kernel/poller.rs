@@ -1,126 +1,227 @@
 //! The epoll set of one list, and its clock.
-
+//!
+//! The set is made by the process that uses it: after a fork a shared one would let each process change the other's.
+//! The clock is one of its members. A time limit of each wait would have the kernel start and stop a timer for each
+//! message; the clock runs on beside them. Another thread wakes the one that waits by it.
 #![deny(unsafe_code)]
 
 use std::mem::MaybeUninit;
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, RawFd};
+use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
 
+use nix::Result;
 use nix::errno::Errno;
-use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags};
-use nix::sys::time::{TimeSpec, TimeValLike};
-use nix::sys::timerfd::{ClockId, Expiration, TimerFd, TimerFlags, TimerSetTimeFlags};
+use nix::sys::epoll::EpollFlags;
 
-use crate::kernel::fd::{borrow, written};
-use crate::kernel::internal_fds::{self, Mark};
+use crate::kernel::deadline;
+use crate::kernel::fd::written;
+use crate::kernel::internal_fds::{self, InternalFd};
 use crate::process::fork_epoch;
 
-/// An epoll set, made by the process that uses it: after a fork a shared one would let each process change the
-/// other's.
-///
-/// The clock is one of its members. A time-out of epoll_wait(2) would have the kernel start and stop a timer
-/// for each message; the clock runs on beside them.
+/// What the clock's tick is reported with.
+pub const TICK: u64 = u64::MAX;
+
+/// What a probe registers a descriptor with, for the moment before it is taken out again.
+pub const PROBE: u64 = u64::MAX - 1;
+
+/// What epoll reports of one descriptor: its events and the token that it was registered with.
+pub type Readiness = libc::epoll_event;
+
+/// An epoll set with a clock.
 pub struct Poller {
-    _own: [Mark; 2],
-    epoll: Epoll,
-    clock: TimerFd,
-    /// Whether a tick is to come.
-    ticking: bool,
+    epoll: InternalFd,
+    /// None if a sandbox refuses timerfd_create(2).
+    clock: Option<InternalFd>,
+    /// When the next tick is to come, in milliseconds; none is, if it is 0.
+    tick_at: i64,
     made_by: u32,
 }
 
-/// What the clock's tick is reported with.
-pub const TICK: u64 = u32::MAX as u64;
-
-/// What epoll tells of one descriptor: its events and the number it was registered with.
-pub type Readiness = libc::epoll_event;
-
-/// Waits for readiness in an epoll set, without a lock on its owner: the set may be closed meanwhile.
-#[allow(unsafe_code, reason = "nix's Epoll::wait borrows the set, and with it the lock, while it blocks")]
-pub fn wait_epoll(
-    set: RawFd,
-    room: &mut [MaybeUninit<Readiness>],
-    timeout_ms: i32,
-) -> nix::Result<&mut [Readiness]> {
-    let most = i32::try_from(room.len()).unwrap_or(i32::MAX);
-    // SAFETY: `room` is writable for `most` events, and the kernel has written as many as it tells.
-    unsafe {
-        let count = libc::epoll_wait(set, room.as_mut_ptr().cast(), most, timeout_ms);
-        written(room, count as isize)
-    }
+/// epoll_ctl(2) on a set of the library's own.
+#[allow(unsafe_code, reason = "the number may be anything's; nix wants to borrow it")]
+pub fn control(epoll: RawFd, operation: i32, fd: RawFd, interest: EpollFlags, token: u64) -> Result<()> {
+    let mut event = libc::epoll_event { events: interest.bits().cast_unsigned(), u64: token };
+    // SAFETY: an event that the kernel only reads.
+    Errno::result(unsafe { libc::epoll_ctl(epoll, operation, fd, &raw mut event) }).map(drop)
 }
 
-/// A descriptor of the program.
-fn member(fd: RawFd) -> nix::Result<BorrowedFd<'static>> {
-    internal_fds::of_program(fd).and_then(borrow)
+#[allow(unsafe_code, reason = "a descriptor that nobody else knows")]
+fn internal(fd: i32) -> Result<InternalFd> {
+    // SAFETY: new, if there is one.
+    Errno::result(fd).map(|fd| InternalFd::new(unsafe { OwnedFd::from_raw_fd(fd) }))
 }
 
 impl Poller {
     /// A set with nothing in it but its clock.
-    pub fn new() -> nix::Result<Self> {
-        let epoll = Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC)?;
-        let flags = TimerFlags::TFD_CLOEXEC | TimerFlags::TFD_NONBLOCK;
-        let clock = TimerFd::new(ClockId::CLOCK_MONOTONIC, flags)?;
-        // Told once for each tick: nobody reads the clock.
-        let interest = EpollFlags::EPOLLIN | EpollFlags::EPOLLET;
-        epoll.add(clock.as_fd(), EpollEvent::new(interest, TICK))?;
-        let own = [epoll.0.as_fd(), clock.as_fd()].map(Mark::new);
-        Ok(Self { _own: own, epoll, clock, ticking: false, made_by: fork_epoch::generation() })
+    #[allow(unsafe_code, reason = "nix's types close their numbers without asking whose they are")]
+    pub fn new() -> Result<Self> {
+        // SAFETY: both calls make a descriptor.
+        let (epoll, clock) = unsafe {
+            let epoll = internal(libc::epoll_create1(libc::EPOLL_CLOEXEC))?;
+            let flags = libc::TFD_CLOEXEC | libc::TFD_NONBLOCK;
+            (epoll, internal(libc::timerfd_create(libc::CLOCK_MONOTONIC, flags)))
+        };
+        let clock = match clock {
+            Ok(clock) => Some(clock),
+            Err(Errno::EPERM | Errno::ENOSYS | Errno::EINVAL | Errno::EACCES) => None,
+            Err(errno) => return Err(errno),
+        };
+        let poller = Self { epoll, clock, tick_at: 0, made_by: fork_epoch::generation() };
+        if let Some(clock) = &poller.clock {
+            // Reported once for each tick: nobody reads the clock.
+            let interest = EpollFlags::EPOLLIN | EpollFlags::EPOLLET;
+            control(poller.fd(), libc::EPOLL_CTL_ADD, clock.as_raw_fd(), interest, TICK)?;
+        }
+        Ok(poller)
     }
 
-    /// Whether this process has made it.
-    pub fn is_own(&self) -> bool {
+    /// Whether the numbers still are those of this set and its clock, and this process made them.
+    pub fn is_intact(&self) -> bool {
         self.made_by == fork_epoch::generation()
+            && self.epoll.is_intact()
+            && self.clock.as_ref().is_none_or(|clock| self.probe(clock.as_raw_fd()) == Err(Errno::EEXIST))
     }
 
     /// The descriptor to wait for.
     pub fn fd(&self) -> RawFd {
-        self.epoll.0.as_raw_fd()
+        self.epoll.as_raw_fd()
     }
 
-    /// The same, for the calls that want more than a number.
-    pub fn as_fd(&self) -> BorrowedFd<'_> {
-        self.epoll.0.as_fd()
-    }
-
-    /// Has the clock tick once, so many milliseconds from now, unless a tick is to come anyway.
-    pub fn tick_in(&mut self, milliseconds: i64) -> nix::Result<()> {
-        if !self.ticking {
-            self.clock
-                .set(Expiration::OneShot(TimeSpec::milliseconds(milliseconds)), TimerSetTimeFlags::empty())?;
-            self.ticking = true;
+    /// Has the clock tick once, so many milliseconds from now or before. Without a clock it returns how long a wait may
+    /// take instead.
+    pub fn tick_in(&mut self, milliseconds: u32) -> Option<u32> {
+        let at = deadline::milliseconds() + i64::from(milliseconds);
+        if self.tick_at == 0 || self.tick_at > at {
+            if self.set_clock(milliseconds, 0).is_err() {
+                return Some(milliseconds);
+            }
+            self.tick_at = at;
         }
-        Ok(())
+        None
+    }
+
+    /// Wakes a thread that waits for the set.
+    pub fn wake(&self) {
+        let _ = self.set_clock(0, 1);
+    }
+
+    #[allow(unsafe_code, reason = "nix's timer closes its number without asking whose it is")]
+    fn set_clock(&self, milliseconds: u32, nanoseconds: i64) -> Result<()> {
+        let clock = self.clock.as_ref().ok_or(Errno::ENOSYS)?;
+        // SAFETY: all zeros is a timer that is off.
+        let mut time: libc::itimerspec = unsafe { std::mem::zeroed() };
+        time.it_value.tv_sec = (milliseconds / 1000) as _;
+        time.it_value.tv_nsec = (i64::from(milliseconds % 1000) * 1_000_000 + nanoseconds) as _;
+        // SAFETY: a time that the kernel only reads.
+        let result =
+            unsafe { libc::timerfd_settime(clock.as_raw_fd(), 0, &raw const time, std::ptr::null_mut()) };
+        Errno::result(result).map(drop)
     }
 
     /// The tick has come.
     pub fn ticked(&mut self) {
-        self.ticking = false;
+        self.tick_at = 0;
     }
 
-    /// Watches a descriptor for these events, from now on.
-    pub fn watch(&self, fd: RawFd, token: u64, interest: EpollFlags) -> nix::Result<()> {
-        match self.add(fd, token, interest) {
-            Err(Errno::EEXIST) => self.change(fd, token, interest),
-            result => result,
-        }
+    /// Watches a descriptor that is not watched yet: EEXIST for one that is, as the file that it is now. EBADF also
+    /// for one that the library keeps.
+    pub fn add(&self, fd: RawFd, token: u64, interest: EpollFlags) -> Result<()> {
+        let fd = internal_fds::of_program(fd)?;
+        control(self.fd(), libc::EPOLL_CTL_ADD, fd, interest, token)
     }
 
     /// Watches a descriptor for other events than before: ENOENT for one that is not watched, as the file that it is
     /// now.
-    pub fn change(&self, fd: RawFd, token: u64, interest: EpollFlags) -> nix::Result<()> {
-        self.epoll.modify(member(fd)?, &mut EpollEvent::new(interest, token))
-    }
-
-    /// Watches a descriptor that is not watched yet: EEXIST for one that is, as the file that it is now.
-    pub fn add(&self, fd: RawFd, token: u64, interest: EpollFlags) -> nix::Result<()> {
-        self.epoll.add(member(fd)?, EpollEvent::new(interest, token))
+    pub fn change(&self, fd: RawFd, token: u64, interest: EpollFlags) -> Result<()> {
+        control(self.fd(), libc::EPOLL_CTL_MOD, fd, interest, token)
     }
 
     /// Watches a descriptor no more.
     pub fn remove(&self, fd: RawFd) {
-        if let Ok(fd) = member(fd) {
-            // A closed descriptor has left the set by itself.
-            let _ = self.epoll.delete(fd);
+        // A closed descriptor has left the set by itself, if no other descriptor of the file is open.
+        let _ = control(self.fd(), libc::EPOLL_CTL_DEL, fd, EpollFlags::empty(), 0);
+    }
+
+    /// Whether the number is watched, as the file that it is now: EEXIST if so. What is not watched is not watched
+    /// afterwards, either; EPERM is a file that cannot be.
+    pub fn probe(&self, fd: RawFd) -> Result<()> {
+        let result = control(self.fd(), libc::EPOLL_CTL_ADD, fd, EpollFlags::empty(), PROBE);
+        if result.is_ok() {
+            self.remove(fd);
         }
+        result
+    }
+
+    /// What is ready by now.
+    #[allow(unsafe_code, reason = "nix's Epoll::wait wants initialised events")]
+    pub fn ready<'a>(&self, room: &'a mut [MaybeUninit<Readiness>]) -> Result<&'a mut [Readiness]> {
+        let most = i32::try_from(room.len()).unwrap_or(i32::MAX);
+        // SAFETY: `room` is writable for `most` events, and the kernel has written as many as it says.
+        unsafe {
+            let count = libc::epoll_wait(self.fd(), room.as_mut_ptr().cast(), most, 0);
+            written(room, count as isize)
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::os::fd::IntoRawFd;
+    use std::os::unix::net::UnixStream;
+
+    fn tokens(poller: &Poller) -> Vec<u64> {
+        let mut room = [MaybeUninit::uninit(); 8];
+        poller.ready(&mut room).unwrap().iter().map(|ready| ready.u64).collect()
+    }
+
+    #[test]
+    fn probe_tells_a_reused_number_from_the_file_before() {
+        let poller = Poller::new().unwrap();
+        let (one, two) = UnixStream::pair().unwrap();
+        let (other, _peer) = UnixStream::pair().unwrap();
+        let number = one.as_raw_fd();
+        poller.add(number, 7, EpollFlags::EPOLLIN).unwrap();
+        assert_eq!(poller.probe(number), Err(Errno::EEXIST));
+        // The old file lives on, and is still reported by its token.
+        let _copy = one.try_clone().unwrap();
+        #[allow(unsafe_code, reason = "what a program does")]
+        // SAFETY: the number belongs to this test.
+        let taken = unsafe { libc::dup2(other.as_raw_fd(), one.into_raw_fd()) };
+        assert_eq!(taken, number);
+        drop(two);
+        assert_eq!(poller.probe(number), Ok(()));
+        assert_eq!(poller.probe(number), Ok(()), "the stranger has not stayed in the set");
+        assert_eq!(tokens(&poller), [7]);
+    }
+
+    #[test]
+    fn poller_is_not_intact_with_another_file_at_its_number() {
+        let (poller, other) = (Poller::new().unwrap(), Poller::new().unwrap());
+        assert!(poller.is_intact() && other.is_intact());
+        let number = poller.fd();
+        // Another set of the library's own is as strange as a file of the program's.
+        #[allow(unsafe_code, reason = "what a program does")]
+        // SAFETY: the number belongs to this test.
+        let taken = unsafe { libc::dup2(other.fd(), number) };
+        assert_eq!(taken, number);
+        assert!(!poller.is_intact() && other.is_intact());
+    }
+
+    #[test]
+    fn tick_and_wake_make_the_set_ready() {
+        let mut poller = Poller::new().unwrap();
+        assert!(tokens(&poller).is_empty());
+        poller.wake();
+        let ready = |poller: &Poller| {
+            let mut fds = [libc::pollfd { fd: poller.fd(), events: libc::POLLIN, revents: 0 }];
+            #[allow(unsafe_code, reason = "a wait")]
+            // SAFETY: one descriptor.
+            let count = unsafe { libc::poll(fds.as_mut_ptr(), 1, 10_000) };
+            count
+        };
+        assert_eq!(ready(&poller), 1);
+        assert_eq!(tokens(&poller), [TICK]);
+        assert_eq!(poller.tick_in(1), None);
+        assert_eq!((ready(&poller), tokens(&poller)), (1, vec![TICK]));
     }
 }

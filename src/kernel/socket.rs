@@ -10,7 +10,6 @@ use std::os::fd::RawFd;
 use nix::Result;
 use nix::errno::Errno;
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
-use nix::poll::PollTimeout;
 use nix::sys::socket::{self, Backlog, SockFlag};
 use nix::sys::stat::fstat;
 use nix::sys::time::TimeValLike;
@@ -116,18 +115,21 @@ pub fn listen(fd: RawFd) -> Result<()> {
     socket::listen(&borrow(fd)?, Backlog::MAXALLOWABLE)
 }
 
-/// Makes calls on the listener return instead of waiting, for all processes that share it: another one may
-/// take the client that epoll told of. What is no listener is an error.
-pub fn prepare_listener(fd: RawFd) -> Result<()> {
+/// What is no listening socket is an error.
+pub fn check_listener(fd: RawFd) -> Result<()> {
+    if socket::getsockopt(&borrow(fd)?, socket::sockopt::AcceptConn)? { Ok(()) } else { Err(Errno::EINVAL) }
+}
+
+/// Sets O_NONBLOCK of a listening socket, for all processes that share it; whether it was not set before.
+pub fn prepare_listener(fd: RawFd) -> Result<bool> {
+    check_listener(fd)?;
     let fd = borrow(fd)?;
-    if !socket::getsockopt(&fd, socket::sockopt::AcceptConn)? {
-        return Err(Errno::EINVAL);
-    }
     let flags = OFlag::from_bits_retain(fcntl(fd, FcntlArg::F_GETFL)?);
-    if !flags.contains(OFlag::O_NONBLOCK) {
-        fcntl(fd, FcntlArg::F_SETFL(flags | OFlag::O_NONBLOCK))?;
+    if flags.contains(OFlag::O_NONBLOCK) {
+        return Ok(false);
     }
-    Ok(())
+    fcntl(fd, FcntlArg::F_SETFL(flags | OFlag::O_NONBLOCK))?;
+    Ok(true)
 }
 
 /// Ends the connection for both sides, and leaves the descriptor open.
@@ -135,17 +137,16 @@ pub fn shut_down(fd: RawFd) {
     let _ = socket::shutdown(fd, socket::Shutdown::Both);
 }
 
-/// What tells a reused descriptor from the one before.
-#[derive(Clone, Copy, Debug)]
-pub enum Cookie {
-    /// A number that the kernel gives to one socket only (SO_COOKIE).
-    Told(u64),
-    /// The socket's inode, where the kernel does not tell: it is too old, or a security module forbids to ask. No two
-    /// sockets have the same at a time.
-    Inode(u64),
-}
+/// What tells a reused descriptor from the one before: a number that the kernel gives to one socket only (SO_COOKIE).
+/// Where the kernel does not say it (it is too old, or a security module forbids to ask) it is the socket's inode: no two
+/// sockets have the same at a time. The lowest bit says which of the two it is.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Cookie(u64);
 
 impl Cookie {
+    /// That of no socket.
+    pub const NONE: Self = Self(0);
+
     /// That of the socket behind this descriptor: EBADF or ENOTSOCK where there is none.
     #[allow(unsafe_code, reason = "nix does not know SO_COOKIE")]
     pub fn of(fd: RawFd) -> Result<Self> {
@@ -157,32 +158,37 @@ impl Cookie {
             libc::getsockopt(fd, libc::SOL_SOCKET, libc::SO_COOKIE, place, &raw mut size)
         };
         match Errno::result(result) {
-            Ok(_) => Ok(Self::Told(cookie)),
+            Ok(_) => Ok(Self(cookie << 1)),
             Err(errno @ (Errno::EBADF | Errno::ENOTSOCK)) => Err(errno),
-            Err(_) => Ok(Self::Inode(fstat(borrow(fd)?)?.st_ino)),
+            #[allow(clippy::useless_conversion, reason = "not on every architecture")]
+            Err(_) => Ok(Self(u64::from(fstat(borrow(fd)?)?.st_ino) << 1 | 1)),
         }
     }
 
-    /// Whether both may be of one socket, as far as was told.
+    /// Whether it is that of a socket.
+    pub fn is_some(self) -> bool {
+        self.0 != 0
+    }
+
+    /// Whether both may be of one socket, as far as the kernel said.
     pub fn may_be(self, other: Self) -> bool {
-        match (self, other) {
-            (Self::Told(one), Self::Told(other)) | (Self::Inode(one), Self::Inode(other)) => one == other,
-            (Self::Told(_), Self::Inode(_)) | (Self::Inode(_), Self::Told(_)) => true,
-        }
+        self.0 == other.0 || (self.0 ^ other.0) & 1 != 0
+    }
+
+    /// Whether the number is that of this socket.
+    pub fn is_behind(self, fd: RawFd) -> bool {
+        Self::of(fd).is_ok_and(|now| now.may_be(self))
     }
 }
 
-/// How long a receive on this descriptor may wait: its O_NONBLOCK and SO_RCVTIMEO say.
-pub fn receive_limit(fd: RawFd) -> Result<PollTimeout> {
-    let borrowed = borrow(fd)?;
-    if OFlag::from_bits_retain(fcntl(borrowed, FcntlArg::F_GETFL)?).contains(OFlag::O_NONBLOCK) {
-        return Ok(PollTimeout::ZERO);
-    }
-    let limit = socket::getsockopt(&borrowed, socket::sockopt::ReceiveTimeout)?;
-    let milliseconds = limit.num_milliseconds();
-    if milliseconds == 0 {
-        Ok(PollTimeout::NONE)
-    } else {
-        Ok(milliseconds.try_into().unwrap_or(PollTimeout::MAX))
-    }
+/// How long a receive on this descriptor may wait, by its SO_RCVTIMEO, in milliseconds: -1 for ever.
+pub fn receive_time(fd: RawFd) -> Result<i32> {
+    let limit = socket::getsockopt(&borrow(fd)?, socket::sockopt::ReceiveTimeout)?;
+    let microseconds = limit.num_microseconds();
+    Ok(if microseconds == 0 { -1 } else { i32::try_from((microseconds + 999) / 1000).unwrap_or(i32::MAX) })
+}
+
+/// Whether the program wants no wait at all on this descriptor.
+pub fn is_nonblocking(fd: RawFd) -> Result<bool> {
+    Ok(OFlag::from_bits_retain(fcntl(borrow(fd)?, FcntlArg::F_GETFL)?).contains(OFlag::O_NONBLOCK))
 }

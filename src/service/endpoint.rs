@@ -18,17 +18,17 @@ use std::time::Duration;
 
 use nix::errno::Errno;
 use nix::fcntl::{AT_FDCWD, AtFlags, OFlag, open};
-use nix::poll::{PollFlags, PollTimeout};
 use nix::sys::socket::{AddressFamily, SockFlag, SockType, UnixAddr, bind, connect as connect_to, socket};
 use nix::sys::stat::{FileStat, Mode, SFlag, lstat};
 use nix::unistd::{UnlinkatFlags, getpid, linkat, unlink, unlinkat};
 
-use crate::connection::state::Service;
+use crate::connection::state::{Service, Settings};
 use crate::connection::table;
 use crate::error::{Error, ipc_errors as Code};
 use crate::kernel::deadline::Limit;
 use crate::kernel::fd;
 use crate::kernel::socket as door;
+use crate::kernel::wait::Wait;
 use crate::process::entry_guard::Section;
 use crate::service::path::{PATH_MAX, c_string};
 
@@ -43,7 +43,7 @@ const SUN_PATH_MAX: usize = 107;
 /// An address that fits, and the descriptor that it leads through.
 struct Address {
     address: UnixAddr,
-    _through: Option<OwnedFd>,
+    through: Option<OwnedFd>,
 }
 
 impl Address {
@@ -57,16 +57,25 @@ impl Address {
         written.map_err(|_| Errno::ENAMETOOLONG)?;
         let length = SUN_PATH_MAX - rest.len();
         let address = UnixAddr::new(place.get(..length).unwrap_or_default())?;
-        Ok(Self { address, _through: Some(directory_or_socket) })
+        Ok(Self { address, through: Some(directory_or_socket) })
     }
 
     /// Of a socket that is there.
     fn of_existing(path: &CStr) -> nix::Result<Self> {
         match path.count_bytes() {
-            ..=SUN_PATH_MAX => Ok(Self { address: UnixAddr::new(path)?, _through: None }),
+            ..=SUN_PATH_MAX => Ok(Self { address: UnixAddr::new(path)?, through: None }),
             PATH_MAX.. => Err(Errno::ENAMETOOLONG),
             _ => Self::through(open(path, OFlag::O_PATH | OFlag::O_CLOEXEC, Mode::empty())?, b""),
         }
+    }
+
+    /// As the kernel takes it: the family, and the path with its NUL.
+    fn bytes(&self) -> [u8; 2 + SUN_PATH_MAX + 1] {
+        let mut bytes = [0; 2 + SUN_PATH_MAX + 1];
+        let family = libc::sa_family_t::try_from(libc::AF_UNIX).unwrap_or(0).to_ne_bytes();
+        let path = self.address.path().map(|path| path.as_os_str().as_bytes()).unwrap_or_default();
+        bytes.iter_mut().zip(family.iter().chain(path)).for_each(|(place, byte)| *place = *byte);
+        bytes
     }
 
     /// Of a socket that is to be made in `directory`.
@@ -197,7 +206,7 @@ pub fn listen(section: &mut Section, path: &CStr) -> Result<RawFd, Error> {
 
 fn remember(section: &Section, fd: RawFd, path: &CStr) -> nix::Result<()> {
     let file = lstat(path)?;
-    let service = Service { file: (file.st_dev, file.st_ino), maker: getpid().as_raw() };
+    let service = Service { file: (file.st_dev, file.st_ino), maker: Service::this_process() };
     table::lock(section, fd).entry()?.service = Some(service);
     Ok(())
 }
@@ -221,7 +230,7 @@ pub fn close_service(section: Option<&mut Section>, fd: RawFd, path: &CStr) -> R
     };
     match owned {
         // While the socket lives nobody replaces it: removed first, there is no moment for a mistake.
-        Some(owned) if ours && owned.maker == getpid().as_raw() => {
+        Some(owned) if ours && owned.maker == Service::this_process() => {
             let removed = remove(path);
             close(fd).and(removed)
         }
@@ -257,44 +266,55 @@ pub fn remove(path: &CStr) -> Result<(), Error> {
     })
 }
 
-/// Connects to the service at the path.
-pub fn connect(section: &mut Section, path: &CStr) -> Result<RawFd, Error> {
-    let failed = |errno| Error::new(Code::IPC_ERROR_USOCK_CONNECT__SOCKET, errno);
-    match path.count_bytes() {
-        0 => return Err(Error::new(Code::IPC_ERROR_USOCK_CONNECT__EMPTY_PATH, Errno::EINVAL)),
-        PATH_MAX.. => {
-            return Err(Error::new(Code::IPC_ERROR_USOCK_CONNECT__EMPTY_PATH, Errno::ENAMETOOLONG));
-        }
-        _ => {}
-    }
-    let socket = stream_socket().map_err(failed)?;
-    let address = Address::of_existing(path).map_err(failed)?;
-    section.outside(|| connect_to(socket.as_raw_fd(), &address.address)).map_err(failed)?;
-    table::forget_stranger(section, socket.as_raw_fd());
-    Ok(socket.into_raw_fd())
+/// A connection that is being made, between its steps: plain data.
+#[derive(Clone, Copy)]
+pub struct Connect {
+    socket: RawFd,
+    through: RawFd,
 }
 
-/// Waits for a client of the service and takes it.
-pub fn accept(section: &mut Section, listener: RawFd) -> nix::Result<RawFd> {
-    let fd = section.outside(|| {
-        loop {
-            match door::accept(listener) {
-                // The event loop has made this listener non-blocking; the caller wants to wait.
-                Err(Errno::EAGAIN) => fd::wait(listener, PollFlags::POLLIN, PollTimeout::NONE)?,
-                result => return result,
-            };
+impl Connect {
+    /// Makes a socket for the service at the path, and says what to wait for: connect(2).
+    pub fn new(path: &CStr) -> Result<(Self, Wait), Error> {
+        match path.count_bytes() {
+            0 => return Err(Error::new(Code::IPC_ERROR_USOCK_CONNECT__EMPTY_PATH, Errno::EINVAL)),
+            PATH_MAX.. => {
+                return Err(Error::new(Code::IPC_ERROR_USOCK_CONNECT__EMPTY_PATH, Errno::ENAMETOOLONG));
+            }
+            _ => {}
         }
-    })?;
-    let settings = table::lock(section, listener).settings();
-    table::adopt(section, fd, settings).inspect_err(|_| {
-        let _ = fd::close(fd);
-    })?;
-    Ok(fd)
+        let socket = stream_socket().map_err(failed_to_connect)?;
+        let address = Address::of_existing(path).map_err(failed_to_connect)?;
+        let wait = Wait::connect(socket.as_raw_fd(), &address.bytes());
+        let through = address.through.map_or(-1, IntoRawFd::into_raw_fd);
+        let connect = Self { socket: socket.into_raw_fd(), through };
+        Ok((connect, wait.holding([connect.socket, through])))
+    }
+
+    /// The wait is over: the descriptor of the connection.
+    pub fn finish(self, section: &Section, outcome: &Wait) -> Result<RawFd, Error> {
+        if self.through >= 0 {
+            let _ = fd::close(self.through);
+        }
+        let connected = outcome.result().and_then(|_| {
+            let prepared = table::Prepared::new(Settings::default()).map_err(|_| Errno::ENOMEM)?;
+            table::give_out(section, self.socket, prepared)
+        });
+        connected.map(|()| self.socket).map_err(|errno| {
+            let _ = fd::close(self.socket);
+            failed_to_connect(errno)
+        })
+    }
+}
+
+fn failed_to_connect(errno: Errno) -> Error {
+    Error::new(Code::IPC_ERROR_USOCK_CONNECT__SOCKET, errno)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::kernel::wait::run_in_test;
     use nix::sys::socket::Backlog;
     use std::ffi::CString;
     use std::os::unix::net::{UnixDatagram, UnixListener, UnixStream};
@@ -346,8 +366,9 @@ mod tests {
             for parent in [directory.path(), deep.as_path()] {
                 let path = parent.join(&name);
                 let server = listen(&mut enter(), &c(&path)).unwrap();
-                let client = connect(&mut enter(), &c(&path)).unwrap();
-                let accepted = accept(&mut enter(), server).unwrap();
+                let (client, wait) = Connect::new(&c(&path)).unwrap();
+                let client = client.finish(&enter(), &run_in_test(wait)).unwrap();
+                let accepted = door::accept(server).unwrap();
                 let taken = listen(&mut enter(), &c(&path)).unwrap_err();
                 assert_eq!(taken.errno, Errno::EADDRINUSE);
                 close(client).unwrap();

@@ -8,8 +8,9 @@ use std::os::unix::net::{UnixListener, UnixStream};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
-use ipc::internals::event_loop::{self, Entry, Kind, List, What};
-use ipc::internals::{Error, Limit, Section};
+use ipc::internals::{
+    Entry, Flow, Kind, Limit, List, OutOfMemory, Section, Wait, WaitEvent, What, closing, freed,
+};
 
 use crate::support::*;
 
@@ -24,6 +25,7 @@ struct Counting {
 
 impl List for Box<Counting> {
     type Origin = RawFd;
+    type Client = ();
 
     fn key(&self) -> usize {
         std::ptr::from_ref(&**self).addr()
@@ -38,20 +40,22 @@ impl List for Box<Counting> {
         self.entries.get(index).copied()
     }
 
-    fn identity(&self, index: usize) -> Option<usize> {
-        self.entries.get(index).map(|entry| entry.identity)
-    }
-
     fn origin(&self, index: usize) -> Option<RawFd> {
         self.entries.get(index).map(|entry| entry.fd)
     }
 
-    fn push(&mut self, make: impl FnOnce(usize, usize) -> Result<RawFd, Error>) -> Result<usize, Error> {
+    fn prepare(&mut self) -> Result<(), OutOfMemory> {
+        Ok(())
+    }
+
+    fn push(&mut self, (): (), fd: RawFd) -> Option<usize> {
         self.made += 1;
-        let identity = self.made;
-        let fd = make(self.entries.len(), identity)?;
-        self.entries.push(Entry { fd, identity, kind: Kind::Peer });
-        Ok(self.entries.len() - 1)
+        self.entries.push(Entry { fd, addr: self.made, kind: Kind::Connection });
+        Some(self.entries.len() - 1)
+    }
+
+    fn take_back(&mut self, index: usize) {
+        self.remove(index);
     }
 
     fn remove(&mut self, index: usize) {
@@ -80,19 +84,25 @@ impl Counted {
         for _ in 0..count {
             let (one, two) = pair();
             list.made += 1;
-            let identity = list.made;
-            list.entries.push(Entry { fd: one.into_raw_fd(), identity, kind: Kind::Peer });
+            let addr = list.made;
+            list.entries.push(Entry { fd: one.into_raw_fd(), addr, kind: Kind::Connection });
             idle.push(two);
         }
         Self { list, listener, path, idle, size: count, events: 0, begin: Instant::now() }
     }
 
     fn next(&mut self) -> (RawFd, What) {
-        let mut section = Section::enter().unwrap();
-        let Ok(Some(event)) =
-            event_loop::wait(&mut section, &mut self.list, Some(self.listener.as_raw_fd()), Limit::NONE, 1)
-        else {
-            panic!("{}", std::io::Error::last_os_error());
+        let mut call = WaitEvent::new(Some(self.listener.as_raw_fd()), Limit::NONE, 1);
+        let mut outcome: Option<Wait> = None;
+        let event = loop {
+            let section = Section::enter().unwrap();
+            match call.step(&section, &mut self.list, outcome.as_ref()) {
+                Ok(Flow::Done(event)) => break event.unwrap(),
+                Ok(Flow::Wait(wait)) => outcome = Some(wait),
+                Err(_) => panic!("{}", std::io::Error::last_os_error()),
+            }
+            drop(section);
+            unsafe { outcome.as_mut().unwrap().run() };
         };
         self.events += 1;
         (event.origin, event.what)
@@ -120,7 +130,7 @@ impl Counted {
 
 impl Drop for Counted {
     fn drop(&mut self) {
-        event_loop::freed(&Section::enter().unwrap(), self.list.key());
+        freed(&Section::enter().unwrap(), self.list.key());
         for entry in &self.list.entries {
             close(entry.fd);
         }
@@ -202,7 +212,7 @@ fn promise_10_an_end_by_the_program_costs_the_same_however_many_are_idle() {
             // There is always one that is younger, so that it is not the last in the list that goes.
             let younger = UnixStream::connect(&counted.path).unwrap();
             let (younger_fd, What::Connection) = counted.next() else { panic!("no connection") };
-            event_loop::closing(&Section::enter().unwrap(), fd);
+            closing(&Section::enter().unwrap(), fd);
             close(fd);
             assert!(matches!(counted.next(), (gone, What::Disconnection) if gone == fd));
             (client, fd) = (younger, younger_fd);
@@ -226,7 +236,7 @@ fn promise_10_entries_that_are_replaced_by_copies_cost_the_same() {
         // In another array, so that the change is seen at once.
         counted.list.entries = counted.list.entries.clone();
         for entry in &mut counted.list.entries {
-            entry.identity += 1_000_000;
+            entry.addr += 1_000_000;
         }
         counted.restart();
         for n in 0..2000 {

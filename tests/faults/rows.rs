@@ -79,11 +79,15 @@ pub const ROWS: &[Row] = &[
     row("epoll_create1", NO_DESCRIPTOR, May::Fail, SOME),
     row("timerfd_create", NO_DESCRIPTOR, May::Fail, SOME),
     row("eventfd", NO_DESCRIPTOR, May::Fail, SOME),
+    // The number of a connection that was closed is then not held.
+    row("dup3", &["EBUSY", "EINTR", "EMFILE"], May::Nothing, SOME),
+    row("memfd_create", NO_DESCRIPTOR, May::Nothing, ONE),
     // The answer of a sandbox that does not know the call.
     row("timerfd_settime", &["EPERM"], May::Fail, ONE),
     row("open", NO_DESCRIPTOR, May::Fail, ONE),
     row("open", &["EINTR", "EACCES", "EIO"], May::Fail, ONE),
     row("flock", &["EINTR", "EAGAIN", "ENOLCK", "EIO"], May::Nothing, SOME),
+    row("fstat", &["ENOMEM"], May::Fail, ONE),
     row("lstat", NO_ACCESS, May::Fail, ONE),
     row("lstat", &["ENOMEM"], May::Fail, ONE),
     row("mkdir", NO_ACCESS, May::Fail, ONE),
@@ -101,10 +105,10 @@ pub const ROWS: &[Row] = &[
 
 /// Functions that the shim knows nothing of. A library that calls one has calls that nobody has seen fail.
 pub const NOT_IN_THE_SHIM: &str = "aligned_alloc reallocarray strdup strndup asprintf mmap munmap_chunk socketpair \
-    recvfrom sendto recvmmsg sendmmsg readv writev pread pread64 preadv preadv64 pwrite pwrite64 pwritev pwritev2 \
-    ppoll select pselect epoll_create epoll_pwait epoll_pwait2 signalfd timerfd_gettime inotify_init1 pipe pipe2 \
-    dup2 dup3 fcntl64 ioctl openat64 creat fstatat fstatat64 __xstat __lxstat __fxstat mkdirat rename renameat \
-    renameat2 link symlink rmdir chmod fchmod chown ftruncate access faccessat fork vfork execve memfd_create";
+    recvfrom sendto recvmmsg sendmmsg readv pread pread64 preadv preadv64 pwrite pwrite64 pwritev pwritev2 \
+    select pselect epoll_create epoll_pwait epoll_pwait2 signalfd timerfd_gettime inotify_init1 pipe pipe2 \
+    dup2 fcntl64 ioctl openat64 creat fstatat fstatat64 __xstat __lxstat __fxstat mkdirat rename renameat \
+    renameat2 link symlink rmdir chmod fchmod chown ftruncate access faccessat fork vfork execve";
 
 /// What comes only to a send that waits.
 pub const MAY_NEVER_COME: &[(&str, &str)] = &[("send", "EINTR"), ("sendmsg", "EINTR")];

@@ -1,7 +1,12 @@
+#ifndef _GNU_SOURCE
+#define _GNU_SOURCE
+#endif
 #include "rules.h"
 #include "shim.h"
 
 #include <dirent.h>
+#include <fcntl.h>
+#include <stdlib.h>
 #include <poll.h>
 #include <signal.h>
 #include <unistd.h>
@@ -164,15 +169,25 @@ int again_until (struct health *health, int code, enum ipc_errors wanted, int wa
 	return health == NULL || !health->broken;
 }
 
+/* Whether it is open and not only held by the library, which keeps the number of a connection whose end was reported until
+ * the next call. */
+int can_be_used (int fd)
+{
+	int flags = fcntl (fd, F_GETFL);
+
+	return flags >= 0 && (flags & O_PATH) == 0;
+}
+
 int open_descriptors (void)
 {
 	DIR *folder = opendir ("/proc/self/fd");
+	struct dirent *entry;
 	int count = 0;
 
 	if (folder == NULL)
 		complain (__FILE__, __LINE__, "/proc/self/fd can be read");
-	while (readdir (folder) != NULL)
-		count++;
+	while ((entry = readdir (folder)) != NULL)
+		count += entry->d_name[0] != '.' && can_be_used (atoi (entry->d_name));
 	closedir (folder);
 	return count;
 }

@@ -88,6 +88,7 @@ void complain (const char *file, int line, const char *what);
 
 #define REFUSED(call, code, number) REFUSED_ON (NULL, call, code, number)
 
+int can_be_used (int fd);
 int open_descriptors (void);
 
 /* Gives way for a moment, between two looks for something; `since` is when it was last there. Ends the program

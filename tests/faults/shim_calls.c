@@ -10,6 +10,7 @@
 #include <sys/epoll.h>
 #include <sys/eventfd.h>
 #include <sys/file.h>
+#include <sys/mman.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/timerfd.h>
@@ -47,7 +48,10 @@ WRAP (int, timerfd_create, (clockid_t clock, int flags), (clock, flags))
 WRAP (int, timerfd_settime, (int fd, int flags, const struct itimerspec *new, struct itimerspec *old),
 	(fd, flags, new, old))
 WRAP (int, eventfd, (unsigned int value, int flags), (value, flags))
+WRAP (ssize_t, writev, (int fd, const struct iovec *pieces, int count), (fd, pieces, count))
 WRAP (int, dup, (int fd), (fd))
+WRAP (int, dup3, (int fd, int number, int flags), (fd, number, flags))
+WRAP (int, memfd_create, (const char *name, unsigned int flags), (name, flags))
 WRAP (int, mkdir, (const char *path, mode_t mode), (path, mode))
 WRAP (int, unlink, (const char *path), (path))
 WRAP (int, unlinkat, (int directory, const char *path, int flags), (directory, path, flags))
@@ -75,6 +79,23 @@ int poll (struct pollfd *fds, nfds_t number, int timeout)
 		}
 	}
 	return fails (&here, CALLER, fault != SHORT) ? -1 : real (fds, number, timeout);
+}
+
+int ppoll (struct pollfd *fds, nfds_t number, const struct timespec *limit, const sigset_t *mask)
+{
+	static struct function here = FUNCTION ("ppoll");
+	int (*real) (struct pollfd *, nfds_t, const struct timespec *, const sigset_t *);
+
+	*(void **) &real = real_of (&here);
+	if (fault == EINTR && is_library (CALLER)) {
+		struct timespec none = { 0, 0 };
+		int ready = real (fds, number, &none, mask);
+		if (ready != 0) {
+			fails (&here, CALLER, 0);
+			return ready;
+		}
+	}
+	return fails (&here, CALLER, fault != SHORT) ? -1 : real (fds, number, limit, mask);
 }
 
 /* Unlocking does not wait. */

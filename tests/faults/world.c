@@ -62,7 +62,7 @@ static void take_disconnection (struct party *party)
 	CHECK (party->event.m == NULL);
 	/* One that was dropped has been closed for long, and events told at once have all happened: the number may
 	 * be in use again. */
-	CHECK (link->dropped || party->told_at_once || (fcntl (party->event.origin->fd, F_GETFD) == -1 && errno == EBADF));
+	CHECK (link->dropped || party->told_at_once || ! can_be_used (party->event.origin->fd));
 	if (!link->ending && !link->failed[side_of (party)]) {
 		CHECK (may_break () && "a connection ends when one of them ends it");
 		link->health.broken = 1;

@@ -94,7 +94,7 @@ impl World {
 
     fn may_be_taken_out(&self, number: usize) -> bool {
         let connection = &self.connections[number];
-        self.is_listed(number) && matches!(connection.state, State::Open | State::Closed)
+        self.is_served(number) && matches!(connection.state, State::Open | State::Closed)
     }
 
     /// Where the library has not noticed yet that it was taken out, an end that was told stays told.

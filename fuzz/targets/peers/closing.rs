@@ -61,6 +61,7 @@ impl World {
     /// it is still there when the connection is added again.
     pub fn is_unlisted(&mut self, number: usize) {
         let connection = &mut self.connections[number];
+        (connection.is_dead, connection.is_unnoticed) = (false, false);
         match connection.state {
             State::Closed => self.is_over(number),
             State::Fresh => {
@@ -177,7 +178,9 @@ impl World {
         trace!("  {old} is connected anew, as {fd}");
         unsafe { (*info).fd = fd };
         let own_end = connection.own_end;
-        *connection = Connection { info, own_end, ..Connection::new(Kind::Own, fd, peer) };
+        let (is_dead, is_unnoticed) = (fd == old, fd != old);
+        *connection =
+            Connection { info, own_end, is_dead, is_unnoticed, ..Connection::new(Kind::Own, fd, peer) };
         self.remove_dead(fd);
         self.forget_other_queue(number);
     }

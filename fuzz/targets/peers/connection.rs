@@ -93,6 +93,11 @@ pub struct Connection {
     pub number_taken: bool,
     /// The same open file, kept open: by another process, say.
     pub copy: Option<OwnedFd>,
+    /// The program has put another socket at the number while the entry was in the list: no event names the entry
+    /// before it is deleted and added again.
+    pub is_dead: bool,
+    /// Its entry has another number than the library knows.
+    pub is_unnoticed: bool,
 }
 
 impl Connection {
@@ -122,6 +127,8 @@ impl Connection {
             passed: VecDeque::new(),
             number_taken: false,
             copy: None,
+            is_dead: false,
+            is_unnoticed: false,
         }
     }
 
@@ -159,6 +166,7 @@ impl Connection {
     pub fn has_something(&self) -> bool {
         match (self.state, self.kind) {
             (State::Waiting | State::Over, _) => false,
+            _ if self.is_dead => false,
             (State::Closed, _) => self.own_end == Due::Certainly,
             (State::Fresh | State::ErrorTold, _) => true,
             (State::Open, Kind::Extra) => self.sent.is_partial() || self.ended && !self.end_told,
@@ -177,6 +185,7 @@ impl Connection {
     pub fn is_alive(&self) -> Due {
         match self.state {
             State::Waiting | State::Over => Due::Never,
+            _ if self.is_dead => Due::Never,
             State::Closed => self.own_end,
             State::Fresh | State::ErrorTold => Due::Certainly,
             State::Open if self.kind == Kind::Extra && self.end_told => Due::Never,

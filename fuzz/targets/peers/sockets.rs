@@ -163,8 +163,11 @@ pub fn close(fd: RawFd) {
     check(unsafe { libc::close(fd) });
 }
 
+/// Whether the number is that of an open descriptor which can be used: that of a connection whose end was reported is held
+/// for a while by one that can only be closed.
 pub fn is_open(fd: RawFd) -> bool {
-    unsafe { libc::fcntl(fd, libc::F_GETFD) >= 0 }
+    let flags = unsafe { libc::fcntl(fd, libc::F_GETFL) };
+    flags >= 0 && flags & libc::O_PATH == 0
 }
 
 /// From now on a SIGPIPE, which the library must not cause, ends the process with a trace.

@@ -50,6 +50,7 @@ impl World {
         self.replaced.drain(..).for_each(free);
         for number in self.listed.iter().flatten() {
             self.connections[*number].is_looped = true;
+            self.connections[*number].is_unnoticed &= self.hidden;
         }
     }
 
@@ -130,6 +131,7 @@ impl World {
                 && connection.state == State::Open
                 && !connection.ended
                 && !connection.is_watched
+                && !connection.is_dead
         };
         let bell = self.listed.iter().flatten().copied().find(|number| is_bell(&self.connections[*number]));
         let bell = bell.unwrap_or_else(|| self.add_extra(true));
@@ -163,7 +165,7 @@ impl World {
                 self.connections[number].state = State::Open;
             }
             (_, Some(number), content) => {
-                assert!(self.is_listed(number), "an event of a connection that is not in the list");
+                assert!(self.is_served(number), "an event of a connection that is not in the list");
                 assert_eq!(unsafe { (*origin).fd }, self.connections[number].fd);
                 match (kind, content) {
                     (ipc_event_type::IPC_EVENT_TYPE_MESSAGE, Some((kind, payload))) => {

@@ -169,6 +169,11 @@ impl World {
         self.place(number).is_some()
     }
 
+    /// Whether the library serves the connection in its list.
+    pub fn is_served(&self, number: usize) -> bool {
+        self.is_listed(number) && !self.connections[number].is_dead
+    }
+
     /// The list is what it should be.
     pub fn check_list(&self) {
         assert_eq!(self.list.size, i32::try_from(self.listed.len()).unwrap(), "the size of the list");

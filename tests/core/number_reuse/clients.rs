@@ -268,8 +268,16 @@ fn promise_13_the_same_number_with_another_socket() {
         assert_eq!(unsafe { libc::dup2(end.as_raw_fd(), own[0].fd()) }, own[0].fd());
         drop(end);
         own[0].peer = peer;
-        own[0].assert_heard(&mut program);
+        own[0].peer.write_all(&frame(9, b"to the new one")).unwrap();
         own[1].assert_heard(&mut program);
+        have_the_list_looked_through(&mut program.list);
+        own[1].assert_heard(&mut program);
+        // The entry is that of the old connection until it is added anew (promise 32): nothing is read from the new one.
+        let info: *mut ipc_connection_info = &mut *own[0].info;
+        assert_eq!(unsafe { ipc_del(&mut program.list, info) }, IPC_ERROR_NONE);
+        assert_eq!(unsafe { ipc_add(&mut program.list, info) }, IPC_ERROR_NONE);
+        assert_eq!(program.next(), Told::Message(own[0].fd(), 9, b"to the new one".to_vec()));
+        own[0].assert_heard(&mut program);
         let fd = own[0].fd();
         own[0].peer.shutdown(std::net::Shutdown::Both).unwrap();
         assert_eq!(program.next(), Told::Disconnection(fd));

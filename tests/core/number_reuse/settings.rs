@@ -27,6 +27,9 @@ fn promise_3_bytes_of_a_closed_connection_never_show_up_on_its_successor() {
         assert_eq!(unsafe { libc::dup2(other.as_raw_fd(), fd) }, fd);
         new.write_all(&[frame(2, b"new"), frame(3, b"new too")].concat()).unwrap();
         assert_eq!(read(fd), Ok((2, b"new".to_vec())));
+        // The entry is that of the old connection until it is added anew (promise 32).
+        assert_eq!(unsafe { ipc_del(&mut program.list, &mut info) }, IPC_ERROR_NONE);
+        assert_eq!(unsafe { ipc_add(&mut program.list, &mut info) }, IPC_ERROR_NONE);
         assert_eq!(program.next(), Told::Message(fd, 3, b"new too".to_vec()));
         unsafe { ipc_close(&mut info) };
     }

@@ -1,0 +1,163 @@
+//! Waiting for what happens to the connections of a list.
+//!
+//! The loop of the list says what is to be done without its lock (accept, read, close) and when to wait. Waiting is done
+//! with poll(2) on the loop's epoll set: epoll_wait(2) itself would be ended by a stop and a continue of the process.
+//!
+//! A wait without end fails with EINTR once a signal handler has run since the call began. From the second wait of a call
+//! on (the first was ended by the loop's clock) signals are blocked but while it waits, so that none is missed.
+
+#![forbid(unsafe_code)]
+
+use std::os::fd::RawFd;
+
+use nix::errno::Errno;
+
+use crate::calls::flow::Flow;
+use crate::error::{Error, ipc_errors as Code};
+use crate::event_loop::list_loop::{Input, Step, WaitFor};
+use crate::event_loop::{Event, List, What, extra, loops};
+use crate::kernel::deadline::Limit;
+use crate::kernel::wait::Wait;
+use crate::kernel::{fd, internal_fds, signals, socket};
+use crate::process::entry_guard::Section;
+
+/// A wait for events, between its steps: plain data.
+#[derive(Clone, Copy)]
+pub struct WaitEvent {
+    listener: Option<RawFd>,
+    limit: Limit,
+    /// How many events the program wants.
+    most: usize,
+    /// How often the kernel was asked without waiting.
+    looks: usize,
+    /// What was blocked before this call has blocked all signals.
+    pub mask: Option<libc::sigset_t>,
+}
+
+impl WaitEvent {
+    /// Waits until `limit` for what happens at this service, and to the list's connections. The program wants so many
+    /// events: one, and the others by [`more`].
+    pub fn new(listener: Option<RawFd>, limit: Limit, most: usize) -> Self {
+        Self { listener, limit, most, looks: 0, mask: None }
+    }
+
+    /// The first step has no outcome of a wait, each further one that of the wait before. None if the time is over.
+    pub fn step<L: List>(
+        &mut self,
+        section: &Section,
+        list: &mut L,
+        outcome: Option<&Wait>,
+    ) -> Result<Flow<Option<Event<L::Origin>>>, Error> {
+        let mut input = match outcome {
+            None => Input::Begin(self.listener, self.limit.left() != 0, self.most),
+            Some(outcome) => self.woken(section, list, outcome)?,
+        };
+        loop {
+            match drive(section, list, input)? {
+                Driven::Event(event) => return Ok(Flow::Done(Some(event))),
+                Driven::Nothing => return Ok(Flow::Done(None)),
+                Driven::Wait(wait) => {
+                    let left = self.limit.left();
+                    if left != 0 {
+                        return Ok(Flow::Wait(self.wait(wait, left)));
+                    }
+                    // One look brings a part of those that are ready, and another one what is behind half a message:
+                    // until all of them have been looked at, or none is left.
+                    if wait.is_idle || self.looks > wait.looks {
+                        loops::stop_waiting(section, list.key());
+                        return Ok(Flow::Done(None));
+                    }
+                    self.looks += 1;
+                    input = Input::Woken;
+                }
+            }
+        }
+    }
+
+    /// The wait is over.
+    fn woken<L: List>(
+        &mut self,
+        section: &Section,
+        list: &L,
+        outcome: &Wait,
+    ) -> Result<Input<L::Client>, Error> {
+        let is_endless = self.limit.left() < 0;
+        match outcome.result() {
+            // Whoever calls again after each signal would wait for ever.
+            Err(Errno::EINTR) if !is_endless => {}
+            Err(errno) => {
+                loops::stop_waiting(section, list.key());
+                return Err(Error::new(Code::IPC_ERROR_WAIT_EVENT__SELECT, errno));
+            }
+            Ok(_) => {}
+        }
+        if is_endless && self.mask.is_none() {
+            self.mask = signals::block();
+        }
+        self.looks = 0;
+        Ok(Input::Woken)
+    }
+
+    fn wait(&self, wait: WaitFor, left: i32) -> Wait {
+        let limit = wait.limit.map_or(left, |limit| {
+            let limit = i32::try_from(limit).unwrap_or(i32::MAX);
+            if left < 0 { limit } else { limit.min(left) }
+        });
+        Wait::poll(wait.set, libc::POLLIN, limit).with_mask(self.mask)
+    }
+}
+
+/// What else has happened after the last call of [`WaitEvent::step`] for this list, without waiting for it.
+pub fn more<L: List>(section: &Section, list: &mut L) -> Result<Option<Event<L::Origin>>, Error> {
+    match drive(section, list, Input::More)? {
+        Driven::Event(event) => Ok(Some(event)),
+        Driven::Nothing | Driven::Wait(_) => Ok(None),
+    }
+}
+
+enum Driven<O> {
+    Event(Event<O>),
+    Nothing,
+    Wait(WaitFor),
+}
+
+/// Makes steps, and does without the loop's lock what they ask for.
+fn drive<L: List>(
+    section: &Section,
+    list: &mut L,
+    mut input: Input<L::Client>,
+) -> Result<Driven<L::Origin>, Error> {
+    loop {
+        let step = loops::with_loop(section, list.key(), |event_loop| event_loop.step(section, list, input))?;
+        input = match step {
+            Step::Event(event) => return Ok(Driven::Event(event)),
+            Step::Nothing => return Ok(Driven::Nothing),
+            Step::Wait(wait) => return Ok(Driven::Wait(wait)),
+            Step::Accept(listener, prepared) => {
+                let before = list.shape();
+                let client = list.prepare();
+                let shapes = [before, list.shape()];
+                match client.map_err(|_| Errno::ENOMEM) {
+                    Err(errno) => Input::NotAccepted(errno, shapes),
+                    Ok(client) => match socket::accept(listener) {
+                        Ok(fd) => Input::Accepted(client, fd, prepared, shapes),
+                        Err(errno) => Input::NotAccepted(errno, shapes),
+                    },
+                }
+            }
+            Step::Read(token, fd, is_file) => Input::Read(token, extra::read(fd, is_file)),
+            Step::End(fd, origin) => {
+                let held = internal_fds::close_and_hold(fd);
+                loops::hold(section, list.key(), held);
+                return Ok(Driven::Event(Event { origin, what: What::Disconnection }));
+            }
+            Step::Drop(fd, error) => {
+                let _ = fd::close(fd);
+                match error {
+                    Some(error) => return Err(error),
+                    None => Input::Woken,
+                }
+            }
+        };
+    }
+}

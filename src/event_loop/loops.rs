@@ -1,0 +1,156 @@
+//! The loops of all lists of the process, by the address of the list, and what the rest of the library asks of them.
+//!
+//! A connection is in one list, and the table of descriptors knows in which.
+
+#![forbid(unsafe_code)]
+
+use std::os::fd::RawFd;
+
+use crate::connection::table;
+use crate::error::Error;
+use crate::event_loop::list::List;
+use crate::event_loop::list_loop::EventLoop;
+use crate::event_loop::members::{READABLE, WRITABLE};
+use crate::kernel::internal_fds::KeptFd;
+use crate::process::entry_guard::Section;
+use crate::process::sharded::{NumberMap, Part, Shard, Shards, empty_map, release_map};
+
+const PARTS: usize = 16;
+
+/// The loops of some lists.
+type Loops = NumberMap<usize, EventLoop>;
+
+static LOOPS: Shards<Loops, PARTS> = Shards([const { Part::new(empty_map()) }; PARTS]);
+
+/// Lists lie at addresses of at least eight bytes' distance.
+fn part(list: usize) -> usize {
+    list >> 3
+}
+
+/// All loops, locked for a fork.
+pub type Frozen = [Shard<'static, Loops>; PARTS];
+
+/// Locks the loops of all lists.
+pub fn freeze() -> Frozen {
+    LOOPS.freeze()
+}
+
+/// At the end of the process: gives back the table's memory, if nothing is in it.
+pub fn release(section: &Section) {
+    LOOPS.for_each(section, release_map);
+}
+
+/// Acts on the loop of a list, made if there is none yet. What is of no use any more is removed; it and the memory of
+/// closed connections are dropped without the lock.
+pub fn with_loop<R>(
+    section: &Section,
+    list: usize,
+    act: impl FnOnce(&mut EventLoop) -> Result<R, Error>,
+) -> Result<R, Error> {
+    let mut shard = LOOPS.lock(section, part(list));
+    if !shard.contains_key(&list) {
+        shard.try_reserve(1)?;
+    }
+    let event_loop = shard.entry(list).or_insert_with(|| EventLoop::new(list));
+    let result = act(event_loop);
+    event_loop.show();
+    event_loop.shrink();
+    let discarded = event_loop.take_discarded();
+    let unused = if event_loop.is_unused() { shard.remove(&list) } else { None };
+    drop(shard);
+    drop((discarded, unused));
+    result
+}
+
+/// [`with_loop`], if there is one.
+fn with_existing<R>(section: &Section, list: usize, act: impl FnOnce(&mut EventLoop) -> R) -> Option<R> {
+    let mut shard = LOOPS.lock(section, part(list));
+    let event_loop = shard.get_mut(&list)?;
+    let result = act(event_loop);
+    event_loop.show();
+    event_loop.shrink();
+    let discarded = event_loop.take_discarded();
+    let unused = if event_loop.is_unused() { shard.remove(&list) } else { None };
+    drop(shard);
+    drop((discarded, unused));
+    Some(result)
+}
+
+/// Acts on the loop that has the connection, and the slot of it there.
+fn with_member(section: &Section, fd: RawFd, act: impl FnOnce(&mut EventLoop, u32)) {
+    let list = table::lock_known(section, fd).list();
+    if let Some(list) = list {
+        with_existing(section, list, |event_loop| {
+            if let Some(slot) = event_loop.slot_of(fd) {
+                act(event_loop, slot);
+            }
+        });
+    }
+}
+
+/// The program has added an entry to its list, at this index.
+///
+/// `before` is what [`List::shape`] was before. `is_watched` is whether it is a descriptor that is only to be watched: the
+/// list cannot tell.
+pub fn added<L: List>(
+    section: &Section,
+    list: &L,
+    before: (usize, usize),
+    index: usize,
+    is_watched: bool,
+) -> Result<(), Error> {
+    with_loop(section, list.key(), |event_loop| event_loop.added(section, list, before, index, is_watched))
+}
+
+/// The program has taken an entry out of its list, by [`List::remove`] at this index; `before` is what [`List::shape`]
+/// was, `addr` the address of the structure.
+pub fn removed<L: List>(section: &Section, list: &L, before: (usize, usize), addr: usize, index: usize) {
+    with_existing(section, list.key(), |event_loop| event_loop.removed(section, list, before, addr, index));
+}
+
+/// The list is no more.
+pub fn freed(section: &Section, list: usize) {
+    let event_loop = LOOPS.lock(section, part(list)).remove(&list);
+    if let Some(mut event_loop) = event_loop {
+        event_loop.leave(section);
+    }
+}
+
+/// The wait of a list's loop is over without a further step.
+pub fn stop_waiting(section: &Section, list: usize) {
+    with_existing(section, list, EventLoop::stop_waiting);
+}
+
+/// The connection whose end a list's loop reports was closed: its number is held.
+pub fn hold(section: &Section, list: usize, held: Option<KeptFd>) {
+    let mut shard = LOOPS.lock(section, part(list));
+    if let Some(event_loop) = shard.get_mut(&list) {
+        event_loop.hold(held);
+    }
+}
+
+/// A descriptor is about to be closed by the library, at the program's word.
+pub fn closing(section: &Section, fd: RawFd) {
+    with_member(section, fd, |event_loop, slot| event_loop.closing(section, slot));
+}
+
+/// Has the list that has the connection look at what is in memory of it: the kernel may have nothing more.
+pub fn note_input(section: &Section, fd: RawFd) {
+    with_member(section, fd, |event_loop, slot| event_loop.note_ready(slot, READABLE));
+}
+
+/// Has the list that has the connection look at what is queued for it: the end of one whose peer sends no more waits until
+/// that is sent, and epoll reports only when the kernel has much room.
+pub fn note_sent(section: &Section, fd: RawFd) {
+    with_member(section, fd, |event_loop, slot| event_loop.note_ready(slot, WRITABLE));
+}
+
+/// Has the list that has the connection send what is queued for it.
+pub fn watch_output(section: &Section, fd: RawFd) {
+    with_member(section, fd, |event_loop, slot| event_loop.watch_output(slot));
+}
+
+/// A descriptor that is readable while a wait for the list would not wait.
+pub fn event_fd<L: List>(section: &Section, list: &L, listener: Option<RawFd>) -> Result<RawFd, Error> {
+    with_loop(section, list.key(), |event_loop| event_loop.make_event_fd(section, list, listener))
+}

@@ -1,0 +1,124 @@
+//! When the list is looked through.
+//!
+//! The program may close descriptors and change entries by hand, and nothing says so. After each call that finds nothing
+//! to report, while it waits, one pass goes through the list, a part at a time with a pause between the parts, so that
+//! what it takes of the time does not grow with the list. Then there is a pass each second.
+
+#![forbid(unsafe_code)]
+
+use std::ops::Range;
+
+use crate::kernel::deadline;
+
+/// How many entries a part has.
+const PART: usize = 64;
+
+/// The pause between two parts, and between two passes, in milliseconds.
+pub const PART_PAUSE: u32 = 10;
+pub const PASS_PAUSE: u32 = 1000;
+
+/// How far the list has been looked through since the program last ran.
+#[derive(Default)]
+pub struct Scan {
+    /// Where the next part begins.
+    from: usize,
+    left: Left,
+    /// When the last part was, in milliseconds.
+    looked_at: i64,
+    /// Whether the call that goes on now may wait.
+    may_wait: bool,
+}
+
+#[derive(Default, PartialEq, Eq)]
+enum Left {
+    /// Nothing: the list is as it was seen.
+    #[default]
+    Nothing,
+    /// What begins at `from`.
+    Rest,
+    /// All of it, from the beginning; `from` belongs to a pass that began before the program ran.
+    All,
+}
+
+impl Scan {
+    /// The program has run, and calls.
+    pub fn begin(&mut self, may_wait: bool) {
+        self.left = Left::All;
+        self.may_wait = may_wait;
+    }
+
+    /// How long until the next look, in milliseconds.
+    pub fn pause(&self) -> u32 {
+        if self.left == Left::Nothing { PASS_PAUSE } else { PART_PAUSE }
+    }
+
+    /// Whether a part is to be looked at when the clock ticks.
+    pub fn is_due(&mut self) -> bool {
+        if self.left == Left::Nothing && deadline::milliseconds() - self.looked_at >= i64::from(PASS_PAUSE) {
+            self.left = Left::All;
+        }
+        self.left != Left::Nothing && self.may_wait
+    }
+
+    /// Whether it is time to look without a clock, which would wake a program that asks again and again without
+    /// waiting.
+    pub fn is_overdue(&self) -> bool {
+        !self.may_wait && deadline::milliseconds() - self.looked_at >= i64::from(PART_PAUSE)
+    }
+
+    /// All of it has been looked at, at once.
+    pub fn finish(&mut self) {
+        (self.from, self.left, self.looked_at) = (0, Left::Nothing, deadline::milliseconds());
+    }
+
+    /// The next part of a list of this size.
+    pub fn part(&mut self, size: usize) -> Range<usize> {
+        if self.from == 0 && self.left == Left::All {
+            self.left = Left::Rest;
+        }
+        self.looked_at = deadline::milliseconds();
+        let part = self.from..size.min(self.from + PART);
+        if part.end < size {
+            self.from = part.end;
+        } else {
+            self.from = 0;
+            if self.left == Left::Rest {
+                self.left = Left::Nothing;
+            }
+        }
+        part
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn pass_sees_each_entry_once_after_the_last_call() {
+        let mut scan = Scan::default();
+        scan.begin(true);
+        let mut seen = Vec::new();
+        while scan.is_due() {
+            seen.extend(scan.part(150));
+        }
+        assert!(seen.into_iter().eq(0..150));
+        assert_eq!(scan.pause(), PASS_PAUSE);
+        // A call in the middle of a pass has the whole list looked through after it.
+        scan.begin(true);
+        assert_eq!(scan.part(150), 0..64);
+        scan.begin(true);
+        assert_eq!((scan.part(150), scan.part(150)), (64..128, 128..150));
+        assert!(scan.is_due());
+        assert_eq!(scan.part(150), 0..64);
+    }
+
+    #[test]
+    fn list_that_has_shrunk_ends_the_pass() {
+        let mut scan = Scan::default();
+        scan.begin(true);
+        assert_eq!(scan.part(100), 0..64);
+        assert!(scan.part(10).is_empty());
+        assert!(!scan.is_due());
+    }
+}

@@ -1,0 +1,83 @@
+//! A descriptor that is readable while there is something to report, for other event loops.
+//!
+//! It is an epoll set of two: the set of the list, and an eventfd for what the kernel does not know of. It stays the same
+//! where the set of the list is made anew. The program has its number, but is not to close it.
+#![deny(unsafe_code)]
+
+use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
+
+use nix::Result;
+use nix::errno::Errno;
+use nix::sys::epoll::EpollFlags;
+use nix::unistd::{read, write};
+
+use crate::kernel::fd::borrow;
+use crate::kernel::internal_fds::InternalFd;
+use crate::kernel::poller::{Poller, control};
+use crate::process::fork_epoch;
+
+/// The descriptor, and what makes it readable.
+pub struct EventFd {
+    outer: InternalFd,
+    /// Readable while something is left that an earlier call has brought.
+    left: InternalFd,
+    is_raised: bool,
+    made_by: u32,
+}
+
+#[allow(unsafe_code, reason = "a descriptor that nobody else knows")]
+fn owned(fd: i32) -> Result<OwnedFd> {
+    // SAFETY: new, if there is one.
+    Errno::result(fd).map(|fd| unsafe { OwnedFd::from_raw_fd(fd) })
+}
+
+impl EventFd {
+    /// One that follows no set yet.
+    #[allow(unsafe_code, reason = "nix's types close their numbers without asking whose they are")]
+    pub fn new() -> Result<Self> {
+        // SAFETY: both calls make a descriptor.
+        let (outer, left) = unsafe {
+            let outer = InternalFd::shown(owned(libc::epoll_create1(libc::EPOLL_CLOEXEC))?);
+            (outer, InternalFd::new(owned(libc::eventfd(0, libc::EFD_CLOEXEC | libc::EFD_NONBLOCK))?))
+        };
+        let event_fd = Self { outer, left, is_raised: false, made_by: fork_epoch::generation() };
+        event_fd.watch(event_fd.left.as_raw_fd())?;
+        Ok(event_fd)
+    }
+
+    fn watch(&self, fd: RawFd) -> Result<()> {
+        control(self.fd(), libc::EPOLL_CTL_ADD, fd, EpollFlags::EPOLLIN, 0)
+    }
+
+    /// The set is to be closed. A forked child may have it, too, so that it would not leave by itself.
+    pub fn leave(&self, set: &Poller) {
+        let _ = control(self.fd(), libc::EPOLL_CTL_DEL, set.fd(), EpollFlags::empty(), 0);
+    }
+
+    /// Readable whenever this set is.
+    pub fn follow(&self, set: &Poller) -> Result<()> {
+        self.watch(set.fd())
+    }
+
+    /// Whether this process has made it, and its numbers still are its own.
+    pub fn is_intact(&self) -> bool {
+        self.made_by == fork_epoch::generation() && self.outer.is_intact() && self.left.is_intact()
+    }
+
+    /// The descriptor.
+    pub fn fd(&self) -> RawFd {
+        self.outer.as_raw_fd()
+    }
+
+    /// Whether something is left to report, beside what the kernel knows of.
+    pub fn raise(&mut self, is_left: bool) {
+        if is_left == self.is_raised || !self.is_intact() {
+            return;
+        }
+        let Ok(left) = borrow(self.left.as_raw_fd()) else { return };
+        // A counter of 0 can take one, and one of 1 can be read.
+        let done =
+            if is_left { write(left, &1_u64.to_ne_bytes()).is_ok() } else { read(left, &mut [0; 8]).is_ok() };
+        self.is_raised = if done { is_left } else { self.is_raised };
+    }
+}
