@@ -9,6 +9,7 @@
 mod by_hand;
 mod closing;
 mod connection;
+mod disturbing;
 mod looking;
 mod passing;
 mod queueing;
@@ -22,6 +23,9 @@ use self::world::World;
 use super::script::Script;
 use super::stream::{any_header, frame};
 use super::trace;
+
+/// The first step of those that disturb the program.
+const DISTURBING: u8 = 240;
 
 /// Steps of one run, and bytes that one peer sends.
 const STEPS: usize = 300;
@@ -44,6 +48,9 @@ pub fn run(input: &[u8]) {
 
 impl World {
     fn play(&mut self, step: u8, script: &mut Script<'_>) {
+        if step >= DISTURBING {
+            return self.disturb(step - DISTURBING, script);
+        }
         trace!("step {}", step % 40);
         match step % 40 {
             0 | 1 if !self.is_full() => self.connect_client(),
@@ -67,18 +74,18 @@ impl World {
             11 => {
                 let how = [libc::SHUT_WR, libc::SHUT_RD, libc::SHUT_RDWR][script.below(3)];
                 let anyone = |world: &Self, number: usize| world.connections[number].kind != Kind::Extra;
-                self.pick(script, anyone)
+                self.pick_anywhere(script, anyone)
                     .into_iter()
                     .for_each(|number| self.connections[number].shut_down(how));
             }
             12 => {
-                self.pick(script, |_, _| true)
+                self.pick_anywhere(script, |_, _| true)
                     .into_iter()
                     .for_each(|number| self.connections[number].leave());
             }
             13 => {
                 let count = 1 + script.size();
-                let picked = self.pick(script, |_, _| true);
+                let picked = self.pick_anywhere(script, |_, _| true);
                 picked.into_iter().for_each(|number| _ = self.connections[number].read(count));
             }
             // What the program does.
@@ -120,15 +127,8 @@ impl World {
                     world.is_listed(number) && connection.state == State::Open && !connection.is_unnoticed
                 };
                 let (same_number, by_library, at_once) = (script.coin(), script.coin(), script.below(4) > 0);
-                if let Some(number) = self.pick(script, listed)
-                    && self.may_change(at_once)
-                {
-                    match (self.connections[number].kind, self.connections[number].own_end) {
-                        (Kind::Client, Due::Certainly) => self.take_number(number),
-                        (Kind::Own, _) => self.reconnect(number, same_number, by_library),
-                        _ => {}
-                    }
-                    self.have_it_noticed(at_once);
+                if let Some(number) = self.pick(script, listed) {
+                    self.reuse(number, same_number, by_library, at_once, false);
                 }
             }
             28 => self.accept(script.coin()),
@@ -215,7 +215,7 @@ impl World {
                 _ => {
                     let (size, count) = (script.size(), script.below(20));
                     let peer = |world: &Self, number: usize| world.connections[number].kind != Kind::Extra;
-                    if let Some(number) = self.pick(script, peer) {
+                    if let Some(number) = self.pick_anywhere(script, peer) {
                         self.peer_sends_descriptors(number, size, count);
                     }
                 }
@@ -224,21 +224,78 @@ impl World {
         }
     }
 
+    /// The number of the connection becomes that of another file, or of another connection.
+    fn reuse(&mut self, number: usize, same_number: bool, by_library: bool, at_once: bool, lives_on: bool) {
+        if !self.may_change(at_once) {
+            return;
+        }
+        match (self.connections[number].kind, self.connections[number].own_end) {
+            (Kind::Client, Due::Certainly) => self.take_number(number, lives_on),
+            (Kind::Own, _) => self.reconnect(number, same_number, by_library, lives_on),
+            _ => {}
+        }
+        self.have_it_noticed(at_once);
+    }
+
+    /// What disturbs a program, and its other list.
+    fn disturb(&mut self, step: u8, script: &mut Script<'_>) {
+        trace!("step {}", DISTURBING + step);
+        match step {
+            0..=2 => self.swap_lists(),
+            3 => self.close_unknown(script.coin()),
+            4 => self.close_all(script.below(4) > 0),
+            5..=7 => {
+                let (how, with_service) = (script.below(4), script.coin());
+                self.disturb_wait(with_service, how);
+            }
+            8 | 9 => {
+                let usable = |world: &Self, number: usize| {
+                    world.connections[number].is_usable() && world.connections[number].state == State::Open
+                };
+                let before_it = script.coin();
+                if let Some(number) = self.pick(script, usable) {
+                    self.cancel_read(number, before_it);
+                }
+            }
+            10..=12 => {
+                let listed = |world: &Self, number: usize| {
+                    let connection = &world.connections[number];
+                    world.is_listed(number) && connection.state == State::Open && !connection.is_unnoticed
+                };
+                let (same_number, at_once) = (script.coin(), script.below(4) > 0);
+                if let Some(number) = self.pick(script, listed) {
+                    self.reuse(number, same_number, false, at_once, true);
+                }
+            }
+            _ => {
+                let closes = script.coin();
+                if self.may_be_slow() {
+                    self.fork_child(closes);
+                }
+            }
+        }
+    }
+
     fn may_be_deleted(&self, number: usize) -> bool {
         self.is_listed(number) && self.connections[number].state != State::Fresh
     }
 
-    /// One of the connections that fit.
+    /// One of the connections that fit and are not in the other list.
     fn pick(&self, script: &mut Script<'_>, fits: impl Fn(&Self, usize) -> bool) -> Option<usize> {
+        self.pick_anywhere(script, |world, number| {
+            !world.connections[number].is_elsewhere && fits(world, number)
+        })
+    }
+
+    fn pick_anywhere(&self, script: &mut Script<'_>, fits: impl Fn(&Self, usize) -> bool) -> Option<usize> {
         let fitting: Vec<_> = (0..self.connections.len()).filter(|number| fits(self, *number)).collect();
         (!fitting.is_empty()).then(|| fitting[script.below(fitting.len())])
     }
 
     /// A peer has something to send, and sends some of it.
     fn peer_sends(&mut self, script: &mut Script<'_>, what: impl Fn(&mut Script<'_>) -> Vec<u8>) {
-        let Some(number) = self.pick(script, |world, number| world.connections[number].peer.is_some()) else {
-            return;
-        };
+        let has_peer = |world: &Self, number: usize| world.connections[number].peer.is_some();
+        let Some(number) = self.pick_anywhere(script, has_peer) else { return };
         let bytes = what(script);
         let connection = &mut self.connections[number];
         if connection.sent.len() + connection.unsent.len() + bytes.len() <= BUDGET {
@@ -251,7 +308,7 @@ impl World {
     fn peer_goes_on(&mut self, script: &mut Script<'_>) {
         let count = if script.coin() { usize::MAX } else { script.size() };
         let has_more = |world: &Self, number: usize| !world.connections[number].unsent.is_empty();
-        self.pick(script, has_more).into_iter().for_each(|number| self.sends_some(number, count));
+        self.pick_anywhere(script, has_more).into_iter().for_each(|number| self.sends_some(number, count));
     }
 
     fn sends_some(&mut self, number: usize, count: usize) {
@@ -266,7 +323,11 @@ impl World {
     fn list_all_with_queue(&mut self) {
         for number in 0..self.connections.len() {
             let connection = &self.connections[number];
-            if connection.is_usable() && connection.queued() > 0 && !self.is_served(number) {
+            if connection.is_usable()
+                && connection.queued() > 0
+                && !connection.is_elsewhere
+                && !self.is_served(number)
+            {
                 self.delete(number);
                 self.add(number);
             }
@@ -276,9 +337,11 @@ impl World {
     /// Everybody gets what they are owed and goes, and everything is told.
     fn finish(&mut self) {
         trace!("the end");
-        self.wait_for_all(true);
-        // What is queued for a connection leaves by itself once the library knows that it is in the list.
-        self.have_it_noticed(true);
+        self.in_each_list(|world| {
+            world.wait_for_all(true);
+            // What is queued for a connection leaves by itself once the library knows that it is in the list.
+            world.have_it_noticed(true);
+        });
         let mut in_vain = 0;
         loop {
             let queued = self.queued();
@@ -286,22 +349,26 @@ impl World {
             if queued == 0 {
                 break;
             }
-            self.list_all_with_queue();
-            self.ring();
+            self.in_each_list(|world| {
+                world.list_all_with_queue();
+                world.ring();
+            });
             in_vain = if self.queued() < queued { 0 } else { in_vain + 1 };
             // Who is ready has some turns before the kernel is asked who else is.
             assert!(in_vain < TURNS, "{queued} bytes stay queued for peers that read");
         }
         self.connections.iter_mut().for_each(Connection::leave);
-        self.wait_for_all(true);
+        self.in_each_list(|world| {
+            world.wait_for_all(true);
+            (0..world.connections.len()).for_each(|number| world.delete(number));
+        });
         for number in 0..self.connections.len() {
-            self.delete(number);
             match self.connections[number].state {
                 State::Open | State::ErrorTold => self.close_in_some_way(number, 0, true),
                 State::Over => {}
                 state => panic!("{state:?} at the end"),
             }
         }
-        self.wait_for_nobody();
+        self.in_each_list(World::wait_for_nobody);
     }
 }

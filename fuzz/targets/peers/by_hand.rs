@@ -19,12 +19,12 @@ impl World {
         match way {
             0 => self.replace_array(),
             1 => {
-                self.listed.reverse();
+                self.here.listed.reverse();
                 self.replace_array();
             }
-            2 if self.listed.len() > 1 => {
-                let last = self.listed.len() - 1;
-                self.listed.swap(choice % last, last);
+            2 if self.here.listed.len() > 1 => {
+                let last = self.here.listed.len() - 1;
+                self.here.listed.swap(choice % last, last);
                 self.write_entries();
             }
             // Taken out, and the others move up, in the same array or another one.
@@ -32,7 +32,7 @@ impl World {
                 if let Some(number) = self.choose(choice, Self::may_be_taken_out) {
                     self.prepare(number);
                     let place = self.place(number).unwrap();
-                    self.listed.remove(place);
+                    self.here.listed.remove(place);
                     if way == 3 {
                         self.replace_array()
                     } else {
@@ -45,7 +45,7 @@ impl World {
                 if let Some(number) = self.choose(choice, Self::may_be_taken_out) {
                     self.prepare(number);
                     let place = self.place(number).unwrap();
-                    self.listed[place] = None;
+                    self.here.listed[place] = None;
                     self.write_entries();
                     self.taken_out(number);
                 }
@@ -53,13 +53,13 @@ impl World {
             6 => {
                 if let Some(number) = self.choose(choice, Self::may_be_put_in) {
                     self.remove_dead(self.connections[number].fd);
-                    match self.listed.iter().position(Option::is_none) {
+                    match self.here.listed.iter().position(Option::is_none) {
                         Some(place) => {
-                            self.listed[place] = Some(number);
+                            self.here.listed[place] = Some(number);
                             self.write_entries();
                         }
                         None => {
-                            self.listed.push(Some(number));
+                            self.here.listed.push(Some(number));
                             self.replace_array();
                         }
                     }
@@ -80,15 +80,16 @@ impl World {
     /// Has the library look through the whole list with the next call, or not.
     pub fn have_it_noticed(&mut self, at_once: bool) {
         if at_once {
-            self.changed = true;
+            self.here.changed = true;
             self.replace_array();
         } else {
-            self.hidden = true;
+            self.here.hidden = true;
         }
     }
 
     fn choose(&self, choice: usize, fits: impl Fn(&Self, usize) -> bool) -> Option<usize> {
-        let fitting: Vec<_> = (0..self.connections.len()).filter(|number| fits(self, *number)).collect();
+        let fits = |number: &usize| !self.connections[*number].is_elsewhere && fits(self, *number);
+        let fitting: Vec<_> = (0..self.connections.len()).filter(fits).collect();
         (!fitting.is_empty()).then(|| fitting[choice % fitting.len()])
     }
 
@@ -117,25 +118,25 @@ impl World {
 
     fn pointers(&self) -> Vec<*mut ipc_connection_info> {
         let pointer = |number: usize| self.connections[number].info;
-        self.listed.iter().map(|entry| entry.map_or(ptr::null_mut(), pointer)).collect()
+        self.here.listed.iter().map(|entry| entry.map_or(ptr::null_mut(), pointer)).collect()
     }
 
     /// Another array, with room for these entries alone.
     fn replace_array(&mut self) {
-        let (old, pointers) = (self.list.cinfos, self.pointers());
+        let (old, pointers) = (self.here.list.cinfos, self.pointers());
         unsafe {
-            self.list.cinfos = libc::malloc(size_of_val(&pointers[..]).max(1)).cast();
-            assert!(!self.list.cinfos.is_null());
-            self.list.cinfos.copy_from_nonoverlapping(pointers.as_ptr(), pointers.len());
+            self.here.list.cinfos = libc::malloc(size_of_val(&pointers[..]).max(1)).cast();
+            assert!(!self.here.list.cinfos.is_null());
+            self.here.list.cinfos.copy_from_nonoverlapping(pointers.as_ptr(), pointers.len());
         }
-        self.list.size = i32::try_from(pointers.len()).unwrap();
-        self.replaced.push(old);
+        self.here.list.size = i32::try_from(pointers.len()).unwrap();
+        self.here.replaced.push(old);
     }
 
     /// The same array.
     fn write_entries(&mut self) {
         let pointers = self.pointers();
-        unsafe { self.list.cinfos.copy_from_nonoverlapping(pointers.as_ptr(), pointers.len()) };
-        self.list.size = i32::try_from(pointers.len()).unwrap();
+        unsafe { self.here.list.cinfos.copy_from_nonoverlapping(pointers.as_ptr(), pointers.len()) };
+        self.here.list.size = i32::try_from(pointers.len()).unwrap();
     }
 }

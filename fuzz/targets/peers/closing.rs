@@ -20,8 +20,8 @@ impl World {
     pub fn close_service(&mut self) {
         let Some(mut srv) = self.srv.take() else { return };
         self.settings = Settings::default();
-        // It is for the list alone from now on.
-        self.changed = true;
+        // It is for the lists alone from now on.
+        (self.here.changed, self.there.changed) = (true, true);
         trace!("  the service is closed");
         assert_eq!(call(|| unsafe { ipc_server_close(&mut *srv) }), Ok(()));
         assert!(srv.spath.is_null());
@@ -38,7 +38,7 @@ impl World {
         let dead = |number: &usize| {
             self.connections[*number].state == State::Closed && self.connections[*number].fd == fd
         };
-        let dead: Vec<_> = self.listed.iter().flatten().copied().filter(dead).collect();
+        let dead: Vec<_> = self.here.listed.iter().flatten().copied().filter(dead).collect();
         dead.into_iter().for_each(|number| self.delete(number));
     }
 
@@ -51,9 +51,9 @@ impl World {
         let place = self.place(number).unwrap_or(place);
         trace!("  {} is deleted from the list", self.connections[number].fd);
         let info = self.connections[number].info;
-        assert_eq!(call(|| unsafe { ipc_del(&mut *self.list, info) }), Ok(()));
-        self.listed.swap_remove(place);
-        assert_eq!(self.list.cinfos.is_null(), self.listed.is_empty());
+        assert_eq!(call(|| unsafe { ipc_del(&mut *self.here.list, info) }), Ok(()));
+        self.here.listed.swap_remove(place);
+        assert_eq!(self.here.list.cinfos.is_null(), self.here.listed.is_empty());
         self.is_unlisted(number);
     }
 
@@ -145,9 +145,12 @@ impl World {
     }
 
     /// The program closes a client with close(2) and opens something else, which gets the number.
-    pub fn take_number(&mut self, number: usize) {
+    pub fn take_number(&mut self, number: usize, lives_on: bool) {
         self.remove_dead(self.connections[number].fd);
         let connection = &mut self.connections[number];
+        if lives_on {
+            connection.copy = Some(sockets::high_copy(connection.fd));
+        }
         trace!("  {} becomes the number of another file", connection.fd);
         connection.lossy |= connection.queued() > 0;
         self.closed.push(connection.fd);
@@ -160,11 +163,12 @@ impl World {
     }
 
     /// The program connects anew with the same structure, and perhaps at the same number.
-    pub fn reconnect(&mut self, number: usize, same_number: bool, by_library: bool) {
+    pub fn reconnect(&mut self, number: usize, same_number: bool, by_library: bool, lives_on: bool) {
         let is_queued = self.connections[number].queued() > 0;
         let connection = &mut self.connections[number];
         let (old, info) = (connection.fd, connection.info);
         self.closed.push(old);
+        let copy = lives_on.then(|| (sockets::high_copy(old), connection.peer.take()));
         if by_library && !is_queued {
             assert_eq!(call(|| usock_close(old)), Ok(()));
         } else {
@@ -181,31 +185,52 @@ impl World {
         let (is_dead, is_unnoticed) = (fd == old, fd != old);
         *connection =
             Connection { info, own_end, is_dead, is_unnoticed, ..Connection::new(Kind::Own, fd, peer) };
+        self.others.extend(copy);
         self.remove_dead(fd);
         self.forget_other_queue(number);
+    }
+
+    /// The program closes all that it has but its service.
+    pub fn close_all(&mut self, at_once: bool) {
+        if !self.may_change(at_once) {
+            return;
+        }
+        for number in 0..self.connections.len() {
+            if matches!(self.connections[number].state, State::Open | State::ErrorTold) {
+                self.close(number, 2);
+            }
+        }
+        self.files.drain(..).for_each(|file| sockets::close(file.fd));
+        self.kept.drain(..).for_each(sockets::close);
+        self.close_unknown(true);
+        self.in_each_list(|world| world.have_it_noticed(at_once));
     }
 
     /// ipc_connections_free.
     pub fn free_list(&mut self) {
         trace!("  the list is freed");
-        unsafe { ipc_connections_free(&mut *self.list) };
-        assert!(self.list.cinfos.is_null());
-        self.event_fd = None;
-        self.hidden = false;
-        for number in std::mem::take(&mut self.listed).into_iter().flatten() {
+        unsafe { ipc_connections_free(&mut *self.here.list) };
+        assert!(self.here.list.cinfos.is_null());
+        self.here.event_fd = None;
+        self.here.hidden = false;
+        for number in std::mem::take(&mut self.here.listed).into_iter().flatten() {
             self.is_unlisted(number);
         }
     }
 
     /// The end of a run, when nothing is left of any connection: everything is as it was before.
     pub fn end(mut self) {
-        self.check_list();
-        self.free_list();
+        self.in_each_list(|world| {
+            world.check_list();
+            world.free_list();
+        });
         assert!(self.connections.iter().all(|connection| connection.state == State::Over));
         self.close_service();
-        self.replaced.drain(..).for_each(free);
-        free_message(self.event.m.cast());
-        self.events.drain(..).for_each(|event| free_message(event.m.cast()));
+        self.in_each_list(|world| {
+            world.here.replaced.drain(..).for_each(free);
+            free_message(world.here.event.m.cast());
+            world.here.events.drain(..).for_each(|event| free_message(event.m.cast()));
+        });
         for file in &self.files {
             assert!(sockets::is_open(file.fd), "the library has closed a file of the program");
             assert_eq!(sockets::unread(file.fd), file.holds, "the library has read a file of the program");

@@ -11,7 +11,7 @@ use ipc::capi::waiting::{ipc_del_fd, ipc_event_fd, ipc_wait_event_timeout, ipc_w
 use super::connection::{Connection, Due, Kind, State};
 use super::sockets;
 use super::waiting::Place;
-use super::world::{World, call};
+use super::world::{Listing, World, call};
 use crate::targets::trace;
 
 /// Milliseconds that are never over: something is to be told.
@@ -22,6 +22,13 @@ pub const AMPLE: i32 = 60_000;
 pub struct EventFd {
     fd: RawFd,
     with_service: bool,
+}
+
+impl Listing {
+    /// The number of the descriptor for other event loops.
+    pub fn event_fd(&self) -> Option<RawFd> {
+        self.event_fd.map(|event_fd| event_fd.fd)
+    }
 }
 
 impl World {
@@ -40,12 +47,13 @@ impl World {
         let timeout = if is_due && may_wait { AMPLE } else { 0 };
         let in_pieces = self.in_pieces(&due);
         let may_be_nobody = srv.is_null() && self.is_anybody_alive() < Due::Certainly;
-        let result =
-            call(|| unsafe { ipc_wait_event_timeout(&mut *self.list, srv, &mut *self.event, timeout) });
+        let result = call(|| unsafe {
+            ipc_wait_event_timeout(&mut *self.here.list, srv, &mut *self.here.event, timeout)
+        });
         match result {
             Ok(()) if self.event_kind() == ipc_event_type::IPC_EVENT_TYPE_NOT_SET => {
                 if is_due {
-                    let goes_on = self.hidden || self.in_pieces(&due) < in_pieces;
+                    let goes_on = self.here.hidden || self.in_pieces(&due) < in_pieces;
                     assert!(timeout == 0 && goes_on, "something is to be told, and is not");
                 }
                 self.assert_not_set();
@@ -70,18 +78,18 @@ impl World {
         let timeout = if is_due { timeout } else { 0 };
         let in_pieces = self.in_pieces(&due);
         let may_be_nobody = srv.is_null() && self.is_anybody_alive() < Due::Certainly;
-        let mut events = std::mem::take(&mut self.events);
+        let mut events = std::mem::take(&mut self.here.events);
         let mut count = room.clamp(1, events.len());
         let asked = count;
         let result = call(|| unsafe {
-            ipc_wait_events(&mut *self.list, srv, events.as_mut_ptr(), &mut count, timeout)
+            ipc_wait_events(&mut *self.here.list, srv, events.as_mut_ptr(), &mut count, timeout)
         });
         trace!("  {count} of {asked} events");
         match result {
             Ok(()) => {
                 assert!(count <= asked, "{count} events in an array of {asked}");
                 if count == 0 && is_due {
-                    let goes_on = self.hidden || self.in_pieces(&due) < in_pieces;
+                    let goes_on = self.here.hidden || self.in_pieces(&due) < in_pieces;
                     assert!(timeout == 0 && goes_on, "something is to be told, and is not");
                 }
             }
@@ -99,7 +107,7 @@ impl World {
         for event in &events[count..asked] {
             assert!(event.m.is_null(), "a message of the call before, in an event that is none");
         }
-        self.events = events;
+        self.here.events = events;
         self.adopt_order();
         self.check_list();
         if count > 0 {
@@ -110,10 +118,10 @@ impl World {
 
     /// Several have come and gone: those who are there are the ones that should be, in some order.
     fn adopt_order(&mut self) {
-        let size = usize::try_from(self.list.size).unwrap();
-        let mut expected = std::mem::take(&mut self.listed);
+        let size = usize::try_from(self.here.list.size).unwrap();
+        let mut expected = std::mem::take(&mut self.here.listed);
         for index in 0..size {
-            let info = unsafe { *self.list.cinfos.add(index) };
+            let info = unsafe { *self.here.list.cinfos.add(index) };
             let number = |one: &Connection| !info.is_null() && one.info == info;
             let known = self.connections.iter().position(number);
             if known.is_none() && !info.is_null() {
@@ -124,7 +132,7 @@ impl World {
             }
             let place =
                 expected.iter().position(|entry| *entry == known).expect("an entry that should be gone");
-            self.listed.push(expected.swap_remove(place));
+            self.here.listed.push(expected.swap_remove(place));
         }
         assert!(expected.is_empty(), "an entry is missing");
     }
@@ -133,12 +141,12 @@ impl World {
     pub fn ask_for_event_fd(&mut self, with_service: bool) {
         let srv = if with_service { self.srv() } else { ptr::null_mut() };
         let mut fd = -1;
-        assert_eq!(call(|| unsafe { ipc_event_fd(&mut *self.list, srv, &mut fd) }), Ok(()));
+        assert_eq!(call(|| unsafe { ipc_event_fd(&mut *self.here.list, srv, &mut fd) }), Ok(()));
         trace!("  the descriptor for other loops is {fd}");
-        if let Some(before) = self.event_fd {
+        if let Some(before) = self.here.event_fd {
             assert_eq!(before.fd, fd, "another descriptor than before");
         }
-        self.event_fd = Some(EventFd { fd, with_service });
+        self.here.event_fd = Some(EventFd { fd, with_service });
         self.list_is_looked_at();
         self.remove_dead(fd);
         self.check_event_fd(with_service);
@@ -147,11 +155,11 @@ impl World {
     /// It is readable, if something is to be told that does not have to be noticed first.
     pub fn check_event_fd(&mut self, with_service: bool) {
         let is_due = self.has_something(with_service, &self.who_is_due());
-        let Some(event_fd) = &mut self.event_fd else { return };
+        let Some(event_fd) = &mut self.here.event_fd else { return };
         if event_fd.with_service != with_service {
             // From the call on that is about to be made it is for that one.
             event_fd.with_service = with_service;
-        } else if !self.changed && !self.hidden && is_due {
+        } else if !self.here.changed && !self.here.hidden && is_due {
             let readable = sockets::is_readable(event_fd.fd);
             assert!(readable, "something is to be told, and the descriptor does not say so");
         }
@@ -161,19 +169,19 @@ impl World {
     pub fn add_watched(&mut self) -> usize {
         let (fd, peer) = sockets::pipe();
         trace!("  watched {fd} is added to the list");
-        assert_eq!(call(|| unsafe { ipc_watch_fd(&mut *self.list, fd) }), Ok(()));
+        assert_eq!(call(|| unsafe { ipc_watch_fd(&mut *self.here.list, fd) }), Ok(()));
         let mut connection = Connection::new(Kind::Extra, fd, peer);
         connection.is_watched = true;
-        connection.info = unsafe { *self.list.cinfos.add(self.listed.len()) };
+        connection.info = unsafe { *self.here.list.cinfos.add(self.here.listed.len()) };
         assert_eq!(unsafe { (*connection.info).fd }, fd);
-        self.listed.push(Some(self.connections.len()));
+        self.here.listed.push(Some(self.connections.len()));
         self.connections.push(connection);
         self.connections.len() - 1
     }
 
     /// The program does what it has to with the watched descriptors that it was told of.
     pub fn react(&mut self) {
-        for number in std::mem::take(&mut self.to_be_read) {
+        for number in std::mem::take(&mut self.here.to_be_read) {
             let connection = &mut self.connections[number];
             if connection.sent.is_partial() {
                 let bytes = sockets::read(connection.fd, 1 << 20).unwrap();
@@ -190,8 +198,8 @@ impl World {
         self.remove_dead(fd);
         let place = self.place(number).unwrap();
         trace!("  {fd} is deleted by its number");
-        assert_eq!(call(|| unsafe { ipc_del_fd(&mut *self.list, fd) }), Ok(()));
-        self.listed.swap_remove(place);
+        assert_eq!(call(|| unsafe { ipc_del_fd(&mut *self.here.list, fd) }), Ok(()));
+        self.here.listed.swap_remove(place);
         sockets::close(fd);
         let connection = &mut self.connections[number];
         (connection.info, connection.state) = (ptr::null_mut(), State::Over);

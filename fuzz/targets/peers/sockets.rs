@@ -8,7 +8,7 @@ use nix::errno::Errno;
 use nix::sys::socket::{ControlMessage, ControlMessageOwned, MsgFlags, recvmsg, sendmsg};
 
 /// Where the numbers of the peers' descriptors begin.
-const HIGH: RawFd = 300;
+pub const HIGH: RawFd = 300;
 
 /// Above it there is no descriptor.
 const END: RawFd = 420;

@@ -33,7 +33,7 @@ impl World {
     /// ipc_write, ipc_message_write, usock_send of a frame, or ipc_write_fd.
     pub fn write(&mut self, number: usize, kind: u8, size: usize, way: usize) {
         // What was changed by hand the library knows only after it has looked.
-        let is_listed = self.is_served(number) && !self.changed && !self.hidden;
+        let is_listed = self.is_served(number) && !self.here.changed && !self.here.hidden;
         let may_be_slow = self.slow < SLOW;
         let connection = &self.connections[number];
         if !is_listed && connection.reads && (!connection.owed.is_empty() || size > 1000) {

@@ -26,7 +26,7 @@ pub struct Place {
 impl World {
     /// Of whom in the list something is certain to be told.
     pub fn who_is_due(&self) -> Vec<usize> {
-        let listed = self.listed.iter().flatten().copied();
+        let listed = self.here.listed.iter().flatten().copied();
         listed.filter(|number| self.connections[*number].has_something()).collect()
     }
 
@@ -39,25 +39,25 @@ impl World {
     pub fn before_call(&mut self, with_service: bool) -> Vec<usize> {
         self.check_event_fd(with_service);
         self.list_is_looked_at();
-        self.told.clear();
+        self.here.told.clear();
         self.who_is_due()
     }
 
     /// The library looks at the list: whether it is another array, if at nothing else.
     pub fn list_is_looked_at(&mut self) {
-        self.changed = false;
-        self.hidden &= self.replaced.is_empty();
-        self.replaced.drain(..).for_each(free);
-        for number in self.listed.iter().flatten() {
+        self.here.changed = false;
+        self.here.hidden &= self.here.replaced.is_empty();
+        self.here.replaced.drain(..).for_each(free);
+        for number in self.here.listed.iter().flatten() {
             self.connections[*number].is_looped = true;
-            self.connections[*number].is_unnoticed &= self.hidden;
+            self.connections[*number].is_unnoticed &= self.here.hidden;
         }
     }
 
     /// Those of whom something was due before the call take turns: nobody waits for long while others are told.
     pub fn check_turns(&mut self, due: &[usize]) {
         for (number, connection) in self.connections.iter_mut().enumerate() {
-            let is_left = due.contains(&number) && !self.told.contains(&number) && !self.hidden;
+            let is_left = due.contains(&number) && !self.here.told.contains(&number) && !self.here.hidden;
             connection.passed_over = if is_left { connection.passed_over + 1 } else { 0 };
             assert!(connection.passed_over < TURNS, "{} is not told, all the others are", connection.fd);
         }
@@ -71,7 +71,7 @@ impl World {
         }
         let srv = if with_service { self.srv() } else { ptr::null_mut() };
         self.before_call(with_service);
-        let result = call(|| unsafe { ipc_wait_event(&mut *self.list, srv, &mut *self.event) });
+        let result = call(|| unsafe { ipc_wait_event(&mut *self.here.list, srv, &mut *self.here.event) });
         assert_eq!(result, Ok(()));
         self.check_what_was_told();
         self.check_turns(&due);
@@ -80,24 +80,24 @@ impl World {
 
     pub fn check_what_was_told(&mut self) {
         self.find_fresh();
-        self.check_event(*self.event, Place { alone: true, last: true });
+        self.check_event(*self.here.event, Place { alone: true, last: true });
         self.take_event();
         self.check_list();
         self.react();
     }
 
     pub fn event_kind(&self) -> ipc_event_type {
-        unsafe { self.event.r#type.assume_init() }
+        unsafe { self.here.event.r#type.assume_init() }
     }
 
     pub fn assert_not_set(&self) {
         assert_eq!(self.event_kind(), ipc_event_type::IPC_EVENT_TYPE_NOT_SET);
-        assert!(self.event.origin.is_null() && self.event.m.is_null());
+        assert!(self.here.event.origin.is_null() && self.here.event.m.is_null());
     }
 
     /// Whether anybody in the list can ever have something to tell.
     pub fn is_anybody_alive(&self) -> Due {
-        let alive = self.listed.iter().flatten().map(|number| self.connections[*number].is_alive());
+        let alive = self.here.listed.iter().flatten().map(|number| self.connections[*number].is_alive());
         alive.max().unwrap_or(Due::Never)
     }
 
@@ -108,7 +108,8 @@ impl World {
         }
         trace!("  nobody is there to wait for");
         self.before_call(false);
-        let result = call(|| unsafe { ipc_wait_event(&mut *self.list, ptr::null_mut(), &mut *self.event) });
+        let result =
+            call(|| unsafe { ipc_wait_event(&mut *self.here.list, ptr::null_mut(), &mut *self.here.event) });
         assert_eq!(result, Err((IPC_ERROR_WAIT_EVENT__NO_CLIENTS_PARAM, libc::EINVAL)));
         self.assert_not_set();
     }
@@ -126,15 +127,7 @@ impl World {
     /// Has the library work until it tells of a byte that is written to an extra descriptor only now: all who
     /// are ready before have their turns.
     pub fn ring(&mut self) {
-        let is_bell = |connection: &Connection| {
-            connection.kind == Kind::Extra
-                && connection.state == State::Open
-                && !connection.ended
-                && !connection.is_watched
-                && !connection.is_dead
-        };
-        let bell = self.listed.iter().flatten().copied().find(|number| is_bell(&self.connections[*number]));
-        let bell = bell.unwrap_or_else(|| self.add_extra(true));
+        let bell = self.bell();
         self.connections[bell].send(b"!");
         for _ in 0..10_000 {
             if !self.connections[bell].sent.is_partial() {
@@ -152,7 +145,7 @@ impl World {
         let content = (!message.is_null()).then(|| content(unsafe { &*message }));
         let known = self.connections.iter().position(|connection| connection.info == origin);
         assert!(!origin.is_null());
-        self.told.extend(known);
+        self.here.told.extend(known);
         trace!(
             "  {kind:?} of {}: {:?}",
             unsafe { (*origin).fd },
@@ -178,8 +171,8 @@ impl World {
                     (ipc_event_type::IPC_EVENT_TYPE_EXTRA_SOCKET, None) => {
                         let connection = &self.connections[number];
                         assert!(connection.is_watched && connection.has_something(), "nothing is to be read");
-                        assert!(!self.to_be_read.contains(&number), "told twice in one call");
-                        self.to_be_read.push(number);
+                        assert!(!self.here.to_be_read.contains(&number), "told twice in one call");
+                        self.here.to_be_read.push(number);
                     }
                     (ipc_event_type::IPC_EVENT_TYPE_ERROR, None) => {
                         self.connections[number].assert_error_is_due();
@@ -197,11 +190,11 @@ impl World {
 
     /// The program frees the message, or leaves it for the next call to free.
     fn take_event(&mut self) {
-        let message = self.event.m.cast::<ipc_message>();
+        let message = self.here.event.m.cast::<ipc_message>();
         if !message.is_null() && unsafe { (*message).length } % 2 == 1 {
             assert_eq!(call(|| unsafe { ipc_message_empty(message) }), Ok(()));
             free(message);
-            self.event.m = ptr::null_mut();
+            self.here.event.m = ptr::null_mut();
         }
     }
 
@@ -221,22 +214,22 @@ impl World {
         let info = unsafe { *info };
         assert_eq!((info.index, info.version, info.r#type), (3, 5, 0));
         assert!(info.spath.is_null() && sockets::is_open(info.fd));
-        self.listed.push(Some(number));
+        self.here.listed.push(Some(number));
         number
     }
 
     /// A client that has got the number of another one, whose end is told first, is in the list already.
     fn find_fresh(&mut self) {
         let is_end =
-            unsafe { self.event.r#type.assume_init() } == ipc_event_type::IPC_EVENT_TYPE_DISCONNECTION;
-        if !is_end || self.list.size != i32::try_from(self.listed.len()).unwrap() {
+            unsafe { self.here.event.r#type.assume_init() } == ipc_event_type::IPC_EVENT_TYPE_DISCONNECTION;
+        if !is_end || self.here.list.size != i32::try_from(self.here.listed.len()).unwrap() {
             return;
         }
-        let entry = |index| unsafe { *self.list.cinfos.add(index) };
+        let entry = |index| unsafe { *self.here.list.cinfos.add(index) };
         let is_known = |info: &*mut ipc_connection_info| {
             info.is_null() || self.connections.iter().any(|one| one.info == *info)
         };
-        let new = (0..self.listed.len()).map(entry).find(|info| !is_known(info));
+        let new = (0..self.here.listed.len()).map(entry).find(|info| !is_known(info));
         let number = self.come(new.expect("a DISCONNECTION, and the list has not become shorter"));
         self.connections[number].state = State::Fresh;
     }
@@ -252,7 +245,7 @@ impl World {
             connection.lossy |= connection.state == State::ErrorTold;
         }
         let place = self.place(number).unwrap();
-        self.listed.swap_remove(place);
+        self.here.listed.swap_remove(place);
         self.is_over(number);
     }
 }

@@ -40,22 +40,12 @@ pub struct File {
     pub _other_end: OwnedFd,
 }
 
-pub struct World {
-    pub srv: Option<Box<ipc_connection_info>>,
+/// One of the program's lists, and what it waits with.
+pub struct Listing {
     pub list: Box<ipc_connection_infos>,
     pub event: Box<ipc_event>,
-    pub connections: Vec<Connection>,
     /// What the list holds, by number of connection; none for NULL.
     pub listed: Vec<Option<usize>>,
-    /// The clients that have not been accepted.
-    pub backlog: VecDeque<usize>,
-    pub files: Vec<File>,
-    /// Sockets that the program has taken out of their structures, and kept.
-    pub kept: Vec<RawFd>,
-    /// Numbers that it has closed without the library.
-    pub closed: Vec<RawFd>,
-    /// How often something slow was done.
-    pub slow: usize,
     /// For many events at once.
     pub events: Vec<ipc_event>,
     pub event_fd: Option<EventFd>,
@@ -71,6 +61,42 @@ pub struct World {
     pub told: Vec<usize>,
     /// Watched descriptors that it was told of.
     pub to_be_read: Vec<usize>,
+}
+
+impl Listing {
+    fn new() -> Self {
+        Self {
+            list: Box::new(ipc_connection_infos { cinfos: ptr::null_mut(), size: 0 }),
+            event: Box::new(unsafe { std::mem::zeroed() }),
+            listed: Vec::new(),
+            events: vec![unsafe { std::mem::zeroed() }; EVENTS],
+            event_fd: None,
+            changed: false,
+            hidden: false,
+            replaced: Vec::new(),
+            told: Vec::new(),
+            to_be_read: Vec::new(),
+        }
+    }
+}
+
+pub struct World {
+    pub srv: Option<Box<ipc_connection_info>>,
+    /// The list that the program uses now, and the other one, at the same service.
+    pub here: Listing,
+    pub there: Listing,
+    pub connections: Vec<Connection>,
+    /// The clients that have not been accepted.
+    pub backlog: VecDeque<usize>,
+    pub files: Vec<File>,
+    /// Sockets that the program has taken out of their structures, and kept.
+    pub kept: Vec<RawFd>,
+    /// Connections that were open at a number before, and live on elsewhere, with their peers.
+    pub others: Vec<(OwnedFd, Option<OwnedFd>)>,
+    /// Numbers that it has closed without the library.
+    pub closed: Vec<RawFd>,
+    /// How often something slow was done.
+    pub slow: usize,
     /// What was told to the library of the service, for those whom it accepts.
     pub settings: Settings,
     pub file: Option<OwnedFd>,
@@ -124,25 +150,36 @@ impl World {
         let before = sockets::open_numbers();
         Self {
             srv: None,
-            list: Box::new(ipc_connection_infos { cinfos: ptr::null_mut(), size: 0 }),
-            event: Box::new(unsafe { std::mem::zeroed() }),
+            here: Listing::new(),
+            there: Listing::new(),
             connections: Vec::new(),
-            listed: Vec::new(),
             backlog: VecDeque::new(),
             files: Vec::new(),
             kept: Vec::new(),
+            others: Vec::new(),
             closed: Vec::new(),
             slow: 0,
-            events: vec![unsafe { std::mem::zeroed() }; EVENTS],
-            event_fd: None,
-            changed: false,
-            hidden: false,
-            replaced: Vec::new(),
-            told: Vec::new(),
-            to_be_read: Vec::new(),
             settings: Settings::default(),
             file: None,
             before,
+        }
+    }
+
+    /// The program goes on with its other list.
+    pub fn swap_lists(&mut self) {
+        std::mem::swap(&mut self.here, &mut self.there);
+        for (listing, is_elsewhere) in [(&self.here, false), (&self.there, true)] {
+            for number in listing.listed.iter().flatten() {
+                self.connections[*number].is_elsewhere = is_elsewhere;
+            }
+        }
+    }
+
+    /// Does this with each list.
+    pub fn in_each_list(&mut self, act: impl Fn(&mut Self)) {
+        for _ in 0..2 {
+            act(self);
+            self.swap_lists();
         }
     }
 
@@ -162,7 +199,7 @@ impl World {
 
     /// Where the connection stands in the list.
     pub fn place(&self, number: usize) -> Option<usize> {
-        self.listed.iter().position(|entry| *entry == Some(number))
+        self.here.listed.iter().position(|entry| *entry == Some(number))
     }
 
     pub fn is_listed(&self, number: usize) -> bool {
@@ -176,9 +213,13 @@ impl World {
 
     /// The list is what it should be.
     pub fn check_list(&self) {
-        assert_eq!(self.list.size, i32::try_from(self.listed.len()).unwrap(), "the size of the list");
-        for (index, entry) in self.listed.iter().enumerate() {
-            let pointer = unsafe { *self.list.cinfos.add(index) };
+        assert_eq!(
+            self.here.list.size,
+            i32::try_from(self.here.listed.len()).unwrap(),
+            "the size of the list"
+        );
+        for (index, entry) in self.here.listed.iter().enumerate() {
+            let pointer = unsafe { *self.here.list.cinfos.add(index) };
             let expected = entry.map_or(ptr::null_mut(), |number| self.connections[number].info);
             assert_eq!(pointer, expected, "entry {index} of the list");
         }
@@ -195,7 +236,7 @@ impl World {
         trace!("  a service at {}", srv.fd);
         self.remove_dead(srv.fd);
         self.srv = Some(srv);
-        self.changed = true;
+        (self.here.changed, self.there.changed) = (true, true);
     }
 
     pub fn connect_client(&mut self) {
@@ -221,22 +262,22 @@ impl World {
     pub fn add(&mut self, number: usize) {
         let connection = &mut self.connections[number];
         trace!("  {} is added to the list", connection.fd);
-        assert_eq!(call(|| unsafe { ipc_add(&mut *self.list, connection.info) }), Ok(()));
+        assert_eq!(call(|| unsafe { ipc_add(&mut *self.here.list, connection.info) }), Ok(()));
         connection.end_told = false;
         // It is looked at anew.
         connection.over_by_limit = connection.over_by_limit.filter(|_| connection.ended);
-        self.listed.push(Some(number));
+        self.here.listed.push(Some(number));
     }
 
     pub fn add_extra(&mut self, pipe: bool) -> usize {
         let (fd, peer) = if pipe { sockets::pipe() } else { sockets::pair() };
         trace!("  extra {fd} is added to the list");
-        assert_eq!(call(|| unsafe { ipc_add_fd(&mut *self.list, fd) }), Ok(()));
+        assert_eq!(call(|| unsafe { ipc_add_fd(&mut *self.here.list, fd) }), Ok(()));
         let mut connection = Connection::new(Kind::Extra, fd, peer);
-        connection.info = unsafe { *self.list.cinfos.add(self.listed.len()) };
+        connection.info = unsafe { *self.here.list.cinfos.add(self.here.listed.len()) };
         let info = unsafe { *connection.info };
         assert_eq!((info.fd, info.r#type as u8), (fd, b'a'));
-        self.listed.push(Some(self.connections.len()));
+        self.here.listed.push(Some(self.connections.len()));
         self.connections.push(connection);
         self.connections.len() - 1
     }
@@ -246,9 +287,9 @@ impl World {
         let (Some(number), false) = (self.backlog.pop_front(), self.srv.is_none()) else { return };
         let (srv, mut info) = (self.srv(), ptr::null_mut());
         if into_list {
-            let result = call(|| unsafe { handle_new_connection(srv, &mut *self.list, &mut info) });
+            let result = call(|| unsafe { handle_new_connection(srv, &mut *self.here.list, &mut info) });
             assert_eq!(result, Ok(()));
-            self.listed.push(Some(number));
+            self.here.listed.push(Some(number));
         } else {
             info = make_info(-1);
             assert_eq!(call(|| unsafe { ipc_accept(srv, info) }), Ok(()));
