@@ -30,24 +30,26 @@ impl Accept {
         Self { listener, begun: now() }
     }
 
-    /// The first step has no outcome of a wait, each further one that of the wait before.
-    pub fn step(&self, section: &Section, outcome: Option<&Wait>) -> Result<Flow<RawFd>> {
-        let accept = Ok(Flow::Wait(Wait::accept(self.listener)));
-        let Some(outcome) = outcome else { return accept };
-        match (outcome.is_poll(), outcome.result()) {
-            (true, Ok(0)) => Err(Errno::EAGAIN),
-            (true, Err(Errno::EINTR)) if !signals::all_restart() => Err(Errno::EINTR),
-            (true, Ok(_) | Err(Errno::EINTR)) | (false, Err(Errno::ECONNABORTED)) => accept,
-            (false, Err(Errno::EAGAIN)) => self.wait(section),
-            (_, Err(errno)) => Err(errno),
-            (false, Ok(client)) => {
-                self.adopt(section, RawFd::try_from(client).map_err(|_| Errno::EBADF)?).map(Flow::Done)
+    /// `wait` has the outcome of the wait before, if there was one, and gets the next one.
+    pub fn step(&self, section: &Section, wait: &mut Wait) -> Result<Flow<RawFd>> {
+        match (wait.is_first(), wait.is_poll(), wait.result()) {
+            (true, ..) => {}
+            (_, true, Ok(0)) => return Err(Errno::EAGAIN),
+            (_, true, Err(Errno::EINTR)) if !signals::all_restart() => return Err(Errno::EINTR),
+            (_, true, Ok(_) | Err(Errno::EINTR)) | (_, false, Err(Errno::ECONNABORTED)) => {}
+            (_, false, Err(Errno::EAGAIN)) => return self.wait(section, wait),
+            (.., Err(errno)) => return Err(errno),
+            (_, false, Ok(client)) => {
+                let client = RawFd::try_from(client).map_err(|_| Errno::EBADF)?;
+                return self.adopt(section, client).map(Flow::Done);
             }
         }
+        wait.accept(self.listener);
+        Ok(Flow::Wait)
     }
 
     /// There is no client, and the socket does not wait: by the program's word, or by a list's.
-    fn wait(&self, section: &Section) -> Result<Flow<RawFd>> {
+    fn wait(&self, section: &Section, wait: &mut Wait) -> Result<Flow<RawFd>> {
         let by_list =
             table::lock(section, self.listener).get().is_some_and(|service| service.waits_for_clients);
         if !by_list {
@@ -55,7 +57,10 @@ impl Accept {
         }
         match Limit::since(self.begun, socket::receive_time(self.listener)?).left() {
             0 => Err(Errno::EAGAIN),
-            left => Ok(Flow::Wait(Wait::poll(self.listener, libc::POLLIN, left))),
+            left => {
+                wait.poll(self.listener, libc::POLLIN, left);
+                Ok(Flow::Wait)
+            }
         }
     }
 

@@ -55,20 +55,22 @@ pub struct Flushing(Option<PollSet>);
 impl Flushing {
     /// Waits until the descriptor is readable or one of the connections takes bytes, for so many milliseconds, below 0
     /// without end.
-    pub fn wait(&mut self, section: &Section, fd: RawFd, left: i32) -> Result<Wait, Errno> {
+    pub fn wait(&mut self, section: &Section, wait: &mut Wait, fd: RawFd, left: i32) -> Result<(), Errno> {
         let (waiting, are_all) = queued(section);
         if !are_all {
             // What is left out may be what the peer waits for.
             return Err(Errno::ENOMEM);
         }
         if waiting.is_empty() {
-            return Ok(Wait::poll(fd, libc::POLLIN, left));
+            wait.poll(fd, libc::POLLIN, left);
+            return Ok(());
         }
         let mut set = PollSet::with_room(waiting.len() + 1)?;
         set.push(fd, libc::POLLIN);
         waiting.into_iter().for_each(|fd| set.push(fd, libc::POLLOUT));
         self.0 = Some(set);
-        Ok(set.wait(left))
+        set.wait(wait, left);
+        Ok(())
     }
 
     /// The wait is over: sends what can be sent.
@@ -157,18 +159,26 @@ impl Flush {
         Self { fd, limit, is_pausing: false }
     }
 
-    /// The first step has no outcome of a wait, each further one that of the wait before. ETIMEDOUT when the time is over.
-    pub fn step(&mut self, section: &Section, outcome: Option<&Wait>) -> Result<Flow<()>, Error> {
-        let fd = self.fd;
-        match outcome {
-            None => fd::check_open(fd).map_err(failed)?,
-            Some(_) if std::mem::take(&mut self.is_pausing) => {}
-            Some(outcome) => match outcome.events() {
+    /// Begins. ETIMEDOUT when the time is over.
+    pub fn begin(&mut self, section: &Section, wait: &mut Wait) -> Result<Flow<()>, Error> {
+        fd::check_open(self.fd).map_err(failed)?;
+        self.flush(section, wait)
+    }
+
+    /// Goes on after a wait.
+    pub fn go_on(&mut self, section: &Section, wait: &mut Wait) -> Result<Flow<()>, Error> {
+        if !std::mem::take(&mut self.is_pausing) {
+            match wait.events() {
                 // As in a wait for an event: with a limit, a signal neither ends nor prolongs it.
                 Err(Errno::EINTR) if self.limit.left() >= 0 => {}
                 result => drop(result.map_err(failed)?),
-            },
+            }
         }
+        self.flush(section, wait)
+    }
+
+    fn flush(&mut self, section: &Section, wait: &mut Wait) -> Result<Flow<()>, Error> {
+        let fd = self.fd;
         loop {
             let timeout = self.limit.left();
             let mut slot = table::lock_known(section, fd);
@@ -201,9 +211,11 @@ impl Flush {
             }
             if flushed == Flushed::Later {
                 self.is_pausing = true;
-                return Ok(Flow::Wait(Wait::pause(MEMORY_PAUSE.into())));
+                wait.pause(MEMORY_PAUSE.into());
+            } else {
+                wait.poll(fd, libc::POLLOUT, timeout);
             }
-            return Ok(Flow::Wait(Wait::poll(fd, libc::POLLOUT, timeout)));
+            return Ok(Flow::Wait);
         }
     }
 }

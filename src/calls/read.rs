@@ -39,8 +39,10 @@ pub struct Read {
     fd: RawFd,
     /// When the call began: the socket's own time counts from there.
     begun: i64,
-    /// Which socket it waits for, and how often the library had given out and closed its number.
+    /// Which socket it waits for, if that is known for certain, and how often the library had given out and closed its
+    /// number.
     cookie: Cookie,
+    is_certain: bool,
     counters: (u32, u32),
     /// How long the socket may be waited for, once that was asked.
     limit: Option<Limit>,
@@ -98,22 +100,23 @@ impl Read {
             fd,
             begun: now(),
             cookie: Cookie::NONE,
+            is_certain: false,
             counters: (0, 0),
             limit: None,
             flushing: Flushing::default(),
         }
     }
 
-    /// The first step has no outcome of a wait, each further one that of the wait before. `admit` sees the header of the
+    /// `wait` has the outcome of the wait before, if there was one, and gets the next one. `admit` sees the header of the
     /// frame first and can refuse it: it then stays for another call.
     pub fn step(
         &mut self,
         section: &mut Section,
-        outcome: Option<&Wait>,
+        wait: &mut Wait,
         admit: Admit<'_>,
     ) -> Result<Flow<Frame>, Error> {
         let mut slot = table::lock(section, self.fd);
-        let look = self.look(&mut slot, outcome, admit);
+        let look = self.look(&mut slot, wait, admit);
         if let Err(Failure::End(_)) = look
             && let Some(connection) = slot.get()
         {
@@ -125,7 +128,7 @@ impl Read {
         self.flushing.finish(section);
         match look {
             Ok(Look::Frame(frame)) => Ok(Flow::Done(frame)),
-            Ok(Look::Nothing { has_begun }) => self.wait(section, has_begun),
+            Ok(Look::Nothing { has_begun }) => self.wait(section, wait, has_begun),
             Err(Failure::Passing(error)) => {
                 loops::note_input(section, self.fd);
                 Err(error)
@@ -135,28 +138,32 @@ impl Read {
     }
 
     /// Looks what the wait has brought, and takes what is there.
-    fn look(
-        &mut self,
-        slot: &mut Slot<'_>,
-        outcome: Option<&Wait>,
-        admit: Admit<'_>,
-    ) -> Result<Look, Failure> {
+    fn look(&mut self, slot: &mut Slot<'_>, outcome: &Wait, admit: Admit<'_>) -> Result<Look, Failure> {
         // Before anything is taken from the kernel, so that nothing is lost for want of it.
         slot.reserve()?;
         let has_memory = slot.get().is_some_and(|connection| !connection.inbound.is_empty());
-        let Some(outcome) = outcome else {
-            // EBADF and ENOTSOCK are said before anything is waited for.
-            (self.cookie, self.counters) = (Cookie::of(self.fd)?, slot.counters());
+        if outcome.is_first() {
+            (self.cookie, self.is_certain) = slot.seen_socket()?;
+            self.counters = slot.counters();
             return if has_memory { self.take(slot, admit) } else { Ok(Look::Nothing { has_begun: false }) };
-        };
+        }
         match outcome.result() {
             Ok(0) if outcome.is_poll() => return Err(Errno::EAGAIN.into()),
             Err(Errno::EINTR) if outcome.is_poll() && signals::all_restart() => {}
             Err(errno) => return Err(errno.into()),
             Ok(_) => {}
         }
-        if slot.counters() != self.counters || !self.cookie.is_behind(self.fd) {
+        if slot.counters() != self.counters {
             return Err(Errno::EBADF.into());
+        }
+        let cookie = Cookie::of(self.fd)?;
+        if !self.cookie.may_be(cookie) {
+            if self.is_certain {
+                return Err(Errno::EBADF.into());
+            }
+            // The number was another socket's when it was last seen: the wait may have been for this one, or for that.
+            (self.cookie, self.is_certain) = (cookie, true);
+            return Ok(Look::Nothing { has_begun: has_memory });
         }
         match outcome.peeked() {
             Ok(peeked) if !has_memory && !outcome.is_poll() && !peeked.is_empty() => {
@@ -222,9 +229,10 @@ impl Read {
     }
 
     /// There is no frame yet: what to wait for.
-    fn wait(&mut self, section: &Section, has_begun: bool) -> Result<Flow<Frame>, Error> {
+    fn wait(&mut self, section: &Section, wait: &mut Wait, has_begun: bool) -> Result<Flow<Frame>, Error> {
         if !has_begun && !any_queued() && self.limit.is_none() {
-            return Ok(Flow::Wait(Wait::peek(self.fd, HEADER_SIZE)));
+            wait.peek(self.fd, HEADER_SIZE);
+            return Ok(Flow::Wait);
         }
         let limit = match self.limit {
             Some(limit) => limit,
@@ -237,12 +245,13 @@ impl Read {
         match limit.left() {
             0 => {
                 loops::note_input(section, self.fd);
-                Err(failed(Errno::EAGAIN))
+                return Err(failed(Errno::EAGAIN));
             }
             // It obeys SA_RESTART, which poll(2) does not.
-            -1 if !any_queued() => Ok(Flow::Wait(Wait::peek(self.fd, 1))),
-            left => self.flushing.wait(section, self.fd, left).map(Flow::Wait).map_err(failed),
+            -1 if !any_queued() => wait.peek(self.fd, 1),
+            left => self.flushing.wait(section, wait, self.fd, left).map_err(failed)?,
         }
+        Ok(Flow::Wait)
     }
 }
 

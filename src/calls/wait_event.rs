@@ -3,8 +3,9 @@
 //! The loop of the list says what is to be done without its lock (accept, read, close) and when to wait. Waiting is done
 //! with poll(2) on the loop's epoll set: epoll_wait(2) itself would be ended by a stop and a continue of the process.
 //!
-//! A wait without end fails with EINTR once a signal handler has run since the call began. From the second wait of a call
-//! on (the first was ended by the loop's clock) signals are blocked but while it waits, so that none is missed.
+//! A wait without end fails with EINTR once a signal handler has run since the call began. Once the loop's clock has ended
+//! a wait, or a member had nothing to report after all, another wait follows: from then on signals are blocked but while the
+//! call waits, so that no handler is missed.
 
 #![forbid(unsafe_code)]
 
@@ -14,11 +15,11 @@ use nix::errno::Errno;
 
 use crate::calls::flow::Flow;
 use crate::error::{Error, ipc_errors as Code};
-use crate::event_loop::list_loop::{Input, Step, WaitFor};
+use crate::event_loop::list_loop::{Few, Input, Step, WaitFor};
 use crate::event_loop::{Event, List, What, extra, loops};
 use crate::kernel::deadline::Limit;
 use crate::kernel::wait::Wait;
-use crate::kernel::{fd, internal_fds, signals, socket};
+use crate::kernel::{fd, internal_fds, socket};
 use crate::process::entry_guard::Section;
 
 /// A wait for events, between its steps: plain data.
@@ -30,45 +31,47 @@ pub struct WaitEvent {
     most: usize,
     /// How often the kernel was asked without waiting.
     looks: usize,
-    /// What was blocked before this call has blocked all signals.
-    pub mask: Option<libc::sigset_t>,
+    /// The clock that the loop waits for.
+    clock: Option<RawFd>,
 }
 
 impl WaitEvent {
     /// Waits until `limit` for what happens at this service, and to the list's connections. The program wants so many
     /// events: one, and the others by [`more`].
     pub fn new(listener: Option<RawFd>, limit: Limit, most: usize) -> Self {
-        Self { listener, limit, most, looks: 0, mask: None }
+        Self { listener, limit, most, looks: 0, clock: None }
     }
 
-    /// The first step has no outcome of a wait, each further one that of the wait before. None if the time is over.
+    /// `wait` has the outcome of the wait before, if there was one, and gets the next one. None if the time is over.
     pub fn step<L: List>(
         &mut self,
         section: &Section,
         list: &mut L,
-        outcome: Option<&Wait>,
+        wait: &mut Wait,
     ) -> Result<Flow<Option<Event<L::Origin>>>, Error> {
-        let mut input = match outcome {
-            None => Input::Begin(self.listener, self.limit.left() != 0, self.most),
-            Some(outcome) => self.woken(section, list, outcome)?,
+        let mut input = if wait.is_first() {
+            Input::Begin(self.listener, self.limit.left() != 0, self.most)
+        } else {
+            self.woken(section, list, wait)?
         };
         loop {
             match drive(section, list, input)? {
                 Driven::Event(event) => return Ok(Flow::Done(Some(event))),
                 Driven::Nothing => return Ok(Flow::Done(None)),
-                Driven::Wait(wait) => {
+                Driven::Wait(next) => {
                     let left = self.limit.left();
                     if left != 0 {
-                        return Ok(Flow::Wait(self.wait(wait, left)));
+                        self.wait(wait, next, left);
+                        return Ok(Flow::Wait);
                     }
                     // One look brings a part of those that are ready, and another one what is behind half a message:
                     // until all of them have been looked at, or none is left.
-                    if wait.is_idle || self.looks > wait.looks {
+                    if next.is_idle || self.looks > next.looks {
                         loops::stop_waiting(section, list.key());
                         return Ok(Flow::Done(None));
                     }
                     self.looks += 1;
-                    input = Input::Woken;
+                    input = Input::Woken(Few::NONE);
                 }
             }
         }
@@ -79,10 +82,10 @@ impl WaitEvent {
         &mut self,
         section: &Section,
         list: &L,
-        outcome: &Wait,
+        wait: &mut Wait,
     ) -> Result<Input<L::Client>, Error> {
         let is_endless = self.limit.left() < 0;
-        match outcome.result() {
+        match wait.result() {
             // Whoever calls again after each signal would wait for ever.
             Err(Errno::EINTR) if !is_endless => {}
             Err(errno) => {
@@ -91,19 +94,26 @@ impl WaitEvent {
             }
             Ok(_) => {}
         }
-        if is_endless && self.mask.is_none() {
-            self.mask = signals::block();
-        }
         self.looks = 0;
-        Ok(Input::Woken)
+        let mut ready = Few::NONE;
+        wait.ready().for_each(|fd| _ = ready.push(fd));
+        if is_endless && ready.as_slice().iter().any(|fd| Some(*fd) == self.clock) {
+            // There is work to do, and then another wait.
+            wait.block_signals();
+        }
+        Ok(Input::Woken(ready))
     }
 
-    fn wait(&self, wait: WaitFor, left: i32) -> Wait {
-        let limit = wait.limit.map_or(left, |limit| {
+    fn wait(&mut self, wait: &mut Wait, next: WaitFor, left: i32) {
+        self.clock = next.clock;
+        if left < 0 && !wait.is_first() {
+            wait.block_signals();
+        }
+        let limit = next.limit.map_or(left, |limit| {
             let limit = i32::try_from(limit).unwrap_or(i32::MAX);
             if left < 0 { limit } else { limit.min(left) }
         });
-        Wait::poll(wait.set, libc::POLLIN, limit).with_mask(self.mask)
+        wait.poll_few(next.fds.as_slice(), libc::POLLIN, limit);
     }
 }
 
@@ -155,7 +165,7 @@ fn drive<L: List>(
                 let _ = fd::close(fd);
                 match error {
                     Some(error) => return Err(error),
-                    None => Input::Woken,
+                    None => Input::Woken(Few::NONE),
                 }
             }
         };

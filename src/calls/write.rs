@@ -98,23 +98,19 @@ impl<'a> Write<'a> {
         Self { fd, frame: Rest(pieces, descriptor), sent: 0, phase: Phase::New, is_listed: false }
     }
 
-    /// The first step has no outcome of a wait, each further one that of the wait before.
-    pub fn step(&mut self, section: &Section, outcome: Option<&Wait>) -> Result<Flow<()>, Error> {
+    /// `wait` has the outcome of the wait before, if there was one, and gets the next one.
+    pub fn step(&mut self, section: &Section, wait: &mut Wait) -> Result<Flow<()>, Error> {
         if let Phase::Behind(flush) = &mut self.phase {
-            return match flush.step(section, outcome) {
-                Ok(flow @ Flow::Wait(_)) => Ok(flow),
-                // The frame itself is sent.
-                Ok(Flow::Done(())) | Err(_) => Ok(Flow::Done(())),
-            };
+            // The frame itself is sent.
+            return Ok(flush.go_on(section, wait).unwrap_or(Flow::Done(())));
         }
-        let has_turn = self.phase != Phase::New;
-        let next = match outcome {
-            Some(outcome) if has_turn => self.go_on(section, outcome),
-            _ => self.begin(section),
+        let next = match self.phase {
+            Phase::New => self.begin(section, wait),
+            _ => self.go_on(section, wait),
         };
         let result = match next {
-            Ok(Some(wait)) => return Ok(Flow::Wait(wait)),
-            Ok(None) => Ok(()),
+            Ok(Flow::Wait) => return Ok(Flow::Wait),
+            Ok(Flow::Done(())) => Ok(()),
             Err(error) => Err(error),
         };
         if let Err(Error { errno, .. }) = result
@@ -129,20 +125,20 @@ impl<'a> Write<'a> {
         if result.is_ok() && is_queued && !self.is_listed {
             // A signal handler has queued a frame behind this one, and in no list nobody else would send it.
             let mut flush = Flush::new(self.fd, Limit::NONE);
-            if let Ok(flow @ Flow::Wait(_)) = flush.step(section, None) {
+            if let Ok(Flow::Wait) = flush.begin(section, wait) {
                 self.phase = Phase::Behind(flush);
-                return Ok(flow);
+                return Ok(Flow::Wait);
             }
         }
         result.map(Flow::Done)
     }
 
     /// Sends the frame, if nothing stands before it and the kernel takes all of it; else takes the turn, and says what to
-    /// wait for. None if the frame is sent or queued.
-    fn begin(&mut self, section: &Section) -> Result<Option<Wait>, Error> {
+    /// wait for. It is done if the frame is sent or queued.
+    fn begin(&mut self, section: &Section, wait: &mut Wait) -> Result<Flow<()>, Error> {
         let (fd, frame) = (self.fd, self.frame);
         if frame.len() == 0 {
-            return fd::check_open(fd).map_err(failed).map(|()| None);
+            return fd::check_open(fd).map_err(failed).map(Flow::Done);
         }
         let thread = section.thread();
         let mut slot = table::lock_known(section, fd);
@@ -154,7 +150,7 @@ impl<'a> Write<'a> {
             {
                 if writer == thread {
                     // A signal handler has interrupted a write to the same connection: its frame goes behind.
-                    return frame.queue(connection).map(|()| None);
+                    return frame.queue(connection).map(Flow::Done);
                 }
                 slot = slot.wait(None).map_err(failed)?;
             }
@@ -170,7 +166,7 @@ impl<'a> Write<'a> {
                     if flushed.is_some() {
                         loops::note_sent(section, fd);
                     }
-                    return Ok(None);
+                    return Ok(Flow::Done(()));
                 }
                 Ok(count) => self.sent = count,
                 Err(Errno::EAGAIN) => {}
@@ -183,19 +179,21 @@ impl<'a> Write<'a> {
         self.phase = Phase::Peer;
         if was_queued && self.is_listed {
             // Its patience was used up before.
-            return self.enqueue(connection).map(|()| None);
+            return self.enqueue(connection).map(Flow::Done);
         }
-        Ok(Some(self.wait_for_peer()))
+        Ok(self.wait_for_peer(wait))
     }
 
-    fn wait_for_peer(&mut self) -> Wait {
+    fn wait_for_peer(&mut self, wait: &mut Wait) -> Flow<()> {
         self.phase = Phase::Peer;
-        Wait::poll(self.fd, libc::POLLOUT, if self.is_listed { PATIENCE } else { -1 })
+        wait.poll(self.fd, libc::POLLOUT, if self.is_listed { PATIENCE } else { -1 });
+        Flow::Wait
     }
 
-    fn wait_for_memory(&mut self) -> Wait {
+    fn wait_for_memory(&mut self, wait: &mut Wait) -> Flow<()> {
         self.phase = Phase::Memory;
-        Wait::pause(MEMORY_PAUSE.into())
+        wait.pause(MEMORY_PAUSE.into());
+        Flow::Wait
     }
 
     /// The connection, as long as this call has its turn: a signal handler or another thread may have closed it.
@@ -204,21 +202,21 @@ impl<'a> Write<'a> {
     }
 
     /// Sends what the peer takes now; then waits again, in a list as long as the peer drains.
-    fn go_on(&mut self, section: &Section, outcome: &Wait) -> Result<Option<Wait>, Error> {
+    fn go_on(&mut self, section: &Section, wait: &mut Wait) -> Result<Flow<()>, Error> {
         let fd = self.fd;
-        let ready = outcome.events();
+        let ready = wait.events();
         // The number may be another socket's by now.
         let mut slot = table::lock(section, fd);
         let connection = Self::own_turn(&mut slot, section.thread())?;
         if self.phase == Phase::Peer {
             match ready {
                 // A signal handler has run: to start the patience anew could be to wait for ever.
-                Err(Errno::EINTR) if !self.is_listed => return Ok(Some(self.wait_for_peer())),
+                Err(Errno::EINTR) if !self.is_listed => return Ok(self.wait_for_peer(wait)),
                 Err(errno) if is_passing(errno) && !self.is_listed => {
-                    return Ok(Some(self.wait_for_memory()));
+                    return Ok(self.wait_for_memory(wait));
                 }
                 Ok(events) if events != 0 => {}
-                Ok(_) | Err(Errno::EINTR | Errno::ENOMEM) => return self.enqueue_or_wait(connection),
+                Ok(_) | Err(Errno::EINTR | Errno::ENOMEM) => return self.enqueue_or_wait(connection, wait),
                 Err(errno) => return Err(failed(errno)),
             }
         }
@@ -226,12 +224,12 @@ impl<'a> Write<'a> {
         if self.sent == 0 && !connection.outbound.is_empty() {
             match flush_queue(&mut slot, fd)? {
                 Flushed::All => {}
-                Flushed::Full => return Ok(Some(self.wait_for_peer())),
+                Flushed::Full => return Ok(self.wait_for_peer(wait)),
                 Flushed::Later if self.is_listed => {
                     let connection = Self::own_turn(&mut slot, section.thread())?;
-                    return self.enqueue(connection).map(|()| None);
+                    return self.enqueue(connection).map(Flow::Done);
                 }
-                Flushed::Later => return Ok(Some(self.wait_for_memory())),
+                Flushed::Later => return Ok(self.wait_for_memory(wait)),
             }
         }
         match self.frame.after(self.sent).send(fd) {
@@ -241,13 +239,13 @@ impl<'a> Write<'a> {
             Err(errno) if self.sent > 0 && is_passing(errno) => {
                 if self.is_listed {
                     let connection = Self::own_turn(&mut slot, section.thread())?;
-                    return self.enqueue_or_wait(connection);
+                    return self.enqueue_or_wait(connection, wait);
                 }
-                return Ok(Some(self.wait_for_memory()));
+                return Ok(self.wait_for_memory(wait));
             }
             Err(errno) => return Err(failed(errno)),
         }
-        Ok((self.sent < self.frame.len()).then(|| self.wait_for_peer()))
+        if self.sent < self.frame.len() { Ok(self.wait_for_peer(wait)) } else { Ok(Flow::Done(())) }
     }
 
     /// Keeps the rest of the frame in memory; later calls send it.
@@ -260,13 +258,13 @@ impl<'a> Write<'a> {
         }
     }
 
-    fn enqueue_or_wait(&mut self, connection: &mut Connection) -> Result<Option<Wait>, Error> {
+    fn enqueue_or_wait(&mut self, connection: &mut Connection, wait: &mut Wait) -> Result<Flow<()>, Error> {
         match self.enqueue(connection) {
             // Half of it is sent already: rather than lose the rest, wait for memory or the peer.
             Err(Error { errno: Errno::ENOMEM | Errno::EAGAIN, .. }) if self.sent > 0 => {
-                Ok(Some(self.wait_for_memory()))
+                Ok(self.wait_for_memory(wait))
             }
-            result => result.map(|()| None),
+            result => result.map(Flow::Done),
         }
     }
 

@@ -10,6 +10,7 @@ use nix::errno::Errno;
 
 use super::process::REGISTER;
 use super::types::ipc_connection_info;
+use crate::calls::flow::Flow;
 use crate::error::{Error, ipc_errors};
 use crate::frame::c_heap::OutOfMemory;
 use crate::kernel::wait::Wait;
@@ -73,33 +74,35 @@ pub fn call_or(
 
 /// The boundary of every exported function that may wait: it is a cancellation point at its begin and while it waits.
 ///
-/// `step` is called again and again, as a function that does not wait is; each further time it has the outcome of the wait
-/// that it asked for. Between two steps nothing of the library is locked or entered, so that a signal handler may use all of
+/// `step` is called again and again, as a function that does not wait is. It says what to wait for in a [`Wait`], in which
+/// it finds the outcome the next time. Between two steps nothing of the library is locked or entered, so that a signal handler may use all of
 /// it.
 ///
 /// # Safety
 /// The thread may be unwound from the wait: no frame from here up to the program's has anything to drop.
 pub unsafe fn run<F>(code: ipc_errors, mut step: F) -> ipc_errors
 where
-    F: FnMut(&mut Section, Option<&Wait>) -> Result<Option<Wait>, Error>,
+    F: FnMut(&mut Section, &mut Wait) -> Result<Flow<()>, Error>,
 {
     const { assert!(!std::mem::needs_drop::<F>(), "a thread that is cancelled drops nothing") };
     // SAFETY: nothing was done yet.
     unsafe { pthread_testcancel() };
     let before = Errno::last_raw();
-    let mut wait = None;
-    loop {
+    let mut wait = Wait::default();
+    let result = loop {
         let next = guarded(code, || match Section::enter() {
-            Some(mut section) => step(&mut section, wait.as_ref()),
+            Some(mut section) => step(&mut section, &mut wait),
             None => Err(Error::new(code, Errno::EDEADLK)),
         });
         match next {
             // SAFETY: as promised by the caller.
-            Ok(Some(next)) => unsafe { wait.insert(next).run() },
-            Ok(None) => return finish(before, Ok(())),
-            Err(error) => return finish(before, Err(error)),
+            Ok(Flow::Wait) => unsafe { wait.run() },
+            Ok(Flow::Done(())) => break Ok(()),
+            Err(error) => break Err(error),
         }
-    }
+    };
+    wait.unblock_signals();
+    finish(before, result)
 }
 
 /// [`call_or`] for a function that has nothing to offer to such a handler: EDEADLK.

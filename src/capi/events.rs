@@ -20,8 +20,8 @@ use crate::error::{Error, ipc_errors};
 use crate::event_loop::{Event, List, What, loops};
 use crate::frame::c_heap::CBox;
 use crate::kernel::deadline::Limit;
+use crate::kernel::fd;
 use crate::kernel::wait::Wait;
-use crate::kernel::{fd, signals};
 use crate::process::entry_guard::Section;
 
 /// Waits until something happens to one of the connections in `clients` or at the service `srv`, and tells
@@ -78,12 +78,10 @@ pub(super) unsafe fn wait(
     let mut state = None;
     // SAFETY: as promised by the caller; plain data in this frame.
     unsafe {
-        let code = run(ipc_errors::IPC_ERROR_WAIT_EVENT__SELECT, |section, outcome| {
-            let flow = step(section, outcome, &mut state, clients, srv, event, (limit, 1))?;
-            Ok(flow.finish(drop))
-        });
-        restore_signals(state);
-        code
+        run(ipc_errors::IPC_ERROR_WAIT_EVENT__SELECT, |section, wait| {
+            let flow = step(section, wait, &mut state, clients, srv, event, (limit, 1))?;
+            Ok(flow.map(drop))
+        })
     }
 }
 
@@ -95,7 +93,7 @@ pub(super) unsafe fn wait(
 /// Each is NULL or points to what its type says.
 pub(super) unsafe fn step(
     section: &mut Section,
-    outcome: Option<&Wait>,
+    wait: &mut Wait,
     state: &mut Option<WaitEvent>,
     clients: *mut ipc_connection_infos,
     srv: *mut ipc_connection_info,
@@ -112,25 +110,18 @@ pub(super) unsafe fn step(
     let mut list = unsafe { CList::new(clients, srv) };
     // SAFETY: the caller's service.
     let state = state.get_or_insert_with(|| WaitEvent::new(unsafe { fd_of(srv) }, limit, most));
-    Ok(match state.step(section, &mut list, outcome)? {
-        Flow::Wait(wait) => {
+    Ok(match state.step(section, &mut list, wait)? {
+        Flow::Wait => {
             let (kind, mut message) = (ipc_event_type::IPC_EVENT_TYPE_NOT_SET, message);
             message.set(messages::EMPTY);
             // SAFETY: `event` is not NULL, so it is an event.
             unsafe { fill(event, kind, ptr::null_mut(), message.into_c()) };
-            Flow::Wait(wait)
+            Flow::Wait
         }
         Flow::Done(None) => Flow::Done(Reported::Nothing),
         // SAFETY: `event` is not NULL, so it is an event.
         Flow::Done(Some(happened)) => Flow::Done(unsafe { report(event, happened, message) }),
     })
-}
-
-/// After a call: blocks the signals that were blocked before, and no more.
-pub(super) fn restore_signals(state: Option<WaitEvent>) {
-    if let Some(mask) = state.and_then(|state| state.mask) {
-        signals::restore(&mask);
-    }
 }
 
 /// Reports an event that is there after a wait for the same list.
@@ -365,16 +356,13 @@ pub unsafe extern "C-unwind" fn handle_new_connection(
     let mut accept = None;
     // SAFETY: plain data in this frame; the caller's list, service and place for a pointer.
     unsafe {
-        run(ipc_errors::IPC_ERROR_ACCEPT, |section, outcome| {
+        run(ipc_errors::IPC_ERROR_ACCEPT, |section, wait| {
             let srv = required(cinfo, ipc_errors::IPC_ERROR_HANDLE_NEW_CONNECTION__NO_CINFO_PARAM)?;
             let cinfos = required(cinfos, ipc_errors::IPC_ERROR_HANDLE_NEW_CONNECTION__NO_CINFOS_PARAM)?;
-            let flow = accept.get_or_insert_with(|| Accept::new((*srv).fd)).step(section, outcome);
+            let flow = accept.get_or_insert_with(|| Accept::new((*srv).fd)).step(section, wait);
             match flow.map_err(|errno| Error::new(ipc_errors::IPC_ERROR_ACCEPT, errno))? {
-                Flow::Wait(wait) => Ok(Some(wait)),
-                Flow::Done(fd) => {
-                    take_in(section, CList::new(cinfos, srv), fd, new_client)?;
-                    Ok(None)
-                }
+                Flow::Wait => Ok(Flow::Wait),
+                Flow::Done(fd) => take_in(section, CList::new(cinfos, srv), fd, new_client).map(Flow::Done),
             }
         })
     }

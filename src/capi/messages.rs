@@ -9,7 +9,6 @@ use nix::errno::Errno;
 
 use super::boundary::{call, required, required_const, run};
 use super::types::{ipc_message, msg_types};
-use crate::calls::flow::Flow;
 use crate::calls::read::Read;
 use crate::calls::write::Write;
 use crate::connection::frame_decoder::Frame;
@@ -90,16 +89,11 @@ pub(super) unsafe fn read(m: *mut ipc_message, fd: Result<RawFd, Error>) -> ipc_
     let mut read = None;
     // SAFETY: plain data in this frame and, as promised, in the caller's.
     unsafe {
-        run(ipc_errors::IPC_ERROR_USOCK_RECV, |section, outcome| {
+        run(ipc_errors::IPC_ERROR_USOCK_RECV, |section, wait| {
             let m = required(m, ipc_errors::IPC_ERROR_MESSAGE_READ__NO_MESSAGE_PARAM)?;
             let fd = fd?;
-            match read.get_or_insert_with(|| Read::new(fd)).step(section, outcome, &mut |_| Ok(()))? {
-                Flow::Wait(wait) => Ok(Some(wait)),
-                Flow::Done(frame) => {
-                    m.write(from_frame(frame));
-                    Ok(None)
-                }
-            }
+            let flow = read.get_or_insert_with(|| Read::new(fd)).step(section, wait, &mut |_| Ok(()))?;
+            Ok(flow.map(|frame| m.write(from_frame(frame))))
         })
     }
 }
@@ -147,17 +141,16 @@ pub(super) unsafe fn send(
     let mut write = None;
     // SAFETY: plain data in this frame and, as promised, in the caller's.
     unsafe {
-        run(code, |section, outcome| {
+        run(code, |section, wait| {
             let to = fd?;
-            if let (None, Some(descriptor)) = (outcome, descriptor) {
+            if let (true, Some(descriptor)) = (wait.is_first(), descriptor) {
                 fd::check_open(descriptor).map_err(|errno| Error::new(code, errno))?;
             }
             let write = write.get_or_insert_with(|| Write::new(to, pieces, descriptor));
             let this = ptr::from_mut(write).cast();
-            Ok(match write.step(section, outcome)? {
-                Flow::Wait(wait) => Some(wait.if_cancelled(abandon, this)),
-                Flow::Done(()) => None,
-            })
+            let flow = write.step(section, wait)?;
+            wait.if_cancelled(abandon, this);
+            Ok(flow)
         })
     }
 }

@@ -43,7 +43,7 @@ extern "C" fn at_exit() {
 struct Frozen {
     connections: table::Frozen,
     _loops: loops::Frozen,
-    _internal_fds: internal_fds::Frozen,
+    internal_fds: internal_fds::Frozen,
     /// Dropped last.
     _section: Section,
 }
@@ -67,7 +67,7 @@ extern "C" fn before_fork() {
     let loops = loops::freeze();
     let connections = table::freeze();
     let internal_fds = internal_fds::freeze();
-    let frozen = Frozen { connections, _loops: loops, _internal_fds: internal_fds, _section: section };
+    let frozen = Frozen { connections, _loops: loops, internal_fds, _section: section };
     FROZEN.set(Some(ManuallyDrop::new(frozen)));
 }
 
@@ -89,7 +89,10 @@ extern "C" fn parent_after_fork() {
 /// After the fork, in the child.
 extern "C" fn child_after_fork() {
     fork_epoch::next_generation();
-    if let Some(mut frozen) = thaw() {
-        table::leave_output_to_parent(&mut frozen.connections);
+    // The first of these is dropped last.
+    if let Some(Frozen { _section, _loops, mut connections, internal_fds }) = thaw() {
+        // Descriptors that were to be sent are closed, which asks what is noted of them. There is no other thread.
+        drop(internal_fds);
+        table::leave_output_to_parent(&mut connections);
     }
 }

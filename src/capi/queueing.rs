@@ -7,7 +7,6 @@ use nix::errno::Errno;
 use super::boundary::{call, fd_of, required, required_const, run, setting_failed};
 use super::messages;
 use super::types::{ipc_connection_info, ipc_message};
-use crate::calls::flow::Flow;
 use crate::calls::flush::Flush;
 use crate::calls::queue;
 use crate::connection::table;
@@ -55,13 +54,10 @@ pub unsafe extern "C-unwind" fn ipc_flush(p: *const ipc_connection_info, timeout
     // SAFETY: the caller's structure, if any; plain data in this frame.
     unsafe {
         let fd = fd_of(p, code);
-        run(code, |section, outcome| {
+        run(code, |section, wait| {
             let fd = fd?;
             let flush = flush.get_or_insert_with(|| Flush::new(fd, Limit::of(timeout_ms)));
-            Ok(match flush.step(section, outcome)? {
-                Flow::Wait(wait) => Some(wait),
-                Flow::Done(()) => None,
-            })
+            if wait.is_first() { flush.begin(section, wait) } else { flush.go_on(section, wait) }
         })
     }
 }

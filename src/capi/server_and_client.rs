@@ -110,18 +110,18 @@ pub unsafe extern "C-unwind" fn ipc_connection(
     let mut state = None;
     // SAFETY: plain data in this frame; the caller's structure and string.
     unsafe {
-        run(ipc_errors::IPC_ERROR_USOCK_CONNECT__SOCKET, |section, outcome| {
+        run(ipc_errors::IPC_ERROR_USOCK_CONNECT__SOCKET, |section, wait| {
             required(env, ipc_errors::IPC_ERROR_CONNECTION__NO_ENVIRONMENT_PARAM)?;
             let p = required(p, ipc_errors::IPC_ERROR_CONNECTION__NO_SERVER)?;
             let sname = required_const(sname, ipc_errors::IPC_ERROR_CONNECTION__NO_SERVICE_NAME)?;
-            connect(section, outcome, &mut state, || {
+            connect(section, wait, &mut state, |wait| {
                 let (too_long, no_memory) = (
                     ipc_errors::IPC_ERROR_USOCK_CONNECT__EMPTY_PATH,
                     ipc_errors::IPC_ERROR_NOT_ENOUGH_MEMORY,
                 );
-                Connect::new(&path_of(p, sname, too_long, no_memory)?)
+                Connect::new(&path_of(p, sname, too_long, no_memory)?, wait)
             })
-            .map(|flow| flow.finish(|fd| (*p).fd = fd))
+            .map(|flow| flow.map(|fd| (*p).fd = fd))
         })
     }
 }
@@ -129,16 +129,15 @@ pub unsafe extern "C-unwind" fn ipc_connection(
 /// A step of making a connection: the first one begins it.
 pub(super) fn connect(
     section: &Section,
-    outcome: Option<&Wait>,
+    wait: &mut Wait,
     state: &mut Option<Connect>,
-    begin: impl FnOnce() -> Result<(Connect, Wait), Error>,
+    begin: impl FnOnce(&mut Wait) -> Result<Connect, Error>,
 ) -> Result<Flow<RawFd>, Error> {
-    match (outcome, *state) {
-        (Some(outcome), Some(connect)) => connect.finish(section, outcome).map(Flow::Done),
-        _ => {
-            let (connect, wait) = begin()?;
-            *state = Some(connect);
-            Ok(Flow::Wait(wait))
+    match *state {
+        Some(connect) => connect.finish(section, wait).map(Flow::Done),
+        None => {
+            *state = Some(begin(wait)?);
+            Ok(Flow::Wait)
         }
     }
 }
@@ -220,12 +219,12 @@ pub unsafe extern "C-unwind" fn ipc_accept(
     let mut accept = None;
     // SAFETY: plain data in this frame; the caller's structures.
     unsafe {
-        run(ipc_errors::IPC_ERROR_ACCEPT, |section, outcome| {
+        run(ipc_errors::IPC_ERROR_ACCEPT, |section, wait| {
             let srv = required(srv, ipc_errors::IPC_ERROR_ACCEPT__NO_SERVICE_PARAM)?;
             let p = required(p, ipc_errors::IPC_ERROR_ACCEPT__NO_CLIENT_PARAM)?;
-            let flow = accept.get_or_insert_with(|| Accept::new((*srv).fd)).step(section, outcome);
+            let flow = accept.get_or_insert_with(|| Accept::new((*srv).fd)).step(section, wait);
             let flow = flow.map_err(|errno| Error::new(ipc_errors::IPC_ERROR_ACCEPT, errno))?;
-            Ok(flow.finish(|fd| {
+            Ok(flow.map(|fd| {
                 (*p).version = (*srv).version;
                 (*p).index = (*srv).index;
                 (*p).fd = fd;

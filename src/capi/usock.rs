@@ -74,7 +74,7 @@ pub unsafe extern "C-unwind" fn usock_recv(
     let mut read = None;
     // SAFETY: plain data in this frame; the caller's places.
     unsafe {
-        run(ipc_errors::IPC_ERROR_USOCK_RECV, |section, outcome| {
+        run(ipc_errors::IPC_ERROR_USOCK_RECV, |section, wait| {
             let buf = required(buf, ipc_errors::IPC_ERROR_USOCK_RECV__NO_BUFFER)?;
             let len = required(len, ipc_errors::IPC_ERROR_USOCK_RECV__NO_LENGTH)?;
             let (place, room) = (*buf, (*len).max(0).cast_unsigned());
@@ -86,8 +86,8 @@ pub unsafe extern "C-unwind" fn usock_recv(
                 }
                 Ok(())
             };
-            let frame = match read.get_or_insert_with(|| Read::new(fd)).step(section, outcome, &mut admit)? {
-                Flow::Wait(wait) => return Ok(Some(wait)),
+            let frame = match read.get_or_insert_with(|| Read::new(fd)).step(section, wait, &mut admit)? {
+                Flow::Wait => return Ok(Flow::Wait),
                 Flow::Done(frame) => frame,
             };
             let size = HEADER_SIZE + frame.payload.len();
@@ -107,7 +107,7 @@ pub unsafe extern "C-unwind" fn usock_recv(
                 messages::put_frame(place, header, frame.payload.bytes().as_ptr(), frame.payload.len());
             }
             len.write(size.cast_signed());
-            Ok(None)
+            Ok(Flow::Done(()))
         })
     }
 }
@@ -136,13 +136,13 @@ pub unsafe extern "C-unwind" fn usock_connect(fd: *mut i32, path: *const c_char)
     let mut connect = None;
     // SAFETY: plain data in this frame; the caller's string, and place for a descriptor.
     unsafe {
-        run(ipc_errors::IPC_ERROR_USOCK_CONNECT__SOCKET, |section, outcome| {
+        run(ipc_errors::IPC_ERROR_USOCK_CONNECT__SOCKET, |section, wait| {
             let fd = required(fd, ipc_errors::IPC_ERROR_USOCK_CONNECT__WRONG_FILE_DESCRIPTOR)?;
-            server_and_client::connect(section, outcome, &mut connect, || {
+            server_and_client::connect(section, wait, &mut connect, |wait| {
                 let path = path_of(path, ipc_errors::IPC_ERROR_USOCK_CONNECT__EMPTY_PATH)?;
-                Connect::new(path)
+                Connect::new(path, wait)
             })
-            .map(|flow| flow.finish(|connection| fd.write(connection)))
+            .map(|flow| flow.map(|connection| fd.write(connection)))
         })
     }
 }
@@ -176,12 +176,12 @@ pub unsafe extern "C-unwind" fn usock_accept(fd: c_int, pfd: *mut i32) -> ipc_er
     let accept = Accept::new(fd);
     // SAFETY: plain data in this frame; the caller's place for a descriptor.
     unsafe {
-        run(ipc_errors::IPC_ERROR_USOCK_ACCEPT, |section, outcome| {
+        run(ipc_errors::IPC_ERROR_USOCK_ACCEPT, |section, wait| {
             let pfd = required(pfd, ipc_errors::IPC_ERROR_USOCK_ACCEPT__PATH_FILE_DESCRIPTOR)?;
             accept
-                .step(section, outcome)
+                .step(section, wait)
                 .map_err(|errno| Error::new(ipc_errors::IPC_ERROR_USOCK_ACCEPT, errno))
-                .map(|flow| flow.finish(|client| pfd.write(client)))
+                .map(|flow| flow.map(|client| pfd.write(client)))
         })
     }
 }

@@ -56,19 +56,19 @@ pub unsafe extern "C-unwind" fn ipc_wait_events(
     let (mut state, mut room) = (None, 0);
     // SAFETY: the caller's list, service, number, and an array of so many events; plain data in this frame.
     unsafe {
-        let code = run(ipc_errors::IPC_ERROR_WAIT_EVENT__SELECT, |section, outcome| {
+        run(ipc_errors::IPC_ERROR_WAIT_EVENT__SELECT, |section, wait| {
             let code = ipc_errors::IPC_ERROR_WAIT_EVENT__NO_EVENT_PARAM;
             let count = required(count, code)?;
-            if outcome.is_none() {
+            if wait.is_first() {
                 room = count.replace(0);
             }
             let events = required(events, code)?;
             if room == 0 {
                 return Err(Error::argument(code));
             }
-            let first = events::step(section, outcome, &mut state, clients, srv, events, (limit, room));
+            let first = events::step(section, wait, &mut state, clients, srv, events, (limit, room));
             let reported = match first {
-                Ok(Flow::Wait(wait)) => return Ok(Some(wait)),
+                Ok(Flow::Wait) => return Ok(Flow::Wait),
                 Ok(Flow::Done(Reported::Nothing)) => Ok(0),
                 Ok(Flow::Done(first)) => Ok(take_more(section, clients, srv, events, room, first)),
                 Err(error) => Err(error),
@@ -77,10 +77,8 @@ pub unsafe extern "C-unwind" fn ipc_wait_events(
                 drop(take_message(events.add(index)));
             }
             count.write(reported?);
-            Ok(None)
-        });
-        events::restore_signals(state);
-        code
+            Ok(Flow::Done(()))
+        })
     }
 }
 

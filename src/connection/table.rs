@@ -47,7 +47,7 @@ struct Entry {
     settings: Option<Box<[Settings; 1]>>,
     /// The list that has it: its address. 0 for none.
     list: usize,
-    /// Which socket all this is known of.
+    /// Which socket all this is known of; if nothing is known, which one was last given out.
     cookie: Cookie,
     /// How often the library has given out this number, and how often it has closed it.
     given: u32,
@@ -155,6 +155,14 @@ impl Slot<'_> {
         }
     }
 
+    /// Which socket the number was when it was last seen; whether that is certain: asked just now.
+    pub fn seen_socket(&self) -> Result<(Cookie, bool), Errno> {
+        match self.known().map(|entry| entry.cookie).filter(|cookie| cookie.is_some()) {
+            Some(seen) => Ok((seen, false)),
+            None => Cookie::of(self.fd).map(|cookie| (cookie, true)),
+        }
+    }
+
     /// What has come in and is yet to go out.
     pub fn get(&mut self) -> Option<&mut Connection> {
         self.known_mut()?.connection.as_deref_mut().map(|[connection]| connection)
@@ -185,6 +193,12 @@ impl Slot<'_> {
     /// The list that has the connection: its address.
     pub fn list(&self) -> Option<usize> {
         self.known().map(|entry| entry.list).filter(|list| *list != 0)
+    }
+
+    /// Whether the number is that of a connection which the library has given out, and which is in no list.
+    pub fn is_unlisted(&self) -> bool {
+        self.known()
+            .is_some_and(|entry| entry.list == 0 && entry.cookie.is_some() && entry.cookie.is_behind(self.fd))
     }
 
     /// How often the library has given out the number, and how often it has closed it.
@@ -293,7 +307,7 @@ pub fn give_out(section: &Section, fd: RawFd, Prepared(settings): Prepared) -> R
     HIGHEST.fetch_max(key(fd), Ordering::Relaxed);
     let mut slot = lock_known(section, fd);
     slot.forget();
-    let cookie = if settings.is_some() { Cookie::of(fd)? } else { Cookie::NONE };
+    let cookie = Cookie::of(fd)?;
     match slot.place() {
         Ok(entry) => {
             entry.given = entry.given.wrapping_add(1);

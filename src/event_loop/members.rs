@@ -82,6 +82,8 @@ pub const QUEUED: u8 = 8;
 pub const READABLE: u8 = 16;
 /// Why it stands there.
 pub const WRITABLE: u8 = 32;
+/// Its number was verified in this call of the program.
+pub const VERIFIED: u8 = 128;
 /// The table of descriptors knows that this list has it, and which socket it is.
 pub const NOTED: u8 = 64;
 

@@ -6,7 +6,7 @@
 //! * what is in the set: EPOLL_CTL_ADD says EEXIST for the file that was registered at the number, and for no other;
 //! * a regular file, which epoll refuses: its device and inode;
 //! * if the set itself is lost (a fork, or the program has closed it): a connection by its socket's cookie, which the
-//!   table of descriptors keeps. Then the set is made anew.
+//!   table of descriptors keeps, and an extra descriptor by its device and inode. Then the set is made anew.
 //!
 //! A number has at most one live member in a list. A newcomer with the number of another member has that one verified
 //! first: if it holds its number, the newcomer waits until it has gone.
@@ -24,7 +24,7 @@ use crate::error::{Error, ipc_errors as Code};
 use crate::event_loop::list::{Entry, Kind, List};
 use crate::event_loop::members::{
     ALWAYS_READY, LISTENER, Member, Members, NOTED, QUEUED, READABLE, REPORTED, SENDING, State, Token,
-    WRITABLE,
+    VERIFIED, WRITABLE,
 };
 use crate::event_loop::turns::Turns;
 use crate::frame::c_heap::OutOfMemory;
@@ -43,7 +43,7 @@ pub struct Registry {
     pub members: Members,
     /// Whose turn it is.
     pub turns: Turns,
-    /// Which files those members are that epoll refuses, by slot.
+    /// Which files the extra descriptors are, by slot.
     files: NumberMap<u32, FileId>,
     /// How many members wait for another one's number.
     shadows: usize,
@@ -59,6 +59,45 @@ pub struct Collected {
     /// A registration has outlived its member: the program closed the descriptor with close(2), and the file is still open
     /// elsewhere. It cannot be removed alone: the set is to be made anew.
     pub is_stale: bool,
+}
+
+/// What is asked whether a number still is the file that was registered.
+struct Instruments<'a> {
+    key: usize,
+    poller: Option<&'a Poller>,
+    files: &'a NumberMap<u32, FileId>,
+}
+
+impl Instruments<'_> {
+    /// Whether the member's number still is the file that was registered.
+    fn verify(&self, section: &Section, slot: u32, member: &Member) -> bool {
+        let Some(poller) = self.poller.filter(|_| !member.has(ALWAYS_READY)) else {
+            return self.is_noted_file(section, slot, member);
+        };
+        match poller.probe(member.fd) {
+            Err(Errno::EEXIST) => true,
+            // It is not known whether the file is in the set: there was no memory to put it there.
+            Err(Errno::ENOMEM | Errno::ENOSPC) => {
+                let token = Token::of_member(slot, member).data();
+                poller.change(member.fd, token, Registry::interest(member)).is_ok()
+            }
+            _ => false,
+        }
+    }
+
+    /// The same without the set, by what was noted when the member was registered.
+    fn is_noted_file(&self, section: &Section, slot: u32, member: &Member) -> bool {
+        match member.kind {
+            Kind::Connection => {
+                !member.has(NOTED) || table::lock(section, member.fd).list() == Some(self.key)
+            }
+            Kind::Extra | Kind::Watched => match FileId::of(member.fd) {
+                Ok(now) => self.files.get(&slot).is_none_or(|file| now == *file),
+                Err(errno) => errno != Errno::EBADF,
+            },
+            Kind::Listener => true,
+        }
+    }
 }
 
 /// A wait that failed.
@@ -88,6 +127,11 @@ impl Registry {
     /// The set; none if there is none of this process, or the program has closed it.
     pub fn poller(&self) -> Option<&Poller> {
         self.poller.as_ref().filter(|poller| poller.is_intact())
+    }
+
+    /// Whether the set still has its clock: nothing else ends a wait in which the program closes a member by hand.
+    pub fn has_clock(&self) -> bool {
+        self.poller.as_ref().is_none_or(Poller::has_clock)
     }
 
     /// The set of a loop that has verified it in this call.
@@ -126,24 +170,12 @@ impl Registry {
     }
 
     /// Whether the member's number still is the file that was registered.
-    pub fn verify(&self, slot: u32) -> bool {
-        let (Some(member), Some(poller)) = (self.members.get(slot), &self.poller) else { return false };
-        if member.has(ALWAYS_READY) {
-            let file = self.files.get(&slot);
-            return match FileId::of(member.fd) {
-                Ok(now) => file.is_some_and(|file| now == *file),
-                Err(errno) => errno != Errno::EBADF,
-            };
-        }
-        match poller.probe(member.fd) {
-            Err(Errno::EEXIST) => true,
-            // It is not known whether the file is in the set: there was no memory to put it there.
-            Err(Errno::ENOMEM | Errno::ENOSPC) => {
-                let token = Token::of_member(slot, member).data();
-                poller.change(member.fd, token, Self::interest(member)).is_ok()
-            }
-            _ => false,
-        }
+    pub fn verify(&self, section: &Section, slot: u32) -> bool {
+        self.members.get(slot).is_some_and(|member| self.instruments().verify(section, slot, member))
+    }
+
+    fn instruments(&self) -> Instruments<'_> {
+        Instruments { key: self.key, poller: self.poller.as_ref(), files: &self.files }
     }
 
     /// The member's number is that of another file, or of none, or about to be closed. What is known of the connection is
@@ -158,7 +190,7 @@ impl Registry {
         let Some(member) = self.members.get_mut(slot) else { return };
         member.state = State::Closed;
         // What the table and the set know of the number from now on is another member's.
-        member.take(QUEUED | READABLE | WRITABLE | NOTED | ALWAYS_READY);
+        member.set(QUEUED | READABLE | WRITABLE | NOTED | ALWAYS_READY | VERIFIED, false);
         if member.has(REPORTED) {
             let token = Token::of_member(slot, member);
             self.turns.push_end(token);
@@ -204,16 +236,8 @@ impl Registry {
     /// Has epoll watch a member that waits for it, or one that was just accepted. There is room for all that follows.
     pub fn register(&mut self, section: &Section, slot: u32) -> Result<(), Error> {
         let Some(member) = self.members.get(slot).copied() else { return Ok(()) };
-        if self.poller.is_none() {
-            // Who writes to it must know that it is in a list; the rest is done with the set.
-            if self.members.holder(member.fd).is_none() {
-                self.members.hold(slot);
-                self.note_listed(section, slot);
-            }
-            return Ok(());
-        }
         if let Some(holder) = self.members.holder(member.fd).filter(|holder| *holder != slot) {
-            if self.verify(holder) {
+            if self.verify(section, holder) {
                 self.shadows += 1;
                 return Ok(());
             }
@@ -227,7 +251,7 @@ impl Registry {
             // It may have something queued from before; a look will show.
             member.set(SENDING, member.kind == Kind::Connection && send::any_queued());
         }
-        match self.watch(slot) {
+        match self.note_file(slot).and_then(|()| self.watch(slot)) {
             Ok(()) => {
                 self.note_listed(section, slot);
                 // A new client is to be reported; another one may have frames that another list has read ahead.
@@ -258,6 +282,23 @@ impl Registry {
         }
     }
 
+    /// Notes which file an extra descriptor is: the program may close the set.
+    fn note_file(&mut self, slot: u32) -> nix::Result<()> {
+        let Some(member) = self.members.get(slot) else { return Ok(()) };
+        if matches!(member.kind, Kind::Extra | Kind::Watched) {
+            let file = FileId::of(member.fd);
+            self.files.try_reserve(1).map_err(|_| Errno::ENOMEM)?;
+            match file {
+                Ok(file) => _ = self.files.insert(slot, file),
+                Err(Errno::EBADF) => return Err(Errno::EBADF),
+                // Then any open file counts as this one.
+                Err(_) => {}
+            }
+        }
+        Ok(())
+    }
+
+    /// Puts the member into the set; if there is none yet, that is done when it is made.
     fn watch(&mut self, slot: u32) -> nix::Result<()> {
         let (Some(member), Some(poller)) = (self.members.get(slot), &self.poller) else { return Ok(()) };
         let (fd, token) = (member.fd, Token::of_member(slot, member).data());
@@ -265,10 +306,7 @@ impl Registry {
             Err(Errno::EEXIST) => poller.change(fd, token, Self::interest(member)),
             result => result,
         };
-        if result == Err(Errno::EPERM) && member.kind != Kind::Watched {
-            let file = FileId::of(fd)?;
-            self.files.try_reserve(1).map_err(|_| Errno::ENOMEM)?;
-            self.files.insert(slot, file);
+        if result == Err(Errno::EPERM) && member.kind == Kind::Extra {
             self.members.get_mut(slot).into_iter().for_each(|member| member.set(ALWAYS_READY, true));
             return Ok(());
         }
@@ -300,7 +338,7 @@ impl Registry {
         }
         if let Some(member) = self.members.get_mut(slot) {
             member.state = State::AtEof;
-            member.take(NOTED | ALWAYS_READY);
+            member.set(NOTED | ALWAYS_READY, false);
         }
     }
 
@@ -326,6 +364,7 @@ impl Registry {
         slots.try_reserve(self.members.count())?;
         slots.extend(self.members.slots().map(|(slot, _)| slot));
         self.poller = Some(Poller::new().map_err(failed)?);
+        self.shadows = 0;
         // A member that waits for another one's number is registered after that one: the new set must have it.
         let registered = self
             .register_listener(section, is_paused)
@@ -340,11 +379,12 @@ impl Registry {
     /// Registers a member in a set that was made anew: it stays what it is, unless its number is another file's by now.
     fn renew(&mut self, section: &Section, slot: u32) -> Result<(), Error> {
         let Some(member) = self.members.get(slot).copied() else { return Ok(()) };
-        let is_it = !(member.has(NOTED) && table::lock(section, member.fd).list().is_none())
-            && (!member.has(ALWAYS_READY) || self.verify(slot));
-        if !is_it {
+        if !member.is_registered() {
+            return Ok(());
+        }
+        if !self.instruments().is_noted_file(section, slot, &member) {
             self.mark_closed(section, slot);
-        } else if member.is_registered() && !member.has(ALWAYS_READY) {
+        } else if !member.has(ALWAYS_READY) {
             match self.watch(slot) {
                 Ok(()) => self.make_ready(slot, READABLE | WRITABLE),
                 Err(Errno::EBADF | Errno::ELOOP | Errno::EPERM) => self.mark_closed(section, slot),
@@ -397,9 +437,14 @@ impl Registry {
         .map_err(failed)
     }
 
+    /// Whether this is the service's socket, or there is none.
+    pub fn has_listener(&self, fd: Option<RawFd>) -> bool {
+        self.members.listener().map(|listener| listener.fd) == fd
+    }
+
     /// The program waits for clients of this service, or of none; whether it is another one than before.
     pub fn set_listener(&mut self, section: &Section, fd: Option<RawFd>) -> Result<bool, Error> {
-        if self.members.listener().map(|listener| listener.fd) == fd {
+        if self.has_listener(fd) {
             return Ok(false);
         }
         if let Some(fd) = fd {
@@ -416,11 +461,10 @@ impl Registry {
 
     /// Makes the mirror as the list is.
     pub fn sync<L: List>(&mut self, section: &Section, list: &L) -> Result<(), Error> {
-        let poller = &self.poller;
         let mut members = std::mem::replace(&mut self.members, Members::new());
+        let instruments = self.instruments();
         let changes = members.sync(list, |members, slot| {
-            let fd = members.get(slot).map_or(-1, |member| member.fd);
-            poller.as_ref().is_none_or(|poller| poller.probe(fd) == Err(Errno::EEXIST))
+            members.get(slot).is_some_and(|member| instruments.verify(section, slot, member))
         });
         self.members = members;
         let changes = changes?;
@@ -461,7 +505,7 @@ impl Registry {
         let Some(member) = self.members.get(slot).copied() else { return Ok(()) };
         match member.state {
             State::Accepted | State::Open | State::Broken | State::Draining => {
-                if !self.verify(slot) {
+                if !self.verify(section, slot) {
                     self.mark_closed(section, slot);
                 }
                 Ok(())
@@ -480,7 +524,7 @@ impl Registry {
     fn is_given_out_again(&self, section: &Section, member: &Member) -> bool {
         let number = table::lock_known(section, member.fd);
         let (given, _) = number.counters();
-        given != member.registration && number.list().is_none()
+        given != member.registration && number.is_unlisted()
     }
 
     /// Takes in what epoll reports.

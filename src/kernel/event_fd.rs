@@ -31,16 +31,19 @@ fn owned(fd: i32) -> Result<OwnedFd> {
     Errno::result(fd).map(|fd| unsafe { OwnedFd::from_raw_fd(fd) })
 }
 
+#[allow(unsafe_code, reason = "nix's type closes its number without asking whose it is")]
+fn counter() -> Result<InternalFd> {
+    // SAFETY: it makes a descriptor.
+    owned(unsafe { libc::eventfd(0, libc::EFD_CLOEXEC | libc::EFD_NONBLOCK) }).map(InternalFd::new)
+}
+
 impl EventFd {
     /// One that follows no set yet.
-    #[allow(unsafe_code, reason = "nix's types close their numbers without asking whose they are")]
+    #[allow(unsafe_code, reason = "nix's type closes its number without asking whose it is")]
     pub fn new() -> Result<Self> {
-        // SAFETY: both calls make a descriptor.
-        let (outer, left) = unsafe {
-            let outer = InternalFd::shown(owned(libc::epoll_create1(libc::EPOLL_CLOEXEC))?);
-            (outer, InternalFd::new(owned(libc::eventfd(0, libc::EFD_CLOEXEC | libc::EFD_NONBLOCK))?))
-        };
-        let event_fd = Self { outer, left, is_raised: false, made_by: fork_epoch::generation() };
+        // SAFETY: it makes a descriptor.
+        let outer = InternalFd::shown(owned(unsafe { libc::epoll_create1(libc::EPOLL_CLOEXEC) })?);
+        let event_fd = Self { outer, left: counter()?, is_raised: false, made_by: fork_epoch::generation() };
         event_fd.watch(event_fd.left.as_raw_fd())?;
         Ok(event_fd)
     }
@@ -62,6 +65,18 @@ impl EventFd {
     /// Whether this process has made it, and its numbers still are its own.
     pub fn is_intact(&self) -> bool {
         self.made_by == fork_epoch::generation() && self.outer.is_intact() && self.left.is_intact()
+    }
+
+    /// The program may have closed what it does not know, and kept this.
+    pub fn mend(&mut self) {
+        if self.made_by == fork_epoch::generation()
+            && !self.left.is_intact()
+            && self.outer.is_intact()
+            && let Ok(left) = counter()
+        {
+            (self.left, self.is_raised) = (left, false);
+            let _ = self.watch(self.left.as_raw_fd());
+        }
     }
 
     /// The descriptor.

@@ -6,8 +6,11 @@
 //! * an open file that the library made (an epoll set, a clock) carries a mark: the signal number that
 //!   fcntl(2) F_SETSIG keeps for it, which nothing else uses;
 //! * an open file of somebody else that the library has a descriptor of (one that came with a message, a copy) is
-//!   known by its device and inode. Numbers of these are noted, so that the program cannot close them by a number
-//!   that it has closed before.
+//!   known by its device and inode.
+//!
+//! Both are alike for two descriptors of one kind, of which the second may have the number of the first, which the
+//! program has closed. So all numbers are noted with which descriptor had them last; that also keeps the program from
+//! closing one by a number that it has closed before.
 //!
 //! A closed connection whose end was reported to the program keeps its number for a while: a descriptor of the
 //! second kind, of a file that can neither be read nor written (O_PATH), takes its place.
@@ -15,6 +18,7 @@
 
 use std::io::Write;
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, IntoRawFd, OwnedFd, RawFd};
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use nix::Result;
@@ -68,6 +72,10 @@ pub struct InternalFd {
     fd: RawFd,
     /// None where a sandbox refuses F_SETSIG: then every open file counts as this one.
     mark: Option<libc::c_int>,
+    id: Id,
+    /// How many descriptors there were when the number was last found noted as this one's: no other has it since, if there
+    /// are no more.
+    seen: AtomicU32,
 }
 
 impl InternalFd {
@@ -83,16 +91,29 @@ impl InternalFd {
 
     fn with_mark(file: OwnedFd, mark: libc::c_int) -> Self {
         let mark = set_mark(file.as_raw_fd(), mark).is_ok().then_some(mark);
-        Self { fd: file.into_raw_fd(), mark }
+        let id = note(file.as_raw_fd(), None);
+        Self { fd: file.into_raw_fd(), mark, id, seen: AtomicU32::new(id.0) }
+    }
+
+    fn is_noted(&self) -> bool {
+        let made = MADE.load(Ordering::Relaxed);
+        if self.seen.load(Ordering::Relaxed) == made {
+            return true;
+        }
+        let is_noted = is_noted(self.fd, self.id);
+        if is_noted {
+            self.seen.store(made, Ordering::Relaxed);
+        }
+        is_noted
     }
 
     /// Whether the number still is that of a file which the library made.
     pub fn is_intact(&self) -> bool {
         match (mark_of(self.fd), self.mark) {
             (Err(Errno::EBADF), _) => false,
-            (Ok(now), Some(mark)) => now == mark,
+            (Ok(now), Some(mark)) => now == mark && self.is_noted(),
             // The kernel did not say.
-            (Err(_), _) | (Ok(_), None) => true,
+            (Err(_), _) | (Ok(_), None) => self.is_noted(),
         }
     }
 }
@@ -105,7 +126,9 @@ impl AsRawFd for InternalFd {
 
 impl Drop for InternalFd {
     fn drop(&mut self) {
-        if self.is_intact() {
+        let is_intact = self.is_intact();
+        forget(self.fd, self.id);
+        if is_intact {
             close_number(self.fd);
         }
     }
@@ -124,8 +147,44 @@ impl FileId {
     }
 }
 
-/// The numbers of all [`KeptFd`]s. Locked for moments, and after every other lock of the library.
-static KEPT: Mutex<NumberMap<RawFd, FileId>> = Mutex::new(empty_map());
+/// Which of the library's descriptors it is: they are counted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Id(u32);
+
+/// How many there were.
+static MADE: AtomicU32 = AtomicU32::new(0);
+
+/// What had a number last; the file, if it is not the library's own.
+struct Noted {
+    id: Id,
+    file: Option<FileId>,
+}
+
+/// The numbers of all descriptors that the library keeps. Locked for moments, and after every other lock of the library.
+static NOTED: Mutex<NumberMap<RawFd, Noted>> = Mutex::new(empty_map());
+
+/// Notes a new descriptor. Without memory the program can close it by a number that it has closed before.
+fn note(fd: RawFd, file: Option<FileId>) -> Id {
+    let id = Id(MADE.fetch_add(1, Ordering::Relaxed).wrapping_add(1));
+    let mut noted = lock(&NOTED);
+    if noted.contains_key(&fd) || noted.try_reserve(1).is_ok() {
+        noted.insert(fd, Noted { id, file });
+    }
+    id
+}
+
+/// Whether no other descriptor of the library has had the number since.
+fn is_noted(fd: RawFd, id: Id) -> bool {
+    lock(&NOTED).get(&fd).is_none_or(|noted| noted.id == id)
+}
+
+fn forget(fd: RawFd, id: Id) {
+    let mut noted = lock(&NOTED);
+    // The number may be another one's by now.
+    if noted.get(&fd).is_some_and(|noted| noted.id == id) {
+        noted.remove(&fd);
+    }
+}
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
@@ -134,19 +193,19 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 /// What is noted here, locked for a fork.
 pub struct Frozen {
     _placeholder: MutexGuard<'static, Option<KeptFd>>,
-    _kept: MutexGuard<'static, NumberMap<RawFd, FileId>>,
+    _noted: MutexGuard<'static, NumberMap<RawFd, Noted>>,
 }
 
 /// Locks what is noted.
 pub fn freeze() -> Frozen {
     let placeholder = lock(&PLACEHOLDER);
-    Frozen { _placeholder: placeholder, _kept: lock(&KEPT) }
+    Frozen { _placeholder: placeholder, _noted: lock(&NOTED) }
 }
 
 /// At the end of the process: gives back what is kept for all of it, and the table's memory if nothing is in it.
 pub fn release() {
     drop(lock(&PLACEHOLDER).take());
-    release_map(&mut lock(&KEPT));
+    release_map(&mut lock(&NOTED));
 }
 
 /// A descriptor that the library keeps of a file which is not its own.
@@ -154,48 +213,35 @@ pub struct KeptFd {
     fd: RawFd,
     /// None if the kernel did not say: then every open file counts as this one.
     file: Option<FileId>,
+    id: Id,
 }
 
 impl KeptFd {
-    /// Keeps it. Without memory to note the number the program can close it by that.
+    /// Keeps it.
     pub fn new(file: OwnedFd) -> Self {
-        let kept = Self { fd: file.as_raw_fd(), file: FileId::of(file.as_raw_fd()).ok() };
-        kept.note();
-        let _kept_by_number = file.into_raw_fd();
-        kept
+        let fd = file.into_raw_fd();
+        Self::at(fd, FileId::of(fd).ok())
     }
 
-    fn note(&self) {
-        let mut kept = lock(&KEPT);
-        if let Some(file) = self.file
-            && kept.try_reserve(1).is_ok()
-        {
-            kept.insert(self.fd, file);
-        }
+    fn at(fd: RawFd, file: Option<FileId>) -> Self {
+        Self { fd, file, id: note(fd, file) }
     }
 
     /// Whether the number still is that of the file.
     pub fn is_intact(&self) -> bool {
-        match (FileId::of(self.fd), self.file) {
+        let is_it = match (FileId::of(self.fd), self.file) {
             (Err(Errno::EBADF), _) => false,
             (Ok(now), Some(file)) => now == file,
             (Err(_), _) | (_, None) => true,
-        }
-    }
-
-    fn forget(&self) {
-        let mut kept = lock(&KEPT);
-        // The number may be another one's that is kept by now.
-        if self.file.is_some() && kept.get(&self.fd).copied() == self.file {
-            kept.remove(&self.fd);
-        }
+        };
+        is_it && is_noted(self.fd, self.id)
     }
 
     /// It is the program's from now on: EBADF if the program has closed it before.
     #[allow(unsafe_code, reason = "a number that was found to be the library's")]
     pub fn give_away(self) -> Result<OwnedFd> {
         let is_intact = self.is_intact();
-        self.forget();
+        forget(self.fd, self.id);
         let fd = self.fd;
         std::mem::forget(self);
         // SAFETY: it is the library's own, and no longer noted.
@@ -211,8 +257,9 @@ impl AsRawFd for KeptFd {
 
 impl Drop for KeptFd {
     fn drop(&mut self) {
-        self.forget();
-        if self.is_intact() {
+        let is_intact = self.is_intact();
+        forget(self.fd, self.id);
+        if is_intact {
             close_number(self.fd);
         }
     }
@@ -225,7 +272,7 @@ pub fn is_marked(fd: RawFd) -> bool {
 
 /// Whether the number is that of a descriptor which the library keeps and the program knows nothing of.
 pub fn is_internal(fd: RawFd) -> bool {
-    let kept = lock(&KEPT).get(&fd).copied();
+    let kept = lock(&NOTED).get(&fd).and_then(|noted| noted.file);
     is_marked(fd) || kept.is_some_and(|file| FileId::of(fd) == Ok(file))
 }
 
@@ -269,9 +316,7 @@ pub fn close_and_hold(fd: RawFd) -> Option<KeptFd> {
             // lock is held.
             match Errno::result(unsafe { libc::dup3(from, fd, libc::O_CLOEXEC) }) {
                 Ok(_) => {
-                    let held = KeptFd { fd, file };
-                    held.note();
-                    return Some(held);
+                    return Some(KeptFd::at(fd, file));
                 }
                 Err(Errno::EBUSY | Errno::EINTR) => {}
                 Err(_) => break,
@@ -330,6 +375,26 @@ mod tests {
         assert!(is_open(one) && is_open(other));
         close_number(one);
         close_number(other);
+    }
+
+    #[test]
+    fn second_descriptor_at_the_number_is_not_the_first() {
+        let first = InternalFd::new(memfd_create(c"test", MFdFlags::MFD_CLOEXEC).unwrap());
+        let number = first.as_raw_fd();
+        let other = memfd_create(c"test", MFdFlags::MFD_CLOEXEC).unwrap();
+        replace(number, &other);
+        #[allow(unsafe_code, reason = "what the kernel may do")]
+        // SAFETY: the number was just made.
+        let second = InternalFd::new(unsafe { OwnedFd::from_raw_fd(number) });
+        assert!(!first.is_intact() && second.is_intact());
+        drop(first);
+        assert!(second.is_intact() && is_internal(number));
+        // The same of one that is kept.
+        let kept = KeptFd::new(other);
+        let copy = KeptFd::at(kept.as_raw_fd(), kept.file);
+        assert!(!kept.is_intact() && copy.is_intact());
+        drop(kept);
+        assert!(copy.is_intact() && is_internal(copy.as_raw_fd()));
     }
 
     #[test]

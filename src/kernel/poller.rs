@@ -74,16 +74,27 @@ impl Poller {
         Ok(poller)
     }
 
-    /// Whether the numbers still are those of this set and its clock, and this process made them.
+    /// Whether the number still is that of this set, and this process made it.
     pub fn is_intact(&self) -> bool {
-        self.made_by == fork_epoch::generation()
-            && self.epoll.is_intact()
-            && self.clock.as_ref().is_none_or(|clock| self.probe(clock.as_raw_fd()) == Err(Errno::EEXIST))
+        self.made_by == fork_epoch::generation() && self.epoll.is_intact()
+    }
+
+    /// Whether it is intact, and so is its clock, if it was made with one.
+    pub fn has_clock(&self) -> bool {
+        match &self.clock {
+            Some(clock) => self.probe(clock.as_raw_fd()) == Err(Errno::EEXIST),
+            None => self.is_intact(),
+        }
     }
 
     /// The descriptor to wait for.
     pub fn fd(&self) -> RawFd {
         self.epoll.as_raw_fd()
+    }
+
+    /// What to wait for if it is not the set: the clock, by which another thread wakes this one, too. None without a clock.
+    pub fn clock(&self) -> Option<RawFd> {
+        self.clock.as_ref().map(InternalFd::as_raw_fd)
     }
 
     /// Has the clock tick once, so many milliseconds from now or before. Without a clock it returns how long a wait may
@@ -106,7 +117,7 @@ impl Poller {
 
     #[allow(unsafe_code, reason = "nix's timer closes its number without asking whose it is")]
     fn set_clock(&self, milliseconds: u32, nanoseconds: i64) -> Result<()> {
-        let clock = self.clock.as_ref().ok_or(Errno::ENOSYS)?;
+        let clock = self.clock.as_ref().filter(|clock| clock.is_intact()).ok_or(Errno::ENOSYS)?;
         // SAFETY: all zeros is a timer that is off.
         let mut time: libc::itimerspec = unsafe { std::mem::zeroed() };
         time.it_value.tv_sec = (milliseconds / 1000) as _;
@@ -195,16 +206,16 @@ mod tests {
     }
 
     #[test]
-    fn poller_is_not_intact_with_another_file_at_its_number() {
+    fn poller_has_no_clock_with_another_set_at_its_number() {
         let (poller, other) = (Poller::new().unwrap(), Poller::new().unwrap());
-        assert!(poller.is_intact() && other.is_intact());
+        assert!(poller.has_clock() && other.has_clock());
         let number = poller.fd();
         // Another set of the library's own is as strange as a file of the program's.
         #[allow(unsafe_code, reason = "what a program does")]
         // SAFETY: the number belongs to this test.
         let taken = unsafe { libc::dup2(other.fd(), number) };
         assert_eq!(taken, number);
-        assert!(!poller.is_intact() && other.is_intact());
+        assert!(!poller.has_clock() && other.has_clock());
     }
 
     #[test]

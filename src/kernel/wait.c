@@ -21,9 +21,9 @@ struct ipc_c_wait {
 	int fd;
 	/* Milliseconds; below 0 without end. */
 	int timeout;
-	/* How many descriptors to poll: `one`, or those of `many`, from malloc, if it is not NULL. */
+	/* How many descriptors to poll: of `few`, or of `many`, from malloc, if it is not NULL. */
 	unsigned int count;
-	struct pollfd one;
+	struct pollfd few[8];
 	struct pollfd *many;
 	/* WAIT_PEEK: where the bytes go. WAIT_CONNECT: the address. */
 	unsigned char bytes[128];
@@ -53,7 +53,7 @@ size_t ipc_c_wait_size (void)
 
 static long wait_for (struct ipc_c_wait *wait)
 {
-	struct pollfd *fds = wait->many != NULL ? wait->many : &wait->one;
+	struct pollfd *fds = wait->many != NULL ? wait->many : wait->few;
 	struct timespec limit = { wait->timeout / 1000, wait->timeout % 1000 * 1000000L };
 
 	switch (wait->what) {

@@ -12,11 +12,17 @@ use std::ptr;
 use nix::Result;
 use nix::errno::Errno;
 
+use crate::kernel::signals;
+
 /// What [`Wait::what`] says, as wait.c has it.
+const NOTHING_YET: i32 = -1;
 const POLL: i32 = 0;
 const PEEK: i32 = 1;
 const ACCEPT: i32 = 2;
 const CONNECT: i32 = 3;
+
+/// How many descriptors are polled without an array of their own.
+pub const FEW: usize = 8;
 
 /// Bytes of an address, and of what can be looked at.
 const BYTES: usize = 128;
@@ -29,7 +35,7 @@ pub struct Wait {
     fd: RawFd,
     timeout: i32,
     count: u32,
-    one: libc::pollfd,
+    few: [libc::pollfd; FEW],
     many: *mut libc::pollfd,
     bytes: [u8; BYTES],
     size: u32,
@@ -44,15 +50,16 @@ pub struct Wait {
 
 const NOTHING: libc::pollfd = libc::pollfd { fd: -1, events: 0, revents: 0 };
 
-impl Wait {
+impl Default for Wait {
+    /// No wait yet.
     #[allow(unsafe_code, reason = "a set of signals is plain data")]
-    fn new(what: i32, fd: RawFd) -> Self {
+    fn default() -> Self {
         Self {
-            what,
-            fd,
+            what: NOTHING_YET,
+            fd: -1,
             timeout: -1,
             count: 0,
-            one: NOTHING,
+            few: [NOTHING; FEW],
             many: ptr::null_mut(),
             bytes: [0; BYTES],
             size: 0,
@@ -66,59 +73,80 @@ impl Wait {
             error: 0,
         }
     }
+}
 
-    /// Waits with poll(2) until the descriptor has one of these events: for so many milliseconds, below 0 without
+impl Wait {
+    fn set(&mut self, what: i32, fd: RawFd) {
+        (self.what, self.fd, self.timeout) = (what, fd, -1);
+        (self.many, self.count, self.held, self.cancelled) = (ptr::null_mut(), 0, [-1; 2], None);
+    }
+
+    /// The next wait is poll(2) until the descriptor has one of these events: for so many milliseconds, below 0 without
     /// end. It is EINTR after a signal handler, and not after a stop and a continue.
-    pub fn poll(fd: RawFd, events: i16, timeout: i32) -> Self {
-        let mut wait = Self::new(POLL, fd);
-        wait.one = libc::pollfd { fd, events, revents: 0 };
-        (wait.count, wait.timeout) = (1, timeout);
-        wait
+    pub fn poll(&mut self, fd: RawFd, events: i16, timeout: i32) {
+        self.poll_few(&[fd], events, timeout);
     }
 
-    /// Waits for so many milliseconds.
-    pub fn pause(timeout: i32) -> Self {
-        Self { timeout, ..Self::new(POLL, -1) }
+    /// The same until one of these few descriptors has one of the events.
+    pub fn poll_few(&mut self, fds: &[RawFd], events: i16, timeout: i32) {
+        self.set(POLL, fds.first().copied().unwrap_or(-1));
+        for (place, fd) in self.few.iter_mut().zip(fds) {
+            *place = libc::pollfd { fd: *fd, events, revents: 0 };
+        }
+        (self.count, self.timeout) = (u32::try_from(fds.len().min(FEW)).unwrap_or(0), timeout);
     }
 
-    /// Waits in recv(2) for the first bytes of a socket, `size` at most, and leaves them there.
-    pub fn peek(fd: RawFd, size: usize) -> Self {
-        let size = u32::try_from(size.min(BYTES)).unwrap_or(0);
-        Self { size, ..Self::new(PEEK, fd) }
+    /// The next wait is one for so many milliseconds.
+    pub fn pause(&mut self, timeout: i32) {
+        self.set(POLL, -1);
+        self.timeout = timeout;
     }
 
-    /// Waits in accept4(2) for a client.
-    pub fn accept(fd: RawFd) -> Self {
-        Self::new(ACCEPT, fd)
+    /// The next wait is recv(2) for the first bytes of a socket, `size` at most, which stay there.
+    pub fn peek(&mut self, fd: RawFd, size: usize) {
+        self.set(PEEK, fd);
+        self.size = u32::try_from(size.min(BYTES)).unwrap_or(0);
     }
 
-    /// Waits in connect(2) for a server. `address` is a socket address in the kernel's form.
-    pub fn connect(fd: RawFd, address: &[u8]) -> Self {
-        let mut wait = Self::new(CONNECT, fd);
+    /// The next wait is accept4(2) for a client.
+    pub fn accept(&mut self, fd: RawFd) {
+        self.set(ACCEPT, fd);
+    }
+
+    /// The next wait is connect(2) for a server. `address` is a socket address in the kernel's form. If the thread ends
+    /// meanwhile, these are closed.
+    pub fn connect(&mut self, fd: RawFd, address: &[u8], held: [RawFd; 2]) {
+        self.set(CONNECT, fd);
         let count = address.len().min(BYTES);
-        wait.bytes.iter_mut().zip(address).for_each(|(place, byte)| *place = *byte);
-        wait.size = u32::try_from(count).unwrap_or(0);
-        wait
+        self.bytes.iter_mut().zip(address).for_each(|(place, byte)| *place = *byte);
+        self.size = u32::try_from(count).unwrap_or(0);
+        self.held = held;
     }
 
-    /// While the call waits, and only then, signals are handled: `mask` is what was blocked before.
-    pub fn with_mask(mut self, mask: Option<libc::sigset_t>) -> Self {
-        if let Some(mask) = mask {
+    /// Blocks signals from now on, but while the thread waits, until [`Wait::unblock_signals`].
+    pub fn block_signals(&mut self) {
+        if self.is_masked == 0
+            && let Some(mask) = signals::block()
+        {
             (self.is_masked, self.mask) = (1, mask);
         }
-        self
+    }
+
+    /// Blocks what was blocked before, and no more.
+    pub fn unblock_signals(&mut self) {
+        if std::mem::take(&mut self.is_masked) != 0 {
+            signals::restore(&self.mask);
+        }
     }
 
     /// If the thread ends while it waits, `cancelled` is called with this argument.
-    pub fn if_cancelled(mut self, cancelled: extern "C" fn(*mut c_void), argument: *mut c_void) -> Self {
+    pub fn if_cancelled(&mut self, cancelled: extern "C" fn(*mut c_void), argument: *mut c_void) {
         (self.cancelled, self.argument) = (Some(cancelled), argument);
-        self
     }
 
-    /// If the thread ends while it waits, these are closed.
-    pub fn holding(mut self, held: [RawFd; 2]) -> Self {
-        self.held = held;
-        self
+    /// Whether nothing was waited for yet.
+    pub fn is_first(&self) -> bool {
+        self.what == NOTHING_YET
     }
 
     /// Whether it was a wait with poll(2).
@@ -135,10 +163,17 @@ impl Wait {
         }
     }
 
-    /// What poll(2) has found at the descriptor; nothing if the time was over before.
+    /// What poll(2) has found at the one descriptor; nothing if the time was over before.
     pub fn events(&self) -> Result<i16> {
         self.result()?;
-        if self.one.revents & libc::POLLNVAL != 0 { Err(Errno::EBADF) } else { Ok(self.one.revents) }
+        let [one, ..] = self.few;
+        if one.revents & libc::POLLNVAL != 0 { Err(Errno::EBADF) } else { Ok(one.revents) }
+    }
+
+    /// Which of the few descriptors poll(2) has found ready.
+    pub fn ready(&self) -> impl Iterator<Item = RawFd> {
+        let few = self.few.iter().take(self.count as usize);
+        few.filter(|one| self.result > 0 && one.revents != 0).map(|one| one.fd)
     }
 
     /// The bytes that were looked at.
@@ -185,12 +220,11 @@ impl PollSet {
         }
     }
 
-    /// Waits with poll(2) for one of them, for so many milliseconds, below 0 without end.
-    pub fn wait(self, timeout: i32) -> Wait {
-        let mut wait = Wait::new(POLL, -1);
+    /// The next wait is poll(2) for one of them, for so many milliseconds, below 0 without end.
+    pub fn wait(self, wait: &mut Wait, timeout: i32) {
+        wait.set(POLL, -1);
         let count = u32::try_from(self.count).unwrap_or(0);
         (wait.many, wait.count, wait.timeout) = (self.fds, count, timeout);
-        wait
     }
 
     /// Visits those that are ready, but for the first `skip`, and frees the set.
@@ -215,7 +249,9 @@ unsafe extern "C-unwind" {
 /// Waits, in a test that no thread of is cancelled.
 #[cfg(test)]
 #[allow(unsafe_code, reason = "see above")]
-pub fn run_in_test(mut wait: Wait) -> Wait {
+pub fn run_in_test(prepare: impl FnOnce(&mut Wait)) -> Wait {
+    let mut wait = Wait::default();
+    prepare(&mut wait);
     // SAFETY: nothing unwinds here.
     unsafe { wait.run() };
     wait
@@ -246,20 +282,20 @@ mod tests {
         let (mut one, two) = UnixStream::pair().unwrap();
         one.write_all(b"header and more").unwrap();
         for _ in 0..2 {
-            assert_eq!(run(Wait::peek(two.as_raw_fd(), 6)).peeked(), Ok(&b"header"[..]));
+            assert_eq!(run(|wait| wait.peek(two.as_raw_fd(), 6)).peeked(), Ok(&b"header"[..]));
         }
         drop(one);
-        assert_eq!(run(Wait::peek(-1, 6)).peeked(), Err(Errno::EBADF));
+        assert_eq!(run(|wait| wait.peek(-1, 6)).peeked(), Err(Errno::EBADF));
     }
 
     #[test]
     fn poll_reports_events_time_and_closed_numbers() {
         let (mut one, two) = UnixStream::pair().unwrap();
-        assert_eq!(run(Wait::poll(two.as_raw_fd(), libc::POLLIN, 0)).events(), Ok(0));
+        assert_eq!(run(|wait| wait.poll(two.as_raw_fd(), libc::POLLIN, 0)).events(), Ok(0));
         one.write_all(b"x").unwrap();
-        assert_eq!(run(Wait::poll(two.as_raw_fd(), libc::POLLIN, -1)).events(), Ok(libc::POLLIN));
+        assert_eq!(run(|wait| wait.poll(two.as_raw_fd(), libc::POLLIN, -1)).events(), Ok(libc::POLLIN));
         let number = two.as_raw_fd();
         drop((one, two));
-        assert_eq!(run(Wait::poll(number + 500, libc::POLLIN, -1)).events(), Err(Errno::EBADF));
+        assert_eq!(run(|wait| wait.poll(number + 500, libc::POLLIN, -1)).events(), Err(Errno::EBADF));
     }
 }

@@ -14,6 +14,7 @@ use std::io::Write;
 use std::os::fd::{AsRawFd, IntoRawFd, OwnedFd, RawFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use nix::errno::Errno;
@@ -178,6 +179,14 @@ fn bind_at(socket: &OwnedFd, path: &CStr) -> nix::Result<()> {
     }
 }
 
+/// How many services the process has opened.
+static OPENED: AtomicU32 = AtomicU32::new(0);
+
+/// How many services the process has opened so far: a number that was one's before may be another's by now.
+pub fn opened() -> u32 {
+    OPENED.load(Ordering::Relaxed)
+}
+
 /// Opens a service at the path; a dead socket that is there is replaced.
 pub fn listen(section: &mut Section, path: &CStr) -> Result<RawFd, Error> {
     match path.count_bytes() {
@@ -196,7 +205,10 @@ pub fn listen(section: &mut Section, path: &CStr) -> Result<RawFd, Error> {
         .map_err(|errno| Error::new(Code::IPC_ERROR_USOCK_INIT__LISTEN, errno))
         .and_then(|()| remember(section, fd, path).map_err(failed_to_bind));
     match result {
-        Ok(()) => Ok(socket.into_raw_fd()),
+        Ok(()) => {
+            OPENED.fetch_add(1, Ordering::Relaxed);
+            Ok(socket.into_raw_fd())
+        }
         Err(error) => {
             let _ = unlink(path);
             Err(error)
@@ -275,7 +287,7 @@ pub struct Connect {
 
 impl Connect {
     /// Makes a socket for the service at the path, and says what to wait for: connect(2).
-    pub fn new(path: &CStr) -> Result<(Self, Wait), Error> {
+    pub fn new(path: &CStr, wait: &mut Wait) -> Result<Self, Error> {
         match path.count_bytes() {
             0 => return Err(Error::new(Code::IPC_ERROR_USOCK_CONNECT__EMPTY_PATH, Errno::EINVAL)),
             PATH_MAX.. => {
@@ -285,10 +297,11 @@ impl Connect {
         }
         let socket = stream_socket().map_err(failed_to_connect)?;
         let address = Address::of_existing(path).map_err(failed_to_connect)?;
-        let wait = Wait::connect(socket.as_raw_fd(), &address.bytes());
+        let bytes = address.bytes();
         let through = address.through.map_or(-1, IntoRawFd::into_raw_fd);
         let connect = Self { socket: socket.into_raw_fd(), through };
-        Ok((connect, wait.holding([connect.socket, through])))
+        wait.connect(connect.socket, &bytes, [connect.socket, through]);
+        Ok(connect)
     }
 
     /// The wait is over: the descriptor of the connection.
@@ -366,8 +379,9 @@ mod tests {
             for parent in [directory.path(), deep.as_path()] {
                 let path = parent.join(&name);
                 let server = listen(&mut enter(), &c(&path)).unwrap();
-                let (client, wait) = Connect::new(&c(&path)).unwrap();
-                let client = client.finish(&enter(), &run_in_test(wait)).unwrap();
+                let mut client = None;
+                let wait = run_in_test(|wait| client = Some(Connect::new(&c(&path), wait).unwrap()));
+                let client = client.unwrap().finish(&enter(), &wait).unwrap();
                 let accepted = door::accept(server).unwrap();
                 let taken = listen(&mut enter(), &c(&path)).unwrap_err();
                 assert_eq!(taken.errno, Errno::EADDRINUSE);

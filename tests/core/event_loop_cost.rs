@@ -93,16 +93,16 @@ impl Counted {
 
     fn next(&mut self) -> (RawFd, What) {
         let mut call = WaitEvent::new(Some(self.listener.as_raw_fd()), Limit::NONE, 1);
-        let mut outcome: Option<Wait> = None;
+        let mut wait = Wait::default();
         let event = loop {
             let section = Section::enter().unwrap();
-            match call.step(&section, &mut self.list, outcome.as_ref()) {
+            match call.step(&section, &mut self.list, &mut wait) {
                 Ok(Flow::Done(event)) => break event.unwrap(),
-                Ok(Flow::Wait(wait)) => outcome = Some(wait),
+                Ok(Flow::Wait) => {}
                 Err(_) => panic!("{}", std::io::Error::last_os_error()),
             }
             drop(section);
-            unsafe { outcome.as_mut().unwrap().run() };
+            unsafe { wait.run() };
         };
         self.events += 1;
         (event.origin, event.what)

@@ -139,7 +139,7 @@ impl World {
         if way == 5 {
             self.remove_dead(fd);
         }
-        if !self.is_listed(number) {
+        if !self.is_listed(number) && !self.connections[number].is_elsewhere {
             self.is_over(number);
         }
     }

@@ -18,8 +18,9 @@ use super::world::{File, World};
 use crate::targets::stream::{Next, frame};
 use crate::targets::trace;
 
-/// How many files the program opens at numbers that it has closed.
+/// How many files the program opens at numbers that it has closed: at a time, and altogether.
 const FILES: usize = 3;
+const ALL_FILES: usize = 12;
 
 /// A call that another thread makes.
 #[derive(Clone, Copy)]
@@ -72,7 +73,11 @@ fn is_asleep(thread: i32) -> bool {
 }
 
 /// Has another thread make the call, and does this when that waits, or before it calls; what becomes of the call.
-fn beside(waiting: Waiting, before_it: bool, act: impl FnOnce(libc::pthread_t)) -> Outcome {
+fn beside(
+    waiting: Waiting,
+    before_it: bool,
+    act: impl FnOnce(libc::pthread_t, &dyn Fn() -> bool),
+) -> Outcome {
     let guest = Guest {
         waiting,
         may_call: AtomicBool::new(!before_it),
@@ -94,7 +99,7 @@ fn beside(waiting: Waiting, before_it: bool, act: impl FnOnce(libc::pthread_t)) 
         assert!(!guest.has_returned.load(Ordering::SeqCst), "a call that was to wait has returned");
         std::thread::yield_now();
     }
-    act(thread);
+    act(thread, &|| guest.has_returned.load(Ordering::SeqCst));
     guest.may_call.store(true, Ordering::SeqCst);
     let mut result = ptr::null_mut();
     assert_eq!(unsafe { libc::pthread_join(thread, &mut result) }, 0);
@@ -107,12 +112,13 @@ fn beside(waiting: Waiting, before_it: bool, act: impl FnOnce(libc::pthread_t)) 
     }
 }
 
-fn cancel(thread: libc::pthread_t) {
+fn cancel(thread: libc::pthread_t, _: &dyn Fn() -> bool) {
     assert_eq!(unsafe { libc::pthread_cancel(thread) }, 0);
 }
 
-/// A signal whose handler does nothing, with or without SA_RESTART.
-fn interrupt(thread: libc::pthread_t) {
+/// A signal whose handler does nothing, with or without SA_RESTART. One that arrives in the moment in which the call has
+/// just woken up is not noticed: it comes again.
+fn interrupt(thread: libc::pthread_t, is_over: &dyn Fn() -> bool) {
     extern "C" fn handle(_: c_int) {}
     static ONCE: Once = Once::new();
     ONCE.call_once(|| unsafe {
@@ -125,7 +131,10 @@ fn interrupt(thread: libc::pthread_t) {
     });
     static TURN: AtomicI32 = AtomicI32::new(0);
     let signal = [libc::SIGUSR1, libc::SIGUSR2][usize::from(TURN.fetch_add(1, Ordering::Relaxed) % 2 == 1)];
-    assert_eq!(unsafe { libc::pthread_kill(thread, signal) }, 0);
+    while !is_over() {
+        assert_eq!(unsafe { libc::pthread_kill(thread, signal) }, 0);
+        unsafe { libc::usleep(100) };
+    }
 }
 
 /// A child does this, and ends.
@@ -168,7 +177,7 @@ impl World {
         };
         !self.here.hidden
             && !self.here.changed
-            && !(with_service && !self.backlog.is_empty())
+            && (!with_service || self.backlog.is_empty())
             && (with_service && self.srv.is_some() || self.is_anybody_alive() == Due::Certainly)
             && self.here.listed.iter().flatten().all(|number| is_quiet(*number))
     }
@@ -183,9 +192,9 @@ impl World {
         self.before_call(with_service);
         trace!("  another thread waits, and is disturbed, way {how}");
         let waiting = Waiting::ForEvent(&mut *self.here.list, srv, &mut *self.here.event);
-        let outcome = beside(waiting, how == 0, |thread| match how {
-            0 | 1 => cancel(thread),
-            2 => interrupt(thread),
+        let outcome = beside(waiting, how == 0, |thread, is_over| match how {
+            0 | 1 => cancel(thread, is_over),
+            2 => interrupt(thread, is_over),
             _ => {
                 stop_and_continue();
                 bell.into_iter().for_each(|bell| _ = self.connections[bell].send(b"!"));
@@ -237,12 +246,14 @@ impl World {
         if !event_fds {
             (self.here.event_fd, self.there.event_fd) = (None, None);
         }
+        // The library notices in the next call: the descriptor for other loops is not readable before.
+        (self.here.changed, self.there.changed) = (true, true);
         for connection in &mut self.connections {
             // Those that the library has received, and those that it is to send.
             connection.passed.iter_mut().for_each(|(_, count)| *count = None);
             connection.may_lack_descriptors |= connection.queued() > 0;
         }
-        for _ in 0..FILES {
+        for _ in self.files.len()..ALL_FILES.min(self.files.len() + FILES) {
             let (fd, other_end) = sockets::pair();
             trace!("  {fd} is a file of the program");
             let holds = sockets::send(&other_end, &frame(2, 20, 99).repeat(3));

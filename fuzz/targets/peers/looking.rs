@@ -161,7 +161,8 @@ impl World {
             event_fd.with_service = with_service;
         } else if !self.here.changed && !self.here.hidden && is_due {
             let readable = sockets::is_readable(event_fd.fd);
-            assert!(readable, "something is to be told, and the descriptor does not say so");
+            let due = self.who_is_due();
+            assert!(readable, "something is to be told of {due:?}, and the descriptor does not say so");
         }
     }
 

@@ -71,6 +71,8 @@ impl World {
         }
         let srv = if with_service { self.srv() } else { ptr::null_mut() };
         self.before_call(with_service);
+        let fds: Vec<_> = due.iter().map(|number| self.connections[*number].fd).collect();
+        trace!("  waits; something is due of {fds:?}");
         let result = call(|| unsafe { ipc_wait_event(&mut *self.here.list, srv, &mut *self.here.event) });
         assert_eq!(result, Ok(()));
         self.check_what_was_told();
