@@ -124,7 +124,7 @@ test: all check ## run every test; what is left out because a tool is missing is
 	done
 
 test-core: ## run the unit tests and those of the library itself, while it is being changed
-	$(CARGO_TEST) --lib --test core
+	$(CARGO_TEST) --lib --test architecture --test core
 
 check-docs: all ## run the tests of the documents and of the manual
 	man/generate.sh --check
