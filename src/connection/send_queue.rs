@@ -86,13 +86,16 @@ impl Outbound {
             let now = first.filter(|attached| attached.start == 0);
             let end = now.map(|attached| attached.end).or(first.map(|attached| attached.start));
             let end = end.unwrap_or(self.bytes.len());
-            let now = now.map(|attached| attached.descriptor.as_raw_fd());
+            let has_descriptor = now.is_some();
+            // The program may have closed it, and its number be another file's: the bytes go without it.
+            let now = now.map(|attached| &attached.descriptor).filter(|descriptor| descriptor.is_intact());
+            let now = now.map(AsRawFd::as_raw_fd);
             let (front, back) = self.bytes.as_slices();
             let front = front.get(..end).unwrap_or(front);
             let back = back.get(..end - front.len()).unwrap_or(back);
             let taken = sink(&[IoSlice::new(front), IoSlice::new(back)], now)?.min(end);
             self.bytes.drain(..taken);
-            if now.is_some() && taken > 0 {
+            if has_descriptor && taken > 0 {
                 self.descriptors.pop_front();
             }
             for attached in &mut self.descriptors {
@@ -236,5 +239,22 @@ mod tests {
             flush_some(&mut queue, &mut expected, usize::MAX, usize::MAX);
             assert!(queue.is_empty() && queue.descriptors.is_empty());
         }
+    }
+
+    #[test]
+    fn descriptor_closed_by_the_program_is_not_sent() {
+        let mut queue = Outbound::default();
+        let descriptor = KeptFd::new(OwnedFd::from(std::fs::File::open("/dev/null").unwrap()));
+        let number = descriptor.as_raw_fd();
+        queue.append(&[IoSlice::new(b"with")], Some(descriptor));
+        queue.append(&[IoSlice::new(b"without")], None);
+        crate::kernel::fd::close(number).unwrap();
+        let mut sent = Vec::new();
+        let result = queue.flush(|pieces, descriptor| {
+            sent.push((pieces.iter().flat_map(|piece| piece.to_vec()).collect::<Vec<_>>(), descriptor));
+            Ok(usize::MAX)
+        });
+        assert_eq!(result, Ok(()));
+        assert_eq!(sent, [(b"with".to_vec(), None), (b"without".to_vec(), None)]);
     }
 }
