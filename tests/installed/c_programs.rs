@@ -95,6 +95,10 @@ static TWO_FILES: Source = Source::new(&["two_files_a.c", "two_files_b.c"], &[])
 static OLD_STYLE: Source = Source::new(&["old_style.c"], &[]);
 static OLD_STYLE_WITH_ERRORS: Source = Source::new(&["old_style.c"], &["-DIPC_WITH_ERRORS"]);
 static PRINTING: Source = Source::new(&["printing.c"], &[]);
+static ENDING_BEGIN: Source = Source::new(&["ending_begin.c"], &["-pthread"]);
+static ENDING_RECEIVERS: Source = Source::new(&["ending_receivers.c"], &["-pthread"]);
+static ENDING_WRITERS: Source = Source::new(&["ending_writers.c"], &["-pthread"]);
+static ENDING_ANYTIME: Source = Source::new(&["ending_anytime.c"], &["-pthread"]);
 static UNDECLARED: Source = Source::new(&["undeclared.c"], &[]);
 
 #[test]
@@ -175,6 +179,33 @@ fn threads_in_valgrind() {
 #[test]
 fn threads_with_sanitizers() {
     THREADS.is_clean_with_sanitizers(&[Shared, Static]);
+}
+
+/// Runs a program, which prints nothing, with the shared and with the static library.
+fn runs_silently_in_c(source: &Source) {
+    for output in source.outputs(&[C]) {
+        assert_eq!(output, "", "{:?}: on standard output", source.files);
+    }
+}
+
+#[test]
+fn promise_24_a_pending_cancellation_ends_a_call_at_its_begin() {
+    runs_silently_in_c(&ENDING_BEGIN);
+}
+
+#[test]
+fn promise_24_threads_that_wait_for_input_may_end() {
+    runs_silently_in_c(&ENDING_RECEIVERS);
+}
+
+#[test]
+fn promise_24_threads_that_wait_for_a_reader_may_end() {
+    runs_silently_in_c(&ENDING_WRITERS);
+}
+
+#[test]
+fn promise_24_no_frame_is_lost_or_cut_by_a_cancellation() {
+    runs_silently_in_c(&ENDING_ANYTIME);
 }
 
 #[test]
