@@ -7,6 +7,7 @@
 mod arguments;
 mod backlog;
 mod child;
+mod closed_by_program;
 mod closing;
 mod descriptors_run_out;
 mod errno;
@@ -33,6 +34,7 @@ mod ext_waiting;
 mod ext_watching;
 mod extra_descriptors;
 mod fuzz_corpora;
+mod held_numbers;
 mod hostile_peers;
 mod list_by_hand;
 mod messages;

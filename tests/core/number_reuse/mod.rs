@@ -8,10 +8,11 @@
 //! * nothing of the one before is the next one's: no bytes, no queue, no limits, no end;
 //! * what the program uses the number for is not read, and not closed.
 //!
-//! `clients` has what a client's number becomes; `services` what becomes a service, or was one; `settings` what
+//! `clients` has what a client's number becomes, `copies` the same while the old open file lives on; `services` what becomes a service, or was one; `settings` what
 //! was set, read ahead and queued for the one before; `memory` structures that are copied and freed.
 
 mod clients;
+mod copies;
 mod memory;
 mod services;
 mod settings;

@@ -6,6 +6,7 @@ mod interface;
 mod ledger;
 mod own_process;
 mod process;
+pub mod strangers;
 
 use std::ffi::{CString, c_char};
 use std::io::{Read, Write};

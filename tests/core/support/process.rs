@@ -41,9 +41,21 @@ pub fn out_of_the_way(stream: UnixStream) -> UnixStream {
     unsafe { UnixStream::from_raw_fd(high) }
 }
 
+/// Whether the thread with this id, of this process, waits in the kernel.
+pub fn thread_sleeps(id: libc::c_long) -> bool {
+    let stat = std::fs::read_to_string(format!("/proc/self/task/{id}/stat")).unwrap();
+    let (_, after_the_name) = stat.rsplit_once(") ").unwrap();
+    after_the_name.starts_with('S')
+}
+
 /// Closes a descriptor as a program does that does not ask the library.
 pub fn close(fd: RawFd) {
     assert_eq!(unsafe { libc::close(fd) }, 0, "{}", std::io::Error::last_os_error());
+}
+
+/// The open file gets another number, too, with dup2(2); what had that is closed.
+pub fn at_number(fd: RawFd, number: RawFd) {
+    assert_eq!(unsafe { libc::dup2(fd, number) }, number, "{}", std::io::Error::last_os_error());
 }
 
 /// Whether the number is that of an open descriptor which can be used. Until the next call for its list the number of a

@@ -1,0 +1,224 @@
+//! Promise 32: a number that is in use again, while the old open file lives on in a copy: a duplicate, a child of fork(2), a
+//! message on its way to another process. The old file stays where it was registered; it is known by the number no more.
+
+use std::io::Write;
+use std::os::fd::{AsRawFd, IntoRawFd};
+use std::os::unix::net::UnixStream;
+
+use super::all_now;
+use crate::support::ext::*;
+use crate::support::strangers::*;
+use crate::support::*;
+
+/// What the library has of the connection when its number is used again.
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum Had {
+    Nothing,
+    HalfFrame,
+    FramesReadAhead,
+    QueuedOutput,
+    /// The peer has sent what was not looked at yet.
+    BytesUnread,
+    PeerClosed,
+}
+
+use Had::*;
+
+const ALL: [Had; 6] = [Nothing, HalfFrame, FramesReadAhead, QueuedOutput, BytesUnread, PeerClosed];
+
+impl Had {
+    fn bring_about(self, ledger: &mut Ledger, peer: &mut UnixStream, fd: i32, origin: Origin) {
+        let mut send = |bytes: &[u8]| peer.write_all(bytes).unwrap();
+        match self {
+            Nothing | PeerClosed => return,
+            BytesUnread => return send(&frame(1, b"unread")),
+            HalfFrame => send(&[frame(1, b"first"), frame(1, b"half of it")[..9].to_vec()].concat()),
+            FramesReadAhead => send(&frame(1, b"first").repeat(4)),
+            QueuedOutput => {
+                send(&frame(1, b"first"));
+                assert_eq!(write(fd, 1, &vec![0; 3_000_000]), IPC_ERROR_NONE);
+            }
+        }
+        assert_eq!(ledger.next(), (Told::Message(fd, 1, b"first".to_vec()), origin));
+    }
+}
+
+#[test]
+fn promise_32_a_client_ends_whatever_keeps_its_file_alive() {
+    own_process!(90);
+    for (number, had) in ALL.into_iter().enumerate() {
+        for (way, copy) in COPIES.into_iter().enumerate() {
+            let kind = KINDS[(number + way) % KINDS.len()];
+            let what = format!("{had:?}, copy {way}, then {kind:?}");
+            let mut ledger = Ledger::new();
+            let mut marker = ledger.peer();
+            let (mut peer, fd, origin) = ledger.peer();
+            had.bring_about(&mut ledger, &mut peer, fd, origin);
+            let stranger = Stranger::new(kind);
+            let copy = copy(fd);
+            stranger.take(fd);
+            let peer = if had == PeerClosed {
+                drop(peer);
+                None
+            } else {
+                peer.write_all(&frame(1, b"to the old file")).unwrap();
+                Some(peer)
+            };
+            let told = ledger.all_there_is(1, &mut marker);
+            assert_eq!(told, [(Told::Disconnection(fd), origin)], "{what}");
+            stranger.assert_untouched(fd);
+            // The old file goes as well, and the number is free for the next client.
+            drop((copy, peer));
+            assert_eq!(ledger.all_there_is(0, &mut marker), [], "{what}");
+            stranger.assert_untouched(fd);
+            stranger.leave(fd);
+            ledger.assert_nothing_more();
+        }
+    }
+}
+
+/// What the program has added: it has to be taken out and added again.
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum Added {
+    Connection,
+    ReadPipe,
+    WatchedPipe,
+    ReadSocket,
+}
+
+#[test]
+fn promise_32_an_added_descriptor_is_dead_until_it_is_added_again() {
+    own_process!(90);
+    for (number, added) in
+        [Added::Connection, Added::ReadPipe, Added::WatchedPipe, Added::ReadSocket].into_iter().enumerate()
+    {
+        for (way, copy) in COPIES.into_iter().enumerate() {
+            let what = format!("{added:?}, copy {way}");
+            let mut program = Program::server();
+            let (mut client, client_fd) = program.peer();
+            let (fd, mut writer): (i32, Box<dyn Write>) = match added {
+                Added::Connection | Added::ReadSocket => {
+                    let (one, other) = pair();
+                    (one.into_raw_fd(), Box::new(out_of_the_way(other)))
+                }
+                Added::ReadPipe | Added::WatchedPipe => {
+                    let (reader, writer) = std::io::pipe().unwrap();
+                    (reader.into_raw_fd(), Box::new(writer))
+                }
+            };
+            let mut own = info(fd);
+            let list = &mut program.list;
+            let code = match added {
+                Added::Connection => unsafe { ipc_add(list, &mut own) },
+                Added::WatchedPipe => unsafe { ipc_watch_fd(list, fd) },
+                Added::ReadPipe | Added::ReadSocket => unsafe { ipc_add_fd(list, fd) },
+            };
+            assert_eq!(code, IPC_ERROR_NONE);
+            writer.write_all(&frame(1, b"before")).unwrap();
+            let first = match added {
+                Added::Connection => Seen::Told(Told::Message(fd, 1, b"before".to_vec())),
+                Added::WatchedPipe => Seen::Ready(fd),
+                Added::ReadPipe | Added::ReadSocket => Seen::Told(Told::Extra(fd, frame(1, b"before"))),
+            };
+            assert_eq!(program.look(10_000), first, "{what}");
+            let stranger = Stranger::new(KINDS[1 + (number + way) % 4]);
+            let copy = copy(fd);
+            stranger.take(fd);
+            writer.write_all(&frame(1, b"to the old file")).unwrap();
+            for _ in 0..3 {
+                have_the_list_looked_through(&mut program.list);
+                client.write_all(&frame(9, b"marker")).unwrap();
+                assert_eq!(
+                    all_now(&mut program),
+                    [Seen::Told(Told::Message(client_fd, 9, b"marker".to_vec()))],
+                    "{what}"
+                );
+            }
+            stranger.assert_untouched(fd);
+            drop(copy);
+            if added == Added::Connection {
+                // Taken out and added again, it is the connection that the number now is.
+                assert_eq!(unsafe { ipc_del(&mut program.list, &mut own) }, IPC_ERROR_NONE);
+                let (one, other) = pair();
+                at_number(one.as_raw_fd(), fd);
+                drop(one);
+                let mut other = out_of_the_way(other);
+                assert_eq!(unsafe { ipc_add(&mut program.list, &mut own) }, IPC_ERROR_NONE);
+                other.write_all(&frame(1, b"after")).unwrap();
+                assert_eq!(program.look(10_000), Told::Message(fd, 1, b"after".to_vec()), "{what}");
+                assert_eq!(unsafe { ipc_del(&mut program.list, &mut own) }, IPC_ERROR_NONE);
+            } else {
+                assert_eq!(program.del_fd(&fd), Ok(()), "{what}");
+                let (reader, mut writer) = std::io::pipe().unwrap();
+                at_number(reader.as_raw_fd(), fd);
+                assert_eq!(unsafe { ipc_add_fd(&mut program.list, fd) }, IPC_ERROR_NONE);
+                writer.write_all(b"after").unwrap();
+                assert_eq!(program.look(10_000), Told::Extra(fd, b"after".to_vec()), "{what}");
+                assert_eq!(program.del_fd(&fd), Ok(()));
+            }
+            close(fd);
+        }
+    }
+}
+
+/// A regular file is in no set of the kernel's: it is always ready.
+#[test]
+fn promise_32_another_regular_file_is_not_read_in_place_of_the_first() {
+    own_process!(30);
+    for copy in COPIES {
+        let mut program = Program::server();
+        let (mut client, client_fd) = program.peer();
+        let mut file = tempfile::tempfile().unwrap();
+        // More than one read takes.
+        file.write_all(&vec![b'x'; 200_000]).unwrap();
+        assert_eq!(unsafe { libc::lseek(file.as_raw_fd(), 0, libc::SEEK_SET) }, 0);
+        let fd = file.into_raw_fd();
+        assert_eq!(unsafe { ipc_add_fd(&mut program.list, fd) }, IPC_ERROR_NONE);
+        assert!(
+            matches!(program.look(10_000), Seen::Told(Told::Extra(told, bytes)) if told == fd && !bytes.is_empty())
+        );
+        let stranger = Stranger::new(Kind::File);
+        let copy = copy(fd);
+        stranger.take(fd);
+        client.write_all(&frame(9, b"marker")).unwrap();
+        assert_eq!(all_now(&mut program), [Seen::Told(Told::Message(client_fd, 9, b"marker".to_vec()))]);
+        stranger.assert_untouched(fd);
+        drop(copy);
+        assert_eq!(program.del_fd(&fd), Ok(()));
+        close(fd);
+    }
+}
+
+#[test]
+fn promise_32_another_file_is_not_taken_for_the_service() {
+    own_process!(60);
+    for (way, copy) in COPIES.into_iter().enumerate() {
+        for kind in KINDS {
+            let mut program = Program::server();
+            let (mut client, client_fd) = program.peer();
+            let fd = program.srv.as_ref().unwrap().fd;
+            let stranger = Stranger::new(kind);
+            let copy = copy(fd);
+            stranger.take(fd);
+            // It is in the backlog of the old socket.
+            let late = UnixStream::connect(&program.path).unwrap();
+            for _ in 0..2 {
+                client.write_all(&frame(9, b"marker")).unwrap();
+                have_the_list_looked_through(&mut program.list);
+                let marker = Seen::Told(Told::Message(client_fd, 9, b"marker".to_vec()));
+                // That the service is no socket may be an error of the call; nobody has come by it.
+                let mut told = Vec::new();
+                until("the marker", || {
+                    told.extend(program.try_look(50).ok().filter(|seen| *seen != Seen::Nothing));
+                    !told.is_empty()
+                });
+                assert_eq!(told, [marker], "copy {way}, {kind:?}");
+            }
+            stranger.assert_untouched(fd);
+            drop((copy, late));
+            // The number is the program's: it is not to be closed by the end of the service.
+            program.srv = None;
+            stranger.leave(fd);
+        }
+    }
+}

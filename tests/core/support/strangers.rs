@@ -1,0 +1,182 @@
+//! Files of the program's own that get numbers which the library, or a connection, had: none of them is to be closed, read
+//! or changed.
+
+use std::io::Write;
+use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
+use std::os::unix::net::UnixStream;
+
+use super::at_number;
+
+/// What a file is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    File,
+    Pipe,
+    /// It has a whole frame to be read.
+    Socket,
+    Epoll,
+    Counter,
+}
+
+pub const KINDS: [Kind; 5] = [Kind::File, Kind::Pipe, Kind::Socket, Kind::Epoll, Kind::Counter];
+
+const CONTENT: &[u8] = b"\x01\x0d\0\0\0the program's";
+
+/// A file of the program's, and how it looked at first.
+pub struct Stranger {
+    kind: Kind,
+    /// It, or a copy of it, far from the numbers that it gets.
+    file: OwnedFd,
+    /// The other end of a pipe or a socket, or what is in an epoll set.
+    other: Option<OwnedFd>,
+    before: String,
+}
+
+fn far(fd: impl Into<OwnedFd>) -> OwnedFd {
+    let fd = fd.into();
+    let high = unsafe { libc::fcntl(fd.as_raw_fd(), libc::F_DUPFD_CLOEXEC, 700) };
+    assert!(high >= 700, "{}", std::io::Error::last_os_error());
+    unsafe { OwnedFd::from_raw_fd(high) }
+}
+
+fn made(fd: RawFd) -> OwnedFd {
+    assert!(fd >= 0, "{}", std::io::Error::last_os_error());
+    far(unsafe { OwnedFd::from_raw_fd(fd) })
+}
+
+/// All that the kernel says of the open file: position, flags, what is in it, who is sent which signal.
+fn look_of(fd: RawFd) -> String {
+    const F_GETSIG: i32 = 11;
+    let info = std::fs::read_to_string(format!("/proc/self/fdinfo/{fd}")).unwrap();
+    let mut bytes = 0;
+    unsafe { libc::ioctl(fd, libc::FIONREAD, &mut bytes) };
+    let [signal, owner] = [F_GETSIG, libc::F_GETOWN].map(|command| unsafe { libc::fcntl(fd, command) });
+    // Whether it is close-on-exec is a matter of the number.
+    let of_file = info.lines().map(|line| match line.strip_prefix("flags:\t") {
+        Some(flags) => format!("{:o}", i32::from_str_radix(flags, 8).unwrap() & !libc::O_CLOEXEC),
+        None => line.to_owned(),
+    });
+    format!("{} bytes {bytes} signal {signal} owner {owner}", of_file.collect::<Vec<_>>().join(" "))
+}
+
+impl Stranger {
+    pub fn new(kind: Kind) -> Self {
+        let (file, other) = match kind {
+            Kind::File => {
+                let mut file = tempfile::tempfile().unwrap();
+                file.write_all(CONTENT).unwrap();
+                assert_eq!(unsafe { libc::lseek(file.as_raw_fd(), 3, libc::SEEK_SET) }, 3);
+                (far(file), None)
+            }
+            Kind::Pipe => {
+                let (reader, mut writer) = std::io::pipe().unwrap();
+                writer.write_all(CONTENT).unwrap();
+                (far(reader), Some(far(writer)))
+            }
+            Kind::Socket => {
+                let (one, mut other) = UnixStream::pair().unwrap();
+                other.write_all(CONTENT).unwrap();
+                (far(one), Some(far(other)))
+            }
+            Kind::Epoll => unsafe {
+                let set = made(libc::epoll_create1(libc::EPOLL_CLOEXEC));
+                let counter = made(libc::eventfd(1, libc::EFD_CLOEXEC));
+                let mut event = libc::epoll_event { events: libc::EPOLLIN as u32, u64: 42 };
+                let added =
+                    libc::epoll_ctl(set.as_raw_fd(), libc::EPOLL_CTL_ADD, counter.as_raw_fd(), &mut event);
+                assert_eq!(added, 0);
+                (set, Some(counter))
+            },
+            Kind::Counter => (made(unsafe { libc::eventfd(7, libc::EFD_CLOEXEC) }), None),
+        };
+        let before = look_of(file.as_raw_fd());
+        Self { kind, file, other, before }
+    }
+
+    /// The number that it has for itself.
+    pub fn far(&self) -> RawFd {
+        self.file.as_raw_fd()
+    }
+
+    /// It gets this number, too.
+    pub fn take(&self, number: RawFd) {
+        at_number(self.far(), number);
+    }
+
+    /// It still has the number, and is as it was.
+    pub fn assert_untouched(&self, number: RawFd) {
+        let kind = self.kind;
+        assert_eq!(look_of(number), self.before, "{kind:?} at {number}");
+        match (kind, &self.other) {
+            (Kind::File, _) => {
+                let mut bytes = [0; 30];
+                let got = unsafe { libc::pread(number, bytes.as_mut_ptr().cast(), 30, 0) };
+                assert_eq!(&bytes[..usize::try_from(got).unwrap()], CONTENT, "{number}");
+            }
+            (Kind::Socket, Some(other)) => {
+                let got = unsafe {
+                    libc::recv(other.as_raw_fd(), [0; 8].as_mut_ptr().cast(), 8, libc::MSG_DONTWAIT)
+                };
+                assert_eq!(got, -1, "bytes were written to, or the end was seen of, the socket at {number}");
+            }
+            _ => {}
+        }
+    }
+
+    /// Gives the number up.
+    pub fn leave(&self, number: RawFd) {
+        super::close(number);
+    }
+}
+
+/// What keeps the open file of a number alive when the program has closed that.
+pub enum Copy {
+    Dup { _copy: OwnedFd },
+    Process(i32),
+    Message { _sender: UnixStream, _receiver: UnixStream },
+}
+
+/// The ways to keep it alive.
+pub const COPIES: [fn(RawFd) -> Copy; 3] = [Copy::dup, Copy::fork, Copy::send];
+
+impl Copy {
+    fn dup(fd: RawFd) -> Self {
+        let copy = unsafe { libc::fcntl(fd, libc::F_DUPFD_CLOEXEC, 700) };
+        assert!(copy >= 700);
+        Self::Dup { _copy: unsafe { OwnedFd::from_raw_fd(copy) } }
+    }
+
+    /// A child that has what its parent had open.
+    fn fork(_: RawFd) -> Self {
+        let child = unsafe { libc::fork() };
+        if child == 0 {
+            unsafe {
+                libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL);
+                loop {
+                    libc::pause();
+                }
+            }
+        }
+        assert!(child > 0);
+        Self::Process(child)
+    }
+
+    /// It is on its way to another process.
+    fn send(fd: RawFd) -> Self {
+        let (one, other) = UnixStream::pair().unwrap();
+        super::ext::send_with(&one, b"x", &[fd]);
+        let [sender, receiver] = [one, other].map(super::out_of_the_way);
+        Self::Message { _sender: sender, _receiver: receiver }
+    }
+}
+
+impl Drop for Copy {
+    fn drop(&mut self) {
+        if let Self::Process(id) = *self {
+            unsafe {
+                libc::kill(id, libc::SIGKILL);
+                libc::waitpid(id, std::ptr::null_mut(), 0);
+            }
+        }
+    }
+}
