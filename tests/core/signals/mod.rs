@@ -1,7 +1,8 @@
 //! Promise 24: a signal handler may close everything and exit, in the middle of traffic and while the library
-//! waits. `interruptions` has those that arrive at any moment inside the library.
+//! waits. `interruptions` has those that arrive at any moment inside the library, `waits` which of them end a call (promise 30).
 
 mod interruptions;
+mod waits;
 
 use std::ffi::CString;
 use std::io::{Read, Write};

@@ -1,0 +1,372 @@
+//! Promise 30: which signals end a call that waits. A stop and a continue do not, nor does a debugger that attaches and
+//! detaches, nor a signal without a handler. A handler ends `ipc_wait_event`; the calls that read, accept and connect it ends
+//! only without SA_RESTART.
+
+use std::ffi::CString;
+use std::io::Write;
+use std::os::fd::{AsRawFd, IntoRawFd};
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::path::PathBuf;
+
+use crate::child::{self, Child};
+use crate::support::ext::*;
+use crate::support::*;
+
+child::roles! { waits_in_a_call, waits_amid_half_frames }
+
+/// A call that waits for an event: a handler ends it in any case.
+const FOR_EVENTS: [&str; 4] =
+    ["ipc_wait_event", "ipc_wait_event, no service", "ipc_wait_event_timeout", "ipc_wait_events"];
+
+/// A call that a handler ends if it has no SA_RESTART.
+const RESTARTED: [&str; 8] = [
+    "ipc_read",
+    "ipc_read, half a frame",
+    "ipc_message_read",
+    "usock_recv",
+    "ipc_accept",
+    "usock_accept",
+    "ipc_connection",
+    "usock_connect",
+];
+
+/// A call that no handler ends.
+const NEVER_ENDED: [&str; 3] = ["ipc_wait_event_timeout, 60 s", "ipc_write", "ipc_flush, 60 s"];
+
+extern "C" fn say_so(_: i32) {
+    let before = errno();
+    child::say("handled");
+    set_errno(before);
+}
+
+/// Has SIGUSR1 handled.
+fn handle(flags: i32) {
+    let handler: extern "C" fn(i32) = say_so;
+    unsafe {
+        let mut action: libc::sigaction = std::mem::zeroed();
+        action.sa_sigaction = handler as libc::sighandler_t;
+        action.sa_flags = flags;
+        assert_eq!(libc::sigaction(libc::SIGUSR1, &action, none()), 0);
+    }
+}
+
+fn say_outcome(result: Result<(), Failure>) {
+    match result {
+        Ok(()) => child::say("done"),
+        Err((_, libc::EINTR)) => child::say("interrupted"),
+        Err(failure) => child::say(format!("{failure:?}")),
+    }
+}
+
+/// The call, then the flags of the handler. Another thread hears when it is to have what it waits for; it has no signal.
+fn waits_in_a_call() {
+    let call = child::hear();
+    match child::hear().as_str() {
+        "restart" => handle(libc::SA_RESTART),
+        "no restart" => handle(0),
+        "ignored" => drop(unsafe { libc::signal(libc::SIGUSR1, libc::SIG_IGN) }),
+        _ => {}
+    }
+    let mut server = child::server();
+    let (ours, peer) = pair();
+    let fd = ours.into_raw_fd();
+    let own = &mut info(fd);
+    let path = PathBuf::from(std::env::var_os("IPC_RUNDIR").unwrap());
+    let full = CString::new(format!("full{}", std::process::id())).unwrap();
+    let full_path = path.join(format!("{}-0-0", full.to_str().unwrap()));
+    let listener = UnixListener::bind(&full_path).unwrap();
+    let mut waker = Waker { call: call.clone(), peer, listener, path: server.path.clone(), client: None };
+    waker.prepare(&full_path);
+    unsafe {
+        let mut all: libc::sigset_t = std::mem::zeroed();
+        let mut before = all;
+        libc::sigfillset(&mut all);
+        libc::pthread_sigmask(libc::SIG_BLOCK, &all, &mut before);
+        std::thread::spawn(move || {
+            assert_eq!(child::hear(), "wake");
+            waker.wake();
+            child::hear();
+        });
+        libc::pthread_sigmask(libc::SIG_SETMASK, &before, none());
+        let list = &raw mut server.list;
+        if call.contains("no service") {
+            assert_eq!(ipc_add(list, own), IPC_ERROR_NONE);
+        }
+        let full_path = CString::new(full_path.to_str().unwrap()).unwrap();
+        let name = full.as_ptr();
+        let (mut event, mut count) = (EMPTY_EVENT, 1);
+        let srv = if call.contains("no service") { none() } else { server.srv() };
+        let mut number = -1;
+        if call.starts_with("ipc_flush") {
+            queue(fd, 1, &vec![0; 3_000_000]).unwrap();
+        }
+        child::say("about to wait");
+        let code = match call.split(',').next().unwrap() {
+            "ipc_wait_event" => ipc_wait_event(list, srv, &mut event),
+            "ipc_wait_event_timeout" if call.contains("60") => {
+                ipc_wait_event_timeout(list, srv, &mut event, 60_000)
+            }
+            "ipc_wait_event_timeout" => ipc_wait_event_timeout(list, srv, &mut event, -1),
+            "ipc_wait_events" => ipc_wait_events(list, srv, &mut event, &mut count, -1),
+            "ipc_read" => ipc_read(own, &mut { EMPTY_MESSAGE }),
+            "ipc_message_read" => ipc_message_read(fd, &mut { EMPTY_MESSAGE }),
+            "usock_recv" => usock_recv(fd, &mut none(), &mut 0),
+            "ipc_accept" => ipc_accept(srv, &mut { EMPTY_INFO }),
+            "usock_accept" => usock_accept((*srv).fd, &mut number),
+            "ipc_connection" => ipc_connection(env(), &mut { EMPTY_INFO }, name),
+            "usock_connect" => usock_connect(&mut number, full_path.as_ptr()),
+            "ipc_write" => write(fd, 1, &vec![0; 3_000_000]),
+            "ipc_flush" => ipc_flush(own, 60_000),
+            other => panic!("{other}"),
+        };
+        say_outcome(outcome(code));
+        let _ = std::fs::remove_file(full_path.to_str().unwrap());
+        libc::_exit(0);
+    }
+}
+
+/// Brings about what the call waits for.
+struct Waker {
+    call: String,
+    peer: UnixStream,
+    listener: UnixListener,
+    path: PathBuf,
+    client: Option<UnixStream>,
+}
+
+impl Waker {
+    fn prepare(&mut self, full: &std::path::Path) {
+        if self.call.contains("half") {
+            self.peer.write_all(&frame(1, b"hello")[..7]).unwrap();
+        }
+        if self.call.contains("connect") {
+            assert_eq!(unsafe { libc::listen(self.listener.as_raw_fd(), 0) }, 0);
+            self.client = Some(UnixStream::connect(full).unwrap());
+        }
+    }
+
+    fn wake(&mut self) {
+        let (call, bytes) = (self.call.as_str(), frame(1, b"hello"));
+        if call.contains("half") {
+            self.peer.write_all(&bytes[7..]).unwrap();
+        } else if call.contains("accept") || call.starts_with("ipc_wait") && !call.contains("no service") {
+            self.client = Some(UnixStream::connect(&self.path).unwrap());
+        } else if call.contains("connect") {
+            drop(self.listener.accept().unwrap());
+        } else if call.contains("write") || call.contains("flush") {
+            read_frame(&mut self.peer);
+        } else {
+            self.peer.write_all(&bytes).unwrap();
+        }
+    }
+}
+
+/// A child that waits in the call.
+fn waiting(call: &str, action: &str) -> Child {
+    let mut child = Child::start(waits_in_a_call);
+    child.say(call);
+    child.say(action);
+    assert_eq!(child.hear(), "about to wait");
+    until("it waits", || child.sleeps());
+    child
+}
+
+/// How often the first thread of the child has waited.
+fn waits(child: &Child) -> u64 {
+    let status = std::fs::read_to_string(format!("/proc/{}/status", child.id())).unwrap();
+    let line = status.lines().find_map(|line| line.strip_prefix("voluntary_ctxt_switches:")).unwrap();
+    line.trim().parse().unwrap()
+}
+
+/// Until it has woken up for the library's own work, and waits again.
+fn until_it_has_woken_up(child: &Child) {
+    let before = waits(child);
+    until("it wakes up", || waits(child) > before && child.sleeps());
+}
+
+fn goes_on(mut child: Child, what: &str) {
+    until(what, || child.sleeps());
+    child.say("wake");
+    assert_eq!(child.hear(), "done", "{what}");
+    has_ended(child, what);
+}
+
+/// It ends by itself: its thread still listens.
+fn has_ended(mut child: Child, what: &str) {
+    until(what, || child.has_ended());
+    assert!(child.end().success(), "{what}");
+}
+
+fn is_stopped(child: &Child) -> bool {
+    let stat = std::fs::read_to_string(format!("/proc/{}/stat", child.id())).unwrap();
+    let state = stat.rsplit_once(") ").unwrap().1.as_bytes()[0];
+    state == b'T' || state == b't'
+}
+
+fn stop_and_continue(child: &Child) {
+    child.signal(libc::SIGSTOP);
+    until("it is stopped", || is_stopped(child));
+    child.signal(libc::SIGCONT);
+    until("it goes on", || child.sleeps());
+}
+
+fn every_call() -> impl Iterator<Item = &'static str> {
+    FOR_EVENTS.into_iter().chain(RESTARTED).chain(NEVER_ENDED)
+}
+
+#[test]
+fn promise_30_a_stop_and_a_continue_end_no_call() {
+    own_process!(100);
+    for call in every_call() {
+        // With a handler, too: it does not run.
+        for action in ["default", "no restart"] {
+            let child = waiting(call, action);
+            stop_and_continue(&child);
+            stop_and_continue(&child);
+            if call.starts_with("ipc_wait") {
+                until_it_has_woken_up(&child);
+                stop_and_continue(&child);
+                stop_and_continue(&child);
+            }
+            goes_on(child, call);
+        }
+    }
+}
+
+/// Attaches to the process, or lets it go. None if that is forbidden here.
+fn ptrace(request: libc::c_uint, child: &Child) -> Option<()> {
+    let nothing = std::ptr::null_mut::<libc::c_void>();
+    let code = unsafe { libc::ptrace(request, child.id(), nothing, nothing) };
+    if code < 0 && errno() == libc::EPERM {
+        return None;
+    }
+    assert_eq!(code, 0, "{}", std::io::Error::last_os_error());
+    Some(())
+}
+
+#[test]
+fn promise_30_a_debugger_that_attaches_and_detaches_ends_no_call() {
+    own_process!(100);
+    for call in every_call() {
+        let child = waiting(call, "no restart");
+        for attach in [libc::PTRACE_ATTACH, libc::PTRACE_SEIZE, libc::PTRACE_ATTACH] {
+            if ptrace(attach, &child).is_none() {
+                return say("SKIPPED: a debugger that attaches: ptrace(2) is forbidden here");
+            }
+            if attach == libc::PTRACE_SEIZE {
+                ptrace(libc::PTRACE_INTERRUPT, &child).unwrap();
+            }
+            let mut status = 0;
+            assert_eq!(unsafe { libc::waitpid(child.id(), &mut status, libc::__WALL) }, child.id());
+            assert!(libc::WIFSTOPPED(status));
+            ptrace(libc::PTRACE_DETACH, &child).unwrap();
+            until("it goes on", || child.sleeps());
+            if call.starts_with("ipc_wait") {
+                until_it_has_woken_up(&child);
+            }
+        }
+        goes_on(child, call);
+    }
+}
+
+#[test]
+fn promise_30_a_signal_without_a_handler_ends_no_call() {
+    own_process!(60);
+    for call in every_call() {
+        let child = waiting(call, "ignored");
+        for signal in [libc::SIGCHLD, libc::SIGURG, libc::SIGWINCH, libc::SIGCONT, libc::SIGUSR1] {
+            child.signal(signal);
+        }
+        if call.starts_with("ipc_wait") {
+            until_it_has_woken_up(&child);
+            child.signal(libc::SIGCHLD);
+            child.signal(libc::SIGUSR1);
+        }
+        goes_on(child, call);
+    }
+}
+
+#[test]
+fn promise_30_a_handler_ends_a_wait_for_events() {
+    own_process!(60);
+    for call in FOR_EVENTS {
+        for action in ["restart", "no restart"] {
+            let mut child = waiting(call, action);
+            until_it_has_woken_up(&child);
+            // One is enough.
+            child.signal(libc::SIGUSR1);
+            assert_eq!([child.hear(), child.hear()], ["handled", "interrupted"], "{call}, {action}");
+            has_ended(child, call);
+        }
+    }
+}
+
+#[test]
+fn promise_30_a_handler_ends_other_calls_without_sa_restart_alone() {
+    own_process!(60);
+    for call in RESTARTED.into_iter().chain(NEVER_ENDED) {
+        for action in ["restart", "no restart"] {
+            let mut child = waiting(call, action);
+            child.signal(libc::SIGUSR1);
+            assert_eq!(child.hear(), "handled", "{call}");
+            if action == "no restart" && RESTARTED.contains(&call) {
+                assert_eq!(child.hear(), "interrupted", "{call}");
+                has_ended(child, call);
+            } else {
+                until("it waits again", || child.sleeps());
+                child.signal(libc::SIGUSR1);
+                assert_eq!(child.hear(), "handled", "{call}");
+                goes_on(child, call);
+            }
+        }
+    }
+}
+
+/// A server whose clients send half-frames without end: it is hardly ever asleep.
+fn waits_amid_half_frames() {
+    handle(libc::SA_RESTART);
+    let mut server = child::server();
+    child::say(server.path.to_str().unwrap());
+    for _ in 0..20 {
+        assert!(matches!(server.next(), Told::Connection(_)));
+    }
+    child::say("all are here");
+    for _ in 0..child::hear().parse().unwrap() {
+        child::say("about to wait");
+        let told = server.try_look(-1);
+        assert_eq!(told, Err((IPC_ERROR_WAIT_EVENT__SELECT, libc::EINTR)));
+        child::say("interrupted");
+    }
+}
+
+#[test]
+fn promise_30_a_handler_while_the_wait_is_awake_ends_it() {
+    own_process!(60);
+    let mut child = Child::start(waits_amid_half_frames);
+    let path = child.hear();
+    let mut peers: Vec<_> = (0..20).map(|_| UnixStream::connect(&path).unwrap()).collect();
+    assert_eq!(child.hear(), "all are here");
+    let rounds = 200;
+    child.say(rounds.to_string());
+    // Frames that are never finished, a byte at a time.
+    let mut bytes = frame(1, &[0; 1_000_000]).into_iter();
+    let mut send = |peers: &mut [UnixStream]| {
+        let byte = bytes.next().unwrap();
+        peers.iter_mut().for_each(|peer| peer.write_all(&[byte]).unwrap());
+    };
+    for round in 0..rounds {
+        assert_eq!(child.hear(), "about to wait");
+        // Its first wait is over: it has looked at bytes.
+        let before = waits(&child);
+        until("it has looked at bytes", || {
+            send(&mut peers);
+            waits(&child) > before + 3
+        });
+        for _ in 0..round % 7 {
+            send(&mut peers);
+        }
+        child.signal(libc::SIGUSR1);
+        assert_eq!([child.hear(), child.hear()], ["handled", "interrupted"], "round {round}");
+    }
+    assert!(child.end().success());
+}
