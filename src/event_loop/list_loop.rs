@@ -410,10 +410,11 @@ impl EventLoop {
     fn check_all<L: List>(&mut self, section: &Section, list: &L) -> Result<(), Error> {
         let (_, size) = list.shape();
         self.scan.finish();
-        self.registry.register_listener(section, self.pause.is_on())?;
+        let listener = self.registry.register_listener(section, self.pause.is_on());
         self.check(section, 0..size)?;
+        // What is no service any more fails this call, and does not keep the next ones from the connections.
         self.is_unchecked = false;
-        Ok(())
+        listener
     }
 
     fn check(&mut self, section: &Section, mut places: std::ops::Range<usize>) -> Result<(), Error> {
