@@ -64,7 +64,7 @@ watched () {
 test_program () {
     local name=$1 program=$2 under=() path test
     local -A left_out
-    local -a paths
+    local -a paths=()
     while read -r test; do
         left_out[$test]=1
     done < <(sed -n "s/^$tool\t$name\t\([^\t]*\)\t.*/\1/p" "$lists/left_out.tsv")

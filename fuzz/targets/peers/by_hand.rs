@@ -64,6 +64,7 @@ impl World {
                         }
                     }
                     self.connections[number].forget_own_end();
+                    self.connections[number].is_unnoticed = true;
                 }
             }
             _ => {}

@@ -100,7 +100,7 @@ pub struct Connection {
     pub is_dead: bool,
     /// It is in the list that the program does not use now.
     pub is_elsewhere: bool,
-    /// Its entry has another number than the library knows.
+    /// Its entry is another one than the library knows, or has another number.
     pub is_unnoticed: bool,
 }
 
