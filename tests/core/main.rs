@@ -47,10 +47,13 @@ mod queue_model;
 mod scale;
 mod services;
 mod signals;
+mod socket_limits;
 mod support;
 #[path = "../../fuzz/targets/mod.rs"]
 mod targets;
 mod threads;
+mod threads_share;
+mod waits_hold_up_nobody;
 mod writing;
 
 use std::path::{Path, PathBuf};

@@ -1,0 +1,267 @@
+//! Promise 49: a connection is in one list; a service and the program's own descriptors may be in any number of lists, in
+//! different threads.
+
+use std::collections::HashMap;
+use std::io::{Read, Write};
+use std::os::fd::{AsRawFd, RawFd};
+use std::os::unix::net::UnixStream;
+use std::path::Path;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::SeqCst};
+use std::sync::{Arc, Mutex};
+
+use crate::child::{self, Child, fork, wait_for};
+use crate::support::ext::*;
+use crate::support::*;
+
+child::roles! { serves_in_two_threads }
+
+#[test]
+fn promise_49_a_service_in_two_lists_is_served_by_both() {
+    own_process!(30);
+    let mut first = Program::server();
+    let mut second = Program::client();
+    second.srv = first.srv;
+    // A client that the one is about to accept is not there for the other, which is not held up and sees no error.
+    for round in 0..200 {
+        let [one, other] = if round % 2 == 0 { [&mut first, &mut second] } else { [&mut second, &mut first] };
+        let mut peer = UnixStream::connect(if round % 2 == 0 { &one.path } else { &other.path }).unwrap();
+        let Seen::Told(Told::Connection(fd)) = one.look(10_000) else { panic!("{round}") };
+        assert_eq!(other.look(0), Seen::Nothing, "{round}");
+        peer.write_all(&frame(1, b"hello")).unwrap();
+        assert_eq!(one.look(10_000), Told::Message(fd, 1, b"hello".to_vec()));
+        drop(peer);
+        assert_eq!(one.look(10_000), Told::Disconnection(fd));
+    }
+    // It is the first that closes it.
+    second.srv = None;
+}
+
+#[test]
+fn promise_49_the_end_of_one_list_leaves_the_service_to_the_other() {
+    own_process!(30);
+    let mut first = Program::server();
+    let mut second = Program::client();
+    second.srv = first.srv;
+    for program in [&mut first, &mut second] {
+        assert_eq!(program.look(0), Seen::Nothing);
+    }
+    unsafe { ipc_connections_free(&mut second.list) };
+    second.srv = None;
+    drop(second);
+    let (mut peer, fd) = first.peer();
+    peer.write_all(&frame(1, b"hello")).unwrap();
+    assert_eq!(first.look(10_000), Told::Message(fd, 1, b"hello".to_vec()));
+}
+
+/// Each byte is got by one of the two, and both are told of those that come when the other one is busy.
+#[test]
+fn promise_49_a_descriptor_in_two_lists_is_read_by_both() {
+    own_process!(30);
+    let (reader, mut writer) = std::io::pipe().unwrap();
+    let (is_over, total) = (AtomicBool::new(false), AtomicUsize::new(0));
+    let got = [AtomicUsize::new(0), AtomicUsize::new(0)];
+    std::thread::scope(|scope| {
+        for count in &got {
+            let (reader, is_over, total) = (&reader, &is_over, &total);
+            scope.spawn(move || {
+                let mut program = Program::client();
+                let fd = reader.as_raw_fd();
+                assert_eq!(unsafe { ipc_add_fd(&mut program.list, fd) }, IPC_ERROR_NONE);
+                while !is_over.load(SeqCst) {
+                    match program.look(10) {
+                        Seen::Nothing => {}
+                        Seen::Told(Told::Extra(told, bytes)) if told == fd => {
+                            count.fetch_add(1, SeqCst);
+                            total.fetch_add(bytes.len(), SeqCst);
+                        }
+                        other => panic!("{other:?}"),
+                    }
+                }
+                assert_eq!(program.del_fd(reader), Ok(()));
+            });
+        }
+        let mut written = 0;
+        until("both have got something", || {
+            writer.write_all(b"x").unwrap();
+            written += 1;
+            got.iter().all(|count| count.load(SeqCst) > 20)
+        });
+        until("all bytes", || total.load(SeqCst) == written);
+        is_over.store(true, SeqCst);
+    });
+}
+
+#[test]
+fn promise_49_a_watched_descriptor_in_two_lists_is_reported_to_both() {
+    own_process!(30);
+    let (mut reader, mut writer) = std::io::pipe().unwrap();
+    let [mut one, mut other] = [Program::client(), Program::client()];
+    let fd = one.watch(&reader);
+    other.watch(&reader);
+    for _ in 0..3 {
+        writer.write_all(b"x").unwrap();
+        assert_eq!(one.look(10_000), Seen::Ready(fd));
+        assert_eq!(other.look(10_000), Seen::Ready(fd));
+        reader.read_exact(&mut [0]).unwrap();
+        assert_eq!([one.look(0), other.look(0)], [Seen::Nothing, Seen::Nothing]);
+    }
+    // Taken out of the one, it stays in the other.
+    assert_eq!(one.del_fd(&reader), Ok(()));
+    writer.write_all(b"x").unwrap();
+    assert_eq!(other.look(10_000), Seen::Ready(fd));
+    assert_eq!(other.del_fd(&reader), Ok(()));
+}
+
+const CLIENTS: usize = 6;
+const ROUNDS: usize = 200;
+const QUESTIONS: usize = 20;
+
+/// What is known of a client: its descriptor, until its end was reported or it was closed. Whoever writes to it has the lock.
+struct Client {
+    fd: Mutex<Option<RawFd>>,
+}
+
+struct Shared {
+    clients: Mutex<HashMap<usize, Arc<Client>>>,
+    /// What is to be answered, by the third thread.
+    questions: Mutex<Vec<(Arc<Client>, Vec<u8>)>>,
+    is_over: AtomicBool,
+    came: AtomicUsize,
+    went: AtomicUsize,
+}
+
+fn serve(shared: &Shared, service: RawFd) {
+    let mut program = Program::client();
+    program.srv = Some(info(service));
+    while !shared.is_over.load(SeqCst) || !program.clients.is_empty() {
+        // Program frees the structure of a client that has ended.
+        let seen = program.look(20);
+        let key = program.event.origin as usize;
+        match seen {
+            // An error is that of a client which has left with answers unread; its end follows.
+            Seen::Nothing | Seen::Told(Told::Error(_)) => {}
+            Seen::Told(Told::Connection(fd)) => {
+                let client = Client { fd: Mutex::new(Some(fd)) };
+                shared.clients.lock().unwrap().insert(key, client.into());
+                shared.came.fetch_add(1, SeqCst);
+            }
+            Seen::Told(Told::Message(_, 1, question)) => {
+                let client = shared.clients.lock().unwrap()[&key].clone();
+                shared.questions.lock().unwrap().push((client, question));
+            }
+            Seen::Told(Told::Disconnection(_)) => {
+                let client = shared.clients.lock().unwrap().remove(&key).unwrap();
+                *client.fd.lock().unwrap() = None;
+                shared.went.fetch_add(1, SeqCst);
+            }
+            other => panic!("{other:?}"),
+        }
+    }
+    program.srv = None;
+}
+
+/// Answers, and closes the client at its last question.
+fn answer(shared: &Shared) {
+    while !shared.is_over.load(SeqCst) {
+        let questions = std::mem::take(&mut *shared.questions.lock().unwrap());
+        if questions.is_empty() {
+            std::thread::yield_now();
+        }
+        for (client, question) in questions {
+            let mut place = client.fd.lock().unwrap();
+            if let Some(fd) = *place {
+                // A client that has gone does not read its answer.
+                let _ = write(fd, 2, &question);
+                if question.ends_with(b"close me") {
+                    assert_eq!(outcome(unsafe { ipc_close(&mut info(fd)) }), Ok(()));
+                    *place = None;
+                }
+            }
+        }
+    }
+}
+
+/// Children that use a list of their own and free it while the others are at work.
+fn fork_children(shared: &Shared) {
+    while !shared.is_over.load(SeqCst) {
+        let child = fork();
+        if child == 0 {
+            let mut own = Program::client();
+            let (ours, mut peer) = pair();
+            let mut added = connection(&ours);
+            assert_eq!(unsafe { ipc_add(&mut own.list, &mut added) }, IPC_ERROR_NONE);
+            peer.write_all(&frame(1, b"in the child")).unwrap();
+            assert_eq!(own.look(10_000), Told::Message(added.fd, 1, b"in the child".to_vec()));
+            assert_eq!(unsafe { ipc_del(&mut own.list, &mut added) }, IPC_ERROR_NONE);
+            unsafe {
+                ipc_connections_free(&mut own.list);
+                libc::_exit(0);
+            }
+        }
+        assert_eq!(wait_for(child), 0);
+        std::thread::sleep(std::time::Duration::from_millis(1));
+    }
+}
+
+fn serves_in_two_threads() {
+    let mut server = child::server();
+    let service = server.srv.as_ref().unwrap().fd;
+    child::say(server.path.to_str().unwrap());
+    let shared = Shared {
+        clients: Mutex::default(),
+        questions: Mutex::default(),
+        is_over: AtomicBool::new(false),
+        came: AtomicUsize::new(0),
+        went: AtomicUsize::new(0),
+    };
+    std::thread::scope(|scope| {
+        for _ in 0..2 {
+            scope.spawn(|| serve(&shared, service));
+        }
+        scope.spawn(|| answer(&shared));
+        scope.spawn(|| fork_children(&shared));
+        let all: usize = child::hear().parse().unwrap();
+        until("each has come and gone", || {
+            [&shared.came, &shared.went].map(|count| count.load(SeqCst)) == [all, all]
+        });
+        shared.is_over.store(true, SeqCst);
+    });
+    assert!(shared.clients.lock().unwrap().is_empty());
+    let _still_open = server.srv();
+}
+
+/// Asks as often as it is to, or leaves in the middle; each answer is that to its own question, and none is missing.
+fn ask(path: &Path, client: usize, round: usize) {
+    let mut stream = UnixStream::connect(path).unwrap();
+    let question = |n: usize, end: &str| format!("{client} {round} {n} {end}").into_bytes();
+    for n in 0..QUESTIONS {
+        stream.write_all(&frame(1, &question(n, "please"))).unwrap();
+    }
+    if (client + round) % 3 == 0 {
+        // Its answers are on their way.
+        return;
+    }
+    for n in 0..QUESTIONS {
+        assert_eq!(read_frame(&mut stream), (2, question(n, "please")));
+    }
+    if (client + round) % 3 == 1 {
+        stream.write_all(&frame(1, &question(QUESTIONS, "close me"))).unwrap();
+        assert_eq!(read_frame(&mut stream), (2, question(QUESTIONS, "close me")));
+        assert_eq!(stream.read(&mut [0]).unwrap(), 0);
+    }
+}
+
+#[test]
+fn promise_49_two_lists_a_writer_and_forks_lose_and_mix_nothing() {
+    own_process!(100);
+    let mut child = Child::start(serves_in_two_threads);
+    let path = child.hear();
+    std::thread::scope(|scope| {
+        for client in 0..CLIENTS {
+            let path = Path::new(&path);
+            scope.spawn(move || (0..ROUNDS).for_each(|round| ask(path, client, round)));
+        }
+    });
+    child.say((CLIENTS * ROUNDS).to_string());
+    assert!(child.end().success());
+}
