@@ -22,6 +22,7 @@ mod ext_del_fd;
 mod ext_event_fd;
 mod ext_event_fd_sets;
 mod ext_events;
+mod ext_events_ends;
 mod ext_flush;
 mod ext_fork;
 mod ext_limits;

@@ -237,14 +237,15 @@ fn ask(path: &Path, client: usize, round: usize) {
     for n in 0..QUESTIONS {
         stream.write_all(&frame(1, &question(n, "please"))).unwrap();
     }
-    if (client + round) % 3 == 0 {
+    let way = (client + round) % 3;
+    if way == 0 {
         // Its answers are on their way.
         return;
     }
     for n in 0..QUESTIONS {
         assert_eq!(read_frame(&mut stream), (2, question(n, "please")));
     }
-    if (client + round) % 3 == 1 {
+    if way == 1 {
         stream.write_all(&frame(1, &question(QUESTIONS, "close me"))).unwrap();
         assert_eq!(read_frame(&mut stream), (2, question(QUESTIONS, "close me")));
         assert_eq!(stream.read(&mut [0]).unwrap(), 0);

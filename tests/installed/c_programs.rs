@@ -99,6 +99,7 @@ static ENDING_BEGIN: Source = Source::new(&["ending_begin.c"], &["-pthread"]);
 static ENDING_RECEIVERS: Source = Source::new(&["ending_receivers.c"], &["-pthread"]);
 static ENDING_WRITERS: Source = Source::new(&["ending_writers.c"], &["-pthread"]);
 static ENDING_ANYTIME: Source = Source::new(&["ending_anytime.c"], &["-pthread"]);
+static OWN_HEAP: Source = Source::new(&["own_heap.c"], &["-pthread"]);
 static UNDECLARED: Source = Source::new(&["undeclared.c"], &[]);
 
 #[test]
@@ -206,6 +207,11 @@ fn promise_24_threads_that_wait_for_a_reader_may_end() {
 #[test]
 fn promise_24_no_frame_is_lost_or_cut_by_a_cancellation() {
     runs_silently_in_c(&ENDING_ANYTIME);
+}
+
+#[test]
+fn promise_33_a_program_may_bring_its_own_heap() {
+    runs_silently_in_c(&OWN_HEAP);
 }
 
 #[test]

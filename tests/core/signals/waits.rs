@@ -19,12 +19,15 @@ const FOR_EVENTS: [&str; 4] =
     ["ipc_wait_event", "ipc_wait_event, no service", "ipc_wait_event_timeout", "ipc_wait_events"];
 
 /// A call that a handler ends if it has no SA_RESTART.
-const RESTARTED: [&str; 8] = [
+const RESTARTED: [&str; 11] = [
     "ipc_read",
     "ipc_read, half a frame",
+    "ipc_read, something queued",
+    "ipc_read, half a frame and something queued",
     "ipc_message_read",
     "usock_recv",
     "ipc_accept",
+    "ipc_accept, after a list",
     "usock_accept",
     "ipc_connection",
     "usock_connect",
@@ -97,6 +100,14 @@ fn waits_in_a_call() {
         let (mut event, mut count) = (EMPTY_EVENT, 1);
         let srv = if call.contains("no service") { none() } else { server.srv() };
         let mut number = -1;
+        if call.contains("after a list") {
+            // A list makes the socket one that does not wait.
+            assert_eq!(server.look(0), Seen::Nothing);
+        }
+        let (stuck, _does_not_read) = pair();
+        if call.contains("something queued") {
+            queue(stuck.as_raw_fd(), 1, &vec![0; 1_000_000]).unwrap();
+        }
         if call.starts_with("ipc_flush") {
             queue(fd, 1, &vec![0; 3_000_000]).unwrap();
         }

@@ -1,0 +1,58 @@
+//! Promise 42: an end is the first event of its array, so `ipc_wait_events` has to put off one that it finds later. It is then
+//! the first of the very next call, however busy the others are.
+
+use crate::support::ext::*;
+use crate::support::*;
+
+/// How many calls it takes until all ends are told that there are when the first one is made. Every call has events of others:
+/// they send without end.
+fn calls_until_all_have_ended(busy: usize, ends: usize, room: usize) -> usize {
+    let mut program = Program::server();
+    let mut peers: Vec<_> = (0..busy + ends).map(|_| program.peer().0).collect();
+    let flood = frame(1, b"again").repeat(1000);
+    let busy: Vec<_> = peers.drain(..busy).map(|peer| write_until_the_end(peer, flood.clone())).collect();
+    let mut array = events(room);
+    // All have been met in the middle of their messages.
+    for _ in 0..10 {
+        assert!(!program.many(&mut array, 10_000).is_empty());
+    }
+    drop(peers);
+    let (mut calls, mut told) = (0, 0);
+    while told < ends {
+        let seen = program.many(&mut array, 10_000);
+        calls += 1;
+        assert!(!seen.is_empty());
+        for (place, seen) in seen.iter().enumerate() {
+            match seen {
+                Seen::Told(Told::Disconnection(_)) => {
+                    assert_eq!(place, 0, "an end that is not the first of its array");
+                    told += 1;
+                }
+                Seen::Told(Told::Message(..)) => {}
+                other => panic!("{other:?}"),
+            }
+        }
+        assert!(calls < 100_000, "{told} of {ends} ends in {calls} calls");
+    }
+    drop(program);
+    busy.into_iter().for_each(|busy| busy.join().unwrap());
+    calls
+}
+
+#[test]
+fn promise_42_an_end_that_was_put_off_is_the_next_calls_first() {
+    own_process!(60);
+    for busy in [1, 4, 20] {
+        for ends in [1, 5, 40] {
+            for room in [2, 8, 64, 300] {
+                let calls = calls_until_all_have_ended(busy, ends, room);
+                // Each takes a call of its own, after the one that finds it: for that each has to have its turn.
+                let turns = (busy + ends).div_ceil(room) + 1;
+                assert!(
+                    calls <= 2 * ends + 2 * turns,
+                    "{busy} busy, {ends} ends, room for {room}: {calls} calls"
+                );
+            }
+        }
+    }
+}
