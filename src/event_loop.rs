@@ -23,6 +23,9 @@ mod members;
 mod receive;
 mod registry;
 mod scan;
+pub mod step;
 mod turns;
+mod upkeep;
+mod verify;
 
 pub use self::list::{Entry, Event, Kind, List, What};

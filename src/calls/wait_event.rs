@@ -15,7 +15,7 @@ use nix::errno::Errno;
 
 use crate::calls::flow::Flow;
 use crate::error::{Error, ipc_errors as Code};
-use crate::event_loop::list_loop::{Few, Input, Step, WaitFor};
+use crate::event_loop::step::{Few, Input, Step, WaitFor};
 use crate::event_loop::{Event, List, What, extra, loops};
 use crate::kernel::deadline::Limit;
 use crate::kernel::wait::Wait;

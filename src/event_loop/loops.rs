@@ -53,7 +53,7 @@ pub fn with_loop<R>(
     }
     let event_loop = shard.entry(list).or_insert_with(|| EventLoop::new(list));
     let result = act(event_loop);
-    event_loop.show();
+    event_loop.update_event_fd();
     event_loop.shrink();
     let discarded = event_loop.take_discarded();
     let unused = if event_loop.is_unused() { shard.remove(&list) } else { None };
@@ -67,7 +67,7 @@ fn with_existing<R>(section: &Section, list: usize, act: impl FnOnce(&mut EventL
     let mut shard = LOOPS.lock(section, part(list));
     let event_loop = shard.get_mut(&list)?;
     let result = act(event_loop);
-    event_loop.show();
+    event_loop.update_event_fd();
     event_loop.shrink();
     let discarded = event_loop.take_discarded();
     let unused = if event_loop.is_unused() { shard.remove(&list) } else { None };

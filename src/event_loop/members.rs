@@ -20,6 +20,8 @@
 
 use std::os::fd::RawFd;
 
+use nix::sys::epoll::EpollFlags;
+
 use crate::event_loop::list::{Entry, Kind, List};
 use crate::frame::c_heap::OutOfMemory;
 use crate::process::growth::reserve;
@@ -118,6 +120,20 @@ impl Member {
     /// Whether it is this entry.
     pub fn is(&self, entry: Entry) -> bool {
         (self.addr, self.fd) == (entry.addr, entry.fd) && self.kind.is_alike(entry.kind)
+    }
+
+    /// What epoll is to report of it.
+    ///
+    /// An extra descriptor is reported once for each thing that happens: it is read until it is empty, and one that
+    /// cannot be read (a listening socket) must not be reported again and again. A watched one is the program's to read.
+    pub fn interest(&self) -> EpollFlags {
+        let mut interest = match (self.state, self.kind) {
+            (State::Draining, _) => EpollFlags::empty(),
+            (_, Kind::Extra) => EpollFlags::EPOLLIN | EpollFlags::EPOLLET,
+            _ => EpollFlags::EPOLLIN,
+        };
+        interest.set(EpollFlags::EPOLLOUT, self.has(SENDING));
+        interest
     }
 
     /// Whether it holds its number: epoll watches it, or would if it could.

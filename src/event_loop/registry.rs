@@ -16,29 +16,36 @@
 use std::os::fd::RawFd;
 
 use nix::errno::Errno;
-use nix::sys::epoll::EpollFlags;
 
 use crate::connection::send;
 use crate::connection::table::{self, Memory};
 use crate::error::{Error, ipc_errors as Code};
+use crate::event_loop::accept::Pause;
 use crate::event_loop::list::{Entry, Kind, List};
 use crate::event_loop::members::{
     ALWAYS_READY, LISTENER, Member, Members, NOTED, QUEUED, READABLE, REPORTED, SENDING, State, Token,
     VERIFIED, WRITABLE,
 };
 use crate::event_loop::turns::Turns;
+use crate::event_loop::verify::Instruments;
 use crate::frame::c_heap::OutOfMemory;
+use crate::kernel::event_fd::EventFd;
 use crate::kernel::internal_fds::FileId;
-use crate::kernel::poller::{PROBE, Poller, Readiness, TICK};
-use crate::kernel::socket;
+use crate::kernel::poller::Poller;
 use crate::process::entry_guard::Section;
 use crate::process::sharded::{NumberMap, empty_map};
+
+mod set;
 
 /// The members of one list, the set that watches them, and the queues of those that are ready.
 pub struct Registry {
     /// The list's address.
     key: usize,
     poller: Option<Poller>,
+    /// What the program has for another event loop: readable while there is something to report.
+    event_fd: Option<EventFd>,
+    /// While descriptors or memory have run out, no client is accepted.
+    pub pause: Pause,
     /// The mirror of the list.
     pub members: Members,
     /// Whose turn it is.
@@ -49,55 +56,6 @@ pub struct Registry {
     shadows: usize,
     /// Memory of closed connections, to be dropped where no lock is held.
     pub discarded: Vec<Memory>,
-}
-
-/// What epoll has reported beside members that are ready.
-#[derive(Clone, Copy)]
-pub struct Collected {
-    /// The clock has ticked.
-    pub has_ticked: bool,
-    /// A registration has outlived its member: the program closed the descriptor with close(2), and the file is still open
-    /// elsewhere. It cannot be removed alone: the set is to be made anew.
-    pub is_stale: bool,
-}
-
-/// What is asked whether a number still is the file that was registered.
-struct Instruments<'a> {
-    key: usize,
-    poller: Option<&'a Poller>,
-    files: &'a NumberMap<u32, FileId>,
-}
-
-impl Instruments<'_> {
-    /// Whether the member's number still is the file that was registered.
-    fn verify(&self, section: &Section, slot: u32, member: &Member) -> bool {
-        let Some(poller) = self.poller.filter(|_| !member.has(ALWAYS_READY)) else {
-            return self.is_noted_file(section, slot, member);
-        };
-        match poller.probe(member.fd) {
-            Err(Errno::EEXIST) => true,
-            // It is not known whether the file is in the set: there was no memory to put it there.
-            Err(Errno::ENOMEM | Errno::ENOSPC) => {
-                let token = Token::of_member(slot, member).data();
-                poller.change(member.fd, token, Registry::interest(member)).is_ok()
-            }
-            _ => false,
-        }
-    }
-
-    /// The same without the set, by what was noted when the member was registered.
-    fn is_noted_file(&self, section: &Section, slot: u32, member: &Member) -> bool {
-        match member.kind {
-            Kind::Connection => {
-                !member.has(NOTED) || table::lock(section, member.fd).list() == Some(self.key)
-            }
-            Kind::Extra | Kind::Watched => match FileId::of(member.fd) {
-                Ok(now) => self.files.get(&slot).is_none_or(|file| now == *file),
-                Err(errno) => errno != Errno::EBADF,
-            },
-            Kind::Listener => true,
-        }
-    }
 }
 
 /// A wait that failed.
@@ -111,6 +69,8 @@ impl Registry {
         Self {
             key,
             poller: None,
+            event_fd: None,
+            pause: Pause::default(),
             members: Members::new(),
             turns: Turns::new(),
             files: empty_map(),
@@ -122,21 +82,6 @@ impl Registry {
     /// The list's address.
     pub fn key(&self) -> usize {
         self.key
-    }
-
-    /// The set; none if there is none of this process, or the program has closed it.
-    pub fn poller(&self) -> Option<&Poller> {
-        self.poller.as_ref().filter(|poller| poller.is_intact())
-    }
-
-    /// Whether the set still has its clock: nothing else ends a wait in which the program closes a member by hand.
-    pub fn has_clock(&self) -> bool {
-        self.poller.as_ref().is_none_or(Poller::has_clock)
-    }
-
-    /// The set of a loop that has verified it in this call.
-    pub fn poller_mut(&mut self) -> Option<&mut Poller> {
-        self.poller.as_mut()
     }
 
     /// Finds the memory for one more member, and for its turns.
@@ -153,20 +98,6 @@ impl Registry {
         {
             self.discarded.push(memory);
         }
-    }
-
-    /// What epoll is to report of a member.
-    ///
-    /// An extra descriptor is reported once for each thing that happens: it is read until it is empty, and one that
-    /// cannot be read (a listening socket) must not be reported again and again. A watched one is the program's to read.
-    fn interest(member: &Member) -> EpollFlags {
-        let mut interest = match (member.state, member.kind) {
-            (State::Draining, _) => EpollFlags::empty(),
-            (_, Kind::Extra) => EpollFlags::EPOLLIN | EpollFlags::EPOLLET,
-            _ => EpollFlags::EPOLLIN,
-        };
-        interest.set(EpollFlags::EPOLLOUT, member.has(SENDING));
-        interest
     }
 
     /// Whether the member's number still is the file that was registered.
@@ -298,39 +229,6 @@ impl Registry {
         Ok(())
     }
 
-    /// Puts the member into the set; if there is none yet, that is done when it is made.
-    fn watch(&mut self, slot: u32) -> nix::Result<()> {
-        let (Some(member), Some(poller)) = (self.members.get(slot), &self.poller) else { return Ok(()) };
-        let (fd, token) = (member.fd, Token::of_member(slot, member).data());
-        let result = match poller.add(fd, token, Self::interest(member)) {
-            Err(Errno::EEXIST) => poller.change(fd, token, Self::interest(member)),
-            result => result,
-        };
-        if result == Err(Errno::EPERM) && member.kind == Kind::Extra {
-            self.members.get_mut(slot).into_iter().for_each(|member| member.set(ALWAYS_READY, true));
-            return Ok(());
-        }
-        result
-    }
-
-    /// Has epoll report when more can be sent, or no longer. Should the number be another file's by now, epoll does not
-    /// watch it, and the member's next turn finds it so.
-    pub fn watch_output(&mut self, slot: u32, is_sending: bool) {
-        let Some(member) = self.members.get_mut(slot) else { return };
-        member.set(SENDING, is_sending);
-        self.update_interest(slot);
-    }
-
-    /// The member's interest has changed.
-    pub fn update_interest(&self, slot: u32) {
-        if let (Some(member), Some(poller)) = (self.members.get(slot), self.poller())
-            && member.is_registered()
-        {
-            // Should it fail, later calls for this connection send what is queued.
-            let _ = poller.change(member.fd, Token::of_member(slot, member).data(), Self::interest(member));
-        }
-    }
-
     /// Reports no event of an extra descriptor any more.
     pub fn finish_extra(&mut self, section: &Section, slot: u32) {
         if let Some(member) = self.members.get(slot).copied() {
@@ -352,111 +250,6 @@ impl Registry {
                 self.turns.push(token);
             }
         }
-    }
-
-    /// Makes the set where there is none, and registers all members. If the one before was lost, each connection is
-    /// first asked whether it still is the socket that was registered.
-    pub fn build(&mut self, section: &Section, is_paused: bool) -> Result<(), Error> {
-        if self.poller.is_some() {
-            return Ok(());
-        }
-        let mut slots = Vec::new();
-        slots.try_reserve(self.members.count())?;
-        slots.extend(self.members.slots().map(|(slot, _)| slot));
-        self.poller = Some(Poller::new().map_err(failed)?);
-        self.shadows = 0;
-        // A member that waits for another one's number is registered after that one: the new set must have it.
-        let registered = self
-            .register_listener(section, is_paused)
-            .and_then(|()| slots.iter().try_for_each(|slot| self.renew(section, *slot)))
-            .and_then(|()| slots.iter().try_for_each(|slot| self.register_waiting(section, *slot)));
-        if registered.is_err() {
-            self.drop_set();
-        }
-        registered
-    }
-
-    /// Registers a member in a set that was made anew: it stays what it is, unless its number is another file's by now.
-    fn renew(&mut self, section: &Section, slot: u32) -> Result<(), Error> {
-        let Some(member) = self.members.get(slot).copied() else { return Ok(()) };
-        if !member.is_registered() {
-            return Ok(());
-        }
-        if !self.instruments().is_noted_file(section, slot, &member) {
-            self.mark_closed(section, slot);
-        } else if !member.has(ALWAYS_READY) {
-            match self.watch(slot) {
-                Ok(()) => self.make_ready(slot, READABLE | WRITABLE),
-                Err(Errno::EBADF | Errno::ELOOP | Errno::EPERM) => self.mark_closed(section, slot),
-                Err(errno) => return Err(failed(errno)),
-            }
-        }
-        Ok(())
-    }
-
-    fn register_waiting(&mut self, section: &Section, slot: u32) -> Result<(), Error> {
-        if self.members.get(slot).is_some_and(|member| member.state == State::Waiting) {
-            return self.register(section, slot);
-        }
-        Ok(())
-    }
-
-    /// The set is no more this one's.
-    pub fn drop_set(&mut self) {
-        self.poller = None;
-    }
-
-    /// Watches the service's socket, unless it is watched as it is now.
-    pub fn register_listener(&mut self, section: &Section, is_paused: bool) -> Result<(), Error> {
-        let (Some(listener), Some(poller)) = (self.members.listener().copied(), &self.poller) else {
-            return Ok(());
-        };
-        let interest = if is_paused { EpollFlags::empty() } else { EpollFlags::EPOLLIN };
-        if listener.state == State::Open {
-            let token = Token::of_member(LISTENER, &listener).data();
-            match poller.change(listener.fd, token, interest) {
-                // The set is new, or the number is another socket's by now.
-                Err(Errno::ENOENT) => {}
-                result => return result.map_err(failed),
-            }
-        }
-        prepare_listener(section, listener.fd).map_err(failed)?;
-        // A connection that had the number is closed.
-        if let Some(holder) = self.members.holder(listener.fd).filter(|holder| *holder != LISTENER) {
-            self.mark_closed(section, holder);
-        }
-        self.members.hold(LISTENER);
-        let Some(member) = self.members.get_mut(LISTENER) else { return Ok(()) };
-        member.state = State::Open;
-        let token = Token::of_member(LISTENER, member).data();
-        let Some(poller) = &self.poller else { return Ok(()) };
-        match poller.add(listener.fd, token, interest) {
-            Err(Errno::EEXIST) => poller.change(listener.fd, token, interest),
-            result => result,
-        }
-        .map_err(failed)
-    }
-
-    /// Whether this is the service's socket, or there is none.
-    pub fn has_listener(&self, fd: Option<RawFd>) -> bool {
-        self.members.listener().map(|listener| listener.fd) == fd
-    }
-
-    /// The program waits for clients of this service, or of none; whether it is another one than before.
-    pub fn set_listener(&mut self, section: &Section, fd: Option<RawFd>) -> Result<bool, Error> {
-        if self.has_listener(fd) {
-            return Ok(false);
-        }
-        if let Some(fd) = fd {
-            // Before anything is changed: what is no service is an error.
-            socket::check_listener(fd).map_err(failed)?;
-        }
-        self.make_room()?;
-        if let Some(old) = self.members.listener().copied() {
-            self.unregister(section, LISTENER, &old);
-        }
-        self.members.set_listener(fd);
-        Ok(true)
     }
 
     /// Makes the mirror as the list is.
@@ -527,34 +320,6 @@ impl Registry {
         given != member.registration && number.is_unlisted()
     }
 
-    /// Takes in what epoll reports.
-    pub fn collect(&mut self, brought: &[Readiness]) -> Collected {
-        let (mut is_stale, mut has_ticked) = (false, false);
-        for readiness in brought {
-            let (flags, data) = (readiness.events, readiness.u64);
-            if data == TICK {
-                has_ticked = true;
-                self.poller.iter_mut().for_each(Poller::ticked);
-                continue;
-            }
-            if data == PROBE {
-                continue;
-            }
-            let flags = EpollFlags::from_bits_truncate(flags.cast_signed());
-            let is_over = flags.intersects(EpollFlags::EPOLLHUP | EpollFlags::EPOLLERR);
-            let token = Token::of(data);
-            if self.members.find(token).is_some_and(Member::is_registered) {
-                let readable = if is_over || flags.contains(EpollFlags::EPOLLIN) { READABLE } else { 0 };
-                let writable = if is_over || flags.contains(EpollFlags::EPOLLOUT) { WRITABLE } else { 0 };
-                self.make_ready(token.slot, readable | writable);
-            } else {
-                is_stale = true;
-            }
-        }
-        self.turns.begin_round();
-        Collected { has_ticked, is_stale }
-    }
-
     /// Looks at all members: what the set does not watch any more a new one must not, either.
     pub fn check_all(&mut self, section: &Section) -> Result<(), Error> {
         let mut slots = Vec::new();
@@ -562,13 +327,4 @@ impl Registry {
         slots.extend(self.members.slots().map(|(slot, _)| slot));
         slots.into_iter().try_for_each(|slot| self.check(section, slot))
     }
-}
-
-/// Makes calls on the listener return instead of waiting, for all processes that share it: another one may take the
-/// client that epoll reported. What the program had set before is remembered for `ipc_accept`.
-fn prepare_listener(section: &Section, fd: RawFd) -> nix::Result<()> {
-    if socket::prepare_listener(fd)? {
-        table::lock(section, fd).entry()?.waits_for_clients = true;
-    }
-    Ok(())
 }

@@ -1,0 +1,158 @@
+//! What the program does with its list and its connections beside waiting, and what other threads have for the loop.
+
+#![forbid(unsafe_code)]
+
+use std::os::fd::RawFd;
+
+use nix::errno::Errno;
+
+use crate::connection::table;
+use crate::error::Error;
+use crate::event_loop::list::{Entry, Kind, List};
+use crate::event_loop::list_loop::EventLoop;
+use crate::event_loop::members::{SENDING, State, WRITABLE};
+use crate::event_loop::registry::failed;
+use crate::process::entry_guard::Section;
+
+impl EventLoop {
+    /// The program has added the entry at this index. `before` is the list's shape before that.
+    pub fn added<L: List>(
+        &mut self,
+        section: &Section,
+        list: &L,
+        before: (usize, usize),
+        index: usize,
+        is_watched: bool,
+    ) -> Result<(), Error> {
+        let Some(entry) = list.entry(index) else { return Ok(()) };
+        if self.upkeep.seen == before {
+            self.registry.make_room()?;
+            self.registry.members.push(entry, index, State::Waiting);
+        } else {
+            // A structure that was there before at this address is another one.
+            self.registry.members.forget_address(entry.addr);
+            self.upkeep.sync(section, &mut self.registry, list)?;
+        }
+        self.upkeep.seen = list.shape();
+        let Some(slot) = self.registry.members.at(index) else { return Ok(()) };
+        let result = self.register_added(section, slot, entry, is_watched);
+        if result.is_err() {
+            if let Some(member) = self.registry.members.swap_remove(index) {
+                self.registry.unregister(section, slot, &member);
+            }
+            self.upkeep.seen = before;
+        }
+        if self.is_waiting {
+            self.registry.poller().into_iter().for_each(|poller| poller.wake());
+        }
+        result
+    }
+
+    fn register_added(
+        &mut self,
+        section: &Section,
+        slot: u32,
+        entry: Entry,
+        is_watched: bool,
+    ) -> Result<(), Error> {
+        if is_watched {
+            self.registry.members.rebind(slot, Entry { kind: Kind::Watched, ..entry }, State::Waiting);
+            // It is refused now if epoll cannot watch it.
+            self.registry.forget_lost_set();
+            self.registry.build(section)?;
+        }
+        let state = |event_loop: &Self| event_loop.registry.members.get(slot).map(|member| member.state);
+        if state(self) == Some(State::Waiting) {
+            self.registry.forget_lost_set();
+            self.registry.register(section, slot)?;
+        }
+        if is_watched && state(self) == Some(State::Closed) {
+            return Err(failed(Errno::EPERM));
+        }
+        Ok(())
+    }
+
+    /// The program has taken the entry with this structure out of its list, at this index.
+    pub fn removed<L: List>(
+        &mut self,
+        section: &Section,
+        list: &L,
+        before: (usize, usize),
+        addr: usize,
+        index: usize,
+    ) {
+        let members = &self.registry.members;
+        let slot =
+            members.at(index).filter(|slot| members.get(*slot).is_some_and(|member| member.addr == addr));
+        if let (Some(slot), true) = (slot, self.upkeep.seen == before) {
+            if let Some(member) = self.registry.members.swap_remove(index) {
+                self.registry.unregister(section, slot, &member);
+            }
+            self.upkeep.seen = list.shape();
+        } else {
+            // The program has changed more than that.
+            let _ = self.upkeep.sync(section, &mut self.registry, list);
+        }
+    }
+
+    /// The list is no more.
+    pub fn leave(&mut self, section: &Section) {
+        let mut fds = Vec::new();
+        let members = self.registry.members.slots().filter(|(_, member)| member.kind == Kind::Connection);
+        for (_, member) in members {
+            if fds.try_reserve(1).is_ok() {
+                fds.push(member.fd);
+            }
+        }
+        let key = self.registry.key();
+        fds.into_iter().for_each(|fd| table::note_unlisted(section, fd, key));
+        self.wake();
+    }
+
+    /// The slot of the member that holds this number.
+    pub fn slot_of(&self, fd: RawFd) -> Option<u32> {
+        self.registry.members.holder(fd)
+    }
+
+    /// A member's descriptor is about to be closed by the library, at the program's word.
+    pub fn closing(&mut self, section: &Section, slot: u32) {
+        self.registry.mark_closed(section, slot);
+        self.resume_accepting(section);
+        self.wake();
+    }
+
+    /// There is something in memory for the member's turn.
+    pub fn note_ready(&mut self, slot: u32, why: u8) {
+        if why == WRITABLE {
+            self.registry.members.get_mut(slot).into_iter().for_each(|member| member.set(SENDING, true));
+        }
+        self.registry.make_ready(slot, why);
+        self.wake();
+    }
+
+    /// Bytes are queued for the member.
+    pub fn watch_output(&mut self, slot: u32) {
+        self.registry.watch_output(slot, true);
+        self.wake();
+    }
+
+    /// Another thread may wait for the set.
+    fn wake(&self) {
+        if self.is_waiting {
+            self.registry.poller().into_iter().for_each(|poller| poller.wake());
+        }
+    }
+
+    /// The descriptor for other event loops, made if there is none of this process yet.
+    pub fn make_event_fd<L: List>(
+        &mut self,
+        section: &Section,
+        list: &L,
+        listener: Option<RawFd>,
+    ) -> Result<RawFd, Error> {
+        self.registry.forget_lost_set();
+        self.begin(section, list, listener, true, 1)?;
+        self.registry.build(section)?;
+        self.registry.event_fd().map_err(failed)
+    }
+}

@@ -1,0 +1,283 @@
+//! One member's turn: what is ready is received, sent, or reported, if the member still is what it was.
+
+#![forbid(unsafe_code)]
+
+use std::os::fd::RawFd;
+
+use nix::errno::Errno;
+
+use crate::connection::frame_decoder::Frame;
+use crate::connection::send::{self, Flushed};
+use crate::connection::table;
+use crate::error::Error;
+use crate::event_loop::extra::{self, Read};
+use crate::event_loop::list::{Event, Kind, List, What};
+use crate::event_loop::list_loop::EventLoop;
+use crate::event_loop::members::{
+    ALWAYS_READY, LISTENER, Member, QUEUED, READABLE, SENDING, State, Token, VERIFIED, WRITABLE,
+};
+use crate::event_loop::receive::Received;
+use crate::event_loop::registry::failed;
+use crate::event_loop::step::Step;
+use crate::frame::c_heap::{Block, OutOfMemory};
+use crate::frame::header::TYPE_DATA;
+use crate::kernel::socket::Cookie;
+use crate::process::entry_guard::Section;
+
+impl EventLoop {
+    /// Where the member stands in the list, after all that the program has changed; none if it is there no more.
+    pub(super) fn locate<L: List>(
+        &mut self,
+        section: &Section,
+        list: &L,
+        token: Token,
+    ) -> Result<Option<(Member, L::Origin)>, Error> {
+        let Some(member) = self.registry.members.find(token).copied() else { return Ok(None) };
+        if !list.entry(member.index()).is_some_and(|entry| member.is(entry)) {
+            // Once for all that it has changed.
+            self.upkeep.sync(section, &mut self.registry, list)?;
+        }
+        let Some(member) = self.registry.members.find(token).copied() else { return Ok(None) };
+        Ok(list.origin(member.index()).map(|origin| (member, origin)))
+    }
+
+    /// One member's turn.
+    pub(super) fn turn<L: List>(
+        &mut self,
+        section: &Section,
+        list: &mut L,
+        token: Token,
+    ) -> Result<Option<Step<L::Origin>>, Error> {
+        let slot = token.slot;
+        if self.registry.members.find(token).is_none() {
+            return Ok(None);
+        }
+        let Some(member) = self.registry.members.get_mut(slot) else { return Ok(None) };
+        member.take(QUEUED);
+        let (is_readable, is_writable) = (member.take(READABLE), member.take(WRITABLE));
+        let is_writable = is_writable && member.has(SENDING);
+        if slot == LISTENER {
+            return Ok(self.accept(section));
+        }
+        let located = self.locate(section, list, token);
+        // Without memory, or a watch for a new entry: the next call goes on.
+        let located = located.inspect_err(|_| self.registry.make_ready(slot, READABLE | WRITABLE))?;
+        let Some((member, origin)) = located else { return Ok(None) };
+        let happened = |what| Ok(Some(Step::Event(Event { origin, what })));
+        match member.state {
+            State::Accepted => {
+                self.set_state(slot, State::Open);
+                if is_readable {
+                    // Its first message may be there already, and epoll has reported it.
+                    self.registry.make_ready(slot, READABLE);
+                }
+                return happened(What::Connection);
+            }
+            State::Open | State::Draining => {}
+            State::Waiting | State::Broken | State::AtEof | State::Closed | State::Vacant => return Ok(None),
+        }
+        if !is_readable && !is_writable {
+            return Ok(None);
+        }
+        if !member.has(VERIFIED) && !self.verify(section, slot)? {
+            self.registry.mark_closed(section, slot);
+            return Ok(None);
+        }
+        self.note_verified(slot);
+        if is_writable {
+            self.send_queued(section, slot, member.fd);
+        }
+        if member.state == State::Draining {
+            if !is_owed(section, member.fd) {
+                self.registry.turns.push_end(token);
+            }
+            return Ok(None);
+        }
+        match member.kind {
+            _ if !is_readable => Ok(None),
+            Kind::Watched => match self.show_ready(section, slot, member.fd)? {
+                true => happened(What::Ready),
+                false => Ok(None),
+            },
+            Kind::Extra | Kind::Listener => Ok(Some(Step::Read(token, member.fd, member.has(ALWAYS_READY)))),
+            Kind::Connection => match self.receive(section, token, member.fd)? {
+                Some(what) => happened(what),
+                None => Ok(None),
+            },
+        }
+    }
+
+    /// Whether the member's number still is the file that was registered. If it is not in the set, that may be another file
+    /// by now: the program has closed it.
+    pub(super) fn verify(&mut self, section: &Section, slot: u32) -> Result<bool, Error> {
+        if self.registry.verify(section, slot) {
+            return Ok(true);
+        }
+        if self.registry.poller().is_some() {
+            return Ok(false);
+        }
+        self.registry.forget_lost_set();
+        self.registry.build(section)?;
+        Ok(self.registry.verify(section, slot))
+    }
+
+    fn note_verified(&mut self, slot: u32) {
+        if self.verified.try_reserve(1).is_ok()
+            && let Some(member) = self.registry.members.get_mut(slot).filter(|member| !member.has(VERIFIED))
+        {
+            member.set(VERIFIED, true);
+            self.verified.push(slot);
+        }
+    }
+
+    pub(super) fn forget_verified(&mut self) {
+        for slot in self.verified.drain(..) {
+            self.registry.members.get_mut(slot).into_iter().for_each(|member| member.set(VERIFIED, false));
+        }
+    }
+
+    pub(super) fn set_state(&mut self, slot: u32, state: State) {
+        self.registry.members.get_mut(slot).into_iter().for_each(|member| member.state = state);
+    }
+
+    /// Receives a frame of the connection, or what else its peer has done.
+    fn receive(&mut self, section: &Section, token: Token, fd: RawFd) -> Result<Option<What>, Error> {
+        let slot = token.slot;
+        let (received, has_more) =
+            self.receiver.receive(section, fd).inspect_err(|_| self.registry.make_ready(slot, READABLE))?;
+        if has_more {
+            self.registry.make_ready(slot, READABLE);
+        }
+        match received {
+            Received::Message(frame) => return Ok(Some(What::Message(frame))),
+            Received::Nothing => {}
+            Received::End => {
+                send::flush(section, fd);
+                if is_owed(section, fd) {
+                    // It may still read.
+                    self.set_state(slot, State::Draining);
+                    self.registry.watch_output(slot, true);
+                } else {
+                    self.registry.turns.push_end(token);
+                    self.set_state(slot, State::Draining);
+                }
+            }
+            Received::Broken => {
+                self.set_state(slot, State::Broken);
+                self.registry.turns.push_end(token);
+                return Ok(Some(What::Error));
+            }
+            Received::Closed => self.registry.mark_closed(section, slot),
+        }
+        Ok(None)
+    }
+
+    /// Whether a watched descriptor is to be reported: once in a call, if it still is readable. The program may have
+    /// read it meanwhile, and would wait. Epoll reports it again as long as it is.
+    fn show_ready(&mut self, section: &Section, slot: u32, fd: RawFd) -> Result<bool, Error> {
+        if self.shown.contains(&fd) || self.shown.try_reserve(1).is_err() {
+            return Ok(false);
+        }
+        match extra::is_ready(fd) {
+            Ok(true) => {
+                self.shown.push(fd);
+                Ok(true)
+            }
+            Ok(false) => Ok(false),
+            Err(Errno::EBADF) => {
+                self.registry.mark_closed(section, slot);
+                Ok(false)
+            }
+            Err(errno) => Err(failed(errno)),
+        }
+    }
+
+    /// What the read of an extra descriptor has come to.
+    pub(super) fn finish_read<L: List>(
+        &mut self,
+        section: &Section,
+        list: &L,
+        token: Token,
+        read: Read,
+    ) -> Result<Option<Event<L::Origin>>, Error> {
+        let slot = token.slot;
+        let is_end = matches!(read, Read::End);
+        let bytes = match read {
+            Read::Nothing => return Ok(None),
+            Read::Bytes(bytes) => {
+                // Epoll reports only what is new: this may not have been all.
+                self.registry.make_ready(slot, READABLE);
+                bytes
+            }
+            Read::End | Read::Unreadable => Block::default(),
+            Read::Again(errno) => {
+                self.registry.make_ready(slot, READABLE);
+                return match errno {
+                    Some(Errno::ENOMEM) => Err(OutOfMemory.into()),
+                    Some(errno) => Err(failed(errno)),
+                    None => Ok(None),
+                };
+            }
+            Read::Closed => {
+                self.registry.mark_closed(section, slot);
+                return Ok(None);
+            }
+        };
+        let located = self.locate(section, list, token)?;
+        if is_end {
+            self.registry.finish_extra(section, slot);
+        }
+        let what = What::Extra(Frame::new(TYPE_DATA, bytes));
+        Ok(located.map(|(_, origin)| Event { origin, what }))
+    }
+
+    /// The end of the next connection that has one. What is sent to it is sent; then it is closed, unless the program has
+    /// done so.
+    pub(super) fn report_end<L: List>(
+        &mut self,
+        section: &Section,
+        list: &mut L,
+    ) -> Result<Option<Step<L::Origin>>, Error> {
+        let Some(token) = self.registry.turns.pop_end() else { return Ok(None) };
+        let located = self.locate(section, list, token);
+        let located = located.inspect_err(|_| self.registry.turns.push_end(token))?;
+        let Some((member, origin)) = located else { return Ok(None) };
+        if !matches!(member.state, State::Broken | State::Draining | State::Closed) {
+            return Ok(None);
+        }
+        // What is no socket is not closed, either.
+        let is_it = member.state != State::Closed
+            && self.verify(section, token.slot)?
+            && Cookie::of(member.fd).is_ok();
+        if is_it {
+            send::flush(section, member.fd);
+        }
+        list.remove(member.index());
+        if let Some(member) = self.registry.members.swap_remove(member.index()) {
+            self.registry.unregister(section, token.slot, &member);
+        }
+        self.resume_accepting(section);
+        if is_it {
+            let memory = table::note_closing(section, member.fd);
+            self.registry.discard(memory);
+            self.is_holding = true;
+            return Ok(Some(Step::End(member.fd, origin)));
+        }
+        Ok(Some(Step::Event(Event { origin, what: What::Disconnection })))
+    }
+
+    /// Sends what is queued for the member.
+    fn send_queued(&mut self, section: &Section, slot: u32, fd: RawFd) {
+        let flushed = send::flush(section, fd);
+        if flushed != Flushed::Full {
+            self.registry.watch_output(slot, false);
+        }
+        // Epoll would report again and again that there is room.
+        self.is_stalled |= flushed == Flushed::Later;
+    }
+}
+
+/// Whether anything is yet to be sent to the connection: queued, or being written by a thread.
+fn is_owed(section: &Section, fd: RawFd) -> bool {
+    table::lock(section, fd).get().is_some_and(|connection| connection.is_owed())
+}
