@@ -217,7 +217,8 @@ fn promise_32_another_file_is_not_taken_for_the_service() {
             stranger.assert_untouched(fd);
             drop((copy, late));
             // The number is the program's: it is not to be closed by the end of the service.
-            program.srv = None;
+            let service = program.srv.take().unwrap();
+            unsafe { libc::free(service.spath.cast()) };
             stranger.leave(fd);
         }
     }
