@@ -143,7 +143,7 @@ impl Read {
         slot.reserve()?;
         let has_memory = slot.get().is_some_and(|connection| !connection.inbound.is_empty());
         if outcome.is_first() {
-            (self.cookie, self.is_certain) = slot.seen_socket()?;
+            (self.cookie, self.is_certain) = slot.last_socket()?;
             self.counters = slot.counters();
             return if has_memory { self.take(slot, admit) } else { Ok(Look::Nothing { has_begun: false }) };
         }
@@ -156,7 +156,7 @@ impl Read {
         if slot.counters() != self.counters {
             return Err(Errno::EBADF.into());
         }
-        let cookie = Cookie::of(self.fd)?;
+        let cookie = slot.socket()?;
         if !self.cookie.may_be(cookie) {
             if self.is_certain {
                 return Err(Errno::EBADF.into());
@@ -193,12 +193,14 @@ impl Read {
             Ok(Came::End) => return Err(Failure::End(Errno::EPIPE)),
             Ok(Came::All | Came::Full) => {}
         }
+        let is_empty = came == Ok(Came::All);
         let cut = inbound.cut();
         if !inbound.is_empty() {
             slot.entry()?.inbound = inbound;
         }
         match cut? {
             Some(frame) => Ok(Look::Frame(frame)),
+            None if is_empty => Ok(Look::Nothing { has_begun: true }),
             None => self.take(slot, admit),
         }
     }
@@ -207,6 +209,7 @@ impl Read {
     fn take(&mut self, slot: &mut Slot<'_>, admit: Admit<'_>) -> Result<Look, Failure> {
         let fd = self.fd;
         let Connection { inbound, .. } = slot.entry()?;
+        let mut came = Ok(Came::Full);
         loop {
             if let Ok(Some(header)) = inbound.announced() {
                 admit(header)?;
@@ -215,7 +218,11 @@ impl Read {
                 return Ok(Look::Frame(frame));
             }
             let has_begun = inbound.has_begun();
-            let came = inbound
+            if came == Ok(Came::All) {
+                // A receive that brought less than there was room for has taken all.
+                return Ok(Look::Nothing { has_begun });
+            }
+            came = inbound
                 .receive_exact(|room, arriving| ancillary::receive(fd, room, Patience::DontWait, arriving));
             match came {
                 Ok(Came::All | Came::Full) => {}

@@ -271,7 +271,8 @@ impl<'a> Write<'a> {
     /// Lets others write again, and has the event loop send what is queued; whether anything is.
     fn pass_turn(&self, section: &Section) -> bool {
         let fd = self.fd;
-        let mut slot = table::lock(section, fd);
+        // The step has just asked which socket it is.
+        let mut slot = table::lock_known(section, fd);
         let Ok(connection) = Self::own_turn(&mut slot, section.thread()) else { return false };
         connection.writer = None;
         let is_queued = !connection.outbound.is_empty();

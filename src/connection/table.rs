@@ -101,6 +101,8 @@ pub struct Slot<'a> {
     /// Dropped first, so that what is dropped with a connection is closed without the lock.
     shard: Shard<'a, Numbers>,
     discarded: Option<Memory>,
+    /// Which socket the number is, if that was asked since the lock was taken.
+    seen: Option<Cookie>,
 }
 
 /// Locks the place of `fd`, and forgets what is known of another socket with that number.
@@ -113,7 +115,7 @@ pub fn lock(section: &Section, fd: RawFd) -> Slot<'_> {
 /// Locks the place of `fd`, and does not ask whether it is still the socket that something is known of: the caller
 /// knows that, or asks before it matters.
 pub fn lock_known(section: &Section, fd: RawFd) -> Slot<'_> {
-    Slot { fd, shard: TABLE.lock(section, key(fd)), discarded: None }
+    Slot { fd, shard: TABLE.lock(section, key(fd)), discarded: None, seen: None }
 }
 
 impl Slot<'_> {
@@ -149,17 +151,25 @@ impl Slot<'_> {
 
     /// Forgets what is known of another socket with this number.
     pub fn forget_stranger(&mut self) {
-        let fd = self.fd;
-        if self.known().is_some_and(|entry| entry.is_known() && !entry.cookie.is_behind(fd)) {
-            self.forget();
+        if let Some(known) = self.known().filter(|entry| entry.is_known()).map(|entry| entry.cookie) {
+            self.seen = Cookie::of(self.fd).ok();
+            if !self.seen.is_some_and(|seen| seen.may_be(known)) {
+                self.forget();
+            }
         }
     }
 
+    /// Which socket the number is now.
+    pub fn socket(&self) -> Result<Cookie, Errno> {
+        self.seen.map_or_else(|| Cookie::of(self.fd), Ok)
+    }
+
     /// Which socket the number was when it was last seen; whether that is certain: asked just now.
-    pub fn seen_socket(&self) -> Result<(Cookie, bool), Errno> {
-        match self.known().map(|entry| entry.cookie).filter(|cookie| cookie.is_some()) {
-            Some(seen) => Ok((seen, false)),
-            None => Cookie::of(self.fd).map(|cookie| (cookie, true)),
+    pub fn last_socket(&self) -> Result<(Cookie, bool), Errno> {
+        let last = self.known().map(|entry| entry.cookie).filter(|cookie| cookie.is_some());
+        match (self.seen, last) {
+            (None, Some(last)) => Ok((last, false)),
+            _ => self.socket().map(|now| (now, true)),
         }
     }
 
@@ -256,6 +266,7 @@ impl Slot<'_> {
     pub fn wait(mut self, limit: Option<Duration>) -> Result<Self, Errno> {
         let before = (self.known().map(|entry| entry.cookie), self.counters());
         self.shard = TABLE.wait(self.shard, key(self.fd), limit);
+        self.seen = None;
         let is_it = self.counters() == before.1
             && before.0.is_none_or(|cookie| !cookie.is_some() || cookie.is_behind(self.fd));
         if is_it { Ok(self) } else { Err(Errno::EBADF) }

@@ -10,7 +10,6 @@ use crate::connection::table;
 use crate::error::Error;
 use crate::event_loop::list::List;
 use crate::event_loop::list_loop::EventLoop;
-use crate::event_loop::members::{READABLE, WRITABLE};
 use crate::kernel::internal_fds::KeptFd;
 use crate::process::entry_guard::Section;
 use crate::process::sharded::{NumberMap, Part, Shard, Shards, empty_map, release_map};
@@ -136,13 +135,13 @@ pub fn closing(section: &Section, fd: RawFd) {
 
 /// Has the list that has the connection look at what is in memory of it: the kernel may have nothing more.
 pub fn note_input(section: &Section, fd: RawFd) {
-    with_member(section, fd, |event_loop, slot| event_loop.note_ready(slot, READABLE));
+    with_member(section, fd, |event_loop, slot| event_loop.note_input(slot));
 }
 
 /// Has the list that has the connection look at what is queued for it: the end of one whose peer sends no more waits until
 /// that is sent, and epoll reports only when the kernel has much room.
 pub fn note_sent(section: &Section, fd: RawFd) {
-    with_member(section, fd, |event_loop, slot| event_loop.note_ready(slot, WRITABLE));
+    with_member(section, fd, |event_loop, slot| event_loop.note_sent(slot));
 }
 
 /// Has the list that has the connection send what is queued for it.

@@ -10,7 +10,7 @@ use crate::connection::table;
 use crate::error::Error;
 use crate::event_loop::list::{Entry, Kind, List};
 use crate::event_loop::list_loop::EventLoop;
-use crate::event_loop::members::{SENDING, State, WRITABLE};
+use crate::event_loop::members::{READABLE, SENDING, State, WRITABLE};
 use crate::event_loop::registry::failed;
 use crate::process::entry_guard::Section;
 
@@ -121,13 +121,20 @@ impl EventLoop {
         self.wake();
     }
 
-    /// There is something in memory for the member's turn.
-    pub fn note_ready(&mut self, slot: u32, why: u8) {
-        if why == WRITABLE {
-            self.registry.members.get_mut(slot).into_iter().for_each(|member| member.set(SENDING, true));
-        }
-        self.registry.make_ready(slot, why);
+    /// There are bytes of the member in memory.
+    pub fn note_input(&mut self, slot: u32) {
+        self.registry.make_ready(slot, READABLE);
         self.wake();
+    }
+
+    /// What was queued for the member is sent: its end may have waited for that.
+    pub fn note_sent(&mut self, slot: u32) {
+        let member = self.registry.members.get_mut(slot).filter(|member| member.state == State::Draining);
+        if let Some(member) = member {
+            member.set(SENDING, true);
+            self.registry.make_ready(slot, WRITABLE);
+            self.wake();
+        }
     }
 
     /// Bytes are queued for the member.
