@@ -467,3 +467,6 @@ impl Members {
         Ok(changes)
     }
 }
+
+#[cfg(test)]
+mod tests;
