@@ -161,7 +161,7 @@ impl Flush {
 
     /// Begins. ETIMEDOUT when the time is over.
     pub fn begin(&mut self, section: &Section, wait: &mut Wait) -> Result<Flow<()>, Error> {
-        fd::check_open(self.fd).map_err(failed)?;
+        fd::check_usable(self.fd).map_err(failed)?;
         self.flush(section, wait)
     }
 

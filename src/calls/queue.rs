@@ -77,6 +77,6 @@ fn room_for<'a>(slot: &'a mut Slot<'_>, fd: RawFd, size: usize) -> Result<&'a mu
 
 /// Bytes that are queued for the connection.
 pub fn pending(section: &Section, fd: RawFd) -> Result<usize, Error> {
-    fd::check_open(fd).map_err(failed)?;
+    fd::check_usable(fd).map_err(failed)?;
     Ok(table::lock(section, fd).get().map_or(0, |connection| connection.outbound.len()))
 }

@@ -145,7 +145,13 @@ impl Read {
         if outcome.is_first() {
             (self.cookie, self.is_certain) = slot.last_socket()?;
             self.counters = slot.counters();
-            return if has_memory { self.take(slot, admit) } else { Ok(Look::Nothing { has_begun: false }) };
+            // While something is queued, the wait is one for more than this socket.
+            let is_to_be_tried = has_memory || any_queued();
+            return if is_to_be_tried {
+                self.take(slot, admit)
+            } else {
+                Ok(Look::Nothing { has_begun: false })
+            };
         }
         match outcome.result() {
             Ok(0) if outcome.is_poll() => return Err(Errno::EAGAIN.into()),

@@ -3,9 +3,10 @@
 //! The loop of the list says what is to be done without its lock (accept, read, close) and when to wait. Waiting is done
 //! with poll(2) on the loop's epoll set: epoll_wait(2) itself would be ended by a stop and a continue of the process.
 //!
-//! A wait without end fails with EINTR once a signal handler has run since the call began. Once the loop's clock has ended
-//! a wait, or a member had nothing to report after all, another wait follows: from then on signals are blocked but while the
-//! call waits, so that no handler is missed.
+//! A wait without end fails with EINTR once a signal handler has run since the call began. The first wait of a call ends with
+//! a member that is ready, with a handler, or for work of the loop's own: another wait follows then, and from there on
+//! signals are blocked but while the call waits, so that no handler is missed. (A time limit is what ends it for such work: if
+//! a handler has run as well, poll(2) says so.)
 
 #![forbid(unsafe_code)]
 
@@ -97,7 +98,7 @@ impl WaitEvent {
         self.looks = 0;
         let mut ready = Few::NONE;
         wait.ready().for_each(|fd| _ = ready.push(fd));
-        if is_endless && ready.as_slice().iter().any(|fd| Some(*fd) == self.clock) {
+        if is_endless && ready.as_slice().iter().all(|fd| Some(*fd) == self.clock) {
             // There is work to do, and then another wait.
             wait.block_signals();
         }
@@ -109,10 +110,8 @@ impl WaitEvent {
         if left < 0 && !wait.is_first() {
             wait.block_signals();
         }
-        let limit = next.limit.map_or(left, |limit| {
-            let limit = i32::try_from(limit).unwrap_or(i32::MAX);
-            if left < 0 { limit } else { limit.min(left) }
-        });
+        let limit = i32::try_from(next.limit).unwrap_or(i32::MAX);
+        let limit = if left < 0 { limit } else { limit.min(left) };
         wait.poll_few(next.fds.as_slice(), libc::POLLIN, limit);
     }
 }

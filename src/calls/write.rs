@@ -138,7 +138,7 @@ impl<'a> Write<'a> {
     fn begin(&mut self, section: &Section, wait: &mut Wait) -> Result<Flow<()>, Error> {
         let (fd, frame) = (self.fd, self.frame);
         if frame.len() == 0 {
-            return fd::check_open(fd).map_err(failed).map(Flow::Done);
+            return fd::check_usable(fd).map_err(failed).map(Flow::Done);
         }
         let thread = section.thread();
         let mut slot = table::lock_known(section, fd);

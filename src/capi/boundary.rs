@@ -27,17 +27,22 @@ unsafe extern "C-unwind" {
 /// PTHREAD_CANCEL_DISABLE, of glibc and musl.
 const CANCEL_DISABLE: c_int = 1;
 
-/// Runs what must not be unwound by pthread_cancel(3): the request is kept until the library waits, or has returned. A
-/// panic becomes this code and ENOTRECOVERABLE.
-fn guarded<R>(code: ipc_errors, act: impl FnOnce() -> Result<R, Error>) -> Result<R, Error> {
-    // Nothing else names it, and a linker takes out of an archive only what is named.
-    std::hint::black_box(&REGISTER);
+/// Runs what must not be unwound by pthread_cancel(3): the request is kept until the library waits, or has returned.
+pub fn without_cancellation<R>(act: impl FnOnce() -> R) -> R {
     let mut before = 0;
     // SAFETY: a place for the state.
     unsafe { pthread_setcancelstate(CANCEL_DISABLE, &raw mut before) };
-    let result = catch_unwind(AssertUnwindSafe(act));
+    let result = act();
     // SAFETY: the state that there was.
     unsafe { pthread_setcancelstate(before, ptr::null_mut()) };
+    result
+}
+
+/// [`without_cancellation`]; a panic becomes this code and ENOTRECOVERABLE.
+fn guarded<R>(code: ipc_errors, act: impl FnOnce() -> Result<R, Error>) -> Result<R, Error> {
+    // Nothing else names it, and a linker takes out of an archive only what is named.
+    std::hint::black_box(&REGISTER);
+    let result = without_cancellation(|| catch_unwind(AssertUnwindSafe(act)));
     result.unwrap_or(Err(Error::new(code, Errno::ENOTRECOVERABLE)))
 }
 

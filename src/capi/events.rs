@@ -313,7 +313,7 @@ pub(super) unsafe fn add_descriptor(
     watched: bool,
 ) -> Result<(), Error> {
     let cinfos = required(cinfos, ipc_errors::IPC_ERROR_ADD_FD__NO_PARAM_CINFOS)?;
-    fd::check_open(fd).map_err(|errno| Error::new(ipc_errors::IPC_ERROR_WAIT_EVENT__SELECT, errno))?;
+    fd::check_usable(fd).map_err(|errno| Error::new(ipc_errors::IPC_ERROR_WAIT_EVENT__SELECT, errno))?;
     let cinfo = CBox::new(ipc_connection_info { fd, r#type: EXTRA, ..EMPTY })?;
     // SAFETY: the caller's list, and a structure that it owns once it is in there.
     unsafe { add(section, cinfos, cinfo.as_ptr(), watched) }?;

@@ -100,7 +100,7 @@ pub unsafe extern "C" fn ipc_take_fd(p: *const ipc_connection_info, fd: *mut c_i
             fd.write(-1);
             fd_of(p, code)?
         };
-        fd::check_open(of).map_err(failed)?;
+        fd::check_usable(of).map_err(failed)?;
         let taken = table::lock(section, of)
             .get()
             .and_then(|connection| connection.inbound.descriptors.as_mut()?.take());

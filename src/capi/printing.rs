@@ -1,11 +1,12 @@
 //! The functions that exist to print, on standard output. They print with printf(3), so that their lines
-//! stand in order with those of the program.
+//! stand in order with those of the program. None is a cancellation point.
 
 use std::ffi::{CStr, c_char, c_uint};
 use std::mem::MaybeUninit;
 use std::ptr;
 use std::slice;
 
+use super::boundary::without_cancellation;
 use super::types::{ipc_connection_info, ipc_connection_infos, ipc_message};
 use crate::error::{self, ipc_errors};
 use crate::event_loop::List;
@@ -42,7 +43,7 @@ unsafe fn print_connection(info: *const ipc_connection_info) {
 pub unsafe extern "C" fn ipc_connection_print(cinfo: *mut ipc_connection_info) {
     if !cinfo.is_null() {
         // SAFETY: the caller's structure.
-        unsafe { print_connection(cinfo) };
+        without_cancellation(|| unsafe { print_connection(cinfo) });
     }
 }
 
@@ -55,15 +56,17 @@ pub unsafe extern "C" fn ipc_connections_print(cinfos: *mut ipc_connection_infos
     }
     // SAFETY: the caller's list.
     let list = unsafe { CList::new(cinfos, ptr::null()) };
-    for index in 0..list.size() {
-        if let Some(entry) = list.origin(index) {
-            // SAFETY: an entry of the caller's list; the format fits the argument.
-            unsafe {
-                libc::printf(c"%zu: ".as_ptr(), index);
-                print_connection(entry);
+    without_cancellation(|| {
+        for index in 0..list.size() {
+            if let Some(entry) = list.origin(index) {
+                // SAFETY: an entry of the caller's list; the format fits the argument.
+                unsafe {
+                    libc::printf(c"%zu: ".as_ptr(), index);
+                    print_connection(entry);
+                }
             }
         }
-    }
+    });
 }
 
 /// Prints type, length and payload of the message, one line; nothing for NULL.
@@ -73,7 +76,7 @@ pub unsafe extern "C" fn ipc_message_print(m: *const ipc_message) {
         return;
     }
     // SAFETY: the caller's message. The format fits the arguments, and %.*s reads at most `length` bytes.
-    unsafe {
+    without_cancellation(|| unsafe {
         let ipc_message { r#type, length, payload } = *m;
         let shown = if payload.is_null() { 0 } else { i32::try_from(length).unwrap_or(i32::MAX) };
         let text = if payload.is_null() { c"".as_ptr() } else { payload.cast_const() };
@@ -84,14 +87,14 @@ pub unsafe extern "C" fn ipc_message_print(m: *const ipc_message) {
             shown,
             text,
         );
-    }
+    });
 }
 
 /// Prints `size` bytes as hexadecimal numbers, sixteen a line, each line after `prefix`.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn print_hexa(prefix: *const c_char, payload: *mut u8, size: usize) {
     // SAFETY: the caller's bytes and string; the formats fit their arguments.
-    unsafe {
+    without_cancellation(|| unsafe {
         let prefix = if prefix.is_null() { c"".as_ptr() } else { prefix };
         let bytes = if payload.is_null() { &[] } else { slice::from_raw_parts(payload, size) };
         for line in bytes.chunks(16) {
@@ -101,16 +104,16 @@ pub unsafe extern "C" fn print_hexa(prefix: *const c_char, payload: *mut u8, siz
             }
             libc::printf(c"\n".as_ptr());
         }
-    }
+    });
 }
 
 /// print_hexa under a line of its own, with the prefix and the number of bytes.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn mprint_hexa(prefix: *mut c_char, buf: *mut u8, length: usize) {
     // SAFETY: the caller's bytes and string; the format fits its arguments.
-    unsafe {
+    without_cancellation(|| unsafe {
         let name = if prefix.is_null() { c"".as_ptr() } else { prefix.cast_const() };
         libc::printf(c"%s: %zu bytes\n".as_ptr(), name, length);
         print_hexa(c"".as_ptr(), buf, length);
-    }
+    });
 }

@@ -160,10 +160,6 @@ impl EventLoop {
                 return Err(nobody());
             }
         }
-        if !self.registry.has_clock() {
-            self.registry.drop_set();
-            return self.step(section, list, Input::Woken(Few::NONE));
-        }
         self.wait_for(is_idle).map(Step::Wait)
     }
 
@@ -219,16 +215,23 @@ impl EventLoop {
     fn wake_up<L: List>(&mut self, section: &Section, list: &L, ready: Few) -> Result<bool, Error> {
         self.is_waiting = false;
         self.forget_verified();
-        let poller = self.registry.poller_mut().map(|poller| (poller.fd(), poller.clock()));
-        let is_own = |fd: &RawFd| poller.is_none_or(|(set, clock)| *fd == set || Some(*fd) == clock);
-        if !ready.as_slice().is_empty() && !ready.as_slice().iter().any(is_own) {
-            for fd in ready.as_slice() {
+        let ready = ready.as_slice();
+        let poller = self.registry.poller_mut();
+        let (set, clock) = poller.as_ref().map_or((-1, None), |poller| (poller.fd(), poller.clock()));
+        let (has_set, has_clock) = (ready.contains(&set), clock.is_some_and(|clock| ready.contains(&clock)));
+        let is_late = poller.is_none_or(|poller| poller.is_tick_due());
+        if !ready.is_empty() && !has_set && !has_clock && !is_late {
+            for fd in ready {
                 self.slot_of(*fd).into_iter().for_each(|slot| self.registry.make_ready(slot, READABLE));
             }
             self.registry.turns.begin_round();
             return Ok(false);
         }
         self.registry.forget_lost_set();
+        if (has_clock || ready.is_empty()) && !self.registry.has_clock() {
+            // The program has closed the clock alone.
+            self.registry.drop_set();
+        }
         self.ask_the_kernel(section, list)
     }
 
@@ -252,7 +255,7 @@ impl EventLoop {
         Ok(is_idle)
     }
 
-    /// The clock has ticked.
+    /// What is to be done from time to time.
     fn look_after<L: List>(&mut self, section: &Section, list: &L) -> Result<(), Error> {
         if self.registry.pause.is_over() {
             self.resume_accepting(section);
@@ -273,13 +276,14 @@ impl EventLoop {
         members.listener().is_some() || members.slots().any(|(_, member)| lives(member))
     }
 
-    /// Has the clock tick when there is something to look after. Without a clock it returns how long a wait may take.
-    fn tick(&mut self) -> Option<u32> {
+    /// How long a wait may take until something is to be looked after.
+    fn tick(&mut self) -> u32 {
         let mut pause = if self.is_stalled { PART_PAUSE } else { self.upkeep.scan.pause() };
         if self.registry.pause.is_on() {
             pause = pause.min(accept::PAUSE);
         }
-        self.registry.poller_mut().and_then(|poller| poller.tick_in(pause))
+        let for_others = self.registry.has_event_fd();
+        self.registry.poller_mut().map_or(pause, |poller| poller.tick_in(pause, for_others))
     }
 
     /// Nothing is there: what to wait for.

@@ -81,10 +81,10 @@ impl Few {
 pub struct WaitFor {
     /// Until one of these is readable: the set, or a few members, and the clock, if there is one.
     pub fds: Few,
-    /// The clock: it is readable when the loop has work of its own.
+    /// The clock: it is readable when another thread has something for the loop.
     pub clock: Option<RawFd>,
-    /// For how long at most, in milliseconds.
-    pub limit: Option<u32>,
+    /// For how long at most, in milliseconds: then there is something to look after.
+    pub limit: u32,
     /// Whether the kernel was asked just now, and had nothing.
     pub is_idle: bool,
     /// How often it is to be asked until all descriptors that were ready have been looked at.

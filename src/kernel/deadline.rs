@@ -36,15 +36,11 @@ impl Limit {
 
 /// The time by which limits are counted, in microseconds.
 pub fn now() -> i64 {
-    microseconds(ClockId::CLOCK_MONOTONIC)
-}
-
-fn microseconds(clock: ClockId) -> i64 {
-    clock_gettime(clock)
+    clock_gettime(ClockId::CLOCK_MONOTONIC)
         .map_or(0, |time| time.tv_sec().saturating_mul(1_000_000).saturating_add(time.tv_nsec() / 1000))
 }
 
-/// Milliseconds of a clock that costs no system call.
+/// The same in milliseconds.
 pub fn milliseconds() -> i64 {
-    microseconds(ClockId::CLOCK_MONOTONIC_COARSE) / 1000
+    now() / 1000
 }

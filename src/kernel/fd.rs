@@ -127,6 +127,13 @@ pub fn duplicate(fd: RawFd) -> Result<KeptFd> {
     Ok(KeptFd::new(unsafe { OwnedFd::from_raw_fd(number) }))
 }
 
+/// EBADF for a descriptor that is not open, or open for nothing but its name (O_PATH): the number of a connection whose end
+/// was reported.
+pub fn check_usable(fd: RawFd) -> Result<()> {
+    let flags = OFlag::from_bits_retain(fcntl(borrow(fd)?, FcntlArg::F_GETFL)?);
+    if flags.contains(OFlag::O_PATH) { Err(Errno::EBADF) } else { Ok(()) }
+}
+
 /// EBADF for a descriptor that is not open.
 pub fn check_open(fd: RawFd) -> Result<()> {
     fcntl(borrow(fd)?, FcntlArg::F_GETFD).map(drop)

@@ -1,8 +1,8 @@
 //! The epoll set of one list, and its clock.
 //!
 //! The set is made by the process that uses it: after a fork a shared one would let each process change the other's.
-//! The clock is one of its members. A time limit of each wait would have the kernel start and stop a timer for each
-//! message; the clock runs on beside them. Another thread wakes the one that waits by it.
+//! The clock is one of its members. By it another thread wakes the one that waits, and another event loop that waits for
+//! the set learns when something is to be looked after; a thread that waits in the library has a time limit for that.
 #![deny(unsafe_code)]
 
 use std::mem::MaybeUninit;
@@ -17,7 +17,7 @@ use crate::kernel::fd::written;
 use crate::kernel::internal_fds::{self, InternalFd};
 use crate::process::fork_epoch;
 
-/// What the clock's tick is reported with.
+/// What the clock is reported with.
 pub const TICK: u64 = u64::MAX;
 
 /// What a probe registers a descriptor with, for the moment before it is taken out again.
@@ -31,8 +31,10 @@ pub struct Poller {
     epoll: InternalFd,
     /// None if a sandbox refuses timerfd_create(2).
     clock: Option<InternalFd>,
-    /// When the next tick is to come, in milliseconds; none is, if it is 0.
+    /// When something is to be looked after, in milliseconds; never, if it is 0.
     tick_at: i64,
+    /// Whether the clock is set for that.
+    is_set: bool,
     made_by: u32,
 }
 
@@ -65,7 +67,7 @@ impl Poller {
             Err(Errno::EPERM | Errno::ENOSYS | Errno::EINVAL | Errno::EACCES) => None,
             Err(errno) => return Err(errno),
         };
-        let poller = Self { epoll, clock, tick_at: 0, made_by: fork_epoch::generation() };
+        let poller = Self { epoll, clock, tick_at: 0, is_set: false, made_by: fork_epoch::generation() };
         if let Some(clock) = &poller.clock {
             // Reported once for each tick: nobody reads the clock.
             let interest = EpollFlags::EPOLLIN | EpollFlags::EPOLLET;
@@ -97,17 +99,40 @@ impl Poller {
         self.clock.as_ref().map(InternalFd::as_raw_fd)
     }
 
-    /// Has the clock tick once, so many milliseconds from now or before. Without a clock it returns how long a wait may
-    /// take instead.
-    pub fn tick_in(&mut self, milliseconds: u32) -> Option<u32> {
-        let at = deadline::milliseconds() + i64::from(milliseconds);
+    /// Has something looked after in so many milliseconds, or before; how long that is. If another event loop waits for the
+    /// set, the clock tells that one.
+    pub fn tick_in(&mut self, milliseconds: u32, for_others: bool) -> u32 {
+        let now = deadline::milliseconds();
+        let at = now + i64::from(milliseconds);
         if self.tick_at == 0 || self.tick_at > at {
-            if self.set_clock(milliseconds, 0).is_err() {
-                return Some(milliseconds);
-            }
-            self.tick_at = at;
+            (self.tick_at, self.is_set) = (at, false);
         }
-        None
+        let left = u32::try_from(self.tick_at - now).unwrap_or(0);
+        if for_others && !self.is_set {
+            // At once is no time for a clock.
+            self.is_set = self.set_clock(left.max(1), 0).is_ok();
+        }
+        left
+    }
+
+    /// Whether it is time to look after something; asked for anew from then on.
+    pub fn take_tick(&mut self) -> bool {
+        let is_due = self.is_tick_due();
+        if is_due {
+            self.tick_at = 0;
+        }
+        is_due
+    }
+
+    /// Whether it is time to look after something.
+    pub fn is_tick_due(&self) -> bool {
+        self.tick_at != 0 && deadline::milliseconds() >= self.tick_at
+    }
+
+    /// The clock was seen to tick, or to wake the thread: it is still until it is set anew.
+    pub fn stop_clock(&mut self) {
+        self.is_set = false;
+        let _ = self.set_clock(0, 0);
     }
 
     /// Wakes a thread that waits for the set.
@@ -126,11 +151,6 @@ impl Poller {
         let result =
             unsafe { libc::timerfd_settime(clock.as_raw_fd(), 0, &raw const time, std::ptr::null_mut()) };
         Errno::result(result).map(drop)
-    }
-
-    /// The tick has come.
-    pub fn ticked(&mut self) {
-        self.tick_at = 0;
     }
 
     /// Watches a descriptor that is not watched yet: EEXIST for one that is, as the file that it is now. EBADF also
@@ -232,7 +252,9 @@ mod tests {
         };
         assert_eq!(ready(&poller), 1);
         assert_eq!(tokens(&poller), [TICK]);
-        assert_eq!(poller.tick_in(1), None);
+        poller.stop_clock();
+        assert_eq!(poller.tick_in(1, true), 1);
         assert_eq!((ready(&poller), tokens(&poller)), (1, vec![TICK]));
+        assert!(poller.take_tick() && !poller.take_tick());
     }
 }

@@ -57,9 +57,11 @@ fn closed() -> Vec<RawFd> {
 
 /// The signal is sent until the call has noticed it.
 extern "C" fn close_in_handler(_: i32) {
+    let errno = nix::errno::Errno::last_raw();
     if CLOSED_COUNT.load(SeqCst) == 0 {
         close_unknown();
     }
+    nix::errno::Errno::set_raw(errno);
 }
 
 /// A server with clients, all of which have said something, and a connection that has ended: the library has all kinds of

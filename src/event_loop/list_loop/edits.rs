@@ -160,6 +160,9 @@ impl EventLoop {
         self.registry.forget_lost_set();
         self.begin(section, list, listener, true, 1)?;
         self.registry.build(section)?;
-        self.registry.event_fd().map_err(failed)
+        let fd = self.registry.event_fd().map_err(failed)?;
+        // The other loop is told by the clock when something is to be looked after.
+        self.tick();
+        Ok(fd)
     }
 }

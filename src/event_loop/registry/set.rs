@@ -23,7 +23,7 @@ use crate::process::entry_guard::Section;
 /// What epoll has reported beside members that are ready.
 #[derive(Clone, Copy)]
 pub struct Collected {
-    /// The clock has ticked.
+    /// It is time to look after something.
     pub has_ticked: bool,
     /// A registration has outlived its member: the program closed the descriptor with close(2), and the file is still open
     /// elsewhere. It cannot be removed alone: the set is to be made anew.
@@ -36,7 +36,7 @@ impl Registry {
         self.poller.as_ref().filter(|poller| poller.is_intact())
     }
 
-    /// Whether the set still has its clock: nothing else ends a wait in which the program closes a member by hand.
+    /// Whether the set still has its clock.
     pub fn has_clock(&self) -> bool {
         self.poller.as_ref().is_none_or(Poller::has_clock)
     }
@@ -182,12 +182,12 @@ impl Registry {
 
     /// Takes in what epoll reports.
     pub fn collect(&mut self, brought: &[Readiness]) -> Collected {
-        let (mut is_stale, mut has_ticked) = (false, false);
+        let mut is_stale = false;
+        let has_ticked = self.poller.as_mut().is_some_and(Poller::take_tick);
         for readiness in brought {
             let (flags, data) = (readiness.events, readiness.u64);
             if data == TICK {
-                has_ticked = true;
-                self.poller.iter_mut().for_each(Poller::ticked);
+                self.poller.iter_mut().for_each(Poller::stop_clock);
                 continue;
             }
             if data == PROBE {
@@ -225,7 +225,7 @@ impl Registry {
         self.poller = None;
     }
 
-    /// The set is new.
+    /// The set is new. Should it fail, the next one is tried.
     fn follow_set(&self) {
         if let (Some(event_fd), Some(poller)) = (&self.event_fd, &self.poller)
             && event_fd.is_intact()
@@ -237,8 +237,11 @@ impl Registry {
     /// The descriptor for other event loops, made if there is none of this process yet.
     pub fn event_fd(&mut self) -> nix::Result<RawFd> {
         if self.event_fd.as_ref().is_none_or(|event_fd| !event_fd.is_intact()) {
-            self.event_fd = Some(EventFd::new()?);
-            self.follow_set();
+            let event_fd = EventFd::new()?;
+            if let Some(poller) = &self.poller {
+                event_fd.follow(poller)?;
+            }
+            self.event_fd = Some(event_fd);
         }
         self.update_event_fd();
         self.event_fd.as_ref().map(EventFd::fd).ok_or(Errno::EBADF)
