@@ -163,6 +163,11 @@ fn unconnected() -> OwnedFd {
     }
 }
 
+/// A file that is not readable, at the lowest free number.
+fn unconnected_low() -> OwnedFd {
+    unsafe { OwnedFd::from_raw_fd(libc::eventfd(0, libc::EFD_CLOEXEC)) }
+}
+
 fn connect(socket: &OwnedFd, path: &Path) {
     let mut address: libc::sockaddr_un = unsafe { std::mem::zeroed() };
     address.sun_family = libc::AF_UNIX as _;
@@ -215,7 +220,10 @@ fn closes_what_it_does_not_know() {
             let client = unconnected();
             let told = while_it_waits(&mut world, |_| {
                 close_unknown();
+                // It gets the number of the set that is waited for.
+                let taken = std::fs::File::from(unconnected_low());
                 connect(&client, &path);
+                drop(taken);
             });
             drop(client);
             let Ok(Seen::Told(Told::Connection(fd))) = told else { panic!("{told:?}") };

@@ -117,6 +117,8 @@ fn promise_45_a_read_of_a_nonblocking_socket_returns_at_once() {
         let stuck = Queued::new(stuck);
         queue(stuck.as_raw_fd(), 1, &vec![0; 1_000_000]).unwrap();
         assert_eq!(call.make(fd), AGAIN, "{call:?}, with a queue");
+        peer.write_all(&frame(1, b"whole")).unwrap();
+        assert_eq!(call.make(fd), Ok(()), "{call:?}, with a queue, and a whole frame to be read");
         drop(stuck);
         // The program may take the flag away again.
         set_nonblocking(fd, false);
