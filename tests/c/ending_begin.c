@@ -177,6 +177,11 @@ static enum ipc_errors calls_that_never_wait (void)
 	CHECK (ipc_take_fd (&connection, &fd) == IPC_ERROR_USOCK_RECV && errno == ENOENT);
 	copy = ipc_connection_copy (&connection);
 	CHECK (copy != NULL && ipc_connection_eq (copy, &connection));
+	ipc_connection_print (copy);
+	ipc_connections_print (&list);
+	ipc_message_print (&m);
+	print_hexa ("m", (unsigned char *) m.payload, m.length);
+	mprint_hexa ((char *) "m", (unsigned char *) m.payload, m.length);
 	free (copy);
 	OK (ipc_message_empty (&m));
 	OK (ipc_del (&list, &connection));
@@ -212,6 +217,8 @@ static void what_never_waits_is_done (void)
 	open_pair ();
 	CHECK (socketpair (AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, pair) == 0);
 	own.fd = pair[0];
+	/* Each line is written at once: in write(2) a thread could end. */
+	CHECK (freopen ("/dev/null", "w", stdout) != NULL && setvbuf (stdout, NULL, _IONBF, 0) == 0);
 	CHECK (pthread_create (&thread, NULL, cancel_itself_and_call_all, NULL) == 0);
 	CHECK (pthread_join (thread, &result) == 0 && result == PTHREAD_CANCELED);
 	CHECK (done && access (path, F_OK) < 0);

@@ -53,6 +53,8 @@ fn promise_41_every_call_for_a_held_number_fails_and_leaves_it() {
             assert_eq!(outcome(usock_send(fd, c"late".as_ptr(), 4, none())), Err(sent));
             assert_eq!(queue(fd, 1, b"late"), Err(sent));
             assert_eq!(write_fd(fd, 1, b"late", &other), Err(sent));
+            assert_eq!(flush(fd, 0), Err(sent));
+            assert_eq!(outcome(ipc_pending(&info(fd), &mut 0)), Err(sent));
             assert_eq!(outcome(ipc_read(&info(fd), &mut { EMPTY_MESSAGE })), Err(received));
             assert_eq!(outcome(ipc_message_read(fd, &mut { EMPTY_MESSAGE })), Err(received));
             assert_eq!(outcome(ipc_close(&mut info(fd))), Err(closed));
