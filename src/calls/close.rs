@@ -15,7 +15,7 @@ use crate::process::entry_guard::Section;
 use crate::service::endpoint;
 
 /// Closes a descriptor, after a last try to send what is queued for it. One that the library keeps, and the number of a
-/// connection whose end the program was just told, is not the program's to close: EBADF.
+/// connection whose end was just reported, is not the program's to close: EBADF.
 pub fn close_connection(section: &mut Section, fd: RawFd) -> Result<(), Error> {
     if internal_fds::is_internal(fd) {
         return Err(Error::new(Code::IPC_ERROR_USOCK_CLOSE, Errno::EBADF));

@@ -123,7 +123,7 @@ impl<'a> Write<'a> {
         }
         let is_queued = self.pass_turn(section);
         if result.is_ok() && is_queued && !self.is_listed {
-            // A signal handler has queued a frame behind this one, and in no list nobody else would send it.
+            // A signal handler has queued a frame after this one, and no list sends it.
             let mut flush = Flush::new(self.fd, Limit::NONE);
             if let Ok(Flow::Wait) = flush.begin(section, wait) {
                 self.phase = Phase::Behind(flush);

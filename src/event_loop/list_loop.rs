@@ -37,7 +37,7 @@ pub struct EventLoop {
     registry: Registry,
     upkeep: Upkeep,
     receiver: Receiver,
-    /// The number of the connection whose end was reported last: given to nobody until the program calls again.
+    /// The number of the connection whose end was reported last: not used again until the program calls again.
     held: Option<KeptFd>,
     is_holding: bool,
     /// The slots of members whose numbers were verified for an event of this call: a call that reports many events does so
@@ -150,7 +150,7 @@ impl EventLoop {
             return Ok(Step::Nothing);
         }
         if !self.can_happen() {
-            // Before saying that nobody is there: all of the list, as it is now.
+            // Before saying that no event can happen: all of the list, as it is now.
             self.upkeep.sync(section, &mut self.registry, list)?;
             self.upkeep.check_all(section, &mut self.registry, list)?;
             if let Some(step) = self.serve(section, list)? {
@@ -325,7 +325,7 @@ impl EventLoop {
         self.is_waiting = false;
     }
 
-    /// Gives turns to those who are ready until one has something to report; none when nobody is left.
+    /// Gives turns to members that are ready until one has something to report; none when no member is left.
     fn serve<L: List>(&mut self, section: &Section, list: &mut L) -> Result<Option<Step<L::Origin>>, Error> {
         self.registry.build(section)?;
         loop {

@@ -9,7 +9,7 @@
 //!   table of descriptors keeps, and an extra descriptor by its device and inode. Then the set is made anew.
 //!
 //! A number has at most one live member in a list. A newcomer with the number of another member has that one verified
-//! first: if it holds its number, the newcomer waits until it has gone.
+//! first: if it holds its number, the newcomer waits until that member is closed.
 
 #![forbid(unsafe_code)]
 

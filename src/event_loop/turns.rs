@@ -62,7 +62,7 @@ impl Turns {
     ) -> Result<(), OutOfMemory> {
         for queue in [&mut self.ready, &mut self.ends] {
             if queue.len() > 2 * members + 2 {
-                // Many have come and gone without a wait.
+                // Many were added and removed without a wait.
                 queue.retain(|token| is_member(*token));
             }
             reserve_queue(queue, members + 2)?;
@@ -81,7 +81,7 @@ impl Turns {
         self.ready.pop_front()
     }
 
-    /// Whether nobody is ready.
+    /// Whether no member is ready.
     pub fn is_empty(&self) -> bool {
         self.ready.is_empty()
     }

@@ -161,7 +161,7 @@ impl EventLoop {
         self.begin(section, list, listener, true, 1)?;
         self.registry.build(section)?;
         let fd = self.registry.event_fd().map_err(failed)?;
-        // The other loop is told by the clock when something is to be looked after.
+        // The clock wakes the other loop when something is to be looked after.
         self.tick();
         Ok(fd)
     }

@@ -265,7 +265,7 @@ fn mirror_is_as_the_list_is_after_any_changes() {
                         let may_begin = was.state == State::Waiting || has_changed;
                         assert!(may_begin || member.registration == was.registration);
                     }
-                    // A new one is added, or a copy of one that is gone.
+                    // A new one is added, or a copy of one that was removed.
                     None => assert!(
                         is_added
                             != before.values().any(|(old, was)| *old == slot && is_it && was.fd == member.fd)
