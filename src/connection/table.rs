@@ -347,14 +347,15 @@ pub fn note_closing(section: &Section, fd: RawFd) -> Option<Memory> {
     slot.into_discarded()
 }
 
-/// The list at this address has the connection from now on.
-pub fn note_listed(section: &Section, fd: RawFd, list: usize) -> Result<(), Errno> {
+/// The list at this address has the connection from now on: the last one, if the program has added it to several. Returns
+/// which socket it is.
+pub fn note_listed(section: &Section, fd: RawFd, list: usize) -> Result<Cookie, Errno> {
     HIGHEST.fetch_max(key(fd), Ordering::Relaxed);
     let mut slot = lock(section, fd);
     let cookie = Cookie::of(fd)?;
     let entry = slot.place()?;
     (entry.list, entry.cookie) = (list, cookie);
-    Ok(())
+    Ok(cookie)
 }
 
 /// The list at this address has the connection no more.

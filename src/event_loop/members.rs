@@ -24,6 +24,7 @@ use nix::sys::epoll::EpollFlags;
 
 use crate::event_loop::list::{Entry, Kind, List};
 use crate::frame::c_heap::OutOfMemory;
+use crate::kernel::socket::Cookie;
 use crate::process::growth::reserve;
 use crate::process::sharded::{NumberMap, empty_map};
 
@@ -59,6 +60,8 @@ pub enum State {
 pub struct Member {
     /// The address of its structure.
     pub addr: usize,
+    /// Which socket it was when it was registered; none for what is no connection.
+    pub cookie: Cookie,
     /// Its descriptor.
     pub fd: RawFd,
     /// Where in the list it stands; of a vacant slot, the next one.
@@ -92,7 +95,7 @@ pub const NOTED: u8 = 64;
 impl Member {
     fn new(entry: Entry, index: u32, state: State) -> Self {
         let Entry { fd, addr, kind } = entry;
-        Self { addr, fd, index, registration: 0, state, kind, flags: 0 }
+        Self { addr, cookie: Cookie::NONE, fd, index, registration: 0, state, kind, flags: 0 }
     }
 
     /// Where in the list it stands.
@@ -364,6 +367,7 @@ impl Members {
         self.release(slot);
         if let Some(member) = self.get_mut(slot) {
             (member.fd, member.kind, member.state) = (entry.fd, entry.kind, state);
+            member.cookie = Cookie::NONE;
         }
     }
 

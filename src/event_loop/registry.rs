@@ -5,8 +5,8 @@
 //!
 //! * what is in the set: EPOLL_CTL_ADD says EEXIST for the file that was registered at the number, and for no other;
 //! * a regular file, which epoll refuses: its device and inode;
-//! * if the set itself is lost (a fork, or the program has closed it): a connection by its socket's cookie, which the
-//!   table of descriptors keeps, and an extra descriptor by its device and inode. Then the set is made anew.
+//! * if the set itself is lost (a fork, or the program has closed it): a connection by its socket's cookie, and an extra
+//!   descriptor by its device and inode. Then the set is made anew.
 //!
 //! A number has at most one live member in a list. A newcomer with the number of another member has that one verified
 //! first: if it holds its number, the newcomer waits until that member is closed.
@@ -32,6 +32,7 @@ use crate::frame::c_heap::OutOfMemory;
 use crate::kernel::event_fd::EventFd;
 use crate::kernel::internal_fds::FileId;
 use crate::kernel::poller::Poller;
+use crate::kernel::socket::Cookie;
 use crate::process::entry_guard::Section;
 use crate::process::sharded::{NumberMap, empty_map};
 
@@ -101,12 +102,12 @@ impl Registry {
     }
 
     /// Whether the member's number still is the file that was registered.
-    pub fn verify(&self, section: &Section, slot: u32) -> bool {
-        self.members.get(slot).is_some_and(|member| self.instruments().verify(section, slot, member))
+    pub fn verify(&self, slot: u32) -> bool {
+        self.members.get(slot).is_some_and(|member| self.instruments().verify(slot, member))
     }
 
     fn instruments(&self) -> Instruments<'_> {
-        Instruments { key: self.key, poller: self.poller.as_ref(), files: &self.files }
+        Instruments { poller: self.poller.as_ref(), files: &self.files }
     }
 
     /// The member's number is that of another file, or of none, or about to be closed. What is known of the connection is
@@ -168,7 +169,7 @@ impl Registry {
     pub fn register(&mut self, section: &Section, slot: u32) -> Result<(), Error> {
         let Some(member) = self.members.get(slot).copied() else { return Ok(()) };
         if let Some(holder) = self.members.holder(member.fd).filter(|holder| *holder != slot) {
-            if self.verify(section, holder) {
+            if self.verify(holder) {
                 self.shadows += 1;
                 return Ok(());
             }
@@ -208,8 +209,9 @@ impl Registry {
     fn note_listed(&mut self, section: &Section, slot: u32) {
         let key = self.key;
         if let Some(member) = self.members.get_mut(slot).filter(|member| member.kind == Kind::Connection) {
-            let is_noted = table::note_listed(section, member.fd, key).is_ok();
-            member.set(NOTED, is_noted);
+            let noted = table::note_listed(section, member.fd, key);
+            member.set(NOTED, noted.is_ok());
+            member.cookie = noted.unwrap_or(Cookie::NONE);
         }
     }
 
@@ -257,7 +259,7 @@ impl Registry {
         let mut members = std::mem::replace(&mut self.members, Members::new());
         let instruments = self.instruments();
         let changes = members.sync(list, |members, slot| {
-            members.get(slot).is_some_and(|member| instruments.verify(section, slot, member))
+            members.get(slot).is_some_and(|member| instruments.verify(slot, member))
         });
         self.members = members;
         let changes = changes?;
@@ -298,7 +300,7 @@ impl Registry {
         let Some(member) = self.members.get(slot).copied() else { return Ok(()) };
         match member.state {
             State::Accepted | State::Open | State::Broken | State::Draining => {
-                if !self.verify(section, slot) {
+                if !self.verify(slot) {
                     self.mark_closed(section, slot);
                 }
                 Ok(())

@@ -4,26 +4,23 @@
 
 use nix::errno::Errno;
 
-use crate::connection::table;
 use crate::event_loop::list::Kind;
-use crate::event_loop::members::{ALWAYS_READY, Member, NOTED, Token};
+use crate::event_loop::members::{ALWAYS_READY, Member, Token};
 use crate::kernel::internal_fds::FileId;
 use crate::kernel::poller::Poller;
-use crate::process::entry_guard::Section;
 use crate::process::sharded::NumberMap;
 
 /// What is asked whether a number still is the file that was registered.
 pub struct Instruments<'a> {
-    pub key: usize,
     pub poller: Option<&'a Poller>,
     pub files: &'a NumberMap<u32, FileId>,
 }
 
 impl Instruments<'_> {
     /// Whether the member's number still is the file that was registered.
-    pub fn verify(&self, section: &Section, slot: u32, member: &Member) -> bool {
+    pub fn verify(&self, slot: u32, member: &Member) -> bool {
         let Some(poller) = self.poller.filter(|_| !member.has(ALWAYS_READY)) else {
-            return self.is_noted_file(section, slot, member);
+            return self.is_noted_file(slot, member);
         };
         match poller.probe(member.fd) {
             Err(Errno::EEXIST) => true,
@@ -37,11 +34,9 @@ impl Instruments<'_> {
     }
 
     /// The same without the set, by what was noted when the member was registered.
-    pub fn is_noted_file(&self, section: &Section, slot: u32, member: &Member) -> bool {
+    pub fn is_noted_file(&self, slot: u32, member: &Member) -> bool {
         match member.kind {
-            Kind::Connection => {
-                !member.has(NOTED) || table::lock(section, member.fd).list() == Some(self.key)
-            }
+            Kind::Connection => !member.cookie.is_some() || member.cookie.is_behind(member.fd),
             Kind::Extra | Kind::Watched => match FileId::of(member.fd) {
                 Ok(now) => self.files.get(&slot).is_none_or(|file| now == *file),
                 Err(errno) => errno != Errno::EBADF,

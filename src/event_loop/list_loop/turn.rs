@@ -110,7 +110,7 @@ impl EventLoop {
     /// Whether the member's number still is the file that was registered. If it is not in the set, that may be another file
     /// by now: the program has closed it.
     pub(super) fn verify(&mut self, section: &Section, slot: u32) -> Result<bool, Error> {
-        if self.registry.verify(section, slot) {
+        if self.registry.verify(slot) {
             return Ok(true);
         }
         if self.registry.poller().is_some() {
@@ -118,7 +118,7 @@ impl EventLoop {
         }
         self.registry.forget_lost_set();
         self.registry.build(section)?;
-        Ok(self.registry.verify(section, slot))
+        Ok(self.registry.verify(slot))
     }
 
     fn note_verified(&mut self, slot: u32) {

@@ -108,7 +108,7 @@ impl Registry {
         if !member.is_registered() {
             return Ok(());
         }
-        if !self.instruments().is_noted_file(section, slot, &member) {
+        if !self.instruments().is_noted_file(slot, &member) {
             self.mark_closed(section, slot);
         } else if !member.has(ALWAYS_READY) {
             match self.watch(slot) {
