@@ -172,6 +172,8 @@ impl World {
                 || connection.state == State::Open
                     && connection.reset == Due::Never
                     && !connection.has_something()
+                    // An end that waits for a queue comes as soon as that is sent.
+                    && (!connection.ended || connection.end_told)
                     && (connection.kind == Kind::Extra || connection.next() == Next::Nothing)
                 || connection.state == State::Closed && connection.own_end == Due::Never
         };
