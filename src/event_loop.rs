@@ -15,6 +15,7 @@
 //! wait for ([`list_loop::Step`]).
 
 mod accept;
+pub mod allowance;
 pub mod extra;
 pub mod list;
 pub mod list_loop;

@@ -6,6 +6,7 @@ pub mod event_fd;
 pub mod fd;
 pub mod internal_fds;
 pub mod poller;
+pub mod semaphore;
 pub mod signals;
 pub mod socket;
 pub mod wait;

@@ -4,31 +4,22 @@
 #![forbid(unsafe_code)]
 
 use std::os::fd::RawFd;
-use std::sync::atomic::{AtomicI64, Ordering};
-use std::time::Duration;
 
 use nix::errno::Errno;
-use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::poll::{PollFd, PollFlags, poll};
 
 use crate::calls::flow::Flow;
-use crate::connection::send::{Flushed, failed, flush, flush_queue, is_queued, note_queued, queued};
-use crate::connection::table;
+use crate::connection::send::{Flushed, any_queued, failed, flush, flush_queue, note_queued, queued};
+use crate::connection::stall::{LOOK, Stall};
+use crate::connection::state::Connection;
+use crate::connection::{background, table};
 use crate::error::Error;
 use crate::event_loop::loops;
-use crate::kernel::deadline::{self, Limit};
+use crate::kernel::deadline::{Limit, milliseconds};
 use crate::kernel::fd;
 use crate::kernel::wait::{PollSet, Wait};
 use crate::process::entry_guard::Section;
-
-/// How long closing and exiting try to send what is queued, in milliseconds: one after the other in all.
-const LAST_CHANCE: i64 = 1000;
-
-/// After this time, in milliseconds, what has been waited for so is forgotten.
-const LAST_CHANCE_RETURNS: i64 = 10_000;
-
-/// What closing has waited lately, and when it last did.
-static WAITED: AtomicI64 = AtomicI64::new(0);
-static WAITED_AT: AtomicI64 = AtomicI64::new(0);
+use crate::process::sharded::NumberMap;
 
 /// How long to wait for memory of the kernel's, in milliseconds.
 pub const MEMORY_PAUSE: u8 = 1;
@@ -37,6 +28,11 @@ pub const MEMORY_PAUSE: u8 = 1;
 pub fn has_queued(section: &Section, fd: RawFd) {
     note_queued();
     loops::watch_output(section, fd);
+}
+
+/// Whether anything is queued that is to be sent while a call waits for something else.
+pub fn is_any_queued() -> bool {
+    any_queued() || background::is_active()
 }
 
 /// [`flush`], and what follows for the list that has the connection.
@@ -61,13 +57,16 @@ impl Flushing {
             // What is left out may be what the peer waits for.
             return Err(Errno::ENOMEM);
         }
-        if waiting.is_empty() {
+        let background = background::set(section);
+        if waiting.is_empty() && background.is_none() {
             wait.poll(fd, libc::POLLIN, left);
             return Ok(());
         }
-        let mut set = PollSet::with_room(waiting.len() + 1)?;
+        let left = if background.is_none() || (0..LOOK).contains(&left) { left } else { LOOK };
+        let mut set = PollSet::with_room(waiting.len() + 2)?;
         set.push(fd, libc::POLLIN);
         waiting.into_iter().for_each(|fd| set.push(fd, libc::POLLOUT));
+        background.into_iter().for_each(|fd| set.push(fd, libc::POLLIN));
         self.0 = Some(set);
         set.wait(wait, left);
         Ok(())
@@ -90,58 +89,36 @@ fn pause(section: &mut Section) {
     let _ = section.outside(|| poll(&mut [], MEMORY_PAUSE));
 }
 
-/// Waits until one of `fds` takes bytes, and sends what can be sent.
-fn flush_some(section: &mut Section, fds: &[RawFd], limit: PollTimeout) -> Result<(), Errno> {
-    let mut asked = Vec::new();
-    asked.try_reserve(fds.len()).map_err(|_| Errno::ENOMEM)?;
-    for fd in fds {
-        asked.push(PollFd::new(fd::borrow(*fd)?, PollFlags::POLLOUT));
-    }
-    section.outside(|| poll(&mut asked, limit))?;
-    let ready = fds.iter().zip(&asked).filter(|(_, asked)| asked.any() != Some(false));
-    let is_stalled =
-        ready.fold(false, |later, (fd, _)| later | (flush_and_note(section, *fd) == Flushed::Later));
-    if is_stalled {
-        pause(section);
-    }
-    Ok(())
-}
+/// How long the end of the process waits for what is queued, in milliseconds.
+const AT_EXIT: i64 = 30_000;
 
-/// The last chance of what is queued: for all connections, until nothing waits for the one that is asked for, or for any.
-/// Calls that follow each other have one second in all: a program that closes many connections with peers that do not read
-/// is not held up by each.
-pub fn last_flush(section: &mut Section, only: Option<RawFd>) {
-    if only.is_some_and(|fd| !is_queued(section, fd)) {
-        return;
-    }
-    for fd in queued(section).0 {
-        flush_and_note(section, fd);
-    }
-    let start = deadline::milliseconds();
-    let spent = if start - WAITED_AT.load(Ordering::Relaxed) < LAST_CHANCE_RETURNS {
-        WAITED.load(Ordering::Relaxed)
-    } else {
-        0
-    };
-    let mut waited = 0;
-    loop {
-        let (waiting, all) = queued(section);
-        let done = all && only.map_or(waiting.is_empty(), |fd| !waiting.contains(&fd));
-        let left = LAST_CHANCE - spent - waited;
-        if done || left <= 0 {
+/// At the end of the process: waits until nothing is queued that its peer takes.
+pub fn finish_at_exit(section: &mut Section) {
+    let begun = milliseconds();
+    let mut stalls = NumberMap::default();
+    while milliseconds() - begun < AT_EXIT {
+        background::send(section, true);
+        let (mut waiting, _) = queued(section);
+        waiting.retain(|fd| {
+            if flush_and_note(section, *fd) == Flushed::All || stalls.try_reserve(1).is_err() {
+                return false;
+            }
+            let mut slot = table::lock(section, *fd);
+            let Some(Connection { outbound, .. }) = slot.get() else { return false };
+            !stalls.entry(*fd).or_insert_with(|| Stall::begin(*fd, outbound)).look(*fd, outbound)
+        });
+        let background = background::set(section);
+        if waiting.is_empty() && !background::is_active() {
             break;
         }
-        let limit = Duration::from_millis(left.unsigned_abs());
-        let limit = PollTimeout::try_from(limit).unwrap_or(PollTimeout::ZERO);
-        let flushed = if all { flush_some(section, &waiting, limit) } else { Err(Errno::ENOMEM) };
-        if flushed == Err(Errno::ENOMEM) {
-            pause(section);
+        let mut asked = Vec::new();
+        if asked.try_reserve(waiting.len() + 1).is_ok() {
+            let writable = waiting.iter().map(|fd| (*fd, PollFlags::POLLOUT));
+            let all = writable.chain(background.map(|set| (set, PollFlags::POLLIN)));
+            asked
+                .extend(all.filter_map(|(fd, events)| fd::borrow(fd).ok().map(|fd| PollFd::new(fd, events))));
         }
-        waited = deadline::milliseconds() - start;
-    }
-    if waited > 0 {
-        WAITED.store(spent + waited, Ordering::Relaxed);
-        WAITED_AT.store(start + waited, Ordering::Relaxed);
+        let _ = section.outside(|| poll(&mut asked, LOOK as u16));
     }
 }
 
@@ -162,60 +139,55 @@ impl Flush {
     /// Begins. ETIMEDOUT when the time is over.
     pub fn begin(&mut self, section: &Section, wait: &mut Wait) -> Result<Flow<()>, Error> {
         fd::check_usable(self.fd).map_err(failed)?;
-        self.flush(section, wait)
+        self.flush(section, wait, false)
     }
 
     /// Goes on after a wait.
     pub fn go_on(&mut self, section: &Section, wait: &mut Wait) -> Result<Flow<()>, Error> {
-        if !std::mem::take(&mut self.is_pausing) {
+        let has_paused = std::mem::take(&mut self.is_pausing);
+        if !has_paused {
             match wait.events() {
                 // As in a wait for an event: with a limit, a signal neither ends nor prolongs it.
                 Err(Errno::EINTR) if self.limit.left() >= 0 => {}
                 result => drop(result.map_err(failed)?),
             }
         }
-        self.flush(section, wait)
+        self.flush(section, wait, !has_paused && wait.events().is_ok_and(|events| events != 0))
     }
 
-    fn flush(&mut self, section: &Section, wait: &mut Wait) -> Result<Flow<()>, Error> {
+    fn flush(&mut self, section: &Section, wait: &mut Wait, is_writable: bool) -> Result<Flow<()>, Error> {
         let fd = self.fd;
-        loop {
-            let timeout = self.limit.left();
-            let mut slot = table::lock_known(section, fd);
-            let writer = match slot.get() {
-                Some(connection) if !connection.may_send() => connection.writer,
-                _ => return Ok(Flow::Done(())),
-            };
-            let mut flushed = Flushed::Full;
-            if writer.is_none() {
-                slot.verify().map_err(failed)?;
-                flushed = flush_queue(&mut slot, fd)?;
-            }
-            if flushed == Flushed::All {
-                slot.tidy();
-                drop(slot);
-                loops::note_sent(section, fd);
-                return Ok(Flow::Done(()));
-            }
-            if writer == Some(section.thread()) {
-                // A signal handler has interrupted a write to the same connection.
-                return Err(failed(Errno::EDEADLK));
-            }
-            if timeout == 0 {
-                return Err(failed(Errno::ETIMEDOUT));
-            }
-            if writer.is_some() {
-                let limit = u64::try_from(timeout).ok().map(Duration::from_millis);
-                drop(slot.wait(limit).map_err(failed)?);
-                continue;
-            }
-            if flushed == Flushed::Later {
-                self.is_pausing = true;
-                wait.pause(MEMORY_PAUSE.into());
-            } else {
-                wait.poll(fd, libc::POLLOUT, timeout);
-            }
-            return Ok(Flow::Wait);
+        let timeout = self.limit.left();
+        let mut slot = table::lock_known(section, fd);
+        let Some(connection) = slot.get().filter(|connection| !connection.may_send()) else {
+            return Ok(Flow::Done(()));
+        };
+        let mut flushed = Flushed::Full;
+        if connection.turn.is_free() {
+            slot.verify().map_err(failed)?;
+            flushed = flush_queue(&mut slot, fd)?;
+        } else if connection.turn.has(section.thread()) {
+            // A signal handler has interrupted a write to the same connection.
+            return Err(failed(Errno::EDEADLK));
+        } else if is_writable {
+            // The thread that has the turn is about to send.
+            flushed = Flushed::Later;
         }
+        if flushed == Flushed::All {
+            slot.remove_if_idle();
+            drop(slot);
+            loops::note_sent(section, fd);
+            return Ok(Flow::Done(()));
+        }
+        if timeout == 0 {
+            return Err(failed(Errno::ETIMEDOUT));
+        }
+        if flushed == Flushed::Later {
+            self.is_pausing = true;
+            wait.pause(MEMORY_PAUSE.into());
+        } else {
+            wait.poll(fd, libc::POLLOUT, timeout);
+        }
+        Ok(Flow::Wait)
     }
 }

@@ -8,7 +8,7 @@ use std::os::fd::RawFd;
 use nix::errno::Errno;
 
 use crate::calls::flush::has_queued;
-use crate::connection::send::{Flushed, failed, flush_queue, not_remembered, refused};
+use crate::connection::send::{Flushed, failed, flush_queue, not_remembered, queued_bytes, refused};
 use crate::connection::state::Connection;
 use crate::connection::table::{self, Slot};
 use crate::error::Error;
@@ -38,8 +38,8 @@ pub fn queue(section: &Section, fd: RawFd, pieces: [&[u8]; 2]) -> Result<(), Err
     let is_first = connection.outbound.is_empty();
     connection.is_assumed |= !is_first && !is_full;
     connection.outbound.append(&slices, None);
-    if is_full && connection.writer.is_none() && flush_queue(&mut slot, fd)? == Flushed::All {
-        slot.tidy();
+    if is_full && connection.turn.is_free() && flush_queue(&mut slot, fd)? == Flushed::All {
+        slot.remove_if_idle();
         drop(slot);
         if !is_first {
             loops::note_sent(section, fd);
@@ -60,14 +60,14 @@ fn room_for<'a>(slot: &'a mut Slot<'_>, fd: RawFd, size: usize) -> Result<&'a mu
         if connection.left_to_parent {
             return Err(failed(Errno::EBUSY));
         }
-        match connection.outbound.reserve(size, connection.settings.queue) {
+        match connection.outbound.reserve(size, connection.settings.room(), false) {
             Ok(()) => break,
-            Err(Errno::EAGAIN) if !is_last_try && connection.writer.is_none() => {
+            Err(Errno::EAGAIN) if !is_last_try && connection.turn.is_free() => {
                 slot.verify().map_err(failed)?;
                 flush_queue(slot, fd)?;
             }
             Err(errno) => {
-                slot.tidy();
+                slot.remove_if_idle();
                 return Err(refused(errno));
             }
         }
@@ -78,5 +78,5 @@ fn room_for<'a>(slot: &'a mut Slot<'_>, fd: RawFd, size: usize) -> Result<&'a mu
 /// Bytes that are queued for the connection.
 pub fn pending(section: &Section, fd: RawFd) -> Result<usize, Error> {
     fd::check_usable(fd).map_err(failed)?;
-    Ok(table::lock(section, fd).get().map_or(0, |connection| connection.outbound.len()))
+    Ok(queued_bytes(section, fd))
 }

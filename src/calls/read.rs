@@ -17,9 +17,8 @@ use std::os::fd::RawFd;
 use nix::errno::Errno;
 
 use crate::calls::flow::Flow;
-use crate::calls::flush::Flushing;
+use crate::calls::flush::{Flushing, is_any_queued};
 use crate::connection::frame_decoder::{Came, Cut, Frame, Receive};
-use crate::connection::send::any_queued;
 use crate::connection::state::Connection;
 use crate::connection::table::{self, Slot};
 use crate::error::{Error, ipc_errors as Code};
@@ -123,7 +122,7 @@ impl Read {
             // What has come of a frame will never be one.
             connection.inbound = connection.settings.inbound();
         }
-        slot.tidy();
+        slot.remove_if_idle();
         drop(slot);
         self.flushing.finish(section);
         match look {
@@ -146,7 +145,7 @@ impl Read {
             (self.cookie, self.is_certain) = slot.last_socket()?;
             self.counters = slot.counters();
             // While something is queued, the wait is one for more than this socket.
-            let is_to_be_tried = has_memory || any_queued();
+            let is_to_be_tried = has_memory || is_any_queued();
             return if is_to_be_tried {
                 self.take(slot, admit)
             } else {
@@ -243,7 +242,7 @@ impl Read {
 
     /// There is no frame yet: what to wait for.
     fn wait(&mut self, section: &Section, wait: &mut Wait, has_begun: bool) -> Result<Flow<Frame>, Error> {
-        if !has_begun && !any_queued() && self.limit.is_none() {
+        if !has_begun && !is_any_queued() && self.limit.is_none() {
             wait.peek(self.fd, HEADER_SIZE);
             return Ok(Flow::Wait);
         }
@@ -261,7 +260,7 @@ impl Read {
                 return Err(failed(Errno::EAGAIN));
             }
             // It obeys SA_RESTART, which poll(2) does not.
-            -1 if !any_queued() => wait.peek(self.fd, 1),
+            -1 if !is_any_queued() => wait.peek(self.fd, 1),
             left => self.flushing.wait(section, wait, self.fd, left).map_err(failed)?,
         }
         Ok(Flow::Wait)

@@ -15,6 +15,8 @@ use std::os::fd::RawFd;
 use nix::errno::Errno;
 
 use crate::calls::flow::Flow;
+use crate::connection::background;
+use crate::connection::stall::LOOK;
 use crate::error::{Error, ipc_errors as Code};
 use crate::event_loop::step::{Few, Input, Step, WaitFor};
 use crate::event_loop::{Event, List, What, extra, loops};
@@ -32,15 +34,15 @@ pub struct WaitEvent {
     most: usize,
     /// How often the kernel was asked without waiting.
     looks: usize,
-    /// The clock that the loop waits for.
-    clock: Option<RawFd>,
+    /// What the call waits for that is work of the library's own: the loop's clock, and what leaves in the background.
+    own: [Option<RawFd>; 2],
 }
 
 impl WaitEvent {
     /// Waits until `limit` for what happens at this service, and to the list's connections. The program wants so many
     /// events: one, and the others by [`more`].
     pub fn new(listener: Option<RawFd>, limit: Limit, most: usize) -> Self {
-        Self { listener, limit, most, looks: 0, clock: None }
+        Self { listener, limit, most, looks: 0, own: [None; 2] }
     }
 
     /// `wait` has the outcome of the wait before, if there was one, and gets the next one. None if the time is over.
@@ -62,7 +64,7 @@ impl WaitEvent {
                 Driven::Wait(next) => {
                     let left = self.limit.left();
                     if left != 0 {
-                        self.wait(wait, next, left);
+                        self.wait(section, wait, next, left);
                         return Ok(Flow::Wait);
                     }
                     // One look brings a part of those that are ready, and another one what is behind half a message:
@@ -98,15 +100,20 @@ impl WaitEvent {
         self.looks = 0;
         let mut ready = Few::NONE;
         wait.ready().for_each(|fd| _ = ready.push(fd));
-        if is_endless && ready.as_slice().iter().all(|fd| Some(*fd) == self.clock) {
+        if is_endless && ready.as_slice().iter().all(|fd| self.own.contains(&Some(*fd))) {
             // There is work to do, and then another wait.
             wait.block_signals();
         }
         Ok(Input::Woken(ready))
     }
 
-    fn wait(&mut self, wait: &mut Wait, next: WaitFor, left: i32) {
-        self.clock = next.clock;
+    fn wait(&mut self, section: &Section, wait: &mut Wait, mut next: WaitFor, left: i32) {
+        self.own = [next.clock, None];
+        if let Some(set) = background::set(section) {
+            self.own = [next.clock, Some(set)];
+            next.fds.push(set);
+            next.limit = next.limit.min(LOOK.unsigned_abs());
+        }
         if left < 0 && !wait.is_first() {
             wait.block_signals();
         }

@@ -4,11 +4,15 @@
 //! where the connection is:
 //!
 //! * in no list: the call waits until the kernel has all of it;
-//! * in a list: the same while the peer drains. Once it has drained nothing for [`PATIENCE`], the rest is queued in the
-//!   connection's memory and leaves from within later calls, so that a peer that does not read costs milliseconds, once.
+//! * in a list: it waits a little for a peer that keeps up, as long as the list has time for that ([`Allowance`]). Then the
+//!   rest is queued in the connection's memory and leaves from within later calls. If the queue is full, the call is held
+//!   back as long as the peer takes bytes (`held_back.rs`).
 //!
-//! While a call waits it has the connection's turn: no other thread's bytes come between the parts of its frame. A thread
-//! that is cancelled then leaves the rest of a frame that has begun to the queue ([`Write::abandon`]).
+//! A frame that has begun to leave has the connection's [`Turn`]: no other thread's bytes come between its parts. A thread
+//! that is cancelled then leaves the rest of it to the queue ([`Write::abandon`]).
+//!
+//! [`Allowance`]: crate::event_loop::allowance::Allowance
+//! [`Turn`]: crate::connection::turn::Turn
 
 #![forbid(unsafe_code)]
 
@@ -19,20 +23,21 @@ use nix::errno::Errno;
 
 use crate::calls::flow::Flow;
 use crate::calls::flush::{Flush, MEMORY_PAUSE, has_queued};
+use crate::calls::write::held_back::HeldBack;
 use crate::connection::send::{
     Flushed, failed, flush_queue, give_up, is_passing, not_remembered, refused, send,
 };
+use crate::connection::send_queue::Room;
 use crate::connection::state::Connection;
-use crate::connection::table::{self, Slot};
+use crate::connection::table::{self, Identity, Slot};
 use crate::error::Error;
 use crate::event_loop::loops;
-use crate::kernel::deadline::Limit;
+use crate::kernel::deadline::{Limit, now};
 use crate::kernel::fd;
 use crate::kernel::wait::Wait;
 use crate::process::entry_guard::{Section, Thread};
 
-/// How long a peer in a list may drain nothing before the rest is queued, in milliseconds.
-const PATIENCE: i32 = 5;
+mod held_back;
 
 /// What is left of a frame on its way: at most two pieces, and a descriptor that goes with the first byte.
 #[derive(Clone, Copy)]
@@ -56,10 +61,10 @@ impl<'a> Rest<'a> {
         send(fd, &self.slices(), self.1)
     }
 
-    /// Keeps it in memory, behind what is there, if that stays below the limit.
-    fn queue(self, connection: &mut Connection) -> Result<(), Error> {
+    /// Keeps it in memory, behind what is there, if there is room.
+    fn queue(self, connection: &mut Connection, room: Room) -> Result<(), Error> {
         let descriptor = self.1.map(fd::duplicate).transpose().map_err(failed)?;
-        connection.outbound.reserve(self.len(), connection.settings.queue).map_err(refused)?;
+        connection.outbound.reserve(self.len(), room, descriptor.is_some()).map_err(refused)?;
         connection.outbound.append(&self.slices(), descriptor);
         Ok(())
     }
@@ -69,15 +74,19 @@ impl<'a> Rest<'a> {
     }
 }
 
-/// How a call with the turn goes on.
-#[derive(Clone, Copy, PartialEq, Eq)]
+/// How a call goes on.
+#[derive(Clone, Copy)]
 enum Phase {
-    /// It has not begun.
+    /// It has not begun, or it is about to end without the turn.
     New,
+    /// It waits for the turn.
+    Turn,
     /// It has the turn, and waits until the peer takes more.
     Peer,
     /// It has the turn, and waits a little: for memory.
     Memory,
+    /// It waits for room in the queue.
+    HeldBack(HeldBack),
     /// Its frame is sent; what a signal handler has queued behind it leaves now.
     Behind(Flush),
 }
@@ -89,24 +98,37 @@ pub struct Write<'a> {
     frame: Rest<'a>,
     sent: usize,
     phase: Phase,
-    is_listed: bool,
+    /// The list that has the connection.
+    list: Option<usize>,
+    /// Which connection it is, while the call waits without the turn.
+    identity: Identity,
+    /// When the call began to wait for the peer, in microseconds.
+    waits_since: i64,
 }
 
 impl<'a> Write<'a> {
     /// Sends `pieces` as one run of bytes, which no other thread's bytes come into, and a descriptor with it.
     pub fn new(fd: RawFd, pieces: [&'a [u8]; 2], descriptor: Option<RawFd>) -> Self {
-        Self { fd, frame: Rest(pieces, descriptor), sent: 0, phase: Phase::New, is_listed: false }
+        Self {
+            fd,
+            frame: Rest(pieces, descriptor),
+            sent: 0,
+            phase: Phase::New,
+            list: None,
+            identity: Identity::default(),
+            waits_since: 0,
+        }
     }
 
     /// `wait` has the outcome of the wait before, if there was one, and gets the next one.
     pub fn step(&mut self, section: &Section, wait: &mut Wait) -> Result<Flow<()>, Error> {
-        if let Phase::Behind(flush) = &mut self.phase {
+        let next = match &mut self.phase {
             // The frame itself is sent.
-            return Ok(flush.go_on(section, wait).unwrap_or(Flow::Done(())));
-        }
-        let next = match self.phase {
+            Phase::Behind(flush) => return Ok(flush.go_on(section, wait).unwrap_or(Flow::Done(()))),
             Phase::New => self.begin(section, wait),
-            _ => self.go_on(section, wait),
+            Phase::Turn => self.begin_with_turn(section, wait),
+            Phase::Peer | Phase::Memory => self.go_on(section, wait),
+            Phase::HeldBack(_) => self.go_on_held_back(section, wait),
         };
         let result = match next {
             Ok(Flow::Wait) => return Ok(Flow::Wait),
@@ -118,11 +140,7 @@ impl<'a> Write<'a> {
         {
             give_up(self.fd, errno);
         }
-        if self.phase == Phase::New {
-            return result.map(Flow::Done);
-        }
-        let is_queued = self.pass_turn(section);
-        if result.is_ok() && is_queued && !self.is_listed {
+        if self.leave(section) && result.is_ok() && self.list.is_none() {
             // A signal handler has queued a frame after this one, and no list sends it.
             let mut flush = Flush::new(self.fd, Limit::NONE);
             if let Ok(Flow::Wait) = flush.begin(section, wait) {
@@ -133,37 +151,74 @@ impl<'a> Write<'a> {
         result.map(Flow::Done)
     }
 
-    /// Sends the frame, if nothing stands before it and the kernel takes all of it; else takes the turn, and says what to
-    /// wait for. It is done if the frame is sent or queued.
+    /// Sends the frame, if nothing stands before it.
     fn begin(&mut self, section: &Section, wait: &mut Wait) -> Result<Flow<()>, Error> {
         let (fd, frame) = (self.fd, self.frame);
         if frame.len() == 0 {
             return fd::check_usable(fd).map_err(failed).map(Flow::Done);
         }
-        let thread = section.thread();
         let mut slot = table::lock_known(section, fd);
         slot.verify().map_err(failed)?;
-        let mut flushed = None;
-        if slot.get().is_some_and(|connection| !connection.may_send()) {
-            while let Some(connection) = slot.get()
-                && let Some(writer) = connection.writer
-            {
-                if writer == thread {
-                    // A signal handler has interrupted a write to the same connection: its frame goes behind.
-                    return frame.queue(connection).map(Flow::Done);
-                }
-                slot = slot.wait(None).map_err(failed)?;
+        self.list = slot.list();
+        let identity = slot.identity();
+        let mut was_queued = false;
+        if let Some(connection) = slot.get().filter(|connection| !connection.may_send()) {
+            let thread = section.thread();
+            if connection.turn.has(thread) {
+                // A signal handler has interrupted a write to the same connection: its frame goes behind.
+                return frame.queue(connection, connection.settings.room()).map(Flow::Done);
             }
-            flushed = Some(flush_queue(&mut slot, fd)?);
-            slot.tidy();
+            if !connection.turn.is_free() {
+                if self.list.is_some() {
+                    return self.queue_or_hold_back(section, slot, wait);
+                }
+                connection.turn.wait(thread, wait.turn())?;
+                (self.phase, self.identity) = (Phase::Turn, identity);
+                return Ok(Flow::Wait);
+            }
+            was_queued = true;
         }
-        self.is_listed = slot.list().is_some();
-        if flushed.is_none_or(|flushed| flushed == Flushed::All) {
+        self.send(section, slot, was_queued, wait)
+    }
+
+    /// The thread was woken: it has the turn, or the connection is closed.
+    fn begin_with_turn(&mut self, section: &Section, wait: &mut Wait) -> Result<Flow<()>, Error> {
+        let thread = section.thread();
+        let mut slot = table::lock_known(section, self.fd);
+        slot.check_identity(self.identity).map_err(failed)?;
+        let connection = slot.get().ok_or(failed(Errno::EBADF))?;
+        if !connection.turn.is_held_by(thread) {
+            if connection.turn.has(thread) {
+                // A signal handler has run: the waker is still there.
+                return Ok(Flow::Wait);
+            }
+            return Err(failed(Errno::EBADF));
+        }
+        self.phase = Phase::Peer;
+        self.send(section, slot, true, wait)
+    }
+
+    /// Sends what is queued, then the frame; if the kernel does not take all of it, says what to wait for. It is done if the
+    /// frame is sent or queued.
+    fn send(
+        &mut self,
+        section: &Section,
+        mut slot: Slot<'_>,
+        was_queued: bool,
+        wait: &mut Wait,
+    ) -> Result<Flow<()>, Error> {
+        let (fd, frame) = (self.fd, self.frame);
+        let mut flushed = Flushed::All;
+        if was_queued {
+            flushed = flush_queue(&mut slot, fd)?;
+            slot.remove_if_idle();
+        }
+        if flushed == Flushed::All {
             slot.reserve().map_err(not_remembered)?;
             match frame.send(fd) {
                 Ok(count) if count == frame.len() => {
                     drop(slot);
-                    if flushed.is_some() {
+                    if was_queued {
                         loops::note_sent(section, fd);
                     }
                     return Ok(Flow::Done(()));
@@ -172,22 +227,31 @@ impl<'a> Write<'a> {
                 Err(Errno::EAGAIN) => {}
                 Err(errno) => return Err(failed(errno)),
             }
+        } else if self.list.is_some() {
+            return self.queue_or_hold_back(section, slot, wait);
         }
         let connection = slot.entry().map_err(not_remembered)?;
-        let was_queued = !connection.outbound.is_empty();
-        connection.writer = Some(thread);
+        connection.turn.take(section.thread());
         self.phase = Phase::Peer;
-        if was_queued && self.is_listed {
-            // Its patience was used up before.
-            return self.enqueue(connection).map(Flow::Done);
+        drop(slot);
+        if self.wait_for_peer(section, wait) {
+            return Ok(Flow::Wait);
         }
-        Ok(self.wait_for_peer(wait))
+        self.queue_rest(section, wait)
     }
 
-    fn wait_for_peer(&mut self, wait: &mut Wait) -> Flow<()> {
+    /// Waits until the peer takes more; not if the list has no time for that.
+    fn wait_for_peer(&mut self, section: &Section, wait: &mut Wait) -> bool {
         self.phase = Phase::Peer;
-        wait.poll(self.fd, libc::POLLOUT, if self.is_listed { PATIENCE } else { -1 });
-        Flow::Wait
+        let timeout = self.list.map_or(-1, |list| loops::allowance(section, list));
+        if timeout == 0 {
+            return false;
+        }
+        if self.list.is_some() {
+            self.waits_since = now();
+        }
+        wait.poll(self.fd, libc::POLLOUT, timeout);
+        true
     }
 
     fn wait_for_memory(&mut self, wait: &mut Wait) -> Flow<()> {
@@ -198,110 +262,122 @@ impl<'a> Write<'a> {
 
     /// The connection, as long as this call has its turn: a signal handler or another thread may have closed it.
     fn own_turn<'s>(slot: &'s mut Slot<'_>, thread: Thread) -> Result<&'s mut Connection, Error> {
-        slot.get().filter(|connection| connection.writer == Some(thread)).ok_or(failed(Errno::EBADF))
+        slot.get().filter(|connection| connection.turn.is_held_by(thread)).ok_or(failed(Errno::EBADF))
     }
 
-    /// Sends what the peer takes now; then waits again, in a list as long as the peer drains.
+    /// Sends what the peer takes now; then waits again, or queues the rest.
     fn go_on(&mut self, section: &Section, wait: &mut Wait) -> Result<Flow<()>, Error> {
         let fd = self.fd;
-        let ready = wait.events();
+        let mut is_late = false;
+        if let Phase::Peer = self.phase {
+            let ready = wait.events();
+            is_late = match ready {
+                Ok(0) | Err(Errno::EINTR | Errno::ENOMEM | Errno::EAGAIN) => true,
+                Ok(_) => false,
+                Err(errno) => return Err(failed(errno)),
+            };
+            if let Some(list) = self.list {
+                loops::note_waited(section, list, self.waits_since, !is_late);
+            } else if ready.is_err_and(is_passing) {
+                return Ok(self.wait_for_memory(wait));
+            }
+        }
         // The number may be another socket's by now.
         let mut slot = table::lock(section, fd);
         let connection = Self::own_turn(&mut slot, section.thread())?;
-        if self.phase == Phase::Peer {
-            match ready {
-                // A signal handler has run: to start the patience anew could be to wait for ever.
-                Err(Errno::EINTR) if !self.is_listed => return Ok(self.wait_for_peer(wait)),
-                Err(errno) if is_passing(errno) && !self.is_listed => {
-                    return Ok(self.wait_for_memory(wait));
-                }
-                Ok(events) if events != 0 => {}
-                Ok(_) | Err(Errno::EINTR | Errno::ENOMEM) => return self.enqueue_or_wait(connection, wait),
-                Err(errno) => return Err(failed(errno)),
-            }
-        }
         // What was queued before goes out first; what a signal handler has queued since goes out last.
         if self.sent == 0 && !connection.outbound.is_empty() {
             match flush_queue(&mut slot, fd)? {
                 Flushed::All => {}
-                Flushed::Full => return Ok(self.wait_for_peer(wait)),
-                Flushed::Later if self.is_listed => {
-                    let connection = Self::own_turn(&mut slot, section.thread())?;
-                    return self.enqueue(connection).map(Flow::Done);
-                }
+                Flushed::Full => is_late = true,
+                Flushed::Later if self.list.is_some() => is_late = true,
                 Flushed::Later => return Ok(self.wait_for_memory(wait)),
             }
         }
-        match self.frame.after(self.sent).send(fd) {
-            Ok(count) => self.sent += count,
-            Err(Errno::EAGAIN) => {}
-            // Half of it is sent: the rest has to follow, once the kernel has memory again.
-            Err(errno) if self.sent > 0 && is_passing(errno) => {
-                if self.is_listed {
-                    let connection = Self::own_turn(&mut slot, section.thread())?;
-                    return self.enqueue_or_wait(connection, wait);
+        if !is_late {
+            match self.frame.after(self.sent).send(fd) {
+                Ok(count) => self.sent += count,
+                Err(Errno::EAGAIN) => {}
+                // Half of it is sent: the rest has to follow, once the kernel has memory again.
+                Err(errno) if self.sent > 0 && is_passing(errno) => {
+                    if self.list.is_none() {
+                        return Ok(self.wait_for_memory(wait));
+                    }
+                    is_late = true;
                 }
-                return Ok(self.wait_for_memory(wait));
+                Err(errno) => return Err(failed(errno)),
             }
-            Err(errno) => return Err(failed(errno)),
         }
-        if self.sent < self.frame.len() { Ok(self.wait_for_peer(wait)) } else { Ok(Flow::Done(())) }
+        drop(slot);
+        if self.sent == self.frame.len() {
+            return Ok(Flow::Done(()));
+        }
+        if !(is_late && self.list.is_some()) && self.wait_for_peer(section, wait) {
+            return Ok(Flow::Wait);
+        }
+        self.queue_rest(section, wait)
     }
 
-    /// Keeps the rest of the frame in memory; later calls send it.
-    fn enqueue(&self, connection: &mut Connection) -> Result<(), Error> {
-        let rest = self.frame.after(self.sent);
+    /// Keeps the rest of the frame in memory; later calls send it. The call has the turn.
+    fn queue_rest(&mut self, section: &Section, wait: &mut Wait) -> Result<Flow<()>, Error> {
+        let mut slot = table::lock_known(section, self.fd);
+        let connection = Self::own_turn(&mut slot, section.thread())?;
         if self.sent == 0 {
-            rest.queue(connection)
-        } else {
-            connection.outbound.prepend(&rest.slices()).map_err(refused)
+            connection.turn.pass();
+            self.phase = Phase::New;
+            return self.queue_or_hold_back(section, slot, wait);
+        }
+        match connection.outbound.prepend(&self.frame.after(self.sent).slices()) {
+            Ok(()) => Ok(Flow::Done(())),
+            // Rather than lose it, wait for memory or the peer.
+            Err(_) => Ok(self.wait_for_memory(wait)),
         }
     }
 
-    fn enqueue_or_wait(&mut self, connection: &mut Connection, wait: &mut Wait) -> Result<Flow<()>, Error> {
-        match self.enqueue(connection) {
-            // Half of it is sent already: rather than lose the rest, wait for memory or the peer.
-            Err(Error { errno: Errno::ENOMEM | Errno::EAGAIN, .. }) if self.sent > 0 => {
-                Ok(self.wait_for_memory(wait))
+    /// The call is about to end. It passes on its turn, if it has it, and the event loop sends what is queued; whether
+    /// anything is.
+    fn leave(&mut self, section: &Section) -> bool {
+        let phase = std::mem::replace(&mut self.phase, Phase::New);
+        let mut slot = table::lock_known(section, self.fd);
+        let identity = self.identity;
+        let is_it = |slot: &Slot<'_>| slot.check_identity(identity).is_ok();
+        match phase {
+            Phase::New | Phase::Behind(_) => return false,
+            Phase::Peer | Phase::Memory => match Self::own_turn(&mut slot, section.thread()) {
+                Ok(connection) => connection.turn.pass(),
+                Err(_) => return false,
+            },
+            Phase::Turn | Phase::HeldBack(_) if !is_it(&slot) => return false,
+            Phase::Turn => {
+                slot.get().into_iter().for_each(|connection| connection.turn.leave(section.thread()))
             }
-            result => result.map(Flow::Done),
+            Phase::HeldBack(_) => {
+                slot.get().into_iter().for_each(|connection| connection.turn.hold_back(false))
+            }
         }
-    }
-
-    /// Lets others write again, and has the event loop send what is queued; whether anything is.
-    fn pass_turn(&self, section: &Section) -> bool {
-        let fd = self.fd;
-        // The step has just asked which socket it is.
-        let mut slot = table::lock_known(section, fd);
-        let Ok(connection) = Self::own_turn(&mut slot, section.thread()) else { return false };
-        connection.writer = None;
-        let is_queued = !connection.outbound.is_empty();
-        slot.notify();
-        slot.tidy();
+        let is_queued = slot.get().is_some_and(|connection| !connection.outbound.is_empty());
+        slot.remove_if_idle();
         drop(slot);
         if is_queued {
-            has_queued(section, fd);
+            has_queued(section, self.fd);
         } else {
             // The end of a peer that sends no more may have waited for it.
-            loops::note_sent(section, fd);
+            loops::note_sent(section, self.fd);
         }
         is_queued
     }
 
     /// The thread that waits in this write ends. The rest of a frame that has begun to leave goes before what is queued; a
     /// frame that has not is not sent.
-    pub fn abandon(&self, section: &Section) {
-        if !matches!(self.phase, Phase::Peer | Phase::Memory) {
-            return;
-        }
-        if self.sent > 0 {
+    pub fn abandon(&mut self, section: &Section) {
+        if self.sent > 0 && matches!(self.phase, Phase::Peer | Phase::Memory) {
             let mut slot = table::lock(section, self.fd);
             let Ok(connection) = Self::own_turn(&mut slot, section.thread()) else { return };
-            if self.enqueue(connection).is_err() {
+            if connection.outbound.prepend(&self.frame.after(self.sent).slices()).is_err() {
                 give_up(self.fd, Errno::ENOMEM);
             }
         }
-        self.pass_turn(section);
+        self.leave(section);
     }
 }
 

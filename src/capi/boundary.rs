@@ -11,6 +11,7 @@ use nix::errno::Errno;
 use super::process::REGISTER;
 use super::types::ipc_connection_info;
 use crate::calls::flow::Flow;
+use crate::connection::background;
 use crate::error::{Error, ipc_errors};
 use crate::frame::c_heap::OutOfMemory;
 use crate::kernel::wait::Wait;
@@ -71,7 +72,10 @@ pub fn call_or(
 ) -> ipc_errors {
     let before = Errno::last_raw();
     let result = guarded(code, || match Section::enter() {
-        Some(mut section) => body(&mut section),
+        Some(mut section) => {
+            background::send(&section, false);
+            body(&mut section)
+        }
         None => nested(),
     });
     finish(before, result)
@@ -96,7 +100,10 @@ where
     let mut wait = Wait::default();
     let result = loop {
         let next = guarded(code, || match Section::enter() {
-            Some(mut section) => step(&mut section, &mut wait),
+            Some(mut section) => {
+                background::send(&section, !wait.is_first());
+                step(&mut section, &mut wait)
+            }
             None => Err(Error::new(code, Errno::EDEADLK)),
         });
         match next {

@@ -13,7 +13,6 @@ use super::messages;
 use super::types::{ipc_connection_info, ipc_connection_infos, ipc_event, ipc_event_type, ipc_message};
 use crate::calls::accept::Accept;
 use crate::calls::flow::Flow;
-use crate::calls::flush;
 use crate::calls::wait_event::{self, WaitEvent};
 use crate::connection::frame_decoder::Frame;
 use crate::error::{Error, ipc_errors};
@@ -338,7 +337,6 @@ pub unsafe extern "C" fn ipc_connections_free(cinfos: *mut ipc_connection_infos)
     let nested = || with_list(&mut CList::forget);
     call_or(code, nested, |section| {
         with_list(&mut |list| {
-            flush::last_flush(section, None);
             loops::freed(section, list.key());
             list.free();
         })

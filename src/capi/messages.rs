@@ -158,7 +158,7 @@ pub(super) unsafe fn send(
 /// The thread ends while it waits in a write.
 extern "C" fn abandon(write: *mut c_void) {
     // SAFETY: the write of the frame below, which is there until this has returned.
-    let write = unsafe { &*write.cast::<Write<'_>>() };
+    let write = unsafe { &mut *write.cast::<Write<'_>>() };
     call(ipc_errors::IPC_ERROR_USOCK_SEND, |section| {
         write.abandon(section);
         Ok(())

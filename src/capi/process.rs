@@ -9,7 +9,7 @@ use std::cell::{Cell, RefCell};
 use std::mem::ManuallyDrop;
 
 use crate::calls::flush;
-use crate::connection::table;
+use crate::connection::{background, table};
 use crate::event_loop::loops;
 use crate::kernel::internal_fds;
 use crate::process::entry_guard::Section;
@@ -32,7 +32,8 @@ extern "C" fn register() {
 
 extern "C" fn at_exit() {
     if let Some(mut section) = Section::enter() {
-        flush::last_flush(&mut section, None);
+        flush::finish_at_exit(&mut section);
+        background::release(&section);
         table::release(&section);
         loops::release(&section);
         internal_fds::release();
@@ -42,6 +43,7 @@ extern "C" fn at_exit() {
 /// Every table of the library, locked. Dropping it unlocks them.
 struct Frozen {
     connections: table::Frozen,
+    background: background::Frozen,
     _loops: loops::Frozen,
     internal_fds: internal_fds::Frozen,
     /// Dropped last.
@@ -66,8 +68,9 @@ extern "C" fn before_fork() {
     // In the order in which the event loop takes them.
     let loops = loops::freeze();
     let connections = table::freeze();
+    let background = background::freeze(&section);
     let internal_fds = internal_fds::freeze();
-    let frozen = Frozen { connections, _loops: loops, internal_fds, _section: section };
+    let frozen = Frozen { connections, background, _loops: loops, internal_fds, _section: section };
     FROZEN.set(Some(ManuallyDrop::new(frozen)));
 }
 
@@ -90,9 +93,10 @@ extern "C" fn parent_after_fork() {
 extern "C" fn child_after_fork() {
     fork_epoch::next_generation();
     // The first of these is dropped last.
-    if let Some(Frozen { _section, _loops, mut connections, internal_fds }) = thaw() {
+    if let Some(Frozen { _section, _loops, mut connections, background, internal_fds }) = thaw() {
         // Descriptors that were to be sent are closed, which asks what is noted of them. There is no other thread.
         drop(internal_fds);
+        drop(background::leave_to_parent(background));
         table::leave_output_to_parent(&mut connections);
     }
 }

@@ -12,7 +12,6 @@ use super::types::{ipc_connection_info, ipc_message};
 use crate::calls::accept::Accept;
 use crate::calls::close::close_connection;
 use crate::calls::flow::Flow;
-use crate::calls::flush;
 use crate::error::{Error, ipc_errors};
 use crate::event_loop::loops;
 use crate::frame::c_heap::{self, Block};
@@ -182,7 +181,6 @@ pub unsafe extern "C" fn ipc_server_close(srv: *mut ipc_connection_info) -> ipc_
         |section| {
             // SAFETY: the caller's structure, if any.
             if let Ok(fd) = unsafe { fd_of(srv, code) } {
-                flush::last_flush(section, None);
                 loops::closing(section, fd);
             }
             end(Some(section))

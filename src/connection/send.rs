@@ -35,7 +35,7 @@ pub fn queued(section: &Section) -> (Vec<RawFd>, bool) {
     if QUEUED.swap(false, Ordering::Relaxed) {
         let mut any = false;
         table::for_each(section, |fd, connection| {
-            if connection.outbound.is_empty() || connection.writer.is_some() {
+            if connection.outbound.is_empty() || !connection.turn.is_free() {
                 return;
             }
             any = true;
@@ -112,7 +112,7 @@ pub fn flush_queue(slot: &mut Slot<'_>, fd: RawFd) -> Result<Flushed, Error> {
         Err(errno) if is_passing(errno) => Ok(Flushed::Later),
         Err(errno) => {
             connection.outbound.clear();
-            slot.tidy();
+            slot.remove_if_idle();
             give_up(fd, errno);
             Err(failed(errno))
         }
@@ -122,15 +122,20 @@ pub fn flush_queue(slot: &mut Slot<'_>, fd: RawFd) -> Result<Flushed, Error> {
 /// Sends what is queued for the connection, as far as the kernel takes it now.
 pub fn flush(section: &Section, fd: RawFd) -> Flushed {
     let mut slot = table::lock(section, fd);
-    if slot.get().is_some_and(|connection| connection.writer.is_some()) {
+    if slot.get().is_some_and(|connection| !connection.turn.is_free()) {
         return Flushed::Full;
     }
     let flushed = flush_queue(&mut slot, fd).unwrap_or(Flushed::All);
-    slot.tidy();
+    slot.remove_if_idle();
     flushed
+}
+
+/// How many bytes wait to be sent on the connection.
+pub fn queued_bytes(section: &Section, fd: RawFd) -> usize {
+    table::lock(section, fd).get().map_or(0, |connection| connection.outbound.len())
 }
 
 /// Whether bytes wait to be sent on the connection.
 pub fn is_queued(section: &Section, fd: RawFd) -> bool {
-    table::lock(section, fd).get().is_some_and(|connection| !connection.outbound.is_empty())
+    queued_bytes(section, fd) > 0
 }

@@ -1,10 +1,15 @@
 //! What is yet to be sent on one connection.
+//!
+//! The bytes lie in chunks: what is sent is given back at once, and no chunk grows, so that the queue takes little more
+//! memory than it has bytes. All queues of the process are counted together.
 
 #![forbid(unsafe_code)]
 
+use std::array;
 use std::collections::VecDeque;
 use std::io::IoSlice;
 use std::os::fd::{AsRawFd, RawFd};
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use nix::errno::Errno;
 
@@ -13,104 +18,225 @@ use crate::kernel::internal_fds::KeptFd;
 /// Bytes that may wait in memory to be sent, beside what the kernel holds, unless the program sets another limit.
 pub const QUEUE_LIMIT: usize = 16 << 20;
 
+/// Bytes that all queues of the process may have together, if one of them grows beyond its limit.
+const ALL_QUEUES_LIMIT: usize = 256 << 20;
+
+/// Descriptors that may wait to be sent with their messages.
+pub const DESCRIPTORS_LIMIT: usize = 64;
+
+/// The size of a chunk: at least, for a short queue, and at most.
+const CHUNK: std::ops::RangeInclusive<usize> = 512..=64 << 10;
+
+/// How many chunks are sent at once.
+const PIECES: usize = 16;
+
+/// Bytes of all queues of the process.
+static ALL_QUEUES: AtomicUsize = AtomicUsize::new(0);
+
+/// How far a queue may grow.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Room {
+    /// To so many bytes.
+    Own(usize),
+    /// As long as all queues of the process together are below their limit.
+    Shared,
+    /// For the rest of a message that has begun to leave: as far as there is memory.
+    Rest,
+}
+
 /// What is yet to be sent.
 #[derive(Default)]
-pub struct Outbound {
-    bytes: VecDeque<u8>,
+pub struct SendQueue {
+    /// Bytes are added to the last chunk that has any, and to the empty ones behind it.
+    chunks: VecDeque<Vec<u8>>,
+    /// How many bytes of the first chunk are sent.
+    start: usize,
+    len: usize,
+    /// Where in the stream the first byte is.
+    position: u64,
     /// Descriptors to be sent, in the order of their frames.
     descriptors: VecDeque<Attached>,
+    /// How much the peer had not taken when a message was last refused, if the kernel has taken nothing since.
+    pub refused_at: Option<usize>,
 }
 
 /// A descriptor that goes with a frame.
 struct Attached {
-    /// How many bytes are before the frame, and where it ends.
-    start: usize,
-    end: usize,
+    /// Where in the stream the frame begins and ends.
+    start: u64,
+    end: u64,
     descriptor: KeptFd,
 }
 
-impl Outbound {
+impl SendQueue {
     /// Bytes that wait.
     pub fn len(&self) -> usize {
-        self.bytes.len()
+        self.len
     }
 
     /// Whether none waits.
     pub fn is_empty(&self) -> bool {
-        self.bytes.is_empty()
+        self.len == 0
     }
 
-    /// Makes room for `more` bytes and a descriptor: EAGAIN over the limit, ENOMEM without memory.
-    pub fn reserve(&mut self, more: usize, limit: usize) -> Result<(), Errno> {
-        if more > limit.saturating_sub(self.bytes.len()) {
+    /// How many bytes the kernel has taken so far.
+    pub fn position(&self) -> u64 {
+        self.position
+    }
+
+    /// Makes room for `more` bytes and, if need be, a descriptor: EAGAIN over the limit, ENOMEM without memory.
+    pub fn reserve(&mut self, more: usize, limit: Room, has_descriptor: bool) -> Result<(), Errno> {
+        let is_full = match limit {
+            Room::Own(most) => more > most.saturating_sub(self.len),
+            Room::Shared => more > ALL_QUEUES_LIMIT.saturating_sub(ALL_QUEUES.load(Ordering::Relaxed)),
+            Room::Rest => false,
+        };
+        if is_full || has_descriptor && !self.takes_descriptor() {
             return Err(Errno::EAGAIN);
         }
-        self.descriptors.try_reserve(1).and_then(|()| self.bytes.try_reserve(more)).map_err(|_| Errno::ENOMEM)
+        let unused = self.chunks.iter().rev().map(|chunk| (chunk.is_empty(), chunk.capacity() - chunk.len()));
+        let mut missing = more;
+        for (is_empty, room) in unused {
+            missing = missing.saturating_sub(room);
+            if !is_empty {
+                break;
+            }
+        }
+        while missing > 0 {
+            let size = self.len.max(missing).clamp(*CHUNK.start(), *CHUNK.end());
+            self.chunks.try_reserve(1).map_err(|_| Errno::ENOMEM)?;
+            self.chunks.push_back(chunk(size)?);
+            missing = missing.saturating_sub(size);
+        }
+        self.descriptors.try_reserve(usize::from(has_descriptor)).map_err(|_| Errno::ENOMEM)
     }
 
-    /// Appends what [`Outbound::reserve`] has made room for. A descriptor goes with the first byte.
+    /// Whether one more descriptor may wait.
+    pub fn takes_descriptor(&self) -> bool {
+        self.descriptors.len() < DESCRIPTORS_LIMIT
+    }
+
+    /// Appends what [`SendQueue::reserve`] has made room for. A descriptor goes with the first byte.
     pub fn append(&mut self, pieces: &[IoSlice<'_>], descriptor: Option<KeptFd>) {
-        let start = self.bytes.len();
+        let start = self.end();
+        // The last chunk with bytes; those behind it are empty.
+        let mut index = self.chunks.iter().rposition(|chunk| !chunk.is_empty()).unwrap_or(0);
         for piece in pieces {
-            self.bytes.extend(piece.iter());
+            let mut rest: &[u8] = piece;
+            while let (false, Some(chunk)) = (rest.is_empty(), self.chunks.get_mut(index)) {
+                let count = rest.len().min(chunk.capacity() - chunk.len());
+                let (now, later) = rest.split_at(count);
+                chunk.extend_from_slice(now);
+                self.len += count;
+                rest = later;
+                index += usize::from(!later.is_empty());
+            }
         }
+        let end = self.end();
+        ALL_QUEUES.fetch_add((end - start) as usize, Ordering::Relaxed);
         if let Some(descriptor) = descriptor {
-            self.descriptors.push_back(Attached { start, end: self.bytes.len(), descriptor });
+            self.descriptors.push_back(Attached { start, end, descriptor });
         }
+    }
+
+    /// Where in the stream the last byte ends.
+    fn end(&self) -> u64 {
+        self.position + self.len as u64
     }
 
     /// Puts the rest of a frame that is half sent before all that waits: ENOMEM without memory.
     pub fn prepend(&mut self, pieces: &[IoSlice<'_>]) -> Result<(), Errno> {
-        let size: usize = pieces.iter().map(|piece| piece.len()).sum();
-        let mut bytes = VecDeque::new();
-        bytes.try_reserve(size + self.bytes.len()).map_err(|_| Errno::ENOMEM)?;
-        let behind = std::mem::replace(&mut self.bytes, bytes);
-        self.append(pieces, None);
-        self.bytes.extend(behind);
+        let mut rest = Self::default();
+        rest.reserve(pieces.iter().map(|piece| piece.len()).sum(), Room::Rest, false)?;
+        rest.append(pieces, None);
+        rest.chunks.try_reserve(self.chunks.len()).map_err(|_| Errno::ENOMEM)?;
+        // The front of the first chunk is sent, and is not to be sent again.
+        if let Some(first) = self.chunks.front_mut() {
+            first.drain(..self.start);
+        }
+        rest.chunks.retain(|chunk| !chunk.is_empty());
+        rest.chunks.append(&mut self.chunks);
+        std::mem::swap(&mut self.chunks, &mut rest.chunks);
+        let more = std::mem::take(&mut rest.len);
+        self.start = 0;
+        self.len += more;
         for attached in &mut self.descriptors {
-            attached.start += size;
-            attached.end += size;
+            attached.start += more as u64;
+            attached.end += more as u64;
         }
         Ok(())
     }
 
-    /// Gives `sink` what waits until it takes no more; `sink` tells how much it took. A descriptor goes with the
-    /// first of the bytes that it is given with, and these are of its frame alone: who receives takes it for one
-    /// of the last frame that has come.
+    /// Gives `sink` what waits until it takes no more; `sink` says how much it took. A descriptor goes with the
+    /// first of the bytes that it is given with, and these are of its frame alone: the receiver takes it for one
+    /// of the last frame that was received.
     pub fn flush(
         &mut self,
         mut sink: impl FnMut(&[IoSlice<'_>], Option<RawFd>) -> Result<usize, Errno>,
     ) -> Result<(), Errno> {
-        while !self.bytes.is_empty() {
+        while !self.is_empty() {
             let first = self.descriptors.front();
-            let now = first.filter(|attached| attached.start == 0);
+            let now = first.filter(|attached| attached.start == self.position);
             let end = now.map(|attached| attached.end).or(first.map(|attached| attached.start));
-            let end = end.unwrap_or(self.bytes.len());
+            let mut room = end.map_or(self.len, |end| (end - self.position) as usize);
             let has_descriptor = now.is_some();
             // The program may have closed it, and its number be another file's: the bytes go without it.
             let now = now.map(|attached| &attached.descriptor).filter(|descriptor| descriptor.is_intact());
             let now = now.map(AsRawFd::as_raw_fd);
-            let (front, back) = self.bytes.as_slices();
-            let front = front.get(..end).unwrap_or(front);
-            let back = back.get(..end - front.len()).unwrap_or(back);
-            let taken = sink(&[IoSlice::new(front), IoSlice::new(back)], now)?.min(end);
-            self.bytes.drain(..taken);
+            let mut chunks = self.chunks.iter();
+            let mut skip = self.start;
+            let pieces: [IoSlice<'_>; PIECES] = array::from_fn(|_| {
+                let bytes = chunks.next().and_then(|chunk| chunk.get(skip..)).unwrap_or_default();
+                skip = 0;
+                let bytes = bytes.get(..room).unwrap_or(bytes);
+                room -= bytes.len();
+                IoSlice::new(bytes)
+            });
+            let count = pieces.iter().take_while(|piece| !piece.is_empty()).count();
+            let pieces = pieces.get(..count).unwrap_or_default();
+            let most = pieces.iter().map(|piece| piece.len()).sum();
+            let taken = sink(pieces, now)?.min(most);
             if has_descriptor && taken > 0 {
                 self.descriptors.pop_front();
             }
-            for attached in &mut self.descriptors {
-                attached.start -= taken;
-                attached.end -= taken;
-            }
+            self.note_sent(taken);
         }
         self.clear();
         Ok(())
     }
 
-    /// Forgets what waits: the peer is gone.
+    /// Gives back the bytes that are sent.
+    fn note_sent(&mut self, count: usize) {
+        self.refused_at = None;
+        self.position += count as u64;
+        self.len -= count;
+        self.start += count;
+        ALL_QUEUES.fetch_sub(count, Ordering::Relaxed);
+        while let Some(chunk) =
+            self.chunks.front().filter(|chunk| self.start >= chunk.len() && self.start > 0)
+        {
+            self.start -= chunk.len();
+            self.chunks.pop_front();
+        }
+    }
+
+    /// Forgets what waits: the peer has closed the connection.
     pub fn clear(&mut self) {
         *self = Self::default();
     }
+}
+
+impl Drop for SendQueue {
+    fn drop(&mut self) {
+        ALL_QUEUES.fetch_sub(self.len, Ordering::Relaxed);
+    }
+}
+
+/// A chunk with so much room.
+fn chunk(size: usize) -> Result<Vec<u8>, Errno> {
+    let mut chunk = Vec::new();
+    chunk.try_reserve_exact(size).map_err(|_| Errno::ENOMEM)?;
+    Ok(chunk)
 }
 
 #[cfg(test)]
@@ -120,11 +246,11 @@ mod tests {
 
     #[test]
     fn the_queue_sends_in_order_and_refuses_whole() {
-        let mut queue = Outbound::default();
-        queue.reserve(QUEUE_LIMIT, QUEUE_LIMIT).unwrap();
-        assert_eq!(queue.reserve(QUEUE_LIMIT + 1, QUEUE_LIMIT), Err(Errno::EAGAIN));
+        let mut queue = SendQueue::default();
+        queue.reserve(QUEUE_LIMIT, Room::Own(QUEUE_LIMIT), false).unwrap();
+        assert_eq!(queue.reserve(QUEUE_LIMIT + 1, Room::Own(QUEUE_LIMIT), false), Err(Errno::EAGAIN));
         queue.append(&[IoSlice::new(b"abc"), IoSlice::new(b"def")], None);
-        assert_eq!(queue.reserve(QUEUE_LIMIT - 5, QUEUE_LIMIT), Err(Errno::EAGAIN));
+        assert_eq!(queue.reserve(QUEUE_LIMIT - 5, Room::Own(QUEUE_LIMIT), false), Err(Errno::EAGAIN));
         let (mut sent, mut calls) = (Vec::new(), 0);
         let stopped = queue.flush(|pieces, _| {
             calls += 1;
@@ -150,9 +276,9 @@ mod tests {
     fn a_descriptor_goes_with_the_first_byte_of_its_frame_and_with_no_other() {
         let open = || Some(KeptFd::new(OwnedFd::from(std::fs::File::open("/dev/null").unwrap())));
         for step in (1..9).chain([100]) {
-            let mut queue = Outbound::default();
+            let mut queue = SendQueue::default();
             for (bytes, descriptor) in [("one", None), ("two", open()), ("three", open()), ("four", None)] {
-                queue.reserve(bytes.len(), QUEUE_LIMIT).unwrap();
+                queue.reserve(bytes.len(), Room::Own(QUEUE_LIMIT), descriptor.is_some()).unwrap();
                 queue.append(&[IoSlice::new(bytes.as_bytes())], descriptor);
             }
             queue.prepend(&[IoSlice::new(b"half")]).unwrap();
@@ -177,7 +303,7 @@ mod tests {
     type Waiting = (u8, Option<RawFd>, usize);
 
     /// Sends what a sink takes that stops after so many calls, each of which takes at most `most` bytes.
-    fn flush_some(queue: &mut Outbound, expected: &mut VecDeque<Waiting>, calls: usize, most: usize) {
+    fn flush_some(queue: &mut SendQueue, expected: &mut VecDeque<Waiting>, calls: usize, most: usize) {
         let mut left = calls;
         let flushed = queue.flush(|pieces, descriptor| {
             left = left.checked_sub(1).ok_or(Errno::EAGAIN)?;
@@ -208,14 +334,14 @@ mod tests {
             usize::try_from((state >> 33) % limit).unwrap()
         };
         for _ in 0..300 {
-            let (mut queue, mut expected) = (Outbound::default(), VecDeque::new());
+            let (mut queue, mut expected) = (SendQueue::default(), VecDeque::new());
             for number in 0..40 {
                 let bytes: Vec<u8> = (0..1 + below(30)).map(|place| (number * 31 + place) as u8).collect();
                 let halves = bytes.split_at(below(bytes.len() as u64 + 1));
                 let pieces = [IoSlice::new(halves.0), IoSlice::new(halves.1)];
                 match below(8) {
                     0..4 => {
-                        let room = queue.reserve(bytes.len(), LIMIT);
+                        let room = queue.reserve(bytes.len(), Room::Own(LIMIT), true);
                         assert_eq!(room.is_ok(), expected.len() + bytes.len() <= LIMIT, "the bound");
                         if room.is_err() {
                             continue;
@@ -243,7 +369,7 @@ mod tests {
 
     #[test]
     fn descriptor_closed_by_the_program_is_not_sent() {
-        let mut queue = Outbound::default();
+        let mut queue = SendQueue::default();
         let descriptor = KeptFd::new(OwnedFd::from(std::fs::File::open("/dev/null").unwrap()));
         let number = descriptor.as_raw_fd();
         queue.append(&[IoSlice::new(b"with")], Some(descriptor));

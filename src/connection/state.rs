@@ -6,8 +6,8 @@
 use nix::unistd::getpid;
 
 use crate::connection::frame_decoder::{Inbound, Longest};
-use crate::connection::send_queue::{Outbound, QUEUE_LIMIT};
-use crate::process::entry_guard::Thread;
+use crate::connection::send_queue::{QUEUE_LIMIT, Room, SendQueue};
+use crate::connection::turn::Turn;
 use crate::process::fork_epoch;
 
 /// What a program may set for a connection, or for all that a service accepts.
@@ -15,8 +15,8 @@ use crate::process::fork_epoch;
 pub struct Settings {
     /// The longest payload that the peer may announce.
     pub longest: Longest,
-    /// Bytes that may wait to be sent.
-    pub queue: usize,
+    /// Bytes that may wait to be sent; none if the program has set no limit of its own.
+    pub queue: Option<usize>,
     /// Whether descriptors are received.
     pub descriptors: bool,
 }
@@ -26,7 +26,12 @@ impl Settings {
     pub fn set_limits(&mut self, longest: usize, queue: usize) {
         let default = Self::default();
         self.longest = if longest == 0 { default.longest } else { Longest(longest) };
-        self.queue = if queue == 0 { default.queue } else { queue };
+        self.queue = (queue != 0).then_some(queue);
+    }
+
+    /// How far the queue may grow.
+    pub fn room(self) -> Room {
+        Room::Own(self.queue.unwrap_or(QUEUE_LIMIT))
     }
 
     /// What comes in, from now on.
@@ -47,7 +52,7 @@ impl Settings {
 
 impl Default for Settings {
     fn default() -> Self {
-        Self { longest: Longest::default(), queue: QUEUE_LIMIT, descriptors: false }
+        Self { longest: Longest::default(), queue: None, descriptors: false }
     }
 }
 
@@ -73,9 +78,9 @@ pub struct Connection {
     /// What has come in.
     pub inbound: Inbound,
     /// What is yet to go out.
-    pub outbound: Outbound,
-    /// The thread that is in the middle of sending a frame: no other may send meanwhile.
-    pub writer: Option<Thread>,
+    pub outbound: SendQueue,
+    /// Which thread is in the middle of sending a frame: no other may send meanwhile.
+    pub turn: Turn,
     /// A fork left it to the parent to send the rest of a frame: this process must not send behind it.
     pub left_to_parent: bool,
     /// Whether frames were queued on the assumption that the descriptor is still this socket.
@@ -93,8 +98,8 @@ impl Connection {
     pub fn new(settings: Settings) -> Self {
         Self {
             inbound: settings.inbound(),
-            outbound: Outbound::default(),
-            writer: None,
+            outbound: SendQueue::default(),
+            turn: Turn::default(),
             left_to_parent: false,
             is_assumed: false,
             settings,
@@ -105,16 +110,20 @@ impl Connection {
 
     /// Whether there is nothing to remember.
     pub fn is_idle(&self) -> bool {
-        self.inbound.is_empty() && self.may_send() && self.service.is_none() && !self.waits_for_clients
+        self.inbound.is_empty()
+            && self.may_send()
+            && self.turn.is_unused()
+            && self.service.is_none()
+            && !self.waits_for_clients
     }
 
     /// Whether anything is yet to be sent: queued, or being written by a thread.
     pub fn is_owed(&self) -> bool {
-        !self.outbound.is_empty() || self.writer.is_some()
+        !self.outbound.is_empty() || !self.turn.is_unused()
     }
 
     /// Whether nothing stands before what is to be sent next.
     pub fn may_send(&self) -> bool {
-        self.outbound.is_empty() && self.writer.is_none() && !self.left_to_parent
+        self.outbound.is_empty() && self.turn.is_free() && !self.left_to_parent
     }
 }

@@ -18,7 +18,6 @@
 
 use std::os::fd::RawFd;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::time::Duration;
 
 use nix::errno::Errno;
 
@@ -243,18 +242,18 @@ impl Slot<'_> {
     }
 
     /// Forgets what has come in and gone out, if there is nothing left of it.
-    pub fn tidy(&mut self) {
+    pub fn remove_if_idle(&mut self) {
         if self.get().is_some_and(|connection| connection.is_idle()) {
             let memory = self.known_mut().and_then(|entry| entry.connection.take());
             self.shard.spare = memory;
         }
     }
 
-    /// Forgets the connection.
+    /// Forgets the connection. Threads that wait for their turn to send find that it is closed.
     pub fn forget(&mut self) {
-        let memory = self.known_mut().and_then(Entry::forget);
+        let mut memory = self.known_mut().and_then(Entry::forget);
+        memory.as_deref_mut().into_iter().flatten().for_each(|connection| connection.turn.close());
         self.discarded = memory.or_else(|| self.discarded.take());
-        self.notify();
     }
 
     /// The memory of connections that were forgotten, to be dropped where no lock is held.
@@ -262,20 +261,27 @@ impl Slot<'_> {
         self.discarded
     }
 
-    /// Waits until another thread has finished its frame, or for so long: EBADF if the connection is closed meanwhile.
-    pub fn wait(mut self, limit: Option<Duration>) -> Result<Self, Errno> {
-        let before = (self.known().map(|entry| entry.cookie), self.counters());
-        self.shard = TABLE.wait(self.shard, key(self.fd), limit);
-        self.seen = None;
-        let is_it = self.counters() == before.1
-            && before.0.is_none_or(|cookie| !cookie.is_some() || cookie.is_behind(self.fd));
-        if is_it { Ok(self) } else { Err(Errno::EBADF) }
+    /// Which connection the number is, as far as the library knows.
+    pub fn identity(&self) -> Identity {
+        Identity {
+            cookie: self.known().map_or(Cookie::NONE, |entry| entry.cookie),
+            counters: self.counters(),
+        }
     }
 
-    /// Lets other threads know that a frame is finished.
-    pub fn notify(&self) {
-        TABLE.notify(&self.shard, key(self.fd));
+    /// EBADF if the number was given out or closed since, or is another socket's.
+    pub fn check_identity(&self, before: Identity) -> Result<(), Errno> {
+        let Identity { cookie, counters } = before;
+        let is_it = self.counters() == counters && (!cookie.is_some() || cookie.is_behind(self.fd));
+        if is_it { Ok(()) } else { Err(Errno::EBADF) }
     }
+}
+
+/// Which connection a number was.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Identity {
+    cookie: Cookie,
+    counters: (u32, u32),
 }
 
 /// Changes what is set for the descriptor.
@@ -310,6 +316,11 @@ impl Prepared {
         let is_default = settings == Settings::default();
         Ok(Self(if is_default { None } else { Some(boxed(settings)?) }))
     }
+}
+
+/// Whether bytes of the connection were read ahead.
+pub fn has_ahead(section: &Section, fd: RawFd) -> bool {
+    lock_known(section, fd).get().is_some_and(|connection| connection.inbound.has_ahead())
 }
 
 /// The library gives out this number as a new connection, with these settings. What another socket with the number has
@@ -407,7 +418,7 @@ pub fn leave_output_to_parent(table: &mut Frozen) {
             let Some([connection]) = entry.connection.as_deref_mut() else { continue };
             connection.left_to_parent |= connection.is_owed();
             connection.outbound.clear();
-            connection.writer = None;
+            connection.turn.abandon();
             if connection.is_idle() {
                 entry.connection = None;
             }
@@ -486,10 +497,10 @@ mod tests {
         let (fd, _peer) = socket_at(950);
         let mut slot = lock(&section, fd);
         slot.entry().unwrap().is_assumed = true;
-        slot.tidy();
+        slot.remove_if_idle();
         assert!(slot.get().is_none());
         slot.entry().unwrap().left_to_parent = true;
-        slot.tidy();
+        slot.remove_if_idle();
         assert!(slot.get().is_some());
         slot.forget();
         assert!(slot.into_discarded().is_some());

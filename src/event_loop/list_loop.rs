@@ -15,6 +15,7 @@ use crate::connection::send;
 use crate::connection::table::Memory;
 use crate::error::{Error, ipc_errors as Code};
 use crate::event_loop::accept;
+use crate::event_loop::allowance::Allowance;
 use crate::event_loop::list::{Kind, List};
 use crate::event_loop::members::{Member, READABLE, REPORTED, SENDING, State};
 use crate::event_loop::receive::Receiver;
@@ -49,6 +50,8 @@ pub struct EventLoop {
     is_batch: bool,
     /// Whether a thread waits for the set.
     is_waiting: bool,
+    /// How long writers may wait for its members.
+    pub allowance: Allowance,
     /// Whether something could not be sent, and nothing will report when it can.
     is_stalled: bool,
 }
@@ -70,6 +73,7 @@ impl EventLoop {
             shown: Vec::new(),
             is_batch: false,
             is_waiting: false,
+            allowance: Allowance::default(),
             is_stalled: false,
         }
     }
@@ -96,8 +100,8 @@ impl EventLoop {
     }
 
     /// Shows other event loops whether something is left to report.
-    pub fn update_event_fd(&mut self) {
-        self.registry.update_event_fd();
+    pub fn update_event_fd(&mut self, section: &Section) {
+        self.registry.update_event_fd(section);
     }
 
     /// Makes a step.
@@ -302,8 +306,8 @@ impl EventLoop {
     /// set. Only those that poll(2) reports as the set does: a connection that can be read, or a service.
     fn few_members(&self) -> Option<Few> {
         let members = &self.registry.members;
-        // With the service and the clock.
-        if members.count() + 2 > FEW || self.registry.pause.is_on() {
+        // With the service, the clock, and what leaves in the background.
+        if members.count() + 3 > FEW || self.registry.pause.is_on() {
             return None;
         }
         let mut fds = Few::NONE;

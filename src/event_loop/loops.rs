@@ -10,7 +10,9 @@ use crate::connection::table;
 use crate::error::Error;
 use crate::event_loop::list::List;
 use crate::event_loop::list_loop::EventLoop;
+use crate::kernel::deadline;
 use crate::kernel::internal_fds::KeptFd;
+use crate::kernel::wait::PollSet;
 use crate::process::entry_guard::Section;
 use crate::process::sharded::{NumberMap, Part, Shard, Shards, empty_map, release_map};
 
@@ -52,7 +54,7 @@ pub fn with_loop<R>(
     }
     let event_loop = shard.entry(list).or_insert_with(|| EventLoop::new(list));
     let result = act(event_loop);
-    event_loop.update_event_fd();
+    event_loop.update_event_fd(section);
     event_loop.shrink();
     let discarded = event_loop.take_discarded();
     let unused = if event_loop.is_unused() { shard.remove(&list) } else { None };
@@ -66,7 +68,7 @@ fn with_existing<R>(section: &Section, list: usize, act: impl FnOnce(&mut EventL
     let mut shard = LOOPS.lock(section, part(list));
     let event_loop = shard.get_mut(&list)?;
     let result = act(event_loop);
-    event_loop.update_event_fd();
+    event_loop.update_event_fd(section);
     event_loop.shrink();
     let discarded = event_loop.take_discarded();
     let unused = if event_loop.is_unused() { shard.remove(&list) } else { None };
@@ -147,6 +149,37 @@ pub fn note_sent(section: &Section, fd: RawFd) {
 /// Has the list that has the connection send what is queued for it.
 pub fn watch_output(section: &Section, fd: RawFd) {
     with_member(section, fd, |event_loop, slot| event_loop.watch_output(slot));
+}
+
+/// How long a writer may wait for a peer of the list, in milliseconds.
+pub fn allowance(section: &Section, list: usize) -> i32 {
+    let mut shard = LOOPS.lock(section, part(list));
+    shard.get_mut(&list).map_or(0, |event_loop| event_loop.allowance.left(deadline::now()))
+}
+
+/// A writer has waited for a peer of the list, since this time; whether the peer has taken bytes.
+pub fn note_waited(section: &Section, list: usize, since: i64, has_taken: bool) {
+    let mut shard = LOOPS.lock(section, part(list));
+    if let Some(event_loop) = shard.get_mut(&list) {
+        event_loop.allowance.note(since, deadline::now(), has_taken);
+    }
+}
+
+/// What a writer to the connection waits for while it is held back: that the connection takes bytes, or that something else
+/// in the list waits to be served. None if something does.
+pub fn others(section: &Section, list: usize, fd: RawFd) -> Option<PollSet> {
+    let shard = LOOPS.lock(section, part(list));
+    shard.get(&list)?.others(section, fd)
+}
+
+/// Something leaves in the background from now on: those that wait are to wait for that, too.
+pub fn background_began(section: &Section) {
+    LOOPS.for_each(section, |loops| {
+        for event_loop in loops.values_mut() {
+            event_loop.update_event_fd(section);
+            event_loop.wake();
+        }
+    });
 }
 
 /// A descriptor that is readable while a wait for the list would not wait.

@@ -54,7 +54,7 @@ impl Receiver {
             (came, cut) = self.pull(&mut connection.inbound, fd);
             more = connection.inbound.has_ahead();
             if connection.is_idle() {
-                slot.tidy();
+                slot.remove_if_idle();
             }
         } else {
             let mut inbound = slot.settings().inbound();

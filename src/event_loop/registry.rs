@@ -17,8 +17,8 @@ use std::os::fd::RawFd;
 
 use nix::errno::Errno;
 
-use crate::connection::send;
 use crate::connection::table::{self, Memory};
+use crate::connection::{background, send};
 use crate::error::{Error, ipc_errors as Code};
 use crate::event_loop::accept::Pause;
 use crate::event_loop::list::{Entry, Kind, List};
@@ -145,8 +145,12 @@ impl Registry {
         self.files.remove(&slot);
         if member.has(NOTED) {
             table::note_unlisted(section, member.fd, self.key);
-            let memory = table::lock(section, member.fd).into_discarded();
-            self.discard(memory);
+            let mut number = table::lock(section, member.fd);
+            let is_queued = number.get().is_some_and(|connection| !connection.outbound.is_empty());
+            self.discard(number.into_discarded());
+            if is_queued {
+                background::watch(section, member.fd);
+            }
         }
         self.wake_shadows(section, member.fd);
     }

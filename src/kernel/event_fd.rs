@@ -22,6 +22,8 @@ pub struct EventFd {
     /// Readable while something is left that an earlier call has brought.
     left: InternalFd,
     is_raised: bool,
+    /// Which set of what leaves in the background it follows.
+    pub background: u32,
     made_by: u32,
 }
 
@@ -43,7 +45,13 @@ impl EventFd {
     pub fn new() -> Result<Self> {
         // SAFETY: it makes a descriptor.
         let outer = InternalFd::shown(owned(unsafe { libc::epoll_create1(libc::EPOLL_CLOEXEC) })?);
-        let event_fd = Self { outer, left: counter()?, is_raised: false, made_by: fork_epoch::generation() };
+        let event_fd = Self {
+            outer,
+            left: counter()?,
+            is_raised: false,
+            background: 0,
+            made_by: fork_epoch::generation(),
+        };
         event_fd.watch(event_fd.left.as_raw_fd())?;
         Ok(event_fd)
     }

@@ -29,7 +29,7 @@ pub type Readiness = libc::epoll_event;
 /// An epoll set with a clock.
 pub struct Poller {
     epoll: InternalFd,
-    /// None if a sandbox refuses timerfd_create(2).
+    /// None if a sandbox refuses timerfd_create(2), or if none is needed.
     clock: Option<InternalFd>,
     /// When something is to be looked after, in milliseconds; never, if it is 0.
     tick_at: i64,
@@ -67,13 +67,24 @@ impl Poller {
             Err(Errno::EPERM | Errno::ENOSYS | Errno::EINVAL | Errno::EACCES) => None,
             Err(errno) => return Err(errno),
         };
-        let poller = Self { epoll, clock, tick_at: 0, is_set: false, made_by: fork_epoch::generation() };
+        let poller = Self::of(epoll, clock);
         if let Some(clock) = &poller.clock {
             // Reported once for each tick: nobody reads the clock.
             let interest = EpollFlags::EPOLLIN | EpollFlags::EPOLLET;
             control(poller.fd(), libc::EPOLL_CTL_ADD, clock.as_raw_fd(), interest, TICK)?;
         }
         Ok(poller)
+    }
+
+    /// A set with nothing in it.
+    #[allow(unsafe_code, reason = "nix's type closes its number without asking whose it is")]
+    pub fn without_clock() -> Result<Self> {
+        // SAFETY: it makes a descriptor.
+        internal(unsafe { libc::epoll_create1(libc::EPOLL_CLOEXEC) }).map(|epoll| Self::of(epoll, None))
+    }
+
+    fn of(epoll: InternalFd, clock: Option<InternalFd>) -> Self {
+        Self { epoll, clock, tick_at: 0, is_set: false, made_by: fork_epoch::generation() }
     }
 
     /// Whether the number still is that of this set, and this process made it.

@@ -132,6 +132,16 @@ pub fn prepare_listener(fd: RawFd) -> Result<bool> {
     Ok(true)
 }
 
+/// How much of what was sent the peer has not received yet, with what the kernel needs to keep it (SIOCOUTQ): it shrinks as
+/// the peer receives whole pieces, of up to 64 KiB.
+#[allow(unsafe_code, reason = "nix has no such call")]
+pub fn unsent(fd: RawFd) -> Result<usize> {
+    let mut count: libc::c_int = 0;
+    // SAFETY: the kernel writes one number.
+    Errno::result(unsafe { libc::ioctl(fd, libc::TIOCOUTQ, &raw mut count) })?;
+    Ok(usize::try_from(count).unwrap_or(0))
+}
+
 /// Ends the connection for both sides, and leaves the descriptor open.
 pub fn shut_down(fd: RawFd) {
     let _ = socket::shutdown(fd, socket::Shutdown::Both);

@@ -1,6 +1,6 @@
 /*
  * The one place where a call of the library waits: for descriptors, for the first bytes of a message, for a client, for a
- * server. It is entered outside of every lock, with nothing on the stack above it that has to be dropped.
+ * server, for another thread. It is entered outside of every lock, with nothing on the stack above it that has to be dropped.
  *
  * pthread_cancel(3), and pthread_exit(3) in a signal handler, end the thread here: what the call holds is then given back.
  */
@@ -9,6 +9,7 @@
 #include <errno.h>
 #include <poll.h>
 #include <pthread.h>
+#include <semaphore.h>
 #include <stddef.h>
 #include <stdlib.h>
 #include <sys/socket.h>
@@ -35,11 +36,13 @@ struct ipc_c_wait {
 	int held[2];
 	void (*cancelled) (void *argument);
 	void *argument;
+	/* WAIT_TURN: what another thread ends the wait with. */
+	sem_t semaphore;
 	long result;
 	int error;
 };
 
-enum { WAIT_POLL, WAIT_PEEK, WAIT_ACCEPT, WAIT_CONNECT };
+enum { WAIT_POLL, WAIT_PEEK, WAIT_ACCEPT, WAIT_CONNECT, WAIT_TURN };
 
 _Static_assert (sizeof (struct ipc_c_wait) % 8 == 0, "wait.rs has the same layout");
 
@@ -67,6 +70,8 @@ static long wait_for (struct ipc_c_wait *wait)
 		return accept4 (wait->fd, NULL, NULL, SOCK_CLOEXEC);
 	case WAIT_CONNECT:
 		return connect (wait->fd, (const struct sockaddr *) (const void *) wait->bytes, wait->size);
+	case WAIT_TURN:
+		return sem_wait (&wait->semaphore);
 	}
 	errno = EINVAL;
 	return -1;

@@ -12,6 +12,7 @@ use std::ptr;
 use nix::Result;
 use nix::errno::Errno;
 
+use crate::kernel::semaphore::{Semaphore, Waker};
 use crate::kernel::signals;
 
 /// What [`Wait::what`] says, as wait.c has it.
@@ -20,6 +21,7 @@ const POLL: i32 = 0;
 const PEEK: i32 = 1;
 const ACCEPT: i32 = 2;
 const CONNECT: i32 = 3;
+const TURN: i32 = 4;
 
 /// How many descriptors are polled without an array of their own.
 pub const FEW: usize = 8;
@@ -29,7 +31,6 @@ const BYTES: usize = 128;
 
 /// What to wait for, and then what has come of it. Plain data: a thread that is cancelled leaves it where it is.
 #[repr(C)]
-#[derive(Clone, Copy)]
 pub struct Wait {
     what: i32,
     fd: RawFd,
@@ -44,6 +45,7 @@ pub struct Wait {
     held: [RawFd; 2],
     cancelled: Option<extern "C" fn(*mut c_void)>,
     argument: *mut c_void,
+    semaphore: Semaphore,
     result: libc::c_long,
     error: i32,
 }
@@ -69,6 +71,7 @@ impl Default for Wait {
             held: [-1; 2],
             cancelled: None,
             argument: ptr::null_mut(),
+            semaphore: Semaphore::new(),
             result: 0,
             error: 0,
         }
@@ -121,6 +124,12 @@ impl Wait {
         self.bytes.iter_mut().zip(address).for_each(|(place, byte)| *place = *byte);
         self.size = u32::try_from(count).unwrap_or(0);
         self.held = held;
+    }
+
+    /// The next wait is one for another thread, which gets what ends it. Until then this value stays where it is.
+    pub fn turn(&mut self) -> Waker {
+        self.set(TURN, -1);
+        self.semaphore.arm()
     }
 
     /// Blocks signals from now on, but while the thread waits, until [`Wait::unblock_signals`].

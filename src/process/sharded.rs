@@ -5,9 +5,7 @@
 
 use std::collections::HashMap;
 use std::hash::{BuildHasherDefault, Hasher};
-use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use crate::process::entry_guard::Section;
 
@@ -57,15 +55,12 @@ pub fn release_map<K, V>(map: &mut NumberMap<K, V>) {
 /// One part of the table.
 pub struct Part<T> {
     table: Mutex<T>,
-    changed: Condvar,
-    /// How many threads wait for a change; it changes only under the lock.
-    waiting: AtomicUsize,
 }
 
 impl<T> Part<T> {
     /// The part that begins so.
     pub const fn new(table: T) -> Self {
-        Self { table: Mutex::new(table), changed: Condvar::new(), waiting: AtomicUsize::new(0) }
+        Self { table: Mutex::new(table) }
     }
 }
 
@@ -85,28 +80,6 @@ impl<T, const N: usize> Shards<T, N> {
     /// it cannot be held across a blocking call.
     pub fn lock<'a>(&'a self, _section: &'a Section, number: usize) -> Shard<'a, T> {
         lock(&self.part(number).table)
-    }
-
-    /// Lets the part of `number` go until another thread calls [`Shards::notify`] for it, or for so long. This
-    /// thread stays inside its section: a signal handler that comes meanwhile finds it so.
-    pub fn wait<'a>(&'a self, shard: Shard<'a, T>, number: usize, limit: Option<Duration>) -> Shard<'a, T> {
-        let part = self.part(number);
-        part.waiting.fetch_add(1, Ordering::Relaxed);
-        let shard = match limit {
-            Some(limit) => part.changed.wait_timeout(shard, limit).unwrap_or_else(PoisonError::into_inner).0,
-            None => part.changed.wait(shard).unwrap_or_else(PoisonError::into_inner),
-        };
-        part.waiting.fetch_sub(1, Ordering::Relaxed);
-        shard
-    }
-
-    /// Wakes the threads that wait for the part of `number`, which is locked.
-    pub fn notify(&self, _shard: &Shard<'_, T>, number: usize) {
-        let part = self.part(number);
-        // To wake nobody would cost a system call.
-        if part.waiting.load(Ordering::Relaxed) > 0 {
-            part.changed.notify_all();
-        }
     }
 
     /// Locks every part, one after the other, and calls `visit` on each.

@@ -6,12 +6,13 @@ use std::os::fd::RawFd;
 
 use nix::errno::Errno;
 
-use crate::connection::table;
+use crate::connection::{background, send, table};
 use crate::error::Error;
 use crate::event_loop::list::{Entry, Kind, List};
 use crate::event_loop::list_loop::EventLoop;
 use crate::event_loop::members::{READABLE, SENDING, State, WRITABLE};
 use crate::event_loop::registry::failed;
+use crate::kernel::wait::PollSet;
 use crate::process::entry_guard::Section;
 
 impl EventLoop {
@@ -105,7 +106,12 @@ impl EventLoop {
             }
         }
         let key = self.registry.key();
-        fds.into_iter().for_each(|fd| table::note_unlisted(section, fd, key));
+        for fd in fds {
+            table::note_unlisted(section, fd, key);
+            if send::is_queued(section, fd) {
+                background::watch(section, fd);
+            }
+        }
         self.wake();
     }
 
@@ -127,6 +133,36 @@ impl EventLoop {
         self.wake();
     }
 
+    /// What a writer to the connection waits for while it is held back: that the connection takes bytes, or that something else
+    /// waits to be served. None if something does, or without memory.
+    pub fn others(&self, section: &Section, fd: RawFd) -> Option<PollSet> {
+        let members = &self.registry.members;
+        let mut set = PollSet::with_room(members.count() + 2).ok()?;
+        set.push(fd, libc::POLLOUT);
+        if self.is_waiting {
+            // Another thread serves them.
+            return Some(set);
+        }
+        let listener = members.listener().filter(|_| !self.registry.pause.is_on());
+        let mut is_any_ready = self.registry.turns.has_ends();
+        for member in members.slots().map(|(_, member)| member).chain(listener) {
+            if member.fd == fd {
+                continue;
+            }
+            match member.state {
+                State::Open | State::Broken => set.push(member.fd, libc::POLLIN),
+                State::Accepted => is_any_ready = true,
+                State::Waiting | State::Draining | State::AtEof | State::Closed | State::Vacant => {}
+            }
+            is_any_ready |= member.has(READABLE) && table::has_ahead(section, member.fd);
+        }
+        if is_any_ready {
+            set.finish(0, |_| {});
+            return None;
+        }
+        Some(set)
+    }
+
     /// What was queued for the member is sent: its end may have waited for that.
     pub fn note_sent(&mut self, slot: u32) {
         let member = self.registry.members.get_mut(slot).filter(|member| member.state == State::Draining);
@@ -144,7 +180,7 @@ impl EventLoop {
     }
 
     /// Another thread may wait for the set.
-    fn wake(&self) {
+    pub fn wake(&self) {
         if self.is_waiting {
             self.registry.poller().into_iter().for_each(|poller| poller.wake());
         }
@@ -160,7 +196,7 @@ impl EventLoop {
         self.registry.forget_lost_set();
         self.begin(section, list, listener, true, 1)?;
         self.registry.build(section)?;
-        let fd = self.registry.event_fd().map_err(failed)?;
+        let fd = self.registry.event_fd(section).map_err(failed)?;
         // The clock wakes the other loop when something is to be looked after.
         self.tick();
         Ok(fd)

@@ -8,7 +8,7 @@ use nix::errno::Errno;
 
 use crate::connection::frame_decoder::Frame;
 use crate::connection::send::{self, Flushed};
-use crate::connection::table;
+use crate::connection::{background, table};
 use crate::error::Error;
 use crate::event_loop::extra::{self, Read};
 use crate::event_loop::list::{Event, Kind, List, What};
@@ -250,7 +250,8 @@ impl EventLoop {
             && self.verify(section, token.slot)?
             && Cookie::of(member.fd).is_ok();
         if is_it {
-            send::flush(section, member.fd);
+            // Without a descriptor for the rest it is lost: the peer has broken the protocol, or reads no more.
+            drop(background::take_over(section, member.fd));
         }
         list.remove(member.index());
         if let Some(member) = self.registry.members.swap_remove(member.index()) {

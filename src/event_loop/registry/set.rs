@@ -10,7 +10,7 @@ use std::os::fd::RawFd;
 use nix::errno::Errno;
 use nix::sys::epoll::EpollFlags;
 
-use crate::connection::table;
+use crate::connection::{background, table};
 use crate::error::Error;
 use crate::event_loop::list::Kind;
 use crate::event_loop::members::{ALWAYS_READY, LISTENER, Member, READABLE, SENDING, State, Token, WRITABLE};
@@ -235,7 +235,7 @@ impl Registry {
     }
 
     /// The descriptor for other event loops, made if there is none of this process yet.
-    pub fn event_fd(&mut self) -> nix::Result<RawFd> {
+    pub fn event_fd(&mut self, section: &Section) -> nix::Result<RawFd> {
         if self.event_fd.as_ref().is_none_or(|event_fd| !event_fd.is_intact()) {
             let event_fd = EventFd::new()?;
             if let Some(poller) = &self.poller {
@@ -243,7 +243,7 @@ impl Registry {
             }
             self.event_fd = Some(event_fd);
         }
-        self.update_event_fd();
+        self.update_event_fd(section);
         self.event_fd.as_ref().map(EventFd::fd).ok_or(Errno::EBADF)
     }
 
@@ -252,10 +252,15 @@ impl Registry {
         self.event_fd.is_some()
     }
 
-    /// Shows other event loops whether something is left to report.
-    pub fn update_event_fd(&mut self) {
-        let is_left = !self.turns.is_empty() || self.turns.has_ends();
-        self.event_fd.iter_mut().for_each(|event_fd| event_fd.raise(is_left));
+    /// Shows other event loops whether something is left to report, or to send in the background.
+    pub fn update_event_fd(&mut self, section: &Section) {
+        let Some(event_fd) = &mut self.event_fd else { return };
+        event_fd.raise(!self.turns.is_empty() || self.turns.has_ends());
+        let number = background::set_number();
+        if event_fd.background != number && event_fd.is_intact() {
+            event_fd.background = number;
+            background::with_set(section, |set| _ = event_fd.follow(set));
+        }
     }
 }
 

@@ -177,7 +177,9 @@ impl Connection {
                 if before + size <= self.limit && before / BATCH < (before + size) / BATCH {
                     self.check_sent()?;
                 } else if before + size <= self.limit {
-                    ensure!(queued == before + size, "{before} and {size} bytes, and {queued} are queued");
+                    // One that was taken out of its list with bytes queued is sent in the background.
+                    let is_left = queued == before + size || !self.is_listed && queued == size;
+                    ensure!(is_left, "{before} and {size} bytes, and {queued} are queued");
                 }
                 Ok(())
             }
@@ -269,6 +271,13 @@ impl Connection {
 
     pub fn peer_closes(&mut self) {
         (self.peer, self.reads, self.writes) = (None, false, false);
+    }
+
+    /// The peer receives some of what there is; whether it has not come to the end of the connection.
+    pub fn peer_reads_on(&mut self) -> Result<bool, String> {
+        let Some(peer) = &self.peer else { return Ok(false) };
+        let (_, is_over) = self.owed.receive(peer, self.pace)?;
+        Ok(!is_over && self.reads)
     }
 
     /// The peer receives what there is, to the end of the connection. If it is `complete`, that is all.

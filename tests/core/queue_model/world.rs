@@ -3,7 +3,6 @@
 use std::fs::File;
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::net::UnixStream;
-use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
 use super::connection::{AT_ONCE, Connection};
@@ -18,28 +17,8 @@ const ANSWER: u8 = 77;
 /// How much each peer receives at a time, where it reads beside a call.
 const PACES: [usize; CONNECTIONS] = [9_000, 700, 150_000];
 
-/// Closing calls wait one second in all, and have a new one when they have not waited for ten. With half of it
-/// spent there is enough left for one that has much to send.
-const ENOUGH: Duration = Duration::from_millis(500);
-const LAST_CHANCE: Duration = Duration::from_secs(1);
-const NEW_CHANCE: Duration = Duration::from_secs(11);
-
-/// What closing calls have taken, and when the last one was.
-static CLOSING: Mutex<(Duration, Option<Instant>)> = Mutex::new((Duration::ZERO, None));
-
-/// What closing calls have taken of their second at most.
-fn spent() -> Duration {
-    let mut closing = CLOSING.lock().unwrap();
-    if closing.1.is_some_and(|last| last.elapsed() > NEW_CHANCE) {
-        *closing = (Duration::ZERO, None);
-    }
-    closing.0
-}
-
-fn spend(time: Duration) {
-    let mut closing = CLOSING.lock().unwrap();
-    *closing = (closing.0 + time, Some(Instant::now()));
-}
+/// No rest of a connection whose peer reads takes longer to arrive.
+const SOON: Duration = Duration::from_secs(30);
 
 /// Plays a whole sequence; what was wrong, and in which step.
 pub fn play(steps: &[Step]) -> Result<(), String> {
@@ -54,7 +33,7 @@ pub struct World {
     program: Box<Program>,
     connections: Vec<Connection>,
     /// Nothing happens to it: there is always one to wait for.
-    _neighbour: (Box<ipc_connection_info>, OwnedFd, UnixStream),
+    neighbour: (Box<ipc_connection_info>, OwnedFd, UnixStream),
     files: Vec<File>,
     /// How many messages there were: each has other bytes.
     messages: usize,
@@ -69,7 +48,7 @@ impl World {
         let mut world = Self {
             program,
             connections: PACES.map(Connection::new).into(),
-            _neighbour: (info, ours.into(), peer),
+            neighbour: (info, ours.into(), peer),
             files: (0..4).map(numbered_file).collect(),
             messages: 0,
         };
@@ -207,17 +186,19 @@ impl World {
             self.add_or_delete(to)?;
         }
         let connection = &mut self.connections[to];
-        if connection.reads && spent() > ENOUGH {
-            connection.flush(None)?;
-        }
-        let has_queued = pending(connection.fd()) > 0;
-        let begin = Instant::now();
-        let told = connection.while_reading(AT_ONCE, |info| outcome(unsafe { ipc_close(info) }))?;
-        if has_queued {
-            spend(begin.elapsed());
-        }
+        let told = outcome(unsafe { ipc_close(&mut *connection.info) });
         ensure!(told == Ok(()), "ipc_close: {told:?}");
-        connection.peer_reads_to_the_end(!has_queued || spent() < LAST_CHANCE)?;
+        // What is queued leaves from within later calls, whatever they are about.
+        let (begin, neighbour) = (Instant::now(), self.neighbour.0.fd);
+        while connection.peer_reads_on()? {
+            ensure!(
+                begin.elapsed() < SOON,
+                "{} bytes of a closed connection do not arrive",
+                connection.owed.bytes
+            );
+            pending(neighbour);
+        }
+        connection.peer_reads_to_the_end(true)?;
         if was_listed && !delete_before {
             self.add_or_delete(to)?;
         }
