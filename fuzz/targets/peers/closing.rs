@@ -2,6 +2,7 @@
 
 use std::os::fd::RawFd;
 use std::ptr;
+use std::time::{Duration, Instant};
 
 use ipc::capi::events::{ipc_connections_free, ipc_del};
 use ipc::capi::server_and_client::{ipc_close, ipc_server_close};
@@ -14,6 +15,9 @@ use super::sockets;
 use super::world::{File, World, call, free, free_message, rundir};
 use crate::targets::stream::{Next, frame};
 use crate::targets::trace;
+
+/// No rest of a closed connection is kept longer.
+const RESTS_END: Duration = Duration::from_secs(10);
 
 impl World {
     /// Ends the service: who waits there is sent away.
@@ -244,6 +248,12 @@ impl World {
         }
         let before = std::mem::take(&mut self.before);
         drop(self);
+        // What was queued for connections that are closed leaves in the background, or is given up there.
+        let begin = Instant::now();
+        while sockets::open_numbers() != before && begin.elapsed() < RESTS_END {
+            let _ = call(|| usock_close(-1));
+            std::thread::sleep(Duration::from_millis(1));
+        }
         assert_eq!(sockets::open_numbers(), before, "descriptors");
     }
 }

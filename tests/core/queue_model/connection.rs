@@ -178,7 +178,7 @@ impl Connection {
                     self.check_sent()?;
                 } else if before + size <= self.limit {
                     // One that was taken out of its list with bytes queued is sent in the background.
-                    let is_left = queued == before + size || !self.is_listed && queued == size;
+                    let is_left = queued == before + size || !self.is_listed && queued <= size;
                     ensure!(is_left, "{before} and {size} bytes, and {queued} are queued");
                 }
                 Ok(())
