@@ -4,6 +4,8 @@ pub mod accept;
 pub mod close;
 pub mod flow;
 pub mod flush;
+mod held_back;
+mod outgoing;
 pub mod queue;
 pub mod read;
 pub mod wait_event;

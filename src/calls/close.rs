@@ -18,7 +18,7 @@ use crate::connection::table;
 use crate::error::{Error, ipc_errors as Code};
 use crate::event_loop::loops;
 use crate::kernel::deadline::milliseconds;
-use crate::kernel::{fd, internal_fds, socket};
+use crate::kernel::{ancillary, fd, internal_fds, socket};
 use crate::process::entry_guard::Section;
 use crate::service::endpoint;
 
@@ -42,7 +42,11 @@ pub fn close_connection(section: &mut Section, fd: RawFd) -> Result<(), Error> {
         // A thread that is in the middle of a frame waits for the socket.
         socket::shut_down(fd);
     }
+    let may_hold = slot.may_hold_descriptors();
     drop(slot);
+    if may_hold {
+        ancillary::disarm_unreceived(fd);
+    }
     // The memory is dropped without the lock; a read that waits learns that the number is another one's from now on.
     drop(table::note_closing(section, fd));
     endpoint::close(fd)

@@ -19,6 +19,7 @@ use nix::errno::Errno;
 use crate::calls::flow::Flow;
 use crate::calls::flush::{Flushing, is_any_queued};
 use crate::connection::frame_decoder::{Came, Cut, Frame, Receive};
+use crate::connection::received_fds::Unwanted;
 use crate::connection::state::Connection;
 use crate::connection::table::{self, Slot};
 use crate::error::{Error, ipc_errors as Code};
@@ -114,16 +115,20 @@ impl Read {
         wait: &mut Wait,
         admit: Admit<'_>,
     ) -> Result<Flow<Frame>, Error> {
+        let (mut unwanted, mut ended) = (Unwanted::default(), None);
         let mut slot = table::lock(section, self.fd);
-        let look = self.look(&mut slot, wait, admit);
-        if let Err(Failure::End(_)) = look
-            && let Some(connection) = slot.get()
-        {
-            // What has come of a frame will never be one.
-            connection.inbound = connection.settings.inbound();
+        let look = self.look(&mut slot, wait, &mut unwanted, admit);
+        if let Some(connection) = slot.get() {
+            unwanted.collect(&mut connection.inbound.descriptors);
+            if let Err(Failure::End(_)) = look {
+                // What has come of a frame will never be one.
+                let inbound = connection.settings.inbound();
+                ended = Some(std::mem::replace(&mut connection.inbound, inbound));
+            }
         }
         slot.remove_if_idle();
         drop(slot);
+        drop((unwanted, ended));
         self.flushing.finish(section);
         match look {
             Ok(Look::Frame(frame)) => Ok(Flow::Done(frame)),
@@ -137,7 +142,13 @@ impl Read {
     }
 
     /// Looks what the wait has brought, and takes what is there.
-    fn look(&mut self, slot: &mut Slot<'_>, outcome: &Wait, admit: Admit<'_>) -> Result<Look, Failure> {
+    fn look(
+        &mut self,
+        slot: &mut Slot<'_>,
+        outcome: &Wait,
+        unwanted: &mut Unwanted,
+        admit: Admit<'_>,
+    ) -> Result<Look, Failure> {
         // Before anything is taken from the kernel, so that nothing is lost for want of it.
         slot.reserve()?;
         let has_memory = slot.get().is_some_and(|connection| !connection.inbound.is_empty());
@@ -147,13 +158,14 @@ impl Read {
             // While something is queued, the wait is one for more than this socket.
             let is_to_be_tried = has_memory || is_any_queued();
             return if is_to_be_tried {
-                self.take(slot, admit)
+                self.take(slot, unwanted, admit)
             } else {
                 Ok(Look::Nothing { has_begun: false })
             };
         }
         match outcome.result() {
-            Ok(0) if outcome.is_poll() => return Err(Errno::EAGAIN.into()),
+            // The time may be over.
+            Ok(0) if outcome.is_poll() => return Ok(Look::Nothing { has_begun: has_memory }),
             Err(Errno::EINTR) if outcome.is_poll() && signals::all_restart() => {}
             Err(errno) => return Err(errno.into()),
             Ok(_) => {}
@@ -172,24 +184,32 @@ impl Read {
         }
         match outcome.peeked() {
             Ok(peeked) if !has_memory && !outcome.is_poll() && !peeked.is_empty() => {
-                self.take_new(slot, peeked, admit)
+                self.take_new(slot, peeked, unwanted, admit)
             }
-            _ => self.take(slot, admit),
+            _ => self.take(slot, unwanted, admit),
         }
     }
 
     /// Takes a new frame of which the header was seen, in one receive.
-    fn take_new(&mut self, slot: &mut Slot<'_>, peeked: &[u8], admit: Admit<'_>) -> Result<Look, Failure> {
+    fn take_new(
+        &mut self,
+        slot: &mut Slot<'_>,
+        peeked: &[u8],
+        unwanted: &mut Unwanted,
+        admit: Admit<'_>,
+    ) -> Result<Look, Failure> {
         let settings = slot.settings();
         let (Ok(header), false) = (<[u8; HEADER_SIZE]>::try_from(peeked), settings.descriptors) else {
-            return self.take(slot, admit);
+            return self.take(slot, unwanted, admit);
         };
         let header = Header::decode(header, settings.longest.0).map_err(|_| failed(Errno::EPROTO))?;
         admit(header)?;
         let mut inbound = settings.inbound();
         let fd = self.fd;
-        let came =
-            inbound.receive_expected(header.length, |head, room| socket::receive_apart(fd, head, room));
+        let refuses = slot.refuses_descriptors();
+        let came = inbound.receive_expected(header.length, |head, room| {
+            unwanted.receive(refuses, None, |arriving| ancillary::receive_apart(fd, head, room, arriving))
+        });
         match came {
             // Another thread or process has taken it.
             Err(Receive::System(Errno::EAGAIN)) => return Ok(Look::Nothing { has_begun: false }),
@@ -206,13 +226,18 @@ impl Read {
         match cut? {
             Some(frame) => Ok(Look::Frame(frame)),
             None if is_empty => Ok(Look::Nothing { has_begun: true }),
-            None => self.take(slot, admit),
+            None => self.take(slot, unwanted, admit),
         }
     }
 
     /// Takes what is there, from memory first, up to the end of a frame.
-    fn take(&mut self, slot: &mut Slot<'_>, admit: Admit<'_>) -> Result<Look, Failure> {
-        let fd = self.fd;
+    fn take(
+        &mut self,
+        slot: &mut Slot<'_>,
+        unwanted: &mut Unwanted,
+        admit: Admit<'_>,
+    ) -> Result<Look, Failure> {
+        let (fd, refuses) = (self.fd, slot.refuses_descriptors());
         let Connection { inbound, .. } = slot.entry()?;
         let mut came = Ok(Came::Full);
         loop {
@@ -227,8 +252,11 @@ impl Read {
                 // A receive that brought less than there was room for has taken all.
                 return Ok(Look::Nothing { has_begun });
             }
-            came = inbound
-                .receive_exact(|room, arriving| ancillary::receive(fd, room, Patience::DontWait, arriving));
+            came = inbound.receive_exact(|room, wanted| {
+                unwanted.receive(refuses, wanted, |arriving| {
+                    ancillary::receive(fd, room, Patience::DontWait, arriving)
+                })
+            });
             match came {
                 Ok(Came::All | Came::Full) => {}
                 Ok(Came::End) if has_begun => return Err(Failure::End(Errno::ECONNRESET)),

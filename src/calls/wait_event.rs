@@ -22,7 +22,7 @@ use crate::event_loop::step::{Few, Input, Step, WaitFor};
 use crate::event_loop::{Event, List, What, extra, loops};
 use crate::kernel::deadline::Limit;
 use crate::kernel::wait::Wait;
-use crate::kernel::{fd, internal_fds, socket};
+use crate::kernel::{ancillary, fd, internal_fds, socket};
 use crate::process::entry_guard::Section;
 
 /// A wait for events, between its steps: plain data.
@@ -162,7 +162,10 @@ fn drive<L: List>(
                 }
             }
             Step::Read(token, fd, is_file) => Input::Read(token, extra::read(fd, is_file)),
-            Step::End(fd, origin) => {
+            Step::End { fd, may_hold, origin } => {
+                if may_hold {
+                    ancillary::disarm_unreceived(fd);
+                }
                 let held = internal_fds::close_and_hold(fd);
                 loops::hold(section, list.key(), held);
                 return Ok(Driven::Event(Event { origin, what: What::Disconnection }));

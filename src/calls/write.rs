@@ -16,18 +16,15 @@
 
 #![forbid(unsafe_code)]
 
-use std::io::IoSlice;
 use std::os::fd::RawFd;
 
 use nix::errno::Errno;
 
 use crate::calls::flow::Flow;
 use crate::calls::flush::{Flush, MEMORY_PAUSE, has_queued};
-use crate::calls::write::held_back::HeldBack;
-use crate::connection::send::{
-    Flushed, failed, flush_queue, give_up, is_passing, not_remembered, refused, send,
-};
-use crate::connection::send_queue::Room;
+use crate::calls::held_back::{Held, HeldBack};
+use crate::calls::outgoing::Outgoing;
+use crate::connection::send::{Flushed, failed, flush_queue, give_up, is_passing, not_remembered};
 use crate::connection::state::Connection;
 use crate::connection::table::{self, Identity, Slot};
 use crate::error::Error;
@@ -36,43 +33,6 @@ use crate::kernel::deadline::{Limit, now};
 use crate::kernel::fd;
 use crate::kernel::wait::Wait;
 use crate::process::entry_guard::{Section, Thread};
-
-mod held_back;
-
-/// What is left of a frame on its way: at most two pieces, and a descriptor that goes with the first byte.
-#[derive(Clone, Copy)]
-struct Rest<'a>([&'a [u8]; 2], Option<RawFd>);
-
-impl<'a> Rest<'a> {
-    fn len(self) -> usize {
-        let [first, second] = self.0;
-        first.len() + second.len()
-    }
-
-    fn after(self, sent: usize) -> Self {
-        let [first, second] = self.0;
-        let into_second = sent.saturating_sub(first.len());
-        let pieces = [first.get(sent..).unwrap_or_default(), second.get(into_second..).unwrap_or_default()];
-        Self(pieces, self.1.filter(|_| sent == 0))
-    }
-
-    /// Sends what the kernel takes.
-    fn send(self, fd: RawFd) -> Result<usize, Errno> {
-        send(fd, &self.slices(), self.1)
-    }
-
-    /// Keeps it in memory, behind what is there, if there is room.
-    fn queue(self, connection: &mut Connection, room: Room) -> Result<(), Error> {
-        let descriptor = self.1.map(fd::duplicate).transpose().map_err(failed)?;
-        connection.outbound.reserve(self.len(), room, descriptor.is_some()).map_err(refused)?;
-        connection.outbound.append(&self.slices(), descriptor);
-        Ok(())
-    }
-
-    fn slices(&self) -> [IoSlice<'a>; 2] {
-        self.0.map(IoSlice::new)
-    }
-}
 
 /// How a call goes on.
 #[derive(Clone, Copy)]
@@ -95,7 +55,7 @@ enum Phase {
 #[derive(Clone, Copy)]
 pub struct Write<'a> {
     fd: RawFd,
-    frame: Rest<'a>,
+    frame: Outgoing<'a>,
     sent: usize,
     phase: Phase,
     /// The list that has the connection.
@@ -111,7 +71,7 @@ impl<'a> Write<'a> {
     pub fn new(fd: RawFd, pieces: [&'a [u8]; 2], descriptor: Option<RawFd>) -> Self {
         Self {
             fd,
-            frame: Rest(pieces, descriptor),
+            frame: Outgoing::new(pieces, descriptor),
             sent: 0,
             phase: Phase::New,
             list: None,
@@ -128,7 +88,7 @@ impl<'a> Write<'a> {
             Phase::New => self.begin(section, wait),
             Phase::Turn => self.begin_with_turn(section, wait),
             Phase::Peer | Phase::Memory => self.go_on(section, wait),
-            Phase::HeldBack(_) => self.go_on_held_back(section, wait),
+            Phase::HeldBack(held_back) => held_back.go_on(section, self.frame, wait),
         };
         let result = match next {
             Ok(Flow::Wait) => return Ok(Flow::Wait),
@@ -265,6 +225,36 @@ impl<'a> Write<'a> {
         slot.get().filter(|connection| connection.turn.is_held_by(thread)).ok_or(failed(Errno::EBADF))
     }
 
+    /// Puts the frame behind what is queued. If there is no room for it, the call is held back, or fails.
+    fn queue_or_hold_back(
+        &mut self,
+        section: &Section,
+        mut slot: Slot<'_>,
+        wait: &mut Wait,
+    ) -> Result<Flow<()>, Error> {
+        let connection = slot.entry().map_err(not_remembered)?;
+        if connection.left_to_parent {
+            return Err(failed(Errno::EBUSY));
+        }
+        match self.frame.queue(connection, connection.settings.room()) {
+            Ok(()) => {
+                drop(slot);
+                has_queued(section, self.fd);
+                Ok(Flow::Done(()))
+            }
+            Err(Error { errno: Errno::EAGAIN, .. }) => {
+                match HeldBack::begin(section, slot, self.fd, self.list, self.frame, wait)? {
+                    Held::Queued => Ok(Flow::Done(())),
+                    Held::Back(held_back) => {
+                        self.phase = Phase::HeldBack(held_back);
+                        Ok(Flow::Wait)
+                    }
+                }
+            }
+            Err(error) => Err(error),
+        }
+    }
+
     /// Sends what the peer takes now; then waits again, or queues the rest.
     fn go_on(&mut self, section: &Section, wait: &mut Wait) -> Result<Flow<()>, Error> {
         let fd = self.fd;
@@ -327,7 +317,7 @@ impl<'a> Write<'a> {
             self.phase = Phase::New;
             return self.queue_or_hold_back(section, slot, wait);
         }
-        match connection.outbound.prepend(&self.frame.after(self.sent).slices()) {
+        match self.frame.after(self.sent).prepend(connection) {
             Ok(()) => Ok(Flow::Done(())),
             // Rather than lose it, wait for memory or the peer.
             Err(_) => Ok(self.wait_for_memory(wait)),
@@ -338,22 +328,17 @@ impl<'a> Write<'a> {
     /// anything is.
     fn leave(&mut self, section: &Section) -> bool {
         let phase = std::mem::replace(&mut self.phase, Phase::New);
+        if let Phase::New | Phase::Behind(_) = phase {
+            return false;
+        }
         let mut slot = table::lock_known(section, self.fd);
-        let identity = self.identity;
-        let is_it = |slot: &Slot<'_>| slot.check_identity(identity).is_ok();
-        match phase {
-            Phase::New | Phase::Behind(_) => return false,
-            Phase::Peer | Phase::Memory => match Self::own_turn(&mut slot, section.thread()) {
-                Ok(connection) => connection.turn.pass(),
-                Err(_) => return false,
-            },
-            Phase::Turn | Phase::HeldBack(_) if !is_it(&slot) => return false,
-            Phase::Turn => {
-                slot.get().into_iter().for_each(|connection| connection.turn.leave(section.thread()))
-            }
-            Phase::HeldBack(_) => {
-                slot.get().into_iter().for_each(|connection| connection.turn.hold_back(false))
-            }
+        let is_it = match phase {
+            Phase::HeldBack(held_back) => held_back.end(&mut slot),
+            Phase::Turn if slot.check_identity(self.identity).is_err() => false,
+            _ => slot.get().map(|connection| connection.turn.leave(section.thread())).is_some(),
+        };
+        if !is_it {
+            return false;
         }
         let is_queued = slot.get().is_some_and(|connection| !connection.outbound.is_empty());
         slot.remove_if_idle();
@@ -373,26 +358,10 @@ impl<'a> Write<'a> {
         if self.sent > 0 && matches!(self.phase, Phase::Peer | Phase::Memory) {
             let mut slot = table::lock(section, self.fd);
             let Ok(connection) = Self::own_turn(&mut slot, section.thread()) else { return };
-            if connection.outbound.prepend(&self.frame.after(self.sent).slices()).is_err() {
+            if self.frame.after(self.sent).prepend(connection).is_err() {
                 give_up(self.fd, Errno::ENOMEM);
             }
         }
         self.leave(section);
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_rest_of_a_frame_spans_both_pieces() {
-        let frame = Rest([b"head", b"body"], Some(0));
-        let whole = b"headbody";
-        for sent in 0..=8 {
-            let Rest([first, second], descriptor) = frame.after(sent);
-            assert_eq!(descriptor.is_some(), sent == 0, "it goes with the first byte");
-            assert_eq!([first, second].concat(), whole[sent..]);
-        }
     }
 }

@@ -61,6 +61,7 @@ thread_local! {
 /// Before the fork, in the thread that forks. A signal handler that interrupted the library leaves the
 /// tables alone.
 extern "C" fn before_fork() {
+    fork_epoch::note_fork();
     let Some(section) = Section::enter() else {
         NESTED.set(NESTED.get() + 1);
         return;
@@ -86,7 +87,9 @@ fn thaw() -> Option<Frozen> {
 
 /// After the fork, in the parent.
 extern "C" fn parent_after_fork() {
-    drop(thaw());
+    if let Some(mut frozen) = thaw() {
+        table::note_shared(&mut frozen.connections);
+    }
 }
 
 /// After the fork, in the child.
@@ -97,6 +100,7 @@ extern "C" fn child_after_fork() {
         // Descriptors that were to be sent are closed, which asks what is noted of them. There is no other thread.
         drop(internal_fds);
         drop(background::leave_to_parent(background));
+        table::note_shared(&mut connections);
         table::leave_output_to_parent(&mut connections);
     }
 }

@@ -110,10 +110,10 @@ impl From<Errno> for Receive {
     }
 }
 
-/// Where descriptors that come with the bytes go; nowhere unless the program allows them.
-pub type Arriving<'a> = Option<&'a mut Descriptors>;
+/// Where descriptors that come with the bytes go, if the program allows them.
+pub type Wanted<'a> = Option<&'a mut Descriptors>;
 
-fn arriving(descriptors: &mut Option<Descriptors>) -> Result<Arriving<'_>, OutOfMemory> {
+fn wanted(descriptors: &mut Option<Descriptors>) -> Result<Wanted<'_>, OutOfMemory> {
     if let Some(descriptors) = descriptors {
         descriptors.begin()?;
     }
@@ -172,7 +172,7 @@ impl Inbound {
     pub fn cut(&mut self) -> Result<Option<Frame>, Cut> {
         let mut frame = self.cut_bytes()?;
         if let (Some(descriptors), Some(frame)) = (&mut self.descriptors, &mut frame) {
-            frame.has_descriptors = descriptors.tell(self.start >= self.ahead.len());
+            frame.has_descriptors = descriptors.report(self.start >= self.ahead.len());
         }
         Ok(frame)
     }
@@ -230,14 +230,14 @@ impl Inbound {
     /// Receives no byte beyond the frame at hand. `cut` has found no frame before.
     pub fn receive_exact(
         &mut self,
-        source: impl for<'a> FnOnce(&'a mut [MaybeUninit<u8>], Arriving<'_>) -> Result<&'a mut [u8], Errno>,
+        source: impl for<'a> FnOnce(&'a mut [MaybeUninit<u8>], Wanted<'_>) -> Result<&'a mut [u8], Errno>,
     ) -> Result<Came, Receive> {
-        let arriving = arriving(&mut self.descriptors)?;
+        let wanted = wanted(&mut self.descriptors)?;
         if self.filled < HEADER_SIZE {
             let mut room = [MaybeUninit::uninit(); HEADER_SIZE];
             let (_, missing) = self.header.split_at_mut(self.filled);
             let (room, _) = room.split_at_mut(missing.len());
-            let came = source(room, arriving)?;
+            let came = source(room, wanted)?;
             missing.iter_mut().zip(&*came).for_each(|(place, byte)| *place = *byte);
             self.filled += came.len();
             return Ok(Came::of(came.len(), missing.len()));
@@ -249,7 +249,7 @@ impl Inbound {
             self.payload.reserve(length.min(ANNOUNCED.max(GROWTH * have)))?;
         }
         let room = length.saturating_sub(have).min(self.payload.capacity() - have);
-        Ok(Came::of(self.payload.fill(room, |room| source(room, arriving))?, room))
+        Ok(Came::of(self.payload.fill(room, |room| source(room, wanted))?, room))
     }
 
     /// Receives what there is: straight into the payload where one is half received, else into `spare`,
@@ -257,22 +257,22 @@ impl Inbound {
     pub fn receive_ahead(
         &mut self,
         spare: &mut Block,
-        source: impl for<'a> FnOnce(&'a mut [MaybeUninit<u8>], Arriving<'_>) -> Result<&'a mut [u8], Errno>,
+        source: impl for<'a> FnOnce(&'a mut [MaybeUninit<u8>], Wanted<'_>) -> Result<&'a mut [u8], Errno>,
     ) -> Result<Came, Receive> {
         if self.filled == HEADER_SIZE {
             return self.receive_exact(source);
         }
         spare.reserve(READ_AHEAD)?;
         spare.clear();
-        let arriving = arriving(&mut self.descriptors)?;
-        let count = spare.fill(READ_AHEAD, |room| source(room, arriving))?;
+        let wanted = wanted(&mut self.descriptors)?;
+        let count = spare.fill(READ_AHEAD, |room| source(room, wanted))?;
         std::mem::swap(&mut self.ahead, spare);
         self.start = 0;
         Ok(Came::of(count, READ_AHEAD))
     }
 
     /// Receives what there is of a frame whose payload is expected to have this size, straight into the block
-    /// that C will own. Nothing is half received, and descriptors are not allowed.
+    /// that C will own. Nothing is half received, and descriptors are not wanted.
     pub fn receive_expected(
         &mut self,
         expected: usize,
@@ -331,7 +331,7 @@ mod tests {
     fn source<'s, 'b>(
         stream: &'s mut &'b [u8],
         step: usize,
-    ) -> impl for<'a> FnOnce(&'a mut [MaybeUninit<u8>], Arriving<'_>) -> Result<&'a mut [u8], Errno> + use<'s, 'b>
+    ) -> impl for<'a> FnOnce(&'a mut [MaybeUninit<u8>], Wanted<'_>) -> Result<&'a mut [u8], Errno> + use<'s, 'b>
     {
         move |room, _| {
             let count = room.len().min(step).min(stream.len());

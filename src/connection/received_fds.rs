@@ -1,34 +1,98 @@
-//! Descriptors that came with messages and that the program has not taken yet.
+//! Descriptors that came with messages.
 //!
-//! A peer sends them unasked: they are received only where the program has said so, and those of a message
-//! that it has not taken when the next message is told are closed.
+//! A peer sends them unasked. Where the program has allowed them they are kept with the message that they came with; those of
+//! a message that it has not taken when the next message is reported are closed. From other connections the kernel lets none
+//! through, or they are closed at once.
+//!
+//! A peer chooses what it sends. To close the last descriptor of a socket that lingers waits, so that is switched off before;
+//! and they are closed when no lock is held.
 
 #![forbid(unsafe_code)]
 
 use std::collections::VecDeque;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsRawFd, OwnedFd};
 
 use crate::frame::c_heap::OutOfMemory;
-use crate::kernel::ancillary::MOST;
+use crate::kernel::ancillary::{Arriving, MOST};
 use crate::kernel::internal_fds::KeptFd;
+use crate::kernel::socket;
+
+/// Descriptors that were received and are not kept, to be dropped when no lock is held.
+#[derive(Default)]
+pub struct Unwanted {
+    received: Vec<OwnedFd>,
+    kept: Vec<Received>,
+}
+
+impl Unwanted {
+    /// What becomes of descriptors that a receive brings: they are kept as the program wants them, if it does.
+    pub fn receive<R>(
+        &mut self,
+        refuses: bool,
+        wanted: Option<&mut Descriptors>,
+        receive: impl FnOnce(Arriving<'_>) -> R,
+    ) -> R {
+        match wanted {
+            Some(descriptors) => receive(Arriving::To(&mut |one| descriptors.keep(one))),
+            None if refuses => receive(Arriving::None),
+            None => receive(Arriving::To(&mut |one| {
+                socket::switch_linger_off(one.as_raw_fd());
+                // Without memory it is closed at once.
+                if self.received.try_reserve(1).is_ok() {
+                    self.received.push(one);
+                }
+            })),
+        }
+    }
+
+    /// Takes those that the connection does not keep any more.
+    pub fn collect(&mut self, descriptors: &mut Option<Descriptors>) {
+        if let Some(Descriptors { dropped, .. }) = descriptors
+            && self.kept.try_reserve(dropped.len()).is_ok()
+        {
+            self.kept.append(dropped);
+        }
+    }
+}
+
+/// A descriptor of one connection, which the program has not taken yet.
+struct Received(Option<KeptFd>);
+
+impl Drop for Received {
+    fn drop(&mut self) {
+        if let Some(kept) = &self.0
+            && kept.is_intact()
+        {
+            socket::switch_linger_off(kept.as_raw_fd());
+        }
+    }
+}
 
 /// The descriptors of one connection; none unless they are allowed.
 #[derive(Default)]
 pub struct Descriptors {
-    /// First those of the last message that was told, then those of frames that are not told yet.
-    all: VecDeque<KeptFd>,
-    told: u8,
+    /// First those of the last message that was reported, then those of frames that are not reported yet.
+    all: VecDeque<Received>,
+    reported: u8,
     /// How many of the others came before the last receive, and so with the first of these frames.
     older: u8,
+    /// Those that the program has not taken in time.
+    dropped: Vec<Received>,
 }
 
 impl Descriptors {
     /// Before a receive: makes room for as many as it may bring.
     pub fn begin(&mut self) -> Result<(), OutOfMemory> {
+        self.all.try_reserve(MOST).map_err(|_| OutOfMemory)?;
+        self.dropped.try_reserve(2 * MOST).map_err(|_| OutOfMemory)?;
         // The program has had its chance to take those of the last message.
-        self.all.drain(..usize::from(std::mem::take(&mut self.told)));
-        self.older = self.untold();
-        self.all.try_reserve(MOST).map_err(|_| OutOfMemory)
+        self.drop_reported();
+        self.older = self.unreported();
+        Ok(())
+    }
+
+    fn drop_reported(&mut self) {
+        self.dropped.extend(self.all.drain(..usize::from(std::mem::take(&mut self.reported))));
     }
 
     /// Whether there are none.
@@ -36,34 +100,32 @@ impl Descriptors {
         self.all.is_empty()
     }
 
-    fn untold(&self) -> u8 {
-        u8::try_from(self.all.len()).unwrap_or(u8::MAX) - self.told
+    fn unreported(&self) -> u8 {
+        u8::try_from(self.all.len()).unwrap_or(u8::MAX) - self.reported
     }
 
-    /// A frame is told; whether descriptors came with it. A receive ends with the bytes that descriptors came
+    /// A frame is reported; whether descriptors came with it. A receive ends with the bytes that descriptors came
     /// with: they are those of the last frame that begins in it.
-    pub fn tell(&mut self, is_last: bool) -> bool {
-        let with_it = if is_last { self.untold() } else { self.older };
-        self.all.drain(..usize::from(self.told));
-        (self.told, self.older) = (with_it, 0);
-        self.told > 0
+    pub fn report(&mut self, is_last: bool) -> bool {
+        let with_it = if is_last { self.unreported() } else { self.older };
+        self.drop_reported();
+        (self.reported, self.older) = (with_it, 0);
+        self.reported > 0
     }
 
     /// The next descriptor of the last message.
     pub fn take(&mut self) -> Option<OwnedFd> {
-        self.told = self.told.checked_sub(1)?;
-        self.all.pop_front()?.give_away().ok()
+        self.reported = self.reported.checked_sub(1)?;
+        self.all.pop_front()?.0.take()?.give_away().ok()
     }
-}
 
-impl Extend<OwnedFd> for Descriptors {
-    /// Takes in what a receive has brought, as far as there may be so many.
-    fn extend<T: IntoIterator<Item = OwnedFd>>(&mut self, come: T) {
-        for one in come {
-            // The others are closed as they are dropped.
-            if self.all.len() < MOST {
-                self.all.push_back(KeptFd::new(one));
-            }
+    /// Takes in one that a receive has brought, as far as there may be so many.
+    fn keep(&mut self, one: OwnedFd) {
+        let one = Received(Some(KeptFd::new(one)));
+        if self.all.len() < MOST {
+            self.all.push_back(one);
+        } else if self.dropped.try_reserve(1).is_ok() {
+            self.dropped.push(one);
         }
     }
 }
@@ -85,16 +147,16 @@ mod tests {
         let numbers = [&first, &second, &third].map(AsRawFd::as_raw_fd);
         // A byte of the first frame; then the rest of it, and the second frame.
         descriptors.begin().unwrap();
-        descriptors.extend([first]);
+        descriptors.keep(first);
         descriptors.begin().unwrap();
-        descriptors.extend([second, third]);
-        assert!(descriptors.tell(false));
+        [second, third].into_iter().for_each(|one| descriptors.keep(one));
+        assert!(descriptors.report(false));
         assert_eq!(descriptors.take().map(|one| one.as_raw_fd()), Some(numbers[0]));
         assert!(descriptors.take().is_none());
-        assert!(descriptors.tell(true));
+        assert!(descriptors.report(true));
         assert_eq!(descriptors.take().map(|one| one.as_raw_fd()), Some(numbers[1]));
         // What is not taken is closed.
-        assert!(!descriptors.tell(true) && descriptors.is_empty());
+        assert!(!descriptors.report(true) && descriptors.is_empty());
     }
 
     #[test]
@@ -102,9 +164,9 @@ mod tests {
         let mut descriptors = Descriptors::default();
         for _ in 0..2 {
             descriptors.begin().unwrap();
-            descriptors.extend(open(MOST));
+            open(MOST).into_iter().for_each(|one| descriptors.keep(one));
         }
-        assert!(descriptors.tell(true));
+        assert!(descriptors.report(true));
         assert_eq!(std::iter::from_fn(|| descriptors.take()).count(), MOST);
     }
 }

@@ -77,7 +77,11 @@ pub fn refused(errno: Errno) -> Error {
 /// Sends what the kernel takes of `pieces`, and a descriptor with the first byte.
 pub fn send(fd: RawFd, pieces: &[IoSlice<'_>], descriptor: Option<RawFd>) -> Result<usize, Errno> {
     match descriptor {
-        Some(descriptor) => send_with(fd, pieces, descriptor),
+        Some(descriptor) => match send_with(fd, pieces, descriptor) {
+            // The peer wants no descriptors: the message goes alone.
+            Err(Errno::EPERM) => socket::send_pieces(fd, pieces, Patience::DontWait),
+            result => result,
+        },
         None => socket::send_pieces(fd, pieces, Patience::DontWait),
     }
 }

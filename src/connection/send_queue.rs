@@ -372,6 +372,7 @@ mod tests {
         let mut queue = SendQueue::default();
         let descriptor = KeptFd::new(OwnedFd::from(std::fs::File::open("/dev/null").unwrap()));
         let number = descriptor.as_raw_fd();
+        queue.reserve(11, Room::Own(QUEUE_LIMIT), true).unwrap();
         queue.append(&[IoSlice::new(b"with")], Some(descriptor));
         queue.append(&[IoSlice::new(b"without")], None);
         crate::kernel::fd::close(number).unwrap();

@@ -11,7 +11,7 @@ use crate::connection::turn::Turn;
 use crate::process::fork_epoch;
 
 /// What a program may set for a connection, or for all that a service accepts.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Settings {
     /// The longest payload that the peer may announce.
     pub longest: Longest,
@@ -47,12 +47,6 @@ impl Settings {
         if self.descriptors {
             inbound.descriptors.get_or_insert_default();
         }
-    }
-}
-
-impl Default for Settings {
-    fn default() -> Self {
-        Self { longest: Longest::default(), queue: None, descriptors: false }
     }
 }
 

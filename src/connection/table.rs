@@ -23,8 +23,9 @@ use nix::errno::Errno;
 
 use crate::connection::state::{Connection, Settings};
 use crate::frame::c_heap::OutOfMemory;
-use crate::kernel::socket::Cookie;
+use crate::kernel::socket::{self, Cookie};
 use crate::process::entry_guard::Section;
+use crate::process::fork_epoch;
 use crate::process::growth::{boxed, reserve};
 use crate::process::sharded::{Part, Shard, Shards};
 
@@ -48,10 +49,20 @@ struct Entry {
     list: usize,
     /// Which socket all this is known of; if nothing is known, which one was last given out.
     cookie: Cookie,
-    /// How often the library has given out this number, and how often it has closed it.
+    /// How often the library has given out this number, and how often it has closed it; with the latter, [`REFUSES`] and
+    /// [`SHARED`].
     given: u32,
     closes: u32,
 }
+
+/// In [`Entry::closes`]: the kernel refuses descriptors that are sent to the socket.
+const REFUSES: u32 = 1 << 31;
+
+/// The same: another process may have the socket.
+const SHARED: u32 = 1 << 30;
+
+/// Beside the count.
+const FLAGS: u32 = REFUSES | SHARED;
 
 /// A connection's memory, in a block of its own.
 pub type Memory = Box<[Connection; 1]>;
@@ -61,6 +72,10 @@ impl Entry {
         self.connection.is_some() || self.settings.is_some() || self.list != 0
     }
 
+    fn set(&mut self, flag: u32, on: bool) {
+        self.closes = if on { self.closes | flag } else { self.closes & !flag };
+    }
+
     fn settings(&self) -> Settings {
         self.settings.as_deref().map_or_else(Settings::default, |[settings]| *settings)
     }
@@ -68,6 +83,7 @@ impl Entry {
     /// Forgets all but the counters.
     fn forget(&mut self) -> Option<Memory> {
         (self.settings, self.list, self.cookie) = (None, 0, Cookie::NONE);
+        self.set(FLAGS, false);
         self.connection.take()
     }
 }
@@ -184,8 +200,13 @@ impl Slot<'_> {
 
     /// Changes that.
     pub fn set(&mut self, settings: Settings) -> Result<(), Errno> {
+        let fd = self.fd;
         let cookie = Cookie::of(self.fd)?;
         let entry = self.place()?;
+        if settings.descriptors {
+            let _ = socket::pass_descriptors(fd, true);
+            entry.set(REFUSES, false);
+        }
         entry.settings = if settings == Settings::default() {
             None
         } else {
@@ -197,6 +218,18 @@ impl Slot<'_> {
             settings.apply(&mut connection.inbound);
         }
         Ok(())
+    }
+
+    /// Whether the kernel refuses descriptors that are sent to the socket. The slot was verified.
+    pub fn refuses_descriptors(&self) -> bool {
+        self.known().is_some_and(|entry| entry.closes & REFUSES != 0)
+    }
+
+    /// Whether descriptors may have been sent to the socket that were not received, and no other process receives from it.
+    pub fn may_hold_descriptors(&self) -> bool {
+        let is_known = |entry: &&Entry| entry.cookie.is_some();
+        let is_shared = self.known().filter(is_known).map(|entry| entry.closes & SHARED != 0);
+        !self.refuses_descriptors() && !is_shared.unwrap_or_else(fork_epoch::has_forked)
     }
 
     /// The list that has the connection: its address.
@@ -212,7 +245,7 @@ impl Slot<'_> {
 
     /// How often the library has given out the number, and how often it has closed it.
     pub fn counters(&self) -> (u32, u32) {
-        self.known().map_or((0, 0), |entry| (entry.given, entry.closes))
+        self.known().map_or((0, 0), |entry| (entry.given, entry.closes & !FLAGS))
     }
 
     /// Makes sure that [`Slot::entry`] will find memory.
@@ -333,6 +366,9 @@ pub fn give_out(section: &Section, fd: RawFd, Prepared(settings): Prepared) -> R
     match slot.place() {
         Ok(entry) => {
             entry.given = entry.given.wrapping_add(1);
+            let may_pass = settings.as_deref().is_some_and(|[settings]| settings.descriptors);
+            let is_set = socket::pass_descriptors(fd, may_pass).is_ok();
+            entry.set(REFUSES, is_set && !may_pass);
             (entry.settings, entry.cookie) = (settings, cookie);
             Ok(())
         }
@@ -353,7 +389,7 @@ pub fn note_closing(section: &Section, fd: RawFd) -> Option<Memory> {
     let mut slot = lock_known(section, fd);
     slot.forget();
     if let Some(entry) = slot.known_mut() {
-        entry.closes = entry.closes.wrapping_add(1);
+        entry.closes = entry.closes.wrapping_add(1) & !FLAGS;
     }
     slot.into_discarded()
 }
@@ -365,6 +401,9 @@ pub fn note_listed(section: &Section, fd: RawFd, list: usize) -> Result<Cookie, 
     let mut slot = lock(section, fd);
     let cookie = Cookie::of(fd)?;
     let entry = slot.place()?;
+    if !entry.cookie.is_some() {
+        entry.set(SHARED, fork_epoch::has_forked());
+    }
     (entry.list, entry.cookie) = (list, cookie);
     Ok(cookie)
 }
@@ -411,6 +450,13 @@ pub fn release(section: &Section) {
     PLACES.store(0, Ordering::Relaxed);
 }
 
+/// After a fork, in both processes: the other one has all that is known by now.
+pub fn note_shared(table: &mut Frozen) {
+    for entry in table.iter_mut().flat_map(|part| &mut part.entries) {
+        entry.set(SHARED, true);
+    }
+}
+
 /// In the child of a fork: what waits to be sent is the parent's to send.
 pub fn leave_output_to_parent(table: &mut Frozen) {
     for part in table {
@@ -431,7 +477,7 @@ mod tests {
     use super::*;
     use std::os::unix::net::UnixStream;
 
-    fn limits(section: &Section, fd: RawFd) -> usize {
+    fn limits(section: &Section, fd: RawFd) -> Option<usize> {
         lock(section, fd).settings().queue
     }
 
@@ -461,10 +507,10 @@ mod tests {
     fn knowledge_ends_with_the_socket_whatever_gets_its_number() {
         let section = Section::enter().unwrap();
         let (fd, _peer) = socket_at(910);
-        set(&section, fd, |settings| settings.queue = 5).unwrap();
+        set(&section, fd, |settings| settings.queue = Some(5)).unwrap();
         lock(&section, fd).entry().unwrap().left_to_parent = true;
         note_listed(&section, fd, 8).unwrap();
-        assert_eq!((limits(&section, fd), lock(&section, fd).list()), (5, Some(8)));
+        assert_eq!((limits(&section, fd), lock(&section, fd).list()), (Some(5), Some(8)));
         close(fd);
         let (again, _peer) = socket_at(910);
         assert_eq!(again, fd);
@@ -484,10 +530,10 @@ mod tests {
         lock(&section, fd).entry().unwrap().left_to_parent = true;
         assert!(note_closing(&section, fd).is_some());
         assert_eq!(lock(&section, fd).counters(), (1, 1));
-        let settings = Settings { queue: 7, ..Settings::default() };
+        let settings = Settings { queue: Some(7), ..Settings::default() };
         give_out(&section, fd, Prepared::new(settings).unwrap()).unwrap();
         assert_eq!(lock(&section, fd).counters(), (2, 1));
-        assert_eq!(limits(&section, fd), 7);
+        assert_eq!(limits(&section, fd), Some(7));
         close(fd);
     }
 

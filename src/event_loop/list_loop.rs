@@ -145,7 +145,7 @@ impl EventLoop {
             None => self.serve(section, list)?,
         };
         if let Some(step) = step {
-            if let Step::Event(_) | Step::End(..) = step {
+            if let Step::Event(_) | Step::End { .. } = step {
                 self.upkeep.seen = list.shape();
             }
             return Ok(step);

@@ -7,10 +7,11 @@ use std::os::fd::RawFd;
 use nix::errno::Errno;
 
 use crate::connection::frame_decoder::{Came, Cut, Frame, Inbound, Receive};
+use crate::connection::received_fds::Unwanted;
 use crate::connection::table;
 use crate::frame::c_heap::{Block, OutOfMemory};
+use crate::kernel::ancillary;
 use crate::kernel::fd::Patience;
-use crate::kernel::{ancillary, socket};
 use crate::process::entry_guard::Section;
 
 /// How often a connection receives in one turn, as long as there is more of a frame that is half received.
@@ -49,16 +50,18 @@ impl Receiver {
         let mut slot = table::lock_known(section, fd);
         // Before anything is taken from the kernel, so that nothing is lost for want of it.
         slot.reserve().map_err(|_| OutOfMemory)?;
+        let refuses = slot.refuses_descriptors();
+        let mut unwanted = Unwanted::default();
         let (came, cut, more);
         if let Some(connection) = slot.get() {
-            (came, cut) = self.pull(&mut connection.inbound, fd);
+            (came, cut) = self.pull(&mut connection.inbound, fd, refuses, &mut unwanted);
             more = connection.inbound.has_ahead();
             if connection.is_idle() {
                 slot.remove_if_idle();
             }
         } else {
             let mut inbound = slot.settings().inbound();
-            (came, cut) = self.pull(&mut inbound, fd);
+            (came, cut) = self.pull(&mut inbound, fd, refuses, &mut unwanted);
             more = inbound.has_ahead();
             if !inbound.is_empty()
                 && let Ok(connection) = slot.entry()
@@ -67,6 +70,7 @@ impl Receiver {
             }
         }
         drop(slot);
+        drop(unwanted);
         let received = match (came, cut) {
             (_, Ok(Some(frame))) => Received::Message(frame),
             (Ok(Came::End), _) => Received::End,
@@ -84,17 +88,24 @@ impl Receiver {
         &mut self,
         inbound: &mut Inbound,
         fd: RawFd,
+        refuses: bool,
+        unwanted: &mut Unwanted,
     ) -> (Result<Came, Receive>, Result<Option<Frame>, Cut>) {
         let mut cut = inbound.cut();
         let mut came = Ok(Came::Full);
         for _ in 0..RECEIVES {
             let (Ok(None), Ok(Came::Full)) = (&cut, came) else { break };
             came = if self.expected < LARGE || inbound.has_begun() || inbound.descriptors.is_some() {
-                inbound.receive_ahead(&mut self.spare, |room, arriving| {
-                    ancillary::receive(fd, room, Patience::DontWait, arriving)
+                inbound.receive_ahead(&mut self.spare, |room, wanted| {
+                    unwanted.receive(refuses, wanted, |arriving| {
+                        ancillary::receive(fd, room, Patience::DontWait, arriving)
+                    })
                 })
             } else {
-                inbound.receive_expected(self.expected, |head, room| socket::receive_apart(fd, head, room))
+                inbound.receive_expected(self.expected, |head, room| {
+                    unwanted
+                        .receive(refuses, None, |arriving| ancillary::receive_apart(fd, head, room, arriving))
+                })
             };
             if let Ok(Came::All | Came::Full) = came {
                 cut = inbound.cut();
@@ -103,6 +114,7 @@ impl Receiver {
         if let Ok(Some(frame)) = &cut {
             self.expected = frame.payload.len();
         }
+        unwanted.collect(&mut inbound.descriptors);
         inbound.return_spare(&mut self.spare);
         (came, cut)
     }

@@ -39,8 +39,9 @@ pub enum Step<O> {
     Accept(RawFd, Prepared),
     /// This descriptor is to be read, without the lock: by [`extra::read`].
     Read(Token, RawFd, bool),
-    /// This connection has ended: it is to be closed, without the lock, and then reported.
-    End(RawFd, O),
+    /// This connection has ended: it is to be closed, without the lock, and then reported. Whether it may hold
+    /// descriptors that were not received is said, too.
+    End { fd: RawFd, may_hold: bool, origin: O },
     /// This descriptor is to be closed, without the lock; then the call fails, or goes on.
     Drop(RawFd, Option<Error>),
     /// This set is to be waited for, for at most so many milliseconds.

@@ -3,15 +3,20 @@
 
 use std::io::IoSlice;
 use std::mem::MaybeUninit;
-use std::os::fd::{FromRawFd, OwnedFd, RawFd};
+use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
 
 use nix::Result;
+use nix::errno::Errno;
 
 use crate::kernel::fd::{Patience, written};
 use crate::kernel::socket::{self, sent};
 
-/// How many descriptors may come at once. The kernel closes what is beyond.
+/// How many descriptors of one receive are kept; the others are closed.
 pub const MOST: usize = 16;
+
+/// How many descriptors the kernel passes with one message at most (SCM_MAX_FD). With room for all of them none is closed by the
+/// kernel within the receive: to close the last descriptor of a file may wait.
+const ALL: usize = 253;
 
 /// Room for the descriptors of one receive, aligned as control messages are.
 #[repr(C, align(8))]
@@ -19,57 +24,115 @@ struct Control([MaybeUninit<u8>; CONTROL]);
 
 #[allow(unsafe_code, reason = "a calculation")]
 // SAFETY: it only calculates.
-const CONTROL: usize = unsafe { libc::CMSG_SPACE((MOST * size_of::<RawFd>()) as u32) } as usize;
+const CONTROL: usize = unsafe { libc::CMSG_SPACE((ALL * size_of::<RawFd>()) as u32) } as usize;
 
-/// Receives at most `room`, and the descriptors that come along if they are to arrive somewhere.
-pub fn receive<'a>(
-    fd: RawFd,
-    room: &'a mut [MaybeUninit<u8>],
-    patience: Patience,
-    arriving: Option<&mut impl Extend<OwnedFd>>,
-) -> Result<&'a mut [u8]> {
-    match arriving {
-        Some(descriptors) => receive_with(fd, room, patience, descriptors),
-        None => socket::receive(fd, room, patience),
-    }
+/// What becomes of descriptors that a receive brings.
+pub enum Arriving<'a> {
+    /// The kernel lets none through.
+    None,
+    /// They are given to this.
+    To(&'a mut dyn FnMut(OwnedFd)),
 }
 
-/// Receives at most `room`, and the descriptors that come along.
+/// Receives into `pieces`, one after the other; 0 is the end of the stream.
+///
+/// # Safety
+/// The pieces are writable for their whole lengths.
 #[allow(
     unsafe_code,
     reason = "nix receives into initialised bytes only, and copies control messages to the heap"
 )]
-fn receive_with<'a>(
+unsafe fn receive_pieces(fd: RawFd, pieces: &mut [libc::iovec], flags: i32, arriving: Arriving<'_>) -> isize {
+    // SAFETY: all zeros is a message header without address, pieces and control messages.
+    let mut message: libc::msghdr = unsafe { std::mem::zeroed() };
+    message.msg_iov = pieces.as_mut_ptr();
+    message.msg_iovlen = pieces.len();
+    let mut control = Control([MaybeUninit::uninit(); CONTROL]);
+    if let Arriving::To(_) = arriving {
+        message.msg_control = control.0.as_mut_ptr().cast();
+        message.msg_controllen = CONTROL as _;
+    }
+    // SAFETY: the header names the pieces, as promised, and `control`, writable for its whole length.
+    let count = unsafe { libc::recvmsg(fd, &raw mut message, flags | libc::MSG_CMSG_CLOEXEC) };
+    if let (true, Arriving::To(take)) = (count >= 0, arriving) {
+        // SAFETY: the kernel has written the header and the control messages that it names.
+        unsafe { take_descriptors(&message, take) };
+    }
+    count
+}
+
+/// Receives at most `room`.
+#[allow(unsafe_code, reason = "see receive_pieces")]
+pub fn receive<'a>(
     fd: RawFd,
     room: &'a mut [MaybeUninit<u8>],
     patience: Patience,
-    descriptors: &mut impl Extend<OwnedFd>,
+    arriving: Arriving<'_>,
 ) -> Result<&'a mut [u8]> {
-    let mut piece = libc::iovec { iov_base: room.as_mut_ptr().cast(), iov_len: room.len() };
-    let mut control = Control([MaybeUninit::uninit(); CONTROL]);
-    // SAFETY: all zeros is a message header without address, pieces and control messages.
-    let mut message: libc::msghdr = unsafe { std::mem::zeroed() };
-    message.msg_iov = &raw mut piece;
-    message.msg_iovlen = 1;
-    message.msg_control = control.0.as_mut_ptr().cast();
-    message.msg_controllen = CONTROL as _;
-    let flags = patience.flags() | libc::MSG_CMSG_CLOEXEC;
-    // SAFETY: the header names `room` and `control`, writable for their whole lengths.
-    let count = unsafe { libc::recvmsg(fd, &raw mut message, flags) };
-    if count >= 0 {
-        // SAFETY: the kernel has written the header and the control messages that it names.
-        unsafe { take_descriptors(&message, descriptors) };
+    if let Arriving::None = arriving {
+        return socket::receive(fd, room, patience);
     }
-    // SAFETY: the kernel has written as much as it tells.
-    unsafe { written(room, count) }
+    let mut piece = [libc::iovec { iov_base: room.as_mut_ptr().cast(), iov_len: room.len() }];
+    // SAFETY: `room` is writable for its whole length, and the kernel has written as much as it says.
+    unsafe {
+        let count = receive_pieces(fd, &mut piece, patience.flags(), arriving);
+        written(room, count)
+    }
 }
+
+/// Receives at most `head` and, behind it, `room`, without waiting: how much of `head`, and the rest. Nothing
+/// is the end of the stream.
+#[allow(unsafe_code, reason = "see receive_pieces")]
+pub fn receive_apart<'a, const N: usize>(
+    fd: RawFd,
+    head: &mut [u8; N],
+    room: &'a mut [MaybeUninit<u8>],
+    arriving: Arriving<'_>,
+) -> Result<(usize, &'a mut [u8])> {
+    let mut pieces = [
+        libc::iovec { iov_base: head.as_mut_ptr().cast(), iov_len: N },
+        libc::iovec { iov_base: room.as_mut_ptr().cast(), iov_len: room.len() },
+    ];
+    // SAFETY: both are writable for their whole lengths.
+    let count = Errno::result(unsafe { receive_pieces(fd, &mut pieces, libc::MSG_DONTWAIT, arriving) })?;
+    let count = count.unsigned_abs();
+    // SAFETY: the kernel has filled `head` first, and then as much of `room`.
+    Ok((count.min(N), unsafe { written(room, count.saturating_sub(N).cast_signed()) }?))
+}
+
+/// Switches SO_LINGER off for the sockets among the descriptors that were sent to this one and not received: it is about to be
+/// closed, and to close the last descriptor of a socket that lingers waits.
+///
+/// They are looked at and stay where they are (SO_PEEK_OFF). Another process that has the connection, too, and looks at the
+/// same time, would look at the wrong place: the caller knows of none.
+pub fn disarm_unreceived(fd: RawFd) {
+    if socket::set_peek_offset(fd, 0).is_err() {
+        return;
+    }
+    let mut room = [MaybeUninit::<u8>::uninit(); 4096];
+    for _ in 0..UNRECEIVED {
+        let mut disarm = |one: OwnedFd| socket::switch_linger_off(one.as_raw_fd());
+        let flags = libc::MSG_PEEK | libc::MSG_DONTWAIT;
+        let mut piece = [libc::iovec { iov_base: room.as_mut_ptr().cast(), iov_len: room.len() }];
+        #[allow(unsafe_code, reason = "see receive_pieces")]
+        // SAFETY: `room` is writable for its whole length.
+        let count = unsafe { receive_pieces(fd, &mut piece, flags, Arriving::To(&mut disarm)) };
+        if count <= 0 {
+            break;
+        }
+    }
+    let _ = socket::set_peek_offset(fd, -1);
+}
+
+/// How often to look, at most: a peer may go on sending meanwhile.
+const UNRECEIVED: usize = 1024;
 
 /// Takes the descriptors out of what recvmsg has filled in.
 ///
 /// # Safety
 /// The kernel has filled in `message`, and nobody has taken the descriptors in it.
 #[allow(unsafe_code, reason = "the layout of control messages")]
-unsafe fn take_descriptors(message: &libc::msghdr, descriptors: &mut impl Extend<OwnedFd>) {
+unsafe fn take_descriptors(message: &libc::msghdr, take: &mut dyn FnMut(OwnedFd)) {
     // SAFETY: as promised by the caller.
     let mut header = unsafe { libc::CMSG_FIRSTHDR(message) };
     // SAFETY: CMSG_FIRSTHDR and CMSG_NXTHDR give NULL or a whole header within the control messages.
@@ -80,9 +143,8 @@ unsafe fn take_descriptors(message: &libc::msghdr, descriptors: &mut impl Extend
                 unsafe { (libc::CMSG_DATA(header).cast::<RawFd>(), libc::CMSG_LEN(0) as usize) };
             let count = one.cmsg_len.saturating_sub(empty) / size_of::<RawFd>();
             // SAFETY: each index is below the count, and each descriptor is owned once.
-            descriptors.extend(
-                (0..count).map(|index| unsafe { OwnedFd::from_raw_fd(data.add(index).read_unaligned()) }),
-            );
+            (0..count)
+                .for_each(|index| take(unsafe { OwnedFd::from_raw_fd(data.add(index).read_unaligned()) }));
         }
         // SAFETY: as above.
         header = unsafe { libc::CMSG_NXTHDR(message, header) };

@@ -17,7 +17,7 @@ use nix::sys::time::TimeValLike;
 use crate::kernel::fd::{Patience, borrow, written};
 
 /// Receives at most `room`; an empty answer is the end of the stream. Descriptors that come along are closed by
-/// the kernel.
+/// the kernel, which may wait.
 #[allow(unsafe_code, reason = "nix receives into initialised bytes only")]
 pub fn receive(fd: RawFd, room: &mut [MaybeUninit<u8>], patience: Patience) -> Result<&mut [u8]> {
     // SAFETY: `room` is writable for its whole length, and the kernel has written as much as it tells.
@@ -32,29 +32,6 @@ pub fn peer(fd: RawFd) -> Result<socket::UnixCredentials> {
     // ENOTCONN for what is not connected: a service would be told to be its own peer.
     socket::getpeername::<socket::UnixAddr>(fd)?;
     socket::getsockopt(&borrow(fd)?, socket::sockopt::PeerCredentials)
-}
-
-/// Receives at most `head` and, behind it, `room`, without waiting: how much of `head`, and the rest. Nothing
-/// is the end of the stream.
-#[allow(unsafe_code, reason = "nix receives into initialised bytes only")]
-pub fn receive_apart<'a, const N: usize>(
-    fd: RawFd,
-    head: &mut [u8; N],
-    room: &'a mut [MaybeUninit<u8>],
-) -> Result<(usize, &'a mut [u8])> {
-    let mut pieces = [
-        libc::iovec { iov_base: head.as_mut_ptr().cast(), iov_len: N },
-        libc::iovec { iov_base: room.as_mut_ptr().cast(), iov_len: room.len() },
-    ];
-    // SAFETY: all zeros is a message header without address, pieces and control messages.
-    let mut message: libc::msghdr = unsafe { std::mem::zeroed() };
-    message.msg_iov = pieces.as_mut_ptr();
-    message.msg_iovlen = pieces.len();
-    // SAFETY: the header names `pieces`, which name `head` and `room`, writable for their whole lengths.
-    let count = unsafe { libc::recvmsg(fd, &raw mut message, libc::MSG_DONTWAIT) };
-    let count = Errno::result(count)?.unsigned_abs();
-    // SAFETY: the kernel has filled `head` first, and then as much of `room`.
-    Ok((count.min(N), unsafe { written(room, count.saturating_sub(N).cast_signed()) }?))
 }
 
 /// Whether it is a socket on which an empty read is an empty datagram.
@@ -140,6 +117,32 @@ pub fn unsent(fd: RawFd) -> Result<usize> {
     // SAFETY: the kernel writes one number.
     Errno::result(unsafe { libc::ioctl(fd, libc::TIOCOUTQ, &raw mut count) })?;
     Ok(usize::try_from(count).unwrap_or(0))
+}
+
+/// Linux 6.16: of asm-generic/socket.h, the same on every architecture that libc knows but PA-RISC and SPARC.
+const SO_PASSRIGHTS: i32 = 83;
+
+#[allow(unsafe_code, reason = "nix knows neither option")]
+fn set_option<T>(fd: RawFd, option: i32, value: T) -> Result<()> {
+    let size = size_of::<T>() as libc::socklen_t;
+    // SAFETY: the kernel reads a value of this size.
+    Errno::result(unsafe { libc::setsockopt(fd, libc::SOL_SOCKET, option, (&raw const value).cast(), size) })
+        .map(drop)
+}
+
+/// Whether descriptors may be sent to the socket, and to those of the clients of a service. ENOPROTOOPT before Linux 6.16.
+pub fn pass_descriptors(fd: RawFd, may_pass: bool) -> Result<()> {
+    set_option(fd, SO_PASSRIGHTS, i32::from(may_pass))
+}
+
+/// Has the close of the last descriptor of a socket not wait (SO_LINGER).
+pub fn switch_linger_off(fd: RawFd) {
+    let _ = set_option(fd, libc::SO_LINGER, libc::linger { l_onoff: 0, l_linger: 0 });
+}
+
+/// Where MSG_PEEK looks next; -1 is at the first byte, always.
+pub fn set_peek_offset(fd: RawFd, offset: i32) -> Result<()> {
+    set_option(fd, libc::SO_PEEK_OFF, offset)
 }
 
 /// Ends the connection for both sides, and leaves the descriptor open.

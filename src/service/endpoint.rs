@@ -90,7 +90,10 @@ fn open_directory(directory: &CStr) -> nix::Result<OwnedFd> {
 }
 
 fn stream_socket() -> nix::Result<OwnedFd> {
-    socket(AddressFamily::Unix, SockType::Stream, SockFlag::SOCK_CLOEXEC, None)
+    let socket = socket(AddressFamily::Unix, SockType::Stream, SockFlag::SOCK_CLOEXEC, None)?;
+    // Those of clients inherit it.
+    let _ = door::pass_descriptors(socket.as_raw_fd(), false);
+    Ok(socket)
 }
 
 fn as_path(path: &CStr) -> &Path {

@@ -7,6 +7,9 @@ use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
 use nix::errno::Errno;
 use nix::sys::socket::{ControlMessage, ControlMessageOwned, MsgFlags, recvmsg, sendmsg};
 
+/// Linux 6.16.
+const SO_PASSRIGHTS: libc::c_int = 83;
+
 /// Where the numbers of the peers' descriptors begin.
 pub const HIGH: RawFd = 300;
 
@@ -52,7 +55,13 @@ fn unblock(fd: OwnedFd) -> OwnedFd {
 
 /// A peer's end, which never waits, of a socket that has connected.
 pub fn peer(fd: RawFd) -> OwnedFd {
-    unblock(raise(fd))
+    let peer = unblock(raise(fd));
+    // The library refuses descriptors for it; it takes them here. Before Linux 6.16 it does so in any case.
+    let on: libc::c_int = 1;
+    unsafe {
+        libc::setsockopt(peer.as_raw_fd(), libc::SOL_SOCKET, SO_PASSRIGHTS, (&raw const on).cast(), 4);
+    }
+    peer
 }
 
 /// Sends what the kernel takes.
@@ -79,7 +88,8 @@ pub fn send_with(fd: &OwnedFd, bytes: &[u8], descriptors: &[RawFd]) -> usize {
     let control = if descriptors.is_empty() { &[][..] } else { &control[..] };
     let flags = MsgFlags::MSG_DONTWAIT | MsgFlags::MSG_NOSIGNAL;
     let sent = sendmsg::<()>(fd.as_raw_fd(), &[IoSlice::new(bytes)], control, flags, None);
-    sent.unwrap_or(0)
+    // From Linux 6.16 on the kernel refuses descriptors that are not wanted.
+    if sent == Err(Errno::EPERM) { send(fd, bytes) } else { sent.unwrap_or(0) }
 }
 
 /// A file to be sent.

@@ -259,10 +259,11 @@ impl EventLoop {
         }
         self.resume_accepting(section);
         if is_it {
+            let may_hold = table::lock_known(section, member.fd).may_hold_descriptors();
             let memory = table::note_closing(section, member.fd);
             self.registry.discard(memory);
             self.is_holding = true;
-            return Ok(Some(Step::End(member.fd, origin)));
+            return Ok(Some(Step::End { fd: member.fd, may_hold, origin }));
         }
         Ok(Some(Step::Event(Event { origin, what: What::Disconnection })))
     }

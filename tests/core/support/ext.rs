@@ -139,7 +139,12 @@ pub fn send_with(peer: &UnixStream, bytes: &[u8], fds: &[RawFd]) {
             libc::CMSG_DATA(rights).cast::<RawFd>().copy_from(fds.as_ptr(), fds.len());
         }
     }
-    let sent = unsafe { libc::sendmsg(peer.as_raw_fd(), &header, libc::MSG_NOSIGNAL) };
+    let mut sent = unsafe { libc::sendmsg(peer.as_raw_fd(), &header, libc::MSG_NOSIGNAL) };
+    if sent < 0 && errno() == libc::EPERM {
+        // From Linux 6.16 on the kernel refuses descriptors that are not wanted.
+        (header.msg_control, header.msg_controllen) = (std::ptr::null_mut(), 0);
+        sent = unsafe { libc::sendmsg(peer.as_raw_fd(), &header, libc::MSG_NOSIGNAL) };
+    }
     assert_eq!(sent, bytes.len().cast_signed(), "{}", std::io::Error::last_os_error());
 }
 
