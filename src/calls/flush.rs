@@ -108,7 +108,7 @@ pub fn finish_at_exit(section: &mut Section) {
             !stalls.entry(*fd).or_insert_with(|| Stall::begin(*fd, outbound)).look(*fd, outbound)
         });
         let background = background::set(section);
-        if waiting.is_empty() && !background::is_active() {
+        if waiting.is_empty() && !background::has_rests(section) {
             break;
         }
         let mut asked = Vec::new();

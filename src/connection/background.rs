@@ -272,6 +272,11 @@ pub fn set(section: &Section) -> Option<RawFd> {
     background.set.as_ref().map(Poller::fd)
 }
 
+/// Whether there are rests of connections that were closed.
+pub fn has_rests(section: &Section) -> bool {
+    is_active() && !lock(section).rests.is_empty()
+}
+
 /// Which set it is.
 pub fn set_number() -> u32 {
     SET_NUMBER.load(Ordering::Relaxed)

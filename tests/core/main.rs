@@ -9,6 +9,7 @@ mod backlog;
 mod child;
 mod closed_by_program;
 mod closing;
+mod closing_rests;
 mod descriptors_run_out;
 mod errno;
 mod event_loop;

@@ -1,0 +1,138 @@
+//! Promise 17: what is left of a connection that was closed with bytes queued.
+
+use std::io::Read;
+use std::os::fd::AsRawFd;
+use std::os::unix::net::UnixStream;
+use std::thread::JoinHandle;
+
+use crate::support::ext::*;
+use crate::support::*;
+
+const SIZE: usize = 3_000_000;
+
+/// A connection in a list, with most of one message queued.
+fn listed_with_a_queue() -> (Listed, UnixStream) {
+    let (listed, peer) = listed();
+    assert_eq!(write(listed.fd(), 1, &pattern(SIZE, 17)), IPC_ERROR_NONE);
+    assert!(pending(listed.fd()) > 0);
+    (listed, peer)
+}
+
+/// Reads until the end of the connection.
+fn reads_to_the_end(mut peer: UnixStream) -> JoinHandle<Vec<u8>> {
+    std::thread::spawn(move || {
+        let mut got = Vec::new();
+        peer.read_to_end(&mut got).unwrap();
+        got
+    })
+}
+
+#[test]
+fn promise_17_number_is_free_at_once_and_the_peer_sees_the_end_after_the_last_byte() {
+    own_process!(60);
+    let (mut listed, peer) = listed_with_a_queue();
+    let fd = listed.info.fd;
+    assert_eq!(unsafe { ipc_close(&mut *listed.info) }, IPC_ERROR_NONE);
+    assert!(!is_open(fd), "the number is free");
+    // Another connection gets it, and nothing of the rest.
+    let (other, mut other_peer) = pair();
+    at_number(other.as_raw_fd(), fd);
+    assert_eq!(write(fd, 7, b"other"), IPC_ERROR_NONE);
+    assert_eq!(read_frame(&mut other_peer), (7, b"other".to_vec()));
+    other_peer.set_nonblocking(true).unwrap();
+    let reader = reads_to_the_end(peer);
+    until("the rest arrives", || {
+        pending(other.as_raw_fd());
+        reader.is_finished()
+    });
+    assert!(reader.join().unwrap() == frame(1, &pattern(SIZE, 17)));
+    let nothing = other_peer.read(&mut [0]).unwrap_err();
+    assert_eq!(nothing.kind(), std::io::ErrorKind::WouldBlock);
+}
+
+#[test]
+fn promise_17_rest_is_given_up_when_its_peer_takes_nothing() {
+    own_process!(60);
+    let before = open_descriptors();
+    let (mut listed, peer) = listed_with_a_queue();
+    assert_eq!(unsafe { ipc_close(&mut *listed.info) }, IPC_ERROR_NONE);
+    assert!(open_descriptors() > before + 1, "a copy is kept");
+    let (other, _other_peer) = pair();
+    until("it is given up", || {
+        pending(other.as_raw_fd());
+        open_descriptors() == before + 3
+    });
+    drop(peer);
+}
+
+#[test]
+fn promise_17_close_without_a_free_descriptor_sends_itself() {
+    own_process!(60);
+    let (mut listed, peer) = listed_with_a_queue();
+    let reader = reads_to_the_end(peer);
+    let limit = unsafe {
+        let mut limit: libc::rlimit = std::mem::zeroed();
+        assert_eq!(libc::getrlimit(libc::RLIMIT_NOFILE, &mut limit), 0);
+        assert_eq!(libc::setrlimit(libc::RLIMIT_NOFILE, &libc::rlimit { rlim_cur: 0, ..limit }), 0);
+        limit
+    };
+    assert_eq!(unsafe { ipc_close(&mut *listed.info) }, IPC_ERROR_NONE);
+    assert!(reader.join().unwrap() == frame(1, &pattern(SIZE, 17)));
+    assert_eq!(unsafe { libc::setrlimit(libc::RLIMIT_NOFILE, &limit) }, 0);
+}
+
+#[test]
+fn promise_17_event_fd_wakes_for_a_rest() {
+    own_process!(60);
+    let (mut listed, mut peer) = listed_with_a_queue();
+    let (ours, _neighbour) = pair();
+    let mut other = info(ours.as_raw_fd());
+    assert_eq!(unsafe { ipc_add(&mut listed.program.list, &mut other) }, IPC_ERROR_NONE);
+    let fd = listed.program.event_fd();
+    assert_eq!(unsafe { ipc_del(&mut listed.program.list, &mut *listed.info) }, IPC_ERROR_NONE);
+    assert_eq!(unsafe { ipc_close(&mut *listed.info) }, IPC_ERROR_NONE);
+    until("the descriptor is quiet", || {
+        assert_eq!(listed.program.try_look(0), Ok(Seen::Nothing));
+        !is_readable(fd)
+    });
+    let mut got = Vec::new();
+    let whole = frame(1, &pattern(SIZE, 17));
+    while got.len() < whole.len() {
+        let mut some = [0; 300_000];
+        let count = peer.read(&mut some).unwrap();
+        got.extend_from_slice(&some[..count]);
+        if got.len() + 1_000_000 < whole.len() {
+            assert!(becomes_readable(fd, 10_000), "it wakes for what can be sent");
+        }
+        until("all that can be sent is", || {
+            assert_eq!(listed.program.try_look(0), Ok(Seen::Nothing));
+            !is_readable(fd)
+        });
+    }
+    assert!(got == whole);
+    assert_eq!(unsafe { ipc_del(&mut listed.program.list, &mut other) }, IPC_ERROR_NONE);
+}
+
+#[test]
+fn promise_17_forked_child_drops_its_copies() {
+    own_process!(60);
+    let (mut listed, peer) = listed_with_a_queue();
+    assert_eq!(unsafe { ipc_close(&mut *listed.info) }, IPC_ERROR_NONE);
+    let child = unsafe { libc::fork() };
+    if child == 0 {
+        loop {
+            unsafe { libc::pause() };
+        }
+    }
+    let reader = reads_to_the_end(peer);
+    let (other, _other_peer) = pair();
+    until("the end arrives", || {
+        pending(other.as_raw_fd());
+        reader.is_finished()
+    });
+    assert!(reader.join().unwrap() == frame(1, &pattern(SIZE, 17)));
+    unsafe {
+        libc::kill(child, libc::SIGKILL);
+        libc::waitpid(child, std::ptr::null_mut(), 0);
+    }
+}
