@@ -274,7 +274,15 @@ send_with_descriptors (struct client *client, const char *frame, size_t size)
         fds[i] = STDERR_FILENO;
     }
     memcpy (CMSG_DATA (&control.header), fds, sizeof fds);
-    if (sendmsg (client->info.fd, &message, MSG_NOSIGNAL) != (ssize_t) size) {
+    ssize_t sent = sendmsg (client->info.fd, &message, MSG_NOSIGNAL);
+
+    if (sent < 0 && errno == EPERM) {
+        /* From Linux 6.16 on the kernel refuses what was not asked for. */
+        message.msg_control = NULL;
+        message.msg_controllen = 0;
+        sent = sendmsg (client->info.fd, &message, MSG_NOSIGNAL);
+    }
+    if (sent != (ssize_t) size) {
         broken (LOST, "the connection ended: %s", strerror (errno));
     }
 }

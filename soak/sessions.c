@@ -5,7 +5,7 @@
 /* What the kernel may hold for one who does not read, and what was on its way before. */
 #define KERNEL_ROOM (4 << 20)
 
-#define DEFAULT_QUEUE ((size_t) 16 << 20)
+#define ALL_QUEUES ((size_t) 256 << 20)
 
 static struct session **sessions;
 static int count_of_sessions, room_for_sessions;
@@ -193,7 +193,7 @@ static void
 fill (struct session *session)
 {
     static char room[65536];
-    const size_t limit = session->hello.max_queue == 0 ? DEFAULT_QUEUE : session->hello.max_queue;
+    const size_t own_limit = session->hello.max_queue, limit = own_limit == 0 ? ALL_QUEUES : own_limit;
     size_t bytes = 0, pending = 0;
 
     for (;;) {
@@ -205,7 +205,7 @@ fill (struct session *session)
                 return;
             }
             good ("ipc_pending", ipc_pending (session->origin, &pending));
-            if (pending > limit || pending + m.length + IPC_HEADER_SIZE <= limit) {
+            if (pending > limit || (own_limit > 0 && pending + m.length + IPC_HEADER_SIZE <= limit)) {
                 broken (CALLS, "ipc_write: refused with %zu bytes queued, and the limit is %zu", pending, limit);
             }
             break;

@@ -100,8 +100,11 @@ pub fn finish_at_exit(section: &mut Section) {
         background::send(section, true);
         let (mut waiting, _) = queued(section);
         waiting.retain(|fd| {
-            if flush_and_note(section, *fd) == Flushed::All || stalls.try_reserve(1).is_err() {
+            if flush_and_note(section, *fd) == Flushed::All {
                 return false;
+            }
+            if stalls.try_reserve(1).is_err() {
+                return true;
             }
             let mut slot = table::lock(section, *fd);
             let Some(Connection { outbound, .. }) = slot.get() else { return false };

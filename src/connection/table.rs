@@ -204,8 +204,14 @@ impl Slot<'_> {
         let cookie = Cookie::of(self.fd)?;
         let entry = self.place()?;
         if settings.descriptors {
-            let _ = socket::pass_descriptors(fd, true);
-            entry.set(REFUSES, false);
+            match socket::pass_descriptors(fd, true) {
+                // An older kernel refuses none, nor does one behind a sandbox that refuses the option.
+                Ok(())
+                | Err(
+                    Errno::ENOPROTOOPT | Errno::EOPNOTSUPP | Errno::EPERM | Errno::ENOSYS | Errno::EINVAL,
+                ) => entry.set(REFUSES, false),
+                Err(errno) => return Err(errno),
+            }
         }
         entry.settings = if settings == Settings::default() {
             None

@@ -414,6 +414,7 @@ int main (void)
 	end_service ();
 	files_end ();
 	/* The mirror. */
+	let_rests_leave (descriptors - 1);
 	CHECK (open_descriptors () == descriptors - 1);
 	exit_before_it_is_sent (&peer);
 	return EXIT_SUCCESS;

@@ -55,6 +55,8 @@ pub const ROWS: &[Row] = &[
     row("recvmsg", &["ECONNRESET", "ENOMEM", "EACCES"], May::Break, ONE),
     row("epoll_wait", &["EINTR"], May::Fail, SOME),
     row("getsockopt", &["EACCES"], May::Break, SOME),
+    row("setsockopt", &["EACCES"], May::Fail, SOME),
+    row("ioctl", &["EACCES"], May::Nothing, ONE),
     row("sendmsg", SHORT, May::Nothing, MANY),
     row("sendmsg", &["EAGAIN"], May::Nothing, SOME),
     row("sendmsg", &["EINTR"], May::Fail, SOME),
@@ -107,7 +109,7 @@ pub const ROWS: &[Row] = &[
 pub const NOT_IN_THE_SHIM: &str = "aligned_alloc reallocarray strdup strndup asprintf mmap munmap_chunk socketpair \
     recvfrom sendto recvmmsg sendmmsg readv pread pread64 preadv preadv64 pwrite pwrite64 pwritev pwritev2 \
     select pselect epoll_create epoll_pwait epoll_pwait2 signalfd timerfd_gettime inotify_init1 pipe pipe2 \
-    dup2 fcntl64 ioctl openat64 creat fstatat fstatat64 __xstat __lxstat __fxstat mkdirat rename renameat \
+    dup2 fcntl64 openat64 creat fstatat fstatat64 __xstat __lxstat __fxstat mkdirat rename renameat \
     renameat2 link symlink rmdir chmod fchmod chown ftruncate access faccessat fork vfork execve";
 
 /// What comes only to a send that waits.

@@ -10,6 +10,7 @@
 #include <sys/epoll.h>
 #include <sys/eventfd.h>
 #include <sys/file.h>
+#include <sys/ioctl.h>
 #include <sys/mman.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
@@ -129,6 +130,7 @@ int flock (int fd, int operation)
 	}
 
 WRAP_VARIADIC (fcntl, (int fd, int command, ...), (fd, command, extra), command)
+WRAP_VARIADIC (ioctl, (int fd, unsigned long request, ...), (fd, request, extra), request)
 WRAP_VARIADIC (open, (const char *path, int flags, ...), (path, flags, extra), flags)
 WRAP_VARIADIC (open64, (const char *path, int flags, ...), (path, flags, extra), flags)
 WRAP_VARIADIC (openat, (int directory, const char *path, int flags, ...), (directory, path, flags, extra), flags)

@@ -109,4 +109,7 @@ void drop (struct link *link);
  * the server is told, and that he has gone. */
 void meet_a_stranger (uint32_t announced);
 
+/* Calls the library until what is left of closed connections has left, and so many descriptors are open; not for ever. */
+void let_rests_leave (int descriptors);
+
 #endif
