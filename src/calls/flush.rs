@@ -98,7 +98,7 @@ pub fn finish_at_exit(section: &mut Section) {
     let mut stalls = NumberMap::default();
     while milliseconds() - begun < AT_EXIT {
         background::send(section, true);
-        let (mut waiting, _) = queued(section);
+        let (mut waiting, are_all) = queued(section);
         waiting.retain(|fd| {
             if flush_and_note(section, *fd) == Flushed::All {
                 return false;
@@ -111,7 +111,7 @@ pub fn finish_at_exit(section: &mut Section) {
             !stalls.entry(*fd).or_insert_with(|| Stall::begin(*fd, outbound)).look(*fd, outbound)
         });
         let background = background::set(section);
-        if waiting.is_empty() && !background::has_rests(section) {
+        if are_all && waiting.is_empty() && !background::has_rests(section) {
             break;
         }
         let mut asked = Vec::new();

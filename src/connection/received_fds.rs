@@ -97,7 +97,7 @@ impl Descriptors {
 
     /// Whether there are none.
     pub fn is_empty(&self) -> bool {
-        self.all.is_empty()
+        self.all.is_empty() && self.dropped.is_empty()
     }
 
     fn unreported(&self) -> u8 {

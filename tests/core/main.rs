@@ -36,6 +36,7 @@ mod ext_waiting;
 mod ext_watching;
 mod extra_descriptors;
 mod fuzz_corpora;
+mod held_back;
 mod held_numbers;
 mod hostile_peers;
 mod list_by_hand;

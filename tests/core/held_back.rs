@@ -1,0 +1,205 @@
+//! Promises 16 and 44: a writer whose connection has a full queue, and whose turn it is.
+
+use std::io::{Read, Write};
+use std::os::fd::AsRawFd;
+use std::os::unix::net::UnixStream;
+use std::time::{Duration, Instant};
+
+use crate::support::ext::*;
+use crate::support::*;
+
+const REFUSED: Failure = (IPC_ERROR_MESSAGE_WRITE__NOT_ENOUGH_DATA, libc::EAGAIN);
+
+/// What the queue of one connection holds, and what all have together.
+const QUEUE: usize = 16 << 20;
+const ALL_QUEUES: usize = 256 << 20;
+
+const SIZE: usize = 50_000;
+
+fn numbered(number: usize) -> Vec<u8> {
+    let mut payload = pattern(SIZE, number);
+    payload[..8].copy_from_slice(&number.to_ne_bytes());
+    payload
+}
+
+/// Writes numbered messages until one is refused; how many were accepted.
+fn fill(fd: i32, first: usize) -> usize {
+    for number in first.. {
+        match outcome(write(fd, 1, &numbered(number))) {
+            Ok(()) => {}
+            Err(failure) => {
+                assert_eq!(failure, REFUSED);
+                return number - first;
+            }
+        }
+    }
+    0
+}
+
+/// A peer that takes some bytes, and then pauses.
+fn read_slowly(peer: &mut UnixStream, count: usize, step: usize, pause: Duration) {
+    let mut got = Vec::new();
+    for number in 0..count {
+        while got.len() < SIZE + 5 {
+            let mut some = vec![0; step];
+            let taken = peer.read(&mut some).unwrap();
+            assert!(taken > 0, "{number} messages arrive");
+            got.extend_from_slice(&some[..taken]);
+            std::thread::sleep(pause);
+        }
+        let rest = got.split_off(SIZE + 5);
+        assert!(got == frame(1, &numbered(number)), "message {number}");
+        got = rest;
+    }
+}
+
+#[test]
+fn writer_to_a_slow_reader_is_held_back_and_loses_nothing() {
+    own_process!(60);
+    const COUNT: usize = 800;
+    let (listed, mut peer) = listed();
+    let reader = std::thread::spawn(move || read_slowly(&mut peer, COUNT, 60_000, Duration::from_millis(4)));
+    let mut most = 0;
+    for number in 0..COUNT {
+        assert_eq!(outcome(write(listed.fd(), 1, &numbered(number))), Ok(()), "message {number}");
+        most = most.max(pending(listed.fd()));
+    }
+    assert!(most <= QUEUE && most > QUEUE - 2 * SIZE, "{most} bytes were queued");
+    assert_eq!(outcome(unsafe { ipc_flush(&*listed.info, -1) }), Ok(()));
+    reader.join().unwrap();
+}
+
+#[test]
+fn reader_that_stops_costs_its_writer_one_wait() {
+    own_process!(60);
+    let (listed, mut peer) = listed();
+    let accepted = fill(listed.fd(), 0);
+    let begin = Instant::now();
+    // The wait was in the call before: from now on each is refused at once.
+    for _ in 0..1000 {
+        assert_eq!(outcome(write(listed.fd(), 1, &numbered(0))), Err(REFUSED));
+    }
+    // A wait for each would take more than a quarter of an hour.
+    assert!(begin.elapsed() < Duration::from_secs(20), "{:?}", begin.elapsed());
+    // It reads again, and its writer is held back again.
+    let more = 400;
+    let reader = std::thread::spawn(move || {
+        read_slowly(&mut peer, accepted + more, 200_000, Duration::ZERO);
+    });
+    until("there is room again", || outcome(write(listed.fd(), 1, &numbered(accepted))) == Ok(()));
+    for number in accepted + 1..accepted + more {
+        assert_eq!(outcome(write(listed.fd(), 1, &numbered(number))), Ok(()));
+    }
+    assert_eq!(outcome(unsafe { ipc_flush(&*listed.info, -1) }), Ok(()));
+    reader.join().unwrap();
+}
+
+/// Fills the queue of a connection while something else in the list waits to be served: how much is queued.
+fn queued_beside(wait: impl FnOnce(&mut Listed)) -> usize {
+    let (mut listed, _peer) = listed();
+    wait(&mut listed);
+    fill(listed.fd(), 0);
+    let queued = pending(listed.fd());
+    assert_eq!(unsafe { libc::shutdown(listed.fd(), libc::SHUT_RDWR) }, 0);
+    queued
+}
+
+#[test]
+fn queue_grows_beyond_its_limit_while_others_wait_to_be_served() {
+    own_process!(100);
+    let is_full = |queued: usize, what: &str| {
+        let all = ALL_QUEUES - SIZE - 5..=ALL_QUEUES;
+        assert!(all.contains(&queued), "{what}: {queued} bytes queued");
+    };
+    let (ours, mut neighbour) = pair();
+    let mut other = info(ours.as_raw_fd());
+    let queued = queued_beside(|listed| {
+        assert_eq!(unsafe { ipc_add(&mut listed.program.list, &mut other) }, IPC_ERROR_NONE);
+        neighbour.write_all(b"x").unwrap();
+    });
+    is_full(queued, "a connection that is readable");
+    let (reader, mut writer) = std::io::pipe().unwrap();
+    let queued = queued_beside(|listed| {
+        assert_eq!(unsafe { ipc_add_fd(&mut listed.program.list, reader.as_raw_fd()) }, IPC_ERROR_NONE);
+        writer.write_all(b"x").unwrap();
+    });
+    is_full(queued, "an extra descriptor");
+    let (ours, mut neighbour) = pair();
+    let mut ahead = info(ours.as_raw_fd());
+    let queued = queued_beside(|listed| {
+        assert_eq!(unsafe { ipc_add(&mut listed.program.list, &mut ahead) }, IPC_ERROR_NONE);
+        neighbour.write_all(&[frame(1, b"one"), frame(1, b"two")].concat()).unwrap();
+        assert_eq!(listed.program.next(), Told::Message(ours.as_raw_fd(), 1, b"one".to_vec()));
+    });
+    is_full(queued, "a message that was read ahead");
+}
+
+#[test]
+fn connection_s_own_requests_are_nothing_else() {
+    own_process!(60);
+    let (listed, mut peer) = listed();
+    peer.write_all(&frame(1, b"request")).unwrap();
+    fill(listed.fd(), 0);
+    let queued = pending(listed.fd());
+    assert!(queued <= QUEUE, "{queued} bytes queued");
+}
+
+#[test]
+fn limit_of_the_program_s_own_is_kept_at_once() {
+    own_process!(60);
+    let (listed, _peer) = listed();
+    limits(listed.fd(), 0, QUEUE).unwrap();
+    for _ in 0..100 {
+        fill(listed.fd(), 0);
+    }
+    assert!(pending(listed.fd()) <= QUEUE);
+}
+
+#[test]
+fn so_many_descriptors_wait_for_one_connection_and_no_more() {
+    own_process!(60);
+    let (listed, peer) = listed();
+    while pending(listed.fd()) == 0 {
+        assert_eq!(outcome(write(listed.fd(), 1, &numbered(0))), Ok(()));
+    }
+    let (file, before) = (numbered_file(1), open_descriptors());
+    for number in 0..64 {
+        assert_eq!(write_fd(listed.fd(), 1, b"with one", &file), Ok(()), "descriptor {number}");
+    }
+    assert_eq!(write_fd(listed.fd(), 1, b"one too many", &file), Err(REFUSED));
+    assert_eq!(open_descriptors(), before + 64);
+    assert_eq!(outcome(write(listed.fd(), 1, b"without")), Ok(()), "other messages go on");
+    drop(peer);
+}
+
+#[test]
+fn threads_take_turns_and_their_frames_do_not_mix() {
+    own_process!(60);
+    const THREADS: usize = 4;
+    const FRAMES: usize = 40;
+    const LENGTH: usize = 600_000;
+    let (ours, mut peer) = patient_pair();
+    let fd = ours.as_raw_fd();
+    let (mut sequence, mut last) = (Vec::new(), [0; THREADS]);
+    std::thread::scope(|scope| {
+        for thread in 0..THREADS {
+            scope.spawn(move || {
+                for number in 0..FRAMES {
+                    let payload = pattern(LENGTH, thread * FRAMES + number);
+                    assert_eq!(outcome(write(fd, thread as u8, &payload)), Ok(()));
+                }
+            });
+        }
+        for _ in 0..THREADS * FRAMES {
+            let (thread, payload) = read_frame(&mut peer);
+            let thread = usize::from(thread);
+            assert!(payload == pattern(LENGTH, thread * FRAMES + last[thread]), "whole, and in order");
+            last[thread] += 1;
+            sequence.push(thread);
+        }
+    });
+    // Passed on in order: none writes all of its frames before another one has begun.
+    let first = |thread: usize| sequence.iter().position(|other| *other == thread).unwrap();
+    let late = (0..THREADS).map(first).max().unwrap();
+    assert!(late < 2 * FRAMES, "one waited for {late} frames: {sequence:?}");
+}
