@@ -321,7 +321,7 @@ pub(super) unsafe fn add_descriptor(
 }
 
 /// Frees the array of the list and sets its size to 0. What the pointers point to stays yours, and open.
-/// What is still queued for any connection has a last chance to leave, as in ipc_close.
+/// What is still queued for the connections goes on leaving from within later calls.
 ///
 /// A signal handler may call it at any time.
 #[unsafe(no_mangle)]

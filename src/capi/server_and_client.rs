@@ -142,8 +142,8 @@ pub(super) fn connect(
 }
 
 /// Ends a service: closes its socket, removes the socket's file and only its own, frees `srv->spath` and
-/// sets it to NULL. Connections stay open; what is queued for them has a last chance to leave, as in
-/// ipc_close.
+/// sets it to NULL. Connections stay open, and what is queued for them goes on
+/// leaving.
 ///
 /// A child that was forked after ipc_server_init may call it while its parent goes on serving: the file
 /// then stays. A signal handler may call it at any time.
@@ -190,8 +190,8 @@ pub unsafe extern "C" fn ipc_server_close(srv: *mut ipc_connection_info) -> ipc_
 
 /// Closes the connection's descriptor. The structure stays as it is, and in the list that it is in.
 ///
-/// What is queued for the connection has a last chance to leave: at most one second, which closing calls that
-/// follow each other share (it is whole again after ten seconds without any).
+/// What is queued for the connection leaves from within later calls, as long as the peer reads; this call does not wait
+/// for that. Only if no descriptor is free to keep it with, it sends for one second at most.
 ///
 /// A signal handler may call it at any time.
 ///
