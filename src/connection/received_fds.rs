@@ -156,7 +156,10 @@ mod tests {
         assert!(descriptors.report(true));
         assert_eq!(descriptors.take().map(|one| one.as_raw_fd()), Some(numbers[1]));
         // What is not taken is closed.
-        assert!(!descriptors.report(true) && descriptors.is_empty());
+        assert!(!descriptors.report(true) && !descriptors.is_empty());
+        let mut descriptors = Some(descriptors);
+        Unwanted::default().collect(&mut descriptors);
+        assert!(descriptors.is_some_and(|descriptors| descriptors.is_empty()));
     }
 
     #[test]
