@@ -389,7 +389,7 @@ static void end_service (void)
 	remove_rundir ();
 }
 
-/* Queues more than the kernel holds for a peer that does not read yet. */
+/* Queues much more than the kernel holds for a peer that does not read yet. */
 static struct ipc_connection_info *leave_unread (int fd, struct lane *lane)
 {
 	static struct ipc_connection_info info;
@@ -400,10 +400,12 @@ static struct ipc_connection_info *leave_unread (int fd, struct lane *lane)
 	memset (&info, 0, sizeof info);
 	info.fd = fd;
 	TRY (ipc_add (&list, &info));
-	m = lane_next (lane, LONG);
-	TRY_ON (&health, ipc_write (&info, &m));
-	if (succeeded)
-		lane_accepted (lane);
+	for (int i = 0; i < 4; i++) {
+		m = lane_next (lane, LONG);
+		TRY_ON (&health, ipc_write (&info, &m));
+		if (succeeded)
+			lane_accepted (lane);
+	}
 	TRY (ipc_del (&list, &info));
 	return &info;
 }
