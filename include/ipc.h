@@ -19,8 +19,8 @@
  * SPDX-License-Identifier: MIT OR Apache-2.0
  */
 
-#ifndef IPC_H
-#define IPC_H
+#ifndef __IPC_H__
+#define __IPC_H__
 
 #include <errno.h>
 #include <stdarg.h>
@@ -46,48 +46,67 @@
 #endif
 
 #ifndef IPC_WITH_UNIX_SOCKETS
-#define IPC_WITH_UNIX_SOCKETS 1
+#define IPC_WITH_UNIX_SOCKETS
 #endif
 
-#ifndef LOG
-#define LOG 1
-#endif
-
-/* Statements for a program's own errors. They do nothing unless IPC_WITH_ERRORS is defined; then they log,
- * and handle_error ends the program. */
-#ifdef IPC_WITH_ERRORS
-#define handle_error(msg) \
-    do { \
-        log_error ("%s: %s", (msg), strerror (errno)); \
-        exit (EXIT_FAILURE); \
-    } while (0)
-#define handle_err(fun, msg) \
-    do { \
-        log_error ("%s: %s: %s", (fun), (msg), strerror (errno)); \
-    } while (0)
-#else
-#define handle_error(msg) do { } while (0)
-#define handle_err(fun, msg) do { } while (0)
-#endif
-
-/* Fills a struct ipc_event. */
+/* Fills a struct ipc_event. A block, as IPC_EVENT_CLEAN: a semicolon after it is not needed, and not possible before else. */
 #define IPC_EVENT_SET(pevent, type_, message_, origin_) \
-    do { \
+    { \
         (pevent)->type = (type_); \
         (pevent)->m = (message_); \
         (pevent)->origin = (origin_); \
-    } while (0)
+    }
 
 /* Empties a struct ipc_event, and frees the message in it, if there is one. */
 #define IPC_EVENT_CLEAN(pevent) \
-    do { \
+    { \
         (pevent)->type = IPC_EVENT_TYPE_NOT_SET; \
         if ((pevent)->m != NULL) { \
             ipc_message_empty ((struct ipc_message *) (pevent)->m); \
             free ((pevent)->m); \
             (pevent)->m = NULL; \
         } \
-    } while (0)
+    }
+
+/* Names of 2019 that a new program may want for itself: it defines IPC_NO_OLD_NAMES before it includes this header. */
+#ifndef IPC_NO_OLD_NAMES
+
+#ifndef LOG
+#define LOG
+#endif
+
+/* For a program's own errors. They are empty unless IPC_WITH_ERRORS is defined; then they are blocks that log,
+ * and handle_error ends the program. */
+#ifdef IPC_WITH_ERRORS
+#define handle_error(msg) \
+    { \
+        log_error ("%s: %s", (msg), strerror (errno)); \
+        exit (EXIT_FAILURE); \
+    }
+#define handle_err(fun, msg) \
+    { \
+        log_error ("%s: %s: %s", (fun), (msg), strerror (errno)); \
+    }
+#else
+#define handle_error(msg)
+#define handle_err(fun, msg)
+#endif
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+/* Each prints a line on standard output: "date:tag: message", the tag being ERROR, INFO or DEBUG and the
+ * message made as by printf(3). */
+void log_error (const char *message, ...);
+void log_info (const char *message, ...);
+void log_debug (const char *message, ...);
+
+#ifdef __cplusplus
+}
+#endif
+
+#endif /* IPC_NO_OLD_NAMES */
 
 /**
  * Bytes of a frame before its payload: type (1), length (4, the machine's byte order).
@@ -524,8 +543,8 @@ enum ipc_errors ipc_connection(char **env,
 
 /**
  * Ends a service: closes its socket, removes the socket's file and only its own, frees `srv->spath` and
- * sets it to NULL. Connections stay open; what is queued for them has a last chance to leave, as in
- * ipc_close.
+ * sets it to NULL. Connections stay open, and what is queued for them goes on
+ * leaving.
  *
  * A child that was forked after ipc_server_init may call it while its parent goes on serving: the file
  * then stays. A signal handler may call it at any time.
@@ -540,8 +559,8 @@ enum ipc_errors ipc_server_close(struct ipc_connection_info *srv);
 /**
  * Closes the connection's descriptor. The structure stays as it is, and in the list that it is in.
  *
- * What is queued for the connection has a last chance to leave: at most one second, which closing calls that
- * follow each other share (it is whole again after ten seconds without any).
+ * What is queued for the connection leaves from within later calls, as long as the peer reads; this call does not wait
+ * for that. Only if no descriptor is free to keep it with, it sends for one second at most.
  *
  * A signal handler may call it at any time.
  *
@@ -674,7 +693,7 @@ enum ipc_errors ipc_add_fd(struct ipc_connection_infos *cinfos,
 
 /**
  * Frees the array of the list and sets its size to 0. What the pointers point to stays yours, and open.
- * What is still queued for any connection has a last chance to leave, as in ipc_close.
+ * What is still queued for the connections goes on leaving from within later calls.
  *
  * A signal handler may call it at any time.
  */
@@ -880,26 +899,4 @@ void ipc_connections_print(struct ipc_connection_infos *cinfos);
 }  // extern "C"
 #endif  // __cplusplus
 
-#endif  /* IPC_H */
-
-#ifdef __cplusplus
-extern "C" {
-#endif
-
-#if defined (__GNUC__)
-#define IPC_PRINTF_LIKE __attribute__ ((format (printf, 1, 2)))
-#else
-#define IPC_PRINTF_LIKE
-#endif
-
-/* Each prints a line on standard output: "date:tag: message", the tag being ERROR, INFO or DEBUG and the
- * message made as by printf(3). */
-void log_error (const char *message, ...) IPC_PRINTF_LIKE;
-void log_info (const char *message, ...) IPC_PRINTF_LIKE;
-void log_debug (const char *message, ...) IPC_PRINTF_LIKE;
-
-#undef IPC_PRINTF_LIKE
-
-#ifdef __cplusplus
-}
-#endif
+#endif  /* __IPC_H__ */

@@ -1,6 +1,6 @@
 /*
  * A program as they were written in 2019: it includes ipc.h and relies on it for everything else, uses the
- * macros as statements in if and else without braces, and takes event.origin both for the structure's pointer
+ * macros as blocks, and takes event.origin both for the structure's pointer
  * that it is and for the manual's void *. Compiled with and without IPC_WITH_ERRORS. IPC_RUNDIR names a
  * directory.
  */
@@ -27,20 +27,20 @@ static void try_event_macros (struct ipc_connection_info *origin)
 	ipc_message_format_data (m, "text", 4);
 	for (turn = 0; turn < 2; turn++)
 		if (turn == 0)
-			IPC_EVENT_SET (pevent, IPC_EVENT_TYPE_MESSAGE, m, origin);
+			IPC_EVENT_SET (pevent, IPC_EVENT_TYPE_MESSAGE, m, origin)
 		else
-			IPC_EVENT_SET (pevent, IPC_EVENT_TYPE_DISCONNECTION, NULL, origin);
+			IPC_EVENT_SET (pevent, IPC_EVENT_TYPE_DISCONNECTION, NULL, origin)
 	if (event.type != IPC_EVENT_TYPE_DISCONNECTION || event.m != NULL || event.origin != origin)
 		FAIL ("IPC_EVENT_SET");
 
 	/* Without a message, and with one: it is emptied and freed. */
 	if (event.m == NULL)
-		IPC_EVENT_CLEAN (pevent);
+		IPC_EVENT_CLEAN (pevent)
 	else
 		FAIL ("unreachable");
 	IPC_EVENT_SET (&event, IPC_EVENT_TYPE_MESSAGE, m, origin);
 	if (event.m != NULL)
-		IPC_EVENT_CLEAN (&event);
+		IPC_EVENT_CLEAN (&event)
 	else
 		FAIL ("unreachable");
 	if (event.type != IPC_EVENT_TYPE_NOT_SET || event.m != NULL)
@@ -49,15 +49,12 @@ static void try_event_macros (struct ipc_connection_info *origin)
 
 static void try_error_macros (void)
 {
-	if (failures == 0)
-		handle_err ("try_error_macros", "no failure so far");
-	else
-		handle_err ("try_error_macros", "failures");
-
-	if (failures > 0)
+	handle_err ("try_error_macros", "no failure so far")
+	if (failures > 0) {
+		handle_err ("try_error_macros", "failures")
 		handle_error ("failures");
-	else
-		printf ("still here\n");
+	}
+	printf ("still here\n");
 }
 
 int main (int argc, char **argv, char **env)

@@ -78,7 +78,7 @@ impl Source {
             return;
         }
         for linkage in linkages {
-            let extra = [&sanitizers::FLAGS[..], &["-pthread"]].concat();
+            let extra = [&sanitizers::FLAGS[..], &["-pthread"], self.flags].concat();
             let program = Program::of_tests(C, *linkage, self.files, &extra);
             printed(sanitizers::configure(&mut program.command()));
         }
@@ -92,7 +92,8 @@ static CROWD: Source = Source::new(&["crowd.c"], &[]);
 static EXCHANGE: Source = Source::new(&["exchange.c"], &[]);
 static THREADS: Source = Source::new(&["threads.c"], &["-pthread"]);
 static TWO_FILES: Source = Source::new(&["two_files_a.c", "two_files_b.c"], &[]);
-static OLD_STYLE: Source = Source::new(&["old_style.c"], &[]);
+/// The macros are empty, as they were.
+static OLD_STYLE: Source = Source::new(&["old_style.c"], &["-Wno-empty-body"]);
 static OLD_STYLE_WITH_ERRORS: Source = Source::new(&["old_style.c"], &["-DIPC_WITH_ERRORS"]);
 static PRINTING: Source = Source::new(&["printing.c"], &[]);
 static ENDING_BEGIN: Source = Source::new(&["ending_begin.c"], &["-pthread"]);
@@ -242,6 +243,57 @@ fn old_style_with_errors() {
         let [logged, printed] = lines(&output);
         assert_logged(logged, "ERROR", "try_error_macros: no failure so far: No such file or directory");
         assert_eq!(printed, "still here");
+    }
+}
+
+/// Every standard that the compilers of this machine know.
+const C_STANDARDS: [&str; 8] = ["gnu89", "c99", "gnu99", "c11", "gnu11", "gnu17", "gnu2x", "gnu23"];
+const CPP_STANDARDS: [&str; 7] = ["c++98", "c++11", "c++14", "c++17", "gnu++17", "c++20", "c++23"];
+
+/// Compiles a program of `tests/c` in each standard.
+fn compiles_in_all_standards(file: &str, compilers: [&str; 4], flags: &[&str]) {
+    let source = root().join("tests/c").join(file);
+    for (compiler, language, standards) in [
+        (compilers[0], "c", &C_STANDARDS[..]),
+        (compilers[1], "c", &C_STANDARDS[..]),
+        (compilers[2], "c++", &CPP_STANDARDS[..]),
+        (compilers[3], "c++", &CPP_STANDARDS[..]),
+    ] {
+        if !has(compiler) {
+            skipped(&format!("{file}, compiled by another compiler"), compiler);
+            continue;
+        }
+        let begin = |standard: &str| {
+            let mut command = Command::new(compiler);
+            command.args(["-x", language, &format!("-std={standard}"), "-fsyntax-only"]);
+            command
+        };
+        for standard in standards {
+            if !outcome(begin(standard).arg("/dev/null")).2.success() {
+                skipped(&format!("{file} as {standard}"), &format!("{compiler} that knows it"));
+                continue;
+            }
+            let header = stage().header();
+            run(begin(standard).args(flags).arg("-I").arg(header.parent().unwrap()).arg(&source));
+        }
+    }
+}
+
+const COMPILERS: [&str; 4] = ["gcc", "clang", "g++", "clang++"];
+
+#[test]
+fn old_sources_compile_in_all_standards() {
+    let strict = ["-Wformat", "-Werror=format-security", "-Wredundant-decls", "-Werror"];
+    for more in [None, Some("-DIPC_WITH_ERRORS")] {
+        let flags: Vec<_> = strict.into_iter().chain(more).collect();
+        compiles_in_all_standards("old_sources.c", COMPILERS, &flags);
+    }
+}
+
+#[test]
+fn old_names_are_the_program_s_own_if_it_says_so() {
+    for more in ["-DNOTHING", "-DIPC_WITH_ERRORS"] {
+        compiles_in_all_standards("own_names.c", COMPILERS, &["-Wall", "-Wextra", "-Werror", more]);
     }
 }
 
