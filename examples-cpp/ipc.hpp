@@ -138,7 +138,16 @@ public:
     {
         service.index = index;
         service.version = version;
-        check ("opening the service", ipc_server_init (environ, &service, name));
+        enum ipc_errors error = ipc_server_init (environ, &service, name);
+
+        if (error != IPC_ERROR_NONE) {
+            int reason = errno;
+
+            /* It frees the path. */
+            ipc_server_close (&service);
+            errno = reason;
+        }
+        check ("opening the service", error);
     }
 
     Server (const Server &) = delete;

@@ -510,6 +510,9 @@ extern enum msg_types message_types;
  * /run/ipc/; its last directory is made where it is missing. A socket that a dead server has left is
  * replaced. `env` must not be NULL and is not read. End it with ipc_server_close.
  *
+ * `srv->spath` is NULL or from malloc(3), and freed: initialise the structure with zeros. On failure `srv->fd` is -1, and
+ * `srv->spath` the path that was tried, if it came to that; ipc_server_close frees it.
+ *
  * Errors: IPC_ERROR_SERVER_INIT__NO_ENVIRONMENT_PARAM, IPC_ERROR_SERVER_INIT__NO_SERVICE_PARAM,
  * IPC_ERROR_SERVER_INIT__NO_SERVER_NAME_PARAM: NULL (EINVAL).
  * IPC_ERROR_SERVER_INIT__MALLOC: ENOMEM.
@@ -517,7 +520,7 @@ extern enum msg_types message_types;
  * IPC_ERROR_USOCK_INIT__WRONG_FILE_DESCRIPTOR: socket(2) failed.
  * IPC_ERROR_USOCK_INIT__BIND: another server has the path (EADDRINUSE), or the directory or the socket
  * cannot be made: errno tells (EACCES, ENOENT, ENOTDIR, EROFS, EMFILE; ENAMETOOLONG for a name that is
- * too long for the file system; ...).
+ * too long for the file system; ...). EBUSY: the structure is that of a service that is open; it stays as it is.
  * IPC_ERROR_USOCK_INIT__LISTEN: listen(2) failed.
  */
 enum ipc_errors ipc_server_init(char **env,
@@ -525,7 +528,7 @@ enum ipc_errors ipc_server_init(char **env,
                                 const char *sname);
 
 /**
- * Connects to the service `sname`, at the path that ipc_server_init describes, and fills in `p->fd`; the
+ * Connects to the service `sname`, at the path that ipc_server_init describes, and fills in `p->fd`, with -1 on failure; the
  * other members are left alone. It waits while the server's queue of new clients is full. `env` must not
  * be NULL and is not read. End the connection with ipc_close.
  *
@@ -549,9 +552,9 @@ enum ipc_errors ipc_connection(char **env,
  * A child that was forked after ipc_server_init may call it while its parent goes on serving: the file
  * then stays. A signal handler may call it at any time.
  *
- * Errors: IPC_ERROR_USOCK_CLOSE: NULL (EINVAL), or close(2) failed.
- * IPC_ERROR_USOCK_REMOVE__NO_FILE: the file was gone already, or belongs to another server, or `srv->spath` is
- * NULL (ENOENT).
+ * Errors: IPC_ERROR_USOCK_CLOSE: NULL (EINVAL), or the structure is not that of a service: it was closed already, was
+ * never opened, or could not be (EBADF). Then nothing is closed or removed; or close(2) failed.
+ * IPC_ERROR_USOCK_REMOVE__NO_FILE: the file was removed already, or belongs to another server (ENOENT).
  * IPC_ERROR_USOCK_REMOVE__UNLINK: unlink(2) failed. In both cases the service is closed all the same.
  */
 enum ipc_errors ipc_server_close(struct ipc_connection_info *srv);
@@ -581,7 +584,8 @@ enum ipc_errors ipc_accept(struct ipc_connection_info *srv,
 /**
  * Waits for the next message of the connection and puts it into `m`: first what ipc_wait_event has read
  * ahead, else from the socket, and no byte beyond the message. The payload is from malloc(3) and yours:
- * ipc_message_empty frees it. What `m` held before is overwritten, not freed.
+ * ipc_message_empty frees it. A payload that `m` held before is freed: initialise the message with zeros. On
+ * failure the message is as before.
  *
  * Errors: IPC_ERROR_MESSAGE_READ__NO_MESSAGE_PARAM: `m` is NULL (EINVAL).
  * IPC_ERROR_CLOSED_RECIPIENT: the peer has closed, between two messages (EPIPE), or within one or without
@@ -657,7 +661,8 @@ enum ipc_errors ipc_wait_event(struct ipc_connection_infos *clients,
  * Stores the pointer `cinfo` in the list. The structure stays yours, and must live as long as it is there.
  *
  * Errors: IPC_ERROR_ADD__NO_PARAM_CLIENTS, IPC_ERROR_ADD__NO_PARAM_CLIENT: NULL (EINVAL).
- * IPC_ERROR_ADD__EMPTY_LIST: the list has a size below 0, or one over 0 and no array (EINVAL).
+ * IPC_ERROR_ADD__EMPTY_LIST: the list has a size below 0, or one over 0 and no array (EINVAL); the structure is in
+ * the list already (EEXIST).
  * IPC_ERROR_WAIT_EVENT__SELECT: the kernel cannot watch it: errno is that of epoll_ctl(2).
  * IPC_ERROR_NOT_ENOUGH_MEMORY: ENOMEM. After each of these the list is as before.
  */
@@ -734,13 +739,13 @@ enum ipc_errors ipc_message_new(struct ipc_message **m,
 
 /**
  * Makes a message of a buffer that holds one whole frame of `msize` bytes, header included. The payload is
- * a copy, from malloc(3) and yours; what `m` held before is overwritten, not freed.
+ * a copy, from malloc(3) and yours. A payload that `m` held before is freed: initialise the message with zeros.
  *
  * Errors: IPC_ERROR_MESSAGE_FORMAT_READ__EMPTY_MESSAGE, IPC_ERROR_MESSAGE_FORMAT_READ__EMPTY_BUFFER: NULL
  * (EINVAL).
  * IPC_ERROR_MESSAGE_FORMAT_READ__MESSAGE_SIZE: `msize` is not the size of the frame that the buffer holds,
  * or the frame is larger than any may be (EBADMSG).
- * IPC_ERROR_NOT_ENOUGH_MEMORY: ENOMEM.
+ * IPC_ERROR_NOT_ENOUGH_MEMORY: ENOMEM. On failure the message is as before.
  */
 enum ipc_errors ipc_message_format_read(struct ipc_message *m,
                                         const char *buf,
@@ -857,8 +862,9 @@ enum ipc_errors usock_connect(int32_t *fd,
  *
  * Errors: IPC_ERROR_USOCK_INIT__EMPTY_FILE_DESCRIPTOR: `fd` is NULL (EINVAL).
  * IPC_ERROR_USOCK_INIT__EMPTY_PATH: NULL or empty (EINVAL), or too long (ENAMETOOLONG).
- * IPC_ERROR_USOCK_INIT__WRONG_FILE_DESCRIPTOR, IPC_ERROR_USOCK_INIT__BIND, IPC_ERROR_USOCK_INIT__LISTEN: as
- * for ipc_server_init.
+ * IPC_ERROR_USOCK_INIT__BIND: another server has the path (EADDRINUSE), or the socket cannot be made: errno tells
+ * (EACCES, ENOENT, ENOTDIR, EROFS, EMFILE; ENAMETOOLONG for a name that is too long for the file system; ...).
+ * IPC_ERROR_USOCK_INIT__WRONG_FILE_DESCRIPTOR, IPC_ERROR_USOCK_INIT__LISTEN: as for ipc_server_init.
  */
 enum ipc_errors usock_init(int32_t *fd,
                            const char *path);

@@ -101,7 +101,7 @@ client_take (struct client *client, const struct ipc_message *m)
 bool
 client_receive (struct client *client)
 {
-    struct ipc_message m;
+    struct ipc_message m = {0, 0, NULL};
 
     if (! client_read (client, &m)) {
         return false;
@@ -127,7 +127,7 @@ client_has_all (const struct client *client)
 void
 client_awaits_end (struct client *client)
 {
-    struct ipc_message m;
+    struct ipc_message m = {0, 0, NULL};
     enum ipc_errors code;
 
     client_limit ();

@@ -102,7 +102,7 @@ static void
 read_late (struct client *client)
 {
     struct stream down = down_stream (&client->hello);
-    struct ipc_message m;
+    struct ipc_message m = {0, 0, NULL};
     uint64_t accepted;
 
     while (client_read (client, &m)) {

@@ -271,7 +271,7 @@ impl Message {
             Next::Frame(kind, payload) if HEADER + payload.len() == stream.len() => Some((kind, payload)),
             _ => None,
         };
-        // ipc_message_format_read does not free what the message held.
+        // What the message held is freed, unless it fails.
         let before = self.c;
         let result = call(|| unsafe { ipc_message_format_read(&mut self.c, bytes.as_ptr().cast(), size) });
         let Some((kind, payload)) = expected else {
@@ -280,7 +280,6 @@ impl Message {
             return;
         };
         assert_eq!(result, Ok(()), "{size}");
-        free(before.payload);
         (self.kind, self.length) = (kind, payload.len());
         self.payload = (!payload.is_empty()).then(|| payload.to_vec());
         self.check();

@@ -10,7 +10,9 @@ use nix::errno::Errno;
 use super::boundary::{call, call_or, required, required_const, run};
 use super::list::{CList, EMPTY, EXTRA};
 use super::messages;
-use super::types::{ipc_connection_info, ipc_connection_infos, ipc_event, ipc_event_type, ipc_message};
+use super::types::{
+    int8_t, ipc_connection_info, ipc_connection_infos, ipc_event, ipc_event_type, ipc_message,
+};
 use crate::calls::accept::Accept;
 use crate::calls::flow::Flow;
 use crate::calls::wait_event::{self, WaitEvent};
@@ -203,7 +205,8 @@ unsafe fn report(
 /// Stores the pointer `cinfo` in the list. The structure stays yours, and must live as long as it is there.
 ///
 /// Errors: IPC_ERROR_ADD__NO_PARAM_CLIENTS, IPC_ERROR_ADD__NO_PARAM_CLIENT: NULL (EINVAL).
-/// IPC_ERROR_ADD__EMPTY_LIST: the list has a size below 0, or one over 0 and no array (EINVAL).
+/// IPC_ERROR_ADD__EMPTY_LIST: the list has a size below 0, or one over 0 and no array (EINVAL); the structure is in
+/// the list already (EEXIST).
 /// IPC_ERROR_WAIT_EVENT__SELECT: the kernel cannot watch it: errno is that of epoll_ctl(2).
 /// IPC_ERROR_NOT_ENOUGH_MEMORY: ENOMEM. After each of these the list is as before.
 #[unsafe(no_mangle)]
@@ -230,6 +233,9 @@ unsafe fn add(
         unsafe { (CList::new(cinfos, ptr::null()), (*cinfos).cinfos, (*cinfos).size) };
     if size < 0 || size > 0 && array.is_null() {
         return Err(Error::argument(ipc_errors::IPC_ERROR_ADD__EMPTY_LIST));
+    }
+    if list.position(cinfo).is_some() {
+        return Err(Error::new(ipc_errors::IPC_ERROR_ADD__EMPTY_LIST, Errno::EEXIST));
     }
     let before = list.shape();
     let index = list.append(cinfo)?;
@@ -411,13 +417,13 @@ pub unsafe extern "C" fn ipc_connection_copy(p: *const ipc_connection_info) -> *
 pub unsafe extern "C" fn ipc_connection_eq(
     a: *const ipc_connection_info,
     b: *const ipc_connection_info,
-) -> i8 {
+) -> int8_t {
     if a.is_null() || b.is_null() {
         return 0;
     }
     // SAFETY: the caller's structures.
     let [a, b] = unsafe { [*a, *b] }.map(|info| (info.r#type, info.version, info.index, info.fd));
-    i8::from(a == b)
+    int8_t::from(a == b)
 }
 
 /// Sets these members of `cinfo`; `spath` is left alone.

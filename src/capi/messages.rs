@@ -81,10 +81,19 @@ pub(super) unsafe fn parts<'a>(
     Ok((header, unsafe { slice::from_raw_parts(payload, length) }))
 }
 
+/// Puts a received message in the place of what `m` holds, whose payload is freed.
+///
+/// # Safety
+/// `m` is a live message, whose payload is NULL or from malloc(3).
+unsafe fn replace(m: *mut ipc_message, frame: Frame) {
+    // SAFETY: as promised by the caller.
+    unsafe { c_heap::free(m.replace(from_frame(frame)).payload) };
+}
+
 /// Reads the next message of a descriptor into `m`.
 ///
 /// # Safety
-/// `m` is NULL or has room for a message. The caller has nothing to drop.
+/// `m` is NULL or a live message, whose payload is NULL or from malloc(3). The caller has nothing to drop.
 pub(super) unsafe fn read(m: *mut ipc_message, fd: Result<RawFd, Error>) -> ipc_errors {
     let mut read = None;
     // SAFETY: plain data in this frame and, as promised, in the caller's.
@@ -93,7 +102,7 @@ pub(super) unsafe fn read(m: *mut ipc_message, fd: Result<RawFd, Error>) -> ipc_
             let m = required(m, ipc_errors::IPC_ERROR_MESSAGE_READ__NO_MESSAGE_PARAM)?;
             let fd = fd?;
             let flow = read.get_or_insert_with(|| Read::new(fd)).step(section, wait, &mut |_| Ok(()))?;
-            Ok(flow.map(|frame| m.write(from_frame(frame))))
+            Ok(flow.map(|frame| replace(m, frame)))
         })
     }
 }
@@ -184,13 +193,13 @@ pub unsafe extern "C" fn ipc_message_new(m: *mut *mut ipc_message, paylen: libc:
 }
 
 /// Makes a message of a buffer that holds one whole frame of `msize` bytes, header included. The payload is
-/// a copy, from malloc(3) and yours; what `m` held before is overwritten, not freed.
+/// a copy, from malloc(3) and yours. A payload that `m` held before is freed: initialise the message with zeros.
 ///
 /// Errors: IPC_ERROR_MESSAGE_FORMAT_READ__EMPTY_MESSAGE, IPC_ERROR_MESSAGE_FORMAT_READ__EMPTY_BUFFER: NULL
 /// (EINVAL).
 /// IPC_ERROR_MESSAGE_FORMAT_READ__MESSAGE_SIZE: `msize` is not the size of the frame that the buffer holds,
 /// or the frame is larger than any may be (EBADMSG).
-/// IPC_ERROR_NOT_ENOUGH_MEMORY: ENOMEM.
+/// IPC_ERROR_NOT_ENOUGH_MEMORY: ENOMEM. On failure the message is as before.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn ipc_message_format_read(
     m: *mut ipc_message,
@@ -207,7 +216,7 @@ pub unsafe extern "C" fn ipc_message_format_read(
         let (header, payload) = header::parse_exact(bytes).ok_or(wrong)?;
         let frame = Frame::new(header.kind, Block::copy_of(payload)?);
         // SAFETY: the caller's message.
-        unsafe { m.write(from_frame(frame)) };
+        unsafe { replace(m, frame) };
         Ok(())
     })
 }

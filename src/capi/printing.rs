@@ -69,26 +69,9 @@ pub unsafe extern "C" fn ipc_connections_print(cinfos: *mut ipc_connection_infos
     });
 }
 
-/// Prints type, length and payload of the message, one line; nothing for NULL.
+/// Prints nothing, as it did in 2019.
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn ipc_message_print(m: *const ipc_message) {
-    if m.is_null() {
-        return;
-    }
-    // SAFETY: the caller's message. The format fits the arguments, and %.*s reads at most `length` bytes.
-    without_cancellation(|| unsafe {
-        let ipc_message { r#type, length, payload } = *m;
-        let shown = if payload.is_null() { 0 } else { i32::try_from(length).unwrap_or(i32::MAX) };
-        let text = if payload.is_null() { c"".as_ptr() } else { payload.cast_const() };
-        libc::printf(
-            c"message: type %d, length %u, payload %.*s\n".as_ptr(),
-            i32::from(r#type),
-            length as c_uint,
-            shown,
-            text,
-        );
-    });
-}
+pub extern "C" fn ipc_message_print(_: *const ipc_message) {}
 
 /// Prints `size` bytes as hexadecimal numbers, sixteen a line, each line after `prefix`.
 #[unsafe(no_mangle)]

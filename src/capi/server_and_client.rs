@@ -53,6 +53,9 @@ unsafe fn path_of(
 /// /run/ipc/; its last directory is made where it is missing. A socket that a dead server has left is
 /// replaced. `env` must not be NULL and is not read. End it with ipc_server_close.
 ///
+/// `srv->spath` is NULL or from malloc(3), and freed: initialise the structure with zeros. On failure `srv->fd` is -1, and
+/// `srv->spath` the path that was tried, if it came to that; ipc_server_close frees it.
+///
 /// Errors: IPC_ERROR_SERVER_INIT__NO_ENVIRONMENT_PARAM, IPC_ERROR_SERVER_INIT__NO_SERVICE_PARAM,
 /// IPC_ERROR_SERVER_INIT__NO_SERVER_NAME_PARAM: NULL (EINVAL).
 /// IPC_ERROR_SERVER_INIT__MALLOC: ENOMEM.
@@ -60,7 +63,7 @@ unsafe fn path_of(
 /// IPC_ERROR_USOCK_INIT__WRONG_FILE_DESCRIPTOR: socket(2) failed.
 /// IPC_ERROR_USOCK_INIT__BIND: another server has the path (EADDRINUSE), or the directory or the socket
 /// cannot be made: errno tells (EACCES, ENOENT, ENOTDIR, EROFS, EMFILE; ENAMETOOLONG for a name that is
-/// too long for the file system; ...).
+/// too long for the file system; ...). EBUSY: the structure is that of a service that is open; it stays as it is.
 /// IPC_ERROR_USOCK_INIT__LISTEN: listen(2) failed.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn ipc_server_init(
@@ -74,22 +77,32 @@ pub unsafe extern "C" fn ipc_server_init(
         let sname = required_const(sname, ipc_errors::IPC_ERROR_SERVER_INIT__NO_SERVER_NAME_PARAM)?;
         let (too_long, no_memory) =
             (ipc_errors::IPC_ERROR_USOCK_INIT__EMPTY_PATH, ipc_errors::IPC_ERROR_SERVER_INIT__MALLOC);
+        // SAFETY: the caller's structure.
+        unsafe {
+            if !(*srv).spath.is_null() && endpoint::is_service(section, (*srv).fd) {
+                return Err(Error::new(ipc_errors::IPC_ERROR_USOCK_INIT__BIND, Errno::EBUSY));
+            }
+            // 0 would be standard input, which the end of a service that is none would close.
+            (*srv).fd = -1;
+        }
         // SAFETY: the caller's structure and string.
         let path = unsafe { path_of(srv, sname, too_long, no_memory) }?;
         let spath = Block::copy_of(path.to_bytes()).map_err(|_| Error::new(no_memory, Errno::ENOMEM))?;
+        // SAFETY: the caller's structure, whose path is NULL or from malloc(3).
+        unsafe {
+            c_heap::free((*srv).spath);
+            (*srv).spath = spath.into_c();
+        }
         path::make_rundir(&path)
             .map_err(|errno| Error::new(ipc_errors::IPC_ERROR_USOCK_INIT__BIND, errno))?;
         let fd = endpoint::listen(section, &path)?;
         // SAFETY: the caller's structure.
-        unsafe {
-            (*srv).fd = fd;
-            (*srv).spath = spath.into_c();
-        }
+        unsafe { (*srv).fd = fd };
         Ok(())
     })
 }
 
-/// Connects to the service `sname`, at the path that ipc_server_init describes, and fills in `p->fd`; the
+/// Connects to the service `sname`, at the path that ipc_server_init describes, and fills in `p->fd`, with -1 on failure; the
 /// other members are left alone. It waits while the server's queue of new clients is full. `env` must not
 /// be NULL and is not read. End the connection with ipc_close.
 ///
@@ -113,6 +126,9 @@ pub unsafe extern "C-unwind" fn ipc_connection(
             required(env, ipc_errors::IPC_ERROR_CONNECTION__NO_ENVIRONMENT_PARAM)?;
             let p = required(p, ipc_errors::IPC_ERROR_CONNECTION__NO_SERVER)?;
             let sname = required_const(sname, ipc_errors::IPC_ERROR_CONNECTION__NO_SERVICE_NAME)?;
+            if wait.is_first() {
+                (*p).fd = -1;
+            }
             connect(section, wait, &mut state, |wait| {
                 let (too_long, no_memory) = (
                     ipc_errors::IPC_ERROR_USOCK_CONNECT__EMPTY_PATH,
@@ -148,9 +164,9 @@ pub(super) fn connect(
 /// A child that was forked after ipc_server_init may call it while its parent goes on serving: the file
 /// then stays. A signal handler may call it at any time.
 ///
-/// Errors: IPC_ERROR_USOCK_CLOSE: NULL (EINVAL), or close(2) failed.
-/// IPC_ERROR_USOCK_REMOVE__NO_FILE: the file was gone already, or belongs to another server, or `srv->spath` is
-/// NULL (ENOENT).
+/// Errors: IPC_ERROR_USOCK_CLOSE: NULL (EINVAL), or the structure is not that of a service: it was closed already, was
+/// never opened, or could not be (EBADF). Then nothing is closed or removed; or close(2) failed.
+/// IPC_ERROR_USOCK_REMOVE__NO_FILE: the file was removed already, or belongs to another server (ENOENT).
 /// IPC_ERROR_USOCK_REMOVE__UNLINK: unlink(2) failed. In both cases the service is closed all the same.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn ipc_server_close(srv: *mut ipc_connection_info) -> ipc_errors {
@@ -161,12 +177,12 @@ pub unsafe extern "C" fn ipc_server_close(srv: *mut ipc_connection_info) -> ipc_
         let (fd, spath) = unsafe { ((*srv).fd, (*srv).spath) };
         // SAFETY: the caller's structure. Whoever interrupts us from here on does not free the path again.
         unsafe { (*srv).spath = ptr::null_mut() };
-        let path = if spath.is_null() {
-            c""
-        } else {
-            // SAFETY: `spath` is a string, which is freed below.
-            unsafe { CStr::from_ptr(spath) }
-        };
+        if spath.is_null() {
+            // The number may be another descriptor's by now.
+            return Err(Error::new(code, Errno::EBADF));
+        }
+        // SAFETY: `spath` is a string, which is freed below.
+        let path = unsafe { CStr::from_ptr(spath) };
         let may_free = section.is_some();
         let result = endpoint::close_service(section, fd, path);
         if may_free {
@@ -180,7 +196,9 @@ pub unsafe extern "C" fn ipc_server_close(srv: *mut ipc_connection_info) -> ipc_
         || end(None),
         |section| {
             // SAFETY: the caller's structure, if any.
-            if let Ok(fd) = unsafe { fd_of(srv, code) } {
+            if let Ok(fd) = unsafe { fd_of(srv, code) }
+                && endpoint::is_service(section, fd)
+            {
                 loops::closing(section, fd);
             }
             end(Some(section))
@@ -233,7 +251,8 @@ pub unsafe extern "C-unwind" fn ipc_accept(
 
 /// Waits for the next message of the connection and puts it into `m`: first what ipc_wait_event has read
 /// ahead, else from the socket, and no byte beyond the message. The payload is from malloc(3) and yours:
-/// ipc_message_empty frees it. What `m` held before is overwritten, not freed.
+/// ipc_message_empty frees it. A payload that `m` held before is freed: initialise the message with zeros. On
+/// failure the message is as before.
 ///
 /// Errors: IPC_ERROR_MESSAGE_READ__NO_MESSAGE_PARAM: `m` is NULL (EINVAL).
 /// IPC_ERROR_CLOSED_RECIPIENT: the peer has closed, between two messages (EPIPE), or within one or without

@@ -1,7 +1,7 @@
 //! The structures, enumerations and constants of `ipc.h`. Their layout is frozen.
 #![expect(non_camel_case_types, reason = "the names are those of the C interface")]
 
-use std::ffi::{c_char, c_void};
+use std::ffi::{c_char, c_int, c_void};
 use std::mem::MaybeUninit;
 
 use crate::frame::header;
@@ -16,6 +16,9 @@ pub const IPC_MAX_MESSAGE_SIZE: u32 = 8_000_000 - 5;
 
 /// The version of the protocol.
 pub const IPC_VERSION: u32 = 1;
+
+/// The `int8_t` that a function returns, with the whole register set: bindings of other languages read an int.
+pub type int8_t = c_int;
 
 const _: () = assert!(IPC_HEADER_SIZE as usize == header::HEADER_SIZE);
 const _: () = assert!(IPC_MAX_MESSAGE_SIZE as usize == header::MAX_PAYLOAD);

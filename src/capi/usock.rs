@@ -152,8 +152,9 @@ pub unsafe extern "C-unwind" fn usock_connect(fd: *mut i32, path: *const c_char)
 ///
 /// Errors: IPC_ERROR_USOCK_INIT__EMPTY_FILE_DESCRIPTOR: `fd` is NULL (EINVAL).
 /// IPC_ERROR_USOCK_INIT__EMPTY_PATH: NULL or empty (EINVAL), or too long (ENAMETOOLONG).
-/// IPC_ERROR_USOCK_INIT__WRONG_FILE_DESCRIPTOR, IPC_ERROR_USOCK_INIT__BIND, IPC_ERROR_USOCK_INIT__LISTEN: as
-/// for ipc_server_init.
+/// IPC_ERROR_USOCK_INIT__BIND: another server has the path (EADDRINUSE), or the socket cannot be made: errno tells
+/// (EACCES, ENOENT, ENOTDIR, EROFS, EMFILE; ENAMETOOLONG for a name that is too long for the file system; ...).
+/// IPC_ERROR_USOCK_INIT__WRONG_FILE_DESCRIPTOR, IPC_ERROR_USOCK_INIT__LISTEN: as for ipc_server_init.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn usock_init(fd: *mut i32, path: *const c_char) -> ipc_errors {
     call(ipc_errors::IPC_ERROR_USOCK_INIT__BIND, |section| {

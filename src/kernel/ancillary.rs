@@ -26,6 +26,17 @@ struct Control([MaybeUninit<u8>; CONTROL]);
 // SAFETY: it only calculates.
 const CONTROL: usize = unsafe { libc::CMSG_SPACE((ALL * size_of::<RawFd>()) as u32) } as usize;
 
+/// Room for one descriptor to be sent.
+#[repr(C, align(8))]
+struct ControlOfOne([MaybeUninit<u8>; CONTROL_OF_ONE]);
+
+#[allow(unsafe_code, reason = "a calculation")]
+// SAFETY: it only calculates.
+const CONTROL_OF_ONE: usize = unsafe { libc::CMSG_SPACE(size_of::<RawFd>() as u32) } as usize;
+
+/// Linux 6.5: a descriptor of the peer's process, if the program has set SO_PASSPIDFD.
+const SCM_PIDFD: i32 = 4;
+
 /// What becomes of descriptors that a receive brings.
 pub enum Arriving<'a> {
     /// The kernel lets none through.
@@ -137,14 +148,19 @@ unsafe fn take_descriptors(message: &libc::msghdr, take: &mut dyn FnMut(OwnedFd)
     let mut header = unsafe { libc::CMSG_FIRSTHDR(message) };
     // SAFETY: CMSG_FIRSTHDR and CMSG_NXTHDR give NULL or a whole header within the control messages.
     while let Some(one) = unsafe { header.as_ref() } {
-        if (one.cmsg_level, one.cmsg_type) == (libc::SOL_SOCKET, libc::SCM_RIGHTS) {
+        // What SO_PASSPIDFD brings is a descriptor, too: nobody wants it.
+        if one.cmsg_level == libc::SOL_SOCKET && matches!(one.cmsg_type, libc::SCM_RIGHTS | SCM_PIDFD) {
             // SAFETY: the data of such a message are descriptors that are this process's now, perhaps unaligned.
             let (data, empty) =
                 unsafe { (libc::CMSG_DATA(header).cast::<RawFd>(), libc::CMSG_LEN(0) as usize) };
             let count = one.cmsg_len.saturating_sub(empty) / size_of::<RawFd>();
-            // SAFETY: each index is below the count, and each descriptor is owned once.
-            (0..count)
-                .for_each(|index| take(unsafe { OwnedFd::from_raw_fd(data.add(index).read_unaligned()) }));
+            for index in 0..count {
+                // SAFETY: the index is below the count, and each descriptor is owned once.
+                let descriptor = unsafe { OwnedFd::from_raw_fd(data.add(index).read_unaligned()) };
+                if one.cmsg_type == libc::SCM_RIGHTS {
+                    take(descriptor);
+                }
+            }
         }
         // SAFETY: as above.
         header = unsafe { libc::CMSG_NXTHDR(message, header) };
@@ -154,15 +170,15 @@ unsafe fn take_descriptors(message: &libc::msghdr, take: &mut dyn FnMut(OwnedFd)
 /// Sends what the kernel takes of `pieces`, and with its first byte a descriptor.
 #[allow(unsafe_code, reason = "the layout of control messages")]
 pub fn send_with(fd: RawFd, pieces: &[IoSlice<'_>], descriptor: RawFd) -> Result<usize> {
-    let mut control = Control([MaybeUninit::zeroed(); CONTROL]);
+    let mut control = ControlOfOne([MaybeUninit::zeroed(); CONTROL_OF_ONE]);
     // SAFETY: all zeros is a message header without address, pieces and control messages.
     let mut message: libc::msghdr = unsafe { std::mem::zeroed() };
     message.msg_iov = pieces.as_ptr().cast_mut().cast();
     message.msg_iovlen = pieces.len();
     message.msg_control = control.0.as_mut_ptr().cast();
-    // SAFETY: `control` has room for the header of a control message and for one descriptor, and more.
+    // SAFETY: `control` has room for the header of a control message and for one descriptor.
     unsafe {
-        message.msg_controllen = libc::CMSG_SPACE(size_of::<RawFd>() as u32) as _;
+        message.msg_controllen = CONTROL_OF_ONE as _;
         let header = libc::CMSG_FIRSTHDR(&raw const message);
         (*header).cmsg_level = libc::SOL_SOCKET;
         (*header).cmsg_type = libc::SCM_RIGHTS;

@@ -226,6 +226,11 @@ fn remember(section: &Section, fd: RawFd, path: &CStr) -> nix::Result<()> {
     Ok(())
 }
 
+/// Whether the number is that of a service which this process, or the one it was forked from, has opened.
+pub fn is_service(section: &Section, fd: RawFd) -> bool {
+    table::lock(section, fd).get().is_some_and(|connection| connection.service.is_some())
+}
+
 /// Closes a service and removes its socket, and only its own: not one that another server has put at the
 /// path since, and not one that the process it was forked from still serves.
 ///
@@ -234,9 +239,15 @@ pub fn close_service(section: Option<&mut Section>, fd: RawFd, path: &CStr) -> R
     let owned = section.as_deref().and_then(|section| {
         let mut slot = table::lock(section, fd);
         let service = slot.get().and_then(|connection| connection.service);
-        slot.forget();
+        if service.is_some() {
+            slot.forget();
+        }
         service
     });
+    if owned.is_none() {
+        // One that the program has from elsewhere listens at least.
+        door::check_listener(fd).map_err(|_| Error::new(Code::IPC_ERROR_USOCK_CLOSE, Errno::EBADF))?;
+    }
     let there = lstat(path);
     let ours = match (&owned, &there) {
         (Some(owned), Ok(file)) => owned.file == (file.st_dev, file.st_ino),

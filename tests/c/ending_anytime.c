@@ -111,7 +111,7 @@ static void no_frame_is_lost (int is_listed)
 
 static void *write_until_cancelled (void *unused)
 {
-	struct ipc_message m;
+	struct ipc_message m = { 0, 0, NULL };
 	char payload[3000];
 
 	(void) unused;

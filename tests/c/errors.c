@@ -88,6 +88,7 @@ static void servers (void)
 	leave_regular_file (path_of (1));
 	srv = service (1);
 	EXPECT (ipc_server_init (environment, &srv, "errors"), IPC_ERROR_USOCK_INIT__BIND, EADDRINUSE);
+	EXPECT (ipc_server_close (&srv), IPC_ERROR_USOCK_CLOSE, EBADF);
 	CHECK (unlink (path_of (1)) == 0);
 
 	/* The last directory of the run directory is made, one above it is not. */
@@ -97,6 +98,10 @@ static void servers (void)
 	CHECK (setenv ("IPC_RUNDIR", missing, 1) == 0);
 	EXPECT (ipc_server_init (environment, &srv, "errors"), IPC_ERROR_USOCK_INIT__BIND, ENOENT);
 	CHECK (setenv ("IPC_RUNDIR", rundir, 1) == 0);
+	/* The path that was tried stays, to be printed; the end of what has not begun frees it. */
+	CHECK (srv.fd == -1 && strstr (srv.spath, "/missing/too/") != NULL);
+	EXPECT (ipc_server_close (&srv), IPC_ERROR_USOCK_CLOSE, EBADF);
+	CHECK (srv.spath == NULL);
 }
 
 static void clients (void)

@@ -36,7 +36,7 @@ static void expect_message (const struct ipc_connection_info *origin, const char
 /* Reads one answer by itself, and waits for the next as a server does. */
 static int client (void)
 {
-	struct ipc_message m;
+	struct ipc_message m = { 0, 0, NULL };
 
 	check_begin ();
 	EXPECT_OK (ipc_connection (environment, &me, "exchange"));

@@ -146,7 +146,7 @@ static void write_to_buffer (void)
 
 static void read_from_buffer (void)
 {
-	struct ipc_message m;
+	struct ipc_message m = { 0, 0, NULL };
 	char *frame = block (sizeof golden), *large;
 	uint32_t length = IPC_MAX_MESSAGE_SIZE + 1;
 	int size;
@@ -189,7 +189,7 @@ static void read_from_buffer (void)
 static void round_trip (void)
 {
 	static const ssize_t sizes[] = { 1, 4, 5, 6, 4095, 65536, IPC_MAX_MESSAGE_SIZE };
-	struct ipc_message out, in;
+	struct ipc_message out, in = { 0, 0, NULL };
 	char *bytes = pattern (IPC_MAX_MESSAGE_SIZE), *frame;
 	ssize_t size;
 	size_t i;
@@ -223,7 +223,7 @@ static void expect_hello (struct ipc_message *m)
 
 static void write_to_and_read_from_socket (void)
 {
-	struct ipc_message m, got;
+	struct ipc_message m, got = { 0, 0, NULL };
 	struct ipc_connection_info here, there;
 	char bytes[2 * sizeof golden];
 	int fds[2];
@@ -275,7 +275,7 @@ static void write_to_and_read_from_socket (void)
 
 static void meet_a_peer_that_is_gone (void)
 {
-	struct ipc_message m, got;
+	struct ipc_message m, got = { 0, 0, NULL };
 	int fds[2];
 
 	memset (&m, 0, sizeof m);

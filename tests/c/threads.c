@@ -101,7 +101,7 @@ static void *read_messages (void *argument)
 {
 	const struct task *task = (const struct task *) argument;
 	uint32_t next[THREADS] = { 0 };
-	struct ipc_message m;
+	struct ipc_message m = { 0, 0, NULL };
 	int i;
 
 	memset (&m, 0, sizeof m);

@@ -67,8 +67,12 @@ impl EventLoop {
             self.registry.forget_lost_set();
             self.registry.register(section, slot)?;
         }
-        if is_watched && state(self) == Some(State::Closed) {
-            return Err(failed(Errno::EPERM));
+        match entry.kind {
+            _ if state(self) != Some(State::Closed) => {}
+            _ if is_watched => return Err(failed(Errno::EPERM)),
+            // The loop's own descriptor, or one of an epoll set that watches it.
+            Kind::Extra => return Err(failed(Errno::ELOOP)),
+            _ => {}
         }
         Ok(())
     }
