@@ -11,7 +11,7 @@ use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 use nix::Result;
 use nix::errno::Errno;
 use nix::fcntl::{FcntlArg, OFlag, fcntl, open};
-use nix::poll::{PollFd, PollFlags, PollTimeout};
+use nix::poll::{PollFlags, PollTimeout};
 use nix::sys::stat::{Mode, SFlag, fstat, major, minor};
 
 use crate::kernel::internal_fds::{self, KeptFd};
@@ -140,11 +140,14 @@ pub fn check_open(fd: RawFd) -> Result<()> {
 }
 
 /// Waits until one of `events` is there, at most `timeout`; which are, or none when the time is over.
+#[allow(unsafe_code, reason = "nix does not know POLLRDHUP, and then says nothing of the others")]
 pub fn wait(fd: RawFd, events: PollFlags, timeout: PollTimeout) -> Result<PollFlags> {
-    let mut asked = [PollFd::new(borrow(fd)?, events)];
-    nix::poll::poll(&mut asked, timeout)?;
-    let [answered] = asked;
-    match answered.revents().unwrap_or(PollFlags::POLLERR) {
+    borrow(fd)?;
+    let mut asked = libc::pollfd { fd, events: events.bits(), revents: 0 };
+    let milliseconds = timeout.as_millis().map_or(-1, |limit| i32::try_from(limit).unwrap_or(i32::MAX));
+    // SAFETY: one descriptor.
+    Errno::result(unsafe { libc::poll(&raw mut asked, 1, milliseconds) })?;
+    match PollFlags::from_bits_retain(asked.revents) {
         flags if flags.contains(PollFlags::POLLNVAL) => Err(Errno::EBADF),
         flags => Ok(flags),
     }

@@ -34,10 +34,33 @@ pub fn peer(fd: RawFd) -> Result<socket::UnixCredentials> {
     socket::getsockopt(&borrow(fd)?, socket::sockopt::PeerCredentials)
 }
 
-/// Whether it is a socket on which an empty read is an empty datagram.
-pub fn is_datagram(fd: RawFd) -> bool {
+/// What a socket carries.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// Bytes.
+    Stream,
+    /// Datagrams or packets: each is received whole or cut off.
+    Messages,
+}
+
+/// What the socket carries; none for what is no socket.
+pub fn kind(fd: RawFd) -> Option<Kind> {
     let kind = borrow(fd).and_then(|fd| socket::getsockopt(&fd, socket::sockopt::SockType));
-    kind == Ok(socket::SockType::Datagram)
+    match kind {
+        Ok(socket::SockType::Stream) => Some(Kind::Stream),
+        Ok(_) => Some(Kind::Messages),
+        // A type that nix has no name for.
+        Err(Errno::EINVAL) => Some(Kind::Messages),
+        Err(_) => None,
+    }
+}
+
+/// The size of the next datagram or packet, which stays where it is.
+#[allow(unsafe_code, reason = "nix says how much it has received, not how much there is")]
+pub fn next_size(fd: RawFd) -> Result<usize> {
+    let flags = libc::MSG_PEEK | libc::MSG_TRUNC | libc::MSG_DONTWAIT;
+    // SAFETY: no room.
+    Errno::result(unsafe { libc::recv(fd, std::ptr::null_mut(), 0, flags) }).map(isize::unsigned_abs)
 }
 
 /// What a send has come to: a peer that closed with bytes of ours unread is gone, like any other.

@@ -35,6 +35,7 @@ mod ext_queue_ends;
 mod ext_waiting;
 mod ext_watching;
 mod extra_descriptors;
+mod extra_passing;
 mod fuzz_corpora;
 mod held_back;
 mod held_numbers;

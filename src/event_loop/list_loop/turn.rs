@@ -209,7 +209,13 @@ impl EventLoop {
                 self.registry.make_ready(slot, READABLE);
                 bytes
             }
-            Read::End | Read::Unreadable => Block::default(),
+            Read::End => Block::default(),
+            Read::Error { has_more } => {
+                if has_more {
+                    self.registry.make_ready(slot, READABLE);
+                }
+                Block::default()
+            }
             Read::Again(errno) => {
                 self.registry.make_ready(slot, READABLE);
                 return match errno {
