@@ -9,4 +9,5 @@ pub mod poller;
 pub mod semaphore;
 pub mod signals;
 pub mod socket;
+pub mod socket_diag;
 pub mod wait;

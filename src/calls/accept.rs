@@ -41,7 +41,7 @@ impl Accept {
             (.., Err(errno)) => return Err(errno),
             (_, false, Ok(client)) => {
                 let client = RawFd::try_from(client).map_err(|_| Errno::EBADF)?;
-                return self.adopt(section, client).map(Flow::Done);
+                return self.adopt(section, socket::accepted(client)).map(Flow::Done);
             }
         }
         wait.accept(self.listener);

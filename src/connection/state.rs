@@ -3,6 +3,8 @@
 
 #![forbid(unsafe_code)]
 
+use std::ffi::CString;
+
 use nix::unistd::getpid;
 
 use crate::connection::frame_decoder::{Inbound, Longest};
@@ -51,13 +53,14 @@ impl Settings {
 }
 
 /// A service that this process, or the one it was forked from, has opened.
-#[derive(Clone, Copy)]
 pub struct Service {
     /// Which file was made at its path: device and inode.
     pub file: (u64, u64),
     /// Which process made it: its number, and how many forks lie between the program's start and it. Processes of
     /// different PID namespaces may have the same number.
     pub maker: (i32, u32),
+    /// Where that file is, if the program has another path for it, one that depends on its directory.
+    pub absolute: Option<CString>,
 }
 
 impl Service {

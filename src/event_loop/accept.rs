@@ -36,7 +36,7 @@ impl Pause {
 pub enum Refused {
     /// Another process took the client, or it has left.
     Nobody,
-    /// It is no service.
+    /// It is no service, or a sandbox does not know the call.
     NoService,
     /// Descriptors, watches or memory have run out, or somebody forbids it: the established connections go on, the new
     /// ones wait.
@@ -47,7 +47,7 @@ impl From<Errno> for Refused {
     fn from(errno: Errno) -> Self {
         match errno {
             Errno::EAGAIN | Errno::EINTR | Errno::EPROTO => Self::Nobody,
-            Errno::EBADF | Errno::EINVAL | Errno::ENOTSOCK => Self::NoService,
+            Errno::EBADF | Errno::EINVAL | Errno::ENOTSOCK | Errno::ENOSYS => Self::NoService,
             _ => Self::Later,
         }
     }

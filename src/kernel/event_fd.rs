@@ -1,17 +1,17 @@
 //! A descriptor that is readable while there is something to report, for other event loops.
 //!
-//! It is an epoll set of two: the set of the list, and an eventfd for what the kernel does not know of. It stays the same
-//! where the set of the list is made anew. The program has its number, but is not to close it.
+//! It is an epoll set: of the set of the list, and, for what the kernel does not know of, of a pipe that is at its end and so
+//! always ready. It stays the same when the set of the list is made anew. The program has its number, but is not to close it.
 #![deny(unsafe_code)]
 
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
 
 use nix::Result;
 use nix::errno::Errno;
+use nix::fcntl::OFlag;
 use nix::sys::epoll::EpollFlags;
-use nix::unistd::{read, write};
+use nix::unistd::pipe2;
 
-use crate::kernel::fd::borrow;
 use crate::kernel::internal_fds::InternalFd;
 use crate::kernel::poller::{Poller, control};
 use crate::process::fork_epoch;
@@ -19,8 +19,8 @@ use crate::process::fork_epoch;
 /// The descriptor, and what makes it readable.
 pub struct EventFd {
     outer: InternalFd,
-    /// Readable while something is left that an earlier call has brought.
-    left: InternalFd,
+    /// In the set while something is left that an earlier call has brought.
+    ready: InternalFd,
     is_raised: bool,
     /// Which set of what leaves in the background it follows.
     pub background: u32,
@@ -33,10 +33,9 @@ fn owned(fd: i32) -> Result<OwnedFd> {
     Errno::result(fd).map(|fd| unsafe { OwnedFd::from_raw_fd(fd) })
 }
 
-#[allow(unsafe_code, reason = "nix's type closes its number without asking whose it is")]
-fn counter() -> Result<InternalFd> {
-    // SAFETY: it makes a descriptor.
-    owned(unsafe { libc::eventfd(0, libc::EFD_CLOEXEC | libc::EFD_NONBLOCK) }).map(InternalFd::new)
+/// What is always ready: it is in the set while something is left to report.
+fn ready() -> Result<InternalFd> {
+    pipe2(OFlag::O_CLOEXEC).map(|(end, _)| InternalFd::new(end))
 }
 
 impl EventFd {
@@ -47,12 +46,11 @@ impl EventFd {
         let outer = InternalFd::shown(owned(unsafe { libc::epoll_create1(libc::EPOLL_CLOEXEC) })?);
         let event_fd = Self {
             outer,
-            left: counter()?,
+            ready: ready()?,
             is_raised: false,
             background: 0,
             made_by: fork_epoch::generation(),
         };
-        event_fd.watch(event_fd.left.as_raw_fd())?;
         Ok(event_fd)
     }
 
@@ -72,18 +70,18 @@ impl EventFd {
 
     /// Whether this process has made it, and its numbers still are its own.
     pub fn is_intact(&self) -> bool {
-        self.made_by == fork_epoch::generation() && self.outer.is_intact() && self.left.is_intact()
+        self.made_by == fork_epoch::generation() && self.outer.is_intact() && self.ready.is_intact()
     }
 
     /// The program may have closed what it does not know, and kept this.
     pub fn mend(&mut self) {
         if self.made_by == fork_epoch::generation()
-            && !self.left.is_intact()
+            && !self.ready.is_intact()
             && self.outer.is_intact()
-            && let Ok(left) = counter()
+            && let Ok(ready) = ready()
         {
-            (self.left, self.is_raised) = (left, false);
-            let _ = self.watch(self.left.as_raw_fd());
+            // The one before has left the set as it was closed.
+            (self.ready, self.is_raised) = (ready, false);
         }
     }
 
@@ -97,10 +95,8 @@ impl EventFd {
         if is_left == self.is_raised || !self.is_intact() {
             return;
         }
-        let Ok(left) = borrow(self.left.as_raw_fd()) else { return };
-        // A counter of 0 can take one, and one of 1 can be read.
-        let done =
-            if is_left { write(left, &1_u64.to_ne_bytes()).is_ok() } else { read(left, &mut [0; 8]).is_ok() };
+        let operation = if is_left { libc::EPOLL_CTL_ADD } else { libc::EPOLL_CTL_DEL };
+        let done = control(self.fd(), operation, self.ready.as_raw_fd(), EpollFlags::EPOLLIN, 0).is_ok();
         self.is_raised = if done { is_left } else { self.is_raised };
     }
 }

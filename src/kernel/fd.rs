@@ -122,7 +122,7 @@ pub fn lock(file: &OwnedFd) -> Result<()> {
 /// a signal handler closes the first one and its number becomes another's: the kernel begins the call anew.
 #[allow(unsafe_code, reason = "nix gives the number alone")]
 pub fn duplicate(fd: RawFd) -> Result<KeptFd> {
-    let number = fcntl(borrow(fd)?, FcntlArg::F_DUPFD_CLOEXEC(0))?;
+    let number = fcntl(borrow(fd)?, FcntlArg::F_DUPFD_CLOEXEC(libc::STDERR_FILENO + 1))?;
     // SAFETY: a new descriptor, which nobody else knows.
     Ok(KeptFd::new(unsafe { OwnedFd::from_raw_fd(number) }))
 }
@@ -137,6 +137,18 @@ pub fn check_usable(fd: RawFd) -> Result<()> {
 /// EBADF for a descriptor that is not open.
 pub fn check_open(fd: RawFd) -> Result<()> {
     fcntl(borrow(fd)?, FcntlArg::F_GETFD).map(drop)
+}
+
+/// The directory that relative paths begin in, as far as `room` has room for it.
+#[allow(unsafe_code, reason = "nix allocates without asking whether there is memory")]
+pub fn current_directory(room: &mut [u8]) -> Result<&[u8]> {
+    // SAFETY: the kernel writes no more than there is room for.
+    let path = unsafe { libc::getcwd(room.as_mut_ptr().cast(), room.len()) };
+    if path.is_null() {
+        return Err(Errno::last());
+    }
+    let length = room.iter().position(|byte| *byte == 0).ok_or(Errno::ENAMETOOLONG)?;
+    room.get(..length).ok_or(Errno::ENAMETOOLONG)
 }
 
 /// Waits until one of `events` is there, at most `timeout`; which are, or none when the time is over.

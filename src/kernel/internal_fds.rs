@@ -23,7 +23,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use nix::Result;
 use nix::errno::Errno;
-use nix::fcntl::{OFlag, open};
+use nix::fcntl::{FcntlArg, OFlag, fcntl, open};
 use nix::sys::memfd::{MFdFlags, memfd_create};
 use nix::sys::stat::{Mode, fstat};
 
@@ -67,6 +67,20 @@ fn close_number(fd: RawFd) {
     drop(unsafe { OwnedFd::from_raw_fd(fd) });
 }
 
+/// The same file at a number that is none of the standard streams': a program that was started without them prints to
+/// whatever has their numbers. If there is no other number it stays.
+pub fn beyond_standard(file: OwnedFd) -> OwnedFd {
+    if file.as_raw_fd() > libc::STDERR_FILENO {
+        return file;
+    }
+    match fcntl(&file, FcntlArg::F_DUPFD_CLOEXEC(libc::STDERR_FILENO + 1)) {
+        #[allow(unsafe_code, reason = "nix gives the number alone")]
+        // SAFETY: a new descriptor, which nobody else knows.
+        Ok(fd) => unsafe { OwnedFd::from_raw_fd(fd) },
+        Err(_) => file,
+    }
+}
+
 /// A descriptor of an open file that the library made.
 pub struct InternalFd {
     fd: RawFd,
@@ -90,6 +104,7 @@ impl InternalFd {
     }
 
     fn with_mark(file: OwnedFd, mark: libc::c_int) -> Self {
+        let file = beyond_standard(file);
         let mark = set_mark(file.as_raw_fd(), mark).is_ok().then_some(mark);
         let id = note(file.as_raw_fd(), None);
         Self { fd: file.into_raw_fd(), mark, id, seen: AtomicU32::new(id.0) }
@@ -219,7 +234,7 @@ pub struct KeptFd {
 impl KeptFd {
     /// Keeps it.
     pub fn new(file: OwnedFd) -> Self {
-        let fd = file.into_raw_fd();
+        let fd = beyond_standard(file).into_raw_fd();
         Self::at(fd, FileId::of(fd).ok())
     }
 
@@ -331,7 +346,6 @@ pub fn close_and_hold(fd: RawFd) -> Option<KeptFd> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use nix::fcntl::{FcntlArg, fcntl};
     use std::fs::File;
 
     fn file() -> OwnedFd {

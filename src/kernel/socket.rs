@@ -5,7 +5,7 @@
 
 use std::io::IoSlice;
 use std::mem::MaybeUninit;
-use std::os::fd::RawFd;
+use std::os::fd::{FromRawFd, IntoRawFd, OwnedFd, RawFd};
 
 use nix::Result;
 use nix::errno::Errno;
@@ -15,6 +15,7 @@ use nix::sys::stat::fstat;
 use nix::sys::time::TimeValLike;
 
 use crate::kernel::fd::{Patience, borrow, written};
+use crate::kernel::internal_fds::beyond_standard;
 
 /// Receives at most `room`; an empty answer is the end of the stream. Descriptors that come along are closed by
 /// the kernel, which may wait.
@@ -105,9 +106,19 @@ pub fn accept(listener: RawFd) -> Result<RawFd> {
     loop {
         match socket::accept4(listener, SockFlag::SOCK_CLOEXEC) {
             Err(Errno::ECONNABORTED) => {}
-            result => return result,
+            result => return result.map(accepted),
         }
     }
+}
+
+/// The client's number, or another one if that is a standard stream's.
+#[allow(unsafe_code, reason = "a number that accept4 has just made")]
+pub fn accepted(client: RawFd) -> RawFd {
+    if client > libc::STDERR_FILENO {
+        return client;
+    }
+    // SAFETY: nobody else knows it yet.
+    beyond_standard(unsafe { OwnedFd::from_raw_fd(client) }).into_raw_fd()
 }
 
 /// Asks the kernel for the longest queue of waiting clients that it grants (net.core.somaxconn).

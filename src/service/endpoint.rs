@@ -9,7 +9,7 @@
 
 #![forbid(unsafe_code)]
 
-use std::ffi::{CStr, OsStr};
+use std::ffi::{CStr, CString, OsStr};
 use std::io::Write;
 use std::os::fd::{AsRawFd, IntoRawFd, OwnedFd, RawFd};
 use std::os::unix::ffi::OsStrExt;
@@ -28,7 +28,9 @@ use crate::connection::table;
 use crate::error::{Error, ipc_errors as Code};
 use crate::kernel::deadline::Limit;
 use crate::kernel::fd;
+use crate::kernel::internal_fds::beyond_standard;
 use crate::kernel::socket as door;
+use crate::kernel::socket_diag;
 use crate::kernel::wait::Wait;
 use crate::process::entry_guard::Section;
 use crate::service::path::{PATH_MAX, c_string};
@@ -36,7 +38,7 @@ use crate::service::path::{PATH_MAX, c_string};
 /// How long a start or an end waits for another server's start or end in the same directory. Whoever can
 /// read the directory can hold its lock, so the wait has a limit; what then remains is a window of
 /// microseconds between two servers that start at once.
-const DIRECTORY_LOCK_LIMIT_MS: i32 = 1000;
+const DIRECTORY_LOCK_LIMIT_MS: i32 = 100;
 
 /// The longest path in `sun_path`: 108 bytes with the NUL.
 const SUN_PATH_MAX: usize = 107;
@@ -91,6 +93,7 @@ fn open_directory(directory: &CStr) -> nix::Result<OwnedFd> {
 
 fn stream_socket() -> nix::Result<OwnedFd> {
     let socket = socket(AddressFamily::Unix, SockType::Stream, SockFlag::SOCK_CLOEXEC, None)?;
+    let socket = beyond_standard(socket);
     // Those of clients inherit it.
     let _ = door::pass_descriptors(socket.as_raw_fd(), false);
     Ok(socket)
@@ -145,6 +148,11 @@ fn remove_dead(path: &CStr) -> nix::Result<()> {
             Ok(false) => unlink(path),
             Ok(true) => Err(Errno::EADDRINUSE),
             Err(Errno::ENOENT) => Ok(()),
+            // The file may be this user's to remove, and not to connect to.
+            Err(Errno::EACCES | Errno::EPERM) => match socket_diag::is_bound(&file) {
+                Ok(false) => unlink(path),
+                _ => Err(Errno::EADDRINUSE),
+            },
             Err(errno) => Err(errno),
         },
         Ok(_) | Err(Errno::ENOENT) => Ok(()),
@@ -221,9 +229,29 @@ pub fn listen(section: &mut Section, path: &CStr) -> Result<RawFd, Error> {
 
 fn remember(section: &Section, fd: RawFd, path: &CStr) -> nix::Result<()> {
     let file = lstat(path)?;
-    let service = Service { file: (file.st_dev, file.st_ino), maker: Service::this_process() };
+    let service = Service {
+        file: (file.st_dev, file.st_ino),
+        maker: Service::this_process(),
+        absolute: absolute(path)?,
+    };
     table::lock(section, fd).entry()?.service = Some(service);
     Ok(())
+}
+
+/// The whole path of a relative one: the program may change its directory, as daemon(3) does. None if it is whole already,
+/// or cannot be had.
+fn absolute(path: &CStr) -> nix::Result<Option<CString>> {
+    if path.to_bytes().first() == Some(&b'/') {
+        return Ok(None);
+    }
+    let mut room = [0; PATH_MAX];
+    let Ok(directory) = fd::current_directory(&mut room) else { return Ok(None) };
+    let mut whole = Vec::new();
+    whole.try_reserve_exact(directory.len() + 1 + path.count_bytes()).map_err(|_| Errno::ENOMEM)?;
+    whole.extend_from_slice(directory);
+    whole.push(b'/');
+    whole.extend_from_slice(path.to_bytes());
+    c_string(&whole).map(|whole| Some(whole).filter(|whole| whole.count_bytes() < PATH_MAX))
 }
 
 /// Whether the number is that of a service which this process, or the one it was forked from, has opened.
@@ -238,7 +266,7 @@ pub fn is_service(section: &Section, fd: RawFd) -> bool {
 pub fn close_service(section: Option<&mut Section>, fd: RawFd, path: &CStr) -> Result<(), Error> {
     let owned = section.as_deref().and_then(|section| {
         let mut slot = table::lock(section, fd);
-        let service = slot.get().and_then(|connection| connection.service);
+        let service = slot.get().and_then(|connection| connection.service.take());
         if service.is_some() {
             slot.forget();
         }
@@ -248,13 +276,14 @@ pub fn close_service(section: Option<&mut Section>, fd: RawFd, path: &CStr) -> R
         // One that the program has from elsewhere listens at least.
         door::check_listener(fd).map_err(|_| Error::new(Code::IPC_ERROR_USOCK_CLOSE, Errno::EBADF))?;
     }
+    let path = owned.as_ref().and_then(|service| service.absolute.as_deref()).unwrap_or(path);
     let there = lstat(path);
     let ours = match (&owned, &there) {
         (Some(owned), Ok(file)) => owned.file == (file.st_dev, file.st_ino),
         (None, Ok(file)) => is_socket(file),
         (_, Err(_)) => false,
     };
-    match owned {
+    match &owned {
         // While the socket lives nobody replaces it: removed first, there is no moment for a mistake.
         Some(owned) if ours && owned.maker == Service::this_process() => {
             let removed = remove(path);

@@ -8,6 +8,7 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 
 use nix::errno::Errno;
+use nix::fcntl::{OFlag, open};
 use nix::sys::stat::Mode;
 
 /// The run directory where the environment names none.
@@ -50,9 +51,14 @@ pub fn make_rundir(service: &CStr) -> Result<(), Errno> {
         return Ok(());
     };
     let directory = c_string(directory.as_os_str().as_bytes())?;
-    match nix::unistd::mkdir(directory.as_c_str(), Mode::from_bits_truncate(0o755)) {
-        Err(errno) if errno != Errno::EEXIST => Err(errno),
-        _ => Ok(()),
+    let made = nix::unistd::mkdir(directory.as_c_str(), Mode::from_bits_truncate(0o755));
+    // It may be there though it cannot be made: a sandbox refuses mkdir(2), or the file system is read-only.
+    let flags = OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
+    match made {
+        Err(Errno::EEXIST) => Ok(()),
+        result => {
+            result.or_else(|errno| open(directory.as_c_str(), flags, Mode::empty()).map(drop).or(Err(errno)))
+        }
     }
 }
 

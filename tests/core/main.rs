@@ -44,6 +44,7 @@ mod list_by_hand;
 mod messages;
 mod nobody_to_wait_for;
 mod number_reuse;
+mod odd_places;
 mod old_programs;
 mod paths;
 mod privileges;

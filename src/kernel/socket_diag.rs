@@ -1,0 +1,151 @@
+//! Whether any socket is bound to a file, as the kernel has it: sock_diag(7), UNIX_DIAG_VFS.
+//!
+//! It is asked where connect(2) cannot say: a socket file of another user, without the permission to write to it. The answer is
+//! that of this network namespace.
+#![deny(unsafe_code)]
+
+use std::os::fd::{AsRawFd, OwnedFd};
+
+use nix::Result;
+use nix::errno::Errno;
+use nix::sys::socket::{AddressFamily, MsgFlags, SockFlag, SockProtocol, SockType, recv, send, socket};
+use nix::sys::stat::{FileStat, major, minor};
+
+const SOCK_DIAG_BY_FAMILY: u16 = 20;
+const UDIAG_SHOW_VFS: u32 = 2;
+const UNIX_DIAG_VFS: u16 = 1;
+
+/// The states of sockets that hold their path: listening, and bound only. (A connection that was accepted names the path, too.)
+const HOLDING: u32 = 1 << 10 | 1 << 7;
+
+const HEADER: usize = 16;
+const MESSAGE: usize = 16;
+const ATTRIBUTE: usize = 4;
+
+/// The request: struct nlmsghdr and struct unix_diag_req.
+fn request() -> [u8; HEADER + 24] {
+    let mut bytes = [0; HEADER + 24];
+    let flags = u16::try_from(libc::NLM_F_REQUEST | libc::NLM_F_DUMP).unwrap_or(0);
+    let family = u8::try_from(libc::AF_UNIX).unwrap_or(0);
+    let fields: [(usize, &[u8]); 6] = [
+        (0, &((HEADER + 24) as u32).to_ne_bytes()),
+        (4, &SOCK_DIAG_BY_FAMILY.to_ne_bytes()),
+        (6, &flags.to_ne_bytes()),
+        (HEADER, &[family]),
+        (HEADER + 4, &HOLDING.to_ne_bytes()),
+        (HEADER + 12, &UDIAG_SHOW_VFS.to_ne_bytes()),
+    ];
+    for (at, field) in fields {
+        bytes.iter_mut().skip(at).zip(field).for_each(|(place, byte)| *place = *byte);
+    }
+    bytes
+}
+
+fn u16_at(bytes: &[u8], at: usize) -> Option<u16> {
+    bytes.get(at..at + 2)?.try_into().ok().map(u16::from_ne_bytes)
+}
+
+fn u32_at(bytes: &[u8], at: usize) -> Option<u32> {
+    bytes.get(at..at + 4)?.try_into().ok().map(u32::from_ne_bytes)
+}
+
+/// Cuts `bytes` at a length, and what follows at the next place that is aligned.
+fn split(bytes: &[u8], length: usize) -> (&[u8], &[u8]) {
+    let (front, _) = bytes.split_at_checked(length).unwrap_or((bytes, &[]));
+    (front, bytes.get(length.next_multiple_of(4)..).unwrap_or_default())
+}
+
+/// What a part of the answer has come to.
+#[derive(Debug, PartialEq, Eq)]
+enum Part {
+    Found,
+    More,
+    Done,
+}
+
+/// Looks for the file, by inode and device as the kernel has them, in one part of the answer.
+fn look(mut bytes: &[u8], file: (u32, u32)) -> Result<Part> {
+    while let (Some(length), Some(kind)) = (u32_at(bytes, 0), u16_at(bytes, 4)) {
+        let length = usize::try_from(length).ok().filter(|length| *length >= HEADER).ok_or(Errno::EPROTO)?;
+        let (message, rest) = split(bytes, length);
+        match i32::from(kind) {
+            libc::NLMSG_DONE => return Ok(Part::Done),
+            libc::NLMSG_ERROR => {
+                let errno = u32_at(message, HEADER).map_or(0, |errno| -errno.cast_signed());
+                return Err(Errno::from_raw(errno));
+            }
+            _ => {}
+        }
+        let mut attributes = message.get(HEADER + MESSAGE..).unwrap_or_default();
+        while let (Some(length), Some(kind)) = (u16_at(attributes, 0), u16_at(attributes, 2)) {
+            let (attribute, others) = split(attributes, usize::from(length).max(ATTRIBUTE));
+            let vfs = (u32_at(attribute, ATTRIBUTE), u32_at(attribute, ATTRIBUTE + 4));
+            if kind == UNIX_DIAG_VFS && vfs == (Some(file.0), Some(file.1)) {
+                return Ok(Part::Found);
+            }
+            attributes = others;
+        }
+        bytes = rest;
+    }
+    Ok(Part::More)
+}
+
+/// Whether any socket is bound to the file; an error if the kernel does not say.
+pub fn is_bound(file: &FileStat) -> Result<bool> {
+    // The kernel's own form of a device number, and the lower half of an inode's.
+    let device = (major(file.st_dev) << 20 | minor(file.st_dev)) as u32;
+    let file = (file.st_ino as u32, device);
+    let asker: OwnedFd =
+        socket(AddressFamily::Netlink, SockType::Raw, SockFlag::SOCK_CLOEXEC, SockProtocol::NetlinkSockDiag)?;
+    send(asker.as_raw_fd(), &request(), MsgFlags::empty())?;
+    let mut room = [0; 16 << 10];
+    loop {
+        let count = recv(asker.as_raw_fd(), &mut room, MsgFlags::empty())?;
+        match look(room.get(..count).unwrap_or_default(), file)? {
+            Part::Found => return Ok(true),
+            Part::Done => return Ok(false),
+            Part::More if count == 0 => return Err(Errno::EPROTO),
+            Part::More => {}
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use nix::sys::stat::lstat;
+    use std::os::unix::net::{UnixListener, UnixStream};
+
+    #[test]
+    fn file_is_bound_while_its_server_lives() {
+        let directory = tempfile::tempdir().unwrap();
+        let [living, dead] = ["living", "dead"].map(|name| directory.path().join(name));
+        let listener = UnixListener::bind(&living).unwrap();
+        drop(UnixListener::bind(&dead).unwrap());
+        assert_eq!(is_bound(&lstat(&living).unwrap()), Ok(true));
+        assert_eq!(is_bound(&lstat(&dead).unwrap()), Ok(false));
+        // A connection outlives its server, and holds no path.
+        let client = UnixStream::connect(&living).unwrap();
+        let (accepted, _) = listener.accept().unwrap();
+        drop(listener);
+        assert_eq!(is_bound(&lstat(&living).unwrap()), Ok(false));
+        drop((client, accepted));
+    }
+
+    #[test]
+    fn answers_that_are_cut_off_are_read_to_their_end_and_no_further() {
+        let mut message = vec![0; HEADER + MESSAGE];
+        message.extend([12_u16.to_ne_bytes(), UNIX_DIAG_VFS.to_ne_bytes()].concat());
+        message.extend([7_u32.to_ne_bytes(), 9_u32.to_ne_bytes()].concat());
+        let length = message.len() as u32;
+        message[..4].copy_from_slice(&length.to_ne_bytes());
+        message[4..6].copy_from_slice(&SOCK_DIAG_BY_FAMILY.to_ne_bytes());
+        assert_eq!(look(&message, (7, 9)), Ok(Part::Found));
+        assert_eq!(look(&message, (7, 8)), Ok(Part::More));
+        for count in 0..message.len() {
+            assert!(look(&message[..count], (7, 9)) != Ok(Part::Found), "{count} bytes");
+        }
+        message[..4].copy_from_slice(&3_u32.to_ne_bytes());
+        assert_eq!(look(&message, (7, 9)), Err(Errno::EPROTO));
+    }
+}
