@@ -220,6 +220,7 @@ fn promise_48_descriptors_that_cannot_be_added_leave_the_list_as_it_was() {
 
 #[test]
 fn equality_is_0_or_1_as_a_number_of_any_size() {
+    own_process!(30);
     type Wide = unsafe extern "C" fn(*const ipc_connection_info, *const ipc_connection_info) -> i32;
     let function = ipc_connection_eq as *const ();
     let equal = unsafe { std::mem::transmute::<*const (), Wide>(function) };
