@@ -268,6 +268,7 @@ static void send_descriptors (void)
 		TRY_ON (health, ipc_allow_fds (&link->client));
 	send_descriptor (link, &link->down, link->server);
 	while (!health->broken && link->open && !lane_is_done (&link->down)) {
+		memset (&m, 0, sizeof m);
 		TRY_ON (health, ipc_read (&link->client, &m));
 		if (!succeeded)
 			break;
@@ -341,6 +342,7 @@ static void wait_for_mirror (const struct peer *peer)
 	if (!health.broken)
 		TRY_ON (&health, ipc_flush (&info, -1));
 	while (!health.broken && !lane_is_done (&lane)) {
+		memset (&m, 0, sizeof m);
 		TRY_ON (&health, ipc_read (&info, &m));
 		if (!succeeded)
 			break;

@@ -44,7 +44,7 @@ void open_service (struct ipc_connection_info *srv, const char *name)
 		code = ipc_server_init (environment, srv, name);
 		if (code != IPC_ERROR_NONE) {
 			int number = errno;
-			CHECK (srv->fd == -1 && srv->spath == NULL && open_descriptors () == descriptors);
+			CHECK (srv->fd == -1 && (srv->spath != NULL || number == ENOMEM) && open_descriptors () == descriptors);
 			CHECK (entries_of (rundir) <= files || is_fault_of ("unlink") || is_fault_of ("unlinkat"));
 			errno = number;
 		}

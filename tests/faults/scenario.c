@@ -32,6 +32,8 @@ static void make_messages (void)
 	CHECK (m.type == MSG_TYPE_DATA && m.length == SMALL);
 	TRY (ipc_message_format_write (&m, &frame, &size));
 	CHECK (size == IPC_HEADER_SIZE + SMALL);
+	/* The payload of a lane is not from malloc(3). */
+	memset (&copy, 0, sizeof copy);
 	TRY (ipc_message_format_read (&copy, frame, size));
 	CHECK (copy.length == SMALL && memcmp (copy.payload, m.payload, SMALL + 1) == 0);
 	free (frame);
@@ -71,6 +73,7 @@ static void begin_service (void)
 
 	memset (&other, 0, sizeof other);
 	REFUSED (ipc_server_init (environment, &other, SERVICE), IPC_ERROR_USOCK_INIT__BIND, EADDRINUSE);
+	free (other.spath);
 	CHECK (access (path, F_OK) == 0);
 	server.service = &service;
 	party_begin (&server);
@@ -197,6 +200,7 @@ static void wait_for_mirror (const struct peer *peer)
 		if (!succeeded)
 			break;
 		lane_accepted (&lane);
+		memset (&m, 0, sizeof m);
 		TRY_ON (&health, ipc_read (&info, &m));
 		if (!succeeded)
 			break;
@@ -229,6 +233,7 @@ static void wait_for_mirror (const struct peer *peer)
 		}
 		TRY_ON (&health, usock_recv (info.fd, &frame, &size));
 		if (succeeded) {
+			memset (&m, 0, sizeof m);
 			TRY (ipc_message_format_read (&m, frame, size));
 			lane_take (&lane, &m);
 			TRY (ipc_message_empty (&m));
@@ -261,6 +266,7 @@ static void read_in_pieces (void)
 	m = lane_next (&lane, SMALL);
 	lane_accepted (&lane);
 	frame_of (&m, frame);
+	memset (&m, 0, sizeof m);
 	for (i = 0; i < sizeof pieces / sizeof pieces[0] && !health.broken; i++) {
 		CHECK (send (ends[1], frame + sent, pieces[i] - sent, MSG_NOSIGNAL) > 0 || may_break ());
 		sent = pieces[i];
@@ -293,6 +299,7 @@ static void greet (int here, int there)
 	if (!succeeded)
 		return;
 	lane_accepted (&lane);
+	memset (&m, 0, sizeof m);
 	TRY_ON (&health, ipc_read (&info, &m));
 	if (!succeeded)
 		return;

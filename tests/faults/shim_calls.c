@@ -8,7 +8,6 @@
 #include <poll.h>
 #include <stdarg.h>
 #include <sys/epoll.h>
-#include <sys/eventfd.h>
 #include <sys/file.h>
 #include <sys/ioctl.h>
 #include <sys/mman.h>
@@ -48,7 +47,7 @@ WRAP (int, epoll_wait, (int set, struct epoll_event *events, int most, int timeo
 WRAP (int, timerfd_create, (clockid_t clock, int flags), (clock, flags))
 WRAP (int, timerfd_settime, (int fd, int flags, const struct itimerspec *new, struct itimerspec *old),
 	(fd, flags, new, old))
-WRAP (int, eventfd, (unsigned int value, int flags), (value, flags))
+WRAP (int, pipe2, (int fds[2], int flags), (fds, flags))
 WRAP (ssize_t, writev, (int fd, const struct iovec *pieces, int count), (fd, pieces, count))
 WRAP (int, dup, (int fd), (fd))
 WRAP (int, dup3, (int fd, int number, int flags), (fd, number, flags))

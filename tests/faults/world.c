@@ -253,6 +253,7 @@ void hear (struct link *link)
 	struct ipc_message m;
 
 	while (!link->health.broken && link->open && !lane_is_done (&link->down)) {
+		memset (&m, 0, sizeof m);
 		TRY_ON (&link->health, ipc_read (&link->client, &m));
 		if (!succeeded) {
 			hang_up (link);
