@@ -38,7 +38,7 @@ SOURCES := Cargo.toml Cargo.lock build.rs $(shell find src -type f)
 BUILD_LIBRARIES = $(CARGO) rustc --release --locked --lib --crate-type cdylib,staticlib && touch $(LIBRARIES)
 
 .DELETE_ON_ERROR:
-.PHONY: all install uninstall demo test test-core check check-docs check-packages header man clean help
+.PHONY: all install uninstall demo test test-core model check check-docs check-packages header man clean help
 
 all: ## build the shared and the static library (default)
 	$(BUILD_LIBRARIES)
@@ -119,9 +119,15 @@ CARGO_TEST = env -u MAKEFLAGS -u MFLAGS -u MAKELEVEL $(CARGO) test --locked
 test: all check ## run every test; what is left out because a tool is missing is reported as "SKIPPED:"
 	man/generate.sh --check
 	$(CARGO_TEST) --no-fail-fast
+	$(MAKE) --no-print-directory model
 	@for tool in abidiff valgrind pkg-config man mandoc lexgrog dpkg-buildpackage dh lintian python3 cmake meson $(firstword $(CXX)); do \
 	    command -v "$$tool" > /dev/null || echo "SKIPPED: the tests that need $$tool, which is not installed"; \
 	done
+
+# A build of its own, in which the model checker decides which thread goes on.
+model: ## try what threads share in thousands of orders, with a concurrency model checker
+	RUSTFLAGS='--cfg libipc_model' CARGO_TARGET_DIR='$(abspath $(TARGET))/model' \
+	    $(CARGO_TEST) --lib -- capi::model --test-threads=1
 
 test-core: ## run the unit tests and those of the library itself, while it is being changed
 	$(CARGO_TEST) --lib --test architecture --test core

@@ -12,6 +12,8 @@ pub mod events;
 mod list;
 pub mod log;
 pub mod messages;
+#[cfg(all(test, libipc_model))]
+mod model;
 pub mod passing;
 pub mod printing;
 mod process;

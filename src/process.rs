@@ -4,3 +4,4 @@ pub mod entry_guard;
 pub mod fork_epoch;
 pub mod growth;
 pub mod sharded;
+pub mod sync;

@@ -48,8 +48,11 @@ pub fn close_connection(section: &mut Section, fd: RawFd) -> Result<(), Error> {
         ancillary::disarm_unreceived(fd);
     }
     // The memory is dropped without the lock; a read that waits learns that the number is another one's from now on.
-    drop(table::note_closing(section, fd));
-    endpoint::close(fd)
+    let noted = table::note_closing(section, fd);
+    drop(noted.map_err(|errno| Error::new(Code::IPC_ERROR_USOCK_CLOSE, errno))?);
+    let closed = endpoint::close(fd);
+    table::note_closed(section, fd);
+    closed
 }
 
 /// Sends what the peer takes, for a while.

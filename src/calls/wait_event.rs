@@ -15,8 +15,8 @@ use std::os::fd::RawFd;
 use nix::errno::Errno;
 
 use crate::calls::flow::Flow;
-use crate::connection::background;
 use crate::connection::stall::LOOK;
+use crate::connection::{background, table};
 use crate::error::{Error, ipc_errors as Code};
 use crate::event_loop::step::{Few, Input, Step, WaitFor};
 use crate::event_loop::{Event, List, What, extra, loops};
@@ -167,6 +167,7 @@ fn drive<L: List>(
                     ancillary::disarm_unreceived(fd);
                 }
                 let held = internal_fds::close_and_hold(fd);
+                table::note_closed(section, fd);
                 loops::hold(section, list.key(), held);
                 return Ok(Driven::Event(Event { origin, what: What::Disconnection }));
             }

@@ -16,9 +16,9 @@ use crate::process::entry_guard::Section;
 use crate::process::fork_epoch;
 
 /// Run by the loader, before any function of the library: a handler that interrupts the program's first call
-/// finds it done. Miri, which runs unit tests, has neither handler.
+/// finds it done. Miri and the concurrency model, which run unit tests, have neither handler.
 #[used]
-#[cfg_attr(not(miri), unsafe(link_section = ".init_array"))]
+#[cfg_attr(not(any(miri, all(test, libipc_model))), unsafe(link_section = ".init_array"))]
 pub static REGISTER: extern "C" fn() = register;
 
 extern "C" fn register() {
@@ -60,7 +60,7 @@ thread_local! {
 
 /// Before the fork, in the thread that forks. A signal handler that interrupted the library leaves the
 /// tables alone.
-extern "C" fn before_fork() {
+pub(super) extern "C" fn before_fork() {
     fork_epoch::note_fork();
     let Some(section) = Section::enter() else {
         NESTED.set(NESTED.get() + 1);
@@ -86,7 +86,7 @@ fn thaw() -> Option<Frozen> {
 }
 
 /// After the fork, in the parent.
-extern "C" fn parent_after_fork() {
+pub(super) extern "C" fn parent_after_fork() {
     if let Some(mut frozen) = thaw() {
         table::note_shared(&mut frozen.connections);
     }

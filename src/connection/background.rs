@@ -14,8 +14,6 @@
 
 use std::mem::MaybeUninit;
 use std::os::fd::{AsRawFd, RawFd};
-use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU32, Ordering};
-use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use nix::sys::epoll::EpollFlags;
 
@@ -29,6 +27,7 @@ use crate::kernel::internal_fds::KeptFd;
 use crate::kernel::poller::{Poller, Readiness, control};
 use crate::process::entry_guard::Section;
 use crate::process::sharded::{NumberMap, empty_map};
+use crate::process::sync::{AtomicBool, AtomicI64, AtomicU32, Mutex, MutexGuard, Ordering, PoisonError};
 
 /// Whether anything leaves in the background.
 static IS_ACTIVE: AtomicBool = AtomicBool::new(false);

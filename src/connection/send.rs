@@ -4,7 +4,6 @@
 
 use std::io::IoSlice;
 use std::os::fd::RawFd;
-use std::sync::atomic::{AtomicBool, Ordering};
 
 use nix::errno::Errno;
 
@@ -15,6 +14,7 @@ use crate::kernel::ancillary::send_with;
 use crate::kernel::fd::Patience;
 use crate::kernel::socket;
 use crate::process::entry_guard::Section;
+use crate::process::sync::{AtomicBool, Ordering};
 
 /// Whether any connection may have bytes queued. Set with each, cleared by a look that finds none.
 static QUEUED: AtomicBool = AtomicBool::new(false);

@@ -9,11 +9,11 @@ use std::array;
 use std::collections::VecDeque;
 use std::io::IoSlice;
 use std::os::fd::{AsRawFd, RawFd};
-use std::sync::atomic::{AtomicUsize, Ordering};
 
 use nix::errno::Errno;
 
 use crate::kernel::internal_fds::KeptFd;
+use crate::process::sync::{AtomicUsize, Ordering};
 
 /// Bytes that may wait in memory to be sent, beside what the kernel holds, unless the program sets another limit.
 pub const QUEUE_LIMIT: usize = 16 << 20;

@@ -17,17 +17,18 @@
 #![forbid(unsafe_code)]
 
 use std::os::fd::RawFd;
-use std::sync::atomic::{AtomicUsize, Ordering};
 
 use nix::errno::Errno;
 
 use crate::connection::state::{Connection, Settings};
 use crate::frame::c_heap::OutOfMemory;
+use crate::kernel::internal_fds;
 use crate::kernel::socket::{self, Cookie};
 use crate::process::entry_guard::Section;
 use crate::process::fork_epoch;
 use crate::process::growth::{boxed, reserve};
 use crate::process::sharded::{Part, Shard, Shards};
+use crate::process::sync::{AtomicUsize, Ordering};
 
 const PARTS: usize = 16;
 
@@ -61,8 +62,11 @@ const REFUSES: u32 = 1 << 31;
 /// The same: another process may have the socket.
 const SHARED: u32 = 1 << 30;
 
+/// The same: a call is about to close the socket of this cookie.
+const CLOSING: u32 = 1 << 29;
+
 /// Beside the count.
-const FLAGS: u32 = REFUSES | SHARED;
+const FLAGS: u32 = REFUSES | SHARED | CLOSING;
 
 /// A connection's memory, in a block of its own.
 pub type Memory = Box<[Connection; 1]>;
@@ -390,14 +394,31 @@ pub fn give_out(section: &Section, fd: RawFd, Prepared(settings): Prepared) -> R
 }
 
 /// The library is about to close this number. What is known of it is forgotten; the memory is to be dropped where no lock
-/// is held.
-pub fn note_closing(section: &Section, fd: RawFd) -> Option<Memory> {
+/// is held. EBADF if another call is about to close it: by the time that this one would, the number may be another file's; or
+/// if that call has closed it and holds the number.
+pub fn note_closing(section: &Section, fd: RawFd) -> Result<Option<Memory>, Errno> {
     let mut slot = lock_known(section, fd);
-    slot.forget();
-    if let Some(entry) = slot.known_mut() {
-        entry.closes = entry.closes.wrapping_add(1) & !FLAGS;
+    let cookie = Cookie::of(fd).unwrap_or(Cookie::NONE);
+    let is_closing =
+        |entry: &Entry| entry.closes & CLOSING != 0 && (!cookie.is_some() || entry.cookie == cookie);
+    if slot.known().is_some_and(is_closing) || internal_fds::is_internal(fd) {
+        return Err(Errno::EBADF);
     }
-    slot.into_discarded()
+    slot.forget();
+    // Without memory for it two calls that close at the same time are the program's race.
+    if let Ok(entry) = slot.place() {
+        entry.closes = entry.closes.wrapping_add(1) & !FLAGS;
+        entry.set(CLOSING, true);
+        entry.cookie = cookie;
+    }
+    Ok(slot.into_discarded())
+}
+
+/// The number was closed.
+pub fn note_closed(section: &Section, fd: RawFd) {
+    if let Some(entry) = lock_known(section, fd).known_mut() {
+        entry.set(CLOSING, false);
+    }
 }
 
 /// The list at this address has the connection from now on: the last one, if the program has added it to several. Returns
@@ -534,7 +555,10 @@ mod tests {
         give_out(&section, fd, Prepared::new(Settings::default()).unwrap()).unwrap();
         assert_eq!(lock(&section, fd).counters(), (1, 0));
         lock(&section, fd).entry().unwrap().left_to_parent = true;
-        assert!(note_closing(&section, fd).is_some());
+        assert!(note_closing(&section, fd).unwrap().is_some());
+        // Nor does a second call close it meanwhile.
+        assert!(note_closing(&section, fd).is_err());
+        note_closed(&section, fd);
         assert_eq!(lock(&section, fd).counters(), (1, 1));
         let settings = Settings { queue: Some(7), ..Settings::default() };
         give_out(&section, fd, Prepared::new(settings).unwrap()).unwrap();

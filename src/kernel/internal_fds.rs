@@ -18,8 +18,6 @@
 
 use std::io::Write;
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, IntoRawFd, OwnedFd, RawFd};
-use std::sync::atomic::{AtomicU32, Ordering};
-use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use nix::Result;
 use nix::errno::Errno;
@@ -28,6 +26,7 @@ use nix::sys::memfd::{MFdFlags, memfd_create};
 use nix::sys::stat::{Mode, fstat};
 
 use crate::process::sharded::{NumberMap, empty_map, release_map};
+use crate::process::sync::{AtomicU32, Mutex, MutexGuard, Ordering, PoisonError};
 
 /// The marks: of what the program knows nothing of, and of what it was given the number of. glibc keeps these signals for
 /// itself, so that no program asks for them.

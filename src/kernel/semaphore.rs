@@ -27,6 +27,16 @@ impl Semaphore {
     }
 }
 
+#[cfg(all(test, libipc_model))]
+impl Semaphore {
+    /// Whether it was woken: in the model, threads do not wait in the kernel.
+    #[allow(unsafe_code, reason = "libc has no safe call")]
+    pub fn try_wait(&self) -> bool {
+        // SAFETY: it is armed.
+        unsafe { libc::sem_trywait(self.0.get()) == 0 }
+    }
+}
+
 /// Wakes the thread that waits for a semaphore.
 pub struct Waker(*mut libc::sem_t);
 

@@ -187,7 +187,7 @@ pub fn shut_down(fd: RawFd) {
 /// What tells a reused descriptor from the one before: a number that the kernel gives to one socket only (SO_COOKIE).
 /// Where the kernel does not say it (it is too old, or a security module forbids to ask) it is the socket's inode: no two
 /// sockets have the same at a time. The lowest bit says which of the two it is.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Cookie(u64);
 
 impl Cookie {

@@ -13,6 +13,8 @@
 use std::cell::Cell;
 use std::marker::PhantomData;
 
+use crate::process::sync::thread_local;
+
 thread_local! {
     static INSIDE: Cell<bool> = const { Cell::new(false) };
 }
@@ -30,14 +32,14 @@ impl Section {
     /// Enters, unless this thread is inside already: the caller is then a signal handler.
     pub fn enter() -> Option<Self> {
         // Made only if it is to be had: dropping one leaves the section.
-        (!INSIDE.replace(true)).then(|| Self { not_send: PhantomData })
+        (!INSIDE.with(|inside| inside.replace(true))).then(|| Self { not_send: PhantomData })
     }
 
     /// Runs `blocking` as if outside: a signal handler that comes meanwhile may use the whole library.
     pub fn outside<R>(&mut self, blocking: impl FnOnce() -> R) -> R {
-        INSIDE.set(false);
+        INSIDE.with(|inside| inside.set(false));
         let result = blocking();
-        INSIDE.set(true);
+        INSIDE.with(|inside| inside.set(true));
         result
     }
 
@@ -49,7 +51,7 @@ impl Section {
 
 impl Drop for Section {
     fn drop(&mut self) {
-        INSIDE.set(false);
+        INSIDE.with(|inside| inside.set(false));
     }
 }
 

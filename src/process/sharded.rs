@@ -5,9 +5,9 @@
 
 use std::collections::HashMap;
 use std::hash::{BuildHasherDefault, Hasher};
-use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use crate::process::entry_guard::Section;
+use crate::process::sync::{Mutex, MutexGuard, PoisonError};
 
 /// Spreads small numbers and addresses; what comes from outside cannot choose them.
 #[derive(Default)]

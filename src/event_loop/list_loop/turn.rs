@@ -264,9 +264,9 @@ impl EventLoop {
             self.registry.unregister(section, token.slot, &member);
         }
         self.resume_accepting(section);
-        if is_it {
-            let may_hold = table::lock_known(section, member.fd).may_hold_descriptors();
-            let memory = table::note_closing(section, member.fd);
+        let may_hold = table::lock_known(section, member.fd).may_hold_descriptors();
+        // Not if the program is about to close it.
+        if is_it && let Ok(memory) = table::note_closing(section, member.fd) {
             self.registry.discard(memory);
             self.is_holding = true;
             return Ok(Some(Step::End { fd: member.fd, may_hold, origin }));
