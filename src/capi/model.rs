@@ -22,7 +22,7 @@ use crate::kernel::internal_fds::{self, FileId};
 use crate::kernel::semaphore::Semaphore;
 use crate::process::entry_guard::Section;
 
-/// How often a scenario runs.
+/// How often a scenario runs with each of two ways to choose.
 const RUNS: usize = 3000;
 
 fn enter() -> Section {
@@ -56,7 +56,11 @@ fn connection_at(section: &Section, number: RawFd) -> UnixStream {
 }
 
 fn check(scenario: impl Fn() + Send + Sync + 'static) {
-    shuttle::check_random(scenario, RUNS);
+    let scenario = Arc::new(scenario);
+    let again = Arc::clone(&scenario);
+    shuttle::check_random(move || again(), RUNS);
+    // Orders with few changes of the thread, each of them at any point.
+    shuttle::check_pct(move || scenario(), RUNS, 3);
 }
 
 #[test]

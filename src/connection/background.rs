@@ -27,7 +27,7 @@ use crate::kernel::internal_fds::KeptFd;
 use crate::kernel::poller::{Poller, Readiness, control};
 use crate::process::entry_guard::Section;
 use crate::process::sharded::{NumberMap, empty_map};
-use crate::process::sync::{AtomicBool, AtomicI64, AtomicU32, Mutex, MutexGuard, Ordering, PoisonError};
+use crate::process::sync::{self, AtomicBool, AtomicI64, AtomicU32, Mutex, MutexGuard, Ordering};
 
 /// Whether anything leaves in the background.
 static IS_ACTIVE: AtomicBool = AtomicBool::new(false);
@@ -81,7 +81,7 @@ pub enum Begun {
 }
 
 fn lock(_section: &Section) -> MutexGuard<'static, Background> {
-    BACKGROUND.lock().unwrap_or_else(PoisonError::into_inner)
+    sync::lock(&BACKGROUND)
 }
 
 impl Rest {

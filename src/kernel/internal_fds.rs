@@ -26,7 +26,7 @@ use nix::sys::memfd::{MFdFlags, memfd_create};
 use nix::sys::stat::{Mode, fstat};
 
 use crate::process::sharded::{NumberMap, empty_map, release_map};
-use crate::process::sync::{AtomicU32, Mutex, MutexGuard, Ordering, PoisonError};
+use crate::process::sync::{AtomicU32, Mutex, MutexGuard, Ordering, lock};
 
 /// The marks: of what the program knows nothing of, and of what it was given the number of. glibc keeps these signals for
 /// itself, so that no program asks for them.
@@ -198,10 +198,6 @@ fn forget(fd: RawFd, id: Id) {
     if noted.get(&fd).is_some_and(|noted| noted.id == id) {
         noted.remove(&fd);
     }
-}
-
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// What is noted here, locked for a fork.

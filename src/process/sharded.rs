@@ -7,7 +7,7 @@ use std::collections::HashMap;
 use std::hash::{BuildHasherDefault, Hasher};
 
 use crate::process::entry_guard::Section;
-use crate::process::sync::{Mutex, MutexGuard, PoisonError};
+use crate::process::sync::{Mutex, MutexGuard, lock};
 
 /// Spreads small numbers and addresses; what comes from outside cannot choose them.
 #[derive(Default)]
@@ -93,8 +93,4 @@ impl<T, const N: usize> Shards<T, N> {
     pub fn freeze(&self) -> [Shard<'_, T>; N] {
         self.0.each_ref().map(|part| lock(&part.table))
     }
-}
-
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

@@ -3,9 +3,11 @@
 
 #![forbid(unsafe_code)]
 
+use std::sync::PoisonError;
+
 #[cfg(all(test, libipc_model))]
 pub use shuttle::sync::{
-    Mutex, MutexGuard, PoisonError,
+    Mutex, MutexGuard,
     atomic::{AtomicBool, AtomicI64, AtomicU32, AtomicUsize, Ordering},
 };
 #[cfg(all(test, libipc_model))]
@@ -13,8 +15,19 @@ pub use shuttle::thread_local;
 
 #[cfg(not(all(test, libipc_model)))]
 pub use std::sync::{
-    Mutex, MutexGuard, PoisonError,
+    Mutex, MutexGuard,
     atomic::{AtomicBool, AtomicI64, AtomicU32, AtomicUsize, Ordering},
 };
 #[cfg(not(all(test, libipc_model)))]
 pub use std::thread_local;
+
+/// Locks it. A panic has left nothing half done: what is changed under a lock is changed at once.
+pub fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    // The checker lets other threads go on at each atomic, but at a lock only if it is held.
+    #[cfg(all(test, libipc_model))]
+    {
+        static POINT: AtomicBool = AtomicBool::new(false);
+        POINT.load(Ordering::Relaxed);
+    }
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
