@@ -270,11 +270,11 @@ pub unsafe extern "C-unwind" fn ipc_read(p: *const ipc_connection_info, m: *mut 
 
 /// Sends the message to the connection, whole and once.
 ///
-/// To a connection in no list it returns when the kernel has all of it, however long that takes. To one in
-/// a list it waits only while the peer reads: once it has read nothing for 5 milliseconds the rest is kept
-/// in memory, and leaves from within later calls of the library, on ipc_close and at exit. What is kept is at
-/// most 16 MiB, or what ipc_limits has set, beside the rest of one message that has begun to leave. Several
-/// threads may write to one connection.
+/// To a connection in no list it returns when the kernel has all of it, however long that takes. To one in a list it
+/// waits a few milliseconds at most for a peer that does not keep up; the rest is kept in memory, and leaves from within later
+/// calls of the library, also after ipc_close, and at exit. What is kept is at most 16 MiB. Then the call is held back as long
+/// as the peer reads; if something else in the list waits to be served, more is kept, up to 256 MiB for all connections
+/// together. ipc_limits sets another limit, which is kept at once. Several threads may write to one connection.
 ///
 /// Errors: IPC_ERROR_MESSAGE_WRITE__NO_MESSAGE_PARAM: `m` is NULL (EINVAL).
 /// IPC_ERROR_MESSAGE_FORMAT__LENGTH: its length is over IPC_MAX_MESSAGE_SIZE (EMSGSIZE).
@@ -282,7 +282,8 @@ pub unsafe extern "C-unwind" fn ipc_read(p: *const ipc_connection_info, m: *mut 
 /// IPC_ERROR_USOCK_SEND: the connection is NULL (EINVAL), the peer is gone (EPIPE; there is no SIGPIPE), a
 /// fork has left unsent messages to the parent (EBUSY), or sendmsg(2) failed.
 /// IPC_ERROR_MESSAGE_WRITE__NOT_ENOUGH_DATA: with the message, what waits for this connection would be more than
-/// that (EAGAIN). Nothing of the message was sent; try again later.
+/// that, and the peer has read nothing for a second, or the call has taken ten (EAGAIN). Nothing of the message was sent; try
+/// again later.
 /// IPC_ERROR_NOT_ENOUGH_MEMORY: ENOMEM; nothing was sent.
 #[unsafe(no_mangle)]
 pub unsafe extern "C-unwind" fn ipc_write(
