@@ -58,7 +58,11 @@ fn writer_to_a_slow_reader_is_held_back_and_loses_nothing() {
     own_process!(60);
     const COUNT: usize = 800;
     let (listed, mut peer) = listed();
-    let reader = std::thread::spawn(move || read_slowly(&mut peer, COUNT, 60_000, Duration::from_millis(4)));
+    let fd = listed.fd();
+    let reader = std::thread::spawn(move || {
+        until("the queue is full", || pending(fd) + SIZE + 5 > QUEUE);
+        read_slowly(&mut peer, COUNT, 60_000, Duration::from_millis(1));
+    });
     let mut most = 0;
     for number in 0..COUNT {
         assert_eq!(outcome(write(listed.fd(), 1, &numbered(number))), Ok(()), "message {number}");
