@@ -14,25 +14,28 @@ use crate::kernel::ancillary::send_with;
 use crate::kernel::fd::Patience;
 use crate::kernel::socket;
 use crate::process::entry_guard::Section;
-use crate::process::sync::{AtomicBool, Ordering};
+use crate::process::sync::{AtomicUsize, Ordering};
 
-/// Whether any connection may have bytes queued. Set with each, cleared by a look that finds none.
-static QUEUED: AtomicBool = AtomicBool::new(false);
+/// How often bytes were queued on any connection, and how often they had been when a look last found none: threads that look
+/// at the same time hide nothing from each other.
+static QUEUED: AtomicUsize = AtomicUsize::new(0);
+static NONE_AT: AtomicUsize = AtomicUsize::new(0);
 
 /// Bytes are queued on a connection.
 pub fn note_queued() {
-    QUEUED.store(true, Ordering::Relaxed);
+    QUEUED.fetch_add(1, Ordering::Relaxed);
 }
 
 /// Whether bytes may be queued on any connection.
 pub fn any_queued() -> bool {
-    QUEUED.load(Ordering::Relaxed)
+    QUEUED.load(Ordering::Relaxed) != NONE_AT.load(Ordering::Relaxed)
 }
 
 /// The connections with bytes to send, as many as there is memory for, and whether these are all.
 pub fn queued(section: &Section) -> (Vec<RawFd>, bool) {
     let (mut found, mut all) = (Vec::new(), true);
-    if QUEUED.swap(false, Ordering::Relaxed) {
+    if any_queued() {
+        let before = QUEUED.load(Ordering::Relaxed);
         let mut any = false;
         table::for_each(section, |fd, connection| {
             if connection.outbound.is_empty() || !connection.turn.is_free() {
@@ -44,8 +47,8 @@ pub fn queued(section: &Section) -> (Vec<RawFd>, bool) {
                 Err(_) => all = false,
             }
         });
-        if any {
-            QUEUED.store(true, Ordering::Relaxed);
+        if !any {
+            NONE_AT.store(before, Ordering::Relaxed);
         }
     }
     (found, all)

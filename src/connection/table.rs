@@ -157,6 +157,10 @@ impl Slot<'_> {
     /// Forgets what is known of another socket with this number. EBADF if frames were queued since it may have been
     /// the other one: they may have been meant for this.
     pub fn verify(&mut self) -> Result<(), Errno> {
+        if self.known().is_some_and(|entry| entry.closes & CLOSING != 0) {
+            // By the time that bytes are sent the number may be another socket's.
+            return Err(Errno::EBADF);
+        }
         let is_assumed =
             self.get().is_some_and(|connection| connection.is_assumed && !connection.outbound.is_empty());
         self.forget_stranger();
@@ -488,6 +492,8 @@ pub fn note_shared(table: &mut Frozen) {
 pub fn leave_output_to_parent(table: &mut Frozen) {
     for part in table {
         for entry in &mut part.entries {
+            // The thread that was about to close it is not there.
+            entry.set(CLOSING, false);
             let Some([connection]) = entry.connection.as_deref_mut() else { continue };
             connection.left_to_parent |= connection.is_owed();
             connection.outbound.clear();

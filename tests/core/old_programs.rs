@@ -3,7 +3,7 @@
 use std::ffi::CStr;
 use std::os::fd::{AsRawFd, IntoRawFd};
 
-use ipc::capi::messages::{ipc_message_format_read, ipc_message_read};
+use ipc::capi::messages::{ipc_message_empty, ipc_message_format_read, ipc_message_read};
 use ipc::capi::printing::ipc_connection_print;
 
 use crate::support::ext::*;
@@ -41,7 +41,7 @@ fn promise_34_payload_that_is_replaced_is_freed() {
         let now = heap_in_use();
         assert!(now < *before.get_or_insert(now) + SIZE, "round {round}: {now} bytes of heap");
     }
-    take_payload(m);
+    assert_eq!(unsafe { ipc_message_empty(&mut m) }, IPC_ERROR_NONE);
 }
 
 #[test]
@@ -60,6 +60,7 @@ fn promise_34_message_is_as_before_when_nothing_is_read() {
         assert_eq!(ipc_message_read(ours.as_raw_fd(), &mut m), IPC_ERROR_CLOSED_RECIPIENT);
         assert_eq!((m.r#type, m.length, m.payload), before);
         assert_eq!(take_payload(m), (3, b"held".to_vec()));
+        assert_eq!(ipc_message_empty(&mut m), IPC_ERROR_NONE);
     }
 }
 
