@@ -62,6 +62,8 @@ struct transport {
 /* Sockets and nothing else: with a server of one client that waits in recv, and with one of many in epoll. */
 extern const struct transport bare, bare_epoll, bare_epoll_apart;
 extern const struct transport libipc, libipc_queue;
+/* What libipc's promises ask for, by hand. */
+extern const struct transport full;
 /* There where the peer was found. nng has one protocol for one client and one for many. */
 extern const struct transport zeromq, nng_pair, nng_reqrep, libqb;
 

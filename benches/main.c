@@ -14,6 +14,7 @@
 const struct transport *const for_one[] = {
     &bare,
     &libipc,
+    &full,
 #ifdef HAVE_ZEROMQ
     &zeromq,
 #endif
@@ -39,6 +40,7 @@ const struct transport *const for_batches[] = {
 const struct transport *const for_many[] = {
     &bare_epoll,
     &libipc,
+    &full,
     &bare_epoll_apart,
 #ifdef HAVE_ZEROMQ
     &zeromq,

@@ -94,7 +94,7 @@ compile () {
     cp "$build/libipc.so" "$out/lib/libipc.so.0"
     ln -sf libipc.so.0 "$out/lib/libipc.so"
     set --
-    for name in main bench bare libipc messages connections instructions; do
+    for name in main bench bare full libipc messages connections instructions; do
         set -- "$@" "$source/benches/$name.c"
     done
     # shellcheck disable=SC2086 # these are lists

@@ -1,0 +1,479 @@
+/*
+ * What the contract costs when nothing else is added: the system calls that libipc's promises ask for, written by hand in a
+ * straight line, without tables, locks or errors that go on. What libipc takes beyond this is its own.
+ *
+ * The server waits in poll(2), which a stop and a continue of the process do not end: for its clients and new ones, if they are
+ * few; else for a set of them, and a clock by which other threads wake it. Before it waits for few, before it receives, and before it hands out a message that it has read ahead, it asks
+ * whether the number still is the connection (EPOLL_CTL_ADD says EEXIST); before it sends, the socket's cookie. It reads
+ * ahead, up to 16 KiB, and each payload is a block of its own with a NUL behind it. The client looks at the header first
+ * (MSG_PEEK), so that a thread that is cancelled takes nothing, then receives header and payload at once, and not a byte
+ * more.
+ *
+ * SPDX-License-Identifier: MIT OR Apache-2.0
+ */
+#include "bench.h"
+
+#include <poll.h>
+#include <sys/epoll.h>
+#include <sys/socket.h>
+#include <sys/timerfd.h>
+#include <sys/uio.h>
+#include <sys/un.h>
+
+#define HEADER_SIZE 5
+/* As libipc has them: bytes that are read ahead, the size from which on a payload is received apart from its header, ready
+ * descriptors that the kernel is asked for at once, connections that are polled themselves. */
+#define AHEAD (16 << 10)
+#define LARGE 4096
+#define BATCH 64
+#define FEW 5
+/* Linux: of asm-generic/socket.h. */
+#ifndef SO_COOKIE
+#define SO_COOKIE 57
+#endif
+
+/* One end of a connection, and the message that it sends or receives at present. */
+struct end {
+    int fd;
+    uint64_t cookie;
+    size_t size; /* of a payload */
+    char head[HEADER_SIZE];
+    char *out;
+    /* What is received of a message: the bytes that are there, header included, and its payload. */
+    size_t have;
+    uint32_t length;
+    char *payload;
+    /* The server's: bytes that are read ahead, and the place of the connection among those that are polled. */
+    char *ahead;
+    size_t start, end;
+    int place;
+};
+
+static void
+check (const char *what, long result)
+{
+    if (result < 0) {
+        fail ("full: %s: %s", what, strerror (errno));
+    }
+}
+
+static uint64_t
+cookie_of (int fd)
+{
+    uint64_t cookie = 0;
+    socklen_t size = sizeof cookie;
+
+    check ("SO_COOKIE", getsockopt (fd, SOL_SOCKET, SO_COOKIE, &cookie, &size));
+    return cookie;
+}
+
+static void
+is_still_the_socket (const struct end *c)
+{
+    if (cookie_of (c->fd) != c->cookie) {
+        fail ("full: the number is another socket's");
+    }
+}
+
+static void
+wait_for (int fd, short events)
+{
+    struct pollfd one = {.fd = fd, .events = events};
+
+    check ("poll", poll (&one, 1, -1));
+}
+
+/* A block for a payload, with a NUL behind it. */
+static char *
+payload_block (size_t length)
+{
+    char *payload = malloc (length + 1);
+
+    if (payload == NULL) {
+        fail ("no memory");
+    }
+    payload[length] = '\0';
+    return payload;
+}
+
+static struct end *
+new_end (int fd, size_t size)
+{
+    struct end *c = checked_alloc (sizeof *c);
+
+    c->fd = fd;
+    c->cookie = cookie_of (fd);
+    c->size = size;
+    return c;
+}
+
+static void
+close_end (struct end *c)
+{
+    check ("close", close (c->fd));
+    free (c->payload);
+    free (c->ahead);
+    free (c->out);
+    free (c);
+}
+
+/* Header and payload in one piece if they are small, else in two; what does not fit at once, after a wait. */
+static void
+send_message (struct end *c, const char *payload, size_t size)
+{
+    uint32_t length = (uint32_t) size;
+    size_t whole = HEADER_SIZE + size;
+    size_t sent = 0;
+    char small[512];
+
+    c->head[0] = 2;
+    memcpy (c->head + 1, &length, sizeof length);
+    if (whole <= sizeof small) {
+        memcpy (small, c->head, HEADER_SIZE);
+        memcpy (small + HEADER_SIZE, payload, size);
+    }
+    while (sent < whole) {
+        ssize_t count;
+
+        if (whole <= sizeof small) {
+            count = send (c->fd, small + sent, whole - sent, MSG_NOSIGNAL | MSG_DONTWAIT);
+        } else {
+            size_t of_head = sent < HEADER_SIZE ? HEADER_SIZE - sent : 0;
+            size_t of_payload = sent > HEADER_SIZE ? sent - HEADER_SIZE : 0;
+            struct iovec pieces[2] = {
+                {c->head + HEADER_SIZE - of_head, of_head},
+                {(char *) (uintptr_t) payload + of_payload, size - of_payload},
+            };
+            struct msghdr message = {.msg_iov = pieces, .msg_iovlen = 2};
+
+            count = sendmsg (c->fd, &message, MSG_NOSIGNAL | MSG_DONTWAIT);
+        }
+        if (count < 0 && errno == EAGAIN) {
+            count = 0;
+        }
+        check ("send", count);
+        sent += (size_t) count;
+        if (sent < whole) {
+            wait_for (c->fd, POLLOUT);
+            is_still_the_socket (c);
+        }
+    }
+}
+
+/* Receives header and payload straight into their places. The result of recvmsg. */
+static ssize_t
+receive_both (struct end *c, size_t expected)
+{
+    struct iovec pieces[2] = {{c->head, HEADER_SIZE}, {NULL, expected}};
+    struct msghdr message = {.msg_iov = pieces, .msg_iovlen = 2};
+    ssize_t count;
+
+    c->payload = payload_block (expected);
+    pieces[1].iov_base = c->payload;
+    count = recvmsg (c->fd, &message, MSG_DONTWAIT | MSG_CMSG_CLOEXEC);
+    if (count > 0) {
+        memcpy (&c->length, c->head + 1, sizeof c->length);
+        c->have = (size_t) count;
+    }
+    return count;
+}
+
+static ssize_t
+receive_rest (struct end *c)
+{
+    size_t whole = HEADER_SIZE + c->length;
+    ssize_t count = recv (c->fd, c->payload + (c->have - HEADER_SIZE), whole - c->have, MSG_DONTWAIT);
+
+    c->have += count > 0 ? (size_t) count : 0;
+    return count;
+}
+
+/* The client. */
+
+static void *
+connect_full (const struct setup *setup)
+{
+    struct sockaddr_un address = {.sun_family = AF_UNIX};
+    int fd = socket (AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
+    struct end *c;
+
+    check ("socket", fd);
+    path_in_folder (address.sun_path, sizeof address.sun_path, setup->name);
+    check ("connect", connect (fd, (struct sockaddr *) &address, sizeof address));
+    c = new_end (fd, setup->size);
+    c->out = checked_alloc (setup->size);
+    return c;
+}
+
+static void
+disconnect_full (void *connection)
+{
+    close_end (connection);
+}
+
+static char *
+payload_full (void *connection)
+{
+    return ((struct end *) connection)->out;
+}
+
+static void
+send_full (void *connection)
+{
+    struct end *c = connection;
+
+    send_message (c, c->out, c->size);
+}
+
+static const char *
+receive_full (void *connection)
+{
+    struct end *c = connection;
+    char head[HEADER_SIZE];
+    uint32_t length;
+    ssize_t count = recv (c->fd, head, sizeof head, MSG_PEEK);
+
+    free (c->payload);
+    if (count != (ssize_t) sizeof head) {
+        fail ("full: %zd bytes of a header", count);
+    }
+    is_still_the_socket (c);
+    memcpy (&length, head + 1, sizeof length);
+    check ("recvmsg", receive_both (c, length));
+    while (c->have < HEADER_SIZE + length) {
+        wait_for (c->fd, POLLIN);
+        is_still_the_socket (c);
+        if (receive_rest (c) == 0) {
+            fail ("full: the server has closed the connection");
+        }
+    }
+    if (length != c->size) {
+        fail ("full: %u bytes have come instead of %zu", (unsigned) length, c->size);
+    }
+    return c->payload;
+}
+
+/* The server. */
+
+enum { MOST = 1024 };
+
+struct server {
+    struct inbox inbox;
+    int listener, set, clock;
+    struct end *by_number[MOST];
+    struct end *members[MOST];
+    int count;
+    size_t expected; /* the size of the last payload */
+};
+
+static struct server server;
+
+static void
+is_still_the_member (int fd)
+{
+    struct epoll_event none = {0};
+
+    if (epoll_ctl (server.set, EPOLL_CTL_ADD, fd, &none) == 0 || errno != EEXIST) {
+        fail ("full: the number is another file's");
+    }
+}
+
+static void
+watch (int fd)
+{
+    struct epoll_event event = {.events = EPOLLIN, .data.fd = fd};
+
+    check ("epoll_ctl", epoll_ctl (server.set, EPOLL_CTL_ADD, fd, &event));
+}
+
+static void
+take_client (void)
+{
+    int fd = accept4 (server.listener, NULL, NULL, SOCK_CLOEXEC);
+    struct end *c;
+
+    check ("accept4", fd);
+    if (fd >= MOST || server.count == MOST) {
+        fail ("full: more clients than there is room for");
+    }
+    watch (fd);
+    c = new_end (fd, 0);
+    c->ahead = checked_alloc (AHEAD);
+    c->place = server.count;
+    server.by_number[fd] = c;
+    server.members[server.count++] = c;
+}
+
+static void
+leave (struct end *c)
+{
+    struct end *moved = server.members[--server.count];
+
+    server.members[c->place] = moved;
+    moved->place = c->place;
+    server.by_number[c->fd] = NULL;
+    close_end (c);
+}
+
+/* The descriptors that are ready: a few are polled themselves, many by the set. */
+static int
+await_ready (int *ready)
+{
+    int found = 0;
+
+    if (server.count <= FEW) {
+        struct pollfd fds[FEW + 1];
+        int count = 0;
+
+        /* None of them has changed, and there is no other thread that could change them or wake this one: so there is no
+         * time limit, after which to look again, and no clock. */
+        for (int i = 0; i < server.count; i++) {
+            is_still_the_member (server.members[i]->fd);
+            fds[count++] = (struct pollfd) {.fd = server.members[i]->fd, .events = POLLIN};
+        }
+        is_still_the_member (server.listener);
+        fds[count++] = (struct pollfd) {.fd = server.listener, .events = POLLIN};
+        check ("poll", poll (fds, (nfds_t) count, -1));
+        for (int i = 0; i < count; i++) {
+            if (fds[i].revents != 0) {
+                ready[found++] = fds[i].fd;
+            }
+        }
+    } else {
+        struct pollfd fds[2] = {
+            {.fd = server.set, .events = POLLIN}, {.fd = server.clock, .events = POLLIN}
+        };
+        struct epoll_event events[BATCH];
+
+        check ("poll", poll (fds, 2, 1000));
+        found = epoll_wait (server.set, events, BATCH, 0);
+        check ("epoll_wait", found);
+        for (int i = 0; i < found; i++) {
+            ready[i] = events[i].data.fd;
+        }
+    }
+    return found;
+}
+
+/* The message that is received, to the program; its payload is freed when the next one comes. */
+static void
+hand_out (struct end *c, char *payload, size_t length)
+{
+    static char *before;
+
+    free (before);
+    before = payload;
+    server.expected = length;
+    if (! wants_answer (&server.inbox, payload, length)) {
+        return;
+    }
+    is_still_the_socket (c);
+    send_message (c, payload, length);
+}
+
+/* Messages that lie whole in what was read ahead; the begin of another one finds its place. */
+static void
+cut (struct end *c)
+{
+    int number = 0;
+
+    while (c->end - c->start >= HEADER_SIZE) {
+        const char *at = c->ahead + c->start;
+        size_t there = c->end - c->start - HEADER_SIZE;
+        uint32_t length;
+
+        memcpy (&length, at + 1, sizeof length);
+        if (there < length && length >= LARGE) {
+            c->length = length;
+            c->payload = payload_block (length);
+            memcpy (c->payload, at + HEADER_SIZE, there);
+            c->have = HEADER_SIZE + there;
+            c->start = c->end;
+            break;
+        } else if (there < length) {
+            break;
+        } else {
+            char *payload = payload_block (length);
+
+            memcpy (payload, at + HEADER_SIZE, length);
+            c->start += HEADER_SIZE + length;
+            if (number++ > 0) {
+                is_still_the_member (c->fd);
+            }
+            hand_out (c, payload, length);
+        }
+    }
+    memmove (c->ahead, c->ahead + c->start, c->end - c->start);
+    c->end -= c->start;
+    c->start = 0;
+}
+
+static void
+serve_member (struct end *c)
+{
+    ssize_t count;
+
+    is_still_the_member (c->fd);
+    if (c->have > 0) {
+        count = receive_rest (c);
+    } else if (c->end == 0 && server.expected >= LARGE) {
+        count = receive_both (c, server.expected);
+    } else {
+        count = recv (c->fd, c->ahead + c->end, AHEAD - c->end, MSG_DONTWAIT);
+        c->end += count > 0 ? (size_t) count : 0;
+        cut (c);
+    }
+    if (count == 0) {
+        leave (c);
+        return;
+    }
+    check ("recv", count);
+    if (c->have > 0 && c->have == HEADER_SIZE + c->length) {
+        char *payload = c->payload;
+
+        c->have = 0;
+        c->payload = NULL;
+        hand_out (c, payload, c->length);
+    }
+}
+
+static void
+serve_full (const struct setup *setup)
+{
+    struct sockaddr_un address = {.sun_family = AF_UNIX};
+
+    server.inbox.setup = setup;
+    server.listener = socket (AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
+    server.set = epoll_create1 (EPOLL_CLOEXEC);
+    server.clock = timerfd_create (CLOCK_MONOTONIC, TFD_CLOEXEC | TFD_NONBLOCK);
+    path_in_folder (address.sun_path, sizeof address.sun_path, setup->name);
+    check ("socket", server.listener);
+    check ("epoll_create1", server.set);
+    check ("timerfd_create", server.clock);
+    check ("bind", bind (server.listener, (struct sockaddr *) &address, sizeof address));
+    check ("listen", listen (server.listener, INT32_MAX));
+    watch (server.listener);
+    serving ();
+    for (;;) {
+        int ready[BATCH];
+        int found = await_ready (ready);
+
+        for (int i = 0; i < found; i++) {
+            if (ready[i] == server.listener) {
+                take_client ();
+            } else if (ready[i] != server.clock) {
+                serve_member (server.by_number[ready[i]]);
+            }
+        }
+    }
+}
+
+const struct transport full = {
+    .name = "full",
+    .serve = serve_full,
+    .connect = connect_full,
+    .payload = payload_full,
+    .send = send_full,
+    .receive = receive_full,
+    .disconnect = disconnect_full,
+};
