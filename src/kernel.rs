@@ -2,6 +2,7 @@
 
 pub mod ancillary;
 pub mod deadline;
+pub mod direct;
 pub mod event_fd;
 pub mod fd;
 pub mod internal_fds;
@@ -10,4 +11,5 @@ pub mod semaphore;
 pub mod signals;
 pub mod socket;
 pub mod socket_diag;
+pub mod threads;
 pub mod wait;

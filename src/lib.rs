@@ -38,7 +38,9 @@ mod service;
 pub mod internals {
     pub use crate::calls::flow::Flow;
     pub use crate::calls::wait_event::WaitEvent;
-    pub use crate::connection::frame_decoder::{Came, Cut, Frame, Inbound, Longest, READ_AHEAD, Receive};
+    pub use crate::connection::frame_decoder::{
+        Came, Cut, Frame, Inbound, Longest, READ_AHEAD, Receive, first_room,
+    };
     pub use crate::event_loop::loops::{closing, freed};
     pub use crate::event_loop::{Entry, Kind, List, What};
     pub use crate::frame::c_heap::{self, Block, OutOfMemory};

@@ -6,7 +6,7 @@ use std::mem::MaybeUninit;
 use std::ptr;
 
 use ipc::internals::{Block, c_heap};
-use ipc::internals::{Came, Cut, Frame, Inbound, Longest, READ_AHEAD, Receive};
+use ipc::internals::{Came, Cut, Frame, Inbound, Longest, READ_AHEAD, Receive, first_room};
 use ipc::internals::{Header, TooLong};
 use nix::errno::Errno;
 
@@ -188,16 +188,18 @@ impl Lane {
                 count = count_for(room.len());
                 Ok(write(room, &left[..count?]))
             }),
-            Way::Expected(size) => self.inbound.receive_expected(size, |head, room| {
-                count = count_for(HEADER + room.len());
-                let (front, rest) = left[..count?].split_at(HEADER.min(count?));
-                head[..front.len()].copy_from_slice(front);
-                Ok((front.len(), write(room, rest)))
-            }),
+            Way::Expected(size) => {
+                self.inbound.receive_expected(first_room(size, || left.len()), |head, room| {
+                    count = count_for(HEADER + room.len());
+                    let (front, rest) = left[..count?].split_at(HEADER.min(count?));
+                    head[..front.len()].copy_from_slice(front);
+                    Ok((front.len(), write(room, rest)))
+                })
+            }
         };
         trace!("  {way:?}, room for {asked}: {count:?}");
         assert!(asked > 0, "no room: nothing could come but what looks like the end");
-        self.check_room(way, asked);
+        self.check_room(way, asked, left.len());
         match (count, came) {
             (Ok(0), Ok(Came::End)) => return false,
             (Ok(count), Ok(came)) => {
@@ -211,10 +213,12 @@ impl Lane {
     }
 
     /// Whether the room that was asked to be filled is in bounds.
-    fn check_room(&self, way: Way, asked: usize) {
+    fn check_room(&self, way: Way, asked: usize, available: usize) {
         let announced = self.stream.announced(self.given);
         match (way, announced) {
-            (Way::Expected(size), _) => assert!(asked <= HEADER + size.min(ANNOUNCED)),
+            (Way::Expected(size), _) => {
+                assert!(asked <= HEADER + size.min(ANNOUNCED.max(GROWTH * available)))
+            }
             (Way::Ahead, None) => assert!(asked <= READ_AHEAD),
             (Way::Exact, None) => {
                 assert!(asked <= self.stream.told() + HEADER - self.given, "bytes beyond the header");

@@ -65,8 +65,7 @@ impl Accept {
     }
 
     fn adopt(&self, section: &Section, client: RawFd) -> Result<RawFd> {
-        let settings = table::lock(section, self.listener).settings();
-        let prepared = table::Prepared::new(settings).map_err(|_| Errno::ENOMEM);
+        let prepared = table::Prepared::for_client(section, self.listener).map_err(|_| Errno::ENOMEM);
         let adopted = prepared.and_then(|prepared| table::give_out(section, client, prepared));
         adopted.map(|()| client).inspect_err(|_| {
             let _ = fd::close(client);

@@ -18,7 +18,7 @@ use crate::connection::table;
 use crate::error::{Error, ipc_errors as Code};
 use crate::event_loop::loops;
 use crate::kernel::deadline::milliseconds;
-use crate::kernel::{ancillary, fd, internal_fds, socket};
+use crate::kernel::{ancillary, fd, socket};
 use crate::process::entry_guard::Section;
 use crate::service::endpoint;
 
@@ -28,9 +28,6 @@ const WITHOUT_DESCRIPTOR: i64 = 1000;
 /// Closes a descriptor. One that the library keeps, and the number of a connection whose end was just reported, is not the
 /// program's to close: EBADF.
 pub fn close_connection(section: &mut Section, fd: RawFd) -> Result<(), Error> {
-    if internal_fds::is_internal(fd) {
-        return Err(Error::new(Code::IPC_ERROR_USOCK_CLOSE, Errno::EBADF));
-    }
     match background::take_over(section, fd) {
         Ok(Some(Begun::First)) => loops::background_began(section),
         Ok(_) => {}

@@ -12,6 +12,7 @@ use crate::connection::send_queue::Room;
 use crate::connection::state::Connection;
 use crate::error::Error;
 use crate::kernel::fd;
+use crate::kernel::socket::send_frame;
 
 /// What is left of a frame: at most two pieces, and a descriptor that goes with the first byte.
 #[derive(Clone, Copy)]
@@ -52,7 +53,10 @@ impl<'a> Outgoing<'a> {
 
     /// Sends what the kernel takes.
     pub fn send(self, fd: RawFd) -> Result<usize, Errno> {
-        send(fd, &self.slices(), self.descriptor)
+        match self.descriptor {
+            None => send_frame(fd, self.pieces),
+            Some(_) => send(fd, &self.slices(), self.descriptor),
+        }
     }
 
     /// Keeps it in memory, behind what is there, if there is room.

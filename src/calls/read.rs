@@ -18,16 +18,17 @@ use nix::errno::Errno;
 
 use crate::calls::flow::Flow;
 use crate::calls::flush::{Flushing, is_any_queued};
-use crate::connection::frame_decoder::{Came, Cut, Frame, Receive};
+use crate::connection::frame_decoder::{ANNOUNCED, Came, Cut, Frame, Receive, first_room};
 use crate::connection::received_fds::Unwanted;
+use crate::connection::send::any_queued;
 use crate::connection::state::Connection;
 use crate::connection::table::{self, Slot};
 use crate::error::{Error, ipc_errors as Code};
 use crate::event_loop::loops;
-use crate::frame::c_heap::OutOfMemory;
-use crate::frame::header::{HEADER_SIZE, Header};
+use crate::frame::c_heap::{Block, OutOfMemory};
+use crate::frame::header::{HEADER_SIZE, Header, MAX_PAYLOAD};
+use crate::kernel::ancillary::Arriving;
 use crate::kernel::deadline::{Limit, now};
-use crate::kernel::fd::Patience;
 use crate::kernel::socket::Cookie;
 use crate::kernel::wait::Wait;
 use crate::kernel::{ancillary, signals, socket};
@@ -105,6 +106,45 @@ impl Read {
             limit: None,
             flushing: Flushing::default(),
         }
+    }
+
+    /// The next step of a read of a connection of which nothing is in memory, as most often: the wait for a header, or the frame
+    /// that the header is of, if it is there whole. None, and nothing is done, for all other steps.
+    pub fn quick(&mut self, section: &Section, wait: &mut Wait) -> Option<Flow<Frame>> {
+        let mut slot = table::lock_known(section, self.fd);
+        if !slot.is_plain() || slot.list().is_some() || any_queued() {
+            return None;
+        }
+        if wait.is_first() {
+            (self.cookie, self.is_certain) = slot.last_socket().ok()?;
+            self.counters = slot.counters();
+            wait.peek(self.fd, HEADER_SIZE);
+            return Some(Flow::Wait);
+        }
+        let peeked = wait.first()?;
+        if slot.counters() != self.counters || !self.cookie.is_behind(self.fd) {
+            return None;
+        }
+        let header = Header::decode(peeked, MAX_PAYLOAD).ok().filter(|header| header.length <= ANNOUNCED)?;
+        let mut payload = Block::with_capacity(header.length).ok()?;
+        let mut head = [0; HEADER_SIZE];
+        let mut filled = 0;
+        // If it fails, nothing was received.
+        let _ = payload.fill(header.length, |room| {
+            let (count, rest) = ancillary::receive_apart(self.fd, &mut head, room, Arriving::None)?;
+            filled = count;
+            Ok::<_, Errno>(rest)
+        });
+        if filled == HEADER_SIZE && head == peeked && payload.len() == header.length {
+            return Some(Flow::Done(Frame::new(header.kind, payload)));
+        }
+        if filled > 0
+            && let Ok(connection) = slot.entry()
+        {
+            // Another thread has taken the frame that was seen, or only a part of this one is there.
+            connection.inbound.begin(head, filled, payload);
+        }
+        None
     }
 
     /// `wait` has the outcome of the wait before, if there was one, and gets the next one. `admit` sees the header of the
@@ -207,7 +247,8 @@ impl Read {
         let mut inbound = settings.inbound();
         let fd = self.fd;
         let refuses = slot.refuses_descriptors();
-        let came = inbound.receive_expected(header.length, |head, room| {
+        let room = first_room(header.length, || socket::available(fd));
+        let came = inbound.receive_expected(room, |head, room| {
             unwanted.receive(refuses, None, |arriving| ancillary::receive_apart(fd, head, room, arriving))
         });
         match came {
@@ -253,9 +294,7 @@ impl Read {
                 return Ok(Look::Nothing { has_begun });
             }
             came = inbound.receive_exact(|room, wanted| {
-                unwanted.receive(refuses, wanted, |arriving| {
-                    ancillary::receive(fd, room, Patience::DontWait, arriving)
-                })
+                unwanted.receive(refuses, wanted, |arriving| ancillary::receive(fd, room, arriving))
             });
             match came {
                 Ok(Came::All | Came::Full) => {}

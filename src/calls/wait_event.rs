@@ -15,6 +15,7 @@ use std::os::fd::RawFd;
 use nix::errno::Errno;
 
 use crate::calls::flow::Flow;
+use crate::connection::frame_decoder::Frame;
 use crate::connection::stall::LOOK;
 use crate::connection::{background, table};
 use crate::error::{Error, ipc_errors as Code};
@@ -43,6 +44,34 @@ impl WaitEvent {
     /// events: one, and the others by [`more`].
     pub fn new(listener: Option<RawFd>, limit: Limit, most: usize) -> Self {
         Self { listener, limit, most, looks: 0, own: [None; 2] }
+    }
+
+    /// The next step of a wait for a list of a few connections, as most often: the wait for them, or the message that one of them
+    /// has. None, and nothing is done, for all other steps.
+    pub fn quick<L: List>(
+        &mut self,
+        section: &Section,
+        list: &L,
+        wait: &mut Wait,
+    ) -> Option<Flow<(L::Origin, Frame)>> {
+        if wait.is_first() {
+            let left = self.limit.left();
+            if left == 0 {
+                return None;
+            }
+            let (listener, most) = (self.listener, self.most);
+            return loops::quickly(section, list.key(), |event_loop| {
+                if let Some(message) = event_loop.go_on_quickly(section, list, listener, most) {
+                    return Some(Flow::Done(message));
+                }
+                let next = event_loop.begin_quickly(list, listener, most)?;
+                self.wait(section, wait, next, left);
+                Some(Flow::Wait)
+            });
+        }
+        let ready = wait.only_ready()?;
+        loops::quickly(section, list.key(), |event_loop| event_loop.serve_quickly(section, list, ready))
+            .map(Flow::Done)
     }
 
     /// `wait` has the outcome of the wait before, if there was one, and gets the next one. None if the time is over.
@@ -109,16 +138,18 @@ impl WaitEvent {
 
     fn wait(&mut self, section: &Section, wait: &mut Wait, mut next: WaitFor, left: i32) {
         self.own = [next.clock, None];
+        let mut limit = next.limit;
         if let Some(set) = background::set(section) {
             self.own = [next.clock, Some(set)];
             next.fds.push(set);
-            next.limit = next.limit.min(LOOK.unsigned_abs());
+            limit = Some(limit.unwrap_or(u32::MAX).min(LOOK.unsigned_abs()));
         }
         if left < 0 && !wait.is_first() {
             wait.block_signals();
         }
-        let limit = i32::try_from(next.limit).unwrap_or(i32::MAX);
-        let limit = if left < 0 { limit } else { limit.min(left) };
+        let limit = limit.map_or(-1, |limit| i32::try_from(limit).unwrap_or(i32::MAX));
+        // Below 0 without end.
+        let limit = if left < 0 || (0..left).contains(&limit) { limit } else { left };
         wait.poll_few(next.fds.as_slice(), libc::POLLIN, limit);
     }
 }

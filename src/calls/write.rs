@@ -39,6 +39,8 @@ use crate::process::entry_guard::{Section, Thread};
 enum Phase {
     /// It has not begun, or it is about to end without the turn.
     New,
+    /// It has the turn, and a part of its frame is sent.
+    Begun,
     /// It waits for the turn.
     Turn,
     /// It has the turn, and waits until the peer takes more.
@@ -80,12 +82,47 @@ impl<'a> Write<'a> {
         }
     }
 
+    /// Sends the frame if nothing stands before it, and the kernel takes all of it, as it does most often. Else the steps follow:
+    /// those of `begun`, if the kernel has taken a part.
+    pub fn at_once(
+        section: &Section,
+        fd: RawFd,
+        pieces: [&'a [u8]; 2],
+        begun: &mut Option<Self>,
+    ) -> Option<Result<Flow<()>, Error>> {
+        let frame = Outgoing::new(pieces, None);
+        let mut slot = table::lock_known(section, fd);
+        if frame.len() == 0 || !slot.has_nothing() || !slot.is_verified() {
+            return None;
+        }
+        match frame.send(fd) {
+            Ok(sent) if sent == frame.len() => Some(Ok(Flow::Done(()))),
+            Ok(sent) => {
+                let mut write = Self::new(fd, pieces, None);
+                (write.sent, write.list, write.phase) = (sent, slot.list(), Phase::Begun);
+                match slot.entry() {
+                    Ok(connection) => connection.turn.take(section.thread()),
+                    Err(errno) => {
+                        // The rest has to follow, or nothing may.
+                        give_up(fd, errno);
+                        return Some(Err(not_remembered(errno)));
+                    }
+                }
+                *begun = Some(write);
+                None
+            }
+            Err(Errno::EAGAIN) => None,
+            Err(errno) => Some(Err(failed(errno))),
+        }
+    }
+
     /// `wait` has the outcome of the wait before, if there was one, and gets the next one.
     pub fn step(&mut self, section: &Section, wait: &mut Wait) -> Result<Flow<()>, Error> {
         let next = match &mut self.phase {
             // The frame itself is sent.
             Phase::Behind(flush) => return Ok(flush.go_on(section, wait).unwrap_or(Flow::Done(()))),
             Phase::New => self.begin(section, wait),
+            Phase::Begun => self.wait_or_queue(section, wait),
             Phase::Turn => self.begin_with_turn(section, wait),
             Phase::Peer | Phase::Memory => self.go_on(section, wait),
             Phase::HeldBack(held_back) => held_back.go_on(section, self.frame, wait),
@@ -192,8 +229,12 @@ impl<'a> Write<'a> {
         }
         let connection = slot.entry().map_err(not_remembered)?;
         connection.turn.take(section.thread());
-        self.phase = Phase::Peer;
         drop(slot);
+        self.wait_or_queue(section, wait)
+    }
+
+    /// Waits until the peer takes more, or queues the rest. The call has the turn.
+    fn wait_or_queue(&mut self, section: &Section, wait: &mut Wait) -> Result<Flow<()>, Error> {
         if self.wait_for_peer(section, wait) {
             return Ok(Flow::Wait);
         }
@@ -302,10 +343,10 @@ impl<'a> Write<'a> {
         if self.sent == self.frame.len() {
             return Ok(Flow::Done(()));
         }
-        if !(is_late && self.list.is_some()) && self.wait_for_peer(section, wait) {
-            return Ok(Flow::Wait);
+        if is_late && self.list.is_some() {
+            return self.queue_rest(section, wait);
         }
-        self.queue_rest(section, wait)
+        self.wait_or_queue(section, wait)
     }
 
     /// Keeps the rest of the frame in memory; later calls send it. The call has the turn.

@@ -39,12 +39,16 @@ pub fn without_cancellation<R>(act: impl FnOnce() -> R) -> R {
     result
 }
 
-/// [`without_cancellation`]; a panic becomes this code and ENOTRECOVERABLE.
-fn guarded<R>(code: ipc_errors, act: impl FnOnce() -> Result<R, Error>) -> Result<R, Error> {
+/// A panic becomes this code and ENOTRECOVERABLE.
+fn without_panic<R>(code: ipc_errors, act: impl FnOnce() -> Result<R, Error>) -> Result<R, Error> {
     // Nothing else names it, and a linker takes out of an archive only what is named.
     std::hint::black_box(&REGISTER);
-    let result = without_cancellation(|| catch_unwind(AssertUnwindSafe(act)));
-    result.unwrap_or(Err(Error::new(code, Errno::ENOTRECOVERABLE)))
+    catch_unwind(AssertUnwindSafe(act)).unwrap_or(Err(Error::new(code, Errno::ENOTRECOVERABLE)))
+}
+
+/// Both.
+fn guarded<R>(code: ipc_errors, act: impl FnOnce() -> Result<R, Error>) -> Result<R, Error> {
+    without_cancellation(|| without_panic(code, act))
 }
 
 /// What the function returns: errno is kept on success and set on failure.
@@ -93,19 +97,49 @@ pub unsafe fn run<F>(code: ipc_errors, mut step: F) -> ipc_errors
 where
     F: FnMut(&mut Section, &mut Wait) -> Result<Flow<()>, Error>,
 {
-    const { assert!(!std::mem::needs_drop::<F>(), "a thread that is cancelled drops nothing") };
+    // SAFETY: as promised by the caller.
+    unsafe { run_quickly(code, &mut (), |(), _, _| None, |(), section, wait| step(section, wait)) }
+}
+
+/// [`run`] for a call with a state of its own that often needs little: before each step `quick` is tried, which does all of it
+/// or, with None, nothing that the step would not find as it was. Cancellation is not put off for it: it makes only such system calls as are no
+/// cancellation points ([`direct`]). While anything leaves in the background, it is not tried.
+///
+/// [`direct`]: crate::kernel::direct
+///
+/// # Safety
+/// As for [`run`].
+pub unsafe fn run_quickly<S, Q, F>(code: ipc_errors, state: &mut S, mut quick: Q, mut step: F) -> ipc_errors
+where
+    Q: FnMut(&mut S, &Section, &mut Wait) -> Option<Result<Flow<()>, Error>>,
+    F: FnMut(&mut S, &mut Section, &mut Wait) -> Result<Flow<()>, Error>,
+{
+    const {
+        assert!(!std::mem::needs_drop::<S>(), "a thread that is cancelled drops nothing");
+        assert!(!std::mem::needs_drop::<Q>(), "a thread that is cancelled drops nothing");
+        assert!(!std::mem::needs_drop::<F>(), "a thread that is cancelled drops nothing");
+    }
     // SAFETY: nothing was done yet.
     unsafe { pthread_testcancel() };
     let before = Errno::last_raw();
     let mut wait = Wait::default();
     let result = loop {
-        let next = guarded(code, || match Section::enter() {
-            Some(mut section) => {
-                background::send(&section, !wait.is_first());
-                step(&mut section, &mut wait)
-            }
+        let quickly = without_panic(code, || match Section::enter() {
+            Some(section) if !background::is_active() => quick(state, &section, &mut wait).transpose(),
+            Some(_) => Ok(None),
             None => Err(Error::new(code, Errno::EDEADLK)),
         });
+        let next = match quickly {
+            Ok(Some(flow)) => Ok(flow),
+            Ok(None) => guarded(code, || match Section::enter() {
+                Some(mut section) => {
+                    background::send(&section, !wait.is_first());
+                    step(state, &mut section, &mut wait)
+                }
+                None => Err(Error::new(code, Errno::EDEADLK)),
+            }),
+            Err(error) => Err(error),
+        };
         match next {
             // SAFETY: as promised by the caller.
             Ok(Flow::Wait) => unsafe { wait.run() },
@@ -114,6 +148,16 @@ where
         }
     };
     wait.unblock_signals();
+    finish(before, result)
+}
+
+/// [`call`] for a function that does nothing but use memory: it makes no system call that may be a cancellation point.
+pub fn call_on_memory(code: ipc_errors, body: impl FnOnce() -> Result<(), Error>) -> ipc_errors {
+    let before = Errno::last_raw();
+    let result = without_panic(code, || match Section::enter() {
+        Some(_section) => body(),
+        None => Err(Error::new(code, Errno::EDEADLK)),
+    });
     finish(before, result)
 }
 

@@ -7,7 +7,7 @@ use std::ptr;
 
 use nix::errno::Errno;
 
-use super::boundary::{call, call_or, required, required_const, run};
+use super::boundary::{call, call_or, required, required_const, run, run_quickly};
 use super::list::{CList, EMPTY, EXTRA};
 use super::messages;
 use super::types::{
@@ -76,13 +76,67 @@ pub(super) unsafe fn wait(
     event: *mut ipc_event,
     limit: Limit,
 ) -> ipc_errors {
-    let mut state = None;
+    let quick = |state: &mut Option<WaitEvent>, section: &Section, wait: &mut Wait| {
+        // SAFETY: as promised by the caller.
+        unsafe { quick_step(section, wait, state, clients, srv, event, limit) }.map(Ok)
+    };
+    let step = |state: &mut Option<WaitEvent>, section: &mut Section, wait: &mut Wait| {
+        // SAFETY: as promised by the caller.
+        let flow = unsafe { step(section, wait, state, clients, srv, event, (limit, 1)) };
+        Ok(flow?.map(drop))
+    };
     // SAFETY: as promised by the caller; plain data in this frame.
+    unsafe { run_quickly(ipc_errors::IPC_ERROR_WAIT_EVENT__SELECT, &mut None, quick, step) }
+}
+
+/// [`WaitEvent::quick`], and what it reports.
+///
+/// # Safety
+/// Each is NULL or points to what its type says.
+unsafe fn quick_step(
+    section: &Section,
+    wait: &mut Wait,
+    state: &mut Option<WaitEvent>,
+    clients: *mut ipc_connection_infos,
+    srv: *mut ipc_connection_info,
+    event: *mut ipc_event,
+    limit: Limit,
+) -> Option<Flow<()>> {
+    if clients.is_null() || event.is_null() {
+        return None;
+    }
+    // SAFETY: the caller's event.
+    let message = unsafe { if wait.is_first() { reuse_message(event) } else { (*event).m.cast() } };
+    if message.is_null() {
+        return None;
+    }
+    // SAFETY: the caller's list and service.
+    let (list, listener) = unsafe { (CList::new(clients, srv), fd_of(srv)) };
+    let state = state.get_or_insert_with(|| WaitEvent::new(listener, limit, 1));
+    let flow = state.quick(section, &list, wait)?;
+    Some(flow.map(|(origin, frame)| {
+        // SAFETY: the message of the caller's event is from malloc(3), as is what a signal handler may have put into it.
+        unsafe {
+            messages::replace(message, frame);
+            fill(event, ipc_event_type::IPC_EVENT_TYPE_MESSAGE, origin, message);
+        }
+    }))
+}
+
+/// Empties an event, and leaves its message, emptied, where it is: NULL without memory for one.
+///
+/// # Safety
+/// `event` is an event, and its message NULL or from malloc(3).
+unsafe fn reuse_message(event: *mut ipc_event) -> *mut ipc_message {
+    // SAFETY: as promised by the caller.
     unsafe {
-        run(ipc_errors::IPC_ERROR_WAIT_EVENT__SELECT, |section, wait| {
-            let flow = step(section, wait, &mut state, clients, srv, event, (limit, 1))?;
-            Ok(flow.map(drop))
-        })
+        let message = take_message(event).or_else(|| CBox::new(messages::EMPTY).ok());
+        let message = message.map_or(ptr::null_mut(), |mut message| {
+            message.set(messages::EMPTY);
+            message.into_c()
+        });
+        fill(event, ipc_event_type::IPC_EVENT_TYPE_NOT_SET, ptr::null_mut(), message);
+        message
     }
 }
 

@@ -7,7 +7,7 @@ use std::slice;
 
 use nix::errno::Errno;
 
-use super::boundary::{call, required, required_const, run};
+use super::boundary::{call, call_on_memory, required, required_const, run_quickly};
 use super::types::{ipc_message, msg_types};
 use crate::calls::read::Read;
 use crate::calls::write::Write;
@@ -16,6 +16,8 @@ use crate::error::{Error, ipc_errors};
 use crate::frame::c_heap::{self, Block, CBox};
 use crate::frame::header::{self, Header, MAX_PAYLOAD};
 use crate::kernel::fd;
+use crate::kernel::wait::Wait;
+use crate::process::entry_guard::Section;
 
 /// A message with nothing in it.
 pub(super) const EMPTY: ipc_message = ipc_message { r#type: 0, length: 0, payload: ptr::null_mut() };
@@ -85,7 +87,7 @@ pub(super) unsafe fn parts<'a>(
 ///
 /// # Safety
 /// `m` is a live message, whose payload is NULL or from malloc(3).
-unsafe fn replace(m: *mut ipc_message, frame: Frame) {
+pub(super) unsafe fn replace(m: *mut ipc_message, frame: Frame) {
     // SAFETY: as promised by the caller.
     unsafe { c_heap::free(m.replace(from_frame(frame)).payload) };
 }
@@ -95,16 +97,24 @@ unsafe fn replace(m: *mut ipc_message, frame: Frame) {
 /// # Safety
 /// `m` is NULL or a live message, whose payload is NULL or from malloc(3). The caller has nothing to drop.
 pub(super) unsafe fn read(m: *mut ipc_message, fd: Result<RawFd, Error>) -> ipc_errors {
-    let mut read = None;
+    let quick = |read: &mut Read, section: &Section, wait: &mut Wait| {
+        if m.is_null() || fd.is_err() {
+            return None;
+        }
+        let flow = read.quick(section, wait)?;
+        // SAFETY: the caller's message.
+        Some(Ok(flow.map(|frame| unsafe { replace(m, frame) })))
+    };
+    let step = |read: &mut Read, section: &mut Section, wait: &mut Wait| {
+        let m = required(m, ipc_errors::IPC_ERROR_MESSAGE_READ__NO_MESSAGE_PARAM)?;
+        fd?;
+        let flow = read.step(section, wait, &mut |_| Ok(()))?;
+        // SAFETY: the caller's message.
+        Ok(flow.map(|frame| unsafe { replace(m, frame) }))
+    };
+    let mut read = Read::new(fd.unwrap_or(-1));
     // SAFETY: plain data in this frame and, as promised, in the caller's.
-    unsafe {
-        run(ipc_errors::IPC_ERROR_USOCK_RECV, |section, wait| {
-            let m = required(m, ipc_errors::IPC_ERROR_MESSAGE_READ__NO_MESSAGE_PARAM)?;
-            let fd = fd?;
-            let flow = read.get_or_insert_with(|| Read::new(fd)).step(section, wait, &mut |_| Ok(()))?;
-            Ok(flow.map(|frame| replace(m, frame)))
-        })
-    }
+    unsafe { run_quickly(ipc_errors::IPC_ERROR_USOCK_RECV, &mut read, quick, step) }
 }
 
 /// Writes the message, and a descriptor if there is one, to a descriptor.
@@ -141,27 +151,29 @@ pub(super) unsafe fn write(
 ///
 /// # Safety
 /// The caller has nothing to drop.
-pub(super) unsafe fn send(
+pub(super) unsafe fn send<'a>(
     fd: Result<RawFd, Error>,
-    pieces: [&[u8]; 2],
+    pieces: [&'a [u8]; 2],
     descriptor: Option<RawFd>,
 ) -> ipc_errors {
     let code = ipc_errors::IPC_ERROR_USOCK_SEND;
-    let mut write = None;
+    let quick = |write: &mut Option<Write<'a>>, section: &Section, wait: &mut Wait| match (descriptor, fd) {
+        (None, Ok(fd)) if wait.is_first() => Write::at_once(section, fd, pieces, write),
+        _ => None,
+    };
+    let step = |write: &mut Option<Write<'a>>, section: &mut Section, wait: &mut Wait| {
+        let to = fd?;
+        if let (true, Some(descriptor)) = (wait.is_first(), descriptor) {
+            fd::check_open(descriptor).map_err(|errno| Error::new(code, errno))?;
+        }
+        let write = write.get_or_insert_with(|| Write::new(to, pieces, descriptor));
+        let this = ptr::from_mut(write).cast();
+        let flow = write.step(section, wait)?;
+        wait.if_cancelled(abandon, this);
+        Ok(flow)
+    };
     // SAFETY: plain data in this frame and, as promised, in the caller's.
-    unsafe {
-        run(code, |section, wait| {
-            let to = fd?;
-            if let (true, Some(descriptor)) = (wait.is_first(), descriptor) {
-                fd::check_open(descriptor).map_err(|errno| Error::new(code, errno))?;
-            }
-            let write = write.get_or_insert_with(|| Write::new(to, pieces, descriptor));
-            let this = ptr::from_mut(write).cast();
-            let flow = write.step(section, wait)?;
-            wait.if_cancelled(abandon, this);
-            Ok(flow)
-        })
-    }
+    unsafe { run_quickly(code, &mut None, quick, step) }
 }
 
 /// The thread ends while it waits in a write.
@@ -182,7 +194,7 @@ extern "C" fn abandon(write: *mut c_void) {
 /// IPC_ERROR_NOT_ENOUGH_MEMORY: ENOMEM.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn ipc_message_new(m: *mut *mut ipc_message, paylen: libc::ssize_t) -> ipc_errors {
-    call(ipc_errors::IPC_ERROR_NOT_ENOUGH_MEMORY, |_| {
+    call_on_memory(ipc_errors::IPC_ERROR_NOT_ENOUGH_MEMORY, || {
         let m = required(m, ipc_errors::IPC_ERROR_MESSAGE_NEW__NO_MESSAGE_PARAM)?;
         let mut message = CBox::new(EMPTY)?;
         message.set(from_frame(Frame::new(0, Block::zeroed(length_of(paylen)?)?)));
@@ -206,7 +218,7 @@ pub unsafe extern "C" fn ipc_message_format_read(
     buf: *const c_char,
     msize: libc::ssize_t,
 ) -> ipc_errors {
-    call(ipc_errors::IPC_ERROR_MESSAGE_FORMAT_READ__MESSAGE_SIZE, |_| {
+    call_on_memory(ipc_errors::IPC_ERROR_MESSAGE_FORMAT_READ__MESSAGE_SIZE, || {
         let m = required(m, ipc_errors::IPC_ERROR_MESSAGE_FORMAT_READ__EMPTY_MESSAGE)?;
         let buf = required_const(buf, ipc_errors::IPC_ERROR_MESSAGE_FORMAT_READ__EMPTY_BUFFER)?;
         let wrong = Error::new(ipc_errors::IPC_ERROR_MESSAGE_FORMAT_READ__MESSAGE_SIZE, Errno::EBADMSG);
@@ -236,7 +248,7 @@ pub unsafe extern "C" fn ipc_message_format_write(
     buf: *mut *mut c_char,
     msize: *mut libc::ssize_t,
 ) -> ipc_errors {
-    call(ipc_errors::IPC_ERROR_MESSAGE_FORMAT_WRITE__EMPTY_MESSAGE, |_| {
+    call_on_memory(ipc_errors::IPC_ERROR_MESSAGE_FORMAT_WRITE__EMPTY_MESSAGE, || {
         let m = required_const(m, ipc_errors::IPC_ERROR_MESSAGE_FORMAT_WRITE__EMPTY_MESSAGE)?;
         let buf = required(buf, ipc_errors::IPC_ERROR_MESSAGE_FORMAT_WRITE__EMPTY_BUFFER)?;
         let msize = required(msize, ipc_errors::IPC_ERROR_MESSAGE_FORMAT_WRITE__EMPTY_MSIZE)?;
@@ -312,7 +324,7 @@ pub unsafe extern "C" fn ipc_message_format(
     length: libc::ssize_t,
 ) -> ipc_errors {
     // SAFETY: the caller's message and payload.
-    call(ipc_errors::IPC_ERROR_NOT_ENOUGH_MEMORY, |_| unsafe { format(m, r#type, payload, length) })
+    call_on_memory(ipc_errors::IPC_ERROR_NOT_ENOUGH_MEMORY, || unsafe { format(m, r#type, payload, length) })
 }
 
 unsafe fn format(
@@ -349,7 +361,7 @@ pub unsafe extern "C" fn ipc_message_format_data(
 ) -> ipc_errors {
     let kind = msg_types::MSG_TYPE_DATA as c_char;
     // SAFETY: the caller's message and payload.
-    call(ipc_errors::IPC_ERROR_NOT_ENOUGH_MEMORY, |_| unsafe { format(m, kind, payload, length) })
+    call_on_memory(ipc_errors::IPC_ERROR_NOT_ENOUGH_MEMORY, || unsafe { format(m, kind, payload, length) })
 }
 
 /// Makes it a message of the type MSG_TYPE_SERVER_CLOSE without payload, as ipc_message_format does.
@@ -360,7 +372,7 @@ pub unsafe extern "C" fn ipc_message_format_server_close(m: *mut ipc_message) ->
     let (kind, code) =
         (msg_types::MSG_TYPE_SERVER_CLOSE as c_char, ipc_errors::IPC_ERROR_MESSAGE_FORMAT__NO_MESSAGE_PARAM);
     // SAFETY: the caller's message.
-    call(code, |_| unsafe { format(m, kind, ptr::null(), 0) })
+    call_on_memory(code, || unsafe { format(m, kind, ptr::null(), 0) })
 }
 
 /// Frees the message's payload and sets it to NULL, and the length to 0. The structure stays yours.
@@ -368,7 +380,7 @@ pub unsafe extern "C" fn ipc_message_format_server_close(m: *mut ipc_message) ->
 /// Error: IPC_ERROR_MESSAGE_EMPTY__EMPTY_MESSAGE_LIST: NULL (EINVAL).
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn ipc_message_empty(m: *mut ipc_message) -> ipc_errors {
-    call(ipc_errors::IPC_ERROR_MESSAGE_EMPTY__EMPTY_MESSAGE_LIST, |_| {
+    call_on_memory(ipc_errors::IPC_ERROR_MESSAGE_EMPTY__EMPTY_MESSAGE_LIST, || {
         let m = required(m, ipc_errors::IPC_ERROR_MESSAGE_EMPTY__EMPTY_MESSAGE_LIST)?;
         // SAFETY: the caller's message, whose payload is NULL or from malloc(3).
         unsafe {

@@ -51,7 +51,7 @@ fn close(number: RawFd) {
 fn connection_at(section: &Section, number: RawFd) -> UnixStream {
     let (ours, peer) = UnixStream::pair().unwrap();
     put_at(&ours, number);
-    table::give_out(section, number, Prepared::new(Settings::default()).unwrap()).unwrap();
+    table::give_out(section, number, Prepared::new(Settings::default(), false).unwrap()).unwrap();
     peer
 }
 
@@ -204,7 +204,7 @@ fn list_that_has_taken_a_connection_over_keeps_it() {
         let first = thread::spawn(move || {
             table::note_listed(&enter(), number, 8).unwrap();
             let list = table::lock(&enter(), number).list();
-            table::note_unlisted(&enter(), number, 8);
+            table::lock_known(&enter(), number).note_unlisted(8);
             list
         });
         let second = thread::spawn(move || _ = table::note_listed(&enter(), number, 16).unwrap());
@@ -213,7 +213,7 @@ fn list_that_has_taken_a_connection_over_keeps_it() {
         let list = table::lock(&enter(), number).list();
         assert_ne!(list, Some(8), "the first has given it up");
         assert!(before != Some(16) || list == Some(16), "the second has taken it over: {list:?}");
-        table::note_unlisted(&enter(), number, 16);
+        table::lock_known(&enter(), number).note_unlisted(16);
         close_connection(&mut enter(), number).unwrap();
     });
 }

@@ -15,10 +15,19 @@ use crate::frame::header::{self, HEADER_SIZE, Header, TooLong};
 pub const READ_AHEAD: usize = 16 << 10;
 
 /// How much is allocated for a payload that was announced and has not come. More is allocated as it comes.
-const ANNOUNCED: usize = 64 << 10;
+pub const ANNOUNCED: usize = 64 << 10;
 
 /// How much more than has come is then allocated: few steps, each a copy, up to the largest payload.
 const GROWTH: usize = 16;
+
+/// How much is allocated for a payload of this size of which nothing was received yet, if so many bytes may be there.
+pub fn first_room(expected: usize, available: impl FnOnce() -> usize) -> usize {
+    if expected <= ANNOUNCED {
+        expected
+    } else {
+        expected.min(ANNOUNCED.max(available().saturating_mul(GROWTH)))
+    }
+}
 
 /// The longest payload that a peer may announce.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -271,17 +280,17 @@ impl Inbound {
         Ok(Came::of(count, READ_AHEAD))
     }
 
-    /// Receives what there is of a frame whose payload is expected to have this size, straight into the block
-    /// that C will own. Nothing is half received, and descriptors are not wanted.
+    /// Receives what there is of a frame, straight into the block that C will own, which is made for a payload of this size.
+    /// Nothing is half received, and descriptors are not wanted.
     pub fn receive_expected(
         &mut self,
-        expected: usize,
+        size: usize,
         source: impl for<'a> FnOnce(
             &mut [u8; HEADER_SIZE],
             &'a mut [MaybeUninit<u8>],
         ) -> Result<(usize, &'a mut [u8]), Errno>,
     ) -> Result<Came, Receive> {
-        let mut payload = Block::with_capacity(expected.min(ANNOUNCED))?;
+        let mut payload = Block::with_capacity(size)?;
         let room = payload.capacity();
         let count = payload.fill(room, |room| {
             let (count, rest) = source(&mut self.header, room)?;
@@ -289,14 +298,26 @@ impl Inbound {
             Ok::<_, Errno>(rest)
         })?;
         let came = Came::of(self.filled + count, HEADER_SIZE + room);
-        if Header::decode(self.header, self.longest.0).is_ok_and(|header| header.length < count) {
-            // It is shorter, and others follow.
-            self.ahead = payload;
-            self.start = 0;
-        } else if count > 0 {
-            self.payload = payload;
-        }
+        self.begin(self.header, self.filled, payload);
         Ok(came)
+    }
+
+    /// Begins with what was received of a frame elsewhere: bytes of its header, and what followed them. Nothing else is there.
+    pub fn begin(&mut self, header: [u8; HEADER_SIZE], filled: usize, rest: Block) {
+        (self.header, self.filled) = (header, filled);
+        let length = Header::decode(header, self.longest.0).map_or(0, |header| header.length);
+        if rest.len() > length {
+            // It is shorter, and others follow.
+            (self.ahead, self.start) = (rest, 0);
+        } else if !rest.is_empty() {
+            self.payload = rest;
+        }
+    }
+
+    /// Takes the bytes that were received elsewhere. Nothing else is there.
+    pub fn read_ahead(&mut self, bytes: &mut Block) {
+        std::mem::swap(&mut self.ahead, bytes);
+        self.start = 0;
     }
 
     /// Takes a frame back that [`Inbound::cut`] has given out last.
@@ -384,7 +405,7 @@ mod tests {
             let came = match way {
                 Way::Exact => inbound.receive_exact(source(&mut rest, step)).unwrap(),
                 Way::Expected(size) if !inbound.has_begun() => {
-                    inbound.receive_expected(size, source_apart(&mut rest, step)).unwrap()
+                    inbound.receive_expected(first_room(size, || 0), source_apart(&mut rest, step)).unwrap()
                 }
                 _ => inbound.receive_ahead(&mut spare, source(&mut rest, step)).unwrap(),
             };

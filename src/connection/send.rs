@@ -11,7 +11,6 @@ use crate::connection::table::{self, Slot};
 use crate::error::{Error, ipc_errors as Code};
 use crate::frame::c_heap::OutOfMemory;
 use crate::kernel::ancillary::send_with;
-use crate::kernel::fd::Patience;
 use crate::kernel::socket;
 use crate::process::entry_guard::Section;
 use crate::process::sync::{AtomicUsize, Ordering};
@@ -82,10 +81,10 @@ pub fn send(fd: RawFd, pieces: &[IoSlice<'_>], descriptor: Option<RawFd>) -> Res
     match descriptor {
         Some(descriptor) => match send_with(fd, pieces, descriptor) {
             // The peer wants no descriptors: the message goes alone.
-            Err(Errno::EPERM) => socket::send_pieces(fd, pieces, Patience::DontWait),
+            Err(Errno::EPERM) => socket::send_pieces(fd, pieces),
             result => result,
         },
-        None => socket::send_pieces(fd, pieces, Patience::DontWait),
+        None => socket::send_pieces(fd, pieces),
     }
 }
 
@@ -124,6 +123,16 @@ pub fn flush_queue(slot: &mut Slot<'_>, fd: RawFd) -> Result<Flushed, Error> {
             Err(failed(errno))
         }
     }
+}
+
+/// The same for a connection whose number was verified; whether anything is yet to be sent to it.
+pub fn flush_verified(section: &Section, fd: RawFd) -> bool {
+    let mut slot = table::lock_known(section, fd);
+    if slot.get().is_some_and(|connection| connection.turn.is_free()) {
+        let _ = flush_queue(&mut slot, fd);
+        slot.remove_if_idle();
+    }
+    slot.get().is_some_and(|connection| connection.is_owed())
 }
 
 /// Sends what is queued for the connection, as far as the kernel takes it now.

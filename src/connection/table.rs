@@ -172,6 +172,29 @@ impl Slot<'_> {
         Ok(())
     }
 
+    /// Whether the number is that of a connection which the library has given out, with no settings of its own, of which nothing
+    /// is in memory, and for which the kernel lets no descriptors through; and there is memory for it.
+    pub fn is_plain(&self) -> bool {
+        self.has_nothing()
+            && self.known().is_some_and(|entry| {
+                entry.settings.is_none()
+                    && entry.cookie.is_some()
+                    && entry.closes & (REFUSES | CLOSING) == REFUSES
+            })
+    }
+
+    /// Whether nothing of a connection is in memory, and there is memory for it: no frame has begun, and none is queued.
+    pub fn has_nothing(&self) -> bool {
+        self.known().is_some_and(|entry| entry.connection.is_none()) && self.shard.spare.is_some()
+    }
+
+    /// Whether the number still is the socket that something is known of, if anything is, and not about to be closed.
+    pub fn is_verified(&self) -> bool {
+        self.known().is_none_or(|entry| {
+            entry.closes & CLOSING == 0 && (!entry.is_known() || entry.cookie.is_behind(self.fd))
+        })
+    }
+
     /// Forgets what is known of another socket with this number.
     pub fn forget_stranger(&mut self) {
         if let Some(known) = self.known().filter(|entry| entry.is_known()).map(|entry| entry.cookie) {
@@ -239,6 +262,11 @@ impl Slot<'_> {
         self.known().is_some_and(|entry| entry.closes & REFUSES != 0)
     }
 
+    /// The kernel refuses descriptors that are sent to this listening socket, and to those of its clients.
+    pub fn note_refuses(&mut self) {
+        self.known_mut().into_iter().for_each(|entry| entry.set(REFUSES, true));
+    }
+
     /// Whether descriptors may have been sent to the socket that were not received, and no other process receives from it.
     pub fn may_hold_descriptors(&self) -> bool {
         let is_known = |entry: &&Entry| entry.cookie.is_some();
@@ -249,6 +277,44 @@ impl Slot<'_> {
     /// The list that has the connection: its address.
     pub fn list(&self) -> Option<usize> {
         self.known().map(|entry| entry.list).filter(|list| *list != 0)
+    }
+
+    /// The list at this address has the connection no more.
+    pub fn note_unlisted(&mut self, list: usize) {
+        self.known_mut().filter(|entry| entry.list == list).into_iter().for_each(|entry| entry.list = 0);
+    }
+
+    fn note_closing(mut self, socket: Result<Cookie, Errno>) -> Result<Option<Memory>, Errno> {
+        let cookie = socket.unwrap_or(Cookie::NONE);
+        let is_closing =
+            |entry: &Entry| entry.closes & CLOSING != 0 && (!cookie.is_some() || entry.cookie == cookie);
+        // What the library makes for itself is no socket.
+        let is_internal = if cookie.is_some() {
+            internal_fds::is_kept(self.fd)
+        } else {
+            internal_fds::is_internal(self.fd)
+        };
+        if self.known().is_some_and(is_closing) || is_internal {
+            return Err(Errno::EBADF);
+        }
+        self.forget();
+        // Without memory for it two calls that close at the same time are the program's race.
+        if let Ok(entry) = self.place() {
+            entry.closes = entry.closes.wrapping_add(1) & !FLAGS;
+            entry.set(CLOSING, true);
+            entry.cookie = cookie;
+        }
+        Ok(self.into_discarded())
+    }
+
+    fn note_listed(mut self, list: usize, cookie: Cookie) -> Result<Cookie, Errno> {
+        HIGHEST.fetch_max(key(self.fd), Ordering::Relaxed);
+        let entry = self.place()?;
+        if !entry.cookie.is_some() {
+            entry.set(SHARED, fork_epoch::has_forked());
+        }
+        (entry.list, entry.cookie) = (list, cookie);
+        Ok(cookie)
     }
 
     /// Whether the number is that of a connection which the library has given out, and which is in no list.
@@ -355,13 +421,23 @@ pub fn make_room(section: &Section, near: RawFd) -> Result<(), OutOfMemory> {
 }
 
 /// Settings for a connection that is yet to come.
-pub struct Prepared(Option<Box<[Settings; 1]>>);
+pub struct Prepared {
+    settings: Option<Box<[Settings; 1]>>,
+    /// Whether its socket refuses descriptors already.
+    refuses: bool,
+}
 
 impl Prepared {
     /// Finds the memory for them.
-    pub fn new(settings: Settings) -> Result<Self, OutOfMemory> {
+    pub fn new(settings: Settings, refuses: bool) -> Result<Self, OutOfMemory> {
         let is_default = settings == Settings::default();
-        Ok(Self(if is_default { None } else { Some(boxed(settings)?) }))
+        Ok(Self { settings: if is_default { None } else { Some(boxed(settings)?) }, refuses })
+    }
+
+    /// Settings for a client of this service: its own.
+    pub fn for_client(section: &Section, service: RawFd) -> Result<Self, OutOfMemory> {
+        let slot = lock_known(section, service);
+        Self::new(slot.settings(), slot.refuses_descriptors())
     }
 }
 
@@ -372,7 +448,7 @@ pub fn has_ahead(section: &Section, fd: RawFd) -> bool {
 
 /// The library gives out this number as a new connection, with these settings. What another socket with the number has
 /// left is forgotten.
-pub fn give_out(section: &Section, fd: RawFd, Prepared(settings): Prepared) -> Result<(), Errno> {
+pub fn give_out(section: &Section, fd: RawFd, Prepared { settings, refuses }: Prepared) -> Result<(), Errno> {
     HIGHEST.fetch_max(key(fd), Ordering::Relaxed);
     let mut slot = lock_known(section, fd);
     slot.forget();
@@ -381,7 +457,7 @@ pub fn give_out(section: &Section, fd: RawFd, Prepared(settings): Prepared) -> R
         Ok(entry) => {
             entry.given = entry.given.wrapping_add(1);
             let may_pass = settings.as_deref().is_some_and(|[settings]| settings.descriptors);
-            let is_set = socket::pass_descriptors(fd, may_pass).is_ok();
+            let is_set = refuses && !may_pass || socket::pass_descriptors(fd, may_pass).is_ok();
             entry.set(REFUSES, is_set && !may_pass);
             (entry.settings, entry.cookie) = (settings, cookie);
             Ok(())
@@ -399,23 +475,18 @@ pub fn give_out(section: &Section, fd: RawFd, Prepared(settings): Prepared) -> R
 
 /// The library is about to close this number. What is known of it is forgotten; the memory is to be dropped where no lock
 /// is held. EBADF if another call is about to close it: by the time that this one would, the number may be another file's; or
-/// if that call has closed it and holds the number.
+/// if that call has closed it and holds the number; or if the descriptor is one that the library keeps.
 pub fn note_closing(section: &Section, fd: RawFd) -> Result<Option<Memory>, Errno> {
-    let mut slot = lock_known(section, fd);
-    let cookie = Cookie::of(fd).unwrap_or(Cookie::NONE);
-    let is_closing =
-        |entry: &Entry| entry.closes & CLOSING != 0 && (!cookie.is_some() || entry.cookie == cookie);
-    if slot.known().is_some_and(is_closing) || internal_fds::is_internal(fd) {
-        return Err(Errno::EBADF);
-    }
-    slot.forget();
-    // Without memory for it two calls that close at the same time are the program's race.
-    if let Ok(entry) = slot.place() {
-        entry.closes = entry.closes.wrapping_add(1) & !FLAGS;
-        entry.set(CLOSING, true);
-        entry.cookie = cookie;
-    }
-    Ok(slot.into_discarded())
+    let slot = lock_known(section, fd);
+    let socket = Cookie::of(fd);
+    slot.note_closing(socket)
+}
+
+/// The same for a socket: ENOTSOCK for what is none.
+pub fn note_closing_socket(section: &Section, fd: RawFd) -> Result<Option<Memory>, Errno> {
+    let slot = lock_known(section, fd);
+    let socket = Cookie::of(fd)?;
+    slot.note_closing(Ok(socket))
 }
 
 /// The number was closed.
@@ -428,23 +499,16 @@ pub fn note_closed(section: &Section, fd: RawFd) {
 /// The list at this address has the connection from now on: the last one, if the program has added it to several. Returns
 /// which socket it is.
 pub fn note_listed(section: &Section, fd: RawFd, list: usize) -> Result<Cookie, Errno> {
-    HIGHEST.fetch_max(key(fd), Ordering::Relaxed);
-    let mut slot = lock(section, fd);
+    let slot = lock(section, fd);
     let cookie = Cookie::of(fd)?;
-    let entry = slot.place()?;
-    if !entry.cookie.is_some() {
-        entry.set(SHARED, fork_epoch::has_forked());
-    }
-    (entry.list, entry.cookie) = (list, cookie);
-    Ok(cookie)
+    slot.note_listed(list, cookie)
 }
 
-/// The list at this address has the connection no more.
-pub fn note_unlisted(section: &Section, fd: RawFd, list: usize) {
-    let mut slot = lock_known(section, fd);
-    if let Some(entry) = slot.known_mut().filter(|entry| entry.list == list) {
-        entry.list = 0;
-    }
+/// The same for a connection that was given out just now.
+pub fn note_new_listed(section: &Section, fd: RawFd, list: usize) -> Result<Cookie, Errno> {
+    let slot = lock_known(section, fd);
+    let cookie = slot.last_socket()?.0;
+    slot.note_listed(list, cookie)
 }
 
 /// Visits every connection that has something to remember, part by part.

@@ -53,7 +53,7 @@ pub fn read(fd: RawFd, is_file: bool) -> Read {
     let is_hung_up = ready.contains(PollFlags::POLLHUP);
     let has_ended = is_hung_up || ready.contains(READ_END);
     let result = match socket::kind(fd) {
-        Some(Kind::Stream) => read_bytes(|room| socket::receive(fd, room, Patience::DontWait)),
+        Some(Kind::Stream) => read_bytes(|room| socket::receive(fd, room)),
         Some(Kind::Messages) => return read_message(fd, has_ended),
         None => {
             // What has hung up has nothing to wait for, and a terminal that is opened anew is not the one that has.
@@ -101,7 +101,7 @@ fn read_bytes(
 fn read_message(fd: RawFd, has_ended: bool) -> Read {
     let received = socket::next_size(fd).and_then(|size| {
         let mut bytes = Block::with_capacity(size.max(1)).map_err(|_| Errno::ENOMEM)?;
-        bytes.fill(size.max(1), |room| socket::receive(fd, room, Patience::DontWait))?;
+        bytes.fill(size.max(1), |room| socket::receive(fd, room))?;
         Ok(bytes)
     });
     match received {

@@ -25,12 +25,14 @@ use crate::event_loop::step::{Few, Input, Step, WaitFor};
 use crate::event_loop::turns::BATCH;
 use crate::event_loop::upkeep::Upkeep;
 use crate::kernel::internal_fds::KeptFd;
+use crate::kernel::threads;
 use crate::kernel::wait::FEW;
 use crate::process::entry_guard::Section;
 use crate::service::endpoint;
 
 mod accepting;
 mod edits;
+mod quick;
 mod turn;
 
 /// The loop of one list.
@@ -164,7 +166,7 @@ impl EventLoop {
                 return Err(nobody());
             }
         }
-        self.wait_for(is_idle).map(Step::Wait)
+        self.wait_for(list, is_idle).map(Step::Wait)
     }
 
     /// The program has called: what has it changed meanwhile?
@@ -177,24 +179,11 @@ impl EventLoop {
         most: usize,
     ) -> Result<(), Error> {
         self.held = None;
-        (self.is_holding, self.is_batch, self.is_waiting) = (false, false, false);
-        self.shown.clear();
-        self.forget_verified();
-        self.registry.turns.begin(most);
-        self.upkeep.scan.begin(may_wait);
-        let services = endpoint::opened();
-        let turns = &self.registry.turns;
-        let is_steady = self.upkeep.seen == list.shape()
-            && !self.upkeep.is_unchecked
-            && self.registry.has_listener(listener)
-            && self.upkeep.services == services
-            && turns.is_empty()
-            && !turns.has_ends()
-            && !self.upkeep.scan.is_overdue();
-        if is_steady {
+        if self.note_call(list, listener, may_wait, most) {
             // The set is looked at before the wait.
             return Ok(());
         }
+        let services = endpoint::opened();
         self.registry.forget_lost_set();
         let is_other = self.registry.set_listener(section, listener)?;
         if self.upkeep.seen != list.shape() || is_other {
@@ -213,6 +202,28 @@ impl EventLoop {
         } else {
             Ok(())
         }
+    }
+
+    /// A call begins. Whether nothing is left to report, and the program seems to have changed nothing.
+    fn note_call<L: List>(&mut self, list: &L, listener: Option<RawFd>, may_wait: bool, most: usize) -> bool {
+        (self.is_holding, self.is_batch, self.is_waiting) = (false, false, false);
+        self.shown.clear();
+        self.forget_verified();
+        self.registry.turns.begin(most);
+        self.upkeep.scan.begin(may_wait);
+        let turns = &self.registry.turns;
+        self.seems_unchanged(list, listener)
+            && turns.is_empty()
+            && !turns.has_ends()
+            && !self.upkeep.scan.is_overdue()
+    }
+
+    /// Whether the program has changed neither the array nor its size, nor the service, since the list was last looked through.
+    fn seems_unchanged<L: List>(&self, list: &L, listener: Option<RawFd>) -> bool {
+        self.upkeep.seen == list.shape()
+            && !self.upkeep.is_unchecked
+            && self.registry.has_listener(listener)
+            && self.upkeep.services == endpoint::opened()
     }
 
     /// The kernel is asked, and the clock, unless it has said which members are ready; whether there was nothing.
@@ -291,23 +302,38 @@ impl EventLoop {
     }
 
     /// Nothing is there: what to wait for.
-    fn wait_for(&mut self, is_idle: bool) -> Result<WaitFor, Error> {
+    fn wait_for<L: List>(&mut self, list: &L, is_idle: bool) -> Result<WaitFor, Error> {
+        let set = self.registry.poller_mut().ok_or(failed(Errno::EBADF))?.fd();
+        let few = self.few_members().unwrap_or(Few::one(set));
+        self.wait_for_few(list, few, is_idle).ok_or(failed(Errno::EBADF))
+    }
+
+    /// What to wait for: these descriptors; the clock, by which another thread wakes this one, if there may be any; and the time
+    /// when something is to be looked after. There is no such time if the descriptors are the members, all as they were
+    /// registered, and no other thread could change that: a signal handler ends the wait.
+    fn wait_for_few<L: List>(&mut self, list: &L, mut fds: Few, is_idle: bool) -> Option<WaitFor> {
         let looks = self.registry.members.count() / BATCH + 1;
-        let limit = self.tick();
-        let poller = self.registry.poller_mut().ok_or(failed(Errno::EBADF))?;
-        let (set, clock) = (poller.fd(), poller.clock());
-        let mut fds = self.few_members().unwrap_or(Few::one(set));
-        clock.into_iter().for_each(|clock| _ = fds.push(clock));
         self.is_waiting = true;
-        Ok(WaitFor { fds, clock, limit, is_idle, looks })
+        let poller = self.registry.poller_ref()?;
+        let is_alone = threads::is_only_one();
+        let (set, clock) = (poller.fd(), poller.clock().filter(|_| !is_alone));
+        let is_certain =
+            is_alone && !fds.as_slice().contains(&set) && !self.is_stalled && self.is_as_registered(list);
+        let limit = if is_certain { None } else { Some(self.tick()) };
+        clock.into_iter().for_each(|clock| _ = fds.push(clock));
+        Some(WaitFor { fds, clock, limit, is_idle, looks })
+    }
+
+    /// With the service, the clock, and what leaves in the background.
+    fn has_few_members(&self) -> bool {
+        self.registry.members.count() + 3 <= FEW
     }
 
     /// The members, if they are few: to wait for them takes half of the time that it takes to wait for the
     /// set. Only those that poll(2) reports as the set does: a connection that can be read, or a service.
     fn few_members(&self) -> Option<Few> {
         let members = &self.registry.members;
-        // With the service, the clock, and what leaves in the background.
-        if members.count() + 3 > FEW || self.registry.pause.is_on() {
+        if !self.has_few_members() || self.registry.pause.is_on() {
             return None;
         }
         let mut fds = Few::NONE;

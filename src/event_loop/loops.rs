@@ -63,6 +63,15 @@ pub fn with_loop<R>(
     result
 }
 
+/// Acts on the loop of a list, if there is one, in a way that leaves nothing to show or to give back.
+pub fn quickly<R>(
+    section: &Section,
+    list: usize,
+    act: impl FnOnce(&mut EventLoop) -> Option<R>,
+) -> Option<R> {
+    LOOPS.lock(section, part(list)).get_mut(&list).and_then(act)
+}
+
 /// [`with_loop`], if there is one.
 fn with_existing<R>(section: &Section, list: usize, act: impl FnOnce(&mut EventLoop) -> R) -> Option<R> {
     let mut shard = LOOPS.lock(section, part(list));

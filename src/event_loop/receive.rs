@@ -6,12 +6,16 @@ use std::os::fd::RawFd;
 
 use nix::errno::Errno;
 
-use crate::connection::frame_decoder::{Came, Cut, Frame, Inbound, Receive};
+use crate::connection::frame_decoder::{
+    ANNOUNCED, Came, Cut, Frame, Inbound, READ_AHEAD, Receive, first_room,
+};
 use crate::connection::received_fds::Unwanted;
-use crate::connection::table;
+use crate::connection::table::{self, Slot};
+use crate::event_loop::members::Token;
 use crate::frame::c_heap::{Block, OutOfMemory};
-use crate::kernel::ancillary;
-use crate::kernel::fd::Patience;
+use crate::frame::header::{self, HEADER_SIZE, Header, MAX_PAYLOAD};
+use crate::kernel::ancillary::Arriving;
+use crate::kernel::{ancillary, socket};
 use crate::process::entry_guard::Section;
 
 /// How often a connection receives in one turn, as long as there is more of a frame that is half received.
@@ -41,12 +45,19 @@ pub struct Receiver {
     expected: usize,
     /// A buffer for read-ahead that no connection needs at present.
     spare: Block,
+    /// A receive that has failed, of which the kernel says so once.
+    failure: Option<(Token, Errno)>,
 }
 
 impl Receiver {
     /// Receives a frame of the connection, or cuts one of what an earlier receive has brought; and whether there is more
     /// to cut. The descriptor still is the connection.
-    pub fn receive(&mut self, section: &Section, fd: RawFd) -> Result<(Received, bool), OutOfMemory> {
+    pub fn receive(
+        &mut self,
+        section: &Section,
+        token: Token,
+        fd: RawFd,
+    ) -> Result<(Received, bool), OutOfMemory> {
         let mut slot = table::lock_known(section, fd);
         // Before anything is taken from the kernel, so that nothing is lost for want of it.
         slot.reserve().map_err(|_| OutOfMemory)?;
@@ -54,14 +65,14 @@ impl Receiver {
         let mut unwanted = Unwanted::default();
         let (came, cut, more);
         if let Some(connection) = slot.get() {
-            (came, cut) = self.pull(&mut connection.inbound, fd, refuses, &mut unwanted);
+            (came, cut) = self.pull(&mut connection.inbound, token, fd, refuses, &mut unwanted);
             more = connection.inbound.has_ahead();
             if connection.is_idle() {
                 slot.remove_if_idle();
             }
         } else {
             let mut inbound = slot.settings().inbound();
-            (came, cut) = self.pull(&mut inbound, fd, refuses, &mut unwanted);
+            (came, cut) = self.pull(&mut inbound, token, fd, refuses, &mut unwanted);
             more = inbound.has_ahead();
             if !inbound.is_empty()
                 && let Ok(connection) = slot.entry()
@@ -83,10 +94,90 @@ impl Receiver {
         Ok((received, more))
     }
 
+    /// The next frame of a connection, of what was read ahead, or of what the kernel has if that is one frame, which is not large;
+    /// and whether there is more to cut. With none, what was received is in memory.
+    pub fn next_quickly(&mut self, section: &Section, token: Token, fd: RawFd) -> Option<(Frame, bool)> {
+        let mut slot = table::lock_known(section, fd);
+        if slot.get().is_some() {
+            return self.cut_quickly(slot);
+        }
+        if !slot.is_plain() || self.expected > ANNOUNCED {
+            return None;
+        }
+        if self.expected >= LARGE {
+            return self.receive_expected_quickly(slot, token, fd).map(|frame| (frame, false));
+        }
+        self.spare.reserve(READ_AHEAD).ok()?;
+        self.spare.clear();
+        let received = self.spare.fill(READ_AHEAD, |room| socket::receive(fd, room));
+        let count = received.map_err(|errno| self.note_failure(token, errno)).ok()?;
+        if let Ok(Some((header, payload))) = header::parse_front(self.spare.bytes(), MAX_PAYLOAD)
+            && HEADER_SIZE + payload.len() == count
+            && let Ok(payload) = Block::copy_of(payload)
+        {
+            self.expected = header.length;
+            return Some((Frame::new(header.kind, payload), false));
+        }
+        if count > 0
+            && let Ok(connection) = slot.entry()
+        {
+            connection.inbound.read_ahead(&mut self.spare);
+        }
+        None
+    }
+
+    /// A frame of the expected size, straight into the block that the program gets.
+    fn receive_expected_quickly(&mut self, mut slot: Slot<'_>, token: Token, fd: RawFd) -> Option<Frame> {
+        let mut payload = Block::with_capacity(self.expected).ok()?;
+        let (mut head, mut filled) = ([0; HEADER_SIZE], 0);
+        let count = payload.fill(self.expected, |room| {
+            let (count, rest) = ancillary::receive_apart(fd, &mut head, room, Arriving::None)?;
+            filled = count;
+            Ok::<_, Errno>(rest)
+        });
+        match Header::decode(head, MAX_PAYLOAD) {
+            Ok(header) if filled == HEADER_SIZE && count == Ok(header.length) => {
+                return Some(Frame::new(header.kind, payload));
+            }
+            _ => {}
+        }
+        if let Err(errno) = count {
+            self.note_failure(token, errno);
+        } else if filled > 0
+            && let Ok(connection) = slot.entry()
+        {
+            connection.inbound.begin(head, filled, payload);
+        }
+        None
+    }
+
+    fn note_failure(&mut self, token: Token, errno: Errno) {
+        if errno != Errno::EAGAIN {
+            self.failure = Some((token, errno));
+        }
+    }
+
+    /// The next frame of what was read ahead, and whether there is more.
+    fn cut_quickly(&mut self, mut slot: Slot<'_>) -> Option<(Frame, bool)> {
+        let inbound = &mut slot.get()?.inbound;
+        if !inbound.has_ahead() || inbound.descriptors.is_some() {
+            return None;
+        }
+        let frame = inbound.cut().ok().flatten()?;
+        self.expected = frame.payload.len();
+        let has_more = inbound.has_ahead();
+        if !has_more {
+            inbound.return_spare(&mut self.spare);
+            slot.remove_if_idle();
+        }
+        Some((frame, has_more))
+    }
+
     /// Cuts a frame of what has come in, and receives as long as there is none.
     fn pull(
         &mut self,
         inbound: &mut Inbound,
+        token: Token,
         fd: RawFd,
         refuses: bool,
         unwanted: &mut Unwanted,
@@ -95,14 +186,17 @@ impl Receiver {
         let mut came = Ok(Came::Full);
         for _ in 0..RECEIVES {
             let (Ok(None), Ok(Came::Full)) = (&cut, came) else { break };
+            if let Some((_, errno)) = self.failure.take().filter(|(failed, _)| *failed == token) {
+                came = Err(Receive::System(errno));
+                break;
+            }
             came = if self.expected < LARGE || inbound.has_begun() || inbound.descriptors.is_some() {
                 inbound.receive_ahead(&mut self.spare, |room, wanted| {
-                    unwanted.receive(refuses, wanted, |arriving| {
-                        ancillary::receive(fd, room, Patience::DontWait, arriving)
-                    })
+                    unwanted.receive(refuses, wanted, |arriving| ancillary::receive(fd, room, arriving))
                 })
             } else {
-                inbound.receive_expected(self.expected, |head, room| {
+                let room = first_room(self.expected, || socket::available(fd));
+                inbound.receive_expected(room, |head, room| {
                     unwanted
                         .receive(refuses, None, |arriving| ancillary::receive_apart(fd, head, room, arriving))
                 })

@@ -17,7 +17,7 @@ use std::os::fd::RawFd;
 
 use nix::errno::Errno;
 
-use crate::connection::table::{self, Memory};
+use crate::connection::table::{self, Memory, Slot};
 use crate::connection::{background, send};
 use crate::error::{Error, ipc_errors as Code};
 use crate::event_loop::accept::Pause;
@@ -141,11 +141,24 @@ impl Registry {
         {
             poller.remove(member.fd);
         }
+        let number = if member.has(NOTED) { Some(table::lock(section, member.fd)) } else { None };
+        self.forget_member(section, slot, member, number);
+    }
+
+    /// The same for a member that was verified just now: it is in the set, which is the library's own.
+    pub fn unregister_verified(&mut self, section: &Section, slot: u32, member: &Member) {
+        if let Some(poller) = self.poller_ref().filter(|_| !member.has(ALWAYS_READY)) {
+            poller.remove(member.fd);
+        }
+        let number = if member.has(NOTED) { Some(table::lock_known(section, member.fd)) } else { None };
+        self.forget_member(section, slot, member, number);
+    }
+
+    fn forget_member(&mut self, section: &Section, slot: u32, member: &Member, number: Option<Slot<'_>>) {
         self.members.release(slot);
         self.files.remove(&slot);
-        if member.has(NOTED) {
-            table::note_unlisted(section, member.fd, self.key);
-            let mut number = table::lock(section, member.fd);
+        if let Some(mut number) = number {
+            number.note_unlisted(self.key);
             let is_queued = number.get().is_some_and(|connection| !connection.outbound.is_empty());
             self.discard(number.into_discarded());
             if is_queued {
@@ -213,7 +226,10 @@ impl Registry {
     fn note_listed(&mut self, section: &Section, slot: u32) {
         let key = self.key;
         if let Some(member) = self.members.get_mut(slot).filter(|member| member.kind == Kind::Connection) {
-            let noted = table::note_listed(section, member.fd, key);
+            let noted = match member.state {
+                State::Accepted => table::note_new_listed(section, member.fd, key),
+                _ => table::note_listed(section, member.fd, key),
+            };
             member.set(NOTED, noted.is_ok());
             member.cookie = noted.unwrap_or(Cookie::NONE);
         }

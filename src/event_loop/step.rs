@@ -84,8 +84,8 @@ pub struct WaitFor {
     pub fds: Few,
     /// The clock: it is readable when another thread has something for the loop.
     pub clock: Option<RawFd>,
-    /// For how long at most, in milliseconds: then there is something to look after.
-    pub limit: u32,
+    /// For how long at most, in milliseconds: then there is something to look after. None if there is nothing.
+    pub limit: Option<u32>,
     /// Whether the kernel was asked just now, and had nothing.
     pub is_idle: bool,
     /// How often it is to be asked until all descriptors that were ready have been looked at.

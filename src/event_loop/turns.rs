@@ -81,6 +81,11 @@ impl Turns {
         self.ready.pop_front()
     }
 
+    /// The member that is to take its turn next.
+    pub fn next(&self) -> Option<Token> {
+        self.ready.front().copied()
+    }
+
     /// Whether no member is ready.
     pub fn is_empty(&self) -> bool {
         self.ready.is_empty()

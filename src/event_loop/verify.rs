@@ -22,6 +22,9 @@ impl Instruments<'_> {
         let Some(poller) = self.poller.filter(|_| !member.has(ALWAYS_READY)) else {
             return self.is_noted_file(slot, member);
         };
+        if poller.is_watched(member.fd) {
+            return true;
+        }
         match poller.probe(member.fd) {
             Err(Errno::EEXIST) => true,
             // It is not known whether the file is in the set: there was no memory to put it there.

@@ -8,7 +8,8 @@ use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
 use nix::Result;
 use nix::errno::Errno;
 
-use crate::kernel::fd::{Patience, written};
+use crate::kernel::direct;
+use crate::kernel::fd::written;
 use crate::kernel::socket::{self, sent};
 
 /// How many descriptors of one receive are kept; the others are closed.
@@ -45,7 +46,7 @@ pub enum Arriving<'a> {
     To(&'a mut dyn FnMut(OwnedFd)),
 }
 
-/// Receives into `pieces`, one after the other; 0 is the end of the stream.
+/// Receives into `pieces`, one after the other, without waiting; 0 is the end of the stream.
 ///
 /// # Safety
 /// The pieces are writable for their whole lengths.
@@ -64,7 +65,8 @@ unsafe fn receive_pieces(fd: RawFd, pieces: &mut [libc::iovec], flags: i32, arri
         message.msg_controllen = CONTROL as _;
     }
     // SAFETY: the header names the pieces, as promised, and `control`, writable for its whole length.
-    let count = unsafe { libc::recvmsg(fd, &raw mut message, flags | libc::MSG_CMSG_CLOEXEC) };
+    let count =
+        unsafe { direct::recvmsg(fd, &raw mut message, flags | libc::MSG_DONTWAIT | libc::MSG_CMSG_CLOEXEC) };
     if let (true, Arriving::To(take)) = (count >= 0, arriving) {
         // SAFETY: the kernel has written the header and the control messages that it names.
         unsafe { take_descriptors(&message, take) };
@@ -72,21 +74,20 @@ unsafe fn receive_pieces(fd: RawFd, pieces: &mut [libc::iovec], flags: i32, arri
     count
 }
 
-/// Receives at most `room`.
+/// Receives at most `room`, without waiting.
 #[allow(unsafe_code, reason = "see receive_pieces")]
 pub fn receive<'a>(
     fd: RawFd,
     room: &'a mut [MaybeUninit<u8>],
-    patience: Patience,
     arriving: Arriving<'_>,
 ) -> Result<&'a mut [u8]> {
     if let Arriving::None = arriving {
-        return socket::receive(fd, room, patience);
+        return socket::receive(fd, room);
     }
     let mut piece = [libc::iovec { iov_base: room.as_mut_ptr().cast(), iov_len: room.len() }];
     // SAFETY: `room` is writable for its whole length, and the kernel has written as much as it says.
     unsafe {
-        let count = receive_pieces(fd, &mut piece, patience.flags(), arriving);
+        let count = receive_pieces(fd, &mut piece, 0, arriving);
         written(room, count)
     }
 }
@@ -105,7 +106,7 @@ pub fn receive_apart<'a, const N: usize>(
         libc::iovec { iov_base: room.as_mut_ptr().cast(), iov_len: room.len() },
     ];
     // SAFETY: both are writable for their whole lengths.
-    let count = Errno::result(unsafe { receive_pieces(fd, &mut pieces, libc::MSG_DONTWAIT, arriving) })?;
+    let count = Errno::result(unsafe { receive_pieces(fd, &mut pieces, 0, arriving) })?;
     let count = count.unsigned_abs();
     // SAFETY: the kernel has filled `head` first, and then as much of `room`.
     Ok((count.min(N), unsafe { written(room, count.saturating_sub(N).cast_signed()) }?))
@@ -123,11 +124,10 @@ pub fn disarm_unreceived(fd: RawFd) {
     let mut room = [MaybeUninit::<u8>::uninit(); 4096];
     for _ in 0..UNRECEIVED {
         let mut disarm = |one: OwnedFd| socket::switch_linger_off(one.as_raw_fd());
-        let flags = libc::MSG_PEEK | libc::MSG_DONTWAIT;
         let mut piece = [libc::iovec { iov_base: room.as_mut_ptr().cast(), iov_len: room.len() }];
         #[allow(unsafe_code, reason = "see receive_pieces")]
         // SAFETY: `room` is writable for its whole length.
-        let count = unsafe { receive_pieces(fd, &mut piece, flags, Arriving::To(&mut disarm)) };
+        let count = unsafe { receive_pieces(fd, &mut piece, libc::MSG_PEEK, Arriving::To(&mut disarm)) };
         if count <= 0 {
             break;
         }
@@ -185,7 +185,7 @@ pub fn send_with(fd: RawFd, pieces: &[IoSlice<'_>], descriptor: RawFd) -> Result
         (*header).cmsg_len = libc::CMSG_LEN(size_of::<RawFd>() as u32) as _;
         libc::CMSG_DATA(header).cast::<RawFd>().write_unaligned(descriptor);
     }
-    let flags = Patience::DontWait.flags() | libc::MSG_NOSIGNAL;
+    let flags = libc::MSG_DONTWAIT | libc::MSG_NOSIGNAL;
     // SAFETY: the header names `pieces`, which have the layout of iovec and are only read, and `control`.
-    sent(unsafe { libc::sendmsg(fd, &raw const message, flags) })
+    sent(unsafe { direct::sendmsg(fd, &raw const message, flags) })
 }

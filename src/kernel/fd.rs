@@ -25,16 +25,6 @@ pub enum Patience {
     DontWait,
 }
 
-impl Patience {
-    /// The flags of recv(2) and send(2).
-    pub fn flags(self) -> i32 {
-        match self {
-            Self::Wait => 0,
-            Self::DontWait => libc::MSG_DONTWAIT,
-        }
-    }
-}
-
 /// A descriptor of the program, for the calls that want more than a number.
 #[allow(unsafe_code, reason = "the number comes from C; the kernel checks it at every call")]
 pub fn borrow(fd: RawFd) -> Result<BorrowedFd<'static>> {

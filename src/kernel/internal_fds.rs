@@ -282,8 +282,13 @@ pub fn is_marked(fd: RawFd) -> bool {
 
 /// Whether the number is that of a descriptor which the library keeps and the program knows nothing of.
 pub fn is_internal(fd: RawFd) -> bool {
+    is_marked(fd) || is_kept(fd)
+}
+
+/// Whether the number is that of a descriptor which the library keeps of a file that it did not make for itself.
+pub fn is_kept(fd: RawFd) -> bool {
     let kept = lock(&NOTED).get(&fd).and_then(|noted| noted.file);
-    is_marked(fd) || kept.is_some_and(|file| FileId::of(fd) == Ok(file))
+    kept.is_some_and(|file| FileId::of(fd) == Ok(file))
 }
 
 /// A descriptor of the program, by its number: EBADF for one that the library keeps, which the number of a

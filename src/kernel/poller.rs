@@ -13,6 +13,7 @@ use nix::errno::Errno;
 use nix::sys::epoll::EpollFlags;
 
 use crate::kernel::deadline;
+use crate::kernel::direct;
 use crate::kernel::fd::written;
 use crate::kernel::internal_fds::{self, InternalFd};
 use crate::process::fork_epoch;
@@ -167,7 +168,11 @@ impl Poller {
     /// Watches a descriptor that is not watched yet: EEXIST for one that is, as the file that it is now. EBADF also
     /// for one that the library keeps.
     pub fn add(&self, fd: RawFd, token: u64, interest: EpollFlags) -> Result<()> {
-        let fd = internal_fds::of_program(fd)?;
+        self.add_new(internal_fds::of_program(fd)?, token, interest)
+    }
+
+    /// The same for a descriptor that was made just now.
+    pub fn add_new(&self, fd: RawFd, token: u64, interest: EpollFlags) -> Result<()> {
         control(self.fd(), libc::EPOLL_CTL_ADD, fd, interest, token)
     }
 
@@ -193,14 +198,28 @@ impl Poller {
         result
     }
 
+    /// Whether the number is watched for certain, as the file that it is now: [`Poller::probe`], in short.
+    #[allow(unsafe_code, reason = "see control")]
+    pub fn is_watched(&self, fd: RawFd) -> bool {
+        let mut event = libc::epoll_event { events: 0, u64: PROBE };
+        // SAFETY: an event that the kernel only reads.
+        match unsafe { libc::epoll_ctl(self.fd(), libc::EPOLL_CTL_ADD, fd, &raw mut event) } {
+            0 => {
+                self.remove(fd);
+                false
+            }
+            _ => Errno::last_raw() == libc::EEXIST,
+        }
+    }
+
     /// What is ready by now.
     #[allow(unsafe_code, reason = "nix's Epoll::wait wants initialised events")]
     pub fn ready<'a>(&self, room: &'a mut [MaybeUninit<Readiness>]) -> Result<&'a mut [Readiness]> {
         let most = i32::try_from(room.len()).unwrap_or(i32::MAX);
         // SAFETY: `room` is writable for `most` events, and the kernel has written as many as it says.
         unsafe {
-            let count = libc::epoll_wait(self.fd(), room.as_mut_ptr().cast(), most, 0);
-            written(room, count as isize)
+            let count = direct::epoll_ready(self.fd(), room.as_mut_ptr().cast(), most);
+            written(room, count)
         }
     }
 }

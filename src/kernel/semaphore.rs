@@ -4,17 +4,20 @@
 #![deny(unsafe_code)]
 
 use std::cell::UnsafeCell;
+use std::mem::MaybeUninit;
 
 /// The semaphore; nobody waits for one that was never armed.
 #[repr(transparent)]
-pub struct Semaphore(UnsafeCell<libc::sem_t>);
+pub struct Semaphore(UnsafeCell<MaybeUninit<libc::sem_t>>);
 
 impl Semaphore {
     /// One that is not armed.
-    #[allow(unsafe_code, reason = "plain data")]
     pub fn new() -> Self {
-        // SAFETY: all zeros are bytes of a semaphore, which is set before it is used.
-        Self(UnsafeCell::new(unsafe { std::mem::zeroed() }))
+        Self(UnsafeCell::new(MaybeUninit::uninit()))
+    }
+
+    fn place(&self) -> *mut libc::sem_t {
+        self.0.get().cast()
     }
 
     /// Sets it so that a wait lasts until [`Waker::wake`], which the caller sees to be called no later than the semaphore
@@ -22,8 +25,8 @@ impl Semaphore {
     #[allow(unsafe_code, reason = "libc has no safe call")]
     pub fn arm(&self) -> Waker {
         // SAFETY: a place for a semaphore of this process, which no thread waits for.
-        unsafe { libc::sem_init(self.0.get(), 0, 0) };
-        Waker(self.0.get())
+        unsafe { libc::sem_init(self.place(), 0, 0) };
+        Waker(self.place())
     }
 }
 
@@ -33,7 +36,7 @@ impl Semaphore {
     #[allow(unsafe_code, reason = "libc has no safe call")]
     pub fn try_wait(&self) -> bool {
         // SAFETY: it is armed.
-        unsafe { libc::sem_trywait(self.0.get()) == 0 }
+        unsafe { libc::sem_trywait(self.place()) == 0 }
     }
 }
 

@@ -14,16 +14,17 @@ use nix::sys::socket::{self, Backlog, SockFlag};
 use nix::sys::stat::fstat;
 use nix::sys::time::TimeValLike;
 
-use crate::kernel::fd::{Patience, borrow, written};
+use crate::kernel::direct;
+use crate::kernel::fd::{borrow, written};
 use crate::kernel::internal_fds::beyond_standard;
 
-/// Receives at most `room`; an empty answer is the end of the stream. Descriptors that come along are closed by
+/// Receives at most `room`, without waiting; an empty answer is the end of the stream. Descriptors that come along are closed by
 /// the kernel, which may wait.
 #[allow(unsafe_code, reason = "nix receives into initialised bytes only")]
-pub fn receive(fd: RawFd, room: &mut [MaybeUninit<u8>], patience: Patience) -> Result<&mut [u8]> {
+pub fn receive(fd: RawFd, room: &mut [MaybeUninit<u8>]) -> Result<&mut [u8]> {
     // SAFETY: `room` is writable for its whole length, and the kernel has written as much as it tells.
     unsafe {
-        let count = libc::recv(fd, room.as_mut_ptr().cast(), room.len(), patience.flags());
+        let count = direct::recv(fd, room.as_mut_ptr().cast(), room.len(), libc::MSG_DONTWAIT);
         written(room, count)
     }
 }
@@ -75,30 +76,33 @@ pub fn sent(count: isize) -> Result<usize> {
 /// Bytes up to which one more copy costs less than to send in pieces.
 const SMALL: usize = 512;
 
-/// Sends what the kernel takes of `pieces`, one after the other: a peer that is gone is EPIPE and no signal.
+/// Sends what the kernel takes at once of `pieces`, one after the other: a peer that is gone is EPIPE and no signal.
 #[allow(unsafe_code, reason = "nix sends initialised arrays only, and makes room for control messages")]
-pub fn send_pieces(fd: RawFd, pieces: &[IoSlice<'_>], patience: Patience) -> Result<usize> {
-    let flags = libc::MSG_NOSIGNAL | patience.flags();
-    let mut room = [const { MaybeUninit::<u8>::uninit() }; SMALL];
-    let size: usize = pieces.iter().map(|piece| piece.len()).sum();
-    if size <= SMALL {
-        let mut end = room.as_mut_ptr().cast::<u8>();
-        for piece in pieces {
-            // SAFETY: all pieces together have room, and none lies in it.
-            unsafe {
-                std::ptr::copy_nonoverlapping(piece.as_ptr(), end, piece.len());
-                end = end.add(piece.len());
-            }
-        }
-        // SAFETY: the first `size` bytes were written just now.
-        return sent(unsafe { libc::send(fd, room.as_ptr().cast(), size, flags) });
-    }
+pub fn send_pieces(fd: RawFd, pieces: &[IoSlice<'_>]) -> Result<usize> {
+    let flags = libc::MSG_NOSIGNAL | libc::MSG_DONTWAIT;
     // SAFETY: all zeros is a message header without address, pieces and control messages.
     let mut message: libc::msghdr = unsafe { std::mem::zeroed() };
     message.msg_iov = pieces.as_ptr().cast_mut().cast();
     message.msg_iovlen = pieces.len();
     // SAFETY: the header names `pieces`, which have the layout of iovec and are only read.
-    sent(unsafe { libc::sendmsg(fd, &raw const message, flags) })
+    sent(unsafe { direct::sendmsg(fd, &raw const message, flags) })
+}
+
+/// Sends what the kernel takes at once of a frame's two pieces.
+#[allow(unsafe_code, reason = "see send_pieces")]
+pub fn send_frame(fd: RawFd, [head, payload]: [&[u8]; 2]) -> Result<usize> {
+    let size = head.len() + payload.len();
+    if size > SMALL {
+        return send_pieces(fd, &[IoSlice::new(head), IoSlice::new(payload)]);
+    }
+    let mut room = [const { MaybeUninit::<u8>::uninit() }; SMALL];
+    let place = room.as_mut_ptr().cast::<u8>();
+    // SAFETY: both pieces together have room, and neither lies in it; then as many bytes are initialised.
+    sent(unsafe {
+        std::ptr::copy_nonoverlapping(head.as_ptr(), place, head.len());
+        std::ptr::copy_nonoverlapping(payload.as_ptr(), place.add(head.len()), payload.len());
+        direct::send(fd, place, size, libc::MSG_NOSIGNAL | libc::MSG_DONTWAIT)
+    })
 }
 
 /// Takes one client from the listener's queue; its descriptor is close-on-exec.
@@ -151,6 +155,15 @@ pub fn unsent(fd: RawFd) -> Result<usize> {
     // SAFETY: the kernel writes one number.
     Errno::result(unsafe { libc::ioctl(fd, libc::TIOCOUTQ, &raw mut count) })?;
     Ok(usize::try_from(count).unwrap_or(0))
+}
+
+/// How many bytes wait to be received (SIOCINQ); nothing if the kernel does not say.
+#[allow(unsafe_code, reason = "nix has no such call")]
+pub fn available(fd: RawFd) -> usize {
+    let mut count: libc::c_int = 0;
+    // SAFETY: the kernel writes one number.
+    let result = unsafe { libc::ioctl(fd, libc::FIONREAD, &raw mut count) };
+    if result == 0 { usize::try_from(count).unwrap_or(0) } else { 0 }
 }
 
 /// Linux 6.16: of asm-generic/socket.h, the same on every architecture that libc knows but PA-RISC and SPARC.

@@ -54,6 +54,16 @@ size_t ipc_c_wait_size (void)
 	return sizeof (struct ipc_c_wait);
 }
 
+/* glibc 2.32: not 0 as long as the process has had one thread. */
+extern char __libc_single_threaded __attribute__ ((weak));
+
+int ipc_c_is_single_threaded (void);
+
+int ipc_c_is_single_threaded (void)
+{
+	return &__libc_single_threaded != NULL && __libc_single_threaded;
+}
+
 static long wait_for (struct ipc_c_wait *wait)
 {
 	struct pollfd *fds = wait->many != NULL ? wait->many : wait->few;

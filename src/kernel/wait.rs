@@ -6,8 +6,9 @@
 #![deny(unsafe_code)]
 
 use std::ffi::c_void;
+use std::mem::MaybeUninit;
 use std::os::fd::RawFd;
-use std::ptr;
+use std::{ptr, slice};
 
 use nix::Result;
 use nix::errno::Errno;
@@ -36,12 +37,12 @@ pub struct Wait {
     fd: RawFd,
     timeout: i32,
     count: u32,
-    few: [libc::pollfd; FEW],
+    few: [MaybeUninit<libc::pollfd>; FEW],
     many: *mut libc::pollfd,
-    bytes: [u8; BYTES],
+    bytes: [MaybeUninit<u8>; BYTES],
     size: u32,
     is_masked: i32,
-    mask: libc::sigset_t,
+    mask: MaybeUninit<libc::sigset_t>,
     held: [RawFd; 2],
     cancelled: Option<extern "C" fn(*mut c_void)>,
     argument: *mut c_void,
@@ -50,24 +51,20 @@ pub struct Wait {
     error: i32,
 }
 
-const NOTHING: libc::pollfd = libc::pollfd { fd: -1, events: 0, revents: 0 };
-
 impl Default for Wait {
     /// No wait yet.
-    #[allow(unsafe_code, reason = "a set of signals is plain data")]
     fn default() -> Self {
         Self {
             what: NOTHING_YET,
             fd: -1,
             timeout: -1,
             count: 0,
-            few: [NOTHING; FEW],
+            few: [const { MaybeUninit::uninit() }; FEW],
             many: ptr::null_mut(),
-            bytes: [0; BYTES],
+            bytes: [const { MaybeUninit::uninit() }; BYTES],
             size: 0,
             is_masked: 0,
-            // SAFETY: all zeros is an empty set of signals.
-            mask: unsafe { std::mem::zeroed() },
+            mask: MaybeUninit::uninit(),
             held: [-1; 2],
             cancelled: None,
             argument: ptr::null_mut(),
@@ -94,7 +91,7 @@ impl Wait {
     pub fn poll_few(&mut self, fds: &[RawFd], events: i16, timeout: i32) {
         self.set(POLL, fds.first().copied().unwrap_or(-1));
         for (place, fd) in self.few.iter_mut().zip(fds) {
-            *place = libc::pollfd { fd: *fd, events, revents: 0 };
+            place.write(libc::pollfd { fd: *fd, events, revents: 0 });
         }
         (self.count, self.timeout) = (u32::try_from(fds.len().min(FEW)).unwrap_or(0), timeout);
     }
@@ -121,7 +118,7 @@ impl Wait {
     pub fn connect(&mut self, fd: RawFd, address: &[u8], held: [RawFd; 2]) {
         self.set(CONNECT, fd);
         let count = address.len().min(BYTES);
-        self.bytes.iter_mut().zip(address).for_each(|(place, byte)| *place = *byte);
+        self.bytes.iter_mut().zip(address).for_each(|(place, byte)| _ = place.write(*byte));
         self.size = u32::try_from(count).unwrap_or(0);
         self.held = held;
     }
@@ -137,14 +134,16 @@ impl Wait {
         if self.is_masked == 0
             && let Some(mask) = signals::block()
         {
-            (self.is_masked, self.mask) = (1, mask);
+            (self.is_masked, self.mask) = (1, MaybeUninit::new(mask));
         }
     }
 
     /// Blocks what was blocked before, and no more.
+    #[allow(unsafe_code, reason = "a set that C uses, too")]
     pub fn unblock_signals(&mut self) {
         if std::mem::take(&mut self.is_masked) != 0 {
-            signals::restore(&self.mask);
+            // SAFETY: it was set when the signals were blocked.
+            signals::restore(unsafe { self.mask.assume_init_ref() });
         }
     }
 
@@ -175,20 +174,42 @@ impl Wait {
     /// What poll(2) has found at the one descriptor; nothing if the time was over before.
     pub fn events(&self) -> Result<i16> {
         self.result()?;
-        let [one, ..] = self.few;
-        if one.revents & libc::POLLNVAL != 0 { Err(Errno::EBADF) } else { Ok(one.revents) }
+        let found = self.polled().first().map_or(0, |one| one.revents);
+        if found & libc::POLLNVAL != 0 { Err(Errno::EBADF) } else { Ok(found) }
+    }
+
+    /// The few descriptors that were polled.
+    #[allow(unsafe_code, reason = "an array that C uses, too")]
+    fn polled(&self) -> &[libc::pollfd] {
+        let count = if self.many.is_null() { FEW.min(self.count as usize) } else { 0 };
+        // SAFETY: `poll_few` has written so many.
+        unsafe { slice::from_raw_parts(self.few.as_ptr().cast(), count) }
     }
 
     /// Which of the few descriptors poll(2) has found ready.
     pub fn ready(&self) -> impl Iterator<Item = RawFd> {
-        let few = self.few.iter().take(self.count as usize);
-        few.filter(|one| self.result > 0 && one.revents != 0).map(|one| one.fd)
+        self.polled().iter().filter(|one| self.result > 0 && one.revents != 0).map(|one| one.fd)
+    }
+
+    /// The descriptor that poll(2) has found readable, and nothing else of it, if it is the only one.
+    pub fn only_ready(&self) -> Option<RawFd> {
+        if self.what != POLL || self.result != 1 {
+            return None;
+        }
+        self.polled().iter().find(|one| one.revents == libc::POLLIN).map(|one| one.fd)
+    }
+
+    /// The first bytes of a socket, if so many as an array has were looked for and are there.
+    pub fn first<const N: usize>(&self) -> Option<[u8; N]> {
+        if self.what == PEEK { self.peeked().ok()?.try_into().ok() } else { None }
     }
 
     /// The bytes that were looked at.
+    #[allow(unsafe_code, reason = "an array that the kernel has written")]
     pub fn peeked(&self) -> Result<&[u8]> {
-        let count = self.result()?;
-        self.bytes.get(..count).ok_or(Errno::EOVERFLOW)
+        let bytes = self.bytes.get(..self.result()?).ok_or(Errno::EOVERFLOW)?;
+        // SAFETY: recv(2) has written as many as it said.
+        Ok(unsafe { slice::from_raw_parts(bytes.as_ptr().cast(), bytes.len()) })
     }
 
     /// Waits.

@@ -91,12 +91,12 @@ fn open_directory(directory: &CStr) -> nix::Result<OwnedFd> {
     open(directory, OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC, Mode::empty())
 }
 
-fn stream_socket() -> nix::Result<OwnedFd> {
+/// A socket, and whether it refuses descriptors. Those of a service's clients inherit that.
+fn stream_socket() -> nix::Result<(OwnedFd, bool)> {
     let socket = socket(AddressFamily::Unix, SockType::Stream, SockFlag::SOCK_CLOEXEC, None)?;
     let socket = beyond_standard(socket);
-    // Those of clients inherit it.
-    let _ = door::pass_descriptors(socket.as_raw_fd(), false);
-    Ok(socket)
+    let refuses = door::pass_descriptors(socket.as_raw_fd(), false).is_ok();
+    Ok((socket, refuses))
 }
 
 fn as_path(path: &CStr) -> &Path {
@@ -206,7 +206,7 @@ pub fn listen(section: &mut Section, path: &CStr) -> Result<RawFd, Error> {
         _ => {}
     }
     let failed_to_bind = |errno| Error::new(Code::IPC_ERROR_USOCK_INIT__BIND, errno);
-    let socket = stream_socket()
+    let (socket, refuses) = stream_socket()
         .map_err(|errno| Error::new(Code::IPC_ERROR_USOCK_INIT__WRONG_FILE_DESCRIPTOR, errno))?;
     let _alone = section.outside(|| lock_directory(path));
     remove_dead(path).map_err(failed_to_bind)?;
@@ -214,7 +214,7 @@ pub fn listen(section: &mut Section, path: &CStr) -> Result<RawFd, Error> {
     let fd = socket.as_raw_fd();
     let result = door::listen(fd)
         .map_err(|errno| Error::new(Code::IPC_ERROR_USOCK_INIT__LISTEN, errno))
-        .and_then(|()| remember(section, fd, path).map_err(failed_to_bind));
+        .and_then(|()| remember(section, fd, path, refuses).map_err(failed_to_bind));
     match result {
         Ok(()) => {
             OPENED.fetch_add(1, Ordering::Relaxed);
@@ -227,14 +227,18 @@ pub fn listen(section: &mut Section, path: &CStr) -> Result<RawFd, Error> {
     }
 }
 
-fn remember(section: &Section, fd: RawFd, path: &CStr) -> nix::Result<()> {
+fn remember(section: &Section, fd: RawFd, path: &CStr, refuses: bool) -> nix::Result<()> {
     let file = lstat(path)?;
     let service = Service {
         file: (file.st_dev, file.st_ino),
         maker: Service::this_process(),
         absolute: absolute(path)?,
     };
-    table::lock(section, fd).entry()?.service = Some(service);
+    let mut slot = table::lock(section, fd);
+    slot.entry()?.service = Some(service);
+    if refuses {
+        slot.note_refuses();
+    }
     Ok(())
 }
 
@@ -325,6 +329,7 @@ pub fn remove(path: &CStr) -> Result<(), Error> {
 #[derive(Clone, Copy)]
 pub struct Connect {
     socket: RawFd,
+    refuses: bool,
     through: RawFd,
 }
 
@@ -338,11 +343,11 @@ impl Connect {
             }
             _ => {}
         }
-        let socket = stream_socket().map_err(failed_to_connect)?;
+        let (socket, refuses) = stream_socket().map_err(failed_to_connect)?;
         let address = Address::of_existing(path).map_err(failed_to_connect)?;
         let bytes = address.bytes();
         let through = address.through.map_or(-1, IntoRawFd::into_raw_fd);
-        let connect = Self { socket: socket.into_raw_fd(), through };
+        let connect = Self { socket: socket.into_raw_fd(), refuses, through };
         wait.connect(connect.socket, &bytes, [connect.socket, through]);
         Ok(connect)
     }
@@ -353,7 +358,8 @@ impl Connect {
             let _ = fd::close(self.through);
         }
         let connected = outcome.result().and_then(|_| {
-            let prepared = table::Prepared::new(Settings::default()).map_err(|_| Errno::ENOMEM)?;
+            let prepared =
+                table::Prepared::new(Settings::default(), self.refuses).map_err(|_| Errno::ENOMEM)?;
             table::give_out(section, self.socket, prepared)
         });
         connected.map(|()| self.socket).map_err(|errno| {
@@ -388,7 +394,7 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("s");
         assert_eq!(is_alive(&c(&path)), Err(Errno::ENOENT));
-        let server = stream_socket().unwrap();
+        let (server, _) = stream_socket().unwrap();
         bind(server.as_raw_fd(), &UnixAddr::new(&path).unwrap()).unwrap();
         assert_eq!(is_alive(&c(&path)), Ok(true));
         nix::sys::socket::listen(&server, Backlog::new(1).unwrap()).unwrap();

@@ -12,6 +12,7 @@
 #include <sys/ioctl.h>
 #include <sys/mman.h>
 #include <sys/socket.h>
+#include <sys/syscall.h>
 #include <sys/stat.h>
 #include <sys/timerfd.h>
 #include <sys/uio.h>
@@ -177,13 +178,13 @@ static ssize_t failed (int fd)
 	return -1;
 }
 
-ssize_t recv (int fd, void *room, size_t size, int flags)
+static ssize_t recv_from (const void *caller, int fd, void *room, size_t size, int flags)
 {
 	static struct function here = FUNCTION ("recv");
 	ssize_t (*real) (int, void *, size_t, int);
 
 	*(void **) &real = real_of (&here);
-	if (fails (&here, CALLER, can_fail (flags))) {
+	if (fails (&here, caller, can_fail (flags))) {
 		if (fault != SHORT)
 			return failed (fd);
 		size = size > 0;
@@ -191,18 +192,28 @@ ssize_t recv (int fd, void *room, size_t size, int flags)
 	return real (fd, room, size, flags);
 }
 
-ssize_t send (int fd, const void *bytes, size_t size, int flags)
+ssize_t recv (int fd, void *room, size_t size, int flags)
+{
+	return recv_from (CALLER, fd, room, size, flags);
+}
+
+static ssize_t send_from (const void *caller, int fd, const void *bytes, size_t size, int flags)
 {
 	static struct function here = FUNCTION ("send");
 	ssize_t (*real) (int, const void *, size_t, int);
 
 	*(void **) &real = real_of (&here);
-	if (fails (&here, CALLER, can_fail (flags))) {
+	if (fails (&here, caller, can_fail (flags))) {
 		if (fault != SHORT)
 			return failed (fd);
 		size = size > 0;
 	}
 	return real (fd, bytes, size, flags);
+}
+
+ssize_t send (int fd, const void *bytes, size_t size, int flags)
+{
+	return send_from (CALLER, fd, bytes, size, flags);
 }
 
 /* The first byte of the pieces. */
@@ -218,7 +229,7 @@ static struct iovec first_byte (const struct iovec *pieces, size_t number)
 	return byte;
 }
 
-ssize_t recvmsg (int fd, struct msghdr *message, int flags)
+static ssize_t recvmsg_from (const void *caller, int fd, struct msghdr *message, int flags)
 {
 	static struct function here = FUNCTION ("recvmsg");
 	ssize_t (*real) (int, struct msghdr *, int);
@@ -227,7 +238,7 @@ ssize_t recvmsg (int fd, struct msghdr *message, int flags)
 	ssize_t result;
 
 	*(void **) &real = real_of (&here);
-	if (!fails (&here, CALLER, can_fail (flags)))
+	if (!fails (&here, caller, can_fail (flags)))
 		return real (fd, message, flags);
 	if (fault != SHORT)
 		return failed (fd);
@@ -240,7 +251,12 @@ ssize_t recvmsg (int fd, struct msghdr *message, int flags)
 	return result;
 }
 
-ssize_t sendmsg (int fd, const struct msghdr *message, int flags)
+ssize_t recvmsg (int fd, struct msghdr *message, int flags)
+{
+	return recvmsg_from (CALLER, fd, message, flags);
+}
+
+static ssize_t sendmsg_from (const void *caller, int fd, const struct msghdr *message, int flags)
 {
 	static struct function here = FUNCTION ("sendmsg");
 	ssize_t (*real) (int, const struct msghdr *, int);
@@ -248,13 +264,45 @@ ssize_t sendmsg (int fd, const struct msghdr *message, int flags)
 	struct iovec byte = first_byte (message->msg_iov, message->msg_iovlen);
 
 	*(void **) &real = real_of (&here);
-	if (!fails (&here, CALLER, can_fail (flags)))
+	if (!fails (&here, caller, can_fail (flags)))
 		return real (fd, message, flags);
 	if (fault != SHORT)
 		return failed (fd);
 	shorter.msg_iov = &byte;
 	shorter.msg_iovlen = 1;
 	return real (fd, &shorter, flags);
+}
+
+ssize_t sendmsg (int fd, const struct msghdr *message, int flags)
+{
+	return sendmsg_from (CALLER, fd, message, flags);
+}
+
+/* The library makes the calls above by their numbers, too. */
+long syscall (long number, ...)
+{
+	static struct function here = FUNCTION ("syscall");
+	long (*real) (long, ...);
+	long of[6];
+	va_list arguments;
+	int i;
+
+	va_start (arguments, number);
+	for (i = 0; i < 6; i++)
+		of[i] = va_arg (arguments, long);
+	va_end (arguments);
+	switch (number) {
+	case SYS_recvfrom:
+		return recv_from (CALLER, (int) of[0], (void *) of[1], (size_t) of[2], (int) of[3]);
+	case SYS_sendto:
+		return send_from (CALLER, (int) of[0], (const void *) of[1], (size_t) of[2], (int) of[3]);
+	case SYS_recvmsg:
+		return recvmsg_from (CALLER, (int) of[0], (struct msghdr *) of[1], (int) of[2]);
+	case SYS_sendmsg:
+		return sendmsg_from (CALLER, (int) of[0], (const struct msghdr *) of[1], (int) of[2]);
+	}
+	*(void **) &real = real_of (&here);
+	return real (number, of[0], of[1], of[2], of[3], of[4], of[5]);
 }
 
 ssize_t read (int fd, void *room, size_t size)

@@ -51,7 +51,7 @@ fn knowledge_ends_with_the_socket_whatever_gets_its_number() {
 fn counters_tell_what_the_library_did_with_the_number() {
     let section = Section::enter().unwrap();
     let (fd, _peer) = socket_at(930);
-    give_out(&section, fd, Prepared::new(Settings::default()).unwrap()).unwrap();
+    give_out(&section, fd, Prepared::new(Settings::default(), false).unwrap()).unwrap();
     assert_eq!(lock(&section, fd).counters(), (1, 0));
     lock(&section, fd).entry().unwrap().left_to_parent = true;
     assert!(note_closing(&section, fd).unwrap().is_some());
@@ -60,7 +60,7 @@ fn counters_tell_what_the_library_did_with_the_number() {
     note_closed(&section, fd);
     assert_eq!(lock(&section, fd).counters(), (1, 1));
     let settings = Settings { queue: Some(7), ..Settings::default() };
-    give_out(&section, fd, Prepared::new(settings).unwrap()).unwrap();
+    give_out(&section, fd, Prepared::new(settings, false).unwrap()).unwrap();
     assert_eq!(lock(&section, fd).counters(), (2, 1));
     assert_eq!(limits(&section, fd), Some(7));
     close(fd);
@@ -88,9 +88,9 @@ fn list_that_has_lost_the_connection_does_not_unlist_it_elsewhere() {
     let (fd, _peer) = socket_at(970);
     note_listed(&section, fd, 8).unwrap();
     note_listed(&section, fd, 16).unwrap();
-    note_unlisted(&section, fd, 8);
+    lock_known(&section, fd).note_unlisted(8);
     assert_eq!(lock(&section, fd).list(), Some(16));
-    note_unlisted(&section, fd, 16);
+    lock_known(&section, fd).note_unlisted(16);
     assert_eq!(lock(&section, fd).list(), None);
     close(fd);
 }

@@ -25,8 +25,7 @@ impl EventLoop {
             return None;
         }
         let has_room = self.registry.make_room().and_then(|()| table::make_room(section, fd));
-        let settings = table::lock_known(section, fd).settings();
-        match has_room.and_then(|()| Prepared::new(settings)) {
+        match has_room.and_then(|()| Prepared::for_client(section, fd)) {
             Ok(prepared) => Some(Step::Accept(fd, prepared)),
             Err(_) => {
                 self.pause_accepting(section);

@@ -111,7 +111,7 @@ impl EventLoop {
         }
         let key = self.registry.key();
         for fd in fds {
-            table::note_unlisted(section, fd, key);
+            table::lock_known(section, fd).note_unlisted(key);
             if send::is_queued(section, fd) {
                 background::watch(section, fd);
             }

@@ -21,7 +21,6 @@ use crate::event_loop::registry::failed;
 use crate::event_loop::step::Step;
 use crate::frame::c_heap::{Block, OutOfMemory};
 use crate::frame::header::TYPE_DATA;
-use crate::kernel::socket::Cookie;
 use crate::process::entry_guard::Section;
 
 impl EventLoop {
@@ -143,8 +142,10 @@ impl EventLoop {
     /// Receives a frame of the connection, or what else its peer has done.
     fn receive(&mut self, section: &Section, token: Token, fd: RawFd) -> Result<Option<What>, Error> {
         let slot = token.slot;
-        let (received, has_more) =
-            self.receiver.receive(section, fd).inspect_err(|_| self.registry.make_ready(slot, READABLE))?;
+        let (received, has_more) = self
+            .receiver
+            .receive(section, token, fd)
+            .inspect_err(|_| self.registry.make_ready(slot, READABLE))?;
         if has_more {
             self.registry.make_ready(slot, READABLE);
         }
@@ -152,14 +153,12 @@ impl EventLoop {
             Received::Message(frame) => return Ok(Some(What::Message(frame))),
             Received::Nothing => {}
             Received::End => {
-                send::flush(section, fd);
-                if is_owed(section, fd) {
+                self.set_state(slot, State::Draining);
+                if send::flush_verified(section, fd) {
                     // It may still read.
-                    self.set_state(slot, State::Draining);
                     self.registry.watch_output(slot, true);
                 } else {
                     self.registry.turns.push_end(token);
-                    self.set_state(slot, State::Draining);
                 }
             }
             Received::Broken => {
@@ -251,22 +250,24 @@ impl EventLoop {
         if !matches!(member.state, State::Broken | State::Draining | State::Closed) {
             return Ok(None);
         }
-        // What is no socket is not closed, either.
-        let is_it = member.state != State::Closed
-            && self.verify(section, token.slot)?
-            && Cookie::of(member.fd).is_ok();
+        let is_it =
+            member.state != State::Closed && (member.has(VERIFIED) || self.verify(section, token.slot)?);
         if is_it {
             // Without a descriptor for the rest it is lost: the peer has broken the protocol, or reads no more.
             drop(background::take_over(section, member.fd));
         }
         list.remove(member.index());
         if let Some(member) = self.registry.members.swap_remove(member.index()) {
-            self.registry.unregister(section, token.slot, &member);
+            if is_it {
+                self.registry.unregister_verified(section, token.slot, &member);
+            } else {
+                self.registry.unregister(section, token.slot, &member);
+            }
         }
         self.resume_accepting(section);
         let may_hold = table::lock_known(section, member.fd).may_hold_descriptors();
-        // Not if the program is about to close it.
-        if is_it && let Ok(memory) = table::note_closing(section, member.fd) {
+        // Not if the program is about to close it. What is no socket is not closed, either.
+        if is_it && let Ok(memory) = table::note_closing_socket(section, member.fd) {
             self.registry.discard(memory);
             self.is_holding = true;
             return Ok(Some(Step::End { fd: member.fd, may_hold, origin }));

@@ -46,11 +46,25 @@ impl Registry {
         self.poller.as_mut()
     }
 
+    /// Whether there are extra descriptors.
+    pub fn has_extras(&self) -> bool {
+        !self.files.is_empty()
+    }
+
+    /// The same, to be asked only.
+    pub fn poller_ref(&self) -> Option<&Poller> {
+        self.poller.as_ref()
+    }
+
     /// Puts the member into the set; if there is none yet, that is done when it is made.
     pub(super) fn watch(&mut self, slot: u32) -> nix::Result<()> {
         let (Some(member), Some(poller)) = (self.members.get(slot), &self.poller) else { return Ok(()) };
         let (fd, token) = (member.fd, Token::of_member(slot, member).data());
-        let result = match poller.add(fd, token, member.interest()) {
+        let added = match member.state {
+            State::Accepted => poller.add_new(fd, token, member.interest()),
+            _ => poller.add(fd, token, member.interest()),
+        };
+        let result = match added {
             Err(Errno::EEXIST) => poller.change(fd, token, member.interest()),
             result => result,
         };

@@ -1,0 +1,162 @@
+//! The common case in a straight line: a list of a few connections, as it was seen; one of them has a message, which is there
+//! whole. Whatever is not so is left to the steps, which find all as it was.
+
+#![forbid(unsafe_code)]
+
+use std::mem::MaybeUninit;
+use std::os::fd::RawFd;
+
+use crate::connection::frame_decoder::Frame;
+use crate::event_loop::list::{Kind, List};
+use crate::event_loop::list_loop::EventLoop;
+use crate::event_loop::members::{LISTENER, Member, QUEUED, READABLE, SENDING, State, Token, WRITABLE};
+use crate::event_loop::step::{Few, WaitFor};
+use crate::event_loop::turns::BATCH;
+use crate::process::entry_guard::Section;
+
+impl EventLoop {
+    /// The program calls, has changed nothing, and nothing is left to report: what to wait for.
+    pub fn begin_quickly<L: List>(
+        &mut self,
+        list: &L,
+        listener: Option<RawFd>,
+        most: usize,
+    ) -> Option<WaitFor> {
+        if !self.is_quick() || !self.note_call(list, listener, true, most) {
+            return None;
+        }
+        if self.has_few_members() {
+            let fds = self.few_members().filter(|fds| !fds.as_slice().is_empty())?;
+            return self.wait_for_few(list, fds, false);
+        }
+        let set = self.registry.poller_ref()?.fd();
+        self.wait_for_few(list, Few::one(set), false)
+    }
+
+    /// The program calls, has changed nothing, and members are left that were found to be ready: the message of the next one, and
+    /// whose it is.
+    pub fn go_on_quickly<L: List>(
+        &mut self,
+        section: &Section,
+        list: &L,
+        listener: Option<RawFd>,
+        most: usize,
+    ) -> Option<(L::Origin, Frame)> {
+        if !self.is_quick() || self.registry.turns.is_empty() || !self.seems_unchanged(list, listener) {
+            return None;
+        }
+        let message = self.turn_quickly(section, list)?;
+        self.note_call(list, listener, true, most);
+        Some(message)
+    }
+
+    /// The turn of the member that is next.
+    fn turn_quickly<L: List>(&mut self, section: &Section, list: &L) -> Option<(L::Origin, Frame)> {
+        let token = self.registry.turns.next()?;
+        let member = *self.registry.members.find(token).filter(|member| is_common(member))?;
+        let is_due = member.has(READABLE) && (!self.registry.turns.is_over() || self.is_nothing_new(token));
+        let origin = self.origin(list, &member).filter(|_| is_due && self.registry.verify(token.slot))?;
+        let (frame, has_more) = self.receiver.next_quickly(section, token, member.fd)?;
+        let _ = self.registry.turns.pop();
+        if has_more {
+            self.registry.turns.push(token);
+        } else if let Some(member) = self.registry.members.get_mut(token.slot) {
+            member.take(QUEUED | READABLE);
+        }
+        Some((origin, frame))
+    }
+
+    /// Whether the kernel has nothing new but of this member; a round begins then.
+    fn is_nothing_new(&mut self, token: Token) -> bool {
+        // Of extra descriptors it reports once what is new.
+        let Some(poller) = self.registry.poller_ref().filter(|_| !self.registry.has_extras()) else {
+            return false;
+        };
+        let mut room = [const { MaybeUninit::uninit() }; 2];
+        let is_nothing = match poller.ready(&mut room) {
+            Ok([]) => true,
+            Ok([one]) => one.u64 == token.data() && one.events == libc::EPOLLIN.cast_unsigned(),
+            _ => false,
+        };
+        if is_nothing {
+            self.registry.turns.begin_round();
+        }
+        is_nothing
+    }
+
+    /// Whether nothing is due but messages of members.
+    fn is_quick(&self) -> bool {
+        self.held.is_none()
+            && !self.registry.has_event_fd()
+            && !self.registry.turns.has_ends()
+            && self.registry.poller_ref().is_some_and(|poller| !poller.is_tick_due())
+    }
+
+    /// What events name a member with that stands in the list as it was seen.
+    fn origin<L: List>(&self, list: &L, member: &Member) -> Option<L::Origin> {
+        let is_it = list.entry(member.index()).is_some_and(|entry| member.is(entry));
+        list.origin(member.index()).filter(|_| is_it)
+    }
+
+    /// Of the descriptors that were waited for this one is ready: the message of a connection, and whose it is.
+    pub fn serve_quickly<L: List>(
+        &mut self,
+        section: &Section,
+        list: &L,
+        ready: RawFd,
+    ) -> Option<(L::Origin, Frame)> {
+        if !self.is_quick() || !self.registry.turns.is_empty() {
+            return None;
+        }
+        if !self.has_few_members() {
+            return self.serve_set_quickly(section, list, ready);
+        }
+        let is_it = |member: &Member| member.fd == ready && is_common(member);
+        let (slot, member) = self.registry.members.slots().find(|(_, member)| is_it(member))?;
+        let token = Token::of_member(slot, member);
+        let origin = self.origin(list, member).filter(|_| self.registry.verify(slot))?;
+        let (frame, _) = self.receiver.next_quickly(section, token, ready)?;
+        self.is_waiting = false;
+        Some((origin, frame))
+    }
+
+    /// The same if that is the set.
+    fn serve_set_quickly<L: List>(
+        &mut self,
+        section: &Section,
+        list: &L,
+        ready: RawFd,
+    ) -> Option<(L::Origin, Frame)> {
+        let poller = self.registry.poller_ref().filter(|poller| poller.fd() == ready)?;
+        let mut room = [const { MaybeUninit::uninit() }; BATCH];
+        let brought = poller.ready(&mut room).ok()?;
+        let collected = self.registry.collect(brought);
+        if collected.has_ticked {
+            // Just now: the steps look after what is to be looked after.
+            self.registry.poller_mut()?.tick_in(0, false);
+        }
+        if collected.has_ticked || collected.is_stale {
+            return None;
+        }
+        self.is_waiting = false;
+        self.turn_quickly(section, list)
+    }
+
+    /// Whether the list is as the mirror, and each number, the service's, too, still is the file that was registered.
+    pub(super) fn is_as_registered<L: List>(&self, list: &L) -> bool {
+        let members = &self.registry.members;
+        let (_, size) = list.shape();
+        size == members.count()
+            && !members.differs(list, 0..size)
+            && members.slots().all(|(slot, _)| self.registry.verify(slot))
+            && (members.listener().is_none() || self.registry.verify(LISTENER))
+    }
+}
+
+/// Whether the member is a connection, as it should be, with nothing to be sent.
+fn is_common(member: &Member) -> bool {
+    member.state == State::Open
+        && member.kind == Kind::Connection
+        && !member.has(SENDING)
+        && !member.has(WRITABLE)
+}

@@ -1,0 +1,47 @@
+//! send(2), recv(2) and their kin by syscall(2): as functions of the C library they are cancellation points, and a call that
+//! does not wait is none, so that it need not put cancellation off. Callers pass `MSG_DONTWAIT`.
+#![deny(unsafe_code)]
+#![allow(unsafe_code, reason = "each is a system call of that name, with its safety")]
+
+use std::ffi::c_int;
+use std::os::fd::RawFd;
+
+/// # Safety
+/// As for send(2).
+pub unsafe fn send(fd: RawFd, bytes: *const u8, size: usize, flags: c_int) -> isize {
+    let (none, no_size) = (std::ptr::null::<u8>(), 0_usize);
+    // SAFETY: as promised by the caller.
+    (unsafe { libc::syscall(libc::SYS_sendto, fd, bytes, size, flags, none, no_size) }) as isize
+}
+
+/// # Safety
+/// As for sendmsg(2).
+pub unsafe fn sendmsg(fd: RawFd, message: *const libc::msghdr, flags: c_int) -> isize {
+    // SAFETY: as promised by the caller.
+    (unsafe { libc::syscall(libc::SYS_sendmsg, fd, message, flags) }) as isize
+}
+
+/// # Safety
+/// As for recv(2).
+pub unsafe fn recv(fd: RawFd, room: *mut u8, size: usize, flags: c_int) -> isize {
+    let none = std::ptr::null::<u8>();
+    // SAFETY: as promised by the caller.
+    (unsafe { libc::syscall(libc::SYS_recvfrom, fd, room, size, flags, none, none) }) as isize
+}
+
+/// What is ready by now.
+///
+/// # Safety
+/// As for epoll_wait(2).
+pub unsafe fn epoll_ready(set: RawFd, room: *mut libc::epoll_event, most: c_int) -> isize {
+    let (now, mask, size) = (0, std::ptr::null::<u8>(), 0_usize);
+    // SAFETY: as promised by the caller.
+    (unsafe { libc::syscall(libc::SYS_epoll_pwait, set, room, most, now, mask, size) }) as isize
+}
+
+/// # Safety
+/// As for recvmsg(2).
+pub unsafe fn recvmsg(fd: RawFd, message: *mut libc::msghdr, flags: c_int) -> isize {
+    // SAFETY: as promised by the caller.
+    (unsafe { libc::syscall(libc::SYS_recvmsg, fd, message, flags) }) as isize
+}
