@@ -90,6 +90,7 @@ static MESSAGES: Source = Source::new(&["messages.c"], &[]);
 static ERRORS: Source = Source::new(&["errors.c"], &[]);
 static CROWD: Source = Source::new(&["crowd.c"], &[]);
 static EXCHANGE: Source = Source::new(&["exchange.c"], &[]);
+static ALONE: Source = Source::new(&["alone.c"], &["-pthread"]);
 static THREADS: Source = Source::new(&["threads.c"], &["-pthread"]);
 static TWO_FILES: Source = Source::new(&["two_files_a.c", "two_files_b.c"], &[]);
 /// The macros are empty, as they were.
@@ -106,6 +107,16 @@ static UNDECLARED: Source = Source::new(&["undeclared.c"], &[]);
 #[test]
 fn layout() {
     LAYOUT.runs_silently();
+}
+
+#[test]
+fn alone() {
+    ALONE.runs_silently();
+}
+
+#[test]
+fn alone_in_valgrind() {
+    ALONE.is_clean_in_valgrind();
 }
 
 #[test]

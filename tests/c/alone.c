@@ -1,0 +1,290 @@
+/*
+ * A server of one thread, which waits without a time limit for its few connections: whatever it has done to their descriptors
+ * before, or a signal handler does meanwhile, is noticed all the same. IPC_RUNDIR names a directory.
+ */
+#ifndef _GNU_SOURCE
+#define _GNU_SOURCE
+#endif
+#include "check.h"
+
+#include <ipc_ext.h>
+#include <fcntl.h>
+#include <pthread.h>
+#include <sys/epoll.h>
+
+#define CLIENTS 3
+
+static char *environment[] = { NULL };
+static struct ipc_connection_info srv, peer[CLIENTS];
+static struct ipc_connection_infos list;
+static struct ipc_event event;
+
+static void wait_for (enum ipc_event_type type)
+{
+	EXPECT_OK (ipc_wait_event (&list, &srv, &event));
+	CHECK (event.type == type);
+}
+
+static void say (int number, const char *text)
+{
+	struct ipc_message m;
+
+	memset (&m, 0, sizeof m);
+	EXPECT_OK (ipc_message_format_data (&m, text, (ssize_t) strlen (text)));
+	EXPECT_OK (ipc_write (&peer[number], &m));
+	EXPECT_OK (ipc_message_empty (&m));
+}
+
+static void expect_text (const char *text)
+{
+	const struct ipc_message *m;
+
+	wait_for (IPC_EVENT_TYPE_MESSAGE);
+	m = (const struct ipc_message *) event.m;
+	CHECK (m->length == strlen (text) && memcmp (m->payload, text, m->length) == 0);
+}
+
+/* So many clients, each of which has spoken, so that the next wait is one like those in the middle of a service. */
+static void begin (int clients)
+{
+	int i;
+
+	memset (peer, 0, sizeof peer);
+	EXPECT_OK (ipc_server_init (environment, &srv, "alone"));
+	for (i = 0; i < clients; i++) {
+		EXPECT_OK (ipc_connection (environment, &peer[i], "alone"));
+		wait_for (IPC_EVENT_TYPE_CONNECTION);
+	}
+	for (i = 0; i < clients; i++) {
+		say (i, "hello");
+		expect_text ("hello");
+	}
+}
+
+static void end (int clients)
+{
+	int i;
+
+	for (i = 0; i < list.size; i++) {
+		EXPECT_OK (ipc_close (list.cinfos[i]));
+		free (list.cinfos[i]);
+	}
+	ipc_connections_free (&list);
+	for (i = 0; i < clients; i++)
+		EXPECT_OK (ipc_close (&peer[i]));
+	EXPECT_OK (ipc_server_close (&srv));
+	IPC_EVENT_CLEAN (&event)
+}
+
+/* The end of a connection whose number is `file`'s by now, or none's; nothing was done to the file. */
+static void expect_end (struct ipc_connection_info *origin)
+{
+	wait_for (IPC_EVENT_TYPE_DISCONNECTION);
+	CHECK (event.origin == origin);
+	free (origin);
+}
+
+static void closed_by_hand (int clients)
+{
+	struct ipc_connection_info *gone;
+
+	begin (clients);
+	gone = list.cinfos[clients - 1];
+	CHECK (close (gone->fd) == 0);
+	expect_end (gone);
+	end (clients);
+}
+
+/* Neither end of a pipe that nobody writes is ready. */
+static void number_in_use_again (int clients)
+{
+	struct ipc_connection_info *gone;
+	int ends[2], number;
+	char byte;
+
+	CHECK (pipe (ends) == 0);
+	begin (clients);
+	gone = list.cinfos[0];
+	number = gone->fd;
+	CHECK (dup2 (ends[0], number) == number);
+	expect_end (gone);
+	CHECK (fcntl (number, F_GETFD) >= 0 && write (ends[1], "x", 1) == 1 && read (number, &byte, 1) == 1);
+	CHECK (close (number) == 0 && close (ends[0]) == 0 && close (ends[1]) == 0);
+	end (clients);
+}
+
+static void service_in_use_again (void)
+{
+	int ends[2], number = -1, kept;
+
+	CHECK (pipe (ends) == 0);
+	begin (1);
+	number = srv.fd;
+	kept = dup (number);
+	CHECK (kept >= 0 && dup2 (ends[0], number) == number);
+	CHECK (ipc_wait_event (&list, &srv, &event) == IPC_ERROR_WAIT_EVENT__SELECT);
+	CHECK (errno == ENOTSOCK || errno == EINVAL);
+	CHECK (dup2 (kept, number) == number && close (kept) == 0);
+	CHECK (close (ends[0]) == 0 && close (ends[1]) == 0);
+	say (0, "again");
+	expect_text ("again");
+	end (1);
+}
+
+/* Another structure in the place of the first one, without a call of the library. */
+static void entry_replaced (void)
+{
+	struct ipc_connection_info *before, other, service, taken;
+
+	memset (&service, 0, sizeof service);
+	memset (&taken, 0, sizeof taken);
+	begin (2);
+	before = list.cinfos[0];
+	other = *before;
+	list.cinfos[0] = &other;
+	say (0, "to a copy");
+	expect_text ("to a copy");
+	CHECK (event.origin == &other);
+	list.cinfos[0] = NULL;
+	say (1, "beside nothing");
+	expect_text ("beside nothing");
+	list.cinfos[0] = before;
+	say (0, "back");
+	expect_text ("back");
+	/* Another connection, which speaks before the wait, and the one that it replaces never does. */
+	EXPECT_OK (ipc_server_init (environment, &service, "other"));
+	EXPECT_OK (ipc_connection (environment, &peer[2], "other"));
+	EXPECT_OK (ipc_accept (&service, &taken));
+	list.cinfos[0] = &taken;
+	say (2, "another one");
+	expect_text ("another one");
+	CHECK (event.origin == &taken);
+	list.cinfos[0] = before;
+	EXPECT_OK (ipc_close (&taken));
+	EXPECT_OK (ipc_close (&peer[2]));
+	EXPECT_OK (ipc_server_close (&service));
+	end (2);
+}
+
+static volatile sig_atomic_t to_close = -1;
+
+static void close_one (int number)
+{
+	(void) number;
+	if (to_close >= 0)
+		close ((int) to_close);
+}
+
+/* A wait with a time limit goes on after a handler. */
+static void closed_by_a_handler (void)
+{
+	struct ipc_connection_info *gone;
+	struct sigaction action;
+	timer_t timer;
+	struct itimerspec soon = { { 0, 0 }, { 0, 50 * 1000 * 1000 } };
+	struct sigevent tell;
+
+	memset (&action, 0, sizeof action);
+	memset (&tell, 0, sizeof tell);
+	action.sa_handler = close_one;
+	CHECK (sigaction (SIGUSR1, &action, NULL) == 0);
+	tell.sigev_notify = SIGEV_SIGNAL;
+	tell.sigev_signo = SIGUSR1;
+	CHECK (timer_create (CLOCK_MONOTONIC, &tell, &timer) == 0);
+	begin (2);
+	gone = list.cinfos[1];
+	to_close = gone->fd;
+	CHECK (timer_settime (timer, 0, &soon, NULL) == 0);
+	EXPECT_OK (ipc_wait_event_timeout (&list, &srv, &event, 1000 * LIMIT_SECONDS));
+	CHECK (event.type == IPC_EVENT_TYPE_DISCONNECTION && event.origin == gone);
+	free (gone);
+	/* And one without a limit ends. */
+	to_close = -1;
+	CHECK (timer_settime (timer, 0, &soon, NULL) == 0);
+	EXPECT (ipc_wait_event (&list, &srv, &event), IPC_ERROR_WAIT_EVENT__SELECT, EINTR);
+	CHECK (timer_delete (timer) == 0);
+	end (2);
+}
+
+/* What the library keeps, and this program does not know. */
+static void set_closed (void)
+{
+	int fd;
+
+	begin (2);
+	for (fd = 3; fd < 64; fd++) {
+		struct epoll_event none;
+
+		memset (&none, 0, sizeof none);
+		/* EINVAL: an epoll set, which cannot watch itself. */
+		if (epoll_ctl (fd, EPOLL_CTL_ADD, fd, &none) < 0 && errno == EINVAL && fcntl (fd, F_GETFL) >= 0)
+			if (fd != srv.fd && fd != peer[0].fd && fd != peer[1].fd && fd != list.cinfos[0]->fd
+				&& fd != list.cinfos[1]->fd)
+				CHECK (close (fd) == 0);
+	}
+	say (1, "without the set");
+	expect_text ("without the set");
+	say (0, "and once more");
+	expect_text ("and once more");
+	end (2);
+}
+
+static pthread_t thread;
+
+static void *speak_later (void *unused)
+{
+	struct timespec a_little = { 0, 50 * 1000 * 1000 };
+
+	nanosleep (&a_little, NULL);
+	CHECK (ipc_add (&list, &peer[2]) == IPC_ERROR_NONE);
+	return unused;
+}
+
+static void begin_thread (int number)
+{
+	(void) number;
+	CHECK (pthread_create (&thread, NULL, speak_later, NULL) == 0);
+}
+
+/* From then on there are two threads: what the other one adds to the list is reported to this one, which waits. */
+static void thread_begun_by_a_handler (void)
+{
+	struct ipc_connection_info other;
+	struct sigaction action;
+
+	memset (&action, 0, sizeof action);
+	memset (&other, 0, sizeof other);
+	begin (1);
+	EXPECT_OK (ipc_server_init (environment, &other, "other"));
+	EXPECT_OK (ipc_connection (environment, &peer[1], "other"));
+	EXPECT_OK (ipc_accept (&other, &peer[2]));
+	say (1, "from another thread");
+	action.sa_handler = begin_thread;
+	CHECK (sigaction (SIGALRM, &action, NULL) == 0);
+	alarm (1);
+	EXPECT_OK (ipc_wait_event_timeout (&list, &srv, &event, 1000 * LIMIT_SECONDS));
+	CHECK (event.type == IPC_EVENT_TYPE_MESSAGE && event.origin == &peer[2]);
+	CHECK (pthread_join (thread, NULL) == 0);
+	check_begin ();
+	EXPECT_OK (ipc_del (&list, &peer[2]));
+	EXPECT_OK (ipc_close (&peer[2]));
+	EXPECT_OK (ipc_server_close (&other));
+	end (2);
+}
+
+int main (void)
+{
+	int clients;
+
+	check_begin ();
+	for (clients = 1; clients <= CLIENTS; clients++) {
+		closed_by_hand (clients);
+		number_in_use_again (clients);
+	}
+	service_in_use_again ();
+	entry_replaced ();
+	closed_by_a_handler ();
+	set_closed ();
+	thread_begun_by_a_handler ();
+	return 0;
+}
