@@ -11,6 +11,8 @@ mod closing;
 mod connection;
 mod disturbing;
 mod looking;
+mod mistakes;
+mod odd_extras;
 mod passing;
 mod queueing;
 mod sockets;
@@ -26,6 +28,9 @@ use super::trace;
 
 /// The first step of those that disturb the program.
 const DISTURBING: u8 = 240;
+
+/// The first step of those that a program does by mistake, and those with extra descriptors of other kinds.
+const ODD: u8 = 236;
 
 /// Steps of one run, and bytes that one peer sends.
 const STEPS: usize = 300;
@@ -50,6 +55,9 @@ impl World {
     fn play(&mut self, step: u8, script: &mut Script<'_>) {
         if step >= DISTURBING {
             return self.disturb(step - DISTURBING, script);
+        }
+        if step >= ODD {
+            return self.play_odd(step - ODD, script);
         }
         trace!("step {}", step % 40);
         match step % 40 {
@@ -158,6 +166,26 @@ impl World {
             }
             32.. => self.play_extension(step % 40, script),
             _ => {}
+        }
+    }
+
+    /// What a program does seldom.
+    fn play_odd(&mut self, step: u8, script: &mut Script<'_>) {
+        trace!("step {}", ODD + step);
+        match step {
+            0 | 1 => {
+                let kind = script.below(7);
+                let listed = |world: &Self, number: usize| {
+                    let connection = &world.connections[number];
+                    world.is_listed(number) && connection.is_usable() && connection.state == State::Open
+                };
+                let number = self.pick(script, listed);
+                self.make_mistake(kind, number);
+            }
+            _ => {
+                let (kind, size) = (script.below(4), script.size());
+                self.play_odd_extra(kind, size);
+            }
         }
     }
 

@@ -235,6 +235,7 @@ impl World {
             free_message(world.here.event.m.cast());
             world.here.events.drain(..).for_each(|event| free_message(event.m.cast()));
         });
+        free(self.message.payload);
         for file in &self.files {
             assert!(sockets::is_open(file.fd), "the library has closed a file of the program");
             assert_eq!(sockets::unread(file.fd), file.holds, "the library has read a file of the program");

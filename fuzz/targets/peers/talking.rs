@@ -90,8 +90,10 @@ impl World {
         let result = match way % 8 {
             7 => return connection.find_no_room(),
             1 | 3 | 5 => receive(connection.fd, expected),
-            4 => read_message(|message| unsafe { ipc_message_read(connection.fd, message) }),
-            _ => read_message(|message| unsafe { ipc_read(connection.info, message) }),
+            4 => {
+                read_message(&mut self.message, |message| unsafe { ipc_message_read(connection.fd, message) })
+            }
+            _ => read_message(&mut self.message, |message| unsafe { ipc_read(connection.info, message) }),
         };
         trace!("  a read from {}: {:?}", connection.fd, result.as_ref().map(Vec::len));
         assert!(expected.contains(&result), "{result:?} instead of {expected:?}");
@@ -129,12 +131,23 @@ impl Connection {
     }
 }
 
-/// ipc_read or ipc_message_read, as the bytes of the frame.
-fn read_message(read: impl FnOnce(*mut ipc_message) -> ipc_errors) -> Result<Vec<u8>, (ipc_errors, i32)> {
-    let mut message = ipc_message { r#type: 0, length: 0, payload: ptr::null_mut() };
-    call(|| read(&mut message))?;
-    let (kind, payload) = content(&message);
-    free(message.payload);
+/// ipc_read or ipc_message_read, as the bytes of the frame. The message has what was read before; it stays so if the read
+/// fails.
+fn read_message(
+    message: &mut ipc_message,
+    read: impl FnOnce(*mut ipc_message) -> ipc_errors,
+) -> Result<Vec<u8>, (ipc_errors, i32)> {
+    let before = (message.r#type, message.length, message.payload);
+    let result = call(|| read(message));
+    if result.is_err() {
+        assert_eq!(
+            (message.r#type, message.length, message.payload),
+            before,
+            "a message of a read that failed"
+        );
+    }
+    result?;
+    let (kind, payload) = content(message);
     Ok([&[kind][..], &message.length.to_ne_bytes(), &payload].concat())
 }
 

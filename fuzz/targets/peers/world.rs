@@ -100,6 +100,8 @@ pub struct World {
     /// What was told to the library of the service, for those whom it accepts.
     pub settings: Settings,
     pub file: Option<OwnedFd>,
+    /// Read into again and again: each read frees what it replaces.
+    pub message: ipc_message,
     /// Numbers that were open before the run.
     pub before: Vec<RawFd>,
 }
@@ -127,7 +129,7 @@ pub fn rundir() -> &'static PathBuf {
     })
 }
 
-fn env() -> *mut *mut c_char {
+pub fn env() -> *mut *mut c_char {
     static mut NOTHING: [*mut c_char; 1] = [ptr::null_mut()];
     (&raw mut NOTHING).cast()
 }
@@ -161,6 +163,7 @@ impl World {
             slow: 0,
             settings: Settings::default(),
             file: None,
+            message: ipc_message { r#type: 0, length: 0, payload: ptr::null_mut() },
             before,
         }
     }
