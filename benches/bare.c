@@ -51,6 +51,7 @@ new_connection (int fd, size_t size)
     c->fd = fd;
     c->size = HEADER_SIZE + size;
     c->answer = c->frame + c->size;
+    memset (c->frame, 0x5a, 2 * c->size);
     memcpy (c->frame + 1, &length, sizeof length);
     return c;
 }

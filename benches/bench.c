@@ -42,6 +42,15 @@ checked_alloc (size_t size)
     return block;
 }
 
+void *
+checked_buffer (size_t size)
+{
+    void *block = checked_alloc (size);
+
+    memset (block, 0x5a, size);
+    return block;
+}
+
 uint64_t
 now (void)
 {
@@ -493,9 +502,22 @@ print_figure (const char *work, const char *variant, int cores, const char *who,
     fflush (stdout);
 }
 
+/* The pair of this transport. */
+static const struct running *
+pair_named (const struct running *running, int count, const char *name)
+{
+    for (int i = 0; i < count; i++) {
+        if (strcmp (running[i].pair->transport->name, name) == 0 && ! running[i].given_up) {
+            return &running[i];
+        }
+    }
+    return NULL;
+}
+
 static void
 measure_on (const struct work *work, struct pair *pairs, int count, int cores)
 {
+    const struct running *own, *by_hand;
     struct running *running = checked_alloc ((size_t) count * sizeof *running);
 
     for (int i = 0; i < count; i++) {
@@ -517,6 +539,12 @@ measure_on (const struct work *work, struct pair *pairs, int count, int cores)
                           work->is_rate ? "1/s" : "us",
                           figure_of (&running[i], &running[pairs[i].base], work->is_rate));
         }
+    }
+    own = pair_named (running, count, "libipc");
+    by_hand = pair_named (running, count, "full");
+    if (own != NULL && by_hand != NULL) {
+        print_figure (work->name, own->pair->variant, cores, "to full", work->is_rate ? "1/s" : "us",
+                      figure_of (own, by_hand, work->is_rate));
     }
     for (int i = 0; i < count; i++) {
         free (running[i].per_operation);

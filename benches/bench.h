@@ -147,8 +147,10 @@ __attribute__ ((noreturn, format (printf, 1, 2)))
 #endif
 void fail (const char *format, ...);
 
-/* NULL ends the process. */
+/* Zeros; and a buffer whose memory is there: of what was never written to the kernel has one page for all, which is read as
+ * if it lay in the cache. NULL ends the process. */
 void *checked_alloc (size_t size);
+void *checked_buffer (size_t size);
 
 /* Works. Each has an entry in main.c. */
 void round_trip (void);

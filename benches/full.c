@@ -201,7 +201,7 @@ connect_full (const struct setup *setup)
     path_in_folder (address.sun_path, sizeof address.sun_path, setup->name);
     check ("connect", connect (fd, (struct sockaddr *) &address, sizeof address));
     c = new_end (fd, setup->size);
-    c->out = checked_alloc (setup->size);
+    c->out = checked_buffer (setup->size);
     return c;
 }
 
@@ -298,7 +298,7 @@ take_client (void)
     }
     watch (fd);
     c = new_end (fd, 0);
-    c->ahead = checked_alloc (AHEAD);
+    c->ahead = checked_buffer (AHEAD);
     c->place = server.count;
     server.by_number[fd] = c;
     server.members[server.count++] = c;

@@ -35,7 +35,7 @@ connect_ipc (const struct setup *setup)
     check ("ipc_connection", ipc_connection (environ, &c->info, setup->name));
     c->size = setup->size;
     if (c->size > 0) {
-        c->out.payload = checked_alloc (c->size);
+        c->out.payload = checked_buffer (c->size);
         c->out.length = (uint32_t) c->size;
     }
     return c;

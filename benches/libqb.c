@@ -144,7 +144,7 @@ connect_libqb (const struct setup *setup)
         fail ("libqb: qb_ipcc_connect: %s", strerror (errno));
     }
     c->size = setup->size;
-    c->in = checked_alloc (largest (setup));
+    c->in = checked_buffer (largest (setup));
     c->header.id = MESSAGE_ID;
     c->header.size = (int32_t) (sizeof c->header + setup->size);
     return c;

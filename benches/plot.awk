@@ -9,7 +9,7 @@ BEGIN {
     GAP = 50
     TOP = 70
     STEP = 20
-    split("#1b6ca8 #c05621 #6b46c1 #2f855a #97266d", colour, " ")
+    split("#1b6ca8 #718096 #c05621 #6b46c1 #2f855a #97266d #744210", colour, " ")
     who_colour["libipc"] = colour[1]
     who[++count_who] = "libipc"
     label["round trip"] = "round trip, "
@@ -30,7 +30,7 @@ FILENAME ~ /targets/ {
 }
 
 # Rows without a ratio have no place here, nor has what a ratio is to.
-$7 == 0 || $4 == "bare" || ($1 == "beside idle" && $2 == "0") { next }
+$7 == 0 || $4 == "bare" || $4 == "to full" || ($1 == "beside idle" && $2 == "0") { next }
 
 {
     if (!(($1, $2) in row)) {

@@ -23,6 +23,7 @@ FILENAME ~ /targets/ {
     comparison[target] = $4
     must[target] = $5
     aim[target] = $6
+    must_full[target] = $7
     next
 }
 
@@ -38,7 +39,9 @@ FILENAME ~ /targets/ {
     ratio[row, $4] = $7
     low[row, $4] = $8
     high[row, $4] = $9
-    if ($4 != "bare" && $4 != "libipc") {
+    if ($4 == "to full") {
+        has_full[$1] = 1
+    } else if ($4 != "bare" && $4 != "libipc") {
         if (!($4 in peer_known)) peer[++peers] = $4
         peer_known[$4] = 1
         has_peers[$1] = 1
@@ -59,23 +62,34 @@ function reached(x, how, limit) {
 
 function verdict(row,   x) {
     if (!(row in kind) || value[row, "libipc"] == "") return ""
-    x = kind[row] == "ratio" ? ratio[row, "libipc"] : value[row, "libipc"]
+    if (kind[row] == "apart") x = (row, "apart") in ratio ? ratio[row, "libipc"] / ratio[row, "apart"] : 0
+    else x = kind[row] == "ratio" ? ratio[row, "libipc"] : value[row, "libipc"]
+    if (kind[row] == "apart") x = int (x * 100 + 0.5) / 100
     if (reached(x, comparison[row], aim[row])) return "aim met"
     return reached(x, comparison[row], must[row]) ? "must met" : "MISSED"
 }
 
 function limits(row) {
-    if (!(row in kind)) return sprintf("%-10s%-10s%-9s", "", "", "")
-    return sprintf("%-10s%-10s%-9s", comparison[row] " " must[row], comparison[row] " " aim[row], verdict(row))
+    if (!(row in kind)) return sprintf("%-9s%-9s%-9s", "", "", "")
+    return sprintf("%-9s%-9s%-9s", comparison[row] " " must[row], comparison[row] " " aim[row], verdict(row))
+}
+
+# The ratio to "full", and what it must be.
+function to_full(row,   x) {
+    if (!((row, "to full") in ratio)) return sprintf("%8s %-8s", "-", "")
+    x = ratio[row, "to full"]
+    if (!(row in must_full) || must_full[row] == "") return sprintf("%8.2f %-8s", x, "")
+    return sprintf("%8.2f %-8s", x, (reached(x, comparison[row], must_full[row]) ? "" : "! ") comparison[row] " " must_full[row])
 }
 
 function heading(name, plain,   i, line) {
     print "\n" title[name]
-    line = sprintf("%-11s%-17s%10s%10s", "", "", "bare", "libipc")
-    if (!plain) line = line sprintf("%8s  %-16s", "ratio", "[quartiles]")
-    line = line (plain ? "  " : "") sprintf("%-10s%-10s%-9s", "must", "aim", "")
-    for (i = 1; i <= peers && has_peers[name]; i++) line = line sprintf("%8s", peer[i])
-    if (name == "beside idle") line = line sprintf("%8s", "bare")
+    line = sprintf("%-10s%-16s%9s%9s", "", "", "bare", "libipc")
+    if (!plain) line = line sprintf("%7s %-13s", "ratio", "[quartiles]")
+    line = line (plain ? " " : "") sprintf("%-9s%-9s%-9s", "must", "aim", "")
+    if (has_full[name]) line = line sprintf("%8s %-8s", "to full", "must")
+    for (i = 1; i <= peers && has_peers[name]; i++) line = line sprintf("%7s", peer[i])
+    if (name == "beside idle") line = line sprintf("%7s", "bare")
     sub(/ +$/, "", line)
     print line
 }
@@ -86,15 +100,16 @@ function print_row(i,   row, plain, line, p, place) {
     if (work[i] != work[i - 1]) heading(work[i], plain)
     place = cores[i] == 1 ? "one core" : "two cores"
     if (plain || (work[i] == work[i - 1] && cores[i] == cores[i - 1])) place = ""
-    line = sprintf("%-11s%-17s%10s%10s", place, variant[i], number(value[row, "bare"]), number(value[row, "libipc"]))
+    line = sprintf("%-10s%-16s%9s%9s", place, variant[i], number(value[row, "bare"]), number(value[row, "libipc"]))
     if (!plain) {
-        line = line sprintf("%8.2f  %-16s", ratio[row, "libipc"], sprintf("[%.2f, %.2f]", low[row, "libipc"], high[row, "libipc"]))
+        line = line sprintf("%7.2f %-13s", ratio[row, "libipc"], sprintf("[%.2f, %.2f]", low[row, "libipc"], high[row, "libipc"]))
     }
-    line = line (plain ? "  " : "") limits(row)
+    line = line (plain ? " " : "") limits(row)
+    if (has_full[work[i]]) line = line to_full(row)
     for (p = 1; p <= peers && has_peers[work[i]]; p++) {
-        line = line sprintf("%8s", (row, peer[p]) in ratio ? sprintf("%.2f", ratio[row, peer[p]]) : "-")
+        line = line sprintf("%7s", (row, peer[p]) in ratio ? sprintf("%.2f", ratio[row, peer[p]]) : "-")
     }
-    if (work[i] == "beside idle") line = line sprintf("%8.2f", ratio[row, "bare"])
+    if (work[i] == "beside idle") line = line sprintf("%7.2f", ratio[row, "bare"])
     sub(/ +$/, "", line)
     print line
 }

@@ -305,13 +305,13 @@ impl EventLoop {
     fn wait_for<L: List>(&mut self, list: &L, is_idle: bool) -> Result<WaitFor, Error> {
         let set = self.registry.poller_mut().ok_or(failed(Errno::EBADF))?.fd();
         let few = self.few_members().unwrap_or(Few::one(set));
-        self.wait_for_few(list, few, is_idle).ok_or(failed(Errno::EBADF))
+        self.wait_on(list, few, is_idle).ok_or(failed(Errno::EBADF))
     }
 
     /// What to wait for: these descriptors; the clock, by which another thread wakes this one, if there may be any; and the time
     /// when something is to be looked after. There is no such time if the descriptors are the members, all as they were
     /// registered, and no other thread could change that: a signal handler ends the wait.
-    fn wait_for_few<L: List>(&mut self, list: &L, mut fds: Few, is_idle: bool) -> Option<WaitFor> {
+    fn wait_on<L: List>(&mut self, list: &L, mut fds: Few, is_idle: bool) -> Option<WaitFor> {
         let looks = self.registry.members.count() / BATCH + 1;
         self.is_waiting = true;
         let poller = self.registry.poller_ref()?;

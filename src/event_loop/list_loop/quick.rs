@@ -27,10 +27,10 @@ impl EventLoop {
         }
         if self.has_few_members() {
             let fds = self.few_members().filter(|fds| !fds.as_slice().is_empty())?;
-            return self.wait_for_few(list, fds, false);
+            return self.wait_on(list, fds, false);
         }
         let set = self.registry.poller_ref()?.fd();
-        self.wait_for_few(list, Few::one(set), false)
+        self.wait_on(list, Few::one(set), false)
     }
 
     /// The program calls, has changed nothing, and members are left that were found to be ready: the message of the next one, and
