@@ -53,6 +53,19 @@ pub fn queue(section: &Section, fd: RawFd, pieces: [&[u8]; 2]) -> Result<(), Err
     Ok(())
 }
 
+/// Puts a frame behind others of its batch, if there is room for it.
+pub fn add_quickly(section: &Section, fd: RawFd, pieces: [&[u8]; 2]) -> Option<()> {
+    let mut slot = table::lock_known(section, fd);
+    let connection = slot.get()?;
+    let (before, size) = (connection.outbound.len(), pieces[0].len() + pieces[1].len());
+    let is_amid = before > 0 && before / BATCH == (before + size) / BATCH && !connection.left_to_parent;
+    if is_amid && connection.outbound.try_append(pieces, connection.settings.room()) {
+        connection.is_assumed = true;
+        return Some(());
+    }
+    None
+}
+
 /// The connection, with room for so many bytes more; if need be, what is queued is sent before.
 fn room_for<'a>(slot: &'a mut Slot<'_>, fd: RawFd, size: usize) -> Result<&'a mut Connection, Error> {
     for is_last_try in [false, true] {

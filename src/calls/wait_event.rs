@@ -156,6 +156,12 @@ impl WaitEvent {
 
 /// What else has happened after the last call of [`WaitEvent::step`] for this list, without waiting for it.
 pub fn more<L: List>(section: &Section, list: &mut L) -> Result<Option<Event<L::Origin>>, Error> {
+    let key = list.key();
+    if let Some((origin, frame)) =
+        loops::quickly(section, key, |event_loop| event_loop.more_quickly(section, list))
+    {
+        return Ok(Some(Event { origin, what: What::Message(frame) }));
+    }
     match drive(section, list, Input::More)? {
         Driven::Event(event) => Ok(Some(event)),
         Driven::Nothing | Driven::Wait(_) => Ok(None),

@@ -151,6 +151,25 @@ where
     finish(before, result)
 }
 
+/// [`call`] for a function that is often over at once: `quick` is tried first, as by [`run_quickly`].
+pub fn call_quickly(
+    code: ipc_errors,
+    quick: impl FnOnce(&Section) -> Option<()>,
+    body: impl FnOnce(&mut Section) -> Result<(), Error>,
+) -> ipc_errors {
+    let before = Errno::last_raw();
+    let result = without_panic(code, || match Section::enter() {
+        Some(section) if !background::is_active() => Ok(quick(&section)),
+        Some(_) => Ok(None),
+        None => Err(Error::new(code, Errno::EDEADLK)),
+    });
+    match result {
+        Ok(Some(())) => finish(before, Ok(())),
+        Ok(None) => call(code, body),
+        Err(error) => finish(before, Err(error)),
+    }
+}
+
 /// [`call`] for a function that does nothing but use memory: it makes no system call that may be a cancellation point.
 pub fn call_on_memory(code: ipc_errors, body: impl FnOnce() -> Result<(), Error>) -> ipc_errors {
     let before = Errno::last_raw();

@@ -4,7 +4,7 @@ use std::ffi::c_int;
 
 use nix::errno::Errno;
 
-use super::boundary::{call, fd_of, required, required_const, run, setting_failed};
+use super::boundary::{call, call_quickly, fd_of, required, required_const, run, setting_failed};
 use super::messages;
 use super::types::{ipc_connection_info, ipc_message};
 use crate::calls::flush::Flush;
@@ -13,6 +13,7 @@ use crate::connection::table;
 use crate::error::{Error, ipc_errors};
 use crate::frame::header::MAX_PAYLOAD;
 use crate::kernel::deadline::Limit;
+use crate::process::entry_guard::Section;
 
 /// Puts a copy of the message behind what is queued for the connection; it does not wait. What is queued leaves
 /// in batches, many messages in one system call: whenever 64 KiB have come together, as far as the peer reads,
@@ -30,10 +31,18 @@ use crate::kernel::deadline::Limit;
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn ipc_queue(p: *const ipc_connection_info, m: *const ipc_message) -> ipc_errors {
     let code = ipc_errors::IPC_ERROR_USOCK_SEND;
-    call(code, |section| {
+    let frame = || {
         let m = required_const(m, ipc_errors::IPC_ERROR_MESSAGE_WRITE__NO_MESSAGE_PARAM)?;
         // SAFETY: the caller's message and structure.
         let ((header, payload), fd) = unsafe { (messages::parts(m)?, fd_of(p, code)?) };
+        Ok::<_, Error>((header, payload, fd))
+    };
+    let quick = |section: &Section| {
+        let (header, payload, fd) = frame().ok()?;
+        queue::add_quickly(section, fd, [&header, payload])
+    };
+    call_quickly(code, quick, |section| {
+        let (header, payload, fd) = frame()?;
         queue::queue(section, fd, [&header, payload])
     })
 }

@@ -139,6 +139,24 @@ impl SendQueue {
         }
     }
 
+    /// Appends these, if they fit behind the last bytes without more memory, and within the limit; whether they did.
+    pub fn try_append(&mut self, [first, second]: [&[u8]; 2], limit: Room) -> bool {
+        let size = first.len() + second.len();
+        let is_within = matches!(limit, Room::Own(most) if size <= most.saturating_sub(self.len));
+        // Behind the last chunk there may be empty ones.
+        let Some(chunk) = self.chunks.back_mut().filter(|chunk| is_within && !chunk.is_empty()) else {
+            return false;
+        };
+        if chunk.capacity() - chunk.len() < size {
+            return false;
+        }
+        chunk.extend_from_slice(first);
+        chunk.extend_from_slice(second);
+        self.len += size;
+        ALL_QUEUES.fetch_add(size, Ordering::Relaxed);
+        true
+    }
+
     /// Where in the stream the last byte ends.
     fn end(&self) -> u64 {
         self.position + self.len as u64

@@ -9,7 +9,9 @@ use std::os::fd::RawFd;
 use crate::connection::frame_decoder::Frame;
 use crate::event_loop::list::{Kind, List};
 use crate::event_loop::list_loop::EventLoop;
-use crate::event_loop::members::{LISTENER, Member, QUEUED, READABLE, SENDING, State, Token, WRITABLE};
+use crate::event_loop::members::{
+    LISTENER, Member, QUEUED, READABLE, SENDING, State, Token, VERIFIED, WRITABLE,
+};
 use crate::event_loop::step::{Few, WaitFor};
 use crate::event_loop::turns::BATCH;
 use crate::process::entry_guard::Section;
@@ -45,8 +47,21 @@ impl EventLoop {
         if !self.is_quick() || self.registry.turns.is_empty() || !self.seems_unchanged(list, listener) {
             return None;
         }
+        self.forget_verified();
         let message = self.turn_quickly(section, list)?;
         self.note_call(list, listener, true, most);
+        Some(message)
+    }
+
+    /// The same for a further event of a call that reports many: a member that was verified for it is not asked again.
+    pub fn more_quickly<L: List>(&mut self, section: &Section, list: &L) -> Option<(L::Origin, Frame)> {
+        if !self.is_quick() {
+            return None;
+        }
+        self.is_batch = true;
+        let slot = self.registry.turns.next()?.slot;
+        let message = self.turn_quickly(section, list)?;
+        self.note_verified(slot);
         Some(message)
     }
 
@@ -55,7 +70,8 @@ impl EventLoop {
         let token = self.registry.turns.next()?;
         let member = *self.registry.members.find(token).filter(|member| is_common(member))?;
         let is_due = member.has(READABLE) && (!self.registry.turns.is_over() || self.is_nothing_new(token));
-        let origin = self.origin(list, &member).filter(|_| is_due && self.registry.verify(token.slot))?;
+        let is_it = is_due && (member.has(VERIFIED) || self.registry.verify(token.slot));
+        let origin = self.origin(list, &member).filter(|_| is_it)?;
         let (frame, has_more) = self.receiver.next_quickly(section, token, member.fd)?;
         let _ = self.registry.turns.pop();
         if has_more {
@@ -139,6 +155,7 @@ impl EventLoop {
             return None;
         }
         self.is_waiting = false;
+        self.forget_verified();
         self.turn_quickly(section, list)
     }
 

@@ -120,7 +120,7 @@ impl EventLoop {
         Ok(self.registry.verify(slot))
     }
 
-    fn note_verified(&mut self, slot: u32) {
+    pub(super) fn note_verified(&mut self, slot: u32) {
         if self.verified.try_reserve(1).is_ok()
             && let Some(member) = self.registry.members.get_mut(slot).filter(|member| !member.has(VERIFIED))
         {
