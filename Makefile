@@ -8,7 +8,7 @@
 #   MANDIR            $(PREFIX)/share/man
 #   STRIP             strip; empty keeps the symbols of what is installed
 #   LDCONFIG          ldconfig, run by root's install without DESTDIR; empty runs none
-#   CARGO, CARGO_TARGET_DIR, CARGO_BUILD_TARGET, CC, CXX, INSTALL, PANDOC
+#   CARGO, CARGO_TARGET_DIR, CARGO_BUILD_TARGET, CC, CXX, AR, OBJCOPY, LDFLAGS, INSTALL, PANDOC
 
 PREFIX ?= /usr/local
 LIBDIR ?= $(PREFIX)/lib
@@ -21,6 +21,7 @@ MAN7DIR = $(MANDIR)/man7
 CARGO ?= cargo
 INSTALL ?= install
 STRIP ?= strip
+OBJCOPY ?= objcopy
 LDCONFIG ?= ldconfig
 
 # Cargo.toml is where the version is written; the SONAME, in build.rs, has its first number.
@@ -34,8 +35,9 @@ LIBRARIES := $(RELEASE)/libipc.so $(RELEASE)/libipc.a
 SOURCES := Cargo.toml Cargo.lock build.rs $(shell find src -type f)
 
 # Without the library for Rust programs: beside one there is no optimisation across crates.
-# touch: cargo leaves the file as it is where a change of a source makes no difference to it.
-BUILD_LIBRARIES = $(CARGO) rustc --release --locked --lib --crate-type cdylib,staticlib && touch $(LIBRARIES)
+BUILD_LIBRARIES = $(CARGO) rustc --release --locked --lib --crate-type staticlib && \
+	CC='$(CC)' AR='$(AR)' OBJCOPY='$(OBJCOPY)' LDFLAGS='$(LDFLAGS)' \
+	    src/capi/link.sh '$(RELEASE)/deps/libipc.a' '$(RELEASE)' 'libipc.so.$(MAJOR)'
 
 .DELETE_ON_ERROR:
 .PHONY: all install uninstall demo test test-core model check check-docs check-packages header man clean help
@@ -72,6 +74,7 @@ ifneq ($(STRIP),)
 endif
 	ln -sf libipc.so.$(VERSION) '$(DESTDIR)$(LIBDIR)/libipc.so.$(MINOR)'
 	ln -sf libipc.so.$(VERSION) '$(DESTDIR)$(LIBDIR)/libipc.so.$(MAJOR)'
+	ln -sf libipc.so.$(VERSION) '$(DESTDIR)$(LIBDIR)/libipc.so.0.1.0'
 	ln -sf libipc.so.$(VERSION) '$(DESTDIR)$(LIBDIR)/libipc.so'
 	$(INSTALL) -m 644 include/ipc.h include/ipc_ext.h '$(DESTDIR)$(INCLUDEDIR)'
 	$(INSTALL) -m 644 $(FUNCTION_PAGES) '$(DESTDIR)$(MAN3DIR)'
@@ -90,6 +93,7 @@ UPDATE_LOADER = $(if $(and $(LDCONFIG),$(if $(DESTDIR),,1)), \
 
 INSTALLED_FILES = \
 	$(LIBDIR)/libipc.so $(LIBDIR)/libipc.so.$(MAJOR) $(LIBDIR)/libipc.so.$(MINOR) $(LIBDIR)/libipc.so.$(VERSION) \
+	$(LIBDIR)/libipc.so.0.1.0 \
 	$(LIBDIR)/libipc.a $(INCLUDEDIR)/ipc.h $(INCLUDEDIR)/ipc_ext.h $(PKGCONFIGDIR)/libipc.pc $(MAN7DIR)/libipc.7 \
 	$(FUNCTION_PAGES:man/%=$(MAN3DIR)/%)
 

@@ -1,10 +1,8 @@
-//! Gives the shared library its SONAME and compiles what cannot be written in Rust: variadic functions, and
-//! waiting with cleanup handlers.
+//! Compiles what cannot be written in Rust: variadic functions, and waiting with cleanup handlers.
 
 fn main() {
     println!("cargo:rerun-if-changed=src/capi/log.c");
     println!("cargo:rerun-if-changed=src/kernel/wait.c");
-    println!("cargo:rustc-cdylib-link-arg=-Wl,-soname,libipc.so.0");
     cc::Build::new()
         .file("src/capi/log.c")
         .file("src/kernel/wait.c")

@@ -1,6 +1,5 @@
 /*
- * The log functions. Stable Rust cannot define functions with variable arguments, so they are written here,
- * and log.rs exports a jump to each: a shared library made by cargo exports what Rust defines.
+ * The log functions: stable Rust cannot define functions with variable arguments.
  */
 #define _POSIX_C_SOURCE 200809L
 
@@ -10,10 +9,13 @@
 #include <stdio.h>
 #include <time.h>
 
-void ipc_c_log_format (const char *tag, const char *message, va_list args);
-void ipc_c_log_error (const char *message, ...);
-void ipc_c_log_info (const char *message, ...);
-void ipc_c_log_debug (const char *message, ...);
+/* These names are for the program; what else C files define is for the library alone. */
+#define EXPORTED __attribute__ ((visibility ("default")))
+
+EXPORTED void log_format (const char *tag, const char *message, va_list args);
+EXPORTED void log_error (const char *message, ...);
+EXPORTED void log_info (const char *message, ...);
+EXPORTED void log_debug (const char *message, ...);
 
 /* A thread that is cancelled while it prints leaves the stream to others, as in printf(3). */
 static void unlock (void *stream)
@@ -22,7 +24,7 @@ static void unlock (void *stream)
 }
 
 /* One line: date:tag: message. */
-void ipc_c_log_format (const char *tag, const char *message, va_list args)
+void log_format (const char *tag, const char *message, va_list args)
 {
 	char date[sizeof "2026-11-23T12:00:00+0000"];
 	struct tm local;
@@ -48,10 +50,10 @@ void ipc_c_log_format (const char *tag, const char *message, va_list args)
 	{ \
 		va_list args; \
 		va_start (args, message); \
-		ipc_c_log_format (tag, message, args); \
+		log_format (tag, message, args); \
 		va_end (args); \
 	}
 
-LOG_FUNCTION (ipc_c_log_error, "ERROR")
-LOG_FUNCTION (ipc_c_log_info, "INFO")
-LOG_FUNCTION (ipc_c_log_debug, "DEBUG")
+LOG_FUNCTION (log_error, "ERROR")
+LOG_FUNCTION (log_info, "INFO")
+LOG_FUNCTION (log_debug, "DEBUG")

@@ -23,7 +23,7 @@ struct Interface {
 impl Interface {
     /// That of the project.
     fn new() -> Self {
-        let lists = ["tests/exports.txt", "tests/exports_ext.txt"].map(text_of);
+        let lists = ["src/capi/exports.txt", "src/capi/exports_ext.txt"].map(text_of);
         let headers = [
             ("ipc.h", "include/ipc.h"),
             ("ipc_ext.h", "include/ipc_ext.h"),

@@ -13,3 +13,4 @@ mod examples_transfers;
 mod files;
 mod languages;
 mod soak;
+mod static_programs;

@@ -19,7 +19,9 @@ fn documents_of(package: &str) -> impl Iterator<Item = String> {
 fn the_runtime_has_both_names_and_the_folder_of_the_sockets() {
     let Some(packages) = packages() else { return };
     let mut expected: BTreeSet<String> = documents_of("libipc0").collect();
-    for name in ["libipc.so", "libipc.so.0", "libipc.so.0.1", &format!("libipc.so.{VERSION}")] {
+    for name in
+        ["libipc.so", "libipc.so.0", "libipc.so.0.1", "libipc.so.0.1.0", &format!("libipc.so.{VERSION}")]
+    {
         expected.insert(format!("{}/{name}", packages.lib));
     }
     expected.insert("usr/lib/tmpfiles.d/libipc0.conf".to_owned());

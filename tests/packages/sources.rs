@@ -21,7 +21,7 @@ fn the_symbols_are_those_that_the_library_exports() {
     let listed: Vec<&str> =
         lines.filter_map(|line| line.strip_prefix(' ')?.split_once('@')).map(|(name, _)| name).collect();
     assert!(listed.is_sorted(), "debian/libipc0.symbols is not sorted");
-    let exports = text_of("tests/exports.txt") + &text_of("tests/exports_ext.txt");
+    let exports = text_of("src/capi/exports.txt") + &text_of("src/capi/exports_ext.txt");
     assert_eq!(listed.into_iter().collect::<BTreeSet<_>>(), exports.lines().collect());
 }
 

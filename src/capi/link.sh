@@ -1,0 +1,51 @@
+#!/bin/sh
+# Makes the libraries for C programs, libipc.so and libipc.a, of the archive that cargo has made, which holds the library, its
+# crates and Rust's own library.
+#
+#   link.sh ARCHIVE FOLDER SONAME
+#
+# Both export the names of exports.txt and exports_ext.txt, and nothing else is visible in them: a static program may have
+# functions of any other name, and link another library that is made by Rust. Of those names a program may define the ones that
+# ipc.h does not declare, and log_*: in the static library they are weak.
+#
+# Variables: CC (cc), AR (ar), OBJCOPY (objcopy), LDFLAGS.
+set -eu
+
+names="$(dirname "$0")"
+archive=$1
+folder=$2
+soname=$3
+work=$(mktemp -d "$folder/link.XXXXXX")
+trap 'rm -rf "$work"' EXIT
+
+cat "$names/exports.txt" "$names/exports_ext.txt" > "$work/exports"
+cat "$names/exports_ext.txt" - > "$work/weak" << 'END'
+handle_new_connection
+ipc_message_print
+log_debug
+log_error
+log_format
+log_info
+mprint_hexa
+print_hexa
+END
+{
+    echo '{ global:'
+    sed 's/$/;/' "$work/exports"
+    echo 'local: *; };'
+} > "$work/map"
+
+# What the exported functions need, in one object. Its sections are in no group any more: of two groups with one name, as any two
+# libraries that are made by Rust have, the linker would keep one, and the names in it are ours alone.
+# shellcheck disable=SC2046 # options, one for each name
+${CC:-cc} -r -nostdlib -Wl,--gc-sections -Wl,--force-group-allocation $(sed 's/^/-Wl,-u,/' "$work/exports") -o "$work/whole.o" "$archive"
+
+# shellcheck disable=SC2086 # these are options
+${CC:-cc} -shared ${LDFLAGS:-} -Wl,-soname,"$soname" -Wl,--version-script="$work/map" -Wl,--gc-sections \
+    -Wl,-z,relro,-z,now,-z,defs -o "$work/libipc.so" "$work/whole.o"
+
+${OBJCOPY:-objcopy} --keep-global-symbols="$work/exports" --weaken-symbols="$work/weak" "$work/whole.o" "$work/libipc.o"
+${AR:-ar} rcsD "$work/libipc.a" "$work/libipc.o"
+
+chmod 755 "$work/libipc.so"
+mv -f "$work/libipc.so" "$work/libipc.a" "$folder"
