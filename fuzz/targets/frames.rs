@@ -49,6 +49,8 @@ struct Lane {
     /// A frame was told to be too long: nothing more can be received.
     broken: bool,
     had_largest: bool,
+    /// The largest room that was made for the frame at hand by what was there, though less of it came.
+    room: usize,
 }
 
 pub fn run(input: &[u8]) {
@@ -141,6 +143,7 @@ impl Lane {
                 trace!("  a frame of {} bytes", payload.len());
                 check_frame(frame, kind, payload);
                 self.stream.tell();
+                self.room = 0;
                 true
             }
             (Next::Nothing, Ok(None)) => {
@@ -199,7 +202,8 @@ impl Lane {
         };
         trace!("  {way:?}, room for {asked}: {count:?}");
         assert!(asked > 0, "no room: nothing could come but what looks like the end");
-        self.check_room(way, asked, left.len());
+        let available = left.len();
+        self.check_room(way, asked, available);
         match (count, came) {
             (Ok(0), Ok(Came::End)) => return false,
             (Ok(count), Ok(came)) => {
@@ -213,11 +217,13 @@ impl Lane {
     }
 
     /// Whether the room that was asked to be filled is in bounds.
-    fn check_room(&self, way: Way, asked: usize, available: usize) {
+    fn check_room(&mut self, way: Way, asked: usize, available: usize) {
         let announced = self.stream.announced(self.given);
         match (way, announced) {
             (Way::Expected(size), _) => {
-                assert!(asked <= HEADER + size.min(ANNOUNCED.max(GROWTH * available)))
+                let room = size.min(ANNOUNCED.max(GROWTH * available));
+                assert!(asked <= HEADER + room);
+                self.room = self.room.max(room);
             }
             (Way::Ahead, None) => assert!(asked <= READ_AHEAD),
             (Way::Exact, None) => {
@@ -227,7 +233,7 @@ impl Lane {
                 let have = self.given - self.stream.told() - HEADER;
                 assert!(asked <= length - have, "bytes beyond the frame");
                 assert!(
-                    asked <= ANNOUNCED.max(GROWTH * have),
+                    asked <= ANNOUNCED.max(GROWTH * have).max(self.room),
                     "room for {asked} bytes when {have} have come"
                 );
             }

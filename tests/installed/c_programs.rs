@@ -477,7 +477,7 @@ fn program_that_does(wrong: &str) -> String {
 /// Each program of `tests/c` is one that a test above compiles.
 #[test]
 fn no_program_is_forgotten() {
-    let these = ["c_programs", "static_programs"].map(|name| text_of(&format!("tests/installed/{name}.rs")));
+    let these = ["c_programs", "static_programs"].map(|name| text_of(format!("tests/installed/{name}.rs")));
     let these = these.concat();
     for file in files_below(&root().join("tests/c")) {
         let compiled = file.ends_with(".h") || these.contains(&format!("{file}\""));
