@@ -31,13 +31,24 @@ MINOR := $(MAJOR).$(word 2,$(subst ., ,$(VERSION)))
 
 TARGET := $(or $(CARGO_TARGET_DIR),target)
 RELEASE := $(TARGET)$(if $(CARGO_BUILD_TARGET),/$(CARGO_BUILD_TARGET))/release
-LIBRARIES := $(RELEASE)/libipc.so $(RELEASE)/libipc.a
+# What is made of cargo's archive: not beside it, since cargo takes what has its name there for its own.
+BUILT := $(RELEASE)/c
+LIBRARIES := $(BUILT)/libipc.so $(BUILT)/libipc.a
 SOURCES := Cargo.toml Cargo.lock build.rs $(shell find src -type f)
 
+# Before cargo says of an older one that it does not know the edition.
+RUST_NEEDED := $(shell sed -n 's/^rust-version = "\(.*\)"$$/\1/p' Cargo.toml)
+CHECK_RUST = found=$$($(CARGO) --version | cut -d ' ' -f 2) && \
+	{ printf '%s\n' '$(RUST_NEEDED)' "$$found" | sort -C -V || \
+	    { echo "libipc needs Rust $(RUST_NEEDED), this is $$found" >&2; exit 1; }; }
+
 # Without the library for Rust programs: beside one there is no optimisation across crates.
-BUILD_LIBRARIES = $(CARGO) rustc --release --locked --lib --crate-type staticlib && \
+define BUILD_LIBRARIES
+	@$(CHECK_RUST)
+	$(CARGO) rustc --release --locked --lib --crate-type staticlib
 	CC='$(CC)' AR='$(AR)' OBJCOPY='$(OBJCOPY)' LDFLAGS='$(LDFLAGS)' \
-	    src/capi/link.sh '$(RELEASE)/deps/libipc.a' '$(RELEASE)' 'libipc.so.$(MAJOR)'
+	    src/capi/link.sh '$(RELEASE)/libipc.a' '$(BUILT)' 'libipc.so.$(MAJOR)'
+endef
 
 .DELETE_ON_ERROR:
 .PHONY: all install uninstall demo test test-core model check check-docs check-packages header man clean help
@@ -66,8 +77,8 @@ below_prefix = $(patsubst $(PREFIX)/%,$${prefix}/%,$(1))
 install: $(LIBRARIES) ## install libraries, headers, libipc.pc and manual pages
 	$(INSTALL) -d '$(DESTDIR)$(LIBDIR)' '$(DESTDIR)$(PKGCONFIGDIR)' '$(DESTDIR)$(INCLUDEDIR)' \
 	    '$(DESTDIR)$(MAN3DIR)' '$(DESTDIR)$(MAN7DIR)'
-	$(INSTALL) -m 755 $(RELEASE)/libipc.so '$(DESTDIR)$(LIBDIR)/libipc.so.$(VERSION)'
-	$(INSTALL) -m 644 $(RELEASE)/libipc.a '$(DESTDIR)$(LIBDIR)/libipc.a'
+	$(INSTALL) -m 755 $(BUILT)/libipc.so '$(DESTDIR)$(LIBDIR)/libipc.so.$(VERSION)'
+	$(INSTALL) -m 644 $(BUILT)/libipc.a '$(DESTDIR)$(LIBDIR)/libipc.a'
 ifneq ($(STRIP),)
 	$(STRIP) --strip-unneeded '$(DESTDIR)$(LIBDIR)/libipc.so.$(VERSION)'
 	$(STRIP) --strip-debug '$(DESTDIR)$(LIBDIR)/libipc.a'

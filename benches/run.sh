@@ -13,7 +13,7 @@ source=$(cd "$(dirname "$0")/.." && pwd)
 target=${CARGO_TARGET_DIR:-$source/target}
 mkdir -p "$target/bench/lib"
 target=$(cd "$target" && pwd)
-build=${LIBIPC_BUILD:-$target/release}
+build=${LIBIPC_BUILD:-$target/release/c}
 out=$target/bench
 CC=${CC:-cc}
 CARGO=${CARGO:-cargo}

@@ -1,4 +1,4 @@
-# Included by the Makefile of the project, which sets TARGET, RELEASE, LIBRARIES, MAJOR, INSTALL.
+# Included by the Makefile of the project, which sets TARGET, BUILT, LIBRARIES, MAJOR, INSTALL.
 
 MINUTES ?= 10
 CLIENTS ?= 200
@@ -9,7 +9,7 @@ SOAK_FLAGS = -std=c99 -O2 -g -Wall -Wextra -Wpedantic -pthread
 .PHONY: soak
 soak: $(LIBRARIES) ## a server and a crowd of CLIENTS (200) of all kinds for MINUTES (10); SEED repeats a run
 	mkdir -p '$(TARGET)/soak'
-	$(INSTALL) -m 755 '$(RELEASE)/libipc.so' '$(TARGET)/soak/libipc.so.$(MAJOR)'
+	$(INSTALL) -m 755 '$(BUILT)/libipc.so' '$(TARGET)/soak/libipc.so.$(MAJOR)'
 	ln -sf 'libipc.so.$(MAJOR)' '$(TARGET)/soak/libipc.so'
 	$(CC) $(SOAK_FLAGS) -Iinclude -o '$(TARGET)/soak/soak' soak/*.c -L'$(TARGET)/soak' \
 	    -Wl,-rpath,'$(abspath $(TARGET))/soak' -lipc

@@ -168,9 +168,8 @@ fn wrong(files: &Files) -> Vec<String> {
     }
     let lib = &files["lib"];
     for line in code_of(lib).lines().map(str::trim) {
-        if let Some(name) = line.strip_prefix("pub mod ").map(|rest| rest.trim_end_matches([' ', '{', ';']))
-            && !PUBLIC.contains(&name)
-        {
+        let name = line.strip_prefix("pub mod ").map(|rest| rest.trim_end_matches([' ', '{', ';']));
+        if let Some(name) = name.filter(|name| !PUBLIC.contains(name)) {
             wrong.push(format!("lib.rs: {name} is public"));
         }
     }

@@ -121,12 +121,12 @@ impl Message {
             }
         };
         let source = if bytes.is_empty() { ptr::null() } else { source };
-        let length = bytes.len().cast_signed();
+        let length = bytes.len() as isize;
         let result = call(|| unsafe {
             if data {
                 ipc_message_format_data(&mut self.c, source, length)
             } else {
-                ipc_message_format(&mut self.c, kind.cast_signed() as c_char, source, length)
+                ipc_message_format(&mut self.c, kind as c_char, source, length)
             }
         });
         assert_eq!(result, Ok(()));
@@ -149,12 +149,12 @@ impl Message {
         let length_error = Err((IPC_ERROR_MESSAGE_FORMAT__LENGTH, libc::EMSGSIZE));
         let inconsistent = Err((IPC_ERROR_MESSAGE_FORMAT__INCONSISTENT_PARAMS, libc::EINVAL));
         let (payload, length, expected): (*const c_char, isize, _) = match script.below(6) {
-            0 => (text, -1 - script.size().cast_signed(), length_error),
-            1 => (text, (MOST + 1 + script.size()).cast_signed(), length_error),
+            0 => (text, -1 - (script.size() as isize), length_error),
+            1 => (text, (MOST + 1 + script.size()) as isize, length_error),
             2 => (text, if script.coin() { isize::MIN } else { isize::MAX }, length_error),
             3 => (text, 0, inconsistent),
-            4 => (ptr::null(), (1 + script.size()).cast_signed(), inconsistent),
-            _ => (ptr::null(), MOST.cast_signed(), inconsistent),
+            4 => (ptr::null(), (1 + script.size()) as isize, inconsistent),
+            _ => (ptr::null(), MOST as isize, inconsistent),
         };
         let result = call(|| unsafe {
             if script.coin() {
@@ -176,8 +176,8 @@ impl Message {
     fn write_to_new(&mut self) {
         let (mut buffer, mut size) = (ptr::null_mut(), -1);
         assert_eq!(call(|| unsafe { ipc_message_format_write(&self.c, &mut buffer, &mut size) }), Ok(()));
-        assert_eq!(size, (HEADER + self.length).cast_signed());
-        assert!(bytes_of(buffer, size.cast_unsigned()) == self.frame(), "another frame");
+        assert_eq!(size, (HEADER + self.length) as isize);
+        assert!(bytes_of(buffer, size as usize) == self.frame(), "another frame");
         let mut back = ipc_message { r#type: 1, length: 1, payload: ptr::null_mut() };
         assert_eq!(call(|| unsafe { ipc_message_format_read(&mut back, buffer, size) }), Ok(()));
         assert_eq!((back.r#type as u8, back.length as usize), (self.kind, self.length));
@@ -204,7 +204,7 @@ impl Message {
         let (mut place, mut told) = (buffer.as_mut_ptr().cast::<c_char>(), -1);
         let given = place;
         assert_eq!(call(|| unsafe { ipc_message_format_write(&message, &mut place, &mut told) }), Ok(()));
-        assert_eq!((place, told), (given, size.cast_signed()));
+        assert_eq!((place, told), (given, size as isize));
         assert!(buffer[..size] == self.frame(), "another frame");
         assert_eq!(buffer[size..], [0xEE; 8], "written behind the frame");
     }
@@ -257,16 +257,16 @@ impl Message {
         }
         // At most what the buffer has.
         let size = match script.below(4) {
-            0 => -1 - script.size().cast_signed(),
-            1 => (script.size() % (bytes.len() + 1)).cast_signed(),
-            _ => bytes.len().cast_signed(),
+            0 => -1 - (script.size() as isize),
+            1 => (script.size() % (bytes.len() + 1)) as isize,
+            _ => bytes.len() as isize,
         };
         self.read_from(&bytes, size);
     }
 
     fn read_from(&mut self, bytes: &[u8], size: isize) {
         let mut stream = Stream::default();
-        stream.send(&bytes[..size.max(0).cast_unsigned()]);
+        stream.send(&bytes[..size.max(0) as usize]);
         let expected = match stream.next(stream.len()) {
             Next::Frame(kind, payload) if HEADER + payload.len() == stream.len() => Some((kind, payload)),
             _ => None,
@@ -292,9 +292,9 @@ impl Message {
     fn largest(&mut self, script: &mut Script<'_>) {
         let (size, kind) = (MOST + script.below(2), script.byte());
         let mut bytes = frame(kind, size, 3);
-        self.read_from(&bytes, bytes.len().cast_signed());
+        self.read_from(&bytes, bytes.len() as isize);
         let payload = bytes.split_off(HEADER);
-        let (pointer, length) = (payload.as_ptr().cast(), size.cast_signed());
+        let (pointer, length) = (payload.as_ptr().cast(), size as isize);
         let result = call(|| unsafe { ipc_message_format_data(&mut self.c, pointer, length) });
         if size > MOST {
             assert_eq!(result, Err((IPC_ERROR_MESSAGE_FORMAT__LENGTH, libc::EMSGSIZE)));
@@ -341,19 +341,19 @@ impl Message {
 
 fn new_message(script: &mut Script<'_>) {
     let length = match script.below(4) {
-        0 => -1 - script.size().cast_signed(),
-        1 => (MOST + 1 + script.size()).cast_signed(),
-        _ => script.size().cast_signed(),
+        0 => -1 - (script.size() as isize),
+        1 => (MOST + 1 + script.size()) as isize,
+        _ => script.size() as isize,
     };
     let mut message = ptr::null_mut();
     let result = call(|| unsafe { ipc_message_new(&mut message, length) });
-    if length < 0 || length > MOST.cast_signed() {
+    if length < 0 || length > (MOST as isize) {
         assert_eq!(result, Err((IPC_ERROR_MESSAGE_FORMAT__LENGTH, libc::EMSGSIZE)));
         assert!(message.is_null());
         return;
     }
     assert_eq!(result, Ok(()));
-    let (told, size) = (unsafe { *message }, length.cast_unsigned());
+    let (told, size) = (unsafe { *message }, length as usize);
     assert_eq!(told.length as usize, size);
     assert_eq!(told.payload.is_null(), size == 0);
     if size > 0 {

@@ -138,9 +138,8 @@ impl Read {
         if filled == HEADER_SIZE && head == peeked && payload.len() == header.length {
             return Some(Flow::Done(Frame::new(header.kind, payload)));
         }
-        if filled > 0
-            && let Ok(connection) = slot.entry()
-        {
+        let connection = if filled > 0 { slot.entry().ok() } else { None };
+        if let Some(connection) = connection {
             // Another thread has taken the frame that was seen, or only a part of this one is there.
             connection.inbound.begin(head, filled, payload);
         }

@@ -132,10 +132,8 @@ impl<'a> Write<'a> {
             Ok(Flow::Done(())) => Ok(()),
             Err(error) => Err(error),
         };
-        if let Err(Error { errno, .. }) = result
-            && self.sent > 0
-        {
-            give_up(self.fd, errno);
+        if let Some(Error { errno, .. }) = result.as_ref().err().filter(|_| self.sent > 0) {
+            give_up(self.fd, *errno);
         }
         if self.leave(section) && result.is_ok() && self.list.is_none() {
             // A signal handler has queued a frame after this one, and no list sends it.

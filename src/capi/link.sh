@@ -15,6 +15,7 @@ names="$(dirname "$0")"
 archive=$1
 folder=$2
 soname=$3
+mkdir -p "$folder"
 work=$(mktemp -d "$folder/link.XXXXXX")
 trap 'rm -rf "$work"' EXIT
 

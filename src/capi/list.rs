@@ -9,7 +9,7 @@ use crate::event_loop::{Entry, Kind, List};
 use crate::frame::c_heap::{self, CBox, OutOfMemory};
 
 /// The `type` of an entry that `ipc_add_fd` made.
-pub const EXTRA: c_char = b'a'.cast_signed() as c_char;
+pub const EXTRA: c_char = b'a' as c_char;
 
 /// A list of the program, which is not NULL.
 #[derive(Clone, Copy)]

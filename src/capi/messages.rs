@@ -25,7 +25,7 @@ pub(super) const EMPTY: ipc_message = ipc_message { r#type: 0, length: 0, payloa
 /// A received frame, as C will own it.
 pub(super) fn from_frame(frame: Frame) -> ipc_message {
     let length = u32::try_from(frame.payload.len()).unwrap_or(0);
-    ipc_message { r#type: frame.kind.cast_signed() as c_char, length, payload: frame.payload.into_c() }
+    ipc_message { r#type: frame.kind as c_char, length, payload: frame.payload.into_c() }
 }
 
 /// Frees a message's payload and takes the structure back, to be used again.
@@ -267,7 +267,7 @@ pub unsafe extern "C" fn ipc_message_format_write(
             } else {
                 put_frame(*buf, header, payload, length);
             }
-            msize.write(size.cast_signed());
+            msize.write(size as isize);
         }
         Ok(())
     })

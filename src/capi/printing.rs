@@ -26,7 +26,7 @@ unsafe fn print_connection(info: *const ipc_connection_info) {
     unsafe {
         let ipc_connection_info { version, index, fd, r#type, spath } = *info;
         let path = if spath.is_null() { c"-".as_ptr() } else { spath.cast_const() };
-        let kind = if r#type == 0 { b'-'.cast_signed() as c_char } else { r#type };
+        let kind = if r#type == 0 { b'-' as c_char } else { r#type };
         libc::printf(
             c"connection: fd %d, type %c, index %u, version %u, path %s\n".as_ptr(),
             fd,

@@ -196,11 +196,8 @@ pub unsafe extern "C" fn ipc_server_close(srv: *mut ipc_connection_info) -> ipc_
         || end(None),
         |section| {
             // SAFETY: the caller's structure, if any.
-            if let Ok(fd) = unsafe { fd_of(srv, code) }
-                && endpoint::is_service(section, fd)
-            {
-                loops::closing(section, fd);
-            }
+            let fd = unsafe { fd_of(srv, code) }.ok().filter(|fd| endpoint::is_service(section, *fd));
+            fd.into_iter().for_each(|fd| loops::closing(section, fd));
             end(Some(section))
         },
     )
@@ -306,7 +303,7 @@ pub unsafe extern "C" fn service_path(path: *mut c_char, sname: *const c_char, i
         let sname = required_const(sname, code)?;
         // SAFETY: the caller's string.
         let name = unsafe { CStr::from_ptr(sname) };
-        let told = path::path(rundir(), name, index.cast_unsigned(), version.cast_unsigned())
+        let told = path::path(rundir(), name, index as u32, version as u32)
             .map_err(|errno| Error::new(code, errno))?;
         let bytes = told.to_bytes();
         // SAFETY: the buffer has PATH_MAX bytes, and the path with its NUL no more than that.

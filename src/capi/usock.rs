@@ -49,7 +49,7 @@ pub unsafe extern "C-unwind" fn usock_send(
         if code != ipc_errors::IPC_ERROR_NONE {
             return code;
         }
-        *sent += run.len().cast_signed();
+        *sent += run.len() as isize;
         rest = behind;
         if rest.is_empty() {
             return code;
@@ -77,11 +77,11 @@ pub unsafe extern "C-unwind" fn usock_recv(
         run(ipc_errors::IPC_ERROR_USOCK_RECV, |section, wait| {
             let buf = required(buf, ipc_errors::IPC_ERROR_USOCK_RECV__NO_BUFFER)?;
             let len = required(len, ipc_errors::IPC_ERROR_USOCK_RECV__NO_LENGTH)?;
-            let (place, room) = (*buf, (*len).max(0).cast_unsigned());
+            let (place, room) = (*buf, (*len).max(0) as usize);
             let mut admit = |header: Header| {
                 let size = HEADER_SIZE + header.length;
                 if !place.is_null() && size > room {
-                    len.write(size.cast_signed());
+                    len.write(size as isize);
                     return Err(Error::new(ipc_errors::IPC_ERROR_USOCK_RECV, Errno::EMSGSIZE));
                 }
                 Ok(())
@@ -106,7 +106,7 @@ pub unsafe extern "C-unwind" fn usock_recv(
             } else {
                 messages::put_frame(place, header, frame.payload.bytes().as_ptr(), frame.payload.len());
             }
-            len.write(size.cast_signed());
+            len.write(size as isize);
             Ok(Flow::Done(()))
         })
     }

@@ -158,9 +158,7 @@ impl Background {
         for token in ready.iter().map(|readiness| readiness.u64) {
             if token & REST == 0 {
                 fds.extend(RawFd::try_from(token));
-            } else if let Some(rest) = self.rests.get_mut(&(token as u32))
-                && rest.flush()
-            {
+            } else if self.rests.get_mut(&(token as u32)).is_some_and(Rest::flush) {
                 over.extend(self.rests.remove(&(token as u32)));
             }
         }

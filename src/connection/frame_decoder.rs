@@ -187,9 +187,8 @@ impl Inbound {
     }
 
     fn cut_bytes(&mut self) -> Result<Option<Frame>, Cut> {
-        if self.filled == 0
-            && let Some((header, payload)) = header::parse_front(self.unread(), self.longest.0)?
-        {
+        let front = if self.filled == 0 { header::parse_front(self.unread(), self.longest.0)? } else { None };
+        if let Some((header, payload)) = front {
             let payload = Block::copy_of(payload)?;
             self.start += HEADER_SIZE + payload.len();
             return Ok(Some(Frame::new(header.kind, payload)));

@@ -47,10 +47,10 @@ impl Unwanted {
 
     /// Takes those that the connection does not keep any more.
     pub fn collect(&mut self, descriptors: &mut Option<Descriptors>) {
-        if let Some(Descriptors { dropped, .. }) = descriptors
-            && self.kept.try_reserve(dropped.len()).is_ok()
-        {
-            self.kept.append(dropped);
+        if let Some(Descriptors { dropped, .. }) = descriptors {
+            if self.kept.try_reserve(dropped.len()).is_ok() {
+                self.kept.append(dropped);
+            }
         }
     }
 }
@@ -60,9 +60,7 @@ struct Received(Option<KeptFd>);
 
 impl Drop for Received {
     fn drop(&mut self) {
-        if let Some(kept) = &self.0
-            && kept.is_intact()
-        {
+        if let Some(kept) = self.0.as_ref().filter(|kept| kept.is_intact()) {
             socket::switch_linger_off(kept.as_raw_fd());
         }
     }

@@ -27,7 +27,7 @@ impl Pause {
     /// Begins one, or ends it; whether that changes anything.
     pub fn set(&mut self, on: bool) -> bool {
         let was = self.is_on();
-        self.0 = on.then(|| Limit::of(PAUSE.cast_signed()));
+        self.0 = on.then(|| Limit::of(PAUSE as i32));
         was != on
     }
 }

@@ -402,9 +402,8 @@ impl Members {
         for index in 0..size.max(self.places.len()) {
             let entry = if index < size { list.entry(index) } else { None };
             let slot = self.at(index);
-            if let (Some(entry), Some(member)) = (entry, slot.and_then(|slot| self.get(slot)))
-                && member.is(entry)
-            {
+            let member = slot.and_then(|slot| self.get(slot));
+            if entry.zip(member).is_some_and(|(entry, member)| member.is(entry)) {
                 continue;
             }
             if let Some(entry) = entry {

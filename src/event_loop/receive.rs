@@ -74,9 +74,8 @@ impl Receiver {
             let mut inbound = slot.settings().inbound();
             (came, cut) = self.pull(&mut inbound, token, fd, refuses, &mut unwanted);
             more = inbound.has_ahead();
-            if !inbound.is_empty()
-                && let Ok(connection) = slot.entry()
-            {
+            let connection = if inbound.is_empty() { None } else { slot.entry().ok() };
+            if let Some(connection) = connection {
                 connection.inbound = inbound;
             }
         }
@@ -111,16 +110,15 @@ impl Receiver {
         self.spare.clear();
         let received = self.spare.fill(READ_AHEAD, |room| socket::receive(fd, room));
         let count = received.map_err(|errno| self.note_failure(token, errno)).ok()?;
-        if let Ok(Some((header, payload))) = header::parse_front(self.spare.bytes(), MAX_PAYLOAD)
-            && HEADER_SIZE + payload.len() == count
-            && let Ok(payload) = Block::copy_of(payload)
+        let front = header::parse_front(self.spare.bytes(), MAX_PAYLOAD).ok().flatten();
+        let whole = front.filter(|(_, payload)| HEADER_SIZE + payload.len() == count);
+        if let Some((header, Ok(payload))) = whole.map(|(header, payload)| (header, Block::copy_of(payload)))
         {
             self.expected = header.length;
             return Some((Frame::new(header.kind, payload), false));
         }
-        if count > 0
-            && let Ok(connection) = slot.entry()
-        {
+        let connection = if count > 0 { slot.entry().ok() } else { None };
+        if let Some(connection) = connection {
             connection.inbound.read_ahead(&mut self.spare);
         }
         None
@@ -143,9 +141,10 @@ impl Receiver {
         }
         if let Err(errno) = count {
             self.note_failure(token, errno);
-        } else if filled > 0
-            && let Ok(connection) = slot.entry()
-        {
+            return None;
+        }
+        let connection = if filled > 0 { slot.entry().ok() } else { None };
+        if let Some(connection) = connection {
             connection.inbound.begin(head, filled, payload);
         }
         None

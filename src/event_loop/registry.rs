@@ -94,10 +94,8 @@ impl Registry {
 
     /// Memory of a closed connection, to be dropped where no lock is held.
     pub fn discard(&mut self, memory: Option<Memory>) {
-        if let Some(memory) = memory
-            && self.discarded.try_reserve(1).is_ok()
-        {
-            self.discarded.push(memory);
+        if memory.is_some() && self.discarded.try_reserve(1).is_ok() {
+            self.discarded.extend(memory);
         }
     }
 
@@ -135,11 +133,8 @@ impl Registry {
     /// or about to be.
     pub fn unregister(&mut self, section: &Section, slot: u32, member: &Member) {
         // Where the number is another file's by now the set has none of it.
-        if member.is_registered()
-            && !member.has(ALWAYS_READY)
-            && let Some(poller) = self.poller()
-        {
-            poller.remove(member.fd);
+        if member.is_registered() && !member.has(ALWAYS_READY) {
+            self.poller().into_iter().for_each(|poller| poller.remove(member.fd));
         }
         let number = if member.has(NOTED) { Some(table::lock(section, member.fd)) } else { None };
         self.forget_member(section, slot, member, number);

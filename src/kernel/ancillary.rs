@@ -109,7 +109,7 @@ pub fn receive_apart<'a, const N: usize>(
     let count = Errno::result(unsafe { receive_pieces(fd, &mut pieces, 0, arriving) })?;
     let count = count.unsigned_abs();
     // SAFETY: the kernel has filled `head` first, and then as much of `room`.
-    Ok((count.min(N), unsafe { written(room, count.saturating_sub(N).cast_signed()) }?))
+    Ok((count.min(N), unsafe { written(room, count.saturating_sub(N) as isize) }?))
 }
 
 /// Switches SO_LINGER off for the sockets among the descriptors that were sent to this one and not received: it is about to be

@@ -75,11 +75,10 @@ impl EventFd {
 
     /// The program may have closed what it does not know, and kept this.
     pub fn mend(&mut self) {
-        if self.made_by == fork_epoch::generation()
-            && !self.ready.is_intact()
-            && self.outer.is_intact()
-            && let Ok(ready) = ready()
-        {
+        let is_lost =
+            self.made_by == fork_epoch::generation() && !self.ready.is_intact() && self.outer.is_intact();
+        let made = if is_lost { ready().ok() } else { None };
+        if let Some(ready) = made {
             // The one before has left the set as it was closed.
             (self.ready, self.is_raised) = (ready, false);
         }

@@ -377,8 +377,8 @@ mod tests {
     #[test]
     fn stranger_at_the_number_is_not_closed() {
         let internal = InternalFd::new(memfd_create(c"test", MFdFlags::MFD_CLOEXEC).unwrap());
-        let (pipe, _other) = std::io::pipe().unwrap();
-        let kept = KeptFd::new(pipe.into());
+        let (pipe, _other) = nix::unistd::pipe().unwrap();
+        let kept = KeptFd::new(pipe);
         let (one, other) = (internal.as_raw_fd(), kept.as_raw_fd());
         let stranger = file();
         replace(one, &stranger);

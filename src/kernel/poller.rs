@@ -42,7 +42,7 @@ pub struct Poller {
 /// epoll_ctl(2) on a set of the library's own.
 #[allow(unsafe_code, reason = "the number may be anything's; nix wants to borrow it")]
 pub fn control(epoll: RawFd, operation: i32, fd: RawFd, interest: EpollFlags, token: u64) -> Result<()> {
-    let mut event = libc::epoll_event { events: interest.bits().cast_unsigned(), u64: token };
+    let mut event = libc::epoll_event { events: interest.bits() as u32, u64: token };
     // SAFETY: an event that the kernel only reads.
     Errno::result(unsafe { libc::epoll_ctl(epoll, operation, fd, &raw mut event) }).map(drop)
 }

@@ -71,7 +71,7 @@ fn look(mut bytes: &[u8], file: (u32, u32)) -> Result<Part> {
         match i32::from(kind) {
             libc::NLMSG_DONE => return Ok(Part::Done),
             libc::NLMSG_ERROR => {
-                let errno = u32_at(message, HEADER).map_or(0, |errno| -errno.cast_signed());
+                let errno = u32_at(message, HEADER).map_or(0, |errno| -(errno as i32));
                 return Err(Errno::from_raw(errno));
             }
             _ => {}

@@ -131,9 +131,8 @@ impl Wait {
 
     /// Blocks signals from now on, but while the thread waits, until [`Wait::unblock_signals`].
     pub fn block_signals(&mut self) {
-        if self.is_masked == 0
-            && let Some(mask) = signals::block()
-        {
+        let mask = if self.is_masked == 0 { signals::block() } else { None };
+        if let Some(mask) = mask {
             (self.is_masked, self.mask) = (1, MaybeUninit::new(mask));
         }
     }

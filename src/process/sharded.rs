@@ -33,7 +33,7 @@ impl Hasher for NumberHasher {
     }
 
     fn write_i32(&mut self, number: i32) {
-        self.write_u64(u64::from(number.cast_unsigned()));
+        self.write_u64(u64::from(number as u32));
     }
 }
 

@@ -27,7 +27,7 @@ pub fn path(rundir: &CStr, name: &CStr, index: u32, version: u32) -> Result<CStr
     path.push(b'/');
     path.extend_from_slice(name.to_bytes());
     // Original programs see these two printed with "%d".
-    write!(path, "-{}-{}", index.cast_signed(), version.cast_signed()).map_err(|_| Errno::EINVAL)?;
+    write!(path, "-{}-{}", index as i32, version as i32).map_err(|_| Errno::EINVAL)?;
     if path.len() >= PATH_MAX {
         return Err(Errno::ENAMETOOLONG);
     }

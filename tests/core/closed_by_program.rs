@@ -172,7 +172,7 @@ fn connect(socket: &OwnedFd, path: &Path) {
     let mut address: libc::sockaddr_un = unsafe { std::mem::zeroed() };
     address.sun_family = libc::AF_UNIX as _;
     let bytes = path.as_os_str().as_bytes();
-    address.sun_path.iter_mut().zip(bytes).for_each(|(place, byte)| *place = byte.cast_signed() as _);
+    address.sun_path.iter_mut().zip(bytes).for_each(|(place, byte)| *place = *byte as _);
     let size = size_of_val(&address) as u32;
     let connected = unsafe { libc::connect(socket.as_raw_fd(), (&raw const address).cast(), size) };
     assert_eq!(connected, 0, "{}", std::io::Error::last_os_error());

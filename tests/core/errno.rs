@@ -1,7 +1,7 @@
 //! Promises 26 and 27, for calls that succeed: they leave errno as it is and print nothing, but for the
 //! functions that exist to print. `arguments.rs` has those that fail.
 
-use std::ffi::{CStr, CString, c_char};
+use std::ffi::{CStr, CString};
 use std::io::{Read, Write};
 use std::mem::MaybeUninit;
 use std::os::fd::AsRawFd;

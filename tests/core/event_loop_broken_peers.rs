@@ -99,7 +99,7 @@ fn promise_8_a_descriptor_that_is_no_socket_is_a_connection_that_fails() {
     own_process!(30);
     let mut program = Program::client();
     let (mut beside, beside_end) = pair();
-    let (reader, mut writer) = std::io::pipe().unwrap();
+    let (reader, mut writer) = pipe();
     writer.write_all(&frame(1, b"not from a socket")).unwrap();
     let reader = std::os::fd::IntoRawFd::into_raw_fd(reader);
     let mut infos = [beside_end.as_raw_fd(), reader].map(|fd| ipc_connection_info { fd, ..EMPTY_INFO });

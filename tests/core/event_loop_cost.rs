@@ -260,7 +260,7 @@ fn promise_10_descriptors_of_1024_and_more() {
     assert!(server.srv.unwrap().fd > 1024);
     let (mut peer, fd) = server.peer();
     assert!(fd > 1024);
-    let (reader, mut writer) = std::io::pipe().unwrap();
+    let (reader, mut writer) = pipe();
     assert_eq!(unsafe { ipc_add_fd(&mut server.list, reader.as_raw_fd()) }, IPC_ERROR_NONE);
     for n in 0..10 {
         peer.write_all(&frame(1, &[n]).repeat(2)).unwrap();

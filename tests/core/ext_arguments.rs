@@ -24,7 +24,7 @@ fn send(way: usize, p: *const ipc_connection_info, m: *const ipc_message, with: 
 fn a_wrong_message_and_a_wrong_connection_are_what_they_are_for_ipc_write() {
     own_process!(30);
     let (ours, mut peer) = patient_pair();
-    let (good, closed, pipe) = (info(ours.as_raw_fd()), info(900_000), std::io::pipe().unwrap());
+    let (good, closed, pipe) = (info(ours.as_raw_fd()), info(900_000), pipe());
     let no_socket = info(pipe.0.as_raw_fd());
     let fine = message(1, b"fine");
     let too_long = ipc_message { length: 7_999_996, ..fine };
@@ -78,7 +78,7 @@ fn what_asks_for_a_place_to_answer_says_so() {
         // Neither allowed, nor has any message come.
         assert_eq!(outcome(ipc_take_fd(&good, &mut fd)), Err((IPC_ERROR_USOCK_RECV, libc::ENOENT)));
         assert_eq!(fd, -1);
-        let (pipe, _writer) = std::io::pipe().unwrap();
+        let (pipe, _writer) = pipe();
         let told = outcome(ipc_allow_fds(&info(pipe.as_raw_fd())));
         assert_eq!(told, Err((IPC_ERROR_USOCK_RECV, libc::ENOTSOCK)));
         set_errno(4711);

@@ -16,7 +16,7 @@ fn clear(program: &mut Program, fds: &[RawFd]) {
 fn a_watched_descriptor_that_the_program_closes_is_survived() {
     own_process!(30);
     let (mut ours, mut peer) = listed();
-    let (reader, mut writer) = std::io::pipe().unwrap();
+    let (reader, mut writer) = pipe();
     let fd = ours.program.watch(&reader);
     writer.write_all(b"x").unwrap();
     assert_eq!(ours.program.look(-1), Seen::Ready(fd));
@@ -26,7 +26,7 @@ fn a_watched_descriptor_that_the_program_closes_is_survived() {
     assert_eq!(ours.program.look(0), Seen::Nothing);
     clear(&mut ours.program, &[fd]);
     // The number is free for another one.
-    let (reader, mut writer) = std::io::pipe().unwrap();
+    let (reader, mut writer) = pipe();
     let fd = ours.program.watch(&reader);
     writer.write_all(b"x").unwrap();
     assert_eq!(ours.program.look(-1), Seen::Ready(fd));
@@ -38,8 +38,8 @@ fn del_fd_takes_out_both_kinds_frees_them_and_leaves_the_descriptor_open() {
     own_process!(30);
     const COUNT: usize = 100;
     let (mut ours, mut peer) = listed();
-    let mut pipes: Vec<_> = (0..COUNT).map(|_| std::io::pipe().unwrap()).collect();
-    let round = |program: &mut Program, pipes: &mut [(std::io::PipeReader, std::io::PipeWriter)]| {
+    let mut pipes: Vec<_> = (0..COUNT).map(|_| pipe()).collect();
+    let round = |program: &mut Program, pipes: &mut [(std::fs::File, std::fs::File)]| {
         for (number, (reader, _)) in pipes.iter().enumerate() {
             if number % 2 == 0 {
                 program.watch(reader);
@@ -82,7 +82,7 @@ fn del_fd_takes_out_both_kinds_frees_them_and_leaves_the_descriptor_open() {
 fn del_fd_takes_out_what_has_more_to_tell() {
     own_process!(30);
     let (mut ours, _peer) = listed();
-    let (reader, mut writer) = std::io::pipe().unwrap();
+    let (reader, mut writer) = pipe();
     assert_eq!(unsafe { ipc_add_fd(&mut ours.program.list, reader.as_raw_fd()) }, IPC_ERROR_NONE);
     // More than one event brings.
     writer.write_all(&[0; 1000]).unwrap();
@@ -91,7 +91,7 @@ fn del_fd_takes_out_what_has_more_to_tell() {
     clear(&mut ours.program, &[reader.as_raw_fd()]);
     assert_eq!(ours.program.look(0), Seen::Nothing);
     // Its end was told: it is in the list still, and can be taken out.
-    let (reader, writer) = std::io::pipe().unwrap();
+    let (reader, writer) = pipe();
     assert_eq!(unsafe { ipc_add_fd(&mut ours.program.list, reader.as_raw_fd()) }, IPC_ERROR_NONE);
     drop(writer);
     assert_eq!(ours.program.look(-1), Told::Extra(reader.as_raw_fd(), vec![]));
@@ -107,7 +107,7 @@ fn del_fd_takes_out_what_has_more_to_tell() {
 fn del_fd_says_what_is_wrong() {
     own_process!(30);
     let (mut ours, mut peer) = listed();
-    let (reader, _writer) = std::io::pipe().unwrap();
+    let (reader, _writer) = pipe();
     let missing = Err((IPC_ERROR_DEL__CANNOT_FIND_CLIENT, libc::ENOENT));
     let mut other = Program::client();
     assert_eq!(
@@ -122,7 +122,7 @@ fn del_fd_says_what_is_wrong() {
     other.list.size = 0;
     // The wrong list, an unknown descriptor, a connection's.
     let fd = ours.program.watch(&reader);
-    let (second, _writer) = std::io::pipe().unwrap();
+    let (second, _writer) = pipe();
     other.watch(&second);
     assert_eq!(other.del_fd(&fd), missing);
     for wrong in [-1, 900_000, second.as_raw_fd(), ours.fd()] {

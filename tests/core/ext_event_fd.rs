@@ -158,7 +158,7 @@ fn a_poll_loop_misses_nothing_of_many_clients_and_does_not_spin() {
     own_process!(60);
     const CLIENTS: usize = 54;
     let mut server = Program::server();
-    let (reader, writer) = std::io::pipe().unwrap();
+    let (reader, writer) = pipe();
     assert_eq!(unsafe { ipc_add_fd(&mut server.list, reader.as_raw_fd()) }, IPC_ERROR_NONE);
     let fd = server.event_fd();
     let path = server.path.clone();

@@ -47,7 +47,7 @@ fn it_works_inside_another_epoll_set() {
     let fd = server.event_fd();
     for flags in [0, libc::EPOLLET] {
         let set = unsafe { OwnedFd::from_raw_fd(libc::epoll_create1(libc::EPOLL_CLOEXEC)) };
-        let mut event = libc::epoll_event { events: (libc::EPOLLIN | flags).cast_unsigned(), u64: 7 };
+        let mut event = libc::epoll_event { events: (libc::EPOLLIN | flags) as u32, u64: 7 };
         let added = unsafe { libc::epoll_ctl(set.as_raw_fd(), libc::EPOLL_CTL_ADD, fd, &mut event) };
         assert_eq!(added, 0);
         let told = || {
@@ -146,7 +146,7 @@ fn has_a_registration_that_went_stale_in_a_fork() {
     let first = program.next_connection();
     let second = program.next_connection();
     assert_eq!(drain(&mut program, fd), NOTHING);
-    let (wakes, sleeps) = std::io::pipe().unwrap();
+    let (wakes, sleeps) = pipe();
     let idle = fork();
     if idle == 0 {
         drop(sleeps);
@@ -233,7 +233,7 @@ fn what_is_wrong_is_said() {
             Err((IPC_ERROR_WAIT_EVENT__NO_EVENT_PARAM, libc::EINVAL))
         );
         let (no_service, _other) = pair();
-        let (pipe, _writer) = std::io::pipe().unwrap();
+        let (pipe, _writer) = pipe();
         for (srv, wrong) in
             [(-1, libc::EBADF), (no_service.as_raw_fd(), libc::EINVAL), (pipe.as_raw_fd(), libc::ENOTSOCK)]
         {
@@ -255,7 +255,7 @@ fn without_descriptors_it_fails_and_the_loop_goes_on() {
     let lowest_free = std::fs::File::open("/dev/null").unwrap().as_raw_fd();
     for free in 0..2 {
         // It takes two, and this is fewer.
-        set_descriptor_limit(u64::from(lowest_free.cast_unsigned()) + free);
+        set_descriptor_limit(lowest_free as u64 + free);
         let mut fd = -7;
         let code = unsafe { ipc_event_fd(&mut ours.program.list, none(), &mut fd) };
         assert_eq!((outcome(code), fd), (Err((IPC_ERROR_WAIT_EVENT__SELECT, libc::EMFILE)), -7));
@@ -278,7 +278,7 @@ fn it_tells_of_a_client_that_had_to_wait_for_a_descriptor() {
     assert_eq!(drain(&mut server, fd), NOTHING);
     let client = out_of_the_way(UnixStream::connect(&server.path).unwrap());
     let spare = std::fs::File::open("/dev/null").unwrap();
-    set_descriptor_limit(u64::from(spare.as_raw_fd().cast_unsigned()) + 1);
+    set_descriptor_limit(spare.as_raw_fd() as u64 + 1);
     assert!(becomes_readable(fd, 10_000));
     assert_eq!(server.all(), NOTHING, "there is no descriptor for it");
     let (before, end) = (computed(), Instant::now() + Duration::from_millis(500));

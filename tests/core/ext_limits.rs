@@ -286,7 +286,7 @@ fn what_is_wrong_is_said() {
         assert_eq!(limits(closed, 1, 1), Err((IPC_ERROR_USOCK_RECV, libc::EBADF)));
         assert_eq!(limits(closed, 0, 0), Err((IPC_ERROR_USOCK_RECV, libc::EBADF)));
     }
-    let (reader, _writer) = std::io::pipe().unwrap();
+    let (reader, _writer) = pipe();
     assert_eq!(limits(reader.as_raw_fd(), 1, 1), Err((IPC_ERROR_USOCK_RECV, libc::ENOTSOCK)));
     set_errno(4711);
     limits(fd, 1, usize::MAX).unwrap();

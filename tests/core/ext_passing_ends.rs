@@ -115,9 +115,8 @@ fn those_that_are_not_taken_are_closed_with_the_connection() {
                         send_with(&peer, &[*byte], fds);
                     }
                     (0..told).for_each(|_| assert_eq!(receiver.next().1, b"words"));
-                    if let Some(listed) = &mut receiver.listed
-                        && told == step / one.len()
-                    {
+                    let is_all = told == step / one.len();
+                    if let Some(listed) = receiver.listed.as_mut().filter(|_| is_all) {
                         assert_eq!(listed.program.look(0), Seen::Nothing);
                     }
                     if is_closed {
@@ -211,7 +210,7 @@ fn without_a_descriptor_to_keep_it_with_a_message_is_refused_whole() {
     allow(peer.as_raw_fd());
     let before = pending(sender.fd());
     let lowest_free = std::fs::File::open("/dev/null").unwrap().as_raw_fd();
-    set_descriptor_limit(u64::from(lowest_free.cast_unsigned()));
+    set_descriptor_limit(lowest_free as u64);
     for _ in 0..3 {
         assert_eq!(write_fd(sender.fd(), 1, b"refused", &file), Err((IPC_ERROR_USOCK_SEND, libc::EMFILE)));
         assert_eq!(pending(sender.fd()), before);
@@ -246,7 +245,7 @@ fn without_room_for_a_descriptor_the_message_is_received_all_the_same() {
             write_fd(peer.as_raw_fd(), 1, b"one", &file).unwrap();
             send_with(&peer, &frame(2, b"two"), &[file.as_raw_fd(); 2]);
             assert_eq!(write(peer.as_raw_fd(), 3, b"none"), IPC_ERROR_NONE);
-            set_descriptor_limit(u64::from(lowest_free.cast_unsigned()) + room as u64);
+            set_descriptor_limit(lowest_free as u64 + room as u64);
             let mut got = Vec::new();
             for expected in [(1, b"one".to_vec()), (2, b"two".to_vec()), (3, b"none".to_vec())] {
                 assert_eq!(receiver.next(), expected, "{way:?}");

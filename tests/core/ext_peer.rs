@@ -145,7 +145,7 @@ fn what_is_wrong_is_said() {
     for fd in [-1, 900_000] {
         assert_eq!(peer(fd), Err((IPC_ERROR_USOCK_RECV, libc::EBADF)));
     }
-    let (reader, _writer) = std::io::pipe().unwrap();
+    let (reader, _writer) = pipe();
     assert_eq!(peer(reader.as_raw_fd()), Err((IPC_ERROR_USOCK_RECV, libc::ENOTSOCK)));
     let fresh = unsafe { libc::socket(libc::AF_UNIX, libc::SOCK_STREAM | libc::SOCK_CLOEXEC, 0) };
     assert_eq!(peer(fresh), Err((IPC_ERROR_USOCK_RECV, libc::ENOTCONN)));

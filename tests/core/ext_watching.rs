@@ -16,7 +16,7 @@ fn clear(program: &mut Program, fds: &[RawFd]) {
 fn a_pipe_is_told_again_and_again_until_it_is_read() {
     own_process!(30);
     let mut program = Program::client();
-    let (mut reader, mut writer) = std::io::pipe().unwrap();
+    let (mut reader, mut writer) = pipe();
     let fd = program.watch(&reader);
     assert_eq!(program.look(0), Seen::Nothing);
     for _ in 0..3 {
@@ -51,7 +51,7 @@ fn an_error_of_the_descriptor_is_told() {
     assert_eq!(one.read(&mut [0; 1]).unwrap_err().raw_os_error(), Some(libc::ECONNRESET));
     clear(&mut program, &[fd]);
     // The end of a pipe that nobody reads is one for the writer.
-    let (reader, writer) = std::io::pipe().unwrap();
+    let (reader, writer) = pipe();
     let fd = program.watch(&writer);
     assert_eq!(program.look(0), Seen::Nothing);
     drop(reader);
@@ -86,7 +86,7 @@ fn what_the_program_has_taken_before_its_turn_came_is_not_told() {
     let mut program = Program::client();
     let path = rundir().join("taken-before");
     let listener = UnixListener::bind(&path).unwrap();
-    let (mut reader, mut writer) = std::io::pipe().unwrap();
+    let (mut reader, mut writer) = pipe();
     let fds = [program.watch(&listener), program.watch(&reader)];
     for _ in 0..20 {
         let _client = UnixStream::connect(&path).unwrap();
@@ -106,7 +106,7 @@ fn what_the_program_has_taken_before_its_turn_came_is_not_told() {
 fn the_event_fd_is_readable_as_long_as_a_watched_descriptor_is() {
     own_process!(30);
     let mut program = Program::client();
-    let (mut reader, mut writer) = std::io::pipe().unwrap();
+    let (mut reader, mut writer) = pipe();
     let fd = program.watch(&reader);
     let event_fd = program.event_fd();
     program.all();
@@ -129,7 +129,7 @@ fn the_event_fd_is_readable_as_long_as_a_watched_descriptor_is() {
 fn a_batch_names_a_watched_descriptor_once() {
     own_process!(30);
     let (mut ours, mut peer) = listed();
-    let (mut reader, mut writer) = std::io::pipe().unwrap();
+    let (mut reader, mut writer) = pipe();
     let fd = ours.program.watch(&reader);
     let mut array = events(50);
     writer.write_all(b"x").unwrap();
@@ -148,7 +148,7 @@ fn a_batch_names_a_watched_descriptor_once() {
 fn connections_take_turns_with_a_watched_descriptor_that_nobody_reads() {
     own_process!(30);
     let mut server = Program::server();
-    let (reader, mut writer) = std::io::pipe().unwrap();
+    let (reader, mut writer) = pipe();
     let fd = server.watch(&reader);
     writer.write_all(b"never read").unwrap();
     let mut peer = UnixStream::connect(&server.path).unwrap();
@@ -208,7 +208,7 @@ fn a_closed_descriptor_is_refused() {
 #[test]
 fn watch_fd_says_what_is_wrong() {
     own_process!(30);
-    let (reader, _writer) = std::io::pipe().unwrap();
+    let (reader, _writer) = pipe();
     let fd = reader.as_raw_fd();
     let told = outcome(unsafe { ipc_watch_fd(none(), fd) });
     assert_eq!(told, Err((IPC_ERROR_ADD_FD__NO_PARAM_CINFOS, libc::EINVAL)));

@@ -72,7 +72,7 @@ impl Drop for Waiting {
 fn promise_12_a_pipe() {
     own_process!(30);
     let mut waiting = Waiting::new();
-    let (reader, mut writer) = std::io::pipe().unwrap();
+    let (reader, mut writer) = pipe();
     let fd = add(&mut waiting.server, &reader);
     for text in [b"a line\n", b"a\0 byte", b"\xff\xff\xff\xff\xff\xff\xff"] {
         writer.write_all(text).unwrap();
@@ -88,7 +88,7 @@ fn promise_12_a_pipe() {
 fn promise_12_a_descriptor_without_bytes_holds_nobody_up() {
     own_process!(30);
     let mut waiting = Waiting::new();
-    let (reader, writer) = std::io::pipe().unwrap();
+    let (reader, writer) = pipe();
     let fd = add(&mut waiting.server, &reader);
     waiting.assert_silence(fd);
     drop(writer);
@@ -247,7 +247,7 @@ fn promise_12_a_listening_socket_is_told_for_each_that_comes() {
 fn promise_12_bytes_that_somebody_else_has_read_hold_nobody_up() {
     own_process!(30);
     let mut waiting = Waiting::new();
-    let pipes: Vec<_> = (0..2).map(|_| std::io::pipe().unwrap()).collect();
+    let pipes: Vec<_> = (0..2).map(|_| pipe()).collect();
     for (reader, _) in &pipes {
         add(&mut waiting.server, reader);
     }

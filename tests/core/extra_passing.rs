@@ -61,7 +61,7 @@ fn pair_of(kind: libc::c_int) -> (OwnedFd, OwnedFd) {
 
 fn send(fd: &OwnedFd, bytes: &[u8]) {
     let sent = unsafe { libc::send(fd.as_raw_fd(), bytes.as_ptr().cast(), bytes.len(), libc::MSG_NOSIGNAL) };
-    assert_eq!(sent, bytes.len().cast_signed(), "{}", std::io::Error::last_os_error());
+    assert_eq!(sent, bytes.len() as isize, "{}", std::io::Error::last_os_error());
 }
 
 #[test]

@@ -123,7 +123,7 @@ fn queue_grows_beyond_its_limit_while_others_wait_to_be_served() {
         neighbour.write_all(b"x").unwrap();
     });
     is_full(queued, "a connection that is readable");
-    let (reader, mut writer) = std::io::pipe().unwrap();
+    let (reader, mut writer) = pipe();
     let queued = queued_beside(|listed| {
         assert_eq!(unsafe { ipc_add_fd(&mut listed.program.list, reader.as_raw_fd()) }, IPC_ERROR_NONE);
         writer.write_all(b"x").unwrap();

@@ -35,7 +35,7 @@ fn promise_34_payload_that_is_replaced_is_freed() {
             assert_eq!(code, IPC_ERROR_NONE);
             assert_eq!(m.length as usize, SIZE);
         }
-        let size = bytes.len().cast_signed();
+        let size = bytes.len() as isize;
         let code = unsafe { ipc_message_format_read(&mut m, bytes.as_ptr().cast(), size) };
         assert_eq!(code, IPC_ERROR_NONE);
         let now = heap_in_use();
@@ -51,7 +51,7 @@ fn promise_34_message_is_as_before_when_nothing_is_read() {
     let mut m = EMPTY_MESSAGE;
     let bytes = frame(3, b"held");
     unsafe {
-        let size = bytes.len().cast_signed();
+        let size = bytes.len() as isize;
         assert_eq!(ipc_message_format_read(&mut m, bytes.as_ptr().cast(), size), IPC_ERROR_NONE);
         let before = (m.r#type, m.length, m.payload);
         assert_ne!(ipc_message_format_read(&mut m, bytes.as_ptr().cast(), size - 1), IPC_ERROR_NONE);

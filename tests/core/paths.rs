@@ -101,7 +101,7 @@ fn serves_itself() {
     let name = CString::new(child::hear()).unwrap();
     let (mut srv, mut client, mut accepted) = (EMPTY_INFO, EMPTY_INFO, EMPTY_INFO);
     let told = |code| format!("{} {}", code as i32, if code == IPC_ERROR_NONE { 0 } else { errno() });
-    let mut path: [c_char; libc::PATH_MAX as usize] = [1; _];
+    let mut path: [c_char; libc::PATH_MAX as usize] = [1; libc::PATH_MAX as usize];
     unsafe {
         service_path(path.as_mut_ptr(), name.as_ptr(), 0, 0);
         child::say(CStr::from_ptr(path.as_ptr()).to_bytes());

@@ -21,7 +21,7 @@ const USER: u32 = 65_533;
 /// Says what rights it has, where a service would be, and whether it can be reached.
 fn says_where_services_are() {
     let name = CString::new(child::hear()).unwrap();
-    let mut path: [c_char; libc::PATH_MAX as usize] = [0; _];
+    let mut path: [c_char; libc::PATH_MAX as usize] = [0; libc::PATH_MAX as usize];
     let (mut srv, mut client) = (EMPTY_INFO, EMPTY_INFO);
     unsafe {
         child::say(format!("{} {}", libc::geteuid(), libc::getegid()));

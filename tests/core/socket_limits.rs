@@ -16,10 +16,8 @@ const LIMIT: Duration = Duration::from_millis(300);
 const FAR_OVER: Duration = Duration::from_secs(15);
 
 fn set_limit(fd: RawFd, limit: Duration) {
-    let time = libc::timeval {
-        tv_sec: limit.as_secs().cast_signed(),
-        tv_usec: i64::from(limit.subsec_micros()) as _,
-    };
+    let time =
+        libc::timeval { tv_sec: limit.as_secs() as i64, tv_usec: i64::from(limit.subsec_micros()) as _ };
     let size = size_of_val(&time) as u32;
     let set =
         unsafe { libc::setsockopt(fd, libc::SOL_SOCKET, libc::SO_RCVTIMEO, (&raw const time).cast(), size) };

@@ -57,7 +57,7 @@ fn promise_49_the_end_of_one_list_leaves_the_service_to_the_other() {
 #[test]
 fn promise_49_a_descriptor_in_two_lists_is_read_by_both() {
     own_process!(30);
-    let (reader, mut writer) = std::io::pipe().unwrap();
+    let (reader, mut writer) = pipe();
     let (is_over, total) = (AtomicBool::new(false), AtomicUsize::new(0));
     let got = [AtomicUsize::new(0), AtomicUsize::new(0)];
     std::thread::scope(|scope| {
@@ -94,7 +94,7 @@ fn promise_49_a_descriptor_in_two_lists_is_read_by_both() {
 #[test]
 fn promise_49_a_watched_descriptor_in_two_lists_is_reported_to_both() {
     own_process!(30);
-    let (mut reader, mut writer) = std::io::pipe().unwrap();
+    let (mut reader, mut writer) = pipe();
     let [mut one, mut other] = [Program::client(), Program::client()];
     let fd = one.watch(&reader);
     other.watch(&reader);

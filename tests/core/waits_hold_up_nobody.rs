@@ -141,7 +141,7 @@ fn work() {
     let mut server = Program::client();
     let (ours, mut peer) = pair();
     let mut own = info(ours.into_raw_fd());
-    let (reader, mut writer) = std::io::pipe().unwrap();
+    let (reader, mut writer) = pipe();
     unsafe {
         assert_eq!(ipc_add(&mut server.list, &mut own), IPC_ERROR_NONE);
         assert_eq!(ipc_add_fd(&mut server.list, reader.as_raw_fd()), IPC_ERROR_NONE);

@@ -2,7 +2,7 @@
 //! example of the pages of section 3.
 
 use std::fs;
-use std::io::{self, Write};
+use std::io::Write;
 use std::path::Path;
 use std::process::{Command, Stdio};
 
@@ -188,7 +188,8 @@ fn the_examples_of_the_pages_print_what_they_are_to_show() {
     ] {
         let program = program_with(&format!("man/{page}.3.md"), call);
         let folder = tempfile::tempdir().unwrap();
-        let (input, mut writer) = io::pipe().unwrap();
+        let (input, writer) = nix::unistd::pipe().unwrap();
+        let mut writer = fs::File::from(writer);
         writer.write_all(b"input").unwrap();
         drop(writer);
         assert_eq!(printed(program.command().stdin(input).current_dir(folder.path())), expected, "{page}");

@@ -81,15 +81,13 @@ fn definition(name: &str, text: &str) -> String {
         if !begins(before) || before.trim().is_empty() {
             continue;
         }
-        if parameters.is_empty()
-            && let Some(kind) = before.trim_start().strip_prefix("extern ")
-        {
+        let variable = before.trim_start().strip_prefix("extern ").filter(|_| parameters.is_empty());
+        if let Some(kind) = variable {
             return format!("{kind}{name};\n");
         }
         // What comes behind the parameters is for the caller.
-        if parameters.starts_with('(')
-            && let Some((parameters, _)) = parameters.split_once(')')
-        {
+        let function = parameters.split_once(')').filter(|_| parameters.starts_with('('));
+        if let Some((parameters, _)) = function {
             return format!("{before}{name} {parameters}) {{ for (;;); }}\n");
         }
     }

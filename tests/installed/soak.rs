@@ -6,7 +6,7 @@ use std::sync::OnceLock;
 
 use crate::staging::Language::C;
 use crate::staging::Linkage::Shared;
-use crate::staging::{Program, make_in, outcome, printed, root, run};
+use crate::staging::{Program, make_in, outcome, printed, root, run, stage};
 
 const BEHAVIOURS: [&str; 9] =
     ["polite", "flooding", "threads", "descriptors", "slow", "stuck", "hostile", "killed", "dismissed"];
@@ -70,6 +70,8 @@ fn what_cannot_be_run_is_refused() {
 /// The Makefile's way, short.
 #[test]
 fn make_soak_runs_it() {
+    // One make at a time builds.
+    let _ = stage();
     run(make_in(root()).arg("all"));
     let mut make = make_in(root());
     let table = printed(make.args(["--silent", "soak", "MINUTES=0.02", "CLIENTS=20", "SEED=7"]));

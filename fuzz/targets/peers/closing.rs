@@ -194,13 +194,15 @@ impl World {
         self.forget_other_queue(number);
     }
 
-    /// The program closes all that it has but its service.
+    /// The program closes all that it has but its service, and what it has put into a list by hand a moment ago: of that the
+    /// library could not know what it was.
     pub fn close_all(&mut self, at_once: bool) {
         if !self.may_change(at_once) {
             return;
         }
         for number in 0..self.connections.len() {
-            if matches!(self.connections[number].state, State::Open | State::ErrorTold) {
+            let connection = &self.connections[number];
+            if matches!(connection.state, State::Open | State::ErrorTold) && !connection.is_unnoticed {
                 self.close(number, 2);
             }
         }

@@ -123,7 +123,7 @@ impl Connection {
 /// The message of a frame.
 pub fn message_of(frame: &[u8]) -> ipc_message {
     ipc_message {
-        r#type: frame[0].cast_signed() as c_char,
+        r#type: frame[0] as c_char,
         length: u32::try_from(frame.len() - HEADER).unwrap(),
         payload: frame[HEADER..].as_ptr().cast_mut().cast(),
     }

@@ -47,7 +47,7 @@ impl World {
         let (queued, info, fd) = (connection.queued(), connection.info, connection.fd);
         let result = match way {
             0 => {
-                let (mut sent, length) = (-1, bytes.len().cast_signed());
+                let (mut sent, length) = (-1, bytes.len() as isize);
                 let result = call(|| unsafe { usock_send(fd, bytes.as_ptr().cast(), length, &mut sent) });
                 assert_eq!(sent, if result.is_ok() { length } else { 0 });
                 result
@@ -127,7 +127,7 @@ impl Connection {
         let Next::Frame(_, payload) = self.next() else { return };
         trace!("  there is no room for what is read from {}", self.fd);
         let mut room = [0_u8; HEADER - 1];
-        assert_eq!(receive_without_room(self.fd, &mut room), (HEADER + payload.len()).cast_signed());
+        assert_eq!(receive_without_room(self.fd, &mut room), (HEADER + payload.len()) as isize);
     }
 }
 
@@ -153,7 +153,7 @@ fn read_message(
 
 /// usock_recv into less room than there has to be; how much that is.
 fn receive_without_room(fd: RawFd, room: &mut [u8]) -> isize {
-    let (mut place, mut size) = (room.as_mut_ptr().cast::<c_char>(), room.len().cast_signed());
+    let (mut place, mut size) = (room.as_mut_ptr().cast::<c_char>(), room.len() as isize);
     let result = call(|| unsafe { usock_recv(fd, &mut place, &mut size) });
     assert_eq!(result, Err((IPC_ERROR_USOCK_RECV, libc::EMSGSIZE)));
     size
@@ -164,18 +164,18 @@ fn receive(fd: RawFd, expected: &[Result<Vec<u8>, (ipc_errors, i32)>]) -> Result
     let mut room = vec![0_u8; HEADER - 1];
     if let Some(Ok(frame)) = expected.first() {
         let mut size = receive_without_room(fd, &mut room);
-        assert_eq!(size, frame.len().cast_signed());
+        assert_eq!(size, frame.len() as isize);
         if frame.len() % 2 == 0 {
             room.resize(frame.len(), 0);
             let mut place = room.as_mut_ptr().cast();
             call(|| unsafe { usock_recv(fd, &mut place, &mut size) })?;
-            assert_eq!(size, frame.len().cast_signed());
+            assert_eq!(size, frame.len() as isize);
             return Ok(room);
         }
     }
     let (mut place, mut size) = (ptr::null_mut::<c_char>(), 0);
     call(|| unsafe { usock_recv(fd, &mut place, &mut size) })?;
-    let frame = unsafe { std::slice::from_raw_parts(place.cast::<u8>(), size.cast_unsigned()) }.to_vec();
+    let frame = unsafe { std::slice::from_raw_parts(place.cast::<u8>(), size as usize) }.to_vec();
     free(place);
     Ok(frame)
 }

@@ -91,7 +91,7 @@ impl EventLoop {
         let mut room = [const { MaybeUninit::uninit() }; 2];
         let is_nothing = match poller.ready(&mut room) {
             Ok([]) => true,
-            Ok([one]) => one.u64 == token.data() && one.events == libc::EPOLLIN.cast_unsigned(),
+            Ok([one]) => one.u64 == token.data() && one.events == libc::EPOLLIN as u32,
             _ => false,
         };
         if is_nothing {

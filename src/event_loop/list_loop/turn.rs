@@ -121,9 +121,10 @@ impl EventLoop {
     }
 
     pub(super) fn note_verified(&mut self, slot: u32) {
-        if self.verified.try_reserve(1).is_ok()
-            && let Some(member) = self.registry.members.get_mut(slot).filter(|member| !member.has(VERIFIED))
-        {
+        if self.verified.try_reserve(1).is_err() {
+            return;
+        }
+        if let Some(member) = self.registry.members.get_mut(slot).filter(|member| !member.has(VERIFIED)) {
             member.set(VERIFIED, true);
             self.verified.push(slot);
         }
@@ -267,7 +268,8 @@ impl EventLoop {
         self.resume_accepting(section);
         let may_hold = table::lock_known(section, member.fd).may_hold_descriptors();
         // Not if the program is about to close it. What is no socket is not closed, either.
-        if is_it && let Ok(memory) = table::note_closing_socket(section, member.fd) {
+        let noted = if is_it { table::note_closing_socket(section, member.fd) } else { Err(Errno::EBADF) };
+        if let Ok(memory) = noted {
             self.registry.discard(memory);
             self.is_holding = true;
             return Ok(Some(Step::End { fd: member.fd, may_hold, origin }));

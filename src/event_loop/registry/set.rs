@@ -85,9 +85,8 @@ impl Registry {
 
     /// The member's interest has changed.
     pub fn update_interest(&self, slot: u32) {
-        if let (Some(member), Some(poller)) = (self.members.get(slot), self.poller())
-            && member.is_registered()
-        {
+        let member = self.members.get(slot).filter(|member| member.is_registered());
+        if let (Some(member), Some(poller)) = (member, self.poller()) {
             // Should it fail, later calls for this connection send what is queued.
             let _ = poller.change(member.fd, Token::of_member(slot, member).data(), member.interest());
         }
@@ -207,7 +206,7 @@ impl Registry {
             if data == PROBE {
                 continue;
             }
-            let flags = EpollFlags::from_bits_truncate(flags.cast_signed());
+            let flags = EpollFlags::from_bits_truncate(flags as i32);
             let is_over = flags.intersects(EpollFlags::EPOLLHUP | EpollFlags::EPOLLERR);
             let token = Token::of(data);
             if self.members.find(token).is_some_and(Member::is_registered) {
@@ -241,9 +240,8 @@ impl Registry {
 
     /// The set is new. Should it fail, the next one is tried.
     fn follow_set(&self) {
-        if let (Some(event_fd), Some(poller)) = (&self.event_fd, &self.poller)
-            && event_fd.is_intact()
-        {
+        let event_fd = self.event_fd.as_ref().filter(|event_fd| event_fd.is_intact());
+        if let (Some(event_fd), Some(poller)) = (event_fd, &self.poller) {
             let _ = event_fd.follow(poller);
         }
     }

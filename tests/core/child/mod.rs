@@ -101,7 +101,7 @@ impl Child {
     }
 
     pub fn id(&self) -> i32 {
-        self.process.id().cast_signed()
+        self.process.id() as i32
     }
 
     /// Says a line to it.
@@ -153,7 +153,7 @@ impl Drop for Child {
 /// In a role: says a line to the test, without any buffer.
 pub fn say(line: impl AsRef<[u8]>) {
     let line = [line.as_ref(), b"\n"].concat();
-    assert_eq!(unsafe { libc::write(1, line.as_ptr().cast(), line.len()) }, line.len().cast_signed());
+    assert_eq!(unsafe { libc::write(1, line.as_ptr().cast(), line.len()) }, line.len() as isize);
 }
 
 /// In a role: the next line of the test, read without any buffer.

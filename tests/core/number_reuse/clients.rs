@@ -108,7 +108,7 @@ fn promise_7_a_number_that_a_file_of_the_programs_own_gets_is_not_the_librarys()
             assert_eq!(ledger.next(), (Told::Error(fd), origin));
             close(fd);
         }
-        let (reader, mut writer) = std::io::pipe().unwrap();
+        let (reader, mut writer) = pipe();
         assert_eq!(reader.into_raw_fd(), fd, "the number is to be used again");
         writer.write_all(b"the program's").unwrap();
         let told = ledger.all_there_is(1, &mut marker);
@@ -116,7 +116,7 @@ fn promise_7_a_number_that_a_file_of_the_programs_own_gets_is_not_the_librarys()
         assert_eq!(told.last(), Some(&(Told::Disconnection(fd), origin)), "{end:?}");
         assert!(is_open(fd), "{end:?}: the library has closed the program's file");
         let mut bytes = [0; 13];
-        unsafe { std::io::PipeReader::from_raw_fd(fd) }.read_exact(&mut bytes).unwrap();
+        unsafe { std::fs::File::from_raw_fd(fd) }.read_exact(&mut bytes).unwrap();
         assert_eq!(&bytes, b"the program's");
         ledger.assert_nothing_more();
     }

@@ -102,7 +102,7 @@ fn promise_32_an_added_descriptor_is_dead_until_it_is_added_again() {
                     (one.into_raw_fd(), Box::new(out_of_the_way(other)))
                 }
                 Added::ReadPipe | Added::WatchedPipe => {
-                    let (reader, writer) = std::io::pipe().unwrap();
+                    let (reader, writer) = pipe();
                     (reader.into_raw_fd(), Box::new(writer))
                 }
             };
@@ -149,7 +149,7 @@ fn promise_32_an_added_descriptor_is_dead_until_it_is_added_again() {
                 assert_eq!(unsafe { ipc_del(&mut program.list, &mut own) }, IPC_ERROR_NONE);
             } else {
                 assert_eq!(program.del_fd(&fd), Ok(()), "{what}");
-                let (reader, mut writer) = std::io::pipe().unwrap();
+                let (reader, mut writer) = pipe();
                 at_number(reader.as_raw_fd(), fd);
                 assert_eq!(unsafe { ipc_add_fd(&mut program.list, fd) }, IPC_ERROR_NONE);
                 writer.write_all(b"after").unwrap();

@@ -35,7 +35,7 @@ fn promise_13_an_error_is_told_once_also_where_the_structure_is_copied() {
 fn promise_13_a_watched_descriptor_is_not_read_where_the_structure_is_copied() {
     own_process!(60);
     let mut program = Program::client();
-    let (reader, mut writer) = std::io::pipe().unwrap();
+    let (reader, mut writer) = pipe();
     let fd = program.watch(&reader);
     assert_eq!(program.look(0), Seen::Nothing);
     let entry = entries(&program.list)[0];
@@ -123,9 +123,8 @@ fn promise_13_who_gets_the_memory_of_one_that_was_taken_out_is_not_gone() {
         let Seen::Told(Told::Connection(next_fd)) = told else { panic!("{way}: {told:?}") };
         assert_eq!(server.info(next_fd).addr(), was, "the memory is to be used again");
         assert_ne!(next_fd, fd);
-        if way == "ipc_close of another"
-            && let Some((info, _)) = &mut kept
-        {
+        let is_another = way == "ipc_close of another";
+        if let Some((info, _)) = kept.as_mut().filter(|_| is_another) {
             assert_eq!(unsafe { ipc_close(info) }, IPC_ERROR_NONE);
         }
         next.write_all(&frame(1, b"word")).unwrap();
@@ -176,7 +175,7 @@ fn what_was_taken_out_by_hand_is_watched_no_more_whatever_its_memory_is_used_for
         let mut server = Program::server();
         let (mut first, first_fd) = server.peer();
         let rest = entries(&server.list);
-        let pipes: Vec<_> = (0..COUNT).map(|_| std::io::pipe().unwrap()).collect();
+        let pipes: Vec<_> = (0..COUNT).map(|_| pipe()).collect();
         for (reader, _) in &pipes {
             server.watch(reader);
         }

@@ -37,9 +37,7 @@ fn put_at(fd: RawFd, file: impl IntoRawFd) {
 /// What is told now, and what follows at once.
 fn all_now(program: &mut Program) -> Vec<Seen> {
     let mut all = vec![program.look(10_000)];
-    while let Ok(seen) = program.try_look(50)
-        && seen != Seen::Nothing
-    {
+    while let Some(seen) = program.try_look(50).ok().filter(|seen| *seen != Seen::Nothing) {
         all.push(seen);
     }
     all

@@ -302,9 +302,8 @@ impl Drop for World {
 
 fn send(fd: i32, bytes: &[u8]) -> Result<(), Failure> {
     let mut sent = -7;
-    let told =
-        outcome(unsafe { usock_send(fd, bytes.as_ptr().cast(), bytes.len().cast_signed(), &mut sent) });
-    assert_eq!(sent, if told.is_ok() { bytes.len().cast_signed() } else { 0 });
+    let told = outcome(unsafe { usock_send(fd, bytes.as_ptr().cast(), bytes.len() as isize, &mut sent) });
+    assert_eq!(sent, if told.is_ok() { bytes.len() as isize } else { 0 });
     told
 }
 

@@ -45,7 +45,7 @@ pub fn info(fd: RawFd) -> ipc_connection_info {
 
 pub fn message(kind: u8, payload: &[u8]) -> ipc_message {
     ipc_message {
-        r#type: kind.cast_signed() as c_char,
+        r#type: kind as c_char,
         length: u32::try_from(payload.len()).unwrap(),
         payload: payload.as_ptr().cast_mut().cast(),
     }
@@ -145,7 +145,7 @@ pub fn send_with(peer: &UnixStream, bytes: &[u8], fds: &[RawFd]) {
         (header.msg_control, header.msg_controllen) = (std::ptr::null_mut(), 0);
         sent = unsafe { libc::sendmsg(peer.as_raw_fd(), &header, libc::MSG_NOSIGNAL) };
     }
-    assert_eq!(sent, bytes.len().cast_signed(), "{}", std::io::Error::last_os_error());
+    assert_eq!(sent, bytes.len() as isize, "{}", std::io::Error::last_os_error());
 }
 
 /// Whether the descriptor is readable, by poll(2).

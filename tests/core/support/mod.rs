@@ -223,7 +223,7 @@ impl Drop for Program {
 pub fn write(fd: i32, kind: u8, payload: &[u8]) -> ipc_errors {
     let info = ipc_connection_info { fd, ..EMPTY_INFO };
     let message = ipc_message {
-        r#type: kind.cast_signed() as c_char,
+        r#type: kind as c_char,
         length: u32::try_from(payload.len()).unwrap(),
         payload: payload.as_ptr().cast_mut().cast(),
     };
@@ -270,6 +270,13 @@ pub fn pair() -> (UnixStream, UnixStream) {
     UnixStream::pair().unwrap()
 }
 
+/// A pipe: the end to read from, and the one to write to.
+pub fn pipe() -> (std::fs::File, std::fs::File) {
+    let mut ends = [-1; 2];
+    assert_eq!(unsafe { libc::pipe2(ends.as_mut_ptr(), libc::O_CLOEXEC) }, 0);
+    ends.map(|end| unsafe { std::os::fd::FromRawFd::from_raw_fd(end) }).into()
+}
+
 /// Writes from another thread, since it may take longer than a socket buffer holds.
 pub fn write_beside(mut stream: UnixStream, bytes: Vec<u8>) -> std::thread::JoinHandle<UnixStream> {
     std::thread::spawn(move || {
@@ -303,7 +310,7 @@ pub fn have_the_list_looked_through(list: &mut ipc_connection_infos) {
 /// Takes all that ipc_add_fd has made out of the list.
 pub fn free_extras(program: &mut Program) {
     for info in entries(&program.list) {
-        if !info.is_null() && unsafe { (*info).r#type } == b'a'.cast_signed() as c_char {
+        if !info.is_null() && unsafe { (*info).r#type } == b'a' as c_char {
             assert_eq!(unsafe { ipc_del(&mut program.list, info) }, IPC_ERROR_NONE);
             unsafe { libc::free(info.cast()) };
         }

@@ -69,7 +69,7 @@ impl Stranger {
                 (far(file), None)
             }
             Kind::Pipe => {
-                let (reader, mut writer) = std::io::pipe().unwrap();
+                let (reader, mut writer) = super::pipe();
                 writer.write_all(CONTENT).unwrap();
                 (far(reader), Some(far(writer)))
             }

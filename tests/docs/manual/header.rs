@@ -185,11 +185,8 @@ pub fn errors_are_those_of(comment: &str) -> Vec<String> {
         others.extend(names_after(comment, ", as "));
     }
     // A function that is another one with something given.
-    if let Some((first, _)) = comment.split_once(" with the type ")
-        && !first.contains(' ')
-    {
-        others.push(first);
-    }
+    let typed = comment.split_once(" with the type ").map(|(first, _)| first);
+    others.extend(typed.filter(|first| !first.contains(' ')));
     others.into_iter().map(str::to_owned).collect()
 }
 

@@ -21,9 +21,7 @@ impl Page {
         let mut in_code = false;
         for line in text.lines() {
             in_code ^= line.starts_with("```");
-            if let Some(heading) = line.strip_prefix("# ")
-                && !in_code
-            {
+            if let Some(heading) = line.strip_prefix("# ").filter(|_| !in_code) {
                 sections.push((heading.to_owned(), String::new()));
             } else if let Some((_, section)) = sections.last_mut() {
                 section.push_str(line);
