@@ -135,6 +135,10 @@ impl Receiver {
         });
         match Header::decode(head, MAX_PAYLOAD) {
             Ok(header) if filled == HEADER_SIZE && count == Ok(header.length) => {
+                if payload.capacity() > 2 * payload.len() {
+                    payload.shrink();
+                }
+                self.expected = header.length;
                 return Some(Frame::new(header.kind, payload));
             }
             _ => {}

@@ -5,7 +5,7 @@ use std::io::Write;
 use std::os::fd::AsRawFd;
 use std::os::unix::net::UnixStream;
 
-use crate::support::ext::{allow, limits};
+use crate::support::ext::{allow, heap_can_be_counted, limits};
 use crate::support::*;
 
 /// How many connections fit, with both ends in this process, if more than that are wanted.
@@ -111,4 +111,27 @@ fn cost_of_idle_connections(mut server: Box<Program>) {
         "{clients} idle connections: {silent} bytes each, {spoken} after they have spoken; {OF_THE_PROGRAM} of them are the program's"
     ));
     assert!(silent < 256 + OF_THE_PROGRAM && spoken < 256 + OF_THE_PROGRAM);
+}
+
+#[test]
+fn promise_28_a_small_payload_after_a_large_one_has_a_small_block() {
+    own_process!(30);
+    if !heap_can_be_counted() {
+        return;
+    }
+    let mut server = Program::server();
+    let (mut peer, fd) = server.peer();
+    let mut say = |server: &mut Program, size: usize| {
+        let payload = pattern(size, size);
+        peer.write_all(&frame(1, &payload)).unwrap();
+        assert_eq!(server.next(), Told::Message(fd, 1, payload));
+        // With the message, which is freed by the next call.
+        heap_in_use()
+    };
+    let before = say(&mut server, 10);
+    for _ in 0..3 {
+        assert!(say(&mut server, 60_000) > before + 50_000);
+        let now = say(&mut server, 10);
+        assert!(now < before + 10_000, "{before} bytes of heap, and {now} after a large message");
+    }
 }
