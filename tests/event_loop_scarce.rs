@@ -1,6 +1,6 @@
 //! What is due is told also after the kernel or the heap had nothing to give for a moment.
 //!
-//! A program of its own, since it replaces send(2) and epoll_create1(2), which the sanitizers have to see in all other
+//! A program of its own, since it replaces syscall(2) and epoll_create1(2), which the sanitizers have to see in all other
 //! tests, and the heap.
 #![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing, reason = "tests")]
 #![allow(clippy::undocumented_unsafe_blocks, reason = "the functions are called as their header says")]
@@ -15,7 +15,7 @@ use std::io::Write;
 use std::net::Shutdown;
 use std::os::fd::{AsRawFd, FromRawFd, IntoRawFd, OwnedFd};
 use std::os::unix::net::UnixStream;
-use std::sync::atomic::{AtomicI32, Ordering};
+use std::sync::atomic::{AtomicI32, AtomicPtr, Ordering};
 use std::time::Duration;
 
 use support::ext::*;
@@ -51,15 +51,23 @@ static HEAP: Scarce = Scarce;
 static SENDS_FAIL: AtomicI32 = AtomicI32::new(0);
 static SETS_FAIL: AtomicI32 = AtomicI32::new(0);
 
-/// send(2) of this program.
+type Word = std::ffi::c_long;
+type Syscall = unsafe extern "C" fn(Word, Word, Word, Word, Word, Word, Word) -> Word;
+
+/// syscall(2) of this program, by which the library sends.
 #[unsafe(no_mangle)]
-unsafe extern "C" fn send(fd: i32, bytes: *const libc::c_void, size: usize, flags: i32) -> isize {
+unsafe extern "C" fn syscall(number: Word, a: Word, b: Word, c: Word, d: Word, e: Word, f: Word) -> Word {
+    static NEXT: AtomicPtr<libc::c_void> = AtomicPtr::new(std::ptr::null_mut());
     let failing = SENDS_FAIL.load(Ordering::Relaxed);
-    if failing != 0 {
+    if [libc::SYS_sendto, libc::SYS_sendmsg].contains(&number) && failing != 0 {
         set_errno(failing);
         return -1;
     }
-    unsafe { libc::sendto(fd, bytes, size, flags, std::ptr::null(), 0) }
+    if NEXT.load(Ordering::Relaxed).is_null() {
+        NEXT.store(unsafe { libc::dlsym(libc::RTLD_NEXT, c"syscall".as_ptr()) }, Ordering::Relaxed);
+    }
+    let next: Syscall = unsafe { std::mem::transmute(NEXT.load(Ordering::Relaxed)) };
+    unsafe { next(number, a, b, c, d, e, f) }
 }
 
 /// epoll_create1(2) of this program.
