@@ -22,11 +22,16 @@ pub fn restore(before: &libc::sigset_t) {
     unsafe { libc::pthread_sigmask(libc::SIG_SETMASK, before, std::ptr::null_mut()) };
 }
 
-/// Whether each handler that the program has installed wants interrupted calls to go on (SA_RESTART). poll(2), which is
-/// always interrupted, then goes on, too.
+/// What an instruction of the thread's own brings about: none comes while it waits, and programs that report their own
+/// crashes handle them without SA_RESTART.
+const FROM_INSTRUCTIONS: [i32; 6] =
+    [libc::SIGILL, libc::SIGTRAP, libc::SIGBUS, libc::SIGFPE, libc::SIGSEGV, libc::SIGSYS];
+
+/// Whether each handler that the program has installed, for a signal that may end a wait, wants interrupted calls to go on
+/// (SA_RESTART). poll(2), which is always interrupted, then goes on, too.
 #[allow(unsafe_code, reason = "nix does not read an action without changing it")]
 pub fn all_restart() -> bool {
-    (1..=libc::SIGRTMAX()).all(|signal| {
+    (1..=libc::SIGRTMAX()).filter(|signal| !FROM_INSTRUCTIONS.contains(signal)).all(|signal| {
         let mut action = MaybeUninit::<libc::sigaction>::uninit();
         // SAFETY: sigaction initialises the action if it succeeds.
         unsafe {

@@ -42,12 +42,15 @@ extern "C" fn say_so(_: i32) {
     set_errno(before);
 }
 
-/// Has SIGUSR1 handled.
+/// Has SIGUSR1 handled, and the program's own crashes, as programs do that report them.
 fn handle(flags: i32) {
     let handler: extern "C" fn(i32) = say_so;
     unsafe {
         let mut action: libc::sigaction = std::mem::zeroed();
         action.sa_sigaction = handler as libc::sighandler_t;
+        for crash in [libc::SIGILL, libc::SIGTRAP, libc::SIGBUS, libc::SIGFPE, libc::SIGSEGV, libc::SIGSYS] {
+            assert_eq!(libc::sigaction(crash, &action, none()), 0);
+        }
         action.sa_flags = flags;
         assert_eq!(libc::sigaction(libc::SIGUSR1, &action, none()), 0);
     }
