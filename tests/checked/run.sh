@@ -31,7 +31,7 @@ export LIBIPC_TEST_PATIENCE=20
 export ASAN_OPTIONS=detect_stack_use_after_return=1:strict_string_checks=1:allow_addr2line=1:allocator_may_return_null=1
 export LSAN_OPTIONS=suppressions=$lists/leaks.supp:print_suppressions=0
 # A process with threads forks in some tests. Handlers may use the heap where libipc(7) lets them call the library.
-export TSAN_OPTIONS=die_after_fork=0:report_signal_unsafe=0:allow_addr2line=1:allocator_may_return_null=1
+export TSAN_OPTIONS=suppressions=$lists/threads.supp:print_suppressions=0:die_after_fork=0:report_signal_unsafe=0:allow_addr2line=1:allocator_may_return_null=1
 
 # What the tools begin a report with.
 is_report='^==[0-9]*== .*\(Invalid \|ninitialised\|definitely lost\|indirectly lost\)\|\(ERROR\|WARNING\): [A-Z][a-z]*Sanitizer: '
