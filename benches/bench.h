@@ -65,7 +65,7 @@ extern const struct transport libipc, libipc_queue;
 /* What libipc's promises ask for, by hand. */
 extern const struct transport full;
 /* There where the peer was found. nng has one protocol for one client and one for many. */
-extern const struct transport zeromq, nng_pair, nng_reqrep, libqb;
+extern const struct transport zeromq, nng_pair, nng_reqrep, libqb, sd_bus_peer;
 
 /* All transports for works with one client, and with many; bare comes first. NULL is the last. */
 extern const struct transport *const for_one[], *const for_batches[], *const for_many[];

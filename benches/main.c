@@ -24,6 +24,9 @@ const struct transport *const for_one[] = {
 #ifdef HAVE_LIBQB
     &libqb,
 #endif
+#ifdef HAVE_SD_BUS
+    &sd_bus_peer,
+#endif
     NULL
 };
 

@@ -195,6 +195,7 @@ table () {
 find_peer libzmq libzmq3-dev zeromq zeromq.c HAVE_ZEROMQ
 find_peer libqb libqb-dev libqb libqb.c HAVE_LIBQB
 find_nng
+find_peer libsystemd libsystemd-dev sd-bus sdbus.c HAVE_SD_BUS
 say "Benchmarks: $rounds rounds of $slice_ms ms; beside bare sockets$peers"
 compile
 load=$(cut -d ' ' -f 1 /proc/loadavg)
