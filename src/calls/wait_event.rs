@@ -19,6 +19,7 @@ use crate::connection::frame_decoder::Frame;
 use crate::connection::stall::LOOK;
 use crate::connection::{background, table};
 use crate::error::{Error, ipc_errors as Code};
+use crate::event_loop::list_loop::Served;
 use crate::event_loop::step::{Few, Input, Step, WaitFor};
 use crate::event_loop::{Event, List, What, extra, loops};
 use crate::kernel::deadline::Limit;
@@ -69,9 +70,19 @@ impl WaitEvent {
                 Some(Flow::Wait)
             });
         }
-        let ready = wait.only_ready()?;
-        loops::quickly(section, list.key(), |event_loop| event_loop.serve_quickly(section, list, ready))
-            .map(Flow::Done)
+        let (ready, is_blocked) = (wait.only_ready()?, wait.has_blocked_signals());
+        loops::quickly(section, list.key(), |event_loop| {
+            match event_loop.serve_quickly(section, list, ready, is_blocked)? {
+                Served::Message(origin, frame) => Some(Flow::Done((origin, frame))),
+                Served::Part => {
+                    let left = self.limit.left();
+                    let has_blocked = left < 0 && wait.block_signals();
+                    let next = event_loop.wait_quickly(list, has_blocked).filter(|_| left != 0)?;
+                    self.wait(section, wait, next, left);
+                    Some(Flow::Wait)
+                }
+            }
+        })
     }
 
     /// `wait` has the outcome of the wait before, if there was one, and gets the next one. None if the time is over.
@@ -92,6 +103,10 @@ impl WaitEvent {
                 Driven::Nothing => return Ok(Flow::Done(None)),
                 Driven::Wait(next) => {
                     let left = self.limit.left();
+                    if left < 0 && !wait.is_first() && wait.block_signals() {
+                        input = Input::Blocked;
+                        continue;
+                    }
                     if left != 0 {
                         self.wait(section, wait, next, left);
                         return Ok(Flow::Wait);
@@ -103,7 +118,7 @@ impl WaitEvent {
                         return Ok(Flow::Done(None));
                     }
                     self.looks += 1;
-                    input = Input::Woken(Few::NONE);
+                    input = Input::Woken(Few::NONE, false);
                 }
             }
         }
@@ -117,6 +132,7 @@ impl WaitEvent {
         wait: &mut Wait,
     ) -> Result<Input<L::Client>, Error> {
         let is_endless = self.limit.left() < 0;
+        let is_blocked = wait.has_blocked_signals();
         match wait.result() {
             // Whoever calls again after each signal would wait for ever.
             Err(Errno::EINTR) if !is_endless => {}
@@ -133,7 +149,7 @@ impl WaitEvent {
             // There is work to do, and then another wait.
             wait.block_signals();
         }
-        Ok(Input::Woken(ready))
+        Ok(Input::Woken(ready, is_blocked))
     }
 
     fn wait(&mut self, section: &Section, wait: &mut Wait, mut next: WaitFor, left: i32) {
@@ -143,9 +159,6 @@ impl WaitEvent {
             self.own = [next.clock, Some(set)];
             next.fds.push(set);
             limit = Some(limit.unwrap_or(u32::MAX).min(LOOK.unsigned_abs()));
-        }
-        if left < 0 && !wait.is_first() {
-            wait.block_signals();
         }
         let limit = limit.map_or(-1, |limit| i32::try_from(limit).unwrap_or(i32::MAX));
         // Below 0 without end.
@@ -212,7 +225,7 @@ fn drive<L: List>(
                 let _ = fd::close(fd);
                 match error {
                     Some(error) => return Err(error),
-                    None => Input::Woken(Few::NONE),
+                    None => Input::Woken(Few::NONE, false),
                 }
             }
         };

@@ -156,6 +156,11 @@ impl Inbound {
         self.filled > 0
     }
 
+    /// Whether a payload has begun, and nothing else is there.
+    pub fn is_amid_payload(&self) -> bool {
+        self.filled == HEADER_SIZE && !self.has_ahead()
+    }
+
     /// Whether there are bytes that [`Inbound::cut`] has not looked at.
     pub fn has_ahead(&self) -> bool {
         self.start < self.ahead.len()

@@ -175,12 +175,17 @@ impl Slot<'_> {
     /// Whether the number is that of a connection which the library has given out, with no settings of its own, of which nothing
     /// is in memory, and for which the kernel lets no descriptors through; and there is memory for it.
     pub fn is_plain(&self) -> bool {
-        self.has_nothing()
-            && self.known().is_some_and(|entry| {
-                entry.settings.is_none()
-                    && entry.cookie.is_some()
-                    && entry.closes & (REFUSES | CLOSING) == REFUSES
-            })
+        self.has_nothing() && self.has_no_settings()
+    }
+
+    /// Whether the number is that of a connection which the library has given out, with no settings of its own, for which the
+    /// kernel lets no descriptors through.
+    pub fn has_no_settings(&self) -> bool {
+        self.known().is_some_and(|entry| {
+            entry.settings.is_none()
+                && entry.cookie.is_some()
+                && entry.closes & (REFUSES | CLOSING) == REFUSES
+        })
     }
 
     /// Whether nothing of a connection is in memory, and there is memory for it: no frame has begun, and none is queued.

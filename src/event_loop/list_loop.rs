@@ -35,6 +35,8 @@ mod edits;
 mod quick;
 mod turn;
 
+pub use self::quick::Served;
+
 /// The loop of one list.
 pub struct EventLoop {
     registry: Registry,
@@ -56,6 +58,9 @@ pub struct EventLoop {
     pub allowance: Allowance,
     /// Whether something could not be sent, and nothing will report when it can.
     is_stalled: bool,
+    /// Whether nothing of the program runs until this call returns, but handlers that end it: signals are blocked. (Other threads
+    /// aside.)
+    is_undisturbed: bool,
 }
 
 fn nobody() -> Error {
@@ -77,6 +82,7 @@ impl EventLoop {
             is_waiting: false,
             allowance: Allowance::default(),
             is_stalled: false,
+            is_undisturbed: false,
         }
     }
 
@@ -119,8 +125,14 @@ impl EventLoop {
                 self.begin(section, list, listener, may_wait, most)?;
                 None
             }
-            Input::Woken(ready) => {
+            Input::Woken(ready, is_blocked) => {
+                self.is_undisturbed = is_blocked;
                 is_idle = self.wake_up(section, list, ready)?;
+                None
+            }
+            Input::Blocked => {
+                self.is_undisturbed = true;
+                self.forget_verified();
                 None
             }
             Input::More => {
@@ -206,7 +218,7 @@ impl EventLoop {
 
     /// A call begins. Whether nothing is left to report, and the program seems to have changed nothing.
     fn note_call<L: List>(&mut self, list: &L, listener: Option<RawFd>, may_wait: bool, most: usize) -> bool {
-        (self.is_holding, self.is_batch, self.is_waiting) = (false, false, false);
+        (self.is_holding, self.is_batch, self.is_waiting, self.is_undisturbed) = (false, false, false, false);
         self.shown.clear();
         self.forget_verified();
         self.registry.turns.begin(most);
@@ -229,8 +241,10 @@ impl EventLoop {
     /// The kernel is asked, and the clock, unless it has said which members are ready; whether there was nothing.
     fn wake_up<L: List>(&mut self, section: &Section, list: &L, ready: Few) -> Result<bool, Error> {
         self.is_waiting = false;
-        self.forget_verified();
         let ready = ready.as_slice();
+        if !self.is_undisturbed || ready.is_empty() {
+            self.forget_verified();
+        }
         let poller = self.registry.poller_mut();
         let (set, clock) = poller.as_ref().map_or((-1, None), |poller| (poller.fd(), poller.clock()));
         let (has_set, has_clock) = (ready.contains(&set), clock.is_some_and(|clock| ready.contains(&clock)));
@@ -319,6 +333,9 @@ impl EventLoop {
         let (set, clock) = (poller.fd(), poller.clock().filter(|_| !is_alone));
         let is_certain =
             is_alone && !fds.as_slice().contains(&set) && !self.is_stalled && self.is_as_registered(list);
+        if is_certain && self.is_undisturbed {
+            self.note_all_verified();
+        }
         let limit = if is_certain { None } else { Some(self.tick()) };
         clock.into_iter().for_each(|clock| _ = fds.push(clock));
         Some(WaitFor { fds, clock, limit, is_idle, looks })

@@ -240,6 +240,11 @@ impl Members {
         self.slab.get_mut(slot as usize).filter(|member| member.state != State::Vacant)
     }
 
+    /// How many slots there are, the service's and vacant ones, too.
+    pub fn slab_size(&self) -> u32 {
+        u32::try_from(self.slab.len()).unwrap_or(u32::MAX)
+    }
+
     /// The member that a token is of; none if it was registered anew since, or removed.
     pub fn find(&self, token: Token) -> Option<&Member> {
         self.get(token.slot).filter(|member| member.registration == token.registration)

@@ -6,9 +6,7 @@ use std::os::fd::RawFd;
 
 use nix::errno::Errno;
 
-use crate::connection::frame_decoder::{
-    ANNOUNCED, Came, Cut, Frame, Inbound, READ_AHEAD, Receive, first_room,
-};
+use crate::connection::frame_decoder::{Came, Cut, Frame, Inbound, READ_AHEAD, Receive, first_room};
 use crate::connection::received_fds::Unwanted;
 use crate::connection::table::{self, Slot};
 use crate::event_loop::members::Token;
@@ -36,6 +34,14 @@ pub enum Received {
     Broken,
     /// The program has closed the descriptor.
     Closed,
+}
+
+/// The same in a straight line.
+pub enum Quick {
+    /// A whole frame, and whether there is more to cut.
+    Frame(Frame, bool),
+    /// A part of a payload, whose rest is to come.
+    Part,
 }
 
 /// What the connections of one list have in common.
@@ -93,18 +99,18 @@ impl Receiver {
         Ok((received, more))
     }
 
-    /// The next frame of a connection, of what was read ahead, or of what the kernel has if that is one frame, which is not large;
-    /// and whether there is more to cut. With none, what was received is in memory.
-    pub fn next_quickly(&mut self, section: &Section, token: Token, fd: RawFd) -> Option<(Frame, bool)> {
+    /// The next frame of a connection, of what was read ahead, or of what the kernel has; and whether there is more to cut. With
+    /// none of these, what was received is in memory.
+    pub fn next_quickly(&mut self, section: &Section, token: Token, fd: RawFd) -> Option<Quick> {
         let mut slot = table::lock_known(section, fd);
         if slot.get().is_some() {
-            return self.cut_quickly(slot);
+            return self.go_on_quickly(slot, token, fd);
         }
-        if !slot.is_plain() || self.expected > ANNOUNCED {
+        if !slot.is_plain() {
             return None;
         }
         if self.expected >= LARGE {
-            return self.receive_expected_quickly(slot, token, fd).map(|frame| (frame, false));
+            return self.receive_expected_quickly(slot, token, fd);
         }
         self.spare.reserve(READ_AHEAD).ok()?;
         self.spare.clear();
@@ -115,7 +121,7 @@ impl Receiver {
         if let Some((header, Ok(payload))) = whole.map(|(header, payload)| (header, Block::copy_of(payload)))
         {
             self.expected = header.length;
-            return Some((Frame::new(header.kind, payload), false));
+            return Some(Quick::Frame(Frame::new(header.kind, payload), false));
         }
         let connection = if count > 0 { slot.entry().ok() } else { None };
         if let Some(connection) = connection {
@@ -125,10 +131,11 @@ impl Receiver {
     }
 
     /// A frame of the expected size, straight into the block that the program gets.
-    fn receive_expected_quickly(&mut self, mut slot: Slot<'_>, token: Token, fd: RawFd) -> Option<Frame> {
-        let mut payload = Block::with_capacity(self.expected).ok()?;
+    fn receive_expected_quickly(&mut self, mut slot: Slot<'_>, token: Token, fd: RawFd) -> Option<Quick> {
+        let room = first_room(self.expected, || socket::available(fd));
+        let mut payload = Block::with_capacity(room).ok()?;
         let (mut head, mut filled) = ([0; HEADER_SIZE], 0);
-        let count = payload.fill(self.expected, |room| {
+        let count = payload.fill(room, |room| {
             let (count, rest) = ancillary::receive_apart(fd, &mut head, room, Arriving::None)?;
             filled = count;
             Ok::<_, Errno>(rest)
@@ -139,7 +146,7 @@ impl Receiver {
                     payload.shrink();
                 }
                 self.expected = header.length;
-                return Some(Frame::new(header.kind, payload));
+                return Some(Quick::Frame(Frame::new(header.kind, payload), false));
             }
             _ => {}
         }
@@ -148,10 +155,8 @@ impl Receiver {
             return None;
         }
         let connection = if filled > 0 { slot.entry().ok() } else { None };
-        if let Some(connection) = connection {
-            connection.inbound.begin(head, filled, payload);
-        }
-        None
+        connection?.inbound.begin(head, filled, payload);
+        self.cut_quickly(slot)
     }
 
     fn note_failure(&mut self, token: Token, errno: Errno) {
@@ -160,20 +165,42 @@ impl Receiver {
         }
     }
 
-    /// The next frame of what was read ahead, and whether there is more.
-    fn cut_quickly(&mut self, mut slot: Slot<'_>) -> Option<(Frame, bool)> {
+    /// What was read ahead, or the rest of a frame that has begun.
+    fn go_on_quickly(&mut self, mut slot: Slot<'_>, token: Token, fd: RawFd) -> Option<Quick> {
+        let has_no_settings = slot.has_no_settings();
         let inbound = &mut slot.get()?.inbound;
-        if !inbound.has_ahead() || inbound.descriptors.is_some() {
+        if !inbound.has_ahead() {
+            if !inbound.is_amid_payload() || !has_no_settings || self.failure.is_some() {
+                return None;
+            }
+            match inbound.receive_exact(|room, _| socket::receive(fd, room)) {
+                Ok(Came::All | Came::Full) => {}
+                Err(Receive::System(errno)) => {
+                    self.note_failure(token, errno);
+                    return None;
+                }
+                Ok(Came::End) | Err(Receive::OutOfMemory) => return None,
+            }
+        }
+        self.cut_quickly(slot)
+    }
+
+    /// The next frame of what has come in.
+    fn cut_quickly(&mut self, mut slot: Slot<'_>) -> Option<Quick> {
+        let inbound = &mut slot.get()?.inbound;
+        if inbound.descriptors.is_some() {
             return None;
         }
-        let frame = inbound.cut().ok().flatten()?;
+        let Some(frame) = inbound.cut().ok()? else {
+            return if inbound.is_amid_payload() { Some(Quick::Part) } else { None };
+        };
         self.expected = frame.payload.len();
         let has_more = inbound.has_ahead();
         if !has_more {
             inbound.return_spare(&mut self.spare);
             slot.remove_if_idle();
         }
-        Some((frame, has_more))
+        Some(Quick::Frame(frame, has_more))
     }
 
     /// Cuts a frame of what has come in, and receives as long as there is none.

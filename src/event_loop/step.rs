@@ -17,8 +17,11 @@ use crate::kernel::wait::FEW;
 pub enum Input<C> {
     /// The program calls: its service, if any; whether the call may wait; how many events it wants.
     Begin(Option<RawFd>, bool, usize),
-    /// The kernel may have something; these descriptors are ready.
-    Woken(Few),
+    /// The kernel may have something; these descriptors are ready. Whether signals are blocked but while the call waits, and no
+    /// handler has ended the wait before this.
+    Woken(Few, bool),
+    /// Signals were blocked just now, before the call waits again: nothing of the program runs but while it waits.
+    Blocked,
     /// The program wants a further event of the same call.
     More,
     /// A client of [`Step::Accept`], and the list's shape before and after it was prepared for.

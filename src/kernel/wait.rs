@@ -129,12 +129,18 @@ impl Wait {
         self.semaphore.arm()
     }
 
-    /// Blocks signals from now on, but while the thread waits, until [`Wait::unblock_signals`].
-    pub fn block_signals(&mut self) {
+    /// Blocks signals from now on, but while the thread waits, until [`Wait::unblock_signals`]. Whether they were not blocked.
+    pub fn block_signals(&mut self) -> bool {
         let mask = if self.is_masked == 0 { signals::block() } else { None };
         if let Some(mask) = mask {
             (self.is_masked, self.mask) = (1, MaybeUninit::new(mask));
         }
+        mask.is_some()
+    }
+
+    /// Whether signals are blocked but while the thread waits.
+    pub fn has_blocked_signals(&self) -> bool {
+        self.is_masked != 0
     }
 
     /// Blocks what was blocked before, and no more.

@@ -12,9 +12,18 @@ use crate::event_loop::list_loop::EventLoop;
 use crate::event_loop::members::{
     LISTENER, Member, QUEUED, READABLE, SENDING, State, Token, VERIFIED, WRITABLE,
 };
+use crate::event_loop::receive::Quick;
 use crate::event_loop::step::{Few, WaitFor};
 use crate::event_loop::turns::BATCH;
 use crate::process::entry_guard::Section;
+
+/// What a member that is ready has brought.
+pub enum Served<O> {
+    /// A message, and whose it is.
+    Message(O, Frame),
+    /// A part of one.
+    Part,
+}
 
 impl EventLoop {
     /// The program calls, has changed nothing, and nothing is left to report: what to wait for.
@@ -27,6 +36,10 @@ impl EventLoop {
         if !self.is_quick() || !self.note_call(list, listener, true, most) {
             return None;
         }
+        self.common_wait(list)
+    }
+
+    fn common_wait<L: List>(&mut self, list: &L) -> Option<WaitFor> {
         if self.has_few_members() {
             let fds = self.few_members().filter(|fds| !fds.as_slice().is_empty())?;
             return self.wait_on(list, fds, false);
@@ -72,7 +85,9 @@ impl EventLoop {
         let is_due = member.has(READABLE) && (!self.registry.turns.is_over() || self.is_nothing_new(token));
         let is_it = is_due && (member.has(VERIFIED) || self.registry.verify(token.slot));
         let origin = self.origin(list, &member).filter(|_| is_it)?;
-        let (frame, has_more) = self.receiver.next_quickly(section, token, member.fd)?;
+        let Quick::Frame(frame, has_more) = self.receiver.next_quickly(section, token, member.fd)? else {
+            return None;
+        };
         let _ = self.registry.turns.pop();
         if has_more {
             self.registry.turns.push(token);
@@ -120,20 +135,41 @@ impl EventLoop {
         section: &Section,
         list: &L,
         ready: RawFd,
-    ) -> Option<(L::Origin, Frame)> {
+        is_undisturbed: bool,
+    ) -> Option<Served<L::Origin>> {
         if !self.is_quick() || !self.registry.turns.is_empty() {
             return None;
         }
         if !self.has_few_members() {
-            return self.serve_set_quickly(section, list, ready);
+            return self
+                .serve_set_quickly(section, list, ready)
+                .map(|(origin, frame)| Served::Message(origin, frame));
         }
         let is_it = |member: &Member| member.fd == ready && is_common(member);
         let (slot, member) = self.registry.members.slots().find(|(_, member)| is_it(member))?;
         let token = Token::of_member(slot, member);
-        let origin = self.origin(list, member).filter(|_| self.registry.verify(slot))?;
-        let (frame, _) = self.receiver.next_quickly(section, token, ready)?;
+        let origin = self
+            .origin(list, member)
+            .filter(|_| is_undisturbed && member.has(VERIFIED) || self.registry.verify(slot))?;
+        let served = match self.receiver.next_quickly(section, token, ready)? {
+            Quick::Frame(frame, false) => Served::Message(origin, frame),
+            Quick::Frame(frame, true) => {
+                self.registry.make_ready(slot, READABLE);
+                Served::Message(origin, frame)
+            }
+            Quick::Part => Served::Part,
+        };
         self.is_waiting = false;
-        Some((origin, frame))
+        Some(served)
+    }
+
+    /// The call goes on to wait; whether signals were blocked just now: nothing of the program runs from here on but while it waits.
+    pub fn wait_quickly<L: List>(&mut self, list: &L, has_blocked_signals: bool) -> Option<WaitFor> {
+        if has_blocked_signals {
+            self.is_undisturbed = true;
+            self.forget_verified();
+        }
+        if self.is_quick() { self.common_wait(list) } else { None }
     }
 
     /// The same if that is the set.
@@ -159,14 +195,18 @@ impl EventLoop {
         self.turn_quickly(section, list)
     }
 
+    fn is_verified(&self, slot: u32, member: &Member) -> bool {
+        self.is_undisturbed && member.has(VERIFIED) || self.registry.verify(slot)
+    }
+
     /// Whether the list is as the mirror, and each number, the service's, too, still is the file that was registered.
     pub(super) fn is_as_registered<L: List>(&self, list: &L) -> bool {
         let members = &self.registry.members;
         let (_, size) = list.shape();
         size == members.count()
             && !members.differs(list, 0..size)
-            && members.slots().all(|(slot, _)| self.registry.verify(slot))
-            && (members.listener().is_none() || self.registry.verify(LISTENER))
+            && members.slots().all(|(slot, member)| self.is_verified(slot, member))
+            && members.listener().is_none_or(|member| self.is_verified(LISTENER, member))
     }
 }
 

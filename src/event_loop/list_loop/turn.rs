@@ -130,6 +130,11 @@ impl EventLoop {
         }
     }
 
+    /// All were, and the service.
+    pub(super) fn note_all_verified(&mut self) {
+        (0..self.registry.members.slab_size()).for_each(|slot| self.note_verified(slot));
+    }
+
     pub(super) fn forget_verified(&mut self) {
         for slot in self.verified.drain(..) {
             self.registry.members.get_mut(slot).into_iter().for_each(|member| member.set(VERIFIED, false));
