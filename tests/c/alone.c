@@ -11,6 +11,7 @@
 #include <fcntl.h>
 #include <pthread.h>
 #include <sys/epoll.h>
+#include <sys/socket.h>
 
 #define CLIENTS 3
 
@@ -206,6 +207,62 @@ static void closed_by_a_handler (void)
 	end (2);
 }
 
+static int stranger, swapped;
+
+static void swap (int number)
+{
+	(void) number;
+	dup2 (stranger, swapped);
+}
+
+/* While the call waits for the rest of a message a handler makes the number another socket's. Without a time limit the handler
+ * ends the call, and the next one reports the end, though the other socket has nothing to read; else the call reports it, and
+ * reads nothing of what that socket has. */
+static void swapped_amid_a_message (int limit)
+{
+	static char half[100 * 1000];
+	const uint32_t length = 1000 * 1000;
+	struct ipc_connection_info *gone;
+	struct sigaction action;
+	timer_t timer;
+	struct itimerspec soon = { { 0, 0 }, { 0, 50 * 1000 * 1000 } };
+	struct sigevent tell;
+	int ends[2], kept;
+	char byte = 0;
+
+	memset (&action, 0, sizeof action);
+	memset (&tell, 0, sizeof tell);
+	action.sa_handler = swap;
+	CHECK (sigaction (SIGUSR1, &action, NULL) == 0);
+	tell.sigev_notify = SIGEV_SIGNAL;
+	tell.sigev_signo = SIGUSR1;
+	CHECK (timer_create (CLOCK_MONOTONIC, &tell, &timer) == 0);
+	CHECK (socketpair (AF_UNIX, SOCK_STREAM, 0, ends) == 0);
+	begin (2);
+	gone = list.cinfos[0];
+	kept = dup (gone->fd);
+	stranger = ends[0];
+	swapped = gone->fd;
+	half[0] = 1;
+	memcpy (half + 1, &length, sizeof length);
+	CHECK (kept >= 0 && send (peer[0].fd, half, sizeof half, 0) == (ssize_t) sizeof half);
+	CHECK (timer_settime (timer, 0, &soon, NULL) == 0);
+	if (limit < 0) {
+		EXPECT (ipc_wait_event (&list, &srv, &event), IPC_ERROR_WAIT_EVENT__SELECT, EINTR);
+		wait_for (IPC_EVENT_TYPE_DISCONNECTION);
+		CHECK (write (ends[1], "x", 1) == 1);
+	} else {
+		CHECK (write (ends[1], "x", 1) == 1);
+		EXPECT_OK (ipc_wait_event_timeout (&list, &srv, &event, limit));
+	}
+	CHECK (event.type == IPC_EVENT_TYPE_DISCONNECTION && event.origin == gone);
+	CHECK (recv (swapped, &byte, 1, MSG_DONTWAIT) == 1 && byte == 'x');
+	free (gone);
+	CHECK (timer_delete (timer) == 0 && close (swapped) == 0 && close (kept) == 0);
+	CHECK (close (ends[0]) == 0 && close (ends[1]) == 0);
+	end (2);
+}
+
 /* What the library keeps, and this program does not know. */
 static void set_closed (void)
 {
@@ -284,6 +341,8 @@ int main (void)
 	service_in_use_again ();
 	entry_replaced ();
 	closed_by_a_handler ();
+	swapped_amid_a_message (-1);
+	swapped_amid_a_message (1000 * LIMIT_SECONDS);
 	set_closed ();
 	thread_begun_by_a_handler ();
 	return 0;
