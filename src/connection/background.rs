@@ -194,11 +194,15 @@ pub fn take_over(section: &Section, fd: RawFd) -> Result<Option<Begun>, SendQueu
         drop(background);
         drop(unused);
     }
-    let mut slot = table::lock(section, fd);
+    let mut slot = table::lock_known(section, fd);
     let is_owed = |slot: &mut table::Slot<'_>| {
         let connection = slot.get().filter(|connection| connection.turn.is_free());
         connection.is_some_and(|connection| !connection.outbound.is_empty())
     };
+    if !is_owed(&mut slot) {
+        return Ok(None);
+    }
+    slot.forget_stranger();
     if !is_owed(&mut slot) || flush_queue(&mut slot, fd).is_err() || !is_owed(&mut slot) {
         return Ok(None);
     }
