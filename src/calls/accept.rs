@@ -35,8 +35,10 @@ impl Accept {
         match (wait.is_first(), wait.is_poll(), wait.result()) {
             (true, ..) => {}
             (_, true, Ok(0)) => return Err(Errno::EAGAIN),
-            (_, true, Err(Errno::EINTR)) if !signals::all_restart() => return Err(Errno::EINTR),
+            (.., Err(Errno::EINTR)) if !signals::all_restart() => return Err(Errno::EINTR),
             (_, true, Ok(_) | Err(Errno::EINTR)) | (_, false, Err(Errno::ECONNABORTED)) => {}
+            // With SO_RCVTIMEO it ends after a stop, too, which poll(2) does not mind.
+            (_, false, Err(Errno::EINTR)) => return self.wait_in_poll(wait),
             (_, false, Err(Errno::EAGAIN)) => return self.wait(section, wait),
             (.., Err(errno)) => return Err(errno),
             (_, false, Ok(client)) => {
@@ -55,6 +57,10 @@ impl Accept {
         if !by_list {
             return Err(Errno::EAGAIN);
         }
+        self.wait_in_poll(wait)
+    }
+
+    fn wait_in_poll(&self, wait: &mut Wait) -> Result<Flow<RawFd>> {
         match Limit::since(self.begun, socket::receive_time(self.listener)?).left() {
             0 => Err(Errno::EAGAIN),
             left => {

@@ -205,7 +205,7 @@ impl Read {
         match outcome.result() {
             // The time may be over.
             Ok(0) if outcome.is_poll() => return Ok(Look::Nothing { has_begun: has_memory }),
-            Err(Errno::EINTR) if outcome.is_poll() && signals::all_restart() => {}
+            Err(Errno::EINTR) if self.goes_on(outcome) => {}
             Err(errno) => return Err(errno.into()),
             Ok(_) => {}
         }
@@ -227,6 +227,20 @@ impl Read {
             }
             _ => self.take(slot, unwanted, admit),
         }
+    }
+
+    /// Whether a wait that has ended with EINTR is to be followed by another one. The kernel ends poll(2) after any handler. A
+    /// recv(2) without SO_RCVTIMEO it ends after one without SA_RESTART alone; with it, after any handler, and when the process was
+    /// stopped and goes on, which poll(2) does not mind.
+    fn goes_on(&mut self, outcome: &Wait) -> bool {
+        if !signals::all_restart() {
+            return false;
+        }
+        if !outcome.is_poll() {
+            let Ok(time) = socket::receive_time(self.fd) else { return false };
+            self.limit = Some(Limit::since(self.begun, time));
+        }
+        true
     }
 
     /// Takes a new frame of which the header was seen, in one receive.
