@@ -89,14 +89,14 @@ impl<'a> Write<'a> {
         fd: RawFd,
         pieces: [&'a [u8]; 2],
         begun: &mut Option<Self>,
-    ) -> Option<Result<Flow<()>, Error>> {
+    ) -> Option<Result<(), Error>> {
         let frame = Outgoing::new(pieces, None);
         let mut slot = table::lock_known(section, fd);
         if frame.len() == 0 || !slot.has_nothing() || !slot.is_verified() {
             return None;
         }
         match frame.send(fd) {
-            Ok(sent) if sent == frame.len() => Some(Ok(Flow::Done(()))),
+            Ok(sent) if sent == frame.len() => Some(Ok(())),
             Ok(sent) => {
                 let mut write = Self::new(fd, pieces, None);
                 (write.sent, write.list, write.phase) = (sent, slot.list(), Phase::Begun);

@@ -109,7 +109,51 @@ where
 ///
 /// # Safety
 /// As for [`run`].
-pub unsafe fn run_quickly<S, Q, F>(code: ipc_errors, state: &mut S, mut quick: Q, mut step: F) -> ipc_errors
+pub unsafe fn run_quickly<S, Q, F>(code: ipc_errors, state: &mut S, quick: Q, step: F) -> ipc_errors
+where
+    Q: FnMut(&mut S, &Section, &mut Wait) -> Option<Result<Flow<()>, Error>>,
+    F: FnMut(&mut S, &mut Section, &mut Wait) -> Result<Flow<()>, Error>,
+{
+    // SAFETY: nothing was done yet.
+    unsafe { pthread_testcancel() };
+    // SAFETY: as promised by the caller.
+    unsafe { make_steps(code, Errno::last_raw(), state, quick, step) }
+}
+
+/// [`run`] for a call with a state of its own that often does not wait: `at_once` is tried once, as `quick` is by [`run_quickly`].
+///
+/// # Safety
+/// As for [`run`].
+pub unsafe fn run_at_once<S, A, F>(code: ipc_errors, state: &mut S, at_once: A, step: F) -> ipc_errors
+where
+    A: FnOnce(&mut S, &Section) -> Option<Result<(), Error>>,
+    F: FnMut(&mut S, &mut Section, &mut Wait) -> Result<Flow<()>, Error>,
+{
+    // SAFETY: nothing was done yet.
+    unsafe { pthread_testcancel() };
+    let before = Errno::last_raw();
+    let result = without_panic(code, || match Section::enter() {
+        Some(section) if !background::is_active() => at_once(state, &section).transpose(),
+        Some(_) => Ok(None),
+        None => Err(Error::new(code, Errno::EDEADLK)),
+    });
+    match result {
+        Ok(Some(())) => finish(before, Ok(())),
+        // SAFETY: as promised by the caller.
+        Ok(None) => unsafe { make_steps(code, before, state, |_, _, _| None, step) },
+        Err(error) => finish(before, Err(error)),
+    }
+}
+
+/// # Safety
+/// As for [`run`].
+unsafe fn make_steps<S, Q, F>(
+    code: ipc_errors,
+    before: i32,
+    state: &mut S,
+    mut quick: Q,
+    mut step: F,
+) -> ipc_errors
 where
     Q: FnMut(&mut S, &Section, &mut Wait) -> Option<Result<Flow<()>, Error>>,
     F: FnMut(&mut S, &mut Section, &mut Wait) -> Result<Flow<()>, Error>,
@@ -119,9 +163,6 @@ where
         assert!(!std::mem::needs_drop::<Q>(), "a thread that is cancelled drops nothing");
         assert!(!std::mem::needs_drop::<F>(), "a thread that is cancelled drops nothing");
     }
-    // SAFETY: nothing was done yet.
-    unsafe { pthread_testcancel() };
-    let before = Errno::last_raw();
     let mut wait = Wait::default();
     let result = loop {
         let quickly = without_panic(code, || match Section::enter() {

@@ -7,7 +7,7 @@ use std::slice;
 
 use nix::errno::Errno;
 
-use super::boundary::{call, call_on_memory, required, required_const, run_quickly};
+use super::boundary::{call, call_on_memory, required, required_const, run_at_once, run_quickly};
 use super::types::{ipc_message, msg_types};
 use crate::calls::read::Read;
 use crate::calls::write::Write;
@@ -157,8 +157,8 @@ pub(super) unsafe fn send<'a>(
     descriptor: Option<RawFd>,
 ) -> ipc_errors {
     let code = ipc_errors::IPC_ERROR_USOCK_SEND;
-    let quick = |write: &mut Option<Write<'a>>, section: &Section, wait: &mut Wait| match (descriptor, fd) {
-        (None, Ok(fd)) if wait.is_first() => Write::at_once(section, fd, pieces, write),
+    let at_once = |write: &mut Option<Write<'a>>, section: &Section| match (descriptor, fd) {
+        (None, Ok(fd)) => Write::at_once(section, fd, pieces, write),
         _ => None,
     };
     let step = |write: &mut Option<Write<'a>>, section: &mut Section, wait: &mut Wait| {
@@ -173,7 +173,7 @@ pub(super) unsafe fn send<'a>(
         Ok(flow)
     };
     // SAFETY: plain data in this frame and, as promised, in the caller's.
-    unsafe { run_quickly(code, &mut None, quick, step) }
+    unsafe { run_at_once(code, &mut None, at_once, step) }
 }
 
 /// The thread ends while it waits in a write.

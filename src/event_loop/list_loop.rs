@@ -17,7 +17,7 @@ use crate::error::{Error, ipc_errors as Code};
 use crate::event_loop::accept;
 use crate::event_loop::allowance::Allowance;
 use crate::event_loop::list::{Kind, List};
-use crate::event_loop::members::{Member, READABLE, REPORTED, SENDING, State};
+use crate::event_loop::members::{LISTENER, Member, READABLE, REPORTED, SENDING, State};
 use crate::event_loop::receive::Receiver;
 use crate::event_loop::registry::{Registry, failed};
 use crate::event_loop::scan::PART_PAUSE;
@@ -317,52 +317,70 @@ impl EventLoop {
 
     /// Nothing is there: what to wait for.
     fn wait_for<L: List>(&mut self, list: &L, is_idle: bool) -> Result<WaitFor, Error> {
-        let set = self.registry.poller_mut().ok_or(failed(Errno::EBADF))?.fd();
-        let few = self.few_members().unwrap_or(Few::one(set));
-        self.wait_on(list, few, is_idle).ok_or(failed(Errno::EBADF))
+        self.wait_on(list, is_idle).ok_or(failed(Errno::EBADF))
     }
 
-    /// What to wait for: these descriptors; the clock, by which another thread wakes this one, if there may be any; and the time
-    /// when something is to be looked after. There is no such time if the descriptors are the members, all as they were
-    /// registered, and no other thread could change that: a signal handler ends the wait.
-    fn wait_on<L: List>(&mut self, list: &L, mut fds: Few, is_idle: bool) -> Option<WaitFor> {
+    /// What to wait for: the members, if they are few, or the set; the clock, by which another thread wakes this one, if there may
+    /// be any; and the time when something is to be looked after. There is no such time if the descriptors are the members, all as
+    /// they were registered, and no other thread could change that: a signal handler ends the wait.
+    fn wait_on<L: List>(&mut self, list: &L, is_idle: bool) -> Option<WaitFor> {
         let looks = self.registry.members.count() / BATCH + 1;
         self.is_waiting = true;
-        let poller = self.registry.poller_ref()?;
         let is_alone = threads::is_only_one();
-        let (set, clock) = (poller.fd(), poller.clock().filter(|_| !is_alone));
-        let is_certain =
-            is_alone && !fds.as_slice().contains(&set) && !self.is_stalled && self.is_as_registered(list);
-        if is_certain && self.is_undisturbed {
-            self.note_all_verified();
+        if is_alone && !self.is_stalled {
+            if let Some(fds) = self.registered_members(list) {
+                if self.is_undisturbed {
+                    self.note_all_verified();
+                }
+                return Some(WaitFor { fds, clock: None, limit: None, is_idle, looks });
+            }
         }
-        let limit = if is_certain { None } else { Some(self.tick()) };
+        let poller = self.registry.poller_ref()?;
+        let mut fds = self.few_members().unwrap_or(Few::one(poller.fd()));
+        let clock = poller.clock().filter(|_| !is_alone);
         clock.into_iter().for_each(|clock| _ = fds.push(clock));
-        Some(WaitFor { fds, clock, limit, is_idle, looks })
+        Some(WaitFor { fds, clock, limit: Some(self.tick()), is_idle, looks })
     }
 
-    /// With the service, the clock, and what leaves in the background.
+    /// Whether the members are polled themselves: to wait for a few takes half of the time that it takes to wait for the set. With
+    /// them are the service, the clock, and what leaves in the background.
     fn has_few_members(&self) -> bool {
-        self.registry.members.count() + 3 <= FEW
+        let members = &self.registry.members;
+        members.count() + 3 <= FEW && !members.is_empty() && !self.registry.pause.is_on()
     }
 
-    /// The members, if they are few: to wait for them takes half of the time that it takes to wait for the
-    /// set. Only those that poll(2) reports as the set does: a connection that can be read, or a service.
+    /// The few members, if poll(2) reports each as the set does.
     fn few_members(&self) -> Option<Few> {
-        let members = &self.registry.members;
-        if !self.has_few_members() || self.registry.pause.is_on() {
+        if !self.has_few_members() {
             return None;
         }
         let mut fds = Few::NONE;
-        let listener = members.listener().into_iter();
-        for member in members.slots().map(|(_, member)| member).chain(listener) {
-            let is_plain = member.state == State::Open
-                && matches!(member.kind, Kind::Connection | Kind::Listener)
-                && !member.has(SENDING);
-            if !is_plain {
+        let members = &self.registry.members;
+        let mut all = members.slots().map(|(_, member)| member).chain(members.listener());
+        all.all(|member| is_pollable(member) && fds.push(member.fd)).then_some(fds)
+    }
+
+    /// The same, if the list is as the mirror, and each number, the service's, too, still is the file that was registered.
+    fn registered_members<L: List>(&self, list: &L) -> Option<Few> {
+        let members = &self.registry.members;
+        let (_, size) = list.shape();
+        if !self.has_few_members() || size != members.count() {
+            return None;
+        }
+        let mut fds = Few::NONE;
+        for index in 0..size {
+            let slot = members.at(index)?;
+            let member = members.get(slot)?;
+            if !member.is(list.entry(index)?) || !is_pollable(member) || !self.is_verified(slot, member) {
                 return None;
             }
             fds.push(member.fd);
+        }
+        if let Some(service) = members.listener() {
+            if !is_pollable(service) || !self.is_verified(LISTENER, service) {
+                return None;
+            }
+            fds.push(service.fd);
         }
         Some(fds)
     }
@@ -420,4 +438,11 @@ impl EventLoop {
             stalled.into_iter().for_each(|slot| self.registry.watch_output(slot, true));
         }
     }
+}
+
+/// Whether poll(2) for input reports the member as the set does: a connection to which nothing is queued, or a service.
+fn is_pollable(member: &Member) -> bool {
+    member.state == State::Open
+        && matches!(member.kind, Kind::Connection | Kind::Listener)
+        && !member.has(SENDING)
 }

@@ -141,3 +141,17 @@ fn promise_5_one_that_floods_and_never_reads_costs_bounded_memory_and_the_others
     flood.join().unwrap();
     say(&format!("a client that never reads: {most} bytes of memory at most, {refused} answers refused"));
 }
+
+/// The library has work of its own each 10 ms, some of it between the receive that brings both messages and their report.
+#[test]
+fn messages_that_come_together_are_reported_whatever_else_is_due() {
+    own_process!(60);
+    let mut server = Program::server();
+    let (mut peer, fd) = server.peer();
+    let both = [frame(1, b"one"), frame(2, b"another")].concat();
+    for round in 0..60_000 {
+        peer.write_all(&both).unwrap();
+        assert_eq!(server.look(10_000), Told::Message(fd, 1, b"one".to_vec()), "{round}");
+        assert_eq!(server.look(10_000), Told::Message(fd, 2, b"another".to_vec()), "{round}");
+    }
+}

@@ -9,11 +9,9 @@ use std::os::fd::RawFd;
 use crate::connection::frame_decoder::Frame;
 use crate::event_loop::list::{Kind, List};
 use crate::event_loop::list_loop::EventLoop;
-use crate::event_loop::members::{
-    LISTENER, Member, QUEUED, READABLE, SENDING, State, Token, VERIFIED, WRITABLE,
-};
+use crate::event_loop::members::{Member, QUEUED, READABLE, SENDING, State, Token, VERIFIED, WRITABLE};
 use crate::event_loop::receive::Quick;
-use crate::event_loop::step::{Few, WaitFor};
+use crate::event_loop::step::WaitFor;
 use crate::event_loop::turns::BATCH;
 use crate::process::entry_guard::Section;
 
@@ -36,16 +34,7 @@ impl EventLoop {
         if !self.is_quick() || !self.note_call(list, listener, true, most) {
             return None;
         }
-        self.common_wait(list)
-    }
-
-    fn common_wait<L: List>(&mut self, list: &L) -> Option<WaitFor> {
-        if self.has_few_members() {
-            let fds = self.few_members().filter(|fds| !fds.as_slice().is_empty())?;
-            return self.wait_on(list, fds, false);
-        }
-        let set = self.registry.poller_ref()?.fd();
-        self.wait_on(list, Few::one(set), false)
+        self.wait_on(list, false)
     }
 
     /// The program calls, has changed nothing, and members are left that were found to be ready: the message of the next one, and
@@ -85,7 +74,7 @@ impl EventLoop {
         let is_due = member.has(READABLE) && (!self.registry.turns.is_over() || self.is_nothing_new(token));
         let is_it = is_due && (member.has(VERIFIED) || self.registry.verify(token.slot));
         let origin = self.origin(list, &member).filter(|_| is_it)?;
-        let Quick::Frame(frame, has_more) = self.receiver.next_quickly(section, token, member.fd)? else {
+        let Quick::Frame(frame, has_more) = self.receive_quickly(section, token, member.fd)? else {
             return None;
         };
         let _ = self.registry.turns.pop();
@@ -95,6 +84,17 @@ impl EventLoop {
             member.take(QUEUED | READABLE);
         }
         Some((origin, frame))
+    }
+
+    /// [`Receiver::next_quickly`]. Where a step is to go on the member has its turn: what was received the kernel reports no more.
+    ///
+    /// [`Receiver::next_quickly`]: crate::event_loop::receive::Receiver::next_quickly
+    fn receive_quickly(&mut self, section: &Section, token: Token, fd: RawFd) -> Option<Quick> {
+        let brought = self.receiver.next_quickly(section, token, fd);
+        if brought.is_none() {
+            self.registry.make_ready(token.slot, READABLE);
+        }
+        brought
     }
 
     /// Whether the kernel has nothing new but of this member; a round begins then.
@@ -151,7 +151,7 @@ impl EventLoop {
         let origin = self
             .origin(list, member)
             .filter(|_| is_undisturbed && member.has(VERIFIED) || self.registry.verify(slot))?;
-        let served = match self.receiver.next_quickly(section, token, ready)? {
+        let served = match self.receive_quickly(section, token, ready)? {
             Quick::Frame(frame, false) => Served::Message(origin, frame),
             Quick::Frame(frame, true) => {
                 self.registry.make_ready(slot, READABLE);
@@ -169,7 +169,7 @@ impl EventLoop {
             self.is_undisturbed = true;
             self.forget_verified();
         }
-        if self.is_quick() { self.common_wait(list) } else { None }
+        if self.is_quick() { self.wait_on(list, false) } else { None }
     }
 
     /// The same if that is the set.
@@ -195,18 +195,9 @@ impl EventLoop {
         self.turn_quickly(section, list)
     }
 
-    fn is_verified(&self, slot: u32, member: &Member) -> bool {
+    /// Whether the member's number still is the file that was registered; not asked again while nothing can change that.
+    pub(super) fn is_verified(&self, slot: u32, member: &Member) -> bool {
         self.is_undisturbed && member.has(VERIFIED) || self.registry.verify(slot)
-    }
-
-    /// Whether the list is as the mirror, and each number, the service's, too, still is the file that was registered.
-    pub(super) fn is_as_registered<L: List>(&self, list: &L) -> bool {
-        let members = &self.registry.members;
-        let (_, size) = list.shape();
-        size == members.count()
-            && !members.differs(list, 0..size)
-            && members.slots().all(|(slot, member)| self.is_verified(slot, member))
-            && members.listener().is_none_or(|member| self.is_verified(LISTENER, member))
     }
 }
 
