@@ -13,6 +13,7 @@ use crate::event_loop::members::{Member, QUEUED, READABLE, SENDING, State, Token
 use crate::event_loop::receive::Quick;
 use crate::event_loop::step::WaitFor;
 use crate::event_loop::turns::BATCH;
+use crate::kernel::poller::Readiness;
 use crate::process::entry_guard::Section;
 
 /// What a member that is ready has brought.
@@ -97,22 +98,33 @@ impl EventLoop {
         brought
     }
 
-    /// Whether the kernel has nothing new but of this member; a round begins then.
+    /// Whether the kernel has nothing new but of this member; a round begins in any case. What it has is noted: some of it, a tick of
+    /// the clock among it, is reported once.
     fn is_nothing_new(&mut self, token: Token) -> bool {
-        // Of extra descriptors it reports once what is new.
-        let Some(poller) = self.registry.poller_ref().filter(|_| !self.registry.has_extras()) else {
+        let mut room = [const { MaybeUninit::uninit() }; 2];
+        let Some(Ok(brought)) = self.registry.poller_ref().map(|poller| poller.ready(&mut room)) else {
             return false;
         };
-        let mut room = [const { MaybeUninit::uninit() }; 2];
-        let is_nothing = match poller.ready(&mut room) {
-            Ok([]) => true,
-            Ok([one]) => one.u64 == token.data() && one.events == libc::EPOLLIN as u32,
-            _ => false,
-        };
-        if is_nothing {
-            self.registry.turns.begin_round();
+        match brought {
+            [] => {}
+            [one] if one.u64 == token.data() && one.events == libc::EPOLLIN as u32 => {}
+            _ => {
+                self.collect_quickly(brought);
+                return false;
+            }
         }
-        is_nothing
+        self.registry.turns.begin_round();
+        true
+    }
+
+    /// Notes what the kernel has brought. Whether there is nothing but members that are ready.
+    fn collect_quickly(&mut self, brought: &[Readiness]) -> bool {
+        let collected = self.registry.collect(brought);
+        if collected.has_ticked {
+            // The steps look after what is to be looked after, now.
+            self.registry.poller_mut().into_iter().for_each(|poller| _ = poller.tick_in(0, false));
+        }
+        !collected.has_ticked && !collected.is_stale
     }
 
     /// Whether nothing is due but messages of members.
@@ -182,12 +194,7 @@ impl EventLoop {
         let poller = self.registry.poller_ref().filter(|poller| poller.fd() == ready)?;
         let mut room = [const { MaybeUninit::uninit() }; BATCH];
         let brought = poller.ready(&mut room).ok()?;
-        let collected = self.registry.collect(brought);
-        if collected.has_ticked {
-            // Just now: the steps look after what is to be looked after.
-            self.registry.poller_mut()?.tick_in(0, false);
-        }
-        if collected.has_ticked || collected.is_stale {
+        if !self.collect_quickly(brought) {
             return None;
         }
         self.is_waiting = false;

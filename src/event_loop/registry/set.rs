@@ -46,11 +46,6 @@ impl Registry {
         self.poller.as_mut()
     }
 
-    /// Whether there are extra descriptors.
-    pub fn has_extras(&self) -> bool {
-        !self.files.is_empty()
-    }
-
     /// The same, to be asked only.
     pub fn poller_ref(&self) -> Option<&Poller> {
         self.poller.as_ref()
