@@ -19,7 +19,7 @@ use crate::event_loop::allowance::Allowance;
 use crate::event_loop::list::{Kind, List};
 use crate::event_loop::members::{LISTENER, Member, READABLE, REPORTED, SENDING, State};
 use crate::event_loop::receive::Receiver;
-use crate::event_loop::registry::{Registry, failed};
+use crate::event_loop::registry::{Collected, Registry, failed};
 use crate::event_loop::scan::PART_PAUSE;
 use crate::event_loop::step::{Few, Input, Step, WaitFor};
 use crate::event_loop::turns::BATCH;
@@ -264,15 +264,10 @@ impl EventLoop {
         self.ask_the_kernel(section, list)
     }
 
+    /// Asks the kernel which members are ready, and does what else it has reported; whether there was nothing.
     fn ask_the_kernel<L: List>(&mut self, section: &Section, list: &L) -> Result<bool, Error> {
-        let mut room = [const { MaybeUninit::uninit() }; BATCH];
         self.registry.build(section)?;
-        // A program that always finds something does not wait, and is looked after all the same.
-        self.tick();
-        let Some(poller) = self.registry.poller_mut() else { return Ok(true) };
-        let brought = poller.ready(&mut room).map_err(failed)?;
-        let is_idle = brought.is_empty();
-        let collected = self.registry.collect(brought);
+        let collected = self.collect()?;
         if collected.is_stale {
             self.registry.check_all(section)?;
             self.registry.drop_set();
@@ -281,7 +276,19 @@ impl EventLoop {
         if collected.has_ticked {
             self.look_after(section, list)?;
         }
-        Ok(is_idle)
+        Ok(!collected.is_something)
+    }
+
+    /// Asks the kernel, and notes which members are ready: a round begins.
+    fn collect(&mut self) -> Result<Collected, Error> {
+        let mut room = [const { MaybeUninit::uninit() }; BATCH];
+        // A program that always finds something does not wait, and is looked after all the same.
+        self.tick();
+        match self.registry.poller_ref().map(|poller| poller.ready(&mut room)) {
+            Some(Ok(brought)) => Ok(self.registry.collect(brought)),
+            Some(Err(errno)) => Err(failed(errno)),
+            None => Ok(Collected::default()),
+        }
     }
 
     /// What is to be done from time to time.

@@ -38,6 +38,8 @@ use crate::process::sharded::{NumberMap, empty_map};
 
 mod set;
 
+pub use self::set::Collected;
+
 /// The members of one list, the set that watches them, and the queues of those that are ready.
 pub struct Registry {
     /// The list's address.

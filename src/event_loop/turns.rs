@@ -40,13 +40,18 @@ impl Turns {
         self.shortest_round = most.clamp(SHORTEST_ROUND, BATCH);
         if most > 1 {
             // Members that are ready by now are reported beside those of which much has been read ahead.
-            self.left = 0;
+            self.end_round();
         }
     }
 
     /// The kernel was asked: a round begins.
     pub fn begin_round(&mut self) {
         self.left = self.ready.len().max(self.shortest_round);
+    }
+
+    /// The kernel is to be asked before the next turn.
+    pub fn end_round(&mut self) {
+        self.left = 0;
     }
 
     /// Whether the round is over.

@@ -3,7 +3,6 @@
 
 #![forbid(unsafe_code)]
 
-use std::mem::MaybeUninit;
 use std::os::fd::RawFd;
 
 use crate::connection::frame_decoder::Frame;
@@ -12,8 +11,6 @@ use crate::event_loop::list_loop::EventLoop;
 use crate::event_loop::members::{Member, QUEUED, READABLE, SENDING, State, Token, VERIFIED, WRITABLE};
 use crate::event_loop::receive::Quick;
 use crate::event_loop::step::WaitFor;
-use crate::event_loop::turns::BATCH;
-use crate::kernel::poller::Readiness;
 use crate::process::entry_guard::Section;
 
 /// What a member that is ready has brought.
@@ -70,10 +67,12 @@ impl EventLoop {
 
     /// The turn of the member that is next.
     fn turn_quickly<L: List>(&mut self, section: &Section, list: &L) -> Option<(L::Origin, Frame)> {
+        if self.registry.turns.is_over() && !self.ask_quickly() {
+            return None;
+        }
         let token = self.registry.turns.next()?;
         let member = *self.registry.members.find(token).filter(|member| is_common(member))?;
-        let is_due = member.has(READABLE) && (!self.registry.turns.is_over() || self.is_nothing_new(token));
-        let is_it = is_due && (member.has(VERIFIED) || self.registry.verify(token.slot));
+        let is_it = member.has(READABLE) && (member.has(VERIFIED) || self.registry.verify(token.slot));
         let origin = self.origin(list, &member).filter(|_| is_it)?;
         let Quick::Frame(frame, has_more) = self.receive_quickly(section, token, member.fd)? else {
             return None;
@@ -98,33 +97,18 @@ impl EventLoop {
         brought
     }
 
-    /// Whether the kernel has nothing new but of this member; a round begins in any case. What it has is noted: some of it, a tick of
-    /// the clock among it, is reported once.
-    fn is_nothing_new(&mut self, token: Token) -> bool {
-        let mut room = [const { MaybeUninit::uninit() }; 2];
-        let Some(Ok(brought)) = self.registry.poller_ref().map(|poller| poller.ready(&mut room)) else {
-            return false;
-        };
-        match brought {
-            [] => {}
-            [one] if one.u64 == token.data() && one.events == libc::EPOLLIN as u32 => {}
-            _ => {
-                self.collect_quickly(brought);
-                return false;
-            }
-        }
-        self.registry.turns.begin_round();
-        true
-    }
-
-    /// Notes what the kernel has brought. Whether there is nothing but members that are ready.
-    fn collect_quickly(&mut self, brought: &[Readiness]) -> bool {
-        let collected = self.registry.collect(brought);
+    /// Asks the kernel which members are ready. Whether that is all that it has reported: what else it has is left to a step.
+    fn ask_quickly(&mut self) -> bool {
+        let Ok(collected) = self.collect() else { return false };
         if collected.has_ticked {
-            // The steps look after what is to be looked after, now.
+            // It was reported once.
             self.registry.poller_mut().into_iter().for_each(|poller| _ = poller.tick_in(0, false));
         }
-        !collected.has_ticked && !collected.is_stale
+        let is_all = !collected.has_ticked && !collected.is_stale;
+        if !is_all {
+            self.registry.turns.end_round();
+        }
+        is_all
     }
 
     /// Whether nothing is due but messages of members.
@@ -191,10 +175,8 @@ impl EventLoop {
         list: &L,
         ready: RawFd,
     ) -> Option<(L::Origin, Frame)> {
-        let poller = self.registry.poller_ref().filter(|poller| poller.fd() == ready)?;
-        let mut room = [const { MaybeUninit::uninit() }; BATCH];
-        let brought = poller.ready(&mut room).ok()?;
-        if !self.collect_quickly(brought) {
+        self.registry.poller_ref().filter(|poller| poller.fd() == ready)?;
+        if !self.ask_quickly() {
             return None;
         }
         self.is_waiting = false;

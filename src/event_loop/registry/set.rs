@@ -21,8 +21,10 @@ use crate::kernel::socket;
 use crate::process::entry_guard::Section;
 
 /// What epoll has reported beside members that are ready.
-#[derive(Clone, Copy)]
+#[derive(Clone, Copy, Default)]
 pub struct Collected {
+    /// Anything at all.
+    pub is_something: bool,
     /// It is time to look after something.
     pub has_ticked: bool,
     /// A registration has outlived its member: the program closed the descriptor with close(2), and the file is still open
@@ -213,7 +215,7 @@ impl Registry {
             }
         }
         self.turns.begin_round();
-        Collected { has_ticked, is_stale }
+        Collected { is_something: !brought.is_empty(), has_ticked, is_stale }
     }
 
     /// What the program has closed is not to be used, nor closed.
