@@ -53,7 +53,6 @@ pub const ROWS: &[Row] = &[
     row("recvmsg", SHORT, May::Nothing, MANY),
     row("recvmsg", &["EAGAIN"], May::Fail, SOME),
     row("recvmsg", &["ECONNRESET", "ENOMEM", "EACCES"], May::Break, ONE),
-    row("epoll_wait", &["EINTR"], May::Fail, SOME),
     row("getsockopt", &["EACCES"], May::Break, SOME),
     row("setsockopt", &["EACCES"], May::Fail, SOME),
     row("ioctl", &["EACCES"], May::Nothing, ONE),

@@ -44,7 +44,6 @@ WRAP (int, getsockopt, (int fd, int level, int name, void *value, socklen_t *siz
 WRAP (int, setsockopt, (int fd, int level, int name, const void *value, socklen_t size),
 	(fd, level, name, value, size))
 WRAP (int, epoll_create1, (int flags), (flags))
-WRAP (int, epoll_wait, (int set, struct epoll_event *events, int most, int timeout), (set, events, most, timeout))
 WRAP (int, timerfd_create, (clockid_t clock, int flags), (clock, flags))
 WRAP (int, timerfd_settime, (int fd, int flags, const struct itimerspec *new, struct itimerspec *old),
 	(fd, flags, new, old))
