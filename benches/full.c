@@ -5,7 +5,8 @@
  * The server waits in poll(2), which a stop and a continue of the process do not end: for its clients and new ones, if they are
  * few; else for a set of them, and a clock by which other threads wake it. Before it waits for few, before it receives, and before it hands out a message that it has read ahead, it asks
  * whether the number still is the connection (EPOLL_CTL_ADD says EEXIST); before it sends, the socket's cookie. It reads
- * ahead, up to 16 KiB, and each payload is a block of its own with a NUL behind it. The client looks at the header first
+ * ahead, up to 16 KiB; connections that are ready take turns, message by message, and the kernel is asked for others after
+ * each round. Each message is a structure and a payload with a NUL behind it, in blocks of their own. The client looks at the header first
  * (MSG_PEEK), so that a thread that is cancelled takes nothing, then receives header and payload at once, and not a byte
  * more.
  *
@@ -47,6 +48,7 @@ struct end {
     char *ahead;
     size_t start, end;
     int place;
+    int is_queued; /* for its turn */
 };
 
 static void
@@ -264,6 +266,9 @@ struct server {
     struct end *members[MOST];
     int count;
     size_t expected; /* the size of the last payload */
+    /* Whose turn it is: a ring. How many have their turn before the kernel is asked again. */
+    struct end *turns[MOST];
+    int first, queued, left;
 };
 
 static struct server server;
@@ -315,7 +320,21 @@ leave (struct end *c)
     close_end (c);
 }
 
-/* The descriptors that are ready: a few are polled themselves, many by the set. */
+/* The descriptors that are ready by now. */
+static int
+ask (int *ready)
+{
+    struct epoll_event events[BATCH];
+    int found = epoll_wait (server.set, events, BATCH, 0);
+
+    check ("epoll_wait", found);
+    for (int i = 0; i < found; i++) {
+        ready[i] = events[i].data.fd;
+    }
+    return found;
+}
+
+/* Waits for descriptors that are ready: a few are polled themselves, many by the set. */
 static int
 await_ready (int *ready)
 {
@@ -343,26 +362,31 @@ await_ready (int *ready)
         struct pollfd fds[2] = {
             {.fd = server.set, .events = POLLIN}, {.fd = server.clock, .events = POLLIN}
         };
-        struct epoll_event events[BATCH];
 
         check ("poll", poll (fds, 2, 1000));
-        found = epoll_wait (server.set, events, BATCH, 0);
-        check ("epoll_wait", found);
-        for (int i = 0; i < found; i++) {
-            ready[i] = events[i].data.fd;
-        }
+        found = ask (ready);
     }
     return found;
 }
 
-/* The message that is received, to the program; its payload is freed when the next one comes. */
+/* The message that is received, to the program, as a structure and a payload; both are freed when the next one comes. */
 static void
 hand_out (struct end *c, char *payload, size_t length)
 {
-    static char *before;
+    static struct {
+        char type;
+        uint32_t length;
+        char *payload;
+    } *message;
 
-    free (before);
-    before = payload;
+    if (message != NULL) {
+        free (message->payload);
+        free (message);
+    }
+    message = checked_alloc (sizeof *message);
+    message->type = 2;
+    message->length = (uint32_t) length;
+    message->payload = payload;
     server.expected = length;
     if (! wants_answer (&server.inbox, payload, length)) {
         return;
@@ -371,54 +395,71 @@ hand_out (struct end *c, char *payload, size_t length)
     send_message (c, payload, length);
 }
 
-/* Messages that lie whole in what was read ahead; the begin of another one finds its place. */
+static int
+has_frame (const struct end *c)
+{
+    uint32_t length;
+
+    if (c->end - c->start < HEADER_SIZE) {
+        return 0;
+    }
+    memcpy (&length, c->ahead + c->start + 1, sizeof length);
+    return c->end - c->start - HEADER_SIZE >= length;
+}
+
+/* The next message that lies whole in what was read ahead; the begin of a large one finds its place. */
 static void
 cut (struct end *c)
 {
-    int number = 0;
+    uint32_t length;
 
-    while (c->end - c->start >= HEADER_SIZE) {
-        const char *at = c->ahead + c->start;
-        size_t there = c->end - c->start - HEADER_SIZE;
-        uint32_t length;
-
-        memcpy (&length, at + 1, sizeof length);
-        if (there < length && length >= LARGE) {
-            c->length = length;
-            c->payload = payload_block (length);
-            memcpy (c->payload, at + HEADER_SIZE, there);
-            c->have = HEADER_SIZE + there;
-            c->start = c->end;
-            break;
-        } else if (there < length) {
-            break;
-        } else {
-            char *payload = payload_block (length);
-
-            memcpy (payload, at + HEADER_SIZE, length);
-            c->start += HEADER_SIZE + length;
-            if (number++ > 0) {
-                is_still_the_member (c->fd);
-            }
-            hand_out (c, payload, length);
-        }
+    if (c->end - c->start < HEADER_SIZE) {
+        return;
     }
-    memmove (c->ahead, c->ahead + c->start, c->end - c->start);
-    c->end -= c->start;
-    c->start = 0;
+    memcpy (&length, c->ahead + c->start + 1, sizeof length);
+    if (has_frame (c)) {
+        char *payload = payload_block (length);
+
+        memcpy (payload, c->ahead + c->start + HEADER_SIZE, length);
+        c->start += HEADER_SIZE + length;
+        hand_out (c, payload, length);
+    } else if (length >= LARGE) {
+        size_t there = c->end - c->start - HEADER_SIZE;
+
+        c->length = length;
+        c->payload = payload_block (length);
+        memcpy (c->payload, c->ahead + c->start + HEADER_SIZE, there);
+        c->have = HEADER_SIZE + there;
+        c->start = c->end;
+    }
 }
 
 static void
+queue (struct end *c)
+{
+    if (! c->is_queued) {
+        c->is_queued = 1;
+        server.turns[(server.first + server.queued++) % MOST] = c;
+    }
+}
+
+/* One turn: a message, or a part of one. */
+static void
 serve_member (struct end *c)
 {
-    ssize_t count;
+    ssize_t count = 1;
 
     is_still_the_member (c->fd);
     if (c->have > 0) {
         count = receive_rest (c);
-    } else if (c->end == 0 && server.expected >= LARGE) {
+    } else if (has_frame (c)) {
+        cut (c);
+    } else if (c->end == c->start && server.expected >= LARGE) {
         count = receive_both (c, server.expected);
     } else {
+        memmove (c->ahead, c->ahead + c->start, c->end - c->start);
+        c->end -= c->start;
+        c->start = 0;
         count = recv (c->fd, c->ahead + c->end, AHEAD - c->end, MSG_DONTWAIT);
         c->end += count > 0 ? (size_t) count : 0;
         cut (c);
@@ -435,6 +476,23 @@ serve_member (struct end *c)
         c->payload = NULL;
         hand_out (c, payload, c->length);
     }
+    if (has_frame (c)) {
+        queue (c);
+    }
+}
+
+/* Those that are ready have their turns; a round has two at least, so that one that sends much costs half a question each. */
+static void
+begin_round (const int *ready, int found)
+{
+    for (int i = 0; i < found; i++) {
+        if (ready[i] == server.listener) {
+            take_client ();
+        } else if (ready[i] != server.clock) {
+            queue (server.by_number[ready[i]]);
+        }
+    }
+    server.left = server.queued > 2 ? server.queued : 2;
 }
 
 static void
@@ -456,15 +514,22 @@ serve_full (const struct setup *setup)
     serving ();
     for (;;) {
         int ready[BATCH];
-        int found = await_ready (ready);
+        struct end *next;
 
-        for (int i = 0; i < found; i++) {
-            if (ready[i] == server.listener) {
-                take_client ();
-            } else if (ready[i] != server.clock) {
-                serve_member (server.by_number[ready[i]]);
-            }
+        if (server.queued == 0) {
+            begin_round (ready, await_ready (ready));
+        } else if (server.left == 0) {
+            begin_round (ready, ask (ready));
         }
+        if (server.queued == 0) {
+            continue;
+        }
+        next = server.turns[server.first];
+        server.first = (server.first + 1) % MOST;
+        server.queued--;
+        server.left--;
+        next->is_queued = 0;
+        serve_member (next);
     }
 }
 
