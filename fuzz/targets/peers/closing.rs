@@ -46,6 +46,17 @@ impl World {
         dead.into_iter().for_each(|number| self.delete(number));
     }
 
+    /// The same of those that the library has not seen in the list before they were closed.
+    pub fn remove_dead_unnoticed(&mut self, fd: RawFd) {
+        let is_unnoticed = |number: &usize| {
+            let connection = &self.connections[*number];
+            connection.state == State::Closed && connection.fd == fd && connection.is_unnoticed
+        };
+        if self.here.listed.iter().flatten().any(is_unnoticed) {
+            self.remove_dead(fd);
+        }
+    }
+
     /// ipc_del.
     pub fn delete(&mut self, number: usize) {
         let Some(place) = self.place(number) else { return };

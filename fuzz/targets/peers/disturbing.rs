@@ -257,6 +257,7 @@ impl World {
         }
         for _ in self.files.len()..ALL_FILES.min(self.files.len() + FILES) {
             let (fd, other_end) = sockets::pair();
+            self.in_each_list(|world| world.remove_dead_unnoticed(fd));
             trace!("  {fd} is a file of the program");
             let holds = sockets::send(&other_end, &frame(2, 20, 99).repeat(3));
             self.files.push(File { fd, holds, _other_end: other_end });
