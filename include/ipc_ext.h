@@ -1,6 +1,7 @@
 /*
- * libipc: what the interface of 2019, ipc.h, does not have: time-outs, other event loops, many messages in one
- * system call, limits, who is at the other end, descriptors that go with messages.
+ * libipc: what the interface of 2019, ipc.h, does not have: time-outs, other event loops, payloads of any memory, one
+ * message to many, many messages in one system call, limits, who is at the other end, descriptors that go with
+ * messages.
  *
  * What ipc.h says of memory, errors and threads holds here, too.
  *
@@ -16,6 +17,12 @@
 #include <stddef.h>
 #include <stdint.h>
 #include <sys/types.h>
+#include <sys/uio.h>
+
+/**
+ * How many pieces ipc_sendv takes at most.
+ */
+#define IPC_MAX_PIECES 64
 
 /**
  * A process, as the kernel knows it.
@@ -53,6 +60,19 @@ enum ipc_errors ipc_wait_event_timeout(struct ipc_connection_infos *clients,
                                        struct ipc_connection_info *srv,
                                        struct ipc_event *event,
                                        int timeout_ms);
+
+/**
+ * ipc_read that waits for at most `timeout_ms` milliseconds: 0 takes a message that is there and does not wait, below 0
+ * is ipc_read. What has come of a message stays for the next call. The time takes the place of the socket's own
+ * (SO_RCVTIMEO, O_NONBLOCK).
+ *
+ * A signal handler that runs meanwhile does not end a wait that has a time-out, nor make it longer.
+ *
+ * Errors: as for ipc_read. IPC_ERROR_USOCK_RECV: the time is over (ETIMEDOUT).
+ */
+enum ipc_errors ipc_read_timeout(const struct ipc_connection_info *p,
+                                 struct ipc_message *m,
+                                 int timeout_ms);
 
 /**
  * Waits as ipc_wait_event_timeout does, and then tells all that is at hand, up to `*count` events: in turns,
@@ -117,6 +137,50 @@ enum ipc_errors ipc_watch_fd(struct ipc_connection_infos *cinfos,
  * IPC_ERROR_DEL__CANNOT_FIND_CLIENT: it is not in the list, or a connection (ENOENT).
  */
 enum ipc_errors ipc_del_fd(struct ipc_connection_infos *cinfos, int fd);
+
+/**
+ * ipc_write of a message of this type, with `length` bytes of payload: of none, `payload` may be NULL. The bytes are
+ * yours, and are used until the call returns.
+ *
+ * Errors: IPC_ERROR_MESSAGE_FORMAT__LENGTH: `length` is over IPC_MAX_MESSAGE_SIZE (EMSGSIZE).
+ * IPC_ERROR_MESSAGE_FORMAT__INCONSISTENT_PARAMS: `payload` is NULL, and `length` is not 0 (EINVAL).
+ * IPC_ERROR_USOCK_SEND, IPC_ERROR_MESSAGE_WRITE__NOT_ENOUGH_DATA, IPC_ERROR_NOT_ENOUGH_MEMORY: what they are for
+ * ipc_write.
+ */
+enum ipc_errors ipc_send(const struct ipc_connection_info *p,
+                         char type,
+                         const void *payload,
+                         size_t length);
+
+/**
+ * ipc_send of a payload that consists of `count` pieces, one after the other, 0 to IPC_MAX_PIECES of them: writev(2) for
+ * messages. They are not copied, unless they have to wait for the peer. A piece of length 0 may be NULL.
+ *
+ * Errors: as for ipc_send; the length is that of all pieces together.
+ * IPC_ERROR_MESSAGE_FORMAT__INCONSISTENT_PARAMS: `count` is below 0 or over IPC_MAX_PIECES, or `pieces` is NULL and
+ * `count` is not 0 (EINVAL).
+ */
+enum ipc_errors ipc_sendv(const struct ipc_connection_info *p,
+                          char type,
+                          const struct iovec *pieces,
+                          int count);
+
+/**
+ * Sends the message to all connections of the list but `except`, which may be NULL; descriptors of ipc_add_fd and
+ * ipc_watch_fd get none. It does not wait: what a peer does not take at once is queued for it, as by ipc_queue.
+ *
+ * `*failed`, unless `failed` is NULL, becomes the number of connections that do not get the message: the queue is
+ * full, there is no memory, or the peer is gone. The others get it, and IPC_ERROR_NONE is returned. Who is gone is
+ * reported by ipc_wait_event.
+ *
+ * Errors: IPC_ERROR_WAIT_EVENT__NO_CLIENTS_PARAM: `clients` is NULL (EINVAL). IPC_ERROR_MESSAGE_WRITE__NO_MESSAGE_PARAM,
+ * IPC_ERROR_MESSAGE_FORMAT__LENGTH, IPC_ERROR_MESSAGE_FORMAT__INCONSISTENT_PARAMS: as for ipc_write. Nothing is sent
+ * then.
+ */
+enum ipc_errors ipc_broadcast(struct ipc_connection_infos *clients,
+                              const struct ipc_message *m,
+                              const struct ipc_connection_info *except,
+                              size_t *failed);
 
 /**
  * Puts a copy of the message behind what is queued for the connection; it does not wait. What is queued leaves

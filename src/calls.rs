@@ -5,7 +5,7 @@ pub mod close;
 pub mod flow;
 pub mod flush;
 mod held_back;
-mod outgoing;
+pub mod outgoing;
 pub mod queue;
 pub mod read;
 pub mod wait_event;

@@ -18,6 +18,7 @@ pub mod passing;
 pub mod printing;
 mod process;
 pub mod queueing;
+pub mod sending;
 pub mod server_and_client;
 pub mod types;
 pub mod usock;

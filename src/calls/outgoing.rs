@@ -14,17 +14,43 @@ use crate::error::Error;
 use crate::kernel::fd;
 use crate::kernel::socket::send_frame;
 
-/// What is left of a frame: at most two pieces, and a descriptor that goes with the first byte.
+/// How many pieces a payload may have.
+pub const MOST_PIECES: usize = 64;
+
+/// What is left of a frame: its pieces, and a descriptor that goes with the first byte.
 #[derive(Clone, Copy)]
 pub struct Outgoing<'a> {
+    /// Most often the header and the payload.
     pieces: [&'a [u8]; 2],
+    /// Further pieces of the payload.
+    more: &'a [IoSlice<'a>],
     descriptor: Option<RawFd>,
 }
 
 impl<'a> Outgoing<'a> {
-    /// These pieces, and this descriptor.
-    pub fn new(pieces: [&'a [u8]; 2], descriptor: Option<RawFd>) -> Self {
-        Self { pieces, descriptor }
+    /// These pieces, one after the other.
+    pub fn new(pieces: [&'a [u8]; 2]) -> Self {
+        Self { pieces, more: &[], descriptor: None }
+    }
+
+    /// And behind them these, at most [`MOST_PIECES`].
+    pub fn and(self, more: &'a [IoSlice<'a>]) -> Self {
+        Self { more, ..self }
+    }
+
+    /// And this descriptor.
+    pub fn with(self, descriptor: Option<RawFd>) -> Self {
+        Self { descriptor, ..self }
+    }
+
+    /// EBADF if a descriptor is to go with it that is not open.
+    pub fn check_descriptor(self) -> Result<(), Errno> {
+        self.descriptor.map_or(Ok(()), fd::check_open)
+    }
+
+    /// Whether a descriptor goes with it.
+    pub fn has_descriptor(self) -> bool {
+        self.descriptor.is_some()
     }
 
     /// Whether there may be room for it later: descriptors leave one by one.
@@ -34,13 +60,13 @@ impl<'a> Outgoing<'a> {
 
     /// Puts it before all that is queued: a part of the frame is sent.
     pub fn prepend(self, connection: &mut Connection) -> Result<(), Errno> {
-        connection.outbound.prepend(&self.slices())
+        connection.outbound.prepend(self.pieces())
     }
 
     /// Its bytes.
     pub fn len(self) -> usize {
         let [first, second] = self.pieces;
-        first.len() + second.len()
+        self.more.iter().fold(first.len() + second.len(), |length, piece| length + piece.len())
     }
 
     /// What is left when so many bytes are sent.
@@ -48,14 +74,27 @@ impl<'a> Outgoing<'a> {
         let [first, second] = self.pieces;
         let into_second = sent.saturating_sub(first.len());
         let pieces = [first.get(sent..).unwrap_or_default(), second.get(into_second..).unwrap_or_default()];
-        Self { pieces, descriptor: self.descriptor.filter(|_| sent == 0) }
+        let descriptor = self.descriptor.filter(|_| sent == 0);
+        let into_more = into_second.saturating_sub(second.len());
+        match self.more {
+            [next, behind @ ..] if into_more > 0 => {
+                Self { pieces: [next, &[]], more: behind, descriptor }.after(into_more)
+            }
+            more => Self { pieces, more, descriptor },
+        }
     }
 
     /// Sends what the kernel takes.
     pub fn send(self, fd: RawFd) -> Result<usize, Errno> {
-        match self.descriptor {
-            None => send_frame(fd, self.pieces),
-            Some(_) => send(fd, &self.slices(), self.descriptor),
+        match (self.descriptor, self.more) {
+            (None, []) => send_frame(fd, self.pieces),
+            (descriptor, _) => {
+                let mut slices = [IoSlice::new(&[]); 2 + MOST_PIECES];
+                let filled =
+                    slices.iter_mut().zip(self.pieces()).map(|(slice, piece)| *slice = IoSlice::new(piece));
+                let count = filled.count();
+                send(fd, slices.get(..count).unwrap_or_default(), descriptor)
+            }
         }
     }
 
@@ -63,12 +102,13 @@ impl<'a> Outgoing<'a> {
     pub fn queue(self, connection: &mut Connection, room: Room) -> Result<(), Error> {
         let descriptor = self.descriptor.map(fd::duplicate).transpose().map_err(failed)?;
         connection.outbound.reserve(self.len(), room, descriptor.is_some()).map_err(refused)?;
-        connection.outbound.append(&self.slices(), descriptor);
+        connection.outbound.append(self.pieces(), descriptor);
         Ok(())
     }
 
-    fn slices(&self) -> [IoSlice<'a>; 2] {
-        self.pieces.map(IoSlice::new)
+    /// Its pieces, those without a byte included.
+    pub fn pieces(self) -> impl Iterator<Item = &'a [u8]> + Clone {
+        self.pieces.into_iter().chain(self.more.iter().map(|piece| &**piece))
     }
 }
 
@@ -77,13 +117,20 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_rest_of_a_frame_spans_both_pieces() {
-        let frame = Outgoing::new([b"head", b"body"], Some(0));
-        let whole = b"headbody";
-        for sent in 0..=8 {
-            let Outgoing { pieces: [first, second], descriptor } = frame.after(sent);
-            assert_eq!(descriptor.is_some(), sent == 0, "it goes with the first byte");
-            assert_eq!([first, second].concat(), whole[sent..]);
+    fn rest_of_a_frame_spans_all_pieces() {
+        let more = [b"".as_slice(), b"in", b"", b"", b"pieces", b""].map(IoSlice::new);
+        for (more, whole) in [(more.as_slice(), b"headbodyinpieces".as_slice()), (&[], b"headbody")] {
+            let frame = Outgoing::new([b"head", b"body"]).and(more).with(Some(0));
+            for sent in 0..=whole.len() {
+                let rest = frame.after(sent);
+                assert_eq!(rest.has_descriptor(), sent == 0, "it goes with the first byte");
+                assert_eq!(rest.pieces().collect::<Vec<_>>().concat(), whole[sent..]);
+                assert_eq!(rest.len(), whole.len() - sent);
+                for further in 0..=rest.len() {
+                    let rest = rest.after(further);
+                    assert_eq!(rest.pieces().collect::<Vec<_>>().concat(), whole[sent + further..]);
+                }
+            }
         }
     }
 }

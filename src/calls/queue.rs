@@ -2,13 +2,13 @@
 
 #![forbid(unsafe_code)]
 
-use std::io::IoSlice;
 use std::os::fd::RawFd;
 
 use nix::errno::Errno;
 
 use crate::calls::flush::has_queued;
-use crate::connection::send::{Flushed, failed, flush_queue, not_remembered, queued_bytes, refused};
+use crate::calls::outgoing::Outgoing;
+use crate::connection::send::{Flushed, failed, flush_queue, give_up, not_remembered, queued_bytes, refused};
 use crate::connection::state::Connection;
 use crate::connection::table::{self, Slot};
 use crate::error::Error;
@@ -25,8 +25,7 @@ const BATCH: usize = 64 << 10;
 /// program may have closed it with close(2), and its number may be another connection's, which must not get what
 /// was queued. To ask for each frame would cost what batches save.
 pub fn queue(section: &Section, fd: RawFd, pieces: [&[u8]; 2]) -> Result<(), Error> {
-    let slices = pieces.map(IoSlice::new);
-    let size = slices.iter().map(|piece| piece.len()).sum();
+    let size = pieces.iter().map(|piece| piece.len()).sum();
     let mut slot = table::lock_known(section, fd);
     let before = slot.get().map_or(0, |connection| connection.outbound.len());
     // Once for each batch, also where the peer does not read.
@@ -37,7 +36,7 @@ pub fn queue(section: &Section, fd: RawFd, pieces: [&[u8]; 2]) -> Result<(), Err
     let connection = room_for(&mut slot, fd, size)?;
     let is_first = connection.outbound.is_empty();
     connection.is_assumed |= !is_first && !is_full;
-    connection.outbound.append(&slices, None);
+    connection.outbound.append(pieces.into_iter(), None);
     if is_full && connection.turn.is_free() && flush_queue(&mut slot, fd)? == Flushed::All {
         slot.remove_if_idle();
         drop(slot);
@@ -64,6 +63,42 @@ pub fn add_quickly(section: &Section, fd: RawFd, pieces: [&[u8]; 2]) -> Option<(
         return Some(());
     }
     None
+}
+
+/// Sends the frame, or, where something stands before it or the kernel takes no more, queues it; it makes one send at most.
+pub fn send_or_queue(section: &Section, fd: RawFd, frame: Outgoing<'_>) -> Result<(), Error> {
+    let mut slot = table::lock_known(section, fd);
+    slot.verify().map_err(failed)?;
+    let mut sent = 0;
+    if slot.get().is_none_or(|connection| connection.may_send()) {
+        // Before anything is sent, so that the rest can be kept.
+        slot.reserve().map_err(not_remembered)?;
+        sent = match frame.send(fd) {
+            Ok(sent) => sent,
+            Err(Errno::EAGAIN) => 0,
+            Err(errno) => return Err(failed(errno)),
+        };
+        if sent == frame.len() {
+            return Ok(());
+        }
+    }
+    let connection = slot.entry().map_err(not_remembered)?;
+    if connection.left_to_parent {
+        return Err(failed(Errno::EBUSY));
+    }
+    if sent == 0 {
+        let queued = frame.queue(connection, connection.settings.room());
+        if queued.is_err() {
+            slot.remove_if_idle();
+            return queued;
+        }
+    } else if let Err(errno) = frame.after(sent).prepend(connection) {
+        give_up(fd, errno);
+        return Err(not_remembered(errno));
+    }
+    drop(slot);
+    has_queued(section, fd);
+    Ok(())
 }
 
 /// The connection, with room for so many bytes more; if need be, what is queued is sent before.

@@ -45,8 +45,10 @@ pub struct Read {
     cookie: Cookie,
     is_certain: bool,
     counters: (u32, u32),
-    /// How long the socket may be waited for, once that was asked.
+    /// How long the socket may be waited for: as the call says, or as the socket does, once that was asked.
     limit: Option<Limit>,
+    /// Whether that is the call's own time.
+    is_timed: bool,
     flushing: Flushing,
 }
 
@@ -95,15 +97,17 @@ enum Look {
 type Admit<'a> = &'a mut dyn FnMut(Header) -> Result<(), Error>;
 
 impl Read {
-    /// Reads the next frame of the connection.
-    pub fn new(fd: RawFd) -> Self {
+    /// Reads the next frame of the connection. A `limit` with an end takes the place of what the socket says of waiting.
+    pub fn new(fd: RawFd, limit: Limit) -> Self {
+        let is_timed = limit != Limit::NONE;
         Self {
             fd,
             begun: now(),
             cookie: Cookie::NONE,
             is_certain: false,
             counters: (0, 0),
-            limit: None,
+            limit: is_timed.then_some(limit),
+            is_timed,
             flushing: Flushing::default(),
         }
     }
@@ -112,7 +116,7 @@ impl Read {
     /// that the header is of, if it is there whole. None, and nothing is done, for all other steps.
     pub fn quick(&mut self, section: &Section, wait: &mut Wait) -> Option<Flow<Frame>> {
         let mut slot = table::lock_known(section, self.fd);
-        if !slot.is_plain() || slot.list().is_some() || any_queued() {
+        if self.is_timed || !slot.is_plain() || slot.list().is_some() || any_queued() {
             return None;
         }
         if wait.is_first() {
@@ -194,8 +198,8 @@ impl Read {
         if outcome.is_first() {
             (self.cookie, self.is_certain) = slot.last_socket()?;
             self.counters = slot.counters();
-            // While something is queued, the wait is one for more than this socket.
-            let is_to_be_tried = has_memory || is_any_queued();
+            // While something is queued, the wait is one for more than this socket; and there may be no time for one.
+            let is_to_be_tried = has_memory || self.is_timed || is_any_queued();
             return if is_to_be_tried {
                 self.take(slot, unwanted, admit)
             } else {
@@ -233,6 +237,9 @@ impl Read {
     /// recv(2) without SO_RCVTIMEO it ends after one without SA_RESTART alone; with it, after any handler, and when the process was
     /// stopped and goes on, which poll(2) does not mind.
     fn goes_on(&mut self, outcome: &Wait) -> bool {
+        if self.is_timed {
+            return true;
+        }
         if !signals::all_restart() {
             return false;
         }
@@ -337,7 +344,7 @@ impl Read {
         match limit.left() {
             0 => {
                 loops::note_input(section, self.fd);
-                return Err(failed(Errno::EAGAIN));
+                return Err(failed(if self.is_timed { Errno::ETIMEDOUT } else { Errno::EAGAIN }));
             }
             // It obeys SA_RESTART, which poll(2) does not.
             -1 if !is_any_queued() => wait.peek(self.fd, 1),

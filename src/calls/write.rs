@@ -69,11 +69,11 @@ pub struct Write<'a> {
 }
 
 impl<'a> Write<'a> {
-    /// Sends `pieces` as one run of bytes, which no other thread's bytes come into, and a descriptor with it.
-    pub fn new(fd: RawFd, pieces: [&'a [u8]; 2], descriptor: Option<RawFd>) -> Self {
+    /// Sends the frame as one run of bytes, which no other thread's bytes come into.
+    pub fn new(fd: RawFd, frame: Outgoing<'a>) -> Self {
         Self {
             fd,
-            frame: Outgoing::new(pieces, descriptor),
+            frame,
             sent: 0,
             phase: Phase::New,
             list: None,
@@ -87,18 +87,17 @@ impl<'a> Write<'a> {
     pub fn at_once(
         section: &Section,
         fd: RawFd,
-        pieces: [&'a [u8]; 2],
+        frame: Outgoing<'a>,
         begun: &mut Option<Self>,
     ) -> Option<Result<(), Error>> {
-        let frame = Outgoing::new(pieces, None);
         let mut slot = table::lock_known(section, fd);
-        if frame.len() == 0 || !slot.has_nothing() || !slot.is_verified() {
+        if frame.len() == 0 || frame.has_descriptor() || !slot.has_nothing() || !slot.is_verified() {
             return None;
         }
         match frame.send(fd) {
             Ok(sent) if sent == frame.len() => Some(Ok(())),
             Ok(sent) => {
-                let mut write = Self::new(fd, pieces, None);
+                let mut write = Self::new(fd, frame);
                 (write.sent, write.list, write.phase) = (sent, slot.list(), Phase::Begun);
                 match slot.entry() {
                     Ok(connection) => connection.turn.take(section.thread()),

@@ -9,13 +9,14 @@ use nix::errno::Errno;
 
 use super::boundary::{call, call_on_memory, required, required_const, run_at_once, run_quickly};
 use super::types::{ipc_message, msg_types};
+use crate::calls::outgoing::Outgoing;
 use crate::calls::read::Read;
 use crate::calls::write::Write;
 use crate::connection::frame_decoder::Frame;
 use crate::error::{Error, ipc_errors};
 use crate::frame::c_heap::{self, Block, CBox};
 use crate::frame::header::{self, Header, MAX_PAYLOAD};
-use crate::kernel::fd;
+use crate::kernel::deadline::Limit;
 use crate::kernel::wait::Wait;
 use crate::process::entry_guard::Section;
 
@@ -92,11 +93,11 @@ pub(super) unsafe fn replace(m: *mut ipc_message, frame: Frame) {
     unsafe { c_heap::free(m.replace(from_frame(frame)).payload) };
 }
 
-/// Reads the next message of a descriptor into `m`.
+/// Reads the next message of a descriptor into `m`, until `limit`.
 ///
 /// # Safety
 /// `m` is NULL or a live message, whose payload is NULL or from malloc(3). The caller has nothing to drop.
-pub(super) unsafe fn read(m: *mut ipc_message, fd: Result<RawFd, Error>) -> ipc_errors {
+pub(super) unsafe fn read(m: *mut ipc_message, fd: Result<RawFd, Error>, limit: Limit) -> ipc_errors {
     let quick = |read: &mut Read, section: &Section, wait: &mut Wait| {
         if m.is_null() || fd.is_err() {
             return None;
@@ -112,7 +113,7 @@ pub(super) unsafe fn read(m: *mut ipc_message, fd: Result<RawFd, Error>) -> ipc_
         // SAFETY: the caller's message.
         Ok(flow.map(|frame| unsafe { replace(m, frame) }))
     };
-    let mut read = Read::new(fd.unwrap_or(-1));
+    let mut read = Read::new(fd.unwrap_or(-1), limit);
     // SAFETY: plain data in this frame and, as promised, in the caller's.
     unsafe { run_quickly(ipc_errors::IPC_ERROR_USOCK_RECV, &mut read, quick, step) }
 }
@@ -143,30 +144,24 @@ pub(super) unsafe fn write(
             Err(_) => &[],
         };
         let target = frame.and(fd);
-        send(target, [&header, payload], descriptor)
+        send(target, Outgoing::new([&header, payload]).with(descriptor))
     }
 }
 
-/// Sends bytes to a descriptor, unless it is an error.
+/// Sends a frame to a descriptor, unless it is an error.
 ///
 /// # Safety
 /// The caller has nothing to drop.
-pub(super) unsafe fn send<'a>(
-    fd: Result<RawFd, Error>,
-    pieces: [&'a [u8]; 2],
-    descriptor: Option<RawFd>,
-) -> ipc_errors {
+pub(super) unsafe fn send<'a>(fd: Result<RawFd, Error>, frame: Outgoing<'a>) -> ipc_errors {
     let code = ipc_errors::IPC_ERROR_USOCK_SEND;
-    let at_once = |write: &mut Option<Write<'a>>, section: &Section| match (descriptor, fd) {
-        (None, Ok(fd)) => Write::at_once(section, fd, pieces, write),
-        _ => None,
-    };
+    let at_once =
+        |write: &mut Option<Write<'a>>, section: &Section| Write::at_once(section, fd.ok()?, frame, write);
     let step = |write: &mut Option<Write<'a>>, section: &mut Section, wait: &mut Wait| {
         let to = fd?;
-        if let (true, Some(descriptor)) = (wait.is_first(), descriptor) {
-            fd::check_open(descriptor).map_err(|errno| Error::new(code, errno))?;
+        if wait.is_first() {
+            frame.check_descriptor().map_err(|errno| Error::new(code, errno))?;
         }
-        let write = write.get_or_insert_with(|| Write::new(to, pieces, descriptor));
+        let write = write.get_or_insert_with(|| Write::new(to, frame));
         let this = ptr::from_mut(write).cast();
         let flow = write.step(section, wait)?;
         wait.if_cancelled(abandon, this);
@@ -298,7 +293,7 @@ pub(super) unsafe fn put_frame(
 #[unsafe(no_mangle)]
 pub unsafe extern "C-unwind" fn ipc_message_read(fd: i32, m: *mut ipc_message) -> ipc_errors {
     // SAFETY: the caller's message.
-    unsafe { read(m, Ok(fd)) }
+    unsafe { read(m, Ok(fd), Limit::NONE) }
 }
 
 /// Sends the message to the descriptor `fd`, as ipc_write does, with the same errors.

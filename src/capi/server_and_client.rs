@@ -15,6 +15,7 @@ use crate::calls::flow::Flow;
 use crate::error::{Error, ipc_errors};
 use crate::event_loop::loops;
 use crate::frame::c_heap::{self, Block};
+use crate::kernel::deadline::Limit;
 use crate::kernel::wait::Wait;
 use crate::process::entry_guard::Section;
 use crate::service::endpoint::{self, Connect};
@@ -262,7 +263,7 @@ pub unsafe extern "C-unwind" fn ipc_accept(
 #[unsafe(no_mangle)]
 pub unsafe extern "C-unwind" fn ipc_read(p: *const ipc_connection_info, m: *mut ipc_message) -> ipc_errors {
     // SAFETY: the caller's structures, if any.
-    unsafe { messages::read(m, fd_of(p, ipc_errors::IPC_ERROR_USOCK_RECV)) }
+    unsafe { messages::read(m, fd_of(p, ipc_errors::IPC_ERROR_USOCK_RECV), Limit::NONE) }
 }
 
 /// Sends the message to the connection, whole and once.

@@ -10,10 +10,12 @@ use super::{messages, server_and_client};
 use crate::calls::accept::Accept;
 use crate::calls::close::close_connection;
 use crate::calls::flow::Flow;
+use crate::calls::outgoing::Outgoing;
 use crate::calls::read::{Read, put_back};
 use crate::error::{Error, ipc_errors};
 use crate::frame::c_heap::Block;
 use crate::frame::header::{HEADER_SIZE, Header, MAX_PAYLOAD};
+use crate::kernel::deadline::Limit;
 use crate::service::endpoint::{self, Connect};
 
 /// Sends `len` bytes as they are, and waits as ipc_write does; a frame from ipc_message_format_write can be
@@ -45,7 +47,7 @@ pub unsafe extern "C-unwind" fn usock_send(
     loop {
         let (run, behind) = rest.split_at_checked(HEADER_SIZE + MAX_PAYLOAD).unwrap_or((rest, &[]));
         // SAFETY: plain data in this frame.
-        let code = unsafe { messages::send(target, [run, &[]], None) };
+        let code = unsafe { messages::send(target, Outgoing::new([run, &[]])) };
         if code != ipc_errors::IPC_ERROR_NONE {
             return code;
         }
@@ -86,7 +88,10 @@ pub unsafe extern "C-unwind" fn usock_recv(
                 }
                 Ok(())
             };
-            let frame = match read.get_or_insert_with(|| Read::new(fd)).step(section, wait, &mut admit)? {
+            let frame = match read
+                .get_or_insert_with(|| Read::new(fd, Limit::NONE))
+                .step(section, wait, &mut admit)?
+            {
                 Flow::Wait => return Ok(Flow::Wait),
                 Flow::Done(frame) => frame,
             };

@@ -2,10 +2,11 @@
 
 use std::ffi::c_int;
 
-use super::boundary::{call, required, run};
+use super::boundary::{self, call, required, run};
 use super::events::{self, Reported, fd_of, take_message};
 use super::list::CList;
-use super::types::{ipc_connection_info, ipc_connection_infos, ipc_event};
+use super::messages;
+use super::types::{ipc_connection_info, ipc_connection_infos, ipc_event, ipc_message};
 use crate::calls::flow::Flow;
 use crate::error::{Error, ipc_errors};
 use crate::event_loop::{Entry, Kind, List, loops};
@@ -30,6 +31,24 @@ pub unsafe extern "C-unwind" fn ipc_wait_event_timeout(
 ) -> ipc_errors {
     // SAFETY: the caller's list, service and event.
     unsafe { events::wait(clients, srv, event, Limit::of(timeout_ms)) }
+}
+
+/// ipc_read that waits for at most `timeout_ms` milliseconds: 0 takes a message that is there and does not wait, below 0
+/// is ipc_read. What has come of a message stays for the next call. The time takes the place of the socket's own
+/// (SO_RCVTIMEO, O_NONBLOCK).
+///
+/// A signal handler that runs meanwhile does not end a wait that has a time-out, nor make it longer.
+///
+/// Errors: as for ipc_read. IPC_ERROR_USOCK_RECV: the time is over (ETIMEDOUT).
+#[unsafe(no_mangle)]
+pub unsafe extern "C-unwind" fn ipc_read_timeout(
+    p: *const ipc_connection_info,
+    m: *mut ipc_message,
+    timeout_ms: c_int,
+) -> ipc_errors {
+    let code = ipc_errors::IPC_ERROR_USOCK_RECV;
+    // SAFETY: the caller's structures, if any.
+    unsafe { messages::read(m, boundary::fd_of(p, code), Limit::of(timeout_ms)) }
 }
 
 /// Waits as ipc_wait_event_timeout does, and then tells all that is at hand, up to `*count` events: in turns,

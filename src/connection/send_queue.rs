@@ -117,12 +117,11 @@ impl SendQueue {
     }
 
     /// Appends what [`SendQueue::reserve`] has made room for. A descriptor goes with the first byte.
-    pub fn append(&mut self, pieces: &[IoSlice<'_>], descriptor: Option<KeptFd>) {
+    pub fn append<'a>(&mut self, pieces: impl Iterator<Item = &'a [u8]>, descriptor: Option<KeptFd>) {
         let start = self.end();
         // The last chunk with bytes; those behind it are empty.
         let mut index = self.chunks.iter().rposition(|chunk| !chunk.is_empty()).unwrap_or(0);
-        for piece in pieces {
-            let mut rest: &[u8] = piece;
+        for mut rest in pieces {
             while let (false, Some(chunk)) = (rest.is_empty(), self.chunks.get_mut(index)) {
                 let count = rest.len().min(chunk.capacity() - chunk.len());
                 let (now, later) = rest.split_at(count);
@@ -163,9 +162,9 @@ impl SendQueue {
     }
 
     /// Puts the rest of a frame that is half sent before all that waits: ENOMEM without memory.
-    pub fn prepend(&mut self, pieces: &[IoSlice<'_>]) -> Result<(), Errno> {
+    pub fn prepend<'a>(&mut self, pieces: impl Iterator<Item = &'a [u8]> + Clone) -> Result<(), Errno> {
         let mut rest = Self::default();
-        rest.reserve(pieces.iter().map(|piece| piece.len()).sum(), Room::Rest, false)?;
+        rest.reserve(pieces.clone().map(<[u8]>::len).sum(), Room::Rest, false)?;
         rest.append(pieces, None);
         rest.chunks.try_reserve(self.chunks.len()).map_err(|_| Errno::ENOMEM)?;
         // The front of the first chunk is sent, and is not to be sent again.
@@ -267,7 +266,7 @@ mod tests {
         let mut queue = SendQueue::default();
         queue.reserve(QUEUE_LIMIT, Room::Own(QUEUE_LIMIT), false).unwrap();
         assert_eq!(queue.reserve(QUEUE_LIMIT + 1, Room::Own(QUEUE_LIMIT), false), Err(Errno::EAGAIN));
-        queue.append(&[IoSlice::new(b"abc"), IoSlice::new(b"def")], None);
+        queue.append([b"abc".as_slice(), b"def"].into_iter(), None);
         assert_eq!(queue.reserve(QUEUE_LIMIT - 5, Room::Own(QUEUE_LIMIT), false), Err(Errno::EAGAIN));
         let (mut sent, mut calls) = (Vec::new(), 0);
         let stopped = queue.flush(|pieces, _| {
@@ -280,7 +279,7 @@ mod tests {
             Ok(1)
         });
         assert_eq!((stopped, &sent[..], queue.len()), (Err(Errno::EAGAIN), &b"ab"[..], 4));
-        queue.append(&[IoSlice::new(b"g")], None);
+        queue.append([b"g".as_slice()].into_iter(), None);
         queue
             .flush(|pieces, _| {
                 sent.extend(pieces.iter().flat_map(|piece| piece.iter()));
@@ -297,9 +296,9 @@ mod tests {
             let mut queue = SendQueue::default();
             for (bytes, descriptor) in [("one", None), ("two", open()), ("three", open()), ("four", None)] {
                 queue.reserve(bytes.len(), Room::Own(QUEUE_LIMIT), descriptor.is_some()).unwrap();
-                queue.append(&[IoSlice::new(bytes.as_bytes())], descriptor);
+                queue.append([bytes.as_bytes()].into_iter(), descriptor);
             }
-            queue.prepend(&[IoSlice::new(b"half")]).unwrap();
+            queue.prepend([b"half".as_slice()].into_iter()).unwrap();
             let mut sent = String::new();
             queue
                 .flush(|pieces, descriptor| {
@@ -356,7 +355,7 @@ mod tests {
             for number in 0..40 {
                 let bytes: Vec<u8> = (0..1 + below(30)).map(|place| (number * 31 + place) as u8).collect();
                 let halves = bytes.split_at(below(bytes.len() as u64 + 1));
-                let pieces = [IoSlice::new(halves.0), IoSlice::new(halves.1)];
+                let pieces = [halves.0, halves.1].into_iter();
                 match below(8) {
                     0..4 => {
                         let room = queue.reserve(bytes.len(), Room::Own(LIMIT), true);
@@ -366,14 +365,14 @@ mod tests {
                         }
                         let file = (below(3) == 0).then(|| std::fs::File::open("/dev/null").unwrap());
                         let raw = file.as_ref().map(AsRawFd::as_raw_fd);
-                        queue.append(&pieces, file.map(|file| KeptFd::new(OwnedFd::from(file))));
+                        queue.append(pieces, file.map(|file| KeptFd::new(OwnedFd::from(file))));
                         let with = |place: usize| raw.filter(|_| place == 0);
                         expected.extend(
                             bytes.iter().enumerate().map(|(place, byte)| (*byte, with(place), number)),
                         );
                     }
                     4 => {
-                        queue.prepend(&pieces).unwrap();
+                        queue.prepend(pieces).unwrap();
                         bytes.iter().rev().for_each(|byte| expected.push_front((*byte, None, number)));
                     }
                     _ => flush_some(&mut queue, &mut expected, below(6), 1 + below(40)),
@@ -391,8 +390,8 @@ mod tests {
         let descriptor = KeptFd::new(OwnedFd::from(std::fs::File::open("/dev/null").unwrap()));
         let number = descriptor.as_raw_fd();
         queue.reserve(11, Room::Own(QUEUE_LIMIT), true).unwrap();
-        queue.append(&[IoSlice::new(b"with")], Some(descriptor));
-        queue.append(&[IoSlice::new(b"without")], None);
+        queue.append([b"with".as_slice()].into_iter(), Some(descriptor));
+        queue.append([b"without".as_slice()].into_iter(), None);
         crate::kernel::fd::close(number).unwrap();
         let mut sent = Vec::new();
         let result = queue.flush(|pieces, descriptor| {

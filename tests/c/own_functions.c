@@ -13,6 +13,7 @@ static int called;
 	int name (void) { return ++called; }
 
 OWN (ipc_allow_fds)
+OWN (ipc_broadcast)
 OWN (ipc_del_fd)
 OWN (ipc_event_fd)
 OWN (ipc_flush)
@@ -20,6 +21,9 @@ OWN (ipc_limits)
 OWN (ipc_peer)
 OWN (ipc_pending)
 OWN (ipc_queue)
+OWN (ipc_read_timeout)
+OWN (ipc_send)
+OWN (ipc_sendv)
 OWN (ipc_take_fd)
 OWN (ipc_wait_event_timeout)
 OWN (ipc_wait_events)

@@ -100,10 +100,10 @@ fn code_and_errno(code: ipc_errors) -> Failure {
 }
 
 /// All functions of the header, with good arguments, without the heap.
-fn call_all() -> [Failure; 13] {
+fn call_all() -> [Failure; 17] {
     let p = ipc_connection_info { fd: FD.load(Relaxed), ..EMPTY_INFO };
     let m = ipc_message { r#type: 1, ..EMPTY_MESSAGE };
-    let mut event = EMPTY_EVENT;
+    let (mut event, mut received) = (EMPTY_EVENT, EMPTY_MESSAGE);
     let (mut count, mut bytes, mut fd) = (1_usize, 0_usize, -1);
     let mut peer = ipc_peer { pid: 0, uid: 0, gid: 0 };
     let list = &raw mut LIST;
@@ -122,12 +122,16 @@ fn call_all() -> [Failure; 13] {
             code_and_errno(ipc_write_fd(&p, &m, p.fd)),
             code_and_errno(ipc_allow_fds(&p)),
             code_and_errno(ipc_take_fd(&p, &mut fd)),
+            code_and_errno(ipc_send(&p, 1, none(), 0)),
+            code_and_errno(ipc_sendv(&p, 1, none(), 0)),
+            code_and_errno(ipc_broadcast(list, &m, none(), &mut count)),
+            code_and_errno(ipc_read_timeout(&p, &mut received, 0)),
         ]
     }
 }
 
 /// What each says inside the library, in the same order.
-const INSIDE_CODES: [ipc_errors; 13] = [
+const INSIDE_CODES: [ipc_errors; 17] = [
     IPC_ERROR_WAIT_EVENT__SELECT,
     IPC_ERROR_WAIT_EVENT__SELECT,
     IPC_ERROR_WAIT_EVENT__SELECT,
@@ -140,6 +144,10 @@ const INSIDE_CODES: [ipc_errors; 13] = [
     IPC_ERROR_USOCK_RECV,
     IPC_ERROR_USOCK_SEND,
     IPC_ERROR_USOCK_RECV,
+    IPC_ERROR_USOCK_RECV,
+    IPC_ERROR_USOCK_SEND,
+    IPC_ERROR_USOCK_SEND,
+    IPC_ERROR_USOCK_SEND,
     IPC_ERROR_USOCK_RECV,
 ];
 

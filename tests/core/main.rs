@@ -32,6 +32,8 @@ mod ext_passing_ends;
 mod ext_peer;
 mod ext_queue;
 mod ext_queue_ends;
+mod ext_read_timeout;
+mod ext_send;
 mod ext_waiting;
 mod ext_watching;
 mod extra_descriptors;

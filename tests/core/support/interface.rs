@@ -7,6 +7,7 @@ pub use ipc::capi::messages::*;
 pub use ipc::capi::passing::*;
 pub use ipc::capi::printing::*;
 pub use ipc::capi::queueing::*;
+pub use ipc::capi::sending::*;
 pub use ipc::capi::server_and_client::*;
 pub use ipc::capi::types::ipc_errors::{self, *};
 pub use ipc::capi::types::*;
