@@ -5,6 +5,7 @@ pub mod deadline;
 pub mod direct;
 pub mod event_fd;
 pub mod fd;
+pub mod file;
 pub mod internal_fds;
 pub mod poller;
 pub mod semaphore;

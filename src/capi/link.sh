@@ -41,11 +41,15 @@ END
 # shellcheck disable=SC2046 # options, one for each name
 ${CC:-cc} -r -nostdlib -Wl,--gc-sections -Wl,--force-group-allocation $(sed 's/^/-Wl,-u,/' "$work/exports") -o "$work/whole.o" "$archive"
 
+# Before the shared library, too: what the C compiler brings on its own (__x86.get_pc_thunk.bx on i386) also stands in the files
+# that it links to every library, and must not be there twice.
+${OBJCOPY:-objcopy} --keep-global-symbols="$work/exports" "$work/whole.o" "$work/local.o"
+
 # shellcheck disable=SC2086 # these are options
 ${CC:-cc} -shared ${LDFLAGS:-} -Wl,-soname,"$soname" -Wl,--version-script="$work/map" -Wl,--gc-sections \
-    -Wl,-z,relro,-z,now,-z,defs -o "$work/libipc.so" "$work/whole.o"
+    -Wl,-z,relro,-z,now,-z,defs -o "$work/libipc.so" "$work/local.o"
 
-${OBJCOPY:-objcopy} --keep-global-symbols="$work/exports" --weaken-symbols="$work/weak" "$work/whole.o" "$work/libipc.o"
+${OBJCOPY:-objcopy} --weaken-symbols="$work/weak" "$work/local.o" "$work/libipc.o"
 ${AR:-ar} rcsD "$work/libipc.a" "$work/libipc.o"
 
 chmod 755 "$work/libipc.so"

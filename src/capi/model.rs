@@ -18,7 +18,8 @@ use crate::connection::send_queue::Room;
 use crate::connection::state::Settings;
 use crate::connection::table::{self, Prepared};
 use crate::connection::{background, send};
-use crate::kernel::internal_fds::{self, FileId};
+use crate::kernel::file::FileId;
+use crate::kernel::internal_fds;
 use crate::kernel::semaphore::Semaphore;
 use crate::process::entry_guard::Section;
 

@@ -106,24 +106,25 @@ pub struct ipc_event {
     pub m: *mut c_void,
 }
 
-#[cfg(target_pointer_width = "64")]
+// On 32-bit machines the members stand as the same declarations put them, each aligned to its size.
 const _: () = {
     use std::mem::{offset_of, size_of};
-    assert!(size_of::<ipc_connection_info>() == 24);
+    const POINTER: usize = size_of::<*mut c_void>();
+    assert!(size_of::<ipc_connection_info>() == 16 + POINTER);
     assert!(offset_of!(ipc_connection_info, version) == 0);
     assert!(offset_of!(ipc_connection_info, index) == 4);
     assert!(offset_of!(ipc_connection_info, fd) == 8);
     assert!(offset_of!(ipc_connection_info, r#type) == 12);
     assert!(offset_of!(ipc_connection_info, spath) == 16);
-    assert!(size_of::<ipc_connection_infos>() == 16);
+    assert!(size_of::<ipc_connection_infos>() == 2 * POINTER);
     assert!(offset_of!(ipc_connection_infos, cinfos) == 0);
-    assert!(offset_of!(ipc_connection_infos, size) == 8);
-    assert!(size_of::<ipc_message>() == 16);
+    assert!(offset_of!(ipc_connection_infos, size) == POINTER);
+    assert!(size_of::<ipc_message>() == 8 + POINTER);
     assert!(offset_of!(ipc_message, r#type) == 0);
     assert!(offset_of!(ipc_message, length) == 4);
     assert!(offset_of!(ipc_message, payload) == 8);
-    assert!(size_of::<ipc_event>() == 24);
+    assert!(size_of::<ipc_event>() == 3 * POINTER);
     assert!(offset_of!(ipc_event, r#type) == 0);
-    assert!(offset_of!(ipc_event, origin) == 8);
-    assert!(offset_of!(ipc_event, m) == 16);
+    assert!(offset_of!(ipc_event, origin) == POINTER);
+    assert!(offset_of!(ipc_event, m) == 2 * POINTER);
 };

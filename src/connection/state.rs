@@ -10,6 +10,7 @@ use nix::unistd::getpid;
 use crate::connection::frame_decoder::{Inbound, Longest};
 use crate::connection::send_queue::{QUEUE_LIMIT, Room, SendQueue};
 use crate::connection::turn::Turn;
+use crate::kernel::file::FileId;
 use crate::process::fork_epoch;
 
 /// What a program may set for a connection, or for all that a service accepts.
@@ -54,8 +55,8 @@ impl Settings {
 
 /// A service that this process, or the one it was forked from, has opened.
 pub struct Service {
-    /// Which file was made at its path: device and inode.
-    pub file: (u64, u64),
+    /// Which file was made at its path.
+    pub file: FileId,
     /// Which process made it: its number, and how many forks lie between the program's start and it. Processes of
     /// different PID namespaces may have the same number.
     pub maker: (i32, u32),

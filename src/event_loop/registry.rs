@@ -30,7 +30,7 @@ use crate::event_loop::turns::Turns;
 use crate::event_loop::verify::Instruments;
 use crate::frame::c_heap::OutOfMemory;
 use crate::kernel::event_fd::EventFd;
-use crate::kernel::internal_fds::FileId;
+use crate::kernel::file::FileId;
 use crate::kernel::poller::Poller;
 use crate::kernel::socket::Cookie;
 use crate::process::entry_guard::Section;

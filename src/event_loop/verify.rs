@@ -6,7 +6,7 @@ use nix::errno::Errno;
 
 use crate::event_loop::list::Kind;
 use crate::event_loop::members::{ALWAYS_READY, Member, Token};
-use crate::kernel::internal_fds::FileId;
+use crate::kernel::file::FileId;
 use crate::kernel::poller::Poller;
 use crate::process::sharded::NumberMap;
 

@@ -55,10 +55,7 @@ pub enum Arriving<'a> {
     reason = "nix receives into initialised bytes only, and copies control messages to the heap"
 )]
 unsafe fn receive_pieces(fd: RawFd, pieces: &mut [libc::iovec], flags: i32, arriving: Arriving<'_>) -> isize {
-    // SAFETY: all zeros is a message header without address, pieces and control messages.
-    let mut message: libc::msghdr = unsafe { std::mem::zeroed() };
-    message.msg_iov = pieces.as_mut_ptr();
-    message.msg_iovlen = pieces.len();
+    let mut message = direct::message_of(pieces.as_mut_ptr(), pieces.len());
     let mut control = Control([MaybeUninit::uninit(); CONTROL]);
     if let Arriving::To(_) = arriving {
         message.msg_control = control.0.as_mut_ptr().cast();
@@ -153,7 +150,8 @@ unsafe fn take_descriptors(message: &libc::msghdr, take: &mut dyn FnMut(OwnedFd)
             // SAFETY: the data of such a message are descriptors that are this process's now, perhaps unaligned.
             let (data, empty) =
                 unsafe { (libc::CMSG_DATA(header).cast::<RawFd>(), libc::CMSG_LEN(0) as usize) };
-            let count = one.cmsg_len.saturating_sub(empty) / size_of::<RawFd>();
+            #[allow(clippy::unnecessary_cast, reason = "not with every C library")]
+            let count = (one.cmsg_len as usize).saturating_sub(empty) / size_of::<RawFd>();
             for index in 0..count {
                 // SAFETY: the index is below the count, and each descriptor is owned once.
                 let descriptor = unsafe { OwnedFd::from_raw_fd(data.add(index).read_unaligned()) };
@@ -171,10 +169,7 @@ unsafe fn take_descriptors(message: &libc::msghdr, take: &mut dyn FnMut(OwnedFd)
 #[allow(unsafe_code, reason = "the layout of control messages")]
 pub fn send_with(fd: RawFd, pieces: &[IoSlice<'_>], descriptor: RawFd) -> Result<usize> {
     let mut control = ControlOfOne([MaybeUninit::zeroed(); CONTROL_OF_ONE]);
-    // SAFETY: all zeros is a message header without address, pieces and control messages.
-    let mut message: libc::msghdr = unsafe { std::mem::zeroed() };
-    message.msg_iov = pieces.as_ptr().cast_mut().cast();
-    message.msg_iovlen = pieces.len();
+    let mut message = direct::message_of(pieces.as_ptr().cast_mut().cast(), pieces.len());
     message.msg_control = control.0.as_mut_ptr().cast();
     // SAFETY: `control` has room for the header of a control message and for one descriptor.
     unsafe {

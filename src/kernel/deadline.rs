@@ -2,6 +2,7 @@
 
 #![forbid(unsafe_code)]
 
+use nix::sys::time::TimeValLike;
 use nix::time::{ClockId, clock_gettime};
 
 /// How long a call may wait.
@@ -36,8 +37,7 @@ impl Limit {
 
 /// The time by which limits are counted, in microseconds.
 pub fn now() -> i64 {
-    clock_gettime(ClockId::CLOCK_MONOTONIC)
-        .map_or(0, |time| time.tv_sec().saturating_mul(1_000_000).saturating_add(time.tv_nsec() / 1000))
+    clock_gettime(ClockId::CLOCK_MONOTONIC).map_or(0, |time| time.num_microseconds())
 }
 
 /// The same in milliseconds.

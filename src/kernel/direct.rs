@@ -14,6 +14,15 @@ pub unsafe fn send(fd: RawFd, bytes: *const u8, size: usize, flags: c_int) -> is
     (unsafe { libc::syscall(libc::SYS_sendto, fd, bytes, size, flags, none, no_size) }) as isize
 }
 
+/// A message of these pieces, without address and control messages. musl's counts have types of their own.
+pub fn message_of(pieces: *mut libc::iovec, count: usize) -> libc::msghdr {
+    // SAFETY: all zeros is a message without anything.
+    let mut message: libc::msghdr = unsafe { std::mem::zeroed() };
+    message.msg_iov = pieces;
+    message.msg_iovlen = count as _;
+    message
+}
+
 /// # Safety
 /// As for sendmsg(2).
 pub unsafe fn sendmsg(fd: RawFd, message: *const libc::msghdr, flags: c_int) -> isize {

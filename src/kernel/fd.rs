@@ -12,8 +12,9 @@ use nix::Result;
 use nix::errno::Errno;
 use nix::fcntl::{FcntlArg, OFlag, fcntl, open};
 use nix::poll::{PollFlags, PollTimeout};
-use nix::sys::stat::{Mode, SFlag, fstat, major, minor};
+use nix::sys::stat::{Mode, SFlag};
 
+use crate::kernel::file::File;
 use crate::kernel::internal_fds::{self, KeptFd};
 
 /// Whether a call may wait for the peer.
@@ -86,11 +87,10 @@ const PTMX: (u64, u64) = (5, 2);
 
 /// A FIFO or a terminal, opened once more so that reading it does not wait; none for other kinds of files.
 fn reopen(fd: RawFd) -> Result<Option<OwnedFd>> {
-    let file = fstat(borrow(fd)?)?;
-    let kind = SFlag::from_bits_truncate(file.st_mode) & SFlag::S_IFMT;
+    let file = File::behind(fd)?;
     // The master of a terminal would be another one's.
-    let is_master = (major(file.st_rdev), minor(file.st_rdev)) == PTMX;
-    if kind != SFlag::S_IFIFO && kind != SFlag::S_IFCHR || is_master {
+    let is_other = file.is(SFlag::S_IFCHR) && file.stands_for() != PTMX;
+    if !file.is(SFlag::S_IFIFO) && !is_other {
         return Ok(None);
     }
     let mut name = [0; 32];

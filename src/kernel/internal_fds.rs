@@ -17,14 +17,15 @@
 #![deny(unsafe_code)]
 
 use std::io::Write;
-use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, IntoRawFd, OwnedFd, RawFd};
+use std::os::fd::{AsRawFd, FromRawFd, IntoRawFd, OwnedFd, RawFd};
 
 use nix::Result;
 use nix::errno::Errno;
 use nix::fcntl::{FcntlArg, OFlag, fcntl, open};
 use nix::sys::memfd::{MFdFlags, memfd_create};
-use nix::sys::stat::{Mode, fstat};
+use nix::sys::stat::Mode;
 
+use crate::kernel::file::FileId;
 use crate::process::sharded::{NumberMap, empty_map, release_map};
 use crate::process::sync::{AtomicU32, Mutex, MutexGuard, Ordering, lock};
 
@@ -36,16 +37,6 @@ const SHOWN: libc::c_int = 32;
 /// Linux: of asm-generic/fcntl.h, the same on every architecture that libc knows.
 const F_SETSIG: libc::c_int = 10;
 const F_GETSIG: libc::c_int = 11;
-
-/// A number as a descriptor; the kernel checks it at every call.
-#[allow(unsafe_code, reason = "the number may be anything's")]
-fn borrow(fd: RawFd) -> Result<BorrowedFd<'static>> {
-    if fd < 0 {
-        return Err(Errno::EBADF);
-    }
-    // SAFETY: not -1.
-    Ok(unsafe { BorrowedFd::borrow_raw(fd) })
-}
 
 #[allow(unsafe_code, reason = "nix does not know F_SETSIG")]
 fn set_mark(fd: RawFd, mark: libc::c_int) -> Result<()> {
@@ -145,19 +136,6 @@ impl Drop for InternalFd {
         if is_intact {
             close_number(self.fd);
         }
-    }
-}
-
-/// Which file it is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct FileId(u64, u64);
-
-impl FileId {
-    /// That of the file behind this descriptor.
-    pub fn of(fd: RawFd) -> Result<Self> {
-        let file = fstat(borrow(fd)?)?;
-        #[allow(clippy::useless_conversion, reason = "not on every architecture")]
-        Ok(Self(file.st_dev.into(), file.st_ino.into()))
     }
 }
 
@@ -359,8 +337,14 @@ mod tests {
         assert_eq!(unsafe { libc::dup2(file.as_raw_fd(), fd) }, fd);
     }
 
+    #[allow(unsafe_code, reason = "what a program does")]
+    fn write(fd: RawFd) -> Result<usize> {
+        // SAFETY: one byte, which the kernel only reads.
+        Errno::result(unsafe { libc::write(fd, b"x".as_ptr().cast(), 1) }).map(|count| count as usize)
+    }
+
     fn is_open(fd: RawFd) -> bool {
-        borrow(fd).and_then(|fd| fcntl(fd, FcntlArg::F_GETFD)).is_ok()
+        FileId::of(fd).is_ok()
     }
 
     #[test]
@@ -428,7 +412,7 @@ mod tests {
         // The peer sees the end at once.
         assert_eq!(std::io::Read::read(&mut two, &mut [0]).unwrap(), 0);
         assert!(is_open(number) && is_internal(number));
-        assert_eq!(nix::unistd::write(borrow(number).unwrap(), b"x"), Err(Errno::EBADF));
+        assert_eq!(write(number), Err(Errno::EBADF));
         drop(held);
         assert!(!is_internal(number));
     }

@@ -11,11 +11,11 @@ use nix::Result;
 use nix::errno::Errno;
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use nix::sys::socket::{self, Backlog, SockFlag};
-use nix::sys::stat::fstat;
 use nix::sys::time::TimeValLike;
 
 use crate::kernel::direct;
 use crate::kernel::fd::{borrow, written};
+use crate::kernel::file::File;
 use crate::kernel::internal_fds::beyond_standard;
 
 /// Receives at most `room`, without waiting; an empty answer is the end of the stream. Descriptors that come along are closed by
@@ -80,10 +80,7 @@ const SMALL: usize = 512;
 #[allow(unsafe_code, reason = "nix sends initialised arrays only, and makes room for control messages")]
 pub fn send_pieces(fd: RawFd, pieces: &[IoSlice<'_>]) -> Result<usize> {
     let flags = libc::MSG_NOSIGNAL | libc::MSG_DONTWAIT;
-    // SAFETY: all zeros is a message header without address, pieces and control messages.
-    let mut message: libc::msghdr = unsafe { std::mem::zeroed() };
-    message.msg_iov = pieces.as_ptr().cast_mut().cast();
-    message.msg_iovlen = pieces.len();
+    let message = direct::message_of(pieces.as_ptr().cast_mut().cast(), pieces.len());
     // SAFETY: the header names `pieces`, which have the layout of iovec and are only read.
     sent(unsafe { direct::sendmsg(fd, &raw const message, flags) })
 }
@@ -220,8 +217,7 @@ impl Cookie {
         match Errno::result(result) {
             Ok(_) => Ok(Self(cookie << 1)),
             Err(errno @ (Errno::EBADF | Errno::ENOTSOCK)) => Err(errno),
-            #[allow(clippy::useless_conversion, reason = "not on every architecture")]
-            Err(_) => Ok(Self(u64::from(fstat(borrow(fd)?)?.st_ino) << 1 | 1)),
+            Err(_) => Ok(Self(File::behind(fd)?.id().inode << 1 | 1)),
         }
     }
 

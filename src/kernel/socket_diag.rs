@@ -6,10 +6,10 @@
 
 use std::os::fd::{AsRawFd, OwnedFd};
 
+use crate::kernel::file::FileId;
 use nix::Result;
 use nix::errno::Errno;
 use nix::sys::socket::{AddressFamily, MsgFlags, SockFlag, SockProtocol, SockType, recv, send, socket};
-use nix::sys::stat::{FileStat, major, minor};
 
 const SOCK_DIAG_BY_FAMILY: u16 = 20;
 const UDIAG_SHOW_VFS: u32 = 2;
@@ -91,10 +91,10 @@ fn look(mut bytes: &[u8], file: (u32, u32)) -> Result<Part> {
 }
 
 /// Whether any socket is bound to the file; an error if the kernel does not say.
-pub fn is_bound(file: &FileStat) -> Result<bool> {
+pub fn is_bound(file: FileId) -> Result<bool> {
     // The kernel's own form of a device number, and the lower half of an inode's.
-    let device = (major(file.st_dev) << 20 | minor(file.st_dev)) as u32;
-    let file = (file.st_ino as u32, device);
+    let (major, minor) = file.device_numbers();
+    let file = (file.inode as u32, (major << 20 | minor) as u32);
     let asker: OwnedFd =
         socket(AddressFamily::Netlink, SockType::Raw, SockFlag::SOCK_CLOEXEC, SockProtocol::NetlinkSockDiag)?;
     send(asker.as_raw_fd(), &request(), MsgFlags::empty())?;
@@ -113,8 +113,15 @@ pub fn is_bound(file: &FileStat) -> Result<bool> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use nix::sys::stat::lstat;
+    use crate::kernel::file::File;
+    use std::ffi::CString;
+    use std::os::unix::ffi::OsStrExt;
     use std::os::unix::net::{UnixListener, UnixStream};
+    use std::path::Path;
+
+    fn id(path: &Path) -> FileId {
+        File::at(&CString::new(path.as_os_str().as_bytes()).unwrap()).unwrap().id()
+    }
 
     #[test]
     fn file_is_bound_while_its_server_lives() {
@@ -122,13 +129,13 @@ mod tests {
         let [living, dead] = ["living", "dead"].map(|name| directory.path().join(name));
         let listener = UnixListener::bind(&living).unwrap();
         drop(UnixListener::bind(&dead).unwrap());
-        assert_eq!(is_bound(&lstat(&living).unwrap()), Ok(true));
-        assert_eq!(is_bound(&lstat(&dead).unwrap()), Ok(false));
+        assert_eq!(is_bound(id(&living)), Ok(true));
+        assert_eq!(is_bound(id(&dead)), Ok(false));
         // A connection outlives its server, and holds no path.
         let client = UnixStream::connect(&living).unwrap();
         let (accepted, _) = listener.accept().unwrap();
         drop(listener);
-        assert_eq!(is_bound(&lstat(&living).unwrap()), Ok(false));
+        assert_eq!(is_bound(id(&living)), Ok(false));
         drop((client, accepted));
     }
 

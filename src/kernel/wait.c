@@ -44,8 +44,6 @@ struct ipc_c_wait {
 
 enum { WAIT_POLL, WAIT_PEEK, WAIT_ACCEPT, WAIT_CONNECT, WAIT_TURN };
 
-_Static_assert (sizeof (struct ipc_c_wait) % 8 == 0, "wait.rs has the same layout");
-
 void ipc_c_wait (struct ipc_c_wait *wait);
 size_t ipc_c_wait_size (void);
 

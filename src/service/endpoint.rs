@@ -20,7 +20,7 @@ use std::time::Duration;
 use nix::errno::Errno;
 use nix::fcntl::{AT_FDCWD, AtFlags, OFlag, open};
 use nix::sys::socket::{AddressFamily, SockFlag, SockType, UnixAddr, bind, connect as connect_to, socket};
-use nix::sys::stat::{FileStat, Mode, SFlag, lstat};
+use nix::sys::stat::{Mode, SFlag};
 use nix::unistd::{UnlinkatFlags, getpid, linkat, unlink, unlinkat};
 
 use crate::connection::state::{Service, Settings};
@@ -28,6 +28,7 @@ use crate::connection::table;
 use crate::error::{Error, ipc_errors as Code};
 use crate::kernel::deadline::Limit;
 use crate::kernel::fd;
+use crate::kernel::file::File;
 use crate::kernel::internal_fds::beyond_standard;
 use crate::kernel::socket as door;
 use crate::kernel::socket_diag;
@@ -137,19 +138,19 @@ fn is_alive(path: &CStr) -> nix::Result<bool> {
     }
 }
 
-fn is_socket(file: &FileStat) -> bool {
-    SFlag::from_bits_truncate(file.st_mode) & SFlag::S_IFMT == SFlag::S_IFSOCK
+fn is_socket(file: &File) -> bool {
+    file.is(SFlag::S_IFSOCK)
 }
 
 /// Removes a socket whose server is dead. What is no socket stays; bind(2) then says EADDRINUSE.
 fn remove_dead(path: &CStr) -> nix::Result<()> {
-    match lstat(path) {
+    match File::at(path) {
         Ok(file) if is_socket(&file) => match is_alive(path) {
             Ok(false) => unlink(path),
             Ok(true) => Err(Errno::EADDRINUSE),
             Err(Errno::ENOENT) => Ok(()),
             // The file may be this user's to remove, and not to connect to.
-            Err(Errno::EACCES | Errno::EPERM) => match socket_diag::is_bound(&file) {
+            Err(Errno::EACCES | Errno::EPERM) => match socket_diag::is_bound(file.id()) {
                 Ok(false) => unlink(path),
                 _ => Err(Errno::EADDRINUSE),
             },
@@ -228,12 +229,8 @@ pub fn listen(section: &mut Section, path: &CStr) -> Result<RawFd, Error> {
 }
 
 fn remember(section: &Section, fd: RawFd, path: &CStr, refuses: bool) -> nix::Result<()> {
-    let file = lstat(path)?;
-    let service = Service {
-        file: (file.st_dev, file.st_ino),
-        maker: Service::this_process(),
-        absolute: absolute(path)?,
-    };
+    let service =
+        Service { file: File::at(path)?.id(), maker: Service::this_process(), absolute: absolute(path)? };
     let mut slot = table::lock(section, fd);
     slot.entry()?.service = Some(service);
     if refuses {
@@ -281,9 +278,9 @@ pub fn close_service(section: Option<&mut Section>, fd: RawFd, path: &CStr) -> R
         door::check_listener(fd).map_err(|_| Error::new(Code::IPC_ERROR_USOCK_CLOSE, Errno::EBADF))?;
     }
     let path = owned.as_ref().and_then(|service| service.absolute.as_deref()).unwrap_or(path);
-    let there = lstat(path);
+    let there = File::at(path);
     let ours = match (&owned, &there) {
-        (Some(owned), Ok(file)) => owned.file == (file.st_dev, file.st_ino),
+        (Some(owned), Ok(file)) => owned.file == file.id(),
         (None, Ok(file)) => is_socket(file),
         (_, Err(_)) => false,
     };

@@ -17,26 +17,30 @@
 #define MEMBER(type, member, member_type, offset) \
 	ASSERT (offsetof (type, member) == (offset) && sizeof (((type *) 0)->member) == sizeof (member_type))
 
-SIZE (struct ipc_connection_info, 24);
+/* 8, and 4 on 32-bit machines: there the members stand as the same declarations put them, each aligned to its size. */
+#define POINTER sizeof (void *)
+ASSERT (POINTER == 8 || POINTER == 4);
+
+SIZE (struct ipc_connection_info, 16 + POINTER);
 MEMBER (struct ipc_connection_info, version, uint32_t, 0);
 MEMBER (struct ipc_connection_info, index, uint32_t, 4);
 MEMBER (struct ipc_connection_info, fd, int32_t, 8);
 MEMBER (struct ipc_connection_info, type, char, 12);
 MEMBER (struct ipc_connection_info, spath, char *, 16);
 
-SIZE (struct ipc_connection_infos, 16);
+SIZE (struct ipc_connection_infos, 2 * POINTER);
 MEMBER (struct ipc_connection_infos, cinfos, struct ipc_connection_info **, 0);
-MEMBER (struct ipc_connection_infos, size, int32_t, 8);
+MEMBER (struct ipc_connection_infos, size, int32_t, POINTER);
 
-SIZE (struct ipc_message, 16);
+SIZE (struct ipc_message, 8 + POINTER);
 MEMBER (struct ipc_message, type, char, 0);
 MEMBER (struct ipc_message, length, uint32_t, 4);
 MEMBER (struct ipc_message, payload, char *, 8);
 
-SIZE (struct ipc_event, 24);
+SIZE (struct ipc_event, 3 * POINTER);
 MEMBER (struct ipc_event, type, enum ipc_event_type, 0);
-MEMBER (struct ipc_event, origin, struct ipc_connection_info *, 8);
-MEMBER (struct ipc_event, m, void *, 16);
+MEMBER (struct ipc_event, origin, struct ipc_connection_info *, POINTER);
+MEMBER (struct ipc_event, m, void *, 2 * POINTER);
 
 SIZE (enum ipc_errors, sizeof (int));
 SIZE (enum ipc_event_type, sizeof (int));
