@@ -135,7 +135,7 @@ test: all check ## run every test; what is left out because a tool is missing is
 	man/generate.sh --check
 	$(CARGO_TEST) --no-fail-fast
 	$(MAKE) --no-print-directory model
-	@for tool in abidiff valgrind pkg-config man mandoc lexgrog dpkg-buildpackage dh lintian python3 cmake meson $(firstword $(CXX)); do \
+	@for tool in abidiff valgrind pkg-config groff man mandoc lexgrog dpkg-buildpackage dh lintian python3 cmake meson $(firstword $(CXX)); do \
 	    command -v "$$tool" > /dev/null || echo "SKIPPED: the tests that need $$tool, which is not installed"; \
 	done
 

@@ -3,6 +3,7 @@
 
 mod header;
 mod page;
+mod rendering;
 
 use std::collections::BTreeSet;
 use std::fs;
