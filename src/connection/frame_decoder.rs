@@ -331,13 +331,17 @@ impl Inbound {
         }
     }
 
-    /// Gives the buffer of bytes read ahead back once it is empty.
+    /// Gives the buffer of bytes read ahead back once it is empty. A block that was made for a large payload is freed: small
+    /// frames have come in its place.
     pub fn return_spare(&mut self, spare: &mut Block) {
-        if !self.has_ahead() && self.ahead.capacity() > 0 {
-            self.start = 0;
-            self.ahead.clear();
-            std::mem::swap(&mut self.ahead, spare);
-            self.ahead = Block::default();
+        if self.has_ahead() {
+            return;
+        }
+        self.start = 0;
+        let mut ahead = std::mem::take(&mut self.ahead);
+        if (1..=READ_AHEAD).contains(&ahead.capacity()) {
+            ahead.clear();
+            *spare = ahead;
         }
     }
 }
@@ -455,6 +459,17 @@ mod tests {
         assert_eq!((inbound.payload.capacity(), inbound.ahead.capacity()), (0, 0));
         inbound.receive_exact(source(&mut &b"x"[..], 1)).unwrap();
         assert_eq!(inbound.payload.capacity(), ANNOUNCED);
+    }
+
+    #[test]
+    fn block_of_a_large_payload_is_not_kept_for_reading_ahead() {
+        let stream = [&[1][..], &1_u32.to_ne_bytes(), &[7]].concat().repeat(2);
+        let (mut rest, mut spare) = (&stream[..], Block::default());
+        let mut inbound = Inbound::default();
+        inbound.receive_expected(1 << 20, source_apart(&mut rest, stream.len())).unwrap();
+        (0..2).for_each(|_| assert_eq!(inbound.cut().unwrap().unwrap().payload.bytes(), [7]));
+        inbound.return_spare(&mut spare);
+        assert_eq!((inbound.ahead.capacity(), spare.capacity()), (0, 0));
     }
 
     #[test]
