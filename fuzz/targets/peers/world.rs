@@ -305,7 +305,8 @@ impl World {
         trace!("  {} is accepted by hand", connection.fd);
         let fd = connection.fd;
         if !into_list {
-            self.remove_dead(fd);
+            // By either list it would be a connection: the library gives the number out.
+            self.in_each_list(|world| world.remove_dead(fd));
             self.forget_other_queue(number);
         }
     }
