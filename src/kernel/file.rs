@@ -24,19 +24,23 @@ impl File {
     /// The file behind this descriptor.
     #[allow(unsafe_code, reason = "nix has no 64-bit call on 32-bit machines")]
     pub fn behind(fd: RawFd) -> Result<Self> {
-        let mut file = MaybeUninit::uninit();
-        // SAFETY: there is room for what the kernel writes, and it has written all of it where it says so.
-        Errno::result(unsafe { libc::fstat64(fd, file.as_mut_ptr()) })
-            .map(|_| Self(unsafe { file.assume_init() }))
+        // SAFETY: there is room for what the kernel writes.
+        Self::filled(|room| unsafe { libc::fstat64(fd, room) })
     }
 
     /// The file at this path, which may be a symbolic link itself.
     #[allow(unsafe_code, reason = "see behind")]
     pub fn at(path: &CStr) -> Result<Self> {
+        // SAFETY: a string, and room for what the kernel writes.
+        Self::filled(|room| unsafe { libc::lstat64(path.as_ptr(), room) })
+    }
+
+    #[allow(unsafe_code, reason = "see behind")]
+    fn filled(ask: impl FnOnce(*mut libc::stat64) -> libc::c_int) -> Result<Self> {
         let mut file = MaybeUninit::uninit();
-        // SAFETY: as in `behind`.
-        Errno::result(unsafe { libc::lstat64(path.as_ptr(), file.as_mut_ptr()) })
-            .map(|_| Self(unsafe { file.assume_init() }))
+        Errno::result(ask(file.as_mut_ptr()))?;
+        // SAFETY: the kernel has written all of it.
+        Ok(Self(unsafe { file.assume_init() }))
     }
 
     /// Which one it is.

@@ -6,10 +6,11 @@
 
 use std::os::fd::{AsRawFd, OwnedFd};
 
-use crate::kernel::file::FileId;
 use nix::Result;
 use nix::errno::Errno;
 use nix::sys::socket::{AddressFamily, MsgFlags, SockFlag, SockProtocol, SockType, recv, send, socket};
+
+use crate::kernel::file::FileId;
 
 const SOCK_DIAG_BY_FAMILY: u16 = 20;
 const UDIAG_SHOW_VFS: u32 = 2;

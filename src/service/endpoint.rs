@@ -138,14 +138,10 @@ fn is_alive(path: &CStr) -> nix::Result<bool> {
     }
 }
 
-fn is_socket(file: &File) -> bool {
-    file.is(SFlag::S_IFSOCK)
-}
-
 /// Removes a socket whose server is dead. What is no socket stays; bind(2) then says EADDRINUSE.
 fn remove_dead(path: &CStr) -> nix::Result<()> {
     match File::at(path) {
-        Ok(file) if is_socket(&file) => match is_alive(path) {
+        Ok(file) if file.is(SFlag::S_IFSOCK) => match is_alive(path) {
             Ok(false) => unlink(path),
             Ok(true) => Err(Errno::EADDRINUSE),
             Err(Errno::ENOENT) => Ok(()),
@@ -281,7 +277,7 @@ pub fn close_service(section: Option<&mut Section>, fd: RawFd, path: &CStr) -> R
     let there = File::at(path);
     let ours = match (&owned, &there) {
         (Some(owned), Ok(file)) => owned.file == file.id(),
-        (None, Ok(file)) => is_socket(file),
+        (None, Ok(file)) => file.is(SFlag::S_IFSOCK),
         (_, Err(_)) => false,
     };
     match &owned {

@@ -3,7 +3,6 @@
 use std::io::Read;
 use std::os::fd::AsRawFd;
 use std::os::unix::net::UnixStream;
-use std::thread::JoinHandle;
 
 use crate::support::ext::*;
 use crate::support::*;
@@ -16,15 +15,6 @@ fn listed_with_a_queue() -> (Listed, UnixStream) {
     assert_eq!(write(listed.fd(), 1, &pattern(SIZE, 17)), IPC_ERROR_NONE);
     assert!(pending(listed.fd()) > 0);
     (listed, peer)
-}
-
-/// Reads until the end of the connection.
-fn reads_to_the_end(mut peer: UnixStream) -> JoinHandle<Vec<u8>> {
-    std::thread::spawn(move || {
-        let mut got = Vec::new();
-        peer.read_to_end(&mut got).unwrap();
-        got
-    })
 }
 
 #[test]
@@ -40,7 +30,7 @@ fn promise_17_number_is_free_at_once_and_the_peer_sees_the_end_after_the_last_by
     assert_eq!(write(fd, 7, b"other"), IPC_ERROR_NONE);
     assert_eq!(read_frame(&mut other_peer), (7, b"other".to_vec()));
     other_peer.set_nonblocking(true).unwrap();
-    let reader = reads_to_the_end(peer);
+    let reader = read_to_the_end(peer);
     until("the rest arrives", || {
         pending(other.as_raw_fd());
         reader.is_finished()
@@ -69,7 +59,7 @@ fn promise_17_rest_is_given_up_when_its_peer_takes_nothing() {
 fn promise_17_close_without_a_free_descriptor_sends_itself() {
     own_process!(60);
     let (mut listed, peer) = listed_with_a_queue();
-    let reader = reads_to_the_end(peer);
+    let reader = read_to_the_end(peer);
     let limit = unsafe {
         let mut limit: libc::rlimit = std::mem::zeroed();
         assert_eq!(libc::getrlimit(libc::RLIMIT_NOFILE, &mut limit), 0);
@@ -124,7 +114,7 @@ fn promise_17_forked_child_drops_its_copies() {
             unsafe { libc::pause() };
         }
     }
-    let reader = reads_to_the_end(peer);
+    let reader = read_to_the_end(peer);
     let (other, _other_peer) = pair();
     until("the end arrives", || {
         pending(other.as_raw_fd());

@@ -1,7 +1,6 @@
 //! ipc_send and ipc_sendv: messages of any memory, as ipc_write sends them; ipc_broadcast: one message to many.
 
 use std::ffi::c_int;
-use std::io::Read;
 use std::os::fd::{AsRawFd, RawFd};
 use std::os::unix::net::UnixStream;
 
@@ -36,15 +35,6 @@ fn broadcast(list: *mut ipc_connection_infos, payload: &[u8], except: *const ipc
     failed
 }
 
-/// Reads frames until the peer has sent no more.
-fn read_all(mut peer: UnixStream) -> std::thread::JoinHandle<Vec<u8>> {
-    std::thread::spawn(move || {
-        let mut got = Vec::new();
-        peer.read_to_end(&mut got).unwrap();
-        got
-    })
-}
-
 #[test]
 fn ipc_send_sends_what_ipc_write_sends() {
     own_process!(30);
@@ -75,7 +65,7 @@ fn pieces_arrive_as_one_message_however_they_are_cut() {
             peer = alone_peer;
         }
         let mut expected = Vec::new();
-        let reader = read_all(peer);
+        let reader = read_to_the_end(peer);
         for (count, size) in
             [(0, 0), (1, 0), (1, 5), (2, 300), (3, 100), (64, 1), (64, 9000), (5, 1_500_000), (64, 0)]
         {
@@ -114,7 +104,7 @@ fn pieces_to_a_peer_that_reads_nothing_yet_wait_whole_and_in_order() {
         expected.extend(frame(1, &payload));
     }
     assert!(pending(ours.fd()) > 0);
-    let reader = read_all(peer);
+    let reader = read_to_the_end(peer);
     flush(ours.fd(), -1).unwrap();
     drop(ours);
     assert!(reader.join().unwrap() == expected);
@@ -200,7 +190,7 @@ fn a_broadcast_waits_for_nobody_and_says_how_many_it_does_not_reach() {
     let (sleeper, sleeper_fd) = server.peer();
     let (reader, reader_fd) = server.peer();
     limits(sleeper_fd, 0, 10 * SIZE).unwrap();
-    let reader = read_all(reader);
+    let reader = read_to_the_end(reader);
     let (mut accepted, mut expected) = (Vec::new(), Vec::new());
     for number in 0..50 {
         let payload = pattern(SIZE, number);
@@ -215,7 +205,7 @@ fn a_broadcast_waits_for_nobody_and_says_how_many_it_does_not_reach() {
     assert!(accepted.len() < expected.len(), "the queue of the other was full");
     assert!(pending(sleeper_fd) <= 10 * SIZE);
     // Nothing of a message that failed; whole and in order what did not, also behind what is queued by others.
-    let sleeper = read_all(sleeper);
+    let sleeper = read_to_the_end(sleeper);
     queue(sleeper_fd, 5, b"queued").unwrap();
     assert_eq!(broadcast(&mut server.list, b"last", none()), 0);
     flush(sleeper_fd, -1).unwrap();

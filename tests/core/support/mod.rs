@@ -285,6 +285,15 @@ pub fn write_beside(mut stream: UnixStream, bytes: Vec<u8>) -> std::thread::Join
     })
 }
 
+/// Reads until the end of the connection, beside the test.
+pub fn read_to_the_end(mut peer: UnixStream) -> std::thread::JoinHandle<Vec<u8>> {
+    std::thread::spawn(move || {
+        let mut got = Vec::new();
+        peer.read_to_end(&mut got).unwrap();
+        got
+    })
+}
+
 /// The pointers of a list.
 pub fn entries(list: &ipc_connection_infos) -> Vec<*mut ipc_connection_info> {
     (0..usize::try_from(list.size).unwrap()).map(|index| unsafe { *list.cinfos.add(index) }).collect()
