@@ -510,6 +510,9 @@ extern enum msg_types message_types;
  * /run/ipc/; its last directory is made where it is missing. A socket that a dead server has left is
  * replaced. `env` must not be NULL and is not read. End it with ipc_server_close.
  *
+ * If a service manager has handed over a listening socket of this path (LISTEN_PID, LISTEN_FDS of sd_listen_fds(3)), that is
+ * the service's: nothing is made or replaced, and ipc_server_close leaves the file to the manager.
+ *
  * `srv->spath` is NULL or from malloc(3), and freed: initialise the structure with zeros. On failure `srv->fd` is -1, and
  * `srv->spath` the path that was tried, if it came to that; ipc_server_close frees it.
  *

@@ -1,7 +1,7 @@
 /*
- * libipc: what the interface of 2019, ipc.h, does not have: time-outs, other event loops, payloads of any memory, one
- * message to many, many messages in one system call, limits, who is at the other end, descriptors that go with
- * messages.
+ * libipc: what the interface of 2019, ipc.h, does not have: time-outs, other event loops, signals and timers, data of
+ * each client and its end, services with a mode and an owner, payloads of any memory, one message to many, many messages
+ * in one system call, limits, who is at the other end, descriptors that go with messages.
  *
  * What ipc.h says of memory, errors and threads holds here, too.
  *
@@ -20,9 +20,130 @@
 #include <sys/uio.h>
 
 /**
+ * In the `flags` of ipc_server_options: `mode` counts.
+ */
+#define IPC_SERVER_MODE 1
+
+/**
+ * In the `flags` of ipc_server_options: `uid` counts.
+ */
+#define IPC_SERVER_UID 2
+
+/**
+ * In the `flags` of ipc_server_options: `gid` counts.
+ */
+#define IPC_SERVER_GID 4
+
+/**
+ * In the `flags` of ipc_server_options: `backlog` counts.
+ */
+#define IPC_SERVER_BACKLOG 8
+
+/**
+ * In the `flags` of ipc_server_options: `fd` counts.
+ */
+#define IPC_SERVER_FD 16
+
+/**
+ * The type of the message that says which signal has come: of ipc_add_signal.
+ */
+#define IPC_MSG_SIGNAL 3
+
+/**
+ * The type of the message that says which time has come: of ipc_add_timer.
+ */
+#define IPC_MSG_TIMER 4
+
+/**
  * How many pieces ipc_sendv takes at most.
  */
 #define IPC_MAX_PIECES 64
+
+/**
+ * Why a connection has ended.
+ */
+enum ipc_reason {
+    /**
+     * It has not.
+     */
+    IPC_REASON_NONE,
+    /**
+     * The peer has closed it, between two messages.
+     */
+    IPC_REASON_ENDED,
+    /**
+     * The peer has closed it amid a message.
+     */
+    IPC_REASON_CUT,
+    /**
+     * The peer has closed it without having read all that it was sent, or the connection failed.
+     */
+    IPC_REASON_RESET,
+    /**
+     * The peer has announced a message over IPC_MAX_MESSAGE_SIZE, or over the limit of ipc_limits.
+     */
+    IPC_REASON_TOO_LONG,
+    /**
+     * This program has ended or closed it.
+     */
+    IPC_REASON_CLOSED,
+};
+
+/**
+ * How a server does.
+ */
+struct ipc_status {
+    /**
+     * How many connections the list has; descriptors of ipc_add_fd and the like are not counted.
+     */
+    size_t clients;
+    /**
+     * Bytes that are queued for them in the library, headers included.
+     */
+    size_t queued;
+    /**
+     * How many messages ipc_wait_event has reported of the list since it was last empty, or freed.
+     */
+    uint64_t received;
+    /**
+     * How many messages this process has sent or queued, to any connection.
+     */
+    uint64_t sent;
+    /**
+     * 1 while new clients have to wait because descriptors or memory have run out, else 0.
+     */
+    int accept_paused;
+};
+
+/**
+ * How ipc_server_open makes a service's socket. Initialise it with zeros: then it is made as by ipc_server_init.
+ */
+struct ipc_server_options {
+    /**
+     * Which of the other members count: IPC_SERVER_MODE and the others.
+     */
+    uint32_t flags;
+    /**
+     * The permissions of the socket's file, whatever the umask is. Whoever may write to it may connect.
+     */
+    mode_t mode;
+    /**
+     * The owner of the file.
+     */
+    uid_t uid;
+    /**
+     * The group of the file.
+     */
+    gid_t gid;
+    /**
+     * How many new clients may wait to be taken; as many as the kernel grants, if it does not count.
+     */
+    int backlog;
+    /**
+     * A listening socket, which is the service's from then on.
+     */
+    int fd;
+};
 
 /**
  * A process, as the kernel knows it.
@@ -40,6 +161,32 @@ struct ipc_peer {
      * Its effective group.
      */
     gid_t gid;
+};
+
+/**
+ * The payload of the message of a signal or a time.
+ */
+struct ipc_notice {
+    /**
+     * The signal; 0 for a time.
+     */
+    int signo;
+    /**
+     * The timer; 0 for a signal.
+     */
+    int timer;
+    /**
+     * How often the time has come since it was last reported; 1 for a signal.
+     */
+    uint64_t count;
+    /**
+     * Who has sent the signal; 0 for the kernel.
+     */
+    pid_t pid;
+    /**
+     * The real user of who has sent it.
+     */
+    uid_t uid;
 };
 
 #ifdef __cplusplus
@@ -137,6 +284,151 @@ enum ipc_errors ipc_watch_fd(struct ipc_connection_infos *cinfos,
  * IPC_ERROR_DEL__CANNOT_FIND_CLIENT: it is not in the list, or a connection (ENOENT).
  */
 enum ipc_errors ipc_del_fd(struct ipc_connection_infos *cinfos, int fd);
+
+/**
+ * Ends a connection of the list: nothing is reported of it from then on but its DISCONNECTION, by the next
+ * ipc_wait_event of the list. Until then the structure stays in the list and valid. The socket is closed at once, the call
+ * never waits, and ipc_write to the connection fails with EBADF. It may be called from another thread, and amid an
+ * array of events of ipc_wait_events, which may hold further events of the connection.
+ *
+ * `linger_ms`: how many milliseconds what is queued for the connection may take to leave, from within later calls of the
+ * library: 0 drops it, below 0 it leaves as after ipc_close. If no descriptor is free to send it with, it is dropped.
+ *
+ * Errors: IPC_ERROR_DEL__NO_CLIENTS_PARAM, IPC_ERROR_DEL__NO_CLIENT_PARAM: NULL (EINVAL).
+ * IPC_ERROR_DEL__CANNOT_FIND_CLIENT: the list does not have the connection, it has ended already, or it is a descriptor
+ * of ipc_add_fd (ENOENT).
+ */
+enum ipc_errors ipc_end(struct ipc_connection_infos *clients,
+                        struct ipc_connection_info *client,
+                        int linger_ms);
+
+/**
+ * Sets a pointer of the program's own for the connection, or the service; NULL for none. The library does nothing with
+ * it but to call `destroy` with it once, unless either is NULL: when a later ipc_set_data has set another pointer; after
+ * the DISCONNECTION of the connection was reported, in the next ipc_wait_event of the list (or ipc_connections_free); or,
+ * for a connection in no list, in ipc_close.
+ *
+ * `destroy` is called in the thread of the call that ends the pointer's time, when the call returns or begins to wait. It
+ * may call all functions of the library, and has to return. It is not called at the end of the process. A connection that
+ * is closed with close(2) instead of ipc_end or ipc_close loses its pointer when the library notices that, which may be
+ * before its DISCONNECTION.
+ *
+ * After fork(2) the child has the pointer, too; it calls `destroy` for its own.
+ *
+ * Errors: IPC_ERROR_CONNECTION_GEN__NO_CINFO: NULL (EINVAL).
+ * IPC_ERROR_USOCK_RECV: it is not open (EBADF), or no socket (ENOTSOCK).
+ * IPC_ERROR_NOT_ENOUGH_MEMORY: ENOMEM. After each of these `destroy` is not called for `data`.
+ */
+enum ipc_errors ipc_set_data(const struct ipc_connection_info *p,
+                             void *data,
+                             void (*destroy)(void*));
+
+/**
+ * The pointer that ipc_set_data has set for the connection; NULL if there is none. It is there until `destroy` is called: at
+ * the DISCONNECTION of the connection, too, for the structure that the event names.
+ *
+ * errno is left alone.
+ */
+void *ipc_data(const struct ipc_connection_info *p);
+
+/**
+ * `*reason` becomes why the connection has ended or is about to: for the structure that an ERROR or DISCONNECTION names, until
+ * the next ipc_wait_event of the list. IPC_REASON_NONE for a connection of a list that goes on.
+ *
+ * ipc_read says it by its code and errno.
+ *
+ * Errors: IPC_ERROR_CONNECTION_GEN__NO_CINFO: a parameter is NULL (EINVAL).
+ * IPC_ERROR_USOCK_RECV: the connection is in no list, and none has reported its end last (ENOENT).
+ */
+enum ipc_errors ipc_why(const struct ipc_connection_info *p,
+                        enum ipc_reason *reason);
+
+/**
+ * `*status` becomes how the list does: to be shown, or written to a log.
+ *
+ * It goes through all connections of the process: call it now and then, not for each message.
+ *
+ * Errors: IPC_ERROR_WAIT_EVENT__NO_CLIENTS_PARAM, IPC_ERROR_WAIT_EVENT__NO_EVENT_PARAM: `clients` or `status` is NULL (EINVAL).
+ */
+enum ipc_errors ipc_status(const struct ipc_connection_infos *clients,
+                           struct ipc_status *status);
+
+/**
+ * ipc_server_init with options; `options` may be NULL. At no moment can anybody connect whom mode, owner and group do not
+ * let. They do not concern a socket that a service manager has handed over.
+ *
+ * With IPC_SERVER_FD the service listens at `fd`, of which ipc_server_close leaves the file; no other flag may be set then.
+ * `srv->spath` becomes the path that ipc_server_init would take.
+ *
+ * Errors: as for ipc_server_init. IPC_ERROR_USOCK_INIT__BIND: a flag is unknown, or does not go with IPC_SERVER_FD; `mode` is
+ * over 0777; `backlog` is below 0 (EINVAL); the owner or the group is not yours to give (EPERM).
+ * IPC_ERROR_USOCK_INIT__WRONG_FILE_DESCRIPTOR: `fd` is not open (EBADF), no socket (ENOTSOCK), or no Unix stream socket that
+ * listens (EINVAL).
+ */
+enum ipc_errors ipc_server_open(struct ipc_connection_info *srv,
+                                const char *sname,
+                                const struct ipc_server_options *options);
+
+/**
+ * ipc_connection that waits for at most `timeout_ms` milliseconds, also for a service that is yet to come, or whose server is
+ * dead: 0 tries once, below 0 it waits for ever.
+ *
+ * A signal handler that runs meanwhile does not end a wait that has a time-out, nor make it longer.
+ *
+ * Errors: as for ipc_connection, but for `env`. IPC_ERROR_USOCK_CONNECT__SOCKET: the time is over (ETIMEDOUT).
+ */
+enum ipc_errors ipc_connection_timeout(struct ipc_connection_info *p,
+                                       const char *sname,
+                                       int timeout_ms);
+
+/**
+ * Has ipc_wait_event report the signal: as IPC_EVENT_TYPE_EXTRA_SOCKET, whose `m` is a message of type IPC_MSG_SIGNAL with
+ * a struct ipc_notice as its payload. A signal that comes again before it was reported is reported once, but for real-time
+ * signals.
+ *
+ * The signal is blocked in the calling thread, and stays so; call it before other threads are started, which inherit that,
+ * or block it there. Programs that the process starts inherit it, too (pthread_sigmask(3)).
+ *
+ * One entry of the list, of type 'a', stands for all its signals: `origin` of the events. ipc_close ends it, with
+ * ipc_del and free as for a client; so does ipc_connections_free, but for the free.
+ *
+ * Errors: IPC_ERROR_ADD_FD__NO_PARAM_CINFOS: NULL (EINVAL).
+ * IPC_ERROR_WAIT_EVENT__SELECT: there is no such signal, or it cannot be caught (EINVAL); or signalfd(2) or epoll_ctl(2)
+ * failed, as errno tells.
+ * IPC_ERROR_ADD__EMPTY_LIST, IPC_ERROR_NOT_ENOUGH_MEMORY: as for ipc_add_fd. The signal is as before then.
+ */
+enum ipc_errors ipc_add_signal(struct ipc_connection_infos *cinfos,
+                               int signo);
+
+/**
+ * Has ipc_wait_event report a time: first in `first_ms` milliseconds, and then each `every_ms`, or never again if that
+ * is 0. It is reported as IPC_EVENT_TYPE_EXTRA_SOCKET, whose `m` is a message of type IPC_MSG_TIMER with a struct ipc_notice
+ * as its payload. Times that come while the program does something else are reported as one, with their `count`. The
+ * clock is CLOCK_MONOTONIC: it stands while the machine sleeps, and nobody sets it.
+ *
+ * `*id` becomes the timer's number, for ipc_del_timer, which ends it; `id` may be NULL. In the list it is an entry of
+ * type 'a', whose `fd` is that number: `origin` of the events. ipc_connections_free ends it, too, and leaves the entry's
+ * structure to you.
+ *
+ * Errors: IPC_ERROR_ADD_FD__NO_PARAM_CINFOS: NULL (EINVAL).
+ * IPC_ERROR_WAIT_EVENT__SELECT: `first_ms` or `every_ms` is below 0 (EINVAL); or timerfd_create(2) or epoll_ctl(2) failed,
+ * as errno tells.
+ * IPC_ERROR_ADD__EMPTY_LIST, IPC_ERROR_NOT_ENOUGH_MEMORY: as for ipc_add_fd.
+ */
+enum ipc_errors ipc_add_timer(struct ipc_connection_infos *cinfos,
+                              int first_ms,
+                              int every_ms,
+                              int *id);
+
+/**
+ * Ends a timer of the list: it is reported no more. Its structure is freed.
+ *
+ * Errors: IPC_ERROR_DEL__NO_CLIENTS_PARAM: `cinfos` is NULL (EINVAL).
+ * IPC_ERROR_DEL__EMPTY_LIST: there is nothing in the list (ENOENT).
+ * IPC_ERROR_DEL__EMPTIED_LIST: the list has a size but no array (EINVAL).
+ * IPC_ERROR_DEL__CANNOT_FIND_CLIENT: the list has no such timer (ENOENT).
+ */
+enum ipc_errors ipc_del_timer(struct ipc_connection_infos *cinfos, int id);
 
 /**
  * ipc_write of a message of this type, with `length` bytes of payload: of none, `payload` may be NULL. The bytes are

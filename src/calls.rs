@@ -2,6 +2,7 @@
 
 pub mod accept;
 pub mod close;
+pub mod connect;
 pub mod flow;
 pub mod flush;
 mod held_back;

@@ -8,18 +8,21 @@
 #![allow(clippy::missing_safety_doc, reason = "said above, once for all exported functions")]
 
 mod boundary;
+pub mod clients;
 pub mod events;
 mod list;
 pub mod log;
 pub mod messages;
 #[cfg(all(test, libipc_model))]
 mod model;
+pub mod notices;
 pub mod passing;
 pub mod printing;
 mod process;
 pub mod queueing;
 pub mod sending;
 pub mod server_and_client;
+pub mod services;
 pub mod types;
 pub mod usock;
 pub mod waiting;

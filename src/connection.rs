@@ -9,3 +9,4 @@ pub mod stall;
 pub mod state;
 pub mod table;
 pub mod turn;
+pub mod user_data;

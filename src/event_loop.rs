@@ -20,7 +20,7 @@ pub mod extra;
 pub mod list;
 pub mod list_loop;
 pub mod loops;
-mod members;
+pub mod members;
 mod receive;
 mod registry;
 mod scan;

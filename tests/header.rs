@@ -41,7 +41,14 @@ fn ipc_h_is_up_to_date() {
 
 #[test]
 fn ipc_ext_h_is_up_to_date() {
-    let sources =
-        ["src/capi/waiting.rs", "src/capi/sending.rs", "src/capi/queueing.rs", "src/capi/passing.rs"];
+    let sources = [
+        "src/capi/waiting.rs",
+        "src/capi/clients.rs",
+        "src/capi/services.rs",
+        "src/capi/notices.rs",
+        "src/capi/sending.rs",
+        "src/capi/queueing.rs",
+        "src/capi/passing.rs",
+    ];
     compare("include/ipc_ext.h", config("cbindgen_ext.toml"), &sources);
 }

@@ -1,7 +1,7 @@
 //! Closing a connection.
 //!
-//! What is queued for it goes on leaving in the background, by a copy of the descriptor. Only if there is none to be had does
-//! the call itself wait for the peer, for a while.
+//! What is queued for it goes on leaving in the background, by a copy of the descriptor. If there is none to be had, a close
+//! waits for the peer itself, for a while; an end, which never waits, loses what is queued.
 
 #![forbid(unsafe_code)]
 
@@ -14,11 +14,11 @@ use crate::connection::background::{self, Begun};
 use crate::connection::send::send;
 use crate::connection::send_queue::SendQueue;
 use crate::connection::stall::{LOOK, Stall};
-use crate::connection::table;
+use crate::connection::table::{self, Memory};
 use crate::error::{Error, ipc_errors as Code};
 use crate::event_loop::loops;
-use crate::kernel::deadline::milliseconds;
-use crate::kernel::{ancillary, fd, socket};
+use crate::kernel::deadline::{Limit, milliseconds};
+use crate::kernel::{ancillary, fd, internal_fds, socket};
 use crate::process::entry_guard::Section;
 use crate::service::endpoint;
 
@@ -28,12 +28,48 @@ const WITHOUT_DESCRIPTOR: i64 = 1000;
 /// Closes a descriptor. One that the library keeps, and the number of a connection whose end was just reported, is not the
 /// program's to close: EBADF.
 pub fn close_connection(section: &mut Section, fd: RawFd) -> Result<(), Error> {
-    match background::take_over(section, fd) {
-        Ok(Some(Begun::First)) => loops::background_began(section),
-        Ok(_) => {}
-        Err(queue) => send_now(section, fd, queue),
-    }
+    let queue = leave_in_background(section, fd, Limit::NONE);
+    queue.into_iter().for_each(|queue| send_now(section, fd, queue));
     loops::closing(section, fd);
+    let noted = prepare_close(section, fd);
+    drop(noted.map_err(|errno| Error::new(Code::IPC_ERROR_USOCK_CLOSE, errno))?);
+    let closed = endpoint::close(fd);
+    table::note_closed(section, fd);
+    closed
+}
+
+/// Ends a connection of the list at this address. What is queued for it has until `linger` to leave, if it has any time.
+///
+/// The peer sees the end at once; the number is not another file's before the end was reported. ENOENT if the list does not have
+/// it, or it has ended.
+pub fn end_member(section: &mut Section, list: usize, fd: RawFd, linger: Option<Limit>) -> Result<(), Errno> {
+    let token = loops::ending(section, list, fd).ok_or(Errno::ENOENT)?;
+    match linger {
+        Some(linger) => drop(leave_in_background(section, fd, linger)),
+        None => background::leave_to_caller(section, fd),
+    }
+    drop(prepare_close(section, fd)?);
+    let held = internal_fds::close_and_hold(fd);
+    table::note_closed(section, fd);
+    loops::hold_member(section, list, token, held);
+    Ok(())
+}
+
+/// Has what is queued for the connection leave in the background; the queue, if that is not possible.
+fn leave_in_background(section: &Section, fd: RawFd, limit: Limit) -> Option<SendQueue> {
+    match background::take_over(section, fd, limit) {
+        Ok(begun) => {
+            if begun == Some(Begun::First) {
+                loops::background_began(section);
+            }
+            None
+        }
+        Err(queue) => Some(queue),
+    }
+}
+
+/// The socket is about to be closed: no other call sends to it or closes it from now on. The memory of the connection.
+fn prepare_close(section: &Section, fd: RawFd) -> Result<Option<Memory>, Errno> {
     let mut slot = table::lock(section, fd);
     if slot.get().is_some_and(|connection| !connection.turn.is_free()) {
         // A thread that is in the middle of a frame waits for the socket.
@@ -44,12 +80,8 @@ pub fn close_connection(section: &mut Section, fd: RawFd) -> Result<(), Error> {
     if may_hold {
         ancillary::disarm_unreceived(fd);
     }
-    // The memory is dropped without the lock; a read that waits learns that the number is another one's from now on.
-    let noted = table::note_closing(section, fd);
-    drop(noted.map_err(|errno| Error::new(Code::IPC_ERROR_USOCK_CLOSE, errno))?);
-    let closed = endpoint::close(fd);
-    table::note_closed(section, fd);
-    closed
+    // A read that waits learns that the number is another one's from now on.
+    table::note_closing(section, fd)
 }
 
 /// Sends what the peer takes, for a while.

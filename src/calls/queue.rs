@@ -37,7 +37,9 @@ pub fn queue(section: &Section, fd: RawFd, pieces: [&[u8]; 2]) -> Result<(), Err
     let is_first = connection.outbound.is_empty();
     connection.is_assumed |= !is_first && !is_full;
     connection.outbound.append(pieces.into_iter(), None);
-    if is_full && connection.turn.is_free() && flush_queue(&mut slot, fd)? == Flushed::All {
+    let may_send = connection.turn.is_free();
+    slot.count_sent();
+    if is_full && may_send && flush_queue(&mut slot, fd)? == Flushed::All {
         slot.remove_if_idle();
         drop(slot);
         if !is_first {
@@ -60,6 +62,7 @@ pub fn add_quickly(section: &Section, fd: RawFd, pieces: [&[u8]; 2]) -> Option<(
     let is_amid = before > 0 && before / BATCH == (before + size) / BATCH && !connection.left_to_parent;
     if is_amid && connection.outbound.try_append(pieces, connection.settings.room()) {
         connection.is_assumed = true;
+        slot.count_sent();
         return Some(());
     }
     None
@@ -79,6 +82,7 @@ pub fn send_or_queue(section: &Section, fd: RawFd, frame: Outgoing<'_>) -> Resul
             Err(errno) => return Err(failed(errno)),
         };
         if sent == frame.len() {
+            slot.count_sent();
             return Ok(());
         }
     }
@@ -96,6 +100,7 @@ pub fn send_or_queue(section: &Section, fd: RawFd, frame: Outgoing<'_>) -> Resul
         give_up(fd, errno);
         return Err(not_remembered(errno));
     }
+    slot.count_sent();
     drop(slot);
     has_queued(section, fd);
     Ok(())

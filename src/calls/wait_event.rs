@@ -211,7 +211,7 @@ fn drive<L: List>(
                     },
                 }
             }
-            Step::Read(token, fd, is_file) => Input::Read(token, extra::read(fd, is_file)),
+            Step::Read(token, fd, source) => Input::Read(token, extra::read(fd, source)),
             Step::End { fd, may_hold, origin } => {
                 if may_hold {
                     ancillary::disarm_unreceived(fd);

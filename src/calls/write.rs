@@ -95,7 +95,10 @@ impl<'a> Write<'a> {
             return None;
         }
         match frame.send(fd) {
-            Ok(sent) if sent == frame.len() => Some(Ok(())),
+            Ok(sent) if sent == frame.len() => {
+                slot.count_sent();
+                Some(Ok(()))
+            }
             Ok(sent) => {
                 let mut write = Self::new(fd, frame);
                 (write.sent, write.list, write.phase) = (sent, slot.list(), Phase::Begun);

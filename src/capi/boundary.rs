@@ -1,5 +1,6 @@
 //! What every exported function does on the way in and out: enter the library, end panics, errno.
 
+use std::cell::Cell;
 use std::ffi::c_int;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
@@ -11,7 +12,7 @@ use nix::errno::Errno;
 use super::process::REGISTER;
 use super::types::ipc_connection_info;
 use crate::calls::flow::Flow;
-use crate::connection::background;
+use crate::connection::{background, user_data};
 use crate::error::{Error, ipc_errors};
 use crate::frame::c_heap::OutOfMemory;
 use crate::kernel::wait::Wait;
@@ -51,8 +52,28 @@ fn guarded<R>(code: ipc_errors, act: impl FnOnce() -> Result<R, Error>) -> Resul
     without_cancellation(|| without_panic(code, act))
 }
 
+thread_local! {
+    /// Whether this thread is in a function that [`destroy_due`] calls.
+    static DESTROYS: Cell<bool> = const { Cell::new(false) };
+}
+
+/// Calls the functions that programs have set for connections which are over. What they make due themselves follows when they
+/// have returned: they do not nest.
+fn destroy_due() {
+    if !user_data::is_due() || DESTROYS.get() {
+        return;
+    }
+    DESTROYS.set(true);
+    // A handler that interrupted the library leaves it to the call that it interrupted.
+    while let Some(Some((pointer, destroy))) = Section::enter().map(|section| user_data::next_due(&section)) {
+        destroy(pointer);
+    }
+    DESTROYS.set(false);
+}
+
 /// What the function returns: errno is kept on success and set on failure.
 fn finish(before: i32, result: Result<(), Error>) -> ipc_errors {
+    destroy_due();
     match result {
         Ok(()) => {
             Errno::set_raw(before);
@@ -182,8 +203,11 @@ where
             Err(error) => Err(error),
         };
         match next {
-            // SAFETY: as promised by the caller.
-            Ok(Flow::Wait) => unsafe { wait.run() },
+            Ok(Flow::Wait) => {
+                destroy_due();
+                // SAFETY: as promised by the caller.
+                unsafe { wait.run() }
+            }
             Ok(Flow::Done(())) => break Ok(()),
             Err(error) => break Err(error),
         }

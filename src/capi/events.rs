@@ -8,7 +8,7 @@ use std::ptr;
 use nix::errno::Errno;
 
 use super::boundary::{call, call_or, required, required_const, run, run_quickly};
-use super::list::{CList, EMPTY, EXTRA};
+use super::list::{CList, EMPTY, EXTRA, kind_of};
 use super::messages;
 use super::types::{
     int8_t, ipc_connection_info, ipc_connection_infos, ipc_event, ipc_event_type, ipc_message,
@@ -18,7 +18,7 @@ use crate::calls::flow::Flow;
 use crate::calls::wait_event::{self, WaitEvent};
 use crate::connection::frame_decoder::Frame;
 use crate::error::{Error, ipc_errors};
-use crate::event_loop::{Event, List, What, loops};
+use crate::event_loop::{Event, Kind, List, What, loops};
 use crate::frame::c_heap::CBox;
 use crate::kernel::deadline::Limit;
 use crate::kernel::fd;
@@ -272,7 +272,7 @@ pub unsafe extern "C" fn ipc_add(
         let cinfos = required(cinfos, ipc_errors::IPC_ERROR_ADD__NO_PARAM_CLIENTS)?;
         let cinfo = required(cinfo, ipc_errors::IPC_ERROR_ADD__NO_PARAM_CLIENT)?;
         // SAFETY: the caller's list and structure.
-        unsafe { add(section, cinfos, cinfo, false) }
+        unsafe { add(section, cinfos, cinfo, kind_of(cinfo)) }
     })
 }
 
@@ -280,7 +280,7 @@ unsafe fn add(
     section: &Section,
     cinfos: *mut ipc_connection_infos,
     cinfo: *mut ipc_connection_info,
-    watched: bool,
+    kind: Kind,
 ) -> Result<(), Error> {
     // SAFETY: the caller's list.
     let (mut list, array, size) =
@@ -293,7 +293,7 @@ unsafe fn add(
     }
     let before = list.shape();
     let index = list.append(cinfo)?;
-    loops::added(section, &list, before, index, watched).inspect_err(|_| list.remove(index))
+    loops::added(section, &list, before, index, kind).inspect_err(|_| list.remove(index))
 }
 
 /// Takes the pointer `cinfo` out of the list; the last element takes its place. It frees and closes nothing
@@ -357,11 +357,11 @@ pub(super) unsafe fn remove(
 pub unsafe extern "C" fn ipc_add_fd(cinfos: *mut ipc_connection_infos, fd: c_int) -> ipc_errors {
     call(ipc_errors::IPC_ERROR_ADD__EMPTY_LIST, |section| {
         // SAFETY: the caller's list, if any.
-        unsafe { add_descriptor(section, cinfos, fd, false) }
+        unsafe { add_descriptor(section, cinfos, fd, Kind::Extra) }
     })
 }
 
-/// Adds a descriptor to a list, to be read or only to be watched.
+/// Adds a descriptor to a list, as one of this kind.
 ///
 /// # Safety
 /// `cinfos` is NULL or points to a list.
@@ -369,13 +369,13 @@ pub(super) unsafe fn add_descriptor(
     section: &Section,
     cinfos: *mut ipc_connection_infos,
     fd: RawFd,
-    watched: bool,
+    kind: Kind,
 ) -> Result<(), Error> {
     let cinfos = required(cinfos, ipc_errors::IPC_ERROR_ADD_FD__NO_PARAM_CINFOS)?;
     fd::check_usable(fd).map_err(|errno| Error::new(ipc_errors::IPC_ERROR_WAIT_EVENT__SELECT, errno))?;
     let cinfo = CBox::new(ipc_connection_info { fd, r#type: EXTRA, ..EMPTY })?;
     // SAFETY: the caller's list, and a structure that it owns once it is in there.
-    unsafe { add(section, cinfos, cinfo.as_ptr(), watched) }?;
+    unsafe { add(section, cinfos, cinfo.as_ptr(), kind) }?;
     let _owned_by_the_list = cinfo.into_c();
     Ok(())
 }
@@ -444,7 +444,7 @@ unsafe fn take_in(
         return Err(Error::new(ipc_errors::IPC_ERROR_HANDLE_NEW_CONNECTION__MALLOC, Errno::ENOMEM));
     };
     // Should it fail, the next wait goes through the whole list.
-    let _ = loops::added(section, &list, before, index, false);
+    let _ = loops::added(section, &list, before, index, Kind::Connection);
     if !new_client.is_null() {
         // SAFETY: as promised by the caller.
         unsafe { new_client.write(list.origin(index).unwrap_or(ptr::null_mut())) };

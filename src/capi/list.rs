@@ -23,6 +23,15 @@ pub struct CList {
 pub const EMPTY: ipc_connection_info =
     ipc_connection_info { version: 0, index: 0, fd: -1, r#type: 0, spath: ptr::null_mut() };
 
+/// What is to be done with an entry, as far as it tells.
+///
+/// # Safety
+/// `entry` points to a live structure.
+pub unsafe fn kind_of(entry: *const ipc_connection_info) -> Kind {
+    // SAFETY: as promised by the caller.
+    if unsafe { (*entry).r#type } == EXTRA { Kind::Extra } else { Kind::Connection }
+}
+
 impl CList {
     /// # Safety
     /// `list` points to a list whose `size` entries of `cinfos` are NULL or point to live structures, for as
@@ -127,8 +136,7 @@ impl List for CList {
     fn entry(&self, index: usize) -> Option<Entry> {
         let entry = self.origin(index)?;
         // SAFETY: an entry that is not NULL points to a live structure, as promised in `new`.
-        let (fd, kind) = unsafe { ((*entry).fd, (*entry).r#type) };
-        let kind = if kind == EXTRA { Kind::Extra } else { Kind::Connection };
+        let (fd, kind) = unsafe { ((*entry).fd, kind_of(entry)) };
         Some(Entry { fd, addr: entry.addr(), kind })
     }
 

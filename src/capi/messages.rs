@@ -13,6 +13,7 @@ use crate::calls::outgoing::Outgoing;
 use crate::calls::read::Read;
 use crate::calls::write::Write;
 use crate::connection::frame_decoder::Frame;
+use crate::connection::table;
 use crate::error::{Error, ipc_errors};
 use crate::frame::c_heap::{self, Block, CBox};
 use crate::frame::header::{self, Header, MAX_PAYLOAD};
@@ -165,7 +166,7 @@ pub(super) unsafe fn send<'a>(fd: Result<RawFd, Error>, frame: Outgoing<'a>) -> 
         let this = ptr::from_mut(write).cast();
         let flow = write.step(section, wait)?;
         wait.if_cancelled(abandon, this);
-        Ok(flow)
+        Ok(flow.map(|()| table::lock_known(section, to).count_sent()))
     };
     // SAFETY: plain data in this frame and, as promised, in the caller's.
     unsafe { run_at_once(code, &mut None, at_once, step) }

@@ -9,7 +9,7 @@ use std::cell::{Cell, RefCell};
 use std::mem::ManuallyDrop;
 
 use crate::calls::flush;
-use crate::connection::{background, table};
+use crate::connection::{background, table, user_data};
 use crate::event_loop::loops;
 use crate::kernel::internal_fds;
 use crate::process::entry_guard::Section;
@@ -45,6 +45,7 @@ struct Frozen {
     connections: table::Frozen,
     background: background::Frozen,
     _loops: loops::Frozen,
+    user_data: user_data::Frozen,
     internal_fds: internal_fds::Frozen,
     /// Dropped last.
     _section: Section,
@@ -70,8 +71,10 @@ pub(super) extern "C" fn before_fork() {
     let loops = loops::freeze();
     let connections = table::freeze();
     let background = background::freeze(&section);
+    let user_data = user_data::freeze();
     let internal_fds = internal_fds::freeze();
-    let frozen = Frozen { connections, background, _loops: loops, internal_fds, _section: section };
+    let frozen =
+        Frozen { connections, background, _loops: loops, user_data, internal_fds, _section: section };
     FROZEN.set(Some(ManuallyDrop::new(frozen)));
 }
 
@@ -96,9 +99,9 @@ pub(super) extern "C" fn parent_after_fork() {
 extern "C" fn child_after_fork() {
     fork_epoch::next_generation();
     // The first of these is dropped last.
-    if let Some(Frozen { _section, _loops, mut connections, background, internal_fds }) = thaw() {
+    if let Some(Frozen { _section, _loops, mut connections, background, user_data, internal_fds }) = thaw() {
         // Descriptors that were to be sent are closed, which asks what is noted of them. There is no other thread.
-        drop(internal_fds);
+        drop((internal_fds, user_data));
         drop(background::leave_to_parent(background));
         table::note_shared(&mut connections);
         table::leave_output_to_parent(&mut connections);

@@ -18,24 +18,26 @@ use crate::frame::c_heap::{self, Block};
 use crate::kernel::deadline::Limit;
 use crate::kernel::wait::Wait;
 use crate::process::entry_guard::Section;
-use crate::service::endpoint::{self, Connect};
-use crate::service::path;
+use crate::service::endpoint::{self, Connect, Options};
+use crate::service::{activation, path};
 
-/// The run directory: what IPC_RUNDIR says, if it may say anything in this program.
-fn rundir<'a>() -> &'a CStr {
+/// What a variable of the environment says, if it may say anything in this program.
+fn variable<'a>(name: &CStr) -> Option<&'a CStr> {
     // SAFETY: getauxval takes any number; getenv a string, and the environment is the program's to keep.
-    let told = unsafe {
-        if libc::getauxval(libc::AT_SECURE) != 0 { ptr::null() } else { libc::getenv(c"IPC_RUNDIR".as_ptr()) }
+    let value = unsafe {
+        if libc::getauxval(libc::AT_SECURE) != 0 { ptr::null() } else { libc::getenv(name.as_ptr()) }
     };
-    if told.is_null() {
-        return path::DEFAULT_RUNDIR;
-    }
     // SAFETY: getenv answers with a string, copied before the program's code runs again.
-    unsafe { CStr::from_ptr(told) }
+    (!value.is_null()).then(|| unsafe { CStr::from_ptr(value) })
+}
+
+/// The run directory.
+fn rundir<'a>() -> &'a CStr {
+    variable(c"IPC_RUNDIR").unwrap_or(path::DEFAULT_RUNDIR)
 }
 
 /// The path of the service with this name, and the index and version of the structure.
-unsafe fn path_of(
+pub(super) unsafe fn path_of(
     info: *const ipc_connection_info,
     name: *const c_char,
     too_long: ipc_errors,
@@ -53,6 +55,9 @@ unsafe fn path_of(
 /// from `srv`, and fills in `srv->fd` and `srv->spath`. rundir is the environment variable IPC_RUNDIR, or
 /// /run/ipc/; its last directory is made where it is missing. A socket that a dead server has left is
 /// replaced. `env` must not be NULL and is not read. End it with ipc_server_close.
+///
+/// If a service manager has handed over a listening socket of this path (LISTEN_PID, LISTEN_FDS of sd_listen_fds(3)), that is
+/// the service's: nothing is made or replaced, and ipc_server_close leaves the file to the manager.
 ///
 /// `srv->spath` is NULL or from malloc(3), and freed: initialise the structure with zeros. On failure `srv->fd` is -1, and
 /// `srv->spath` the path that was tried, if it came to that; ipc_server_close frees it.
@@ -76,31 +81,58 @@ pub unsafe extern "C" fn ipc_server_init(
         required(env, ipc_errors::IPC_ERROR_SERVER_INIT__NO_ENVIRONMENT_PARAM)?;
         let srv = required(srv, ipc_errors::IPC_ERROR_SERVER_INIT__NO_SERVICE_PARAM)?;
         let sname = required_const(sname, ipc_errors::IPC_ERROR_SERVER_INIT__NO_SERVER_NAME_PARAM)?;
-        let (too_long, no_memory) =
-            (ipc_errors::IPC_ERROR_USOCK_INIT__EMPTY_PATH, ipc_errors::IPC_ERROR_SERVER_INIT__MALLOC);
-        // SAFETY: the caller's structure.
-        unsafe {
-            if !(*srv).spath.is_null() && endpoint::is_service(section, (*srv).fd) {
-                return Err(Error::new(ipc_errors::IPC_ERROR_USOCK_INIT__BIND, Errno::EBUSY));
-            }
-            // 0 would be standard input, which the end of a service that is none would close.
-            (*srv).fd = -1;
-        }
         // SAFETY: the caller's structure and string.
-        let path = unsafe { path_of(srv, sname, too_long, no_memory) }?;
-        let spath = Block::copy_of(path.to_bytes()).map_err(|_| Error::new(no_memory, Errno::ENOMEM))?;
-        // SAFETY: the caller's structure, whose path is NULL or from malloc(3).
-        unsafe {
-            c_heap::free((*srv).spath);
-            (*srv).spath = spath.into_c();
-        }
-        path::make_rundir(&path)
-            .map_err(|errno| Error::new(ipc_errors::IPC_ERROR_USOCK_INIT__BIND, errno))?;
-        let fd = endpoint::listen(section, &path)?;
-        // SAFETY: the caller's structure.
-        unsafe { (*srv).fd = fd };
-        Ok(())
+        unsafe { open(section, srv, sname, |section, path| open_here(section, path, &Options::default())) }
     })
+}
+
+/// Opens a service: `listen` brings the socket for its path.
+///
+/// # Safety
+/// `srv` points to a structure, `sname` to a string.
+pub(super) unsafe fn open(
+    section: &mut Section,
+    srv: *mut ipc_connection_info,
+    sname: *const c_char,
+    listen: impl FnOnce(&mut Section, &CStr) -> Result<RawFd, Error>,
+) -> Result<(), Error> {
+    let (too_long, no_memory) =
+        (ipc_errors::IPC_ERROR_USOCK_INIT__EMPTY_PATH, ipc_errors::IPC_ERROR_SERVER_INIT__MALLOC);
+    // SAFETY: as promised by the caller.
+    unsafe {
+        if !(*srv).spath.is_null() && endpoint::is_service(section, (*srv).fd) {
+            return Err(Error::new(ipc_errors::IPC_ERROR_USOCK_INIT__BIND, Errno::EBUSY));
+        }
+        // 0 would be standard input, which the end of a service that is none would close.
+        (*srv).fd = -1;
+    }
+    // SAFETY: as promised by the caller.
+    let path = unsafe { path_of(srv, sname, too_long, no_memory) }?;
+    let spath = Block::copy_of(path.to_bytes()).map_err(|_| Error::new(no_memory, Errno::ENOMEM))?;
+    // SAFETY: the caller's structure, whose path is NULL or from malloc(3).
+    unsafe {
+        c_heap::free((*srv).spath);
+        (*srv).spath = spath.into_c();
+    }
+    let fd = listen(section, &path)?;
+    // SAFETY: the caller's structure.
+    unsafe { (*srv).fd = fd };
+    Ok(())
+}
+
+/// The socket that a service manager has handed over for this path, or a new one.
+pub(super) fn open_here(section: &mut Section, path: &CStr, options: &Options) -> Result<RawFd, Error> {
+    let failed = |errno| Error::new(ipc_errors::IPC_ERROR_USOCK_INIT__BIND, errno);
+    let handed_over = variable(c"LISTEN_PID").zip(variable(c"LISTEN_FDS"));
+    let found = handed_over.and_then(|(pid, count)| {
+        activation::find(activation::handed_over(pid, count), path)
+            .filter(|fd| !endpoint::is_service(section, *fd))
+    });
+    if let Some(fd) = found {
+        return endpoint::adopt(section, fd).map(|()| fd).map_err(failed);
+    }
+    path::make_rundir(path).map_err(failed)?;
+    endpoint::listen(section, path, options)
 }
 
 /// Connects to the service `sname`, at the path that ipc_server_init describes, and fills in `p->fd`, with -1 on failure; the

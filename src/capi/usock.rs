@@ -16,7 +16,7 @@ use crate::error::{Error, ipc_errors};
 use crate::frame::c_heap::Block;
 use crate::frame::header::{HEADER_SIZE, Header, MAX_PAYLOAD};
 use crate::kernel::deadline::Limit;
-use crate::service::endpoint::{self, Connect};
+use crate::service::endpoint::{self, Connect, Options};
 
 /// Sends `len` bytes as they are, and waits as ipc_write does; a frame from ipc_message_format_write can be
 /// sent with it. More bytes than the largest frame has are taken in runs of that size. `*sent`, where `sent` is
@@ -167,7 +167,7 @@ pub unsafe extern "C" fn usock_init(fd: *mut i32, path: *const c_char) -> ipc_er
         // SAFETY: the caller's string, and place for a descriptor.
         unsafe {
             let path = path_of(path, ipc_errors::IPC_ERROR_USOCK_INIT__EMPTY_PATH)?;
-            fd.write(endpoint::listen(section, path)?);
+            fd.write(endpoint::listen(section, path, &Options::default())?);
         }
         Ok(())
     })

@@ -167,7 +167,7 @@ pub unsafe extern "C" fn ipc_event_fd(
 pub unsafe extern "C" fn ipc_watch_fd(cinfos: *mut ipc_connection_infos, fd: c_int) -> ipc_errors {
     call(ipc_errors::IPC_ERROR_ADD__EMPTY_LIST, |section| {
         // SAFETY: the caller's list, if any.
-        unsafe { events::add_descriptor(section, cinfos, fd, true) }
+        unsafe { events::add_descriptor(section, cinfos, fd, Kind::Watched) }
     })
 }
 

@@ -2,7 +2,7 @@
 //!
 //! * The rest of a connection that was closed with bytes queued: its queue, and a copy of its descriptor, so that the number
 //!   is free at once and the peer sees the end after the last byte. A rest ends when it is sent, when the peer closes the
-//!   connection, or when the peer has taken nothing for [`STALL_TIMEOUT`].
+//!   connection, when the peer has taken nothing for [`STALL_TIMEOUT`], or when the time is over that the program gave it.
 //! * A connection that was taken out of its list with bytes queued.
 //!
 //! An epoll set reports which of them take bytes. Calls that wait also wait for the set. It is made by the process that
@@ -21,7 +21,7 @@ use crate::connection::send::{self, Flushed, flush_queue, is_passing};
 use crate::connection::send_queue::SendQueue;
 use crate::connection::stall::{LOOK, Stall};
 use crate::connection::table;
-use crate::kernel::deadline::now;
+use crate::kernel::deadline::{Limit, now};
 use crate::kernel::fd;
 use crate::kernel::internal_fds::KeptFd;
 use crate::kernel::poller::{Poller, Readiness, control};
@@ -64,6 +64,8 @@ struct Rest {
     descriptor: KeptFd,
     queue: SendQueue,
     stall: Stall,
+    /// How long it may take.
+    limit: Limit,
 }
 
 /// Whether anything leaves in the background.
@@ -98,9 +100,9 @@ impl Rest {
         }
     }
 
-    /// The same; whether the peer has taken nothing for too long, too.
+    /// The same; whether the peer has taken nothing for too long, or the time is over, too.
     fn look(&mut self) -> bool {
-        self.flush() || self.stall.look(self.descriptor.as_raw_fd(), &self.queue)
+        self.flush() || self.stall.look(self.descriptor.as_raw_fd(), &self.queue) || self.limit.left() == 0
     }
 }
 
@@ -184,9 +186,8 @@ impl Background {
     }
 }
 
-/// A connection is about to be closed: what is queued for it leaves in the background. If there is no descriptor or no memory
-/// for that, the queue is returned.
-pub fn take_over(section: &Section, fd: RawFd) -> Result<Option<Begun>, SendQueue> {
+/// A connection is about to be closed: what is queued for it is no more looked after here.
+pub fn leave_to_caller(section: &Section, fd: RawFd) {
     if is_active() {
         let mut background = lock(section);
         background.stop_watching(fd);
@@ -194,6 +195,12 @@ pub fn take_over(section: &Section, fd: RawFd) -> Result<Option<Begun>, SendQueu
         drop(background);
         drop(unused);
     }
+}
+
+/// A connection is about to be closed: what is queued for it leaves in the background, until `limit` at most. If there is no
+/// descriptor or no memory for that, the queue is returned.
+pub fn take_over(section: &Section, fd: RawFd, limit: Limit) -> Result<Option<Begun>, SendQueue> {
+    leave_to_caller(section, fd);
     let mut slot = table::lock_known(section, fd);
     let is_owed = |slot: &mut table::Slot<'_>| {
         let connection = slot.get().filter(|connection| connection.turn.is_free());
@@ -209,7 +216,7 @@ pub fn take_over(section: &Section, fd: RawFd) -> Result<Option<Begun>, SendQueu
     let queue = slot.get().map(|connection| std::mem::take(&mut connection.outbound)).unwrap_or_default();
     drop(slot);
     let Ok(descriptor) = fd::duplicate(fd) else { return Err(queue) };
-    let rest = Rest { stall: Stall::begin(fd, &queue), descriptor, queue };
+    let rest = Rest { stall: Stall::begin(fd, &queue), descriptor, queue, limit };
     let mut background = lock(section);
     if background.rests.try_reserve(1).is_err() {
         drop(background);

@@ -55,8 +55,8 @@ impl Settings {
 
 /// A service that this process, or the one it was forked from, has opened.
 pub struct Service {
-    /// Which file was made at its path.
-    pub file: FileId,
+    /// Which file was made at its path; none if somebody else has made the socket, whose the file is, too.
+    pub file: Option<FileId>,
     /// Which process made it: its number, and how many forks lie between the program's start and it. Processes of
     /// different PID namespaces may have the same number.
     pub maker: (i32, u32),

@@ -4,7 +4,7 @@
 //! may be known of a number, each for the one socket whose cookie stands beside it:
 //!
 //! * what has come in and is yet to go out (a [`Connection`]), as long as there is any of it;
-//! * what the program has set for it;
+//! * what the program has set for it: limits, and a pointer of its own;
 //! * which list it is in.
 //!
 //! A program may close the number with close(2) at any time, and the kernel gives it to another file. So [`lock`] asks
@@ -21,6 +21,7 @@ use std::os::fd::RawFd;
 use nix::errno::Errno;
 
 use crate::connection::state::{Connection, Settings};
+use crate::connection::user_data::UserData;
 use crate::frame::c_heap::OutOfMemory;
 use crate::kernel::internal_fds;
 use crate::kernel::socket::{self, Cookie};
@@ -45,7 +46,7 @@ const MARGIN: usize = 64;
 #[derive(Default)]
 struct Entry {
     connection: Option<Memory>,
-    settings: Option<Box<[Settings; 1]>>,
+    set: Option<Set>,
     /// The list that has it: its address. 0 for none.
     list: usize,
     /// Which socket all this is known of; if nothing is known, which one was last given out.
@@ -71,9 +72,24 @@ const FLAGS: u32 = REFUSES | SHARED | CLOSING;
 /// A connection's memory, in a block of its own.
 pub type Memory = Box<[Connection; 1]>;
 
+/// What the program has set for a descriptor, in a block of its own: most have nothing set.
+type Set = Box<[SetByProgram; 1]>;
+
+#[derive(Default)]
+struct SetByProgram {
+    settings: Settings,
+    data: Option<UserData>,
+}
+
+impl SetByProgram {
+    fn is_nothing(&self) -> bool {
+        self.settings == Settings::default() && self.data.is_none()
+    }
+}
+
 impl Entry {
     fn is_known(&self) -> bool {
-        self.connection.is_some() || self.settings.is_some() || self.list != 0
+        self.connection.is_some() || self.set.is_some() || self.list != 0
     }
 
     fn set(&mut self, flag: u32, on: bool) {
@@ -81,12 +97,29 @@ impl Entry {
     }
 
     fn settings(&self) -> Settings {
-        self.settings.as_deref().map_or_else(Settings::default, |[settings]| *settings)
+        self.set.as_deref().map_or_else(Settings::default, |[set]| set.settings)
+    }
+
+    /// Changes what the program has set for the socket of this cookie.
+    fn change<R>(
+        &mut self,
+        cookie: Cookie,
+        change: impl FnOnce(&mut SetByProgram) -> R,
+    ) -> Result<R, OutOfMemory> {
+        let mut set = match self.set.take() {
+            Some(set) => set,
+            None => boxed(SetByProgram::default())?,
+        };
+        let [only] = &mut *set;
+        let result = change(only);
+        self.set = (!only.is_nothing()).then_some(set);
+        self.cookie = cookie;
+        Ok(result)
     }
 
     /// Forgets all but the counters.
     fn forget(&mut self) -> Option<Memory> {
-        (self.settings, self.list, self.cookie) = (None, 0, Cookie::NONE);
+        (self.set, self.list, self.cookie) = (None, 0, Cookie::NONE);
         self.set(FLAGS, false);
         self.connection.take()
     }
@@ -97,10 +130,12 @@ pub struct Numbers {
     entries: Vec<Entry>,
     /// A block for the next connection, so that one which has received bytes finds memory.
     spare: Option<Memory>,
+    /// How many messages were sent to them, or queued.
+    sent: u64,
 }
 
 impl Numbers {
-    const EMPTY: Self = Self { entries: Vec::new(), spare: None };
+    const EMPTY: Self = Self { entries: Vec::new(), spare: None, sent: 0 };
 
     fn grow(&mut self, places: usize) -> Result<(), OutOfMemory> {
         let more = places.saturating_sub(self.entries.len());
@@ -182,7 +217,7 @@ impl Slot<'_> {
     /// kernel lets no descriptors through.
     pub fn has_no_settings(&self) -> bool {
         self.known().is_some_and(|entry| {
-            entry.settings.is_none()
+            entry.set.as_deref().is_none_or(|[set]| set.settings == Settings::default())
                 && entry.cookie.is_some()
                 && entry.closes & (REFUSES | CLOSING) == REFUSES
         })
@@ -249,17 +284,32 @@ impl Slot<'_> {
                 Err(errno) => return Err(errno),
             }
         }
-        entry.settings = if settings == Settings::default() {
-            None
-        } else {
-            Some(boxed(settings).map_err(|_| Errno::ENOMEM)?)
-        };
-        entry.cookie = cookie;
+        entry.change(cookie, |set| set.settings = settings).map_err(|_| Errno::ENOMEM)?;
         if let Some(connection) = self.get() {
             connection.settings = settings;
             settings.apply(&mut connection.inbound);
         }
         Ok(())
+    }
+
+    /// The program's pointer. The slot was verified.
+    pub fn data(&self) -> Option<&UserData> {
+        let [set] = self.known()?.set.as_deref()?;
+        set.data.as_ref()
+    }
+
+    /// Exchanges the program's pointer for this one.
+    pub fn swap_data(&mut self, data: &mut Option<UserData>) -> Result<(), Errno> {
+        let cookie = Cookie::of(self.fd)?;
+        let change = |set: &mut SetByProgram| std::mem::swap(&mut set.data, data);
+        self.place()?.change(cookie, change).map_err(|_| Errno::ENOMEM)
+    }
+
+    /// Takes the program's pointer of the socket that had this cookie, whatever the number is by now.
+    pub fn take_data(&mut self, cookie: Cookie) -> Option<UserData> {
+        let entry = self.known_mut().filter(|entry| entry.cookie == cookie)?;
+        let [set] = entry.set.as_deref_mut()?;
+        set.data.take()
     }
 
     /// Whether the kernel refuses descriptors that are sent to the socket. The slot was verified.
@@ -340,6 +390,11 @@ impl Slot<'_> {
             self.shard.spare = Some(boxed(Connection::new(Settings::default())).map_err(|_| Errno::ENOMEM)?);
         }
         Ok(())
+    }
+
+    /// One message more was sent, or queued.
+    pub fn count_sent(&mut self) {
+        self.shard.sent += 1;
     }
 
     /// What is remembered, from now on.
@@ -427,7 +482,7 @@ pub fn make_room(section: &Section, near: RawFd) -> Result<(), OutOfMemory> {
 
 /// Settings for a connection that is yet to come.
 pub struct Prepared {
-    settings: Option<Box<[Settings; 1]>>,
+    set: Option<Set>,
     /// Whether its socket refuses descriptors already.
     refuses: bool,
 }
@@ -435,8 +490,8 @@ pub struct Prepared {
 impl Prepared {
     /// Finds the memory for them.
     pub fn new(settings: Settings, refuses: bool) -> Result<Self, OutOfMemory> {
-        let is_default = settings == Settings::default();
-        Ok(Self { settings: if is_default { None } else { Some(boxed(settings)?) }, refuses })
+        let set = SetByProgram { settings, data: None };
+        Ok(Self { set: if set.is_nothing() { None } else { Some(boxed(set)?) }, refuses })
     }
 
     /// Settings for a client of this service: its own.
@@ -453,7 +508,7 @@ pub fn has_ahead(section: &Section, fd: RawFd) -> bool {
 
 /// The library gives out this number as a new connection, with these settings. What another socket with the number has
 /// left is forgotten.
-pub fn give_out(section: &Section, fd: RawFd, Prepared { settings, refuses }: Prepared) -> Result<(), Errno> {
+pub fn give_out(section: &Section, fd: RawFd, Prepared { set, refuses }: Prepared) -> Result<(), Errno> {
     HIGHEST.fetch_max(key(fd), Ordering::Relaxed);
     let mut slot = lock_known(section, fd);
     slot.forget();
@@ -461,15 +516,19 @@ pub fn give_out(section: &Section, fd: RawFd, Prepared { settings, refuses }: Pr
     match slot.place() {
         Ok(entry) => {
             entry.given = entry.given.wrapping_add(1);
-            let may_pass = settings.as_deref().is_some_and(|[settings]| settings.descriptors);
-            let is_set = refuses && !may_pass || socket::pass_descriptors(fd, may_pass).is_ok();
-            entry.set(REFUSES, is_set && !may_pass);
-            (entry.settings, entry.cookie) = (settings, cookie);
+            let may_pass = set.as_deref().is_some_and(|[set]| set.settings.descriptors);
+            let refuses = refuses && !may_pass;
+            if !refuses {
+                // Some may be there already.
+                let _ = socket::pass_descriptors(fd, may_pass);
+            }
+            entry.set(REFUSES, refuses);
+            (entry.set, entry.cookie) = (set, cookie);
             Ok(())
         }
         // Without memory the number is as good as any that the program has from elsewhere.
         Err(errno) => {
-            if settings.is_none() {
+            if set.is_none() {
                 Ok(())
             } else {
                 Err(errno)
@@ -529,6 +588,24 @@ pub fn for_each(section: &Section, mut visit: impl FnMut(RawFd, &mut Connection)
         }
         part_number += 1;
     });
+}
+
+/// How many bytes are queued for the connections of the list at this address.
+pub fn queued_in(section: &Section, list: usize) -> usize {
+    let mut queued = 0;
+    TABLE.for_each(section, |part| {
+        for entry in part.entries.iter().filter(|entry| entry.list == list) {
+            queued += entry.connection.as_deref().map_or(0, |[connection]| connection.outbound.len());
+        }
+    });
+    queued
+}
+
+/// How many messages were sent, or queued.
+pub fn sent(section: &Section) -> u64 {
+    let mut sent = 0;
+    TABLE.for_each(section, |part| sent += part.sent);
+    sent
 }
 
 /// The whole table, locked for a fork.

@@ -13,6 +13,7 @@ use nix::poll::{PollFlags, PollTimeout};
 
 use crate::frame::c_heap::Block;
 use crate::kernel::fd::{self, Patience};
+use crate::kernel::notices::{self, Notice};
 use crate::kernel::socket::{self, Kind};
 
 /// How much is read of a stream for one event.
@@ -20,6 +21,19 @@ const SIZE: usize = 64 << 10;
 
 /// What poll(2) says of a socket on which nothing more can arrive.
 const READ_END: PollFlags = PollFlags::from_bits_retain(libc::POLLRDHUP);
+
+/// What is read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Source {
+    /// A regular file.
+    File,
+    /// Signals, by a descriptor of the library's making.
+    Signals,
+    /// A time, by such a descriptor.
+    Timer,
+    /// Any other kind.
+    Other,
+}
 
 /// What a read has come to.
 pub enum Read {
@@ -43,7 +57,13 @@ pub enum Read {
 ///
 /// Only an end is an end: a read of 0 bytes that is no empty datagram. Errors and hang-ups may pass (a TCP socket that is not
 /// connected yet, a terminal between two users, a netlink socket that has overflown): what arrives later is read when the kernel reports it.
-pub fn read(fd: RawFd, is_file: bool) -> Read {
+pub fn read(fd: RawFd, source: Source) -> Read {
+    let is_file = match source {
+        Source::Signals => return read_notice(|| notices::next_signal(fd)),
+        Source::Timer => return read_notice(|| notices::next_time(fd)),
+        Source::File => true,
+        Source::Other => false,
+    };
     let ready = match fd::wait(fd, PollFlags::POLLIN | READ_END, PollTimeout::ZERO) {
         Ok(flags) if flags.is_empty() => return Read::Nothing,
         Ok(flags) => flags,
@@ -69,6 +89,19 @@ pub fn read(fd: RawFd, is_file: bool) -> Read {
         // One that is not connected yet has nothing to report.
         Err(Errno::ENOTCONN) if !ready.contains(PollFlags::POLLIN) => Read::Nothing,
         Err(errno) => failure(errno).unwrap_or(Read::Error { has_more: false }),
+    }
+}
+
+/// Reads one signal or time. The memory is found before: what was read the kernel has no more.
+fn read_notice(next: impl FnOnce() -> Result<Notice, Errno>) -> Read {
+    let size = size_of::<Notice>();
+    let Ok(mut bytes) = Block::with_capacity(size) else { return Read::Again(Some(Errno::ENOMEM)) };
+    match next() {
+        Ok(notice) => {
+            bytes.push(&notice.bytes());
+            Read::Bytes(bytes)
+        }
+        Err(errno) => failure(errno).unwrap_or(Read::Closed),
     }
 }
 

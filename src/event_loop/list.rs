@@ -54,6 +54,10 @@ pub enum Kind {
     Extra,
     /// Added by `ipc_watch_fd`: that it is ready is reported, and the program reads. In a list it is an extra one.
     Watched,
+    /// Made by `ipc_add_signal`: each signal is reported. In a list it is an extra one, as the next is.
+    Signals,
+    /// Made by `ipc_add_timer`: the times are reported.
+    Timer,
 }
 
 impl Kind {

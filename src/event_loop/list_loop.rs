@@ -13,21 +13,24 @@ use nix::errno::Errno;
 
 use crate::connection::send;
 use crate::connection::table::Memory;
+use crate::connection::user_data::UserData;
 use crate::error::{Error, ipc_errors as Code};
 use crate::event_loop::accept;
 use crate::event_loop::allowance::Allowance;
 use crate::event_loop::list::{Kind, List};
-use crate::event_loop::members::{LISTENER, Member, READABLE, REPORTED, SENDING, State};
+use crate::event_loop::members::{LISTENER, Member, READABLE, REPORTED, Reason, SENDING, State};
 use crate::event_loop::receive::Receiver;
-use crate::event_loop::registry::{Collected, Registry, failed};
+use crate::event_loop::registry::{Collected, Parting, Registry, failed};
 use crate::event_loop::scan::PART_PAUSE;
 use crate::event_loop::step::{Few, Input, Step, WaitFor};
 use crate::event_loop::turns::BATCH;
 use crate::event_loop::upkeep::Upkeep;
 use crate::kernel::internal_fds::KeptFd;
+use crate::kernel::notices::Signals;
 use crate::kernel::threads;
 use crate::kernel::wait::FEW;
 use crate::process::entry_guard::Section;
+use crate::process::sync::{AtomicUsize, Ordering};
 use crate::service::endpoint;
 
 mod accepting;
@@ -42,9 +45,10 @@ pub struct EventLoop {
     registry: Registry,
     upkeep: Upkeep,
     receiver: Receiver,
-    /// The number of the connection whose end was reported last: not used again until the program calls again.
-    held: Option<KeptFd>,
-    is_holding: bool,
+    /// Which signals its member reads that reads signals.
+    signals: Signals,
+    /// The connection whose end was reported last, until the program calls again.
+    ended: Option<Ended>,
     /// The slots of members whose numbers were verified for an event of this call: a call that reports many events does so
     /// once for each member.
     verified: Vec<u32>,
@@ -63,6 +67,45 @@ pub struct EventLoop {
     is_undisturbed: bool,
 }
 
+/// A connection whose end was reported.
+pub struct Ended {
+    addr: usize,
+    fd: RawFd,
+    /// Why it has ended.
+    pub reason: Reason,
+    /// The program's pointer.
+    pub data: Option<UserData>,
+    /// Its number is not used again until the program calls again.
+    held: Option<KeptFd>,
+}
+
+/// How many there are.
+static ENDED: AtomicUsize = AtomicUsize::new(0);
+
+impl Ended {
+    fn new(Member { addr, fd, reason, .. }: Member, Parting { held, data }: Parting) -> Self {
+        ENDED.fetch_add(1, Ordering::Relaxed);
+        Self { addr, fd, reason, data, held }
+    }
+
+    /// Whether there is one in any list.
+    pub fn is_any() -> bool {
+        ENDED.load(Ordering::Relaxed) > 0
+    }
+
+    /// Whether it is that of the structure at this address, or of a copy of it.
+    pub fn is(&self, addr: usize, fd: RawFd) -> bool {
+        // A number that is held is nobody else's.
+        self.fd == fd && (self.addr == addr || self.held.is_some())
+    }
+}
+
+impl Drop for Ended {
+    fn drop(&mut self) {
+        ENDED.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
 fn nobody() -> Error {
     Error::argument(Code::IPC_ERROR_WAIT_EVENT__NO_CLIENTS_PARAM)
 }
@@ -74,8 +117,8 @@ impl EventLoop {
             registry: Registry::new(list),
             upkeep: Upkeep::default(),
             receiver: Receiver::default(),
-            held: None,
-            is_holding: false,
+            signals: Signals::default(),
+            ended: None,
             verified: Vec::new(),
             shown: Vec::new(),
             is_batch: false,
@@ -92,7 +135,7 @@ impl EventLoop {
         self.registry.members.is_empty()
             && !self.registry.has_event_fd()
             && !self.is_waiting
-            && !self.is_holding
+            && self.ended.is_none()
     }
 
     /// Gives back what it does not need: the set, if there is nothing to watch.
@@ -190,7 +233,7 @@ impl EventLoop {
         may_wait: bool,
         most: usize,
     ) -> Result<(), Error> {
-        self.held = None;
+        self.ended = None;
         if self.note_call(list, listener, may_wait, most) {
             // The set is looked at before the wait.
             return Ok(());
@@ -218,7 +261,7 @@ impl EventLoop {
 
     /// A call begins. Whether nothing is left to report, and the program seems to have changed nothing.
     fn note_call<L: List>(&mut self, list: &L, listener: Option<RawFd>, may_wait: bool, most: usize) -> bool {
-        (self.is_holding, self.is_batch, self.is_waiting, self.is_undisturbed) = (false, false, false, false);
+        (self.is_batch, self.is_waiting, self.is_undisturbed) = (false, false, false);
         self.shown.clear();
         self.forget_verified();
         self.registry.turns.begin(most);
@@ -426,7 +469,14 @@ impl EventLoop {
 
     /// The connection whose end is reported was closed; its number is held until the program calls again.
     pub fn hold(&mut self, held: Option<KeptFd>) {
-        self.held = held;
+        if let Some(ended) = &mut self.ended {
+            ended.held = held;
+        }
+    }
+
+    /// The connection whose end was reported last, if the program has not called since.
+    pub fn ended(&self) -> Option<&Ended> {
+        self.ended.as_ref()
     }
 
     /// Has another try at what could not be sent for want of something that nothing reports.

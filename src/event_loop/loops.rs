@@ -8,10 +8,12 @@ use std::os::fd::RawFd;
 
 use crate::connection::table;
 use crate::error::Error;
-use crate::event_loop::list::List;
-use crate::event_loop::list_loop::EventLoop;
+use crate::event_loop::list::{Kind, List};
+use crate::event_loop::list_loop::{Ended, EventLoop};
+use crate::event_loop::members::{Reason, Token};
 use crate::kernel::deadline;
 use crate::kernel::internal_fds::KeptFd;
+use crate::kernel::notices::Signals;
 use crate::kernel::wait::PollSet;
 use crate::process::entry_guard::Section;
 use crate::process::sharded::{NumberMap, Part, Shard, Shards, empty_map, release_map};
@@ -100,22 +102,43 @@ fn with_member(section: &Section, fd: RawFd, act: impl FnOnce(&mut EventLoop, u3
 
 /// The program has added an entry to its list, at this index.
 ///
-/// `before` is what [`List::shape`] was before. `is_watched` is whether it is a descriptor that is only to be watched: the
-/// list cannot tell.
+/// `before` is what [`List::shape`] was before, `kind` what the entry is: the list cannot tell all of them apart.
 pub fn added<L: List>(
     section: &Section,
     list: &L,
     before: (usize, usize),
     index: usize,
-    is_watched: bool,
+    kind: Kind,
 ) -> Result<(), Error> {
-    with_loop(section, list.key(), |event_loop| event_loop.added(section, list, before, index, is_watched))
+    with_loop(section, list.key(), |event_loop| event_loop.added(section, list, before, index, kind))
 }
 
 /// The program has taken an entry out of its list, by [`List::remove`] at this index; `before` is what [`List::shape`]
 /// was, `addr` the address of the structure.
 pub fn removed<L: List>(section: &Section, list: &L, before: (usize, usize), addr: usize, index: usize) {
     with_existing(section, list.key(), |event_loop| event_loop.removed(section, list, before, addr, index));
+}
+
+/// What [`EventLoop::status`] says; nothing of a list that has no loop.
+pub fn status(section: &Section, list: usize) -> (usize, u64, bool) {
+    LOOPS.lock(section, part(list)).get(&list).map(EventLoop::status).unwrap_or_default()
+}
+
+/// The descriptor from which the list reads signals, if there is one, and which these are.
+pub fn signals(section: &Section, list: usize) -> Option<(RawFd, Signals)> {
+    LOOPS.lock(section, part(list)).get(&list)?.signals()
+}
+
+/// The list reads these signals from now on.
+pub fn note_signals(section: &Section, list: usize, signals: Signals) {
+    if let Some(event_loop) = LOOPS.lock(section, part(list)).get_mut(&list) {
+        event_loop.note_signals(signals);
+    }
+}
+
+/// Whether the number is that of a timer in the list.
+pub fn is_timer(section: &Section, list: usize, fd: RawFd) -> bool {
+    LOOPS.lock(section, part(list)).get(&list).is_some_and(|event_loop| event_loop.is_timer(fd))
 }
 
 /// The list is no more.
@@ -137,6 +160,38 @@ pub fn hold(section: &Section, list: usize, held: Option<KeptFd>) {
     if let Some(event_loop) = shard.get_mut(&list) {
         event_loop.hold(held);
     }
+}
+
+/// The program ends a connection of this list: none if the list does not have it. Which member it was.
+pub fn ending(section: &Section, list: usize, fd: RawFd) -> Option<Token> {
+    with_existing(section, list, |event_loop| event_loop.ending(section, fd)).flatten()
+}
+
+/// The number of a connection that the program has ended is held until its end was reported.
+pub fn hold_member(section: &Section, list: usize, token: Token, held: Option<KeptFd>) {
+    if let Some(event_loop) = LOOPS.lock(section, part(list)).get_mut(&list) {
+        event_loop.hold_member(token, held);
+    }
+}
+
+/// Looks at what is left of the connection of the structure at this address, with this number, if it is the one whose end a list
+/// has reported last.
+pub fn find_ended<R>(section: &Section, addr: usize, fd: RawFd, look: impl Fn(&Ended) -> R) -> Option<R> {
+    if !Ended::is_any() {
+        return None;
+    }
+    let mut found = None;
+    LOOPS.for_each(section, |loops| {
+        let ended = || loops.values().filter_map(EventLoop::ended).find(|ended| ended.is(addr, fd));
+        found = found.take().or_else(|| ended().map(&look));
+    });
+    found
+}
+
+/// Why the connection with this number is about to end, if a list has it.
+pub fn reason(section: &Section, fd: RawFd) -> Option<Reason> {
+    let list = table::lock(section, fd).list()?;
+    LOOPS.lock(section, part(list)).get(&list)?.reason(fd)
 }
 
 /// A descriptor is about to be closed by the library, at the program's word.

@@ -55,6 +55,23 @@ pub enum State {
     Vacant,
 }
 
+/// Why a connection has ended, or is about to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Reason {
+    /// It has not.
+    None,
+    /// The peer has closed it, between two messages.
+    Ended,
+    /// The peer has closed it amid a message.
+    Cut,
+    /// The peer has closed it without having read all, or the kernel says that it failed.
+    Reset,
+    /// The peer has announced a longer message than it may send.
+    TooLong,
+    /// This program has closed it.
+    Closed,
+}
+
 /// One entry of the list, or the service's socket.
 #[derive(Clone, Copy, Debug)]
 pub struct Member {
@@ -72,6 +89,8 @@ pub struct Member {
     pub state: State,
     /// What is to be done when it is ready.
     pub kind: Kind,
+    /// Why it is about to end.
+    pub reason: Reason,
     flags: u8,
 }
 
@@ -95,7 +114,17 @@ pub const NOTED: u8 = 64;
 impl Member {
     fn new(entry: Entry, index: u32, state: State) -> Self {
         let Entry { fd, addr, kind } = entry;
-        Self { addr, cookie: Cookie::NONE, fd, index, registration: 0, state, kind, flags: 0 }
+        Self {
+            addr,
+            cookie: Cookie::NONE,
+            fd,
+            index,
+            registration: 0,
+            state,
+            kind,
+            reason: Reason::None,
+            flags: 0,
+        }
     }
 
     /// Where in the list it stands.
@@ -132,7 +161,7 @@ impl Member {
     pub fn interest(&self) -> EpollFlags {
         let mut interest = match (self.state, self.kind) {
             (State::Draining, _) => EpollFlags::empty(),
-            (_, Kind::Extra) => EpollFlags::EPOLLIN | EpollFlags::EPOLLET,
+            (_, Kind::Extra | Kind::Signals | Kind::Timer) => EpollFlags::EPOLLIN | EpollFlags::EPOLLET,
             _ => EpollFlags::EPOLLIN,
         };
         interest.set(EpollFlags::EPOLLOUT, self.has(SENDING));
@@ -372,7 +401,7 @@ impl Members {
         self.release(slot);
         if let Some(member) = self.get_mut(slot) {
             (member.fd, member.kind, member.state) = (entry.fd, entry.kind, state);
-            member.cookie = Cookie::NONE;
+            (member.cookie, member.reason) = (Cookie::NONE, Reason::None);
         }
     }
 

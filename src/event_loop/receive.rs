@@ -9,7 +9,7 @@ use nix::errno::Errno;
 use crate::connection::frame_decoder::{Came, Cut, Frame, Inbound, READ_AHEAD, Receive, first_room};
 use crate::connection::received_fds::Unwanted;
 use crate::connection::table::{self, Slot};
-use crate::event_loop::members::Token;
+use crate::event_loop::members::{Reason, Token};
 use crate::frame::c_heap::{Block, OutOfMemory};
 use crate::frame::header::{self, HEADER_SIZE, Header, MAX_PAYLOAD};
 use crate::kernel::ancillary::Arriving;
@@ -28,10 +28,10 @@ pub enum Received {
     Message(Frame),
     /// Nothing to report yet.
     Nothing,
-    /// The peer sends no more.
-    End,
+    /// The peer sends no more, and why that is.
+    End(Reason),
     /// The peer broke the protocol, or the connection failed.
-    Broken,
+    Broken(Reason),
     /// The program has closed the descriptor.
     Closed,
 }
@@ -51,6 +51,8 @@ pub struct Receiver {
     expected: usize,
     /// A buffer for read-ahead that no connection needs at present.
     spare: Block,
+    /// How many frames it has brought.
+    pub received: u64,
     /// A receive that has failed, of which the kernel says so once.
     failure: Option<(Token, Errno)>,
 }
@@ -70,9 +72,13 @@ impl Receiver {
         let refuses = slot.refuses_descriptors();
         let mut unwanted = Unwanted::default();
         let (came, cut, more);
+        let mut end = Reason::Ended;
         if let Some(connection) = slot.get() {
             (came, cut) = self.pull(&mut connection.inbound, token, fd, refuses, &mut unwanted);
             more = connection.inbound.has_ahead();
+            if connection.inbound.has_begun() {
+                end = Reason::Cut;
+            }
             if connection.is_idle() {
                 slot.remove_if_idle();
             }
@@ -88,11 +94,15 @@ impl Receiver {
         drop(slot);
         drop(unwanted);
         let received = match (came, cut) {
-            (_, Ok(Some(frame))) => Received::Message(frame),
-            (Ok(Came::End), _) => Received::End,
+            (_, Ok(Some(frame))) => {
+                self.received += 1;
+                Received::Message(frame)
+            }
+            (Ok(Came::End), _) => Received::End(end),
             (Err(Receive::System(Errno::EAGAIN | Errno::EINTR)), _) => Received::Nothing,
             (Err(Receive::System(Errno::EBADF)), _) => Received::Closed,
-            (Err(Receive::System(_)), _) | (_, Err(Cut::TooLong)) => Received::Broken,
+            (Err(Receive::System(_)), _) => Received::Broken(Reason::Reset),
+            (_, Err(Cut::TooLong)) => Received::Broken(Reason::TooLong),
             (Err(Receive::OutOfMemory), _) | (_, Err(Cut::OutOfMemory)) => return Err(OutOfMemory),
             (_, Ok(None)) => Received::Nothing,
         };
@@ -102,6 +112,12 @@ impl Receiver {
     /// The next frame of a connection, of what was read ahead, or of what the kernel has; and whether there is more to cut. With
     /// none of these, what was received is in memory.
     pub fn next_quickly(&mut self, section: &Section, token: Token, fd: RawFd) -> Option<Quick> {
+        let brought = self.try_quickly(section, token, fd);
+        self.received += u64::from(matches!(brought, Some(Quick::Frame(..))));
+        brought
+    }
+
+    fn try_quickly(&mut self, section: &Section, token: Token, fd: RawFd) -> Option<Quick> {
         let mut slot = table::lock_known(section, fd);
         if slot.get().is_some() {
             return self.go_on_quickly(slot, token, fd);

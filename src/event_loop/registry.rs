@@ -18,19 +18,21 @@ use std::os::fd::RawFd;
 use nix::errno::Errno;
 
 use crate::connection::table::{self, Memory, Slot};
+use crate::connection::user_data::UserData;
 use crate::connection::{background, send};
 use crate::error::{Error, ipc_errors as Code};
 use crate::event_loop::accept::Pause;
 use crate::event_loop::list::{Entry, Kind, List};
 use crate::event_loop::members::{
-    ALWAYS_READY, LISTENER, Member, Members, NOTED, QUEUED, READABLE, REPORTED, SENDING, State, Token,
-    VERIFIED, WRITABLE,
+    ALWAYS_READY, LISTENER, Member, Members, NOTED, QUEUED, READABLE, REPORTED, Reason, SENDING, State,
+    Token, VERIFIED, WRITABLE,
 };
 use crate::event_loop::turns::Turns;
 use crate::event_loop::verify::Instruments;
 use crate::frame::c_heap::OutOfMemory;
 use crate::kernel::event_fd::EventFd;
 use crate::kernel::file::FileId;
+use crate::kernel::internal_fds::KeptFd;
 use crate::kernel::poller::Poller;
 use crate::kernel::socket::Cookie;
 use crate::process::entry_guard::Section;
@@ -57,8 +59,19 @@ pub struct Registry {
     files: NumberMap<u32, FileId>,
     /// How many members wait for another one's number.
     shadows: usize,
+    /// What is left of closed members whose end is yet to be reported, by slot.
+    partings: NumberMap<u32, Parting>,
     /// Memory of closed connections, to be dropped where no lock is held.
     pub discarded: Vec<Memory>,
+}
+
+/// What is left of a connection until its end was reported.
+#[derive(Default)]
+pub struct Parting {
+    /// Its number, if that is held.
+    pub held: Option<KeptFd>,
+    /// The program's pointer.
+    pub data: Option<UserData>,
 }
 
 /// A wait that failed.
@@ -78,6 +91,7 @@ impl Registry {
             turns: Turns::new(),
             files: empty_map(),
             shadows: 0,
+            partings: empty_map(),
             discarded: Vec::new(),
         }
     }
@@ -117,10 +131,17 @@ impl Registry {
         if member.state == State::Closed {
             return;
         }
+        let data = table::lock_known(section, member.fd).take_data(member.cookie);
         self.unregister(section, slot, &member);
+        if member.has(REPORTED) {
+            self.part(slot, |parting| parting.data = data);
+        }
         let (given, _) = table::lock_known(section, member.fd).counters();
         let Some(member) = self.members.get_mut(slot) else { return };
         member.state = State::Closed;
+        if member.reason == Reason::None {
+            member.reason = Reason::Closed;
+        }
         // What the table and the set know of the number from now on is another member's.
         member.set(QUEUED | READABLE | WRITABLE | NOTED | ALWAYS_READY | VERIFIED, false);
         if member.has(REPORTED) {
@@ -129,6 +150,21 @@ impl Registry {
         } else {
             member.registration = given;
         }
+    }
+
+    /// Keeps something of a closed member until its end was reported; without memory it ends now.
+    pub fn part(&mut self, slot: u32, keep: impl FnOnce(&mut Parting)) {
+        let mut parting = self.partings.remove(&slot).unwrap_or_default();
+        keep(&mut parting);
+        let is_something = parting.held.is_some() || parting.data.is_some();
+        if is_something && self.partings.try_reserve(1).is_ok() {
+            self.partings.insert(slot, parting);
+        }
+    }
+
+    /// What was kept of the member.
+    pub fn take_parting(&mut self, slot: u32) -> Parting {
+        self.partings.remove(&slot).unwrap_or_default()
     }
 
     /// Watches the member no more; what is known of another socket with its number is forgotten. It is removed already,
@@ -154,6 +190,7 @@ impl Registry {
     fn forget_member(&mut self, section: &Section, slot: u32, member: &Member, number: Option<Slot<'_>>) {
         self.members.release(slot);
         self.files.remove(&slot);
+        self.partings.remove(&slot);
         if let Some(mut number) = number {
             number.note_unlisted(self.key);
             let is_queued = number.get().is_some_and(|connection| !connection.outbound.is_empty());
@@ -235,7 +272,7 @@ impl Registry {
     /// Notes which file an extra descriptor is: the program may close the set.
     fn note_file(&mut self, slot: u32) -> nix::Result<()> {
         let Some(member) = self.members.get(slot) else { return Ok(()) };
-        if matches!(member.kind, Kind::Extra | Kind::Watched) {
+        if !matches!(member.kind, Kind::Connection | Kind::Listener) {
             let file = FileId::of(member.fd);
             self.files.try_reserve(1).map_err(|_| Errno::ENOMEM)?;
             match file {

@@ -8,7 +8,7 @@ use nix::errno::Errno;
 
 use crate::connection::table::Prepared;
 use crate::error::Error;
-use crate::event_loop::extra::Read;
+use crate::event_loop::extra::{Read, Source};
 use crate::event_loop::list::Event;
 use crate::event_loop::members::Token;
 use crate::kernel::wait::FEW;
@@ -41,7 +41,7 @@ pub enum Step<O> {
     /// A client is to be accepted at this service, without the lock: it gets these settings.
     Accept(RawFd, Prepared),
     /// This descriptor is to be read, without the lock: by [`extra::read`].
-    Read(Token, RawFd, bool),
+    Read(Token, RawFd, Source),
     /// This connection has ended: it is to be closed, without the lock, and then reported. Whether it may hold
     /// descriptors that were not received is said, too.
     End { fd: RawFd, may_hold: bool, origin: O },

@@ -40,7 +40,7 @@ impl Instruments<'_> {
     pub fn is_noted_file(&self, slot: u32, member: &Member) -> bool {
         match member.kind {
             Kind::Connection => !member.cookie.is_some() || member.cookie.is_behind(member.fd),
-            Kind::Extra | Kind::Watched => match FileId::of(member.fd) {
+            Kind::Extra | Kind::Watched | Kind::Signals | Kind::Timer => match FileId::of(member.fd) {
                 Ok(now) => self.files.get(&slot).is_none_or(|file| now == *file),
                 Err(errno) => errno != Errno::EBADF,
             },

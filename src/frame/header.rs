@@ -12,6 +12,10 @@ pub const MAX_PAYLOAD: usize = 8_000_000 - HEADER_SIZE;
 /// The type of messages that carry a program's data (`MSG_TYPE_DATA`).
 pub const TYPE_DATA: u8 = 2;
 
+/// The types of messages that report a signal, and a time.
+pub const TYPE_SIGNAL: u8 = 3;
+pub const TYPE_TIMER: u8 = 4;
+
 /// What stands before each payload.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Header {

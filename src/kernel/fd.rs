@@ -10,7 +10,7 @@ use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 
 use nix::Result;
 use nix::errno::Errno;
-use nix::fcntl::{FcntlArg, OFlag, fcntl, open};
+use nix::fcntl::{FcntlArg, FdFlag, OFlag, fcntl, open};
 use nix::poll::{PollFlags, PollTimeout};
 use nix::sys::stat::{Mode, SFlag};
 
@@ -127,6 +127,11 @@ pub fn check_usable(fd: RawFd) -> Result<()> {
 /// EBADF for a descriptor that is not open.
 pub fn check_open(fd: RawFd) -> Result<()> {
     fcntl(borrow(fd)?, FcntlArg::F_GETFD).map(drop)
+}
+
+/// Has the descriptor closed where the process becomes another program.
+pub fn set_close_on_exec(fd: RawFd) -> Result<()> {
+    fcntl(borrow(fd)?, FcntlArg::F_SETFD(FdFlag::FD_CLOEXEC)).map(drop)
 }
 
 /// The directory that relative paths begin in, as far as `room` has room for it.

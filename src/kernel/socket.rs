@@ -11,7 +11,7 @@ use nix::Result;
 use nix::errno::Errno;
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use nix::sys::socket::{self, Backlog, SockFlag};
-use nix::sys::time::TimeValLike;
+use nix::sys::time::{TimeVal, TimeValLike};
 
 use crate::kernel::direct;
 use crate::kernel::fd::{borrow, written};
@@ -122,9 +122,11 @@ pub fn accepted(client: RawFd) -> RawFd {
     beyond_standard(unsafe { OwnedFd::from_raw_fd(client) }).into_raw_fd()
 }
 
-/// Asks the kernel for the longest queue of waiting clients that it grants (net.core.somaxconn).
-pub fn listen(fd: RawFd) -> Result<()> {
-    socket::listen(&borrow(fd)?, Backlog::MAXALLOWABLE)
+/// Asks the kernel for a queue of so many waiting clients, or for the longest that it grants (net.core.somaxconn).
+pub fn listen(fd: RawFd, backlog: Option<i32>) -> Result<()> {
+    let limited = |backlog: i32| Backlog::new(backlog.clamp(0, libc::SOMAXCONN));
+    let backlog = backlog.map_or(Ok(Backlog::MAXALLOWABLE), limited)?;
+    socket::listen(&borrow(fd)?, backlog)
 }
 
 /// What is no listening socket is an error.
@@ -242,6 +244,12 @@ pub fn receive_time(fd: RawFd) -> Result<i32> {
     let limit = socket::getsockopt(&borrow(fd)?, socket::sockopt::ReceiveTimeout)?;
     let microseconds = limit.num_microseconds();
     Ok(if microseconds == 0 { -1 } else { i32::try_from((microseconds + 999) / 1000).unwrap_or(i32::MAX) })
+}
+
+/// How long a send or connect on this descriptor may wait (SO_SNDTIMEO), in milliseconds: below 0 for ever.
+pub fn set_send_time(fd: RawFd, milliseconds: i32) -> Result<()> {
+    let limit = TimeVal::milliseconds(i64::from(milliseconds.max(0)));
+    socket::setsockopt(&borrow(fd)?, socket::sockopt::SendTimeout, &limit)
 }
 
 /// Whether the program wants no wait at all on this descriptor.

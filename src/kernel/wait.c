@@ -33,7 +33,7 @@ struct ipc_c_wait {
 	int is_masked;
 	sigset_t mask;
 	/* If the thread ends: these are closed, `many` is freed, and then this is called. */
-	int held[2];
+	int held[3];
 	void (*cancelled) (void *argument);
 	void *argument;
 	/* WAIT_TURN: what another thread ends the wait with. */
@@ -89,7 +89,7 @@ static void give_back (void *argument)
 {
 	struct ipc_c_wait *wait = argument;
 
-	for (int i = 0; i < 2; i++)
+	for (int i = 0; i < 3; i++)
 		if (wait->held[i] >= 0)
 			close (wait->held[i]);
 	free (wait->many);

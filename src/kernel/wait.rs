@@ -43,7 +43,7 @@ pub struct Wait {
     size: u32,
     is_masked: i32,
     mask: MaybeUninit<libc::sigset_t>,
-    held: [RawFd; 2],
+    held: [RawFd; 3],
     cancelled: Option<extern "C" fn(*mut c_void)>,
     argument: *mut c_void,
     semaphore: Semaphore,
@@ -65,7 +65,7 @@ impl Default for Wait {
             size: 0,
             is_masked: 0,
             mask: MaybeUninit::uninit(),
-            held: [-1; 2],
+            held: [-1; 3],
             cancelled: None,
             argument: ptr::null_mut(),
             semaphore: Semaphore::new(),
@@ -78,7 +78,7 @@ impl Default for Wait {
 impl Wait {
     fn set(&mut self, what: i32, fd: RawFd) {
         (self.what, self.fd, self.timeout) = (what, fd, -1);
-        (self.many, self.count, self.held, self.cancelled) = (ptr::null_mut(), 0, [-1; 2], None);
+        (self.many, self.count, self.held, self.cancelled) = (ptr::null_mut(), 0, [-1; 3], None);
     }
 
     /// The next wait is poll(2) until the descriptor has one of these events: for so many milliseconds, below 0 without
@@ -115,12 +115,18 @@ impl Wait {
 
     /// The next wait is connect(2) for a server. `address` is a socket address in the kernel's form. If the thread ends
     /// meanwhile, these are closed.
-    pub fn connect(&mut self, fd: RawFd, address: &[u8], held: [RawFd; 2]) {
+    pub fn connect(&mut self, fd: RawFd, address: &[u8], [one, other]: [RawFd; 2]) {
         self.set(CONNECT, fd);
         let count = address.len().min(BYTES);
         self.bytes.iter_mut().zip(address).for_each(|(place, byte)| _ = place.write(*byte));
         self.size = u32::try_from(count).unwrap_or(0);
-        self.held = held;
+        self.held = [one, other, -1];
+    }
+
+    /// This descriptor, too, is closed if the thread ends in the next wait, which was set before.
+    pub fn close_if_cancelled(&mut self, fd: RawFd) {
+        let [.., last] = &mut self.held;
+        *last = fd;
     }
 
     /// The next wait is one for another thread, which gets what ends it. Until then this value stays where it is.

@@ -8,7 +8,7 @@ use std::sync::PoisonError;
 #[cfg(all(test, libipc_model))]
 pub use shuttle::sync::{
     Mutex, MutexGuard,
-    atomic::{AtomicBool, AtomicI64, AtomicU32, AtomicUsize, Ordering},
+    atomic::{AtomicBool, AtomicI64, AtomicPtr, AtomicU32, AtomicUsize, Ordering},
 };
 #[cfg(all(test, libipc_model))]
 pub use shuttle::thread_local;
@@ -16,7 +16,7 @@ pub use shuttle::thread_local;
 #[cfg(not(all(test, libipc_model)))]
 pub use std::sync::{
     Mutex, MutexGuard,
-    atomic::{AtomicBool, AtomicI64, AtomicU32, AtomicUsize, Ordering},
+    atomic::{AtomicBool, AtomicI64, AtomicPtr, AtomicU32, AtomicUsize, Ordering},
 };
 #[cfg(not(all(test, libipc_model)))]
 pub use std::thread_local;

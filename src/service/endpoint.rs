@@ -20,8 +20,8 @@ use std::time::Duration;
 use nix::errno::Errno;
 use nix::fcntl::{AT_FDCWD, AtFlags, OFlag, open};
 use nix::sys::socket::{AddressFamily, SockFlag, SockType, UnixAddr, bind, connect as connect_to, socket};
-use nix::sys::stat::{Mode, SFlag};
-use nix::unistd::{UnlinkatFlags, getpid, linkat, unlink, unlinkat};
+use nix::sys::stat::{FchmodatFlags, Mode, SFlag, fchmod, fchmodat};
+use nix::unistd::{Gid, Uid, UnlinkatFlags, fchownat, getpid, linkat, unlink, unlinkat};
 
 use crate::connection::state::{Service, Settings};
 use crate::connection::table;
@@ -195,8 +195,56 @@ pub fn opened() -> u32 {
     OPENED.load(Ordering::Relaxed)
 }
 
+/// How a service's socket is made.
+#[derive(Clone, Copy, Default)]
+pub struct Options {
+    /// The mode of its file; if there is none, the umask decides.
+    pub mode: Option<Mode>,
+    /// The owner of its file, if it is another one than who makes it.
+    pub user: Option<Uid>,
+    /// The group of its file, if it is another one.
+    pub group: Option<Gid>,
+    /// How many new clients may wait; if there is none, as many as the kernel grants.
+    pub backlog: Option<i32>,
+}
+
+impl Options {
+    /// Before listen(2): until then nobody can connect, so at no moment can the wrong ones.
+    fn apply(&self, path: &CStr) -> nix::Result<()> {
+        let Self { mode, user, group, .. } = *self;
+        if (mode, user, group) == (None, None, None) {
+            return Ok(());
+        }
+        // Whoever can write to the directory may have put a link there.
+        let file = open(path, OFlag::O_PATH | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC, Mode::empty())?;
+        if !File::behind(file.as_raw_fd())?.is(SFlag::S_IFSOCK) {
+            return Err(Errno::EADDRINUSE);
+        }
+        if user.is_some() || group.is_some() {
+            fchownat(&file, c"", user, group, AtFlags::AT_EMPTY_PATH)?;
+        }
+        let Some(mode) = mode else { return Ok(()) };
+        let mut name = [0; 32];
+        let mut rest = &mut name[..];
+        write!(rest, "/proc/self/fd/{}", file.as_raw_fd()).map_err(|_| Errno::ENAMETOOLONG)?;
+        let length = 32 - rest.len();
+        fchmodat(AT_FDCWD, name.get(..length).unwrap_or_default(), mode, FchmodatFlags::FollowSymlink)
+    }
+}
+
+/// Serves by a listening socket that somebody else has made, whose file stays at the end.
+pub fn adopt(section: &Section, fd: RawFd) -> nix::Result<()> {
+    fd::set_close_on_exec(fd)?;
+    // A longer queue, if that can be had.
+    let _ = door::listen(fd, None);
+    table::lock(section, fd).entry()?.service =
+        Some(Service { file: None, maker: Service::this_process(), absolute: None });
+    OPENED.fetch_add(1, Ordering::Relaxed);
+    Ok(())
+}
+
 /// Opens a service at the path; a dead socket that is there is replaced.
-pub fn listen(section: &mut Section, path: &CStr) -> Result<RawFd, Error> {
+pub fn listen(section: &mut Section, path: &CStr, options: &Options) -> Result<RawFd, Error> {
     match path.count_bytes() {
         0 => return Err(Error::new(Code::IPC_ERROR_USOCK_INIT__EMPTY_PATH, Errno::EINVAL)),
         PATH_MAX.. => return Err(Error::new(Code::IPC_ERROR_USOCK_INIT__EMPTY_PATH, Errno::ENAMETOOLONG)),
@@ -207,10 +255,15 @@ pub fn listen(section: &mut Section, path: &CStr) -> Result<RawFd, Error> {
         .map_err(|errno| Error::new(Code::IPC_ERROR_USOCK_INIT__WRONG_FILE_DESCRIPTOR, errno))?;
     let _alone = section.outside(|| lock_directory(path));
     remove_dead(path).map_err(failed_to_bind)?;
+    // The file gets no more rights than the socket has.
+    options.mode.map_or(Ok(()), |mode| fchmod(&socket, mode)).map_err(failed_to_bind)?;
     bind_at(&socket, path).map_err(failed_to_bind)?;
     let fd = socket.as_raw_fd();
-    let result = door::listen(fd)
-        .map_err(|errno| Error::new(Code::IPC_ERROR_USOCK_INIT__LISTEN, errno))
+    let listen = || door::listen(fd, options.backlog);
+    let result = options
+        .apply(path)
+        .map_err(failed_to_bind)
+        .and_then(|()| listen().map_err(|errno| Error::new(Code::IPC_ERROR_USOCK_INIT__LISTEN, errno)))
         .and_then(|()| remember(section, fd, path, refuses).map_err(failed_to_bind));
     match result {
         Ok(()) => {
@@ -225,8 +278,11 @@ pub fn listen(section: &mut Section, path: &CStr) -> Result<RawFd, Error> {
 }
 
 fn remember(section: &Section, fd: RawFd, path: &CStr, refuses: bool) -> nix::Result<()> {
-    let service =
-        Service { file: File::at(path)?.id(), maker: Service::this_process(), absolute: absolute(path)? };
+    let service = Service {
+        file: Some(File::at(path)?.id()),
+        maker: Service::this_process(),
+        absolute: absolute(path)?,
+    };
     let mut slot = table::lock(section, fd);
     slot.entry()?.service = Some(service);
     if refuses {
@@ -276,11 +332,12 @@ pub fn close_service(section: Option<&mut Section>, fd: RawFd, path: &CStr) -> R
     let path = owned.as_ref().and_then(|service| service.absolute.as_deref()).unwrap_or(path);
     let there = File::at(path);
     let ours = match (&owned, &there) {
-        (Some(owned), Ok(file)) => owned.file == file.id(),
+        (Some(owned), Ok(file)) => owned.file == Some(file.id()),
         (None, Ok(file)) => file.is(SFlag::S_IFSOCK),
         (_, Err(_)) => false,
     };
     match &owned {
+        Some(Service { file: None, .. }) => close(fd),
         // While the socket lives nobody replaces it: removed first, there is no moment for a mistake.
         Some(owned) if ours && owned.maker == Service::this_process() => {
             let removed = remove(path);
@@ -345,6 +402,18 @@ impl Connect {
         Ok(connect)
     }
 
+    /// The socket that is being connected.
+    pub fn socket(&self) -> RawFd {
+        self.socket
+    }
+
+    /// No connection is made.
+    pub fn give_up(self) {
+        for fd in [self.through, self.socket].into_iter().filter(|fd| *fd >= 0) {
+            let _ = fd::close(fd);
+        }
+    }
+
     /// The wait is over: the descriptor of the connection.
     pub fn finish(self, section: &Section, outcome: &Wait) -> Result<RawFd, Error> {
         if self.through >= 0 {
@@ -406,7 +475,7 @@ mod tests {
         std::fs::write(&file, "kept").unwrap();
         let _other = UnixDatagram::bind(&datagram).unwrap();
         for path in [&file, &datagram] {
-            let error = listen(&mut enter(), &c(path)).unwrap_err();
+            let error = listen(&mut enter(), &c(path), &Options::default()).unwrap_err();
             assert_eq!(error, Error::new(Code::IPC_ERROR_USOCK_INIT__BIND, Errno::EADDRINUSE));
         }
         assert_eq!(std::fs::read(&file).unwrap(), b"kept");
@@ -420,12 +489,12 @@ mod tests {
         for name in ["short".to_owned(), "n".repeat(90), "n".repeat(255)] {
             for parent in [directory.path(), deep.as_path()] {
                 let path = parent.join(&name);
-                let server = listen(&mut enter(), &c(&path)).unwrap();
+                let server = listen(&mut enter(), &c(&path), &Options::default()).unwrap();
                 let mut client = None;
                 let wait = run_in_test(|wait| client = Some(Connect::new(&c(&path), wait).unwrap()));
                 let client = client.unwrap().finish(&enter(), &wait).unwrap();
                 let accepted = door::accept(server).unwrap();
-                let taken = listen(&mut enter(), &c(&path)).unwrap_err();
+                let taken = listen(&mut enter(), &c(&path), &Options::default()).unwrap_err();
                 assert_eq!(taken.errno, Errno::EADDRINUSE);
                 close(client).unwrap();
                 close(accepted).unwrap();
@@ -446,7 +515,7 @@ mod tests {
     fn another_servers_socket_at_the_path_stays() {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("s");
-        let first = listen(&mut enter(), &c(&path)).unwrap();
+        let first = listen(&mut enter(), &c(&path), &Options::default()).unwrap();
         std::fs::remove_file(&path).unwrap();
         let second = UnixListener::bind(&path).unwrap();
         let error = close_service(Some(&mut enter()), first, &c(&path)).unwrap_err();

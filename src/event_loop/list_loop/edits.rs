@@ -2,7 +2,7 @@
 
 #![forbid(unsafe_code)]
 
-use std::os::fd::RawFd;
+use std::os::fd::{AsRawFd, RawFd};
 
 use nix::errno::Errno;
 
@@ -10,8 +10,11 @@ use crate::connection::{background, send, table};
 use crate::error::Error;
 use crate::event_loop::list::{Entry, Kind, List};
 use crate::event_loop::list_loop::EventLoop;
-use crate::event_loop::members::{READABLE, SENDING, State, WRITABLE};
+use crate::event_loop::members::{Member, READABLE, REPORTED, Reason, SENDING, State, Token, WRITABLE};
 use crate::event_loop::registry::failed;
+use crate::kernel::fd;
+use crate::kernel::internal_fds::KeptFd;
+use crate::kernel::notices::Signals;
 use crate::kernel::wait::PollSet;
 use crate::process::entry_guard::Section;
 
@@ -23,7 +26,7 @@ impl EventLoop {
         list: &L,
         before: (usize, usize),
         index: usize,
-        is_watched: bool,
+        kind: Kind,
     ) -> Result<(), Error> {
         let Some(entry) = list.entry(index) else { return Ok(()) };
         if self.upkeep.seen == before {
@@ -36,7 +39,7 @@ impl EventLoop {
         }
         self.upkeep.seen = list.shape();
         let Some(slot) = self.registry.members.at(index) else { return Ok(()) };
-        let result = self.register_added(section, slot, entry, is_watched);
+        let result = self.register_added(section, slot, entry, kind);
         if result.is_err() {
             if let Some(member) = self.registry.members.swap_remove(index) {
                 self.registry.unregister(section, slot, &member);
@@ -54,10 +57,10 @@ impl EventLoop {
         section: &Section,
         slot: u32,
         entry: Entry,
-        is_watched: bool,
+        kind: Kind,
     ) -> Result<(), Error> {
-        if is_watched {
-            self.registry.members.rebind(slot, Entry { kind: Kind::Watched, ..entry }, State::Waiting);
+        if kind != entry.kind {
+            self.registry.members.rebind(slot, Entry { kind, ..entry }, State::Waiting);
             // It is refused now if epoll cannot watch it.
             self.registry.forget_lost_set();
             self.registry.build(section)?;
@@ -69,7 +72,7 @@ impl EventLoop {
         }
         match entry.kind {
             _ if state(self) != Some(State::Closed) => {}
-            _ if is_watched => return Err(failed(Errno::EPERM)),
+            _ if kind == Kind::Watched => return Err(failed(Errno::EPERM)),
             // The loop's own descriptor, or one of an epoll set that watches it.
             Kind::Extra => return Err(failed(Errno::ELOOP)),
             _ => {}
@@ -100,8 +103,43 @@ impl EventLoop {
         }
     }
 
+    /// How many connections the list has, how many messages they have brought, and whether clients wait because descriptors or
+    /// memory have run out.
+    pub fn status(&self) -> (usize, u64, bool) {
+        let is_it =
+            |(_, member): &(u32, &Member)| member.kind == Kind::Connection && member.state != State::Closed;
+        let connections = self.registry.members.slots().filter(is_it).count();
+        (connections, self.receiver.received, self.registry.pause.is_on())
+    }
+
+    /// The member of the list that reads signals, if there is one: its number, and which signals these are.
+    pub fn signals(&self) -> Option<(RawFd, Signals)> {
+        let is_it = |(slot, member): &(u32, &Member)| {
+            member.kind == Kind::Signals && member.is_registered() && self.registry.verify(*slot)
+        };
+        self.registry.members.slots().find(is_it).map(|(_, member)| (member.fd, self.signals))
+    }
+
+    /// These signals are read from now on.
+    pub fn note_signals(&mut self, signals: Signals) {
+        self.signals = signals;
+    }
+
+    /// Whether the number is that of a timer in the list.
+    pub fn is_timer(&self, fd: RawFd) -> bool {
+        let slot = self.slot_of(fd).filter(|slot| self.registry.verify(*slot));
+        slot.and_then(|slot| self.registry.members.get(slot)).is_some_and(|member| member.kind == Kind::Timer)
+    }
+
     /// The list is no more.
     pub fn leave(&mut self, section: &Section) {
+        // What was made for the list ends with it.
+        for (slot, member) in self.registry.members.slots() {
+            let is_made = matches!(member.kind, Kind::Signals | Kind::Timer) && member.is_registered();
+            if is_made && self.registry.verify(slot) {
+                let _ = fd::close(member.fd);
+            }
+        }
         let mut fds = Vec::new();
         let members = self.registry.members.slots().filter(|(_, member)| member.kind == Kind::Connection);
         for (_, member) in members {
@@ -129,6 +167,47 @@ impl EventLoop {
         self.registry.mark_closed(section, slot);
         self.resume_accepting(section);
         self.wake();
+    }
+
+    /// The program ends the connection with this number: nothing is reported of it from now on but its end. Which member it was;
+    /// none if it is no connection, or has ended.
+    pub fn ending(&mut self, section: &Section, fd: RawFd) -> Option<Token> {
+        let slot = self.slot_of(fd)?;
+        let member = self
+            .registry
+            .members
+            .get(slot)
+            .filter(|member| member.kind == Kind::Connection && member.is_registered())?;
+        let token = Token::of_member(slot, member);
+        if !self.registry.verify(slot) {
+            return None;
+        }
+        if let Some(member) = self.registry.members.get_mut(slot) {
+            member.set(REPORTED, true);
+            if member.reason == Reason::None {
+                member.reason = Reason::Closed;
+            }
+        }
+        self.closing(section, slot);
+        Some(token)
+    }
+
+    /// Why the member with this number is about to end.
+    pub fn reason(&self, fd: RawFd) -> Option<Reason> {
+        self.slot_of(fd).and_then(|slot| self.registry.members.get(slot)).map(|member| member.reason)
+    }
+
+    /// The number of a member that has ended in this way is held until the call after the one that reports the end.
+    pub fn hold_member(&mut self, token: Token, held: Option<KeptFd>) {
+        let is_waiting =
+            self.registry.members.find(token).is_some_and(|member| member.state == State::Closed);
+        let fd = held.as_ref().map(AsRawFd::as_raw_fd);
+        match &mut self.ended {
+            _ if is_waiting => self.registry.part(token.slot, |parting| parting.held = held),
+            // Another thread has reported it by now.
+            Some(ended) if Some(ended.fd) == fd => ended.held = held,
+            _ => {}
+        }
     }
 
     /// There are bytes of the member in memory.

@@ -113,7 +113,7 @@ impl EventLoop {
 
     /// Whether nothing is due but messages of members.
     fn is_quick(&self) -> bool {
-        self.held.is_none()
+        self.ended.is_none()
             && !self.registry.has_event_fd()
             && !self.registry.turns.has_ends()
             && self.registry.poller_ref().is_some_and(|poller| !poller.is_tick_due())

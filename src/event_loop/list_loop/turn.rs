@@ -10,17 +10,18 @@ use crate::connection::frame_decoder::Frame;
 use crate::connection::send::{self, Flushed};
 use crate::connection::{background, table};
 use crate::error::Error;
-use crate::event_loop::extra::{self, Read};
+use crate::event_loop::extra::{self, Read, Source};
 use crate::event_loop::list::{Event, Kind, List, What};
-use crate::event_loop::list_loop::EventLoop;
+use crate::event_loop::list_loop::{Ended, EventLoop};
 use crate::event_loop::members::{
-    ALWAYS_READY, LISTENER, Member, QUEUED, READABLE, SENDING, State, Token, VERIFIED, WRITABLE,
+    ALWAYS_READY, LISTENER, Member, QUEUED, READABLE, Reason, SENDING, State, Token, VERIFIED, WRITABLE,
 };
 use crate::event_loop::receive::Received;
 use crate::event_loop::registry::failed;
 use crate::event_loop::step::Step;
 use crate::frame::c_heap::{Block, OutOfMemory};
-use crate::frame::header::TYPE_DATA;
+use crate::frame::header::{TYPE_DATA, TYPE_SIGNAL, TYPE_TIMER};
+use crate::kernel::deadline::Limit;
 use crate::process::entry_guard::Section;
 
 impl EventLoop {
@@ -98,7 +99,12 @@ impl EventLoop {
                 true => happened(What::Ready),
                 false => Ok(None),
             },
-            Kind::Extra | Kind::Listener => Ok(Some(Step::Read(token, member.fd, member.has(ALWAYS_READY)))),
+            Kind::Signals => Ok(Some(Step::Read(token, member.fd, Source::Signals))),
+            Kind::Timer => Ok(Some(Step::Read(token, member.fd, Source::Timer))),
+            Kind::Extra | Kind::Listener => {
+                let source = if member.has(ALWAYS_READY) { Source::File } else { Source::Other };
+                Ok(Some(Step::Read(token, member.fd, source)))
+            }
             Kind::Connection => match self.receive(section, token, member.fd)? {
                 Some(what) => happened(what),
                 None => Ok(None),
@@ -145,6 +151,12 @@ impl EventLoop {
         self.registry.members.get_mut(slot).into_iter().for_each(|member| member.state = state);
     }
 
+    fn set_ending(&mut self, slot: u32, state: State, reason: Reason) {
+        if let Some(member) = self.registry.members.get_mut(slot) {
+            (member.state, member.reason) = (state, reason);
+        }
+    }
+
     /// Receives a frame of the connection, or what else its peer has done.
     fn receive(&mut self, section: &Section, token: Token, fd: RawFd) -> Result<Option<What>, Error> {
         let slot = token.slot;
@@ -158,8 +170,8 @@ impl EventLoop {
         match received {
             Received::Message(frame) => return Ok(Some(What::Message(frame))),
             Received::Nothing => {}
-            Received::End => {
-                self.set_state(slot, State::Draining);
+            Received::End(reason) => {
+                self.set_ending(slot, State::Draining, reason);
                 if send::flush_verified(section, fd) {
                     // It may still read.
                     self.registry.watch_output(slot, true);
@@ -167,8 +179,8 @@ impl EventLoop {
                     self.registry.turns.push_end(token);
                 }
             }
-            Received::Broken => {
-                self.set_state(slot, State::Broken);
+            Received::Broken(reason) => {
+                self.set_ending(slot, State::Broken, reason);
                 self.registry.turns.push_end(token);
                 return Ok(Some(What::Error));
             }
@@ -238,8 +250,14 @@ impl EventLoop {
         if is_end {
             self.registry.finish_extra(section, slot);
         }
-        let what = What::Extra(Frame::new(TYPE_DATA, bytes));
-        Ok(located.map(|(_, origin)| Event { origin, what }))
+        Ok(located.map(|(member, origin)| {
+            let kind = match member.kind {
+                Kind::Signals => TYPE_SIGNAL,
+                Kind::Timer => TYPE_TIMER,
+                _ => TYPE_DATA,
+            };
+            Event { origin, what: What::Extra(Frame::new(kind, bytes)) }
+        }))
     }
 
     /// The end of the next connection that has one. What is sent to it is sent; then it is closed, unless the program has
@@ -260,8 +278,12 @@ impl EventLoop {
             member.state != State::Closed && (member.has(VERIFIED) || self.verify(section, token.slot)?);
         if is_it {
             // Without a descriptor for the rest it is lost: the peer has broken the protocol, or reads no more.
-            drop(background::take_over(section, member.fd));
+            drop(background::take_over(section, member.fd, Limit::NONE));
         }
+        let mut parting = self.registry.take_parting(token.slot);
+        let data = table::lock_known(section, member.fd).take_data(member.cookie);
+        parting.data = parting.data.or(data);
+        self.ended = Some(Ended::new(member, parting));
         list.remove(member.index());
         if let Some(member) = self.registry.members.swap_remove(member.index()) {
             if is_it {
@@ -276,7 +298,6 @@ impl EventLoop {
         let noted = if is_it { table::note_closing_socket(section, member.fd) } else { Err(Errno::EBADF) };
         if let Ok(memory) = noted {
             self.registry.discard(memory);
-            self.is_holding = true;
             return Ok(Some(Step::End { fd: member.fd, may_hold, origin }));
         }
         Ok(Some(Step::Event(Event { origin, what: What::Disconnection })))

@@ -1,0 +1,162 @@
+//! Connecting within a time, also to a service that is yet to come.
+//!
+//! ```text
+//! try ──connected──► done
+//!  ▲ └──no such service, or a dead one──► watch the directory, and try once more ──the same──► wait
+//!  └─────────────────────something has happened there, or it is time to look─────────────────────┘
+//! ```
+//!
+//! A file appears at bind(2), and the service takes clients from listen(2) on, of which nothing tells: a socket that refuses is
+//! tried again after some milliseconds.
+
+#![forbid(unsafe_code)]
+
+use std::ffi::CStr;
+use std::os::fd::RawFd;
+use std::os::unix::ffi::OsStrExt;
+use std::path::Path;
+
+use nix::errno::Errno;
+
+use crate::calls::flow::Flow;
+use crate::error::{Error, ipc_errors as Code};
+use crate::kernel::deadline::Limit;
+use crate::kernel::wait::Wait;
+use crate::kernel::{dir_watch, fd, socket};
+use crate::process::entry_guard::Section;
+use crate::service::endpoint::Connect;
+use crate::service::path::c_string;
+
+/// The shortest and the longest pause between two tries of a socket that refuses, in milliseconds; and the longest one where the
+/// directory is watched.
+const PAUSE: i32 = 5;
+const LONGEST_PAUSE: i32 = 200;
+const WATCHED_PAUSE: i32 = 1000;
+
+/// A connection that is made within a time: plain data.
+#[derive(Clone, Copy)]
+pub struct PatientConnect {
+    limit: Limit,
+    /// What is being tried; none while it waits.
+    connect: Option<Connect>,
+    /// What watches the directory; below 0 if nothing does yet.
+    watch: RawFd,
+    /// Whether the directory was watched before the last try began.
+    is_watched: bool,
+    pause: i32,
+}
+
+impl PatientConnect {
+    /// For as long as `limit` says.
+    pub fn new(limit: Limit) -> Self {
+        Self { limit, connect: None, watch: -1, is_watched: false, pause: PAUSE }
+    }
+
+    /// The next step: `path` is the service's. The descriptor of the connection.
+    pub fn step(&mut self, section: &Section, path: &CStr, wait: &mut Wait) -> Result<Flow<RawFd>, Error> {
+        self.try_step(section, path, wait).inspect_err(|_| self.stop_watching())
+    }
+
+    fn try_step(&mut self, section: &Section, path: &CStr, wait: &mut Wait) -> Result<Flow<RawFd>, Error> {
+        let is_endless = self.limit.left() < 0;
+        let Some(connect) = self.connect.take() else {
+            if !wait.is_first() {
+                match wait.result() {
+                    Err(errno) if is_endless => return Err(failed(errno)),
+                    Ok(1..) => {
+                        self.pause = PAUSE;
+                        dir_watch::drain(self.watch);
+                    }
+                    _ => {}
+                }
+                self.watch_directory(path);
+            }
+            return self.begin(path, wait);
+        };
+        let error = match connect.finish(section, wait) {
+            Ok(fd) => {
+                let _ = socket::set_send_time(fd, -1);
+                self.stop_watching();
+                return Ok(Flow::Done(fd));
+            }
+            Err(error) => error,
+        };
+        self.go_on(error, path, wait)
+    }
+
+    /// Tries to connect.
+    fn begin(&mut self, path: &CStr, wait: &mut Wait) -> Result<Flow<RawFd>, Error> {
+        // What the kernel waits for is a place in the service's queue. A time of 0 would be none.
+        let time = self.limit.left();
+        let time = if time == 0 { 1 } else { time };
+        match Connect::new(path, wait) {
+            Ok(connect) => {
+                let _ = socket::set_send_time(connect.socket(), time);
+                wait.close_if_cancelled(self.watch);
+                self.connect = Some(connect);
+                Ok(Flow::Wait)
+            }
+            Err(error) => self.go_on(error, path, wait),
+        }
+    }
+
+    /// A try has failed.
+    fn go_on(&mut self, error: Error, path: &CStr, wait: &mut Wait) -> Result<Flow<RawFd>, Error> {
+        let left = self.limit.left();
+        let is_refused = error.errno == Errno::ECONNREFUSED;
+        match error.errno {
+            Errno::ENOENT | Errno::ECONNREFUSED if error.code == Code::IPC_ERROR_USOCK_CONNECT__SOCKET => {}
+            // The time of the kernel's wait is over.
+            Errno::EAGAIN => {}
+            Errno::EINTR if left >= 0 => {}
+            _ => return Err(error),
+        }
+        if left == 0 {
+            return Err(failed(Errno::ETIMEDOUT));
+        }
+        if matches!(error.errno, Errno::EAGAIN | Errno::EINTR) {
+            return self.begin(path, wait);
+        }
+        if self.watch < 0 {
+            self.watch = dir_watch::open().unwrap_or(-1);
+            self.watch_directory(path);
+            if self.is_watched {
+                // It may have come meanwhile.
+                return self.begin(path, wait);
+            }
+        }
+        let pause = if is_refused || !self.is_watched { self.pause } else { WATCHED_PAUSE };
+        self.pause = (2 * self.pause).min(LONGEST_PAUSE);
+        wait.poll(self.watch, libc::POLLIN, if left < 0 { pause } else { pause.min(left) });
+        wait.close_if_cancelled(self.watch);
+        Ok(Flow::Wait)
+    }
+
+    /// Watches the directory of the path, and if it is not there the nearest one above it.
+    fn watch_directory(&mut self, path: &CStr) {
+        let path = Path::new(std::ffi::OsStr::from_bytes(path.to_bytes()));
+        let name = |directory: &Path| {
+            let bytes = directory.as_os_str().as_bytes();
+            c_string(if bytes.is_empty() { b"." } else { bytes }).ok()
+        };
+        let mut added =
+            path.ancestors().skip(1).filter_map(name).map(|name| dir_watch::add(self.watch, &name));
+        self.is_watched = self.watch >= 0 && added.find(|added| *added != Err(Errno::ENOENT)) == Some(Ok(()));
+    }
+
+    /// The call ends without a further step.
+    pub fn give_up(&mut self) {
+        self.connect.take().into_iter().for_each(Connect::give_up);
+        self.stop_watching();
+    }
+
+    fn stop_watching(&mut self) {
+        if self.watch >= 0 {
+            let _ = fd::close(std::mem::replace(&mut self.watch, -1));
+        }
+    }
+}
+
+fn failed(errno: Errno) -> Error {
+    Error::new(Code::IPC_ERROR_USOCK_CONNECT__SOCKET, errno)
+}

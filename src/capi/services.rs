@@ -1,0 +1,138 @@
+//! Opening a service with a mode, an owner or a socket of the program's choice, and waiting for one to appear.
+
+use std::ffi::{c_char, c_int};
+
+use nix::errno::Errno;
+use nix::sys::stat::Mode;
+use nix::unistd::{Gid, Uid};
+
+use super::boundary::{call, required, required_const, run};
+use super::server_and_client::{open, open_here, path_of};
+use super::types::ipc_connection_info;
+use crate::calls::connect::PatientConnect;
+use crate::error::{Error, ipc_errors};
+use crate::kernel::deadline::Limit;
+use crate::kernel::internal_fds;
+use crate::service::activation;
+use crate::service::endpoint::{self, Options};
+
+/// In the `flags` of ipc_server_options: `mode` counts.
+pub const IPC_SERVER_MODE: u32 = 1;
+/// In the `flags` of ipc_server_options: `uid` counts.
+pub const IPC_SERVER_UID: u32 = 2;
+/// In the `flags` of ipc_server_options: `gid` counts.
+pub const IPC_SERVER_GID: u32 = 4;
+/// In the `flags` of ipc_server_options: `backlog` counts.
+pub const IPC_SERVER_BACKLOG: u32 = 8;
+/// In the `flags` of ipc_server_options: `fd` counts.
+pub const IPC_SERVER_FD: u32 = 16;
+
+/// All that make the socket.
+const MAKING: u32 = IPC_SERVER_MODE | IPC_SERVER_UID | IPC_SERVER_GID | IPC_SERVER_BACKLOG;
+
+/// How ipc_server_open makes a service's socket. Initialise it with zeros: then it is made as by ipc_server_init.
+#[repr(C)]
+#[derive(Clone, Copy)]
+pub struct ipc_server_options {
+    /// Which of the other members count: IPC_SERVER_MODE and the others.
+    pub flags: u32,
+    /// The permissions of the socket's file, whatever the umask is. Whoever may write to it may connect.
+    pub mode: libc::mode_t,
+    /// The owner of the file.
+    pub uid: libc::uid_t,
+    /// The group of the file.
+    pub gid: libc::gid_t,
+    /// How many new clients may wait to be taken; as many as the kernel grants, if it does not count.
+    pub backlog: c_int,
+    /// A listening socket, which is the service's from then on.
+    pub fd: c_int,
+}
+
+/// ipc_server_init with options; `options` may be NULL. At no moment can anybody connect whom mode, owner and group do not
+/// let. They do not concern a socket that a service manager has handed over.
+///
+/// With IPC_SERVER_FD the service listens at `fd`, of which ipc_server_close leaves the file; no other flag may be set then.
+/// `srv->spath` becomes the path that ipc_server_init would take.
+///
+/// Errors: as for ipc_server_init. IPC_ERROR_USOCK_INIT__BIND: a flag is unknown, or does not go with IPC_SERVER_FD; `mode` is
+/// over 0777; `backlog` is below 0 (EINVAL); the owner or the group is not yours to give (EPERM).
+/// IPC_ERROR_USOCK_INIT__WRONG_FILE_DESCRIPTOR: `fd` is not open (EBADF), no socket (ENOTSOCK), or no Unix stream socket that
+/// listens (EINVAL).
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn ipc_server_open(
+    srv: *mut ipc_connection_info,
+    sname: *const c_char,
+    options: *const ipc_server_options,
+) -> ipc_errors {
+    call(ipc_errors::IPC_ERROR_USOCK_INIT__BIND, |section| {
+        let srv = required(srv, ipc_errors::IPC_ERROR_SERVER_INIT__NO_SERVICE_PARAM)?;
+        let sname = required_const(sname, ipc_errors::IPC_ERROR_SERVER_INIT__NO_SERVER_NAME_PARAM)?;
+        // SAFETY: the caller's options, if any.
+        let (options, fd) = unsafe { options.as_ref() }.map_or(Ok((Options::default(), None)), read)?;
+        // SAFETY: the caller's structure and string.
+        unsafe {
+            open(section, srv, sname, |section, path| match fd {
+                None => open_here(section, path, &options),
+                Some(fd) => {
+                    let failed =
+                        |errno| Error::new(ipc_errors::IPC_ERROR_USOCK_INIT__WRONG_FILE_DESCRIPTOR, errno);
+                    internal_fds::of_program(fd).and_then(activation::check).map_err(failed)?;
+                    if endpoint::is_service(section, fd) {
+                        return Err(Error::new(ipc_errors::IPC_ERROR_USOCK_INIT__BIND, Errno::EBUSY));
+                    }
+                    endpoint::adopt(section, fd).map(|()| fd).map_err(failed)
+                }
+            })
+        }
+    })
+}
+
+/// The options that count, and the socket, if there is one.
+fn read(options: &ipc_server_options) -> Result<(Options, Option<c_int>), Error> {
+    let has = |flag| options.flags & flag != 0;
+    let is_wrong = options.flags & !(MAKING | IPC_SERVER_FD) != 0
+        || has(IPC_SERVER_FD) && has(MAKING)
+        || has(IPC_SERVER_MODE) && options.mode > 0o777
+        || has(IPC_SERVER_BACKLOG) && options.backlog < 0;
+    if is_wrong {
+        return Err(Error::argument(ipc_errors::IPC_ERROR_USOCK_INIT__BIND));
+    }
+    let made = Options {
+        mode: has(IPC_SERVER_MODE).then(|| Mode::from_bits_truncate(options.mode)),
+        user: has(IPC_SERVER_UID).then(|| Uid::from_raw(options.uid)),
+        group: has(IPC_SERVER_GID).then(|| Gid::from_raw(options.gid)),
+        backlog: has(IPC_SERVER_BACKLOG).then_some(options.backlog),
+    };
+    Ok((made, has(IPC_SERVER_FD).then_some(options.fd)))
+}
+
+/// ipc_connection that waits for at most `timeout_ms` milliseconds, also for a service that is yet to come, or whose server is
+/// dead: 0 tries once, below 0 it waits for ever.
+///
+/// A signal handler that runs meanwhile does not end a wait that has a time-out, nor make it longer.
+///
+/// Errors: as for ipc_connection, but for `env`. IPC_ERROR_USOCK_CONNECT__SOCKET: the time is over (ETIMEDOUT).
+#[unsafe(no_mangle)]
+pub unsafe extern "C-unwind" fn ipc_connection_timeout(
+    p: *mut ipc_connection_info,
+    sname: *const c_char,
+    timeout_ms: c_int,
+) -> ipc_errors {
+    let mut state = None;
+    // SAFETY: plain data in this frame; the caller's structure and string.
+    unsafe {
+        run(ipc_errors::IPC_ERROR_USOCK_CONNECT__SOCKET, |section, wait| {
+            let p = required(p, ipc_errors::IPC_ERROR_CONNECTION__NO_SERVER)?;
+            let sname = required_const(sname, ipc_errors::IPC_ERROR_CONNECTION__NO_SERVICE_NAME)?;
+            let (too_long, no_memory) =
+                (ipc_errors::IPC_ERROR_USOCK_CONNECT__EMPTY_PATH, ipc_errors::IPC_ERROR_NOT_ENOUGH_MEMORY);
+            if wait.is_first() {
+                (*p).fd = -1;
+            }
+            let path = path_of(p, sname, too_long, no_memory)
+                .inspect_err(|_| state.iter_mut().for_each(PatientConnect::give_up))?;
+            let connect = state.get_or_insert_with(|| PatientConnect::new(Limit::of(timeout_ms)));
+            Ok(connect.step(section, &path, wait)?.map(|fd| (*p).fd = fd))
+        })
+    }
+}
