@@ -297,6 +297,7 @@ enum ipc_errors ipc_del_fd(struct ipc_connection_infos *cinfos, int fd);
  * Errors: IPC_ERROR_DEL__NO_CLIENTS_PARAM, IPC_ERROR_DEL__NO_CLIENT_PARAM: NULL (EINVAL).
  * IPC_ERROR_DEL__CANNOT_FIND_CLIENT: the list does not have the connection, it has ended already, or it is a descriptor
  * of ipc_add_fd (ENOENT).
+ * IPC_ERROR_NOT_ENOUGH_MEMORY: ENOMEM; the connection goes on.
  */
 enum ipc_errors ipc_end(struct ipc_connection_infos *clients,
                         struct ipc_connection_info *client,
@@ -360,10 +361,12 @@ enum ipc_errors ipc_status(const struct ipc_connection_infos *clients,
  * With IPC_SERVER_FD the service listens at `fd`, of which ipc_server_close leaves the file; no other flag may be set then.
  * `srv->spath` becomes the path that ipc_server_init would take.
  *
- * Errors: as for ipc_server_init. IPC_ERROR_USOCK_INIT__BIND: a flag is unknown, or does not go with IPC_SERVER_FD; `mode` is
- * over 0777; `backlog` is below 0 (EINVAL); the owner or the group is not yours to give (EPERM).
+ * Errors: IPC_ERROR_SERVER_INIT__NO_SERVICE_PARAM, IPC_ERROR_SERVER_INIT__NO_SERVER_NAME_PARAM: NULL (EINVAL).
+ * IPC_ERROR_SERVER_INIT__MALLOC, IPC_ERROR_USOCK_INIT__EMPTY_PATH, IPC_ERROR_USOCK_INIT__LISTEN: as for ipc_server_init.
+ * IPC_ERROR_USOCK_INIT__BIND: as for ipc_server_init; and a flag is unknown, or does not go with IPC_SERVER_FD, `mode` is
+ * over 0777, or `backlog` is below 0 (EINVAL); or the owner or the group is not yours to give (EPERM).
  * IPC_ERROR_USOCK_INIT__WRONG_FILE_DESCRIPTOR: `fd` is not open (EBADF), no socket (ENOTSOCK), or no Unix stream socket that
- * listens (EINVAL).
+ * listens (EINVAL); or socket(2) failed.
  */
 enum ipc_errors ipc_server_open(struct ipc_connection_info *srv,
                                 const char *sname,
@@ -375,7 +378,9 @@ enum ipc_errors ipc_server_open(struct ipc_connection_info *srv,
  *
  * A signal handler that runs meanwhile does not end a wait that has a time-out, nor make it longer.
  *
- * Errors: as for ipc_connection, but for `env`. IPC_ERROR_USOCK_CONNECT__SOCKET: the time is over (ETIMEDOUT).
+ * Errors: IPC_ERROR_CONNECTION__NO_SERVER, IPC_ERROR_CONNECTION__NO_SERVICE_NAME: NULL (EINVAL).
+ * IPC_ERROR_USOCK_CONNECT__EMPTY_PATH, IPC_ERROR_NOT_ENOUGH_MEMORY: as for ipc_connection.
+ * IPC_ERROR_USOCK_CONNECT__SOCKET: the time is over (ETIMEDOUT); or as for ipc_connection.
  */
 enum ipc_errors ipc_connection_timeout(struct ipc_connection_info *p,
                                        const char *sname,

@@ -43,7 +43,7 @@ pub fn close_connection(section: &mut Section, fd: RawFd) -> Result<(), Error> {
 /// The peer sees the end at once; the number is not another file's before the end was reported. ENOENT if the list does not have
 /// it, or it has ended.
 pub fn end_member(section: &mut Section, list: usize, fd: RawFd, linger: Option<Limit>) -> Result<(), Errno> {
-    let token = loops::ending(section, list, fd).ok_or(Errno::ENOENT)?;
+    let token = loops::ending(section, list, fd).map_err(|_| Errno::ENOMEM)?.ok_or(Errno::ENOENT)?;
     match linger {
         Some(linger) => drop(leave_in_background(section, fd, linger)),
         None => background::leave_to_caller(section, fd),

@@ -13,6 +13,7 @@ use crate::connection::user_data::UserData;
 use crate::error::{Error, ipc_errors};
 use crate::event_loop::loops;
 use crate::event_loop::members::Reason;
+use crate::frame::c_heap::OutOfMemory;
 use crate::kernel::deadline::Limit;
 use crate::process::entry_guard::Section;
 
@@ -75,6 +76,7 @@ pub struct ipc_status {
 /// Errors: IPC_ERROR_DEL__NO_CLIENTS_PARAM, IPC_ERROR_DEL__NO_CLIENT_PARAM: NULL (EINVAL).
 /// IPC_ERROR_DEL__CANNOT_FIND_CLIENT: the list does not have the connection, it has ended already, or it is a descriptor
 /// of ipc_add_fd (ENOENT).
+/// IPC_ERROR_NOT_ENOUGH_MEMORY: ENOMEM; the connection goes on.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn ipc_end(
     clients: *mut ipc_connection_infos,
@@ -87,7 +89,10 @@ pub unsafe extern "C" fn ipc_end(
         // SAFETY: the caller's structure, if any.
         let fd = unsafe { fd_of(client, ipc_errors::IPC_ERROR_DEL__NO_CLIENT_PARAM) }?;
         let linger = (linger_ms != 0).then(|| Limit::of(linger_ms));
-        end_member(section, clients.addr(), fd, linger).map_err(|_| Error::new(missing, Errno::ENOENT))
+        end_member(section, clients.addr(), fd, linger).map_err(|errno| match errno {
+            Errno::ENOMEM => OutOfMemory.into(),
+            _ => Error::new(missing, Errno::ENOENT),
+        })
     })
 }
 

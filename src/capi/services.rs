@@ -54,10 +54,12 @@ pub struct ipc_server_options {
 /// With IPC_SERVER_FD the service listens at `fd`, of which ipc_server_close leaves the file; no other flag may be set then.
 /// `srv->spath` becomes the path that ipc_server_init would take.
 ///
-/// Errors: as for ipc_server_init. IPC_ERROR_USOCK_INIT__BIND: a flag is unknown, or does not go with IPC_SERVER_FD; `mode` is
-/// over 0777; `backlog` is below 0 (EINVAL); the owner or the group is not yours to give (EPERM).
+/// Errors: IPC_ERROR_SERVER_INIT__NO_SERVICE_PARAM, IPC_ERROR_SERVER_INIT__NO_SERVER_NAME_PARAM: NULL (EINVAL).
+/// IPC_ERROR_SERVER_INIT__MALLOC, IPC_ERROR_USOCK_INIT__EMPTY_PATH, IPC_ERROR_USOCK_INIT__LISTEN: as for ipc_server_init.
+/// IPC_ERROR_USOCK_INIT__BIND: as for ipc_server_init; and a flag is unknown, or does not go with IPC_SERVER_FD, `mode` is
+/// over 0777, or `backlog` is below 0 (EINVAL); or the owner or the group is not yours to give (EPERM).
 /// IPC_ERROR_USOCK_INIT__WRONG_FILE_DESCRIPTOR: `fd` is not open (EBADF), no socket (ENOTSOCK), or no Unix stream socket that
-/// listens (EINVAL).
+/// listens (EINVAL); or socket(2) failed.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn ipc_server_open(
     srv: *mut ipc_connection_info,
@@ -111,7 +113,9 @@ fn read(options: &ipc_server_options) -> Result<(Options, Option<c_int>), Error>
 ///
 /// A signal handler that runs meanwhile does not end a wait that has a time-out, nor make it longer.
 ///
-/// Errors: as for ipc_connection, but for `env`. IPC_ERROR_USOCK_CONNECT__SOCKET: the time is over (ETIMEDOUT).
+/// Errors: IPC_ERROR_CONNECTION__NO_SERVER, IPC_ERROR_CONNECTION__NO_SERVICE_NAME: NULL (EINVAL).
+/// IPC_ERROR_USOCK_CONNECT__EMPTY_PATH, IPC_ERROR_NOT_ENOUGH_MEMORY: as for ipc_connection.
+/// IPC_ERROR_USOCK_CONNECT__SOCKET: the time is over (ETIMEDOUT); or as for ipc_connection.
 #[unsafe(no_mangle)]
 pub unsafe extern "C-unwind" fn ipc_connection_timeout(
     p: *mut ipc_connection_info,

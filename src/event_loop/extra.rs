@@ -73,9 +73,9 @@ pub fn read(fd: RawFd, source: Source) -> Read {
     let is_hung_up = ready.contains(PollFlags::POLLHUP);
     let has_ended = is_hung_up || ready.contains(READ_END);
     let result = match socket::kind(fd) {
-        Some(Kind::Stream) => read_bytes(|room| socket::receive(fd, room)),
-        Some(Kind::Messages) => return read_message(fd, has_ended),
-        None => {
+        Ok(Kind::Stream) => read_bytes(|room| socket::receive(fd, room)),
+        Ok(Kind::Messages) => return read_message(fd, has_ended),
+        Err(_) => {
             // What has hung up has nothing to wait for, and a terminal that is opened anew is not the one that has.
             let patience = if is_file || is_hung_up { Patience::Wait } else { Patience::DontWait };
             read_bytes(|room| fd::read(fd, room, patience))
@@ -101,7 +101,7 @@ fn read_notice(next: impl FnOnce() -> Result<Notice, Errno>) -> Read {
             bytes.push(&notice.bytes());
             Read::Bytes(bytes)
         }
-        Err(errno) => failure(errno).unwrap_or(Read::Closed),
+        Err(errno) => failure(errno).unwrap_or(Read::Again(Some(errno))),
     }
 }
 

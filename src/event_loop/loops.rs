@@ -11,6 +11,7 @@ use crate::error::Error;
 use crate::event_loop::list::{Kind, List};
 use crate::event_loop::list_loop::{Ended, EventLoop};
 use crate::event_loop::members::{Reason, Token};
+use crate::frame::c_heap::OutOfMemory;
 use crate::kernel::deadline;
 use crate::kernel::internal_fds::KeptFd;
 use crate::kernel::notices::Signals;
@@ -163,8 +164,8 @@ pub fn hold(section: &Section, list: usize, held: Option<KeptFd>) {
 }
 
 /// The program ends a connection of this list: none if the list does not have it. Which member it was.
-pub fn ending(section: &Section, list: usize, fd: RawFd) -> Option<Token> {
-    with_existing(section, list, |event_loop| event_loop.ending(section, fd)).flatten()
+pub fn ending(section: &Section, list: usize, fd: RawFd) -> Result<Option<Token>, OutOfMemory> {
+    with_existing(section, list, |event_loop| event_loop.ending(section, fd)).unwrap_or(Ok(None))
 }
 
 /// The number of a connection that the program has ended is held until its end was reported.

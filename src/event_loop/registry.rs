@@ -152,6 +152,11 @@ impl Registry {
         }
     }
 
+    /// Finds the memory to keep something of one closed member more.
+    pub fn make_room_to_part(&mut self) -> Result<(), OutOfMemory> {
+        Ok(self.partings.try_reserve(1)?)
+    }
+
     /// Keeps something of a closed member until its end was reported; without memory it ends now.
     pub fn part(&mut self, slot: u32, keep: impl FnOnce(&mut Parting)) {
         let mut parting = self.partings.remove(&slot).unwrap_or_default();

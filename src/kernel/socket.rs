@@ -45,15 +45,14 @@ pub enum Kind {
     Messages,
 }
 
-/// What the socket carries; none for what is no socket.
-pub fn kind(fd: RawFd) -> Option<Kind> {
-    let kind = borrow(fd).and_then(|fd| socket::getsockopt(&fd, socket::sockopt::SockType));
-    match kind {
-        Ok(socket::SockType::Stream) => Some(Kind::Stream),
-        Ok(_) => Some(Kind::Messages),
+/// What the socket carries; ENOTSOCK for what is none.
+pub fn kind(fd: RawFd) -> Result<Kind> {
+    match socket::getsockopt(&borrow(fd)?, socket::sockopt::SockType) {
+        Ok(socket::SockType::Stream) => Ok(Kind::Stream),
+        Ok(_) => Ok(Kind::Messages),
         // A type that nix has no name for.
-        Err(Errno::EINVAL) => Some(Kind::Messages),
-        Err(_) => None,
+        Err(Errno::EINVAL) => Ok(Kind::Messages),
+        Err(errno) => Err(errno),
     }
 }
 

@@ -40,8 +40,9 @@ pub fn find(mut fds: Range<RawFd>, path: &CStr) -> Option<RawFd> {
 /// What is no Unix stream socket that listens is an error: EBADF, ENOTSOCK or EINVAL.
 pub fn check(fd: RawFd) -> nix::Result<()> {
     socket::check_listener(fd)?;
-    let is_unix = getsockname::<UnixAddr>(fd).is_ok();
-    if is_unix && socket::kind(fd) == Some(Kind::Stream) { Ok(()) } else { Err(Errno::EINVAL) }
+    // EINVAL for one of another family.
+    getsockname::<UnixAddr>(fd)?;
+    if socket::kind(fd)? == Kind::Stream { Ok(()) } else { Err(Errno::EINVAL) }
 }
 
 fn bound_to(fd: RawFd) -> Option<CString> {

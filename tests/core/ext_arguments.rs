@@ -100,12 +100,14 @@ fn code_and_errno(code: ipc_errors) -> Failure {
 }
 
 /// All functions of the header, with good arguments, without the heap.
-fn call_all() -> [Failure; 17] {
+fn call_all() -> [Failure; 26] {
     let p = ipc_connection_info { fd: FD.load(Relaxed), ..EMPTY_INFO };
     let m = ipc_message { r#type: 1, ..EMPTY_MESSAGE };
     let (mut event, mut received) = (EMPTY_EVENT, EMPTY_MESSAGE);
     let (mut count, mut bytes, mut fd) = (1_usize, 0_usize, -1);
     let mut peer = ipc_peer { pid: 0, uid: 0, gid: 0 };
+    let (mut other, mut reason) = (p, ipc_reason::IPC_REASON_NONE);
+    let mut status = ipc_status { clients: 0, queued: 0, received: 0, sent: 0, accept_paused: 0 };
     let list = &raw mut LIST;
     unsafe {
         [
@@ -126,12 +128,21 @@ fn call_all() -> [Failure; 17] {
             code_and_errno(ipc_sendv(&p, 1, none(), 0)),
             code_and_errno(ipc_broadcast(list, &m, none(), &mut count)),
             code_and_errno(ipc_read_timeout(&p, &mut received, 0)),
+            code_and_errno(ipc_server_open(&mut other, c"inside".as_ptr(), none())),
+            code_and_errno(ipc_connection_timeout(&mut other, c"inside".as_ptr(), 0)),
+            code_and_errno(ipc_set_data(&p, list.cast(), None)),
+            code_and_errno(ipc_why(&p, &mut reason)),
+            code_and_errno(ipc_end(list, &mut other, 0)),
+            code_and_errno(ipc_status(list, &mut status)),
+            code_and_errno(ipc_add_signal(list, libc::SIGUSR2)),
+            code_and_errno(ipc_add_timer(list, 1, 1, none())),
+            code_and_errno(ipc_del_timer(list, 3)),
         ]
     }
 }
 
 /// What each says inside the library, in the same order.
-const INSIDE_CODES: [ipc_errors; 17] = [
+const INSIDE_CODES: [ipc_errors; 26] = [
     IPC_ERROR_WAIT_EVENT__SELECT,
     IPC_ERROR_WAIT_EVENT__SELECT,
     IPC_ERROR_WAIT_EVENT__SELECT,
@@ -149,7 +160,22 @@ const INSIDE_CODES: [ipc_errors; 17] = [
     IPC_ERROR_USOCK_SEND,
     IPC_ERROR_USOCK_SEND,
     IPC_ERROR_USOCK_RECV,
+    IPC_ERROR_USOCK_INIT__BIND,
+    IPC_ERROR_USOCK_CONNECT__SOCKET,
+    IPC_ERROR_USOCK_RECV,
+    IPC_ERROR_USOCK_RECV,
+    IPC_ERROR_DEL__CANNOT_FIND_CLIENT,
+    IPC_ERROR_WAIT_EVENT__SELECT,
+    IPC_ERROR_ADD__EMPTY_LIST,
+    IPC_ERROR_ADD__EMPTY_LIST,
+    IPC_ERROR_DEL__CANNOT_FIND_CLIENT,
 ];
+
+static DESTROYED: AtomicUsize = AtomicUsize::new(0);
+
+extern "C" fn count_destroyed(_: *mut std::ffi::c_void) {
+    DESTROYED.fetch_add(1, Relaxed);
+}
 
 extern "C" fn calls_the_library(_: i32) {
     let before = unsafe { *libc::__errno_location() };
@@ -157,6 +183,9 @@ extern "C" fn calls_the_library(_: i32) {
     // The library says EDEADLK where it was interrupted.
     if unsafe { *libc::__errno_location() } == libc::EDEADLK {
         INSIDE.fetch_add(1, Relaxed);
+        if !unsafe { ipc_data(&ipc_connection_info { fd: FD.load(Relaxed), ..EMPTY_INFO }) }.is_null() {
+            WRONG.store(100, Relaxed);
+        }
         for (number, (told, code)) in call_all().iter().zip(INSIDE_CODES).enumerate() {
             if *told != (code, libc::EDEADLK) {
                 WRONG.store(number + 1, Relaxed);
@@ -208,6 +237,12 @@ fn is_interrupted_inside() {
                     libc::close(fd);
                 }
                 ipc_limits(&info, 0, 0);
+                ipc_set_data(&info, DESTROYED.as_ptr().cast(), Some(count_destroyed));
+                ipc_set_data(&info, none(), None);
+                let mut id = 0;
+                if ipc_add_timer(&mut program.list, 60_000, 0, &mut id) == IPC_ERROR_NONE {
+                    ipc_del_timer(&mut program.list, id);
+                }
                 let mut answer = EMPTY_MESSAGE;
                 ipc_read(&theirs, &mut answer);
                 ipc_message_empty(&mut answer);

@@ -4,6 +4,7 @@
  *
  * Each part of main is a station of its own: another one goes between any two.
  */
+#include "daemon.h"
 #include "files.h"
 #include "peer.h"
 #include "world.h"
@@ -452,6 +453,7 @@ int main (void)
 	meet_a_stranger (LONGEST + 1);
 	watch ();
 	wait_for_mirror (&peer);
+	serve_as_a_daemon ();
 	end_clients ();
 	end_service ();
 	files_end ();

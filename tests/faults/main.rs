@@ -50,7 +50,7 @@ impl Laboratory {
         run(&mut compiler);
         let programs = ["scenario", "extension"].map(|name| {
             let main = at(&format!("{name}.c"));
-            let parts = ["world.c", "files.c", "rules.c", "ledger.c", "peer.c"].map(at);
+            let parts = ["world.c", "files.c", "rules.c", "ledger.c", "peer.c", "daemon.c"].map(at);
             let sources: Vec<&Path> = [&main].into_iter().chain(&parts).map(PathBuf::as_path).collect();
             (name, Program::compile(Language::C, Linkage::Shared, &sources, &[]))
         });

@@ -87,6 +87,14 @@ pub const ROWS: &[Row] = &[
     row("timerfd_settime", &["EPERM"], May::Fail, ONE),
     row("open", NO_DESCRIPTOR, May::Fail, ONE),
     row("open", &["EINTR", "EACCES", "EIO"], May::Fail, ONE),
+    row("fchmod", &["EPERM", "EROFS", "EIO"], May::Fail, ONE),
+    row("fchmodat", &["EPERM", "EROFS", "EIO"], May::Fail, ONE),
+    row("fchownat", &["EPERM", "EROFS", "EIO"], May::Fail, ONE),
+    row("getsockname", &["ENOBUFS"], May::Fail, ONE),
+    // Then it looks now and then.
+    row("inotify_init1", NO_DESCRIPTOR, May::Nothing, SOME),
+    row("inotify_add_watch", &["EACCES", "ENOENT", "ENOMEM", "ENOSPC"], May::Nothing, SOME),
+    row("signalfd", NO_DESCRIPTOR, May::Fail, SOME),
     row("flock", &["EINTR", "EAGAIN", "ENOLCK", "EIO"], May::Nothing, SOME),
     row("fstat64", &["ENOMEM"], May::Fail, ONE),
     row("lstat64", NO_ACCESS, May::Fail, ONE),
@@ -105,9 +113,9 @@ pub const ROWS: &[Row] = &[
 /// Functions that the shim knows nothing of. A library that calls one has calls that nobody has seen fail.
 pub const NOT_IN_THE_SHIM: &str = "aligned_alloc reallocarray strdup strndup asprintf mmap munmap_chunk socketpair \
     recvfrom sendto recvmmsg sendmmsg readv pread pread64 preadv preadv64 pwrite pwrite64 pwritev pwritev2 \
-    select pselect epoll_create epoll_pwait epoll_pwait2 signalfd timerfd_gettime inotify_init1 pipe eventfd \
+    select pselect epoll_create epoll_pwait epoll_pwait2 timerfd_gettime pipe eventfd \
     dup2 fcntl64 openat64 creat fstatat fstatat64 __xstat __lxstat __fxstat mkdirat rename renameat \
-    renameat2 link symlink rmdir chmod fchmod chown ftruncate access faccessat fork vfork execve";
+    renameat2 link symlink rmdir chmod chown fchown lchown ftruncate access faccessat fork vfork execve";
 
 /// What comes only to a send that waits.
 pub const MAY_NEVER_COME: &[(&str, &str)] = &[("send", "EINTR"), ("sendmsg", "EINTR")];
@@ -125,6 +133,7 @@ pub fn number(name: &str) -> i32 {
         "EMLINK" => libc::EMLINK,
         "ENFILE" => libc::ENFILE,
         "ENOBUFS" => libc::ENOBUFS,
+        "ENOENT" => libc::ENOENT,
         "ENOLCK" => libc::ENOLCK,
         "ENOMEM" => libc::ENOMEM,
         "ENOSPC" => libc::ENOSPC,

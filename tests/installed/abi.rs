@@ -86,12 +86,21 @@ fn definition(name: &str, text: &str) -> String {
             return format!("{kind}{name};\n");
         }
         // What comes behind the parameters is for the caller.
-        let function = parameters.split_once(')').filter(|_| parameters.starts_with('('));
-        if let Some((parameters, _)) = function {
-            return format!("{before}{name} {parameters}) {{ for (;;); }}\n");
+        if let Some(parameters) = enclosed(parameters) {
+            return format!("{before}{name} {parameters} {{ for (;;); }}\n");
         }
     }
     panic!("no header declares {name}");
+}
+
+/// What a parenthesis at the begin of a text encloses, with both of its ends.
+fn enclosed(text: &str) -> Option<&str> {
+    let mut depth = 0;
+    let end = text.find(|c| {
+        depth += i32::from(c == '(') - i32::from(c == ')');
+        depth == 0
+    });
+    end.filter(|end| *end > 0).and_then(|end| text.get(..=end))
 }
 
 /// Where types are named by the C library that the baseline was made with.

@@ -15,7 +15,7 @@ const UNDECLARED: [&str; 5] =
 
 /// The interface of 2019, which is frozen, and what has been added.
 const LISTS: [(&str, &str, usize); 2] =
-    [("src/capi/exports.txt", "ipc.h", 44), ("src/capi/exports_ext.txt", "ipc_ext.h", 17)];
+    [("src/capi/exports.txt", "ipc.h", 44), ("src/capi/exports_ext.txt", "ipc_ext.h", 27)];
 
 fn exports(list: &str) -> BTreeSet<String> {
     text_of(list).lines().map(str::to_owned).collect()

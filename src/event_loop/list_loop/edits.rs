@@ -12,6 +12,7 @@ use crate::event_loop::list::{Entry, Kind, List};
 use crate::event_loop::list_loop::EventLoop;
 use crate::event_loop::members::{Member, READABLE, REPORTED, Reason, SENDING, State, Token, WRITABLE};
 use crate::event_loop::registry::failed;
+use crate::frame::c_heap::OutOfMemory;
 use crate::kernel::fd;
 use crate::kernel::internal_fds::KeptFd;
 use crate::kernel::notices::Signals;
@@ -171,17 +172,12 @@ impl EventLoop {
 
     /// The program ends the connection with this number: nothing is reported of it from now on but its end. Which member it was;
     /// none if it is no connection, or has ended.
-    pub fn ending(&mut self, section: &Section, fd: RawFd) -> Option<Token> {
-        let slot = self.slot_of(fd)?;
-        let member = self
-            .registry
-            .members
-            .get(slot)
-            .filter(|member| member.kind == Kind::Connection && member.is_registered())?;
+    pub fn ending(&mut self, section: &Section, fd: RawFd) -> Result<Option<Token>, OutOfMemory> {
+        let Some(slot) = self.slot_of(fd).filter(|slot| self.registry.verify(*slot)) else { return Ok(None) };
+        let is_it = |member: &&Member| member.kind == Kind::Connection && member.is_registered();
+        let Some(member) = self.registry.members.get(slot).filter(is_it) else { return Ok(None) };
         let token = Token::of_member(slot, member);
-        if !self.registry.verify(slot) {
-            return None;
-        }
+        self.registry.make_room_to_part()?;
         if let Some(member) = self.registry.members.get_mut(slot) {
             member.set(REPORTED, true);
             if member.reason == Reason::None {
@@ -189,7 +185,7 @@ impl EventLoop {
             }
         }
         self.closing(section, slot);
-        Some(token)
+        Ok(Some(token))
     }
 
     /// Why the member with this number is about to end.
