@@ -10,6 +10,7 @@ mod by_hand;
 mod closing;
 mod connection;
 mod disturbing;
+mod ending;
 mod looking;
 mod mistakes;
 mod odd_extras;
@@ -31,6 +32,9 @@ const DISTURBING: u8 = 240;
 
 /// The first step of those that a program does by mistake, and those with extra descriptors of other kinds.
 const ODD: u8 = 236;
+
+/// The first step of those that a daemon does with its clients.
+const ENDING: u8 = 232;
 
 /// Steps of one run, and bytes that one peer sends.
 const STEPS: usize = 300;
@@ -58,6 +62,9 @@ impl World {
         }
         if step >= ODD {
             return self.play_odd(step - ODD, script);
+        }
+        if step >= ENDING {
+            return self.play_ending(step - ENDING, script);
         }
         trace!("step {}", step % 40);
         match step % 40 {
@@ -186,6 +193,32 @@ impl World {
                 let (kind, size) = (script.below(4), script.size());
                 self.play_odd_extra(kind, size);
             }
+        }
+    }
+
+    /// What a daemon does with its clients.
+    fn play_ending(&mut self, step: u8, script: &mut Script<'_>) {
+        trace!("step {}", ENDING + step);
+        let usable = |world: &Self, number: usize| world.connections[number].is_usable();
+        match step {
+            0 => self.pick(script, usable).into_iter().for_each(|number| self.set_data(number)),
+            1 | 2 => {
+                let linger = [0, -1, 1, 1000][script.below(4)];
+                let endable = |world: &Self, number: usize| {
+                    let connection = &world.connections[number];
+                    usable(world, number) && world.is_served(number) && !connection.is_unnoticed
+                };
+                if let Some(number) = self.pick(script, endable).filter(|_| !self.here.hidden) {
+                    self.end_member(number, linger);
+                }
+            }
+            _ => match script.byte() {
+                how @ 128.. => ending::play_notices(how),
+                _ => {
+                    self.check_status();
+                    self.pick(script, usable).into_iter().for_each(|number| self.check_data(number));
+                }
+            },
         }
     }
 

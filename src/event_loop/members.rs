@@ -401,7 +401,10 @@ impl Members {
         self.release(slot);
         if let Some(member) = self.get_mut(slot) {
             (member.fd, member.kind, member.state) = (entry.fd, entry.kind, state);
-            (member.cookie, member.reason) = (Cookie::NONE, Reason::None);
+            member.cookie = Cookie::NONE;
+            if state != State::Closed {
+                member.reason = Reason::None;
+            }
         }
     }
 

@@ -260,6 +260,7 @@ impl World {
             // used again, or closed again.
             assert_eq!(call(|| usock_close(fd)), Err((IPC_ERROR_USOCK_CLOSE, libc::EBADF)));
         }
+        super::ending::assert_all_destroyed();
         let before = std::mem::take(&mut self.before);
         drop(self);
         // What was queued for connections that are closed leaves in the background, or is given up there.

@@ -102,6 +102,10 @@ pub struct Connection {
     pub is_elsewhere: bool,
     /// Its entry is another one than the library knows, or has another number.
     pub is_unnoticed: bool,
+    /// The program's pointer.
+    pub data: Option<usize>,
+    /// The program has ended it with ipc_end.
+    pub was_ended: bool,
 }
 
 impl Connection {
@@ -135,6 +139,8 @@ impl Connection {
             is_dead: false,
             is_elsewhere: false,
             is_unnoticed: false,
+            data: None,
+            was_ended: false,
         }
     }
 

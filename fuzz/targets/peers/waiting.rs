@@ -182,7 +182,10 @@ impl World {
                             self.connections[number].state = State::ErrorTold;
                         }
                     }
-                    (ipc_event_type::IPC_EVENT_TYPE_DISCONNECTION, None) => self.told_end(number, at.alone),
+                    (ipc_event_type::IPC_EVENT_TYPE_DISCONNECTION, None) => {
+                        self.check_ended(number, origin);
+                        self.told_end(number, at.alone);
+                    }
                     (kind, _) => panic!("{kind:?} of {:?}", self.connections[number].kind),
                 }
             }

@@ -95,6 +95,8 @@ pub struct World {
     pub others: Vec<(OwnedFd, Option<OwnedFd>)>,
     /// Numbers that it has closed without the library.
     pub closed: Vec<RawFd>,
+    /// How many pointers the program has set.
+    pub pointers: usize,
     /// How often something slow was done.
     pub slow: usize,
     /// What was told to the library of the service, for those whom it accepts.
@@ -160,6 +162,7 @@ impl World {
             kept: Vec::new(),
             others: Vec::new(),
             closed: Vec::new(),
+            pointers: 0,
             slow: 0,
             settings: Settings::default(),
             file: None,
