@@ -66,9 +66,6 @@ serve (struct ipc_connection_infos *clients, struct ipc_connection_info *service
         size_t count = MOST_EVENTS;
         enum ipc_errors code = ipc_wait_events (clients, service, events, &count, -1);
 
-        if (interrupted (code)) {
-            continue;
-        }
         good = ok ("waiting", code);
 
         /* All of them, also behind the one to end: a DISCONNECTION is told once. */
@@ -90,17 +87,12 @@ main (int argc, char *argv[], char *env[])
 {
     struct ipc_connection_info service = {0};
     struct ipc_connection_infos clients = {0};
-    int signals = open_signals ();
     bool good;
 
     (void) argc;
     (void) argv;
     setvbuf (stdout, NULL, _IOLBF, 0);
-
-    if (signals < 0) {
-        return EXIT_FAILURE;
-    }
-    good = ok ("waiting for signals", ipc_watch_fd (&clients, signals))
+    good = add_signals (&clients)
         && ok ("opening the service " SERVICE, ipc_server_init (env, &service, SERVICE));
     if (good) {
         printf ("listening at %s\n", service.spath);
@@ -109,7 +101,6 @@ main (int argc, char *argv[], char *env[])
         printf ("%" PRIu64 " messages, %" PRIu64 " bytes, %zu events at once\n", messages, bytes, most_at_once);
     }
 
-    end_fd (&clients, signals);
-    end_clients (&clients);
+    end_list (&clients);
     return good ? EXIT_SUCCESS : EXIT_FAILURE;
 }

@@ -59,9 +59,6 @@ talk (struct ipc_connection_infos *list, struct ipc_connection_info *server)
         /* NULL: a client has no service to take new connections from. */
         enum ipc_errors code = ipc_wait_event (list, NULL, &event);
 
-        if (interrupted (code)) {
-            continue;
-        }
         good = ok ("waiting", code);
         m = event.m;
 

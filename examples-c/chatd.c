@@ -2,8 +2,8 @@
  * chatd: a chat room. What one client says goes to all others, behind the name of its user, which is the
  * kernel's word and not the client's.
  *
- * It shows how to send one message to many (ipc_queue), who is at the other end (ipc_peer), and how to keep
- * clients from asking too much (ipc_limits). The client is chat.c.
+ * It shows how to send one message to many (ipc_broadcast), who is at the other end (ipc_peer), how to keep
+ * clients from asking too much (ipc_limits), and how to send them away (ipc_end). The client is chat.c.
  *
  * SPDX-License-Identifier: MIT OR Apache-2.0
  */
@@ -12,7 +12,6 @@
 #include "common.h"
 
 #include <pwd.h>
-#include <sys/socket.h>
 
 #define SERVICE "chatd"
 #define LONGEST_LINE 4096
@@ -30,25 +29,35 @@ user_name (const struct ipc_connection_info *client)
     return user != NULL ? user->pw_name : "somebody";
 }
 
-/* Queues what one says for all others. Nobody waits here, not even for clients that do not read: the next
- * ipc_wait_event sends what is queued. */
+/* Sends those away who have left a megabyte unread. Their DISCONNECTION comes, and what is queued for them is
+ * dropped. */
 static void
-tell_others (const struct ipc_connection_infos *clients, const struct ipc_connection_info *speaker,
-             const char *text)
+end_who_does_not_read (struct ipc_connection_infos *clients)
+{
+    size_t bytes;
+
+    for (int32_t i = 0; i < clients->size; i++) {
+        struct ipc_connection_info *client = clients->cinfos[i];
+
+        if (ipc_pending (client, &bytes) == IPC_ERROR_NONE && bytes > LONGEST_QUEUE - 2 * LONGEST_LINE) {
+            fprintf (stderr, "chatd: %d does not read\n", client->fd);
+            ipc_end (clients, client, 0);
+        }
+    }
+}
+
+/* Sends what one says to all others. Nobody waits here, not even for clients that do not read: what they do not
+ * take is queued, and leaves from within the next ipc_wait_event. */
+static void
+tell_others (struct ipc_connection_infos *clients, const struct ipc_connection_info *speaker, const char *text)
 {
     char line[LONGEST_LINE + 64];
     struct ipc_message m = {.type = MSG_TYPE_DATA, .payload = line};
+    size_t failed = 0;
 
     m.length = (uint32_t) snprintf (line, sizeof line, "%.60s%s", user_name (speaker), text);
-    for (int32_t i = 0; i < clients->size; i++) {
-        const struct ipc_connection_info *client = clients->cinfos[i];
-
-        /* The descriptor of the signals is in the list, too: its type is 'a'. */
-        if (client != speaker && client->type != 'a' && ! ok ("queueing", ipc_queue (client, &m))) {
-            /* It has left a megabyte unread. After this its DISCONNECTION comes, as if it had gone itself;
-             * what is queued for it is dropped. */
-            shutdown (client->fd, SHUT_RDWR);
-        }
+    if (ok ("telling the others", ipc_broadcast (clients, &m, speaker, &failed)) && failed > 0) {
+        end_who_does_not_read (clients);
     }
 }
 
@@ -79,9 +88,6 @@ serve (struct ipc_connection_infos *clients, struct ipc_connection_info *service
     while (running && good) {
         enum ipc_errors code = ipc_wait_event (clients, service, &event);
 
-        if (interrupted (code)) {
-            continue;
-        }
         good = ok ("waiting", code);
 
         switch (event.type) {
@@ -116,17 +122,12 @@ main (int argc, char *argv[], char *env[])
 {
     struct ipc_connection_info service = {0};
     struct ipc_connection_infos clients = {0};
-    int signals = open_signals ();
     bool good;
 
     (void) argc;
     (void) argv;
     setvbuf (stdout, NULL, _IOLBF, 0);
-
-    if (signals < 0) {
-        return EXIT_FAILURE;
-    }
-    good = ok ("waiting for signals", ipc_add_fd (&clients, signals))
+    good = add_signals (&clients)
         && ok ("opening the service " SERVICE, ipc_server_init (env, &service, SERVICE));
     if (good) {
         printf ("listening at %s\n", service.spath);
@@ -136,7 +137,6 @@ main (int argc, char *argv[], char *env[])
         good = ok ("closing the service", ipc_server_close (&service)) && good;
     }
 
-    end_fd (&clients, signals);
-    end_clients (&clients);
+    end_list (&clients);
     return good ? EXIT_SUCCESS : EXIT_FAILURE;
 }

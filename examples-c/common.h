@@ -15,7 +15,6 @@
 #include <ipc_ext.h>
 #include <signal.h>
 #include <stdbool.h>
-#include <sys/signalfd.h>
 #include <unistd.h>
 
 /* True for success; else it says what went wrong: the library's sentence, and the system's. */
@@ -28,51 +27,28 @@ ok (const char *what, enum ipc_errors code)
     return code == IPC_ERROR_NONE;
 }
 
-/* Whether a wait has ended because the process was stopped and continued (Ctrl-Z and fg, SIGSTOP and SIGCONT).
- * Nothing is lost: wait again. */
+/* Has the signals that end a server come through the list: as events, of which none is missed. */
 static inline bool
-interrupted (enum ipc_errors code)
+add_signals (struct ipc_connection_infos *list)
 {
-    return code == IPC_ERROR_WAIT_EVENT__SELECT && errno == EINTR;
+    static const int signals[] = {SIGTERM, SIGINT, SIGHUP};
+    bool good = true;
+
+    for (size_t i = 0; good && i < sizeof signals / sizeof signals[0]; i++) {
+        good = ok ("waiting for signals", ipc_add_signal (list, signals[i]));
+    }
+    return good;
 }
 
-/* The signals that end a server, as a descriptor to wait for; -1 if there is none to be had. */
-static inline int
-open_signals (void)
-{
-    sigset_t signals;
-    int fd = -1;
-
-    sigemptyset (&signals);
-    sigaddset (&signals, SIGTERM);
-    sigaddset (&signals, SIGINT);
-    sigaddset (&signals, SIGHUP);
-    if (sigprocmask (SIG_BLOCK, &signals, NULL) == 0) {
-        fd = signalfd (-1, &signals, SFD_CLOEXEC);
-    }
-    if (fd < 0) {
-        perror (PROGRAM ": signals");
-    }
-    return fd;
-}
-
-/* Takes a descriptor of the program's own out of the list, if it is in there, and closes it. */
+/* Closes and frees what is in the list: the clients that are still connected, signals and timers. */
 static inline void
-end_fd (struct ipc_connection_infos *list, int fd)
+end_list (struct ipc_connection_infos *list)
 {
-    ipc_del_fd (list, fd);
-    close (fd);
-}
-
-/* Closes and frees the clients that are still connected. */
-static inline void
-end_clients (struct ipc_connection_infos *clients)
-{
-    for (int32_t i = 0; i < clients->size; i++) {
-        ok ("closing a client", ipc_close (clients->cinfos[i]));
-        free (clients->cinfos[i]);
+    for (int32_t i = 0; i < list->size; i++) {
+        ok ("closing a connection", ipc_close (list->cinfos[i]));
+        free (list->cinfos[i]);
     }
-    ipc_connections_free (clients);
+    ipc_connections_free (list);
 }
 
 #endif

@@ -81,9 +81,6 @@ serve (struct ipc_connection_infos *clients, struct ipc_connection_info *service
     while (running && good) {
         enum ipc_errors code = ipc_wait_event (clients, service, &event);
 
-        if (interrupted (code)) {
-            continue;
-        }
         good = ok ("waiting", code);
 
         switch (event.type) {
@@ -116,7 +113,6 @@ main (int argc, char *argv[], char *env[])
     struct ipc_connection_info service = {0};
     struct ipc_connection_infos clients = {0};
     int folder = argc == 2 ? open (argv[1], O_RDONLY | O_DIRECTORY | O_CLOEXEC) : -1;
-    int signals = open_signals ();
     bool good;
 
     setvbuf (stdout, NULL, _IOLBF, 0);
@@ -128,10 +124,7 @@ main (int argc, char *argv[], char *env[])
         perror ("openfiled: the folder");
         return EXIT_FAILURE;
     }
-    if (signals < 0) {
-        return EXIT_FAILURE;
-    }
-    good = ok ("waiting for signals", ipc_watch_fd (&clients, signals))
+    good = add_signals (&clients)
         && ok ("opening the service " SERVICE, ipc_server_init (env, &service, SERVICE));
     if (good) {
         printf ("listening at %s\n", service.spath);
@@ -141,8 +134,7 @@ main (int argc, char *argv[], char *env[])
         good = ok ("closing the service", ipc_server_close (&service)) && good;
     }
 
-    end_fd (&clients, signals);
     close (folder);
-    end_clients (&clients);
+    end_list (&clients);
     return good ? EXIT_SUCCESS : EXIT_FAILURE;
 }

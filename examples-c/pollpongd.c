@@ -21,7 +21,7 @@ static size_t message_count;
 
 /* Takes all that libipc has to tell, and does not wait: that is the loop's part. */
 static bool
-take_events (struct ipc_connection_infos *clients, struct ipc_connection_info *service)
+take_events (struct ipc_connection_infos *clients, struct ipc_connection_info *service, bool *running)
 {
     struct ipc_event event = {0};
     bool good;
@@ -41,6 +41,10 @@ take_events (struct ipc_connection_infos *clients, struct ipc_connection_info *s
         case IPC_EVENT_TYPE_DISCONNECTION:
             client_count--;
             free (event.origin);
+            break;
+        case IPC_EVENT_TYPE_EXTRA_SOCKET:
+            /* A signal. */
+            *running = false;
             break;
         default:
             break;
@@ -77,14 +81,14 @@ take_commands (struct pollfd *input)
 
 /* Serves until a command or a signal ends it; false if it ends for another reason. */
 static bool
-serve (struct ipc_connection_infos *clients, struct ipc_connection_info *service, int signals)
+serve (struct ipc_connection_infos *clients, struct ipc_connection_info *service)
 {
-    struct pollfd fds[3] = {{STDIN_FILENO, POLLIN, 0}, {signals, POLLIN, 0}, {-1, POLLIN, 0}};
+    struct pollfd fds[2] = {{STDIN_FILENO, POLLIN, 0}, {-1, POLLIN, 0}};
     bool running = true;
-    bool good = ok ("preparing to wait", ipc_event_fd (clients, service, &fds[2].fd));
+    bool good = ok ("preparing to wait", ipc_event_fd (clients, service, &fds[1].fd));
 
     while (running && good) {
-        if (poll (fds, 3, -1) < 0) {
+        if (poll (fds, 2, -1) < 0) {
             good = errno == EINTR;
             continue;
         }
@@ -92,10 +96,7 @@ serve (struct ipc_connection_infos *clients, struct ipc_connection_info *service
             running = take_commands (&fds[0]);
         }
         if (fds[1].revents != 0) {
-            running = false;
-        }
-        if (fds[2].revents != 0) {
-            good = take_events (clients, service);
+            good = take_events (clients, service, &running);
         }
     }
     return good;
@@ -106,25 +107,19 @@ main (int argc, char *argv[], char *env[])
 {
     struct ipc_connection_info service = {0};
     struct ipc_connection_infos clients = {0};
-    int signals = open_signals ();
     bool good;
 
     (void) argc;
     (void) argv;
     setvbuf (stdout, NULL, _IOLBF, 0);
-
-    if (signals < 0) {
-        return EXIT_FAILURE;
-    }
-    good = ok ("opening the service " SERVICE, ipc_server_init (env, &service, SERVICE));
+    good = add_signals (&clients) && ok ("opening the service " SERVICE, ipc_server_init (env, &service, SERVICE));
     if (good) {
         printf ("listening at %s\n", service.spath);
-        good = serve (&clients, &service, signals);
+        good = serve (&clients, &service);
         good = ok ("closing the service", ipc_server_close (&service)) && good;
     }
 
     /* This closes the descriptor of ipc_event_fd, too. */
-    end_clients (&clients);
-    close (signals);
+    end_list (&clients);
     return good ? EXIT_SUCCESS : EXIT_FAILURE;
 }

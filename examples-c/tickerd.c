@@ -3,8 +3,9 @@
  *
  *     tickerd INTERVAL N      every INTERVAL milliseconds; N intervals without a word are too long
  *
- * It shows the two ways to wait for time: a timerfd, for what happens regularly (ipc_add_fd), and a time-out,
- * for what happens when nothing else has (ipc_wait_event_timeout). The client is ticker.c.
+ * It shows the two ways to wait for time: a timer, for what happens regularly (ipc_add_timer), and a time-out,
+ * for what happens when nothing else has (ipc_wait_event_timeout); and how to keep something of each client
+ * (ipc_set_data). The client is ticker.c.
  *
  * SPDX-License-Identifier: MIT OR Apache-2.0
  */
@@ -12,100 +13,103 @@
 #define PROGRAM "tickerd"
 #include "common.h"
 
-#include <sys/socket.h>
-#include <sys/timerfd.h>
+#include <time.h>
 
 #define SERVICE "tickerd"
 #define LONGEST_MESSAGE 64
 #define LONGEST_QUEUE 4096
 
-static int timer = -1;
-static int signals = -1;
 static long interval; /* milliseconds */
 static long patience; /* milliseconds */
 
-/* In milliseconds, from anywhere. It begins anew after 49 days, so only differences mean something. */
-static uint32_t
+/* What is kept of each client. */
+struct guest {
+    int64_t deadline; /* until when it is to say something again */
+};
+
+/* In milliseconds. */
+static int64_t
 now (void)
 {
     struct timespec time;
 
     clock_gettime (CLOCK_MONOTONIC, &time);
-    return (uint32_t) (time.tv_sec * INT64_C (1000) + time.tv_nsec / 1000000);
+    return time.tv_sec * INT64_C (1000) + time.tv_nsec / 1000000;
 }
 
-static int
-open_timer (void)
-{
-    struct itimerspec times = {{interval / 1000, interval % 1000 * 1000000}, {0, 1}};
-    int fd = timerfd_create (CLOCK_MONOTONIC, TFD_CLOEXEC);
-
-    if (fd < 0 || timerfd_settime (fd, 0, &times, NULL) != 0) {
-        perror (PROGRAM ": timer");
-    }
-    return fd;
-}
-
-/* The client has said something, if only that it is there. The library knows it by its descriptor alone: the
- * index is ours, and holds until when it is to say something again. */
+/* A client without memory for it is sent away. */
 static void
-heard (struct ipc_connection_info *client)
+welcome (struct ipc_connection_infos *list, struct ipc_connection_info *client)
 {
-    client->index = now () + (uint32_t) patience;
+    struct guest *guest = malloc (sizeof *guest);
+
+    /* The library frees it when the client has gone. */
+    if (guest == NULL || ! ok ("keeping a client", ipc_set_data (client, guest, free))) {
+        free (guest);
+        ipc_end (list, client, 0);
+        return;
+    }
+    guest->deadline = now () + patience;
 }
 
-static int32_t
-time_left (const struct ipc_connection_info *client)
+/* The client has said something, if only that it is there. */
+static void
+heard (const struct ipc_connection_info *client)
 {
-    return (int32_t) (client->index - now ());
+    struct guest *guest = ipc_data (client);
+
+    if (guest != NULL) {
+        guest->deadline = now () + patience;
+    }
 }
 
 /* How long to wait for events: until the first client is quiet for too long, or for ever (-1). */
 static int
 time_to_wait (const struct ipc_connection_infos *list)
 {
-    int32_t least = -1;
+    int64_t least = -1;
 
     for (int32_t i = 0; i < list->size; i++) {
-        /* The timer and the signals are in the list, too: their type is 'a'. */
-        if (list->cinfos[i]->type != 'a') {
-            int32_t left = time_left (list->cinfos[i]);
+        /* The timer and the signals, which are in the list, too, have none. */
+        const struct guest *guest = ipc_data (list->cinfos[i]);
+
+        if (guest != NULL) {
+            int64_t left = guest->deadline - now ();
 
             left = left > 0 ? left : 0;
             least = least < 0 || left < least ? left : least;
         }
     }
-    return least;
+    return (int) least;
 }
 
 static void
-close_quiet_clients (const struct ipc_connection_infos *list)
+close_quiet_clients (struct ipc_connection_infos *list)
 {
     for (int32_t i = 0; i < list->size; i++) {
         struct ipc_connection_info *client = list->cinfos[i];
+        const struct guest *guest = ipc_data (client);
 
-        if (client->type != 'a' && time_left (client) <= 0) {
-            /* Its DISCONNECTION follows, as if it had gone itself. */
+        if (guest != NULL && guest->deadline <= now ()) {
+            /* Its DISCONNECTION follows; until then it stays in the list. */
             printf ("CLOSING %d\n", client->fd);
-            shutdown (client->fd, SHUT_RDWR);
-            heard (client);
+            ipc_end (list, client, 0);
         }
     }
 }
 
 static void
-tell_time (const struct ipc_connection_infos *list)
+tell_time (struct ipc_connection_infos *list)
 {
+    size_t failed = 0;
     char text[LONGEST_MESSAGE];
     time_t seconds = time (NULL);
     struct ipc_message m = {.type = MSG_TYPE_DATA, .payload = text};
 
     m.length = (uint32_t) strftime (text, sizeof text, "%Y-%m-%d %H:%M:%S", localtime (&seconds));
-    for (int32_t i = 0; i < list->size; i++) {
-        if (list->cinfos[i]->type != 'a' && ipc_queue (list->cinfos[i], &m) != IPC_ERROR_NONE) {
-            /* Its queue is full of times that are over, or its DISCONNECTION is to come: not one more. */
-            printf ("NOT TOLD %d\n", list->cinfos[i]->fd);
-        }
+    if (ok ("telling the time", ipc_broadcast (list, &m, NULL, &failed)) && failed > 0) {
+        /* Their queues are full of times that are over: not one more. */
+        printf ("NOT TOLD %zu\n", failed);
     }
 }
 
@@ -120,9 +124,6 @@ serve (struct ipc_connection_infos *list, struct ipc_connection_info *service)
     while (running && good) {
         enum ipc_errors code = ipc_wait_event_timeout (list, service, &event, time_to_wait (list));
 
-        if (interrupted (code)) {
-            continue;
-        }
         good = ok ("waiting", code);
 
         switch (event.type) {
@@ -132,7 +133,7 @@ serve (struct ipc_connection_infos *list, struct ipc_connection_info *service)
             break;
         case IPC_EVENT_TYPE_CONNECTION:
             printf ("CONNECTION %d\n", event.origin->fd);
-            heard (event.origin);
+            welcome (list, event.origin);
             break;
         case IPC_EVENT_TYPE_MESSAGE:
             heard (event.origin);
@@ -146,8 +147,7 @@ serve (struct ipc_connection_infos *list, struct ipc_connection_info *service)
             free (event.origin);
             break;
         case IPC_EVENT_TYPE_EXTRA_SOCKET:
-            /* The library has read the timer's counter, so the timer is quiet until the next interval. */
-            running = event.origin->fd != signals;
+            running = ((struct ipc_message *) event.m)->type != IPC_MSG_SIGNAL;
             if (running) {
                 tell_time (list);
             }
@@ -176,13 +176,8 @@ main (int argc, char *argv[], char *env[])
         return EXIT_FAILURE;
     }
     patience = intervals * interval;
-    timer = open_timer ();
-    signals = open_signals ();
-    if (timer < 0 || signals < 0) {
-        return EXIT_FAILURE;
-    }
-    good = ok ("adding the timer", ipc_add_fd (&list, timer))
-        && ok ("adding the signals", ipc_add_fd (&list, signals))
+    good = add_signals (&list)
+        && ok ("adding the timer", ipc_add_timer (&list, 0, (int) interval, NULL))
         && ok ("opening the service " SERVICE, ipc_server_init (env, &service, SERVICE));
     if (good) {
         printf ("listening at %s\n", service.spath);
@@ -192,8 +187,6 @@ main (int argc, char *argv[], char *env[])
         good = ok ("closing the service", ipc_server_close (&service)) && good;
     }
 
-    end_fd (&list, timer);
-    end_fd (&list, signals);
-    end_clients (&list);
+    end_list (&list);
     return good ? EXIT_SUCCESS : EXIT_FAILURE;
 }

@@ -50,9 +50,9 @@ fn add(set: &mut libc::sigset_t, signal: i32) -> bool {
 /// Blocks the signals in this thread: those that were blocked before.
 #[allow(unsafe_code, reason = "nix has no real-time signals")]
 pub fn block(signals: Signals) -> libc::sigset_t {
-    let mut before = signals.set();
+    let (more, mut before) = (signals.set(), Signals::default().set());
     // SAFETY: both are sets.
-    unsafe { libc::pthread_sigmask(libc::SIG_BLOCK, &raw const before, &raw mut before) };
+    unsafe { libc::pthread_sigmask(libc::SIG_BLOCK, &raw const more, &raw mut before) };
     before
 }
 

@@ -9,6 +9,7 @@ mod abi;
 mod c_programs;
 mod examples;
 mod examples_ext;
+mod examples_services;
 mod examples_transfers;
 mod files;
 mod languages;
