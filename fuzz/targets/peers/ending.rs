@@ -23,6 +23,9 @@ use super::talking::content;
 use super::world::{World, call, free_message};
 use crate::targets::trace;
 
+/// It stays blocked: nothing else uses it.
+const SIGNAL: i32 = libc::SIGWINCH;
+
 thread_local! {
     /// The pointers that were set and are yet to be destroyed.
     static SET: RefCell<BTreeSet<usize>> = const { RefCell::new(BTreeSet::new()) };
@@ -119,15 +122,15 @@ pub fn play_notices(how: u8) {
     let mut id = -1;
     assert_eq!(call(|| unsafe { ipc_add_timer(&mut *list, 0, 0, &mut id) }), Ok(()));
     for _ in 0..1 + how % 2 {
-        assert_eq!(call(|| unsafe { ipc_add_signal(&mut *list, libc::SIGUSR2) }), Ok(()));
+        assert_eq!(call(|| unsafe { ipc_add_signal(&mut *list, SIGNAL) }), Ok(()));
     }
-    assert_eq!(unsafe { libc::raise(libc::SIGUSR2) }, 0);
+    assert_eq!(unsafe { libc::raise(SIGNAL) }, 0);
     let mut kinds = Vec::new();
     for _ in 0..2 {
         assert_eq!(call(|| unsafe { ipc_wait_event(&mut *list, ptr::null_mut(), &mut event) }), Ok(()));
         let (kind, bytes) = content(unsafe { &*event.m.cast::<ipc_message>() });
         let notice = unsafe { bytes.as_ptr().cast::<ipc_notice>().read_unaligned() };
-        let expected = if i32::from(kind) == IPC_MSG_SIGNAL { (libc::SIGUSR2, 0) } else { (0, id) };
+        let expected = if i32::from(kind) == IPC_MSG_SIGNAL { (SIGNAL, 0) } else { (0, id) };
         assert_eq!((bytes.len(), (notice.signo, notice.timer)), (size_of::<ipc_notice>(), expected));
         kinds.push(i32::from(kind));
     }
