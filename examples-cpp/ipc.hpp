@@ -1,8 +1,8 @@
 /*
  * libipc for C++17: the rules of ipc.h about who frees what, as constructors and destructors.
  *
- * Errors are exceptions of the type ipc::Error. Every function of ipc.h and ipc_ext.h can be
- * called with the structures that get () and Event give.
+ * Errors are exceptions of the type ipc::Error. Every function of ipc.h and ipc_ext.h can be called with the structures
+ * that get (), list (), service () and Event give; check () turns its code into an exception.
  *
  * SPDX-License-Identifier: MIT OR Apache-2.0
  */
@@ -10,7 +10,7 @@
 #ifndef IPC_HPP
 #define IPC_HPP
 
-#include <ipc.h>
+#include <ipc_ext.h>
 #include <cerrno>
 #include <cstdlib>
 #include <cstring>
@@ -66,6 +66,7 @@ public:
     char type () const { return m.type; }
     std::string_view bytes () const { return {m.payload, m.length}; }
     const struct ipc_message *get () const { return &m; }
+    struct ipc_message *get () { return &m; }
 
 private:
     friend class Connection;
@@ -82,6 +83,17 @@ public:
         check ("connecting", ipc_connection (environ, &c, service));
     }
 
+    /* Waits for the service for so many milliseconds at most, below 0 for ever. */
+    static Connection wait_for (const char *service, int timeout_ms, uint32_t index = 0, uint32_t version = 0)
+    {
+        Connection connection;
+
+        connection.c.index = index;
+        connection.c.version = version;
+        check ("connecting", ipc_connection_timeout (&connection.c, service, timeout_ms));
+        return connection;
+    }
+
     Connection (Connection &&other) noexcept : c (std::exchange (other.c, closed ())) {}
     Connection &operator= (Connection &&other) noexcept
     {
@@ -96,18 +108,26 @@ public:
 
     void write (const Message &message) const { check ("sending", ipc_write (&c, message.get ())); }
 
-    /* Waits for the next message. */
-    Message read () const
+    void write (std::string_view bytes, char type = MSG_TYPE_DATA) const
+    {
+        check ("sending", ipc_send (&c, type, bytes.data (), bytes.size ()));
+    }
+
+    /* Waits for the next message, for so many milliseconds at most, below 0 for ever. */
+    Message read (int timeout_ms = -1) const
     {
         Message message;
 
-        check ("reading", ipc_read (&c, &message.m));
+        check ("reading", ipc_read_timeout (&c, &message.m, timeout_ms));
         return message;
     }
 
     const struct ipc_connection_info *get () const { return &c; }
+    struct ipc_connection_info *get () { return &c; }
 
 private:
+    Connection () = default;
+
     static struct ipc_connection_info closed ()
     {
         struct ipc_connection_info none {};
@@ -122,7 +142,7 @@ private:
 /* What a server is told; good until it waits again. */
 struct Event {
     enum ipc_event_type type;
-    const struct ipc_connection_info *origin;
+    struct ipc_connection_info *origin;
     const struct ipc_message *message; /* NULL for none */
 
     std::string_view bytes () const
@@ -136,15 +156,15 @@ class Server {
 public:
     explicit Server (const char *name, uint32_t index = 0, uint32_t version = 0)
     {
-        service.index = index;
-        service.version = version;
-        enum ipc_errors error = ipc_server_init (environ, &service, name);
+        srv.index = index;
+        srv.version = version;
+        enum ipc_errors error = ipc_server_init (environ, &srv, name);
 
         if (error != IPC_ERROR_NONE) {
             int reason = errno;
 
             /* It frees the path. */
-            ipc_server_close (&service);
+            ipc_server_close (&srv);
             errno = reason;
         }
         check ("opening the service", error);
@@ -158,33 +178,37 @@ public:
     {
         free_the_gone ();
         IPC_EVENT_CLEAN (&event);
-        ipc_server_close (&service);
-        for (int32_t i = 0; i < list.size; i++) {
+        ipc_server_close (&srv);
+        for (int32_t i = 0; i < clients.size; i++) {
             /* The descriptors of read_too () are not ours to close. */
-            if (list.cinfos[i]->type != 'a')
-                ipc_close (list.cinfos[i]);
-            std::free (list.cinfos[i]);
+            if (clients.cinfos[i]->type != 'a')
+                ipc_close (clients.cinfos[i]);
+            std::free (clients.cinfos[i]);
         }
-        ipc_connections_free (&list);
+        ipc_connections_free (&clients);
     }
 
-    const char *path () const { return service.spath; }
+    const char *path () const { return srv.spath; }
 
     /* Has wait () read this descriptor too and tell what it gives, as IPC_EVENT_TYPE_EXTRA_SOCKET. */
-    void read_too (int fd) { check ("adding a descriptor", ipc_add_fd (&list, fd)); }
+    void read_too (int fd) { check ("adding a descriptor", ipc_add_fd (&clients, fd)); }
 
-    Event wait ()
+    /* For so many milliseconds at most, below 0 for ever; IPC_EVENT_TYPE_NOT_SET if they are over. */
+    Event wait (int timeout_ms = -1)
     {
         enum ipc_errors code;
 
         free_the_gone ();
-        /* Stopped and continued: nothing is lost. */
+        /* A signal handler has run: nothing is lost. */
         do
-            code = ipc_wait_event (&list, &service, &event);
+            code = ipc_wait_event_timeout (&clients, &srv, &event, timeout_ms);
         while (code == IPC_ERROR_WAIT_EVENT__SELECT && errno == EINTR);
         check ("waiting", code);
         return {event.type, event.origin, static_cast<const struct ipc_message *> (event.m)};
     }
+
+    struct ipc_connection_info *service () { return &srv; }
+    struct ipc_connection_infos *list () { return &clients; }
 
     void write (const Event &to, const struct ipc_message *message) const
     {
@@ -200,8 +224,8 @@ private:
         event.type = IPC_EVENT_TYPE_NOT_SET;
     }
 
-    struct ipc_connection_info service {};
-    struct ipc_connection_infos list {};
+    struct ipc_connection_info srv {};
+    struct ipc_connection_infos clients {};
     struct ipc_event event {};
 };
 

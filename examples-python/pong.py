@@ -14,8 +14,7 @@ def main():
         with ipc.Client("pongd") as server:
             for argument in sys.argv[1:]:
                 server.write(os.fsencode(argument))
-                _, answer = server.read()
-                sys.stdout.buffer.write(answer + b"\n")
+                sys.stdout.buffer.write(server.read().payload + b"\n")
     except ipc.IpcError as error:
         sys.exit(f"pong: {error}")
 

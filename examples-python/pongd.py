@@ -24,17 +24,16 @@ def open_signals():
 
 
 def serve(server):
-    while True:
-        what, client, payload = server.wait()
-        if what == ipc.MESSAGE:
+    for told in server:
+        if told.event == ipc.MESSAGE:
             try:
-                ipc.write(client, payload)
+                told.client.write(told.payload, told.type)
             except ipc.IpcError as error:
                 # A client that cannot be answered is no reason to leave the others.
                 print(f"pongd: {error}", file=sys.stderr)
-        elif what == ipc.ERROR:
-            print(f"pongd: {client.fd} broke the protocol or the connection", file=sys.stderr)
-        elif what == ipc.EXTRA_SOCKET:
+        elif told.event == ipc.ERROR:
+            print(f"pongd: {told.client.fd} broke the protocol or the connection", file=sys.stderr)
+        elif told.event == ipc.EXTRA_SOCKET:
             return
 
 

@@ -58,6 +58,17 @@
     }
 
 /* Empties a struct ipc_event, and frees the message in it, if there is one. */
+#ifdef __cplusplus
+#define IPC_EVENT_CLEAN(pevent) \
+    { \
+        (pevent)->type = IPC_EVENT_TYPE_NOT_SET; \
+        if ((pevent)->m != NULL) { \
+            ipc_message_empty (static_cast<struct ipc_message *> ((pevent)->m)); \
+            free ((pevent)->m); \
+            (pevent)->m = NULL; \
+        } \
+    }
+#else
 #define IPC_EVENT_CLEAN(pevent) \
     { \
         (pevent)->type = IPC_EVENT_TYPE_NOT_SET; \
@@ -67,6 +78,7 @@
             (pevent)->m = NULL; \
         } \
     }
+#endif
 
 /* Names of 2019 that a new program may want for itself: it defines IPC_NO_OLD_NAMES before it includes this header. */
 #ifndef IPC_NO_OLD_NAMES

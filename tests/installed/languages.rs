@@ -8,7 +8,7 @@ use std::path::PathBuf;
 use std::process::Command;
 
 use crate::staging::languages::{In, Server};
-use crate::staging::{Language, Linkage, Program, has, outcome, printed, root, skipped, stage, until};
+use crate::staging::{Language, Linkage, Program, has, outcome, printed, root, run, skipped, stage, until};
 
 #[test]
 fn the_examples_of_all_languages_understand_each_other() {
@@ -59,17 +59,59 @@ fn the_examples_of_all_languages_say_why_they_fail() {
     }
 }
 
+/// Time-outs, types, limits, signals, asyncio, and exceptions that are Python's own.
+#[test]
+fn the_binding_of_python_does_what_it_says() {
+    if !has("python3") {
+        return skipped("the binding of examples-python", "python3");
+    }
+    let rundir = tempfile::tempdir().unwrap();
+    let mut python = Command::new("python3");
+    python.env("LD_LIBRARY_PATH", stage().lib()).env("PYTHONPATH", root().join("examples-python"));
+    python.env("IPC_RUNDIR", rundir.path()).arg("-B").arg(root().join("tests/installed/binding.py"));
+    assert_eq!(printed(&mut python), "ok\n");
+}
+
+/// Every function can be reached from ipc.hpp, and nothing in it or in the headers is an old cast.
+#[test]
+fn the_classes_of_cpp_reach_every_function_without_old_casts() {
+    if !has("g++") {
+        return skipped("the classes of examples-cpp", "g++");
+    }
+    let source = root().join("tests/installed/classes.cpp");
+    let mut compiler = Command::new("g++");
+    compiler.args([
+        "-std=c++17",
+        "-Wall",
+        "-Wextra",
+        "-Wpedantic",
+        "-Wold-style-cast",
+        "-Wuseless-cast",
+        "-Werror",
+    ]);
+    compiler.arg("-I").arg(stage().usr().join("include")).arg("-I").arg(root().join("examples-cpp"));
+    let program = stage().room_for("classes").join("classes");
+    run(compiler.arg(source).arg("-o").arg(&program).arg("-L").arg(stage().lib()).arg("-lipc"));
+    let rundir = tempfile::tempdir().unwrap();
+    let mut command = Command::new(&program);
+    assert_eq!(
+        printed(command.env("LD_LIBRARY_PATH", stage().lib()).env("IPC_RUNDIR", rundir.path())),
+        "ok\n"
+    );
+}
+
 /// What ctypes makes of the structures is what the compiler makes of the header.
 #[test]
 fn the_structures_of_python_are_those_of_the_header() {
     if !has("python3") {
         return skipped("the structures of examples-python", "python3");
     }
-    let structures: [(&str, &str, &[&str]); 4] = [
+    let structures: [(&str, &str, &[&str]); 5] = [
         ("ConnectionInfo", "ipc_connection_info", &["version", "index", "fd", "type", "spath"]),
         ("ConnectionInfos", "ipc_connection_infos", &["cinfos", "size"]),
         ("Message", "ipc_message", &["type", "length", "payload"]),
         ("Event", "ipc_event", &["type", "origin", "m"]),
+        ("PeerInfo", "ipc_peer", &["pid", "uid", "gid"]),
     ];
     let values = [
         ("NOT_SET", "IPC_EVENT_TYPE_NOT_SET"),
@@ -80,9 +122,8 @@ fn the_structures_of_python_are_those_of_the_header() {
         ("MESSAGE", "IPC_EVENT_TYPE_MESSAGE"),
         ("MSG_TYPE_DATA[0]", "MSG_TYPE_DATA"),
         ("IPC_ERROR_NONE", "IPC_ERROR_NONE"),
-        ("IPC_ERROR_WAIT_EVENT__SELECT", "IPC_ERROR_WAIT_EVENT__SELECT"),
     ];
-    let mut in_c = "#include <ipc.h>\n#include <stddef.h>\nint main (void)\n{\n".to_owned();
+    let mut in_c = "#include <ipc_ext.h>\n#include <stddef.h>\nint main (void)\n{\n".to_owned();
     let mut in_python = "import ctypes, ipc\n".to_owned();
     let mut number = |c: String, python: String| {
         in_c += &format!("printf (\"%d\\n\", (int) {c});\n");
