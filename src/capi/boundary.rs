@@ -53,17 +53,25 @@ fn guarded<R>(code: ipc_errors, act: impl FnOnce() -> Result<R, Error>) -> Resul
 }
 
 thread_local! {
-    /// Whether this thread is in a function that [`destroy_due`] calls.
+    /// Whether this thread is in a function that [`destroy_all`] calls.
     static DESTROYS: Cell<bool> = const { Cell::new(false) };
 }
 
-/// Calls the functions that programs have set for connections which are over. What they make due themselves follows when they
-/// have returned: they do not nest.
+/// Calls the functions that programs have set for connections which are over.
+#[inline]
 fn destroy_due() {
-    if !user_data::is_due() || DESTROYS.get() {
+    if user_data::is_due() {
+        destroy_all();
+    }
+}
+
+/// What these functions make due themselves follows when they have returned: they do not nest.
+#[cold]
+#[inline(never)]
+fn destroy_all() {
+    if DESTROYS.replace(true) {
         return;
     }
-    DESTROYS.set(true);
     // A handler that interrupted the library leaves it to the call that it interrupted.
     while let Some(Some((pointer, destroy))) = Section::enter().map(|section| user_data::next_due(&section)) {
         destroy(pointer);

@@ -94,10 +94,7 @@ impl Receiver {
         drop(slot);
         drop(unwanted);
         let received = match (came, cut) {
-            (_, Ok(Some(frame))) => {
-                self.received += 1;
-                Received::Message(frame)
-            }
+            (_, Ok(Some(frame))) => Received::Message(frame),
             (Ok(Came::End), _) => Received::End(end),
             (Err(Receive::System(Errno::EAGAIN | Errno::EINTR)), _) => Received::Nothing,
             (Err(Receive::System(Errno::EBADF)), _) => Received::Closed,
@@ -112,12 +109,6 @@ impl Receiver {
     /// The next frame of a connection, of what was read ahead, or of what the kernel has; and whether there is more to cut. With
     /// none of these, what was received is in memory.
     pub fn next_quickly(&mut self, section: &Section, token: Token, fd: RawFd) -> Option<Quick> {
-        let brought = self.try_quickly(section, token, fd);
-        self.received += u64::from(matches!(brought, Some(Quick::Frame(..))));
-        brought
-    }
-
-    fn try_quickly(&mut self, section: &Section, token: Token, fd: RawFd) -> Option<Quick> {
         let mut slot = table::lock_known(section, fd);
         if slot.get().is_some() {
             return self.go_on_quickly(slot, token, fd);
@@ -136,7 +127,7 @@ impl Receiver {
         let whole = front.filter(|(_, payload)| HEADER_SIZE + payload.len() == count);
         if let Some((header, Ok(payload))) = whole.map(|(header, payload)| (header, Block::copy_of(payload)))
         {
-            self.expected = header.length;
+            self.note_frame(header.length);
             return Some(Quick::Frame(Frame::new(header.kind, payload), false));
         }
         let connection = if count > 0 { slot.entry().ok() } else { None };
@@ -161,7 +152,7 @@ impl Receiver {
                 if payload.capacity() > 2 * payload.len() {
                     payload.shrink();
                 }
-                self.expected = header.length;
+                self.note_frame(header.length);
                 return Some(Quick::Frame(Frame::new(header.kind, payload), false));
             }
             _ => {}
@@ -173,6 +164,11 @@ impl Receiver {
         let connection = if filled > 0 { slot.entry().ok() } else { None };
         connection?.inbound.begin(head, filled, payload);
         self.cut_quickly(slot)
+    }
+
+    fn note_frame(&mut self, size: usize) {
+        self.expected = size;
+        self.received += 1;
     }
 
     fn note_failure(&mut self, token: Token, errno: Errno) {
@@ -210,7 +206,7 @@ impl Receiver {
         let Some(frame) = inbound.cut().ok()? else {
             return if inbound.is_amid_payload() { Some(Quick::Part) } else { None };
         };
-        self.expected = frame.payload.len();
+        self.note_frame(frame.payload.len());
         let has_more = inbound.has_ahead();
         if !has_more {
             inbound.return_spare(&mut self.spare);
@@ -252,7 +248,7 @@ impl Receiver {
             }
         }
         if let Ok(Some(frame)) = &cut {
-            self.expected = frame.payload.len();
+            self.note_frame(frame.payload.len());
         }
         unwanted.collect(&mut inbound.descriptors);
         inbound.return_spare(&mut self.spare);
