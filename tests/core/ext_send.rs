@@ -233,6 +233,6 @@ fn a_broadcast_to_who_has_gone_fails_for_it_alone_and_leaves_its_end_to_be_repor
     let mut list = EMPTY_LIST;
     replace_array(&mut list, &[none(), server.info(closed_fd)]);
     assert_eq!(broadcast(&mut list, b"news", none()), 1);
-    replace_array(&mut list, &[]);
+    unsafe { ipc_connections_free(&mut list) };
     assert_eq!(read_frame(&mut there), (5, b"news".to_vec()));
 }

@@ -8,6 +8,29 @@ use std::os::unix::net::UnixDatagram;
 use crate::support::ext::*;
 use crate::support::*;
 
+/// A program that frees the structures of its extra descriptors at its end.
+struct WithExtras(Box<Program>);
+
+impl std::ops::Deref for WithExtras {
+    type Target = Program;
+
+    fn deref(&self) -> &Program {
+        &self.0
+    }
+}
+
+impl std::ops::DerefMut for WithExtras {
+    fn deref_mut(&mut self) -> &mut Program {
+        &mut self.0
+    }
+}
+
+impl Drop for WithExtras {
+    fn drop(&mut self) {
+        free_extras(&mut self.0);
+    }
+}
+
 fn add(program: &mut Program, fd: &impl AsRawFd) -> RawFd {
     assert_eq!(unsafe { ipc_add_fd(&mut program.list, fd.as_raw_fd()) }, IPC_ERROR_NONE);
     fd.as_raw_fd()
@@ -37,7 +60,7 @@ fn udp_error_is_reported_once_and_datagrams_go_on() {
         };
         let free = UdpSocket::bind(any).unwrap().local_addr().unwrap();
         socket.connect(free).unwrap();
-        let mut program = Program::client();
+        let mut program = WithExtras(Program::client());
         let fd = add(&mut program, &socket);
         for round in 0..3_u8 {
             // Nobody is there: the kernel says so with the next receive.
@@ -69,7 +92,7 @@ fn datagrams_and_packets_are_whole_whatever_their_size() {
     own_process!(30);
     for kind in [libc::SOCK_DGRAM, libc::SOCK_SEQPACKET] {
         let (ours, peer) = pair_of(kind);
-        let mut program = Program::client();
+        let mut program = WithExtras(Program::client());
         let fd = add(&mut program, &ours);
         for size in [1, 0, 65_535, 65_536, 65_537, 100_000, 150_000, 3] {
             let bytes = pattern(size, size + 1);
@@ -91,7 +114,7 @@ fn datagrams_and_packets_are_whole_whatever_their_size() {
 fn packets_end_when_their_peer_closes() {
     own_process!(30);
     let (ours, peer) = pair_of(libc::SOCK_SEQPACKET);
-    let mut program = Program::client();
+    let mut program = WithExtras(Program::client());
     let fd = add(&mut program, &ours);
     send(&peer, b"last");
     drop(peer);
@@ -107,7 +130,7 @@ fn stream_that_is_connected_later_is_read() {
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
     let SocketAddr::V4(to) = listener.local_addr().unwrap() else { unreachable!() };
     let socket = owned(unsafe { libc::socket(libc::AF_INET, libc::SOCK_STREAM | libc::SOCK_CLOEXEC, 0) });
-    let mut program = Program::client();
+    let mut program = WithExtras(Program::client());
     let fd = add(&mut program, &socket);
     for _ in 0..3 {
         assert_eq!(program.look(0), Seen::Nothing, "it is not at its end: it has not begun");
@@ -140,7 +163,7 @@ fn terminal_between_two_users_is_read_on() {
     let user =
         || owned(unsafe { libc::open(name.as_ptr(), libc::O_RDWR | libc::O_NOCTTY | libc::O_CLOEXEC) });
     drop(user());
-    let mut program = Program::client();
+    let mut program = WithExtras(Program::client());
     let fd = add(&mut program, &master);
     for round in 0..3 {
         let mut user = std::fs::File::from(user());
@@ -159,7 +182,7 @@ fn datagram_socket_without_a_peer_reports_what_arrives() {
     own_process!(30);
     let path = rundir().join("datagrams");
     let ours = UnixDatagram::bind(&path).unwrap();
-    let mut program = Program::client();
+    let mut program = WithExtras(Program::client());
     let fd = add(&mut program, &ours);
     for round in 0..3_u8 {
         // Each sender is another one, and closes.

@@ -106,6 +106,7 @@ fn queued_beside(wait: impl FnOnce(&mut Listed)) -> usize {
     fill(listed.fd(), 0);
     let queued = pending(listed.fd());
     assert_eq!(unsafe { libc::shutdown(listed.fd(), libc::SHUT_RDWR) }, 0);
+    free_extras(&mut listed.program);
     queued
 }
 

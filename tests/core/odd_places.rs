@@ -56,12 +56,14 @@ fn link_at_the_path_is_neither_followed_nor_removed() {
     drop(std::os::unix::net::UnixListener::bind(&target).unwrap());
     std::os::unix::fs::symlink(&target, &link).unwrap();
     let taken = Err((IPC_ERROR_USOCK_INIT__BIND, libc::EADDRINUSE));
-    assert_eq!(server_init(&mut { ZEROS }, c"linked"), taken);
+    let mut srv = ZEROS;
+    assert_eq!(server_init(&mut srv, c"linked"), taken);
     assert!(target.exists() && std::fs::symlink_metadata(&link).unwrap().is_symlink());
     std::fs::remove_file(&target).unwrap();
     // A link that leads nowhere is a file all the same.
-    assert_eq!(server_init(&mut { ZEROS }, c"linked"), taken);
+    assert_eq!(server_init(&mut srv, c"linked"), taken);
     assert!(!target.exists());
+    unsafe { libc::free(srv.spath.cast()) };
     std::fs::remove_file(link).unwrap();
 }
 
