@@ -127,7 +127,7 @@ pub fn status(section: &Section, list: usize) -> (usize, u64, bool) {
 
 /// The descriptor from which the list reads signals, if there is one, and which these are.
 pub fn signals(section: &Section, list: usize) -> Option<(RawFd, Signals)> {
-    LOOPS.lock(section, part(list)).get(&list)?.signals()
+    LOOPS.lock(section, part(list)).get_mut(&list)?.signals()
 }
 
 /// The list reads these signals from now on.
@@ -139,7 +139,7 @@ pub fn note_signals(section: &Section, list: usize, signals: Signals) {
 
 /// Whether the number is that of a timer in the list.
 pub fn is_timer(section: &Section, list: usize, fd: RawFd) -> bool {
-    LOOPS.lock(section, part(list)).get(&list).is_some_and(|event_loop| event_loop.is_timer(fd))
+    LOOPS.lock(section, part(list)).get_mut(&list).is_some_and(|event_loop| event_loop.is_timer(fd))
 }
 
 /// The list is no more.

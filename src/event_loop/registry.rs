@@ -120,6 +120,18 @@ impl Registry {
         self.members.get(slot).is_some_and(|member| self.instruments().verify(slot, member))
     }
 
+    /// The same where the program may have closed the set: then by what was noted of the member.
+    pub fn verify_without_set(&mut self, slot: u32) -> bool {
+        if self.verify(slot) {
+            return true;
+        }
+        if self.poller().is_some() {
+            return false;
+        }
+        self.forget_lost_set();
+        self.verify(slot)
+    }
+
     fn instruments(&self) -> Instruments<'_> {
         Instruments { poller: self.poller.as_ref(), files: &self.files }
     }
@@ -277,7 +289,7 @@ impl Registry {
     /// Notes which file an extra descriptor is: the program may close the set.
     fn note_file(&mut self, slot: u32) -> nix::Result<()> {
         let Some(member) = self.members.get(slot) else { return Ok(()) };
-        if !matches!(member.kind, Kind::Connection | Kind::Listener) {
+        if matches!(member.kind, Kind::Extra | Kind::Watched) {
             let file = FileId::of(member.fd);
             self.files.try_reserve(1).map_err(|_| Errno::ENOMEM)?;
             match file {

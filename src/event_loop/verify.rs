@@ -7,6 +7,7 @@ use nix::errno::Errno;
 use crate::event_loop::list::Kind;
 use crate::event_loop::members::{ALWAYS_READY, Member, Token};
 use crate::kernel::file::FileId;
+use crate::kernel::internal_fds;
 use crate::kernel::poller::Poller;
 use crate::process::sharded::NumberMap;
 
@@ -40,7 +41,8 @@ impl Instruments<'_> {
     pub fn is_noted_file(&self, slot: u32, member: &Member) -> bool {
         match member.kind {
             Kind::Connection => !member.cookie.is_some() || member.cookie.is_behind(member.fd),
-            Kind::Extra | Kind::Watched | Kind::Signals | Kind::Timer => match FileId::of(member.fd) {
+            Kind::Signals | Kind::Timer => internal_fds::is_shown(member.fd),
+            Kind::Extra | Kind::Watched => match FileId::of(member.fd) {
                 Ok(now) => self.files.get(&slot).is_none_or(|file| now == *file),
                 Err(errno) => errno != Errno::EBADF,
             },

@@ -258,6 +258,16 @@ pub fn is_marked(fd: RawFd) -> bool {
     mark_of(fd) == Ok(MARK)
 }
 
+/// Marks an open file that the library has made and the program has the number of: it is known by that later.
+pub fn show(file: &OwnedFd) {
+    let _ = set_mark(file.as_raw_fd(), SHOWN);
+}
+
+/// Whether the number is that of such a file.
+pub fn is_shown(fd: RawFd) -> bool {
+    mark_of(fd) == Ok(SHOWN)
+}
+
 /// Whether the number is that of a descriptor which the library keeps and the program knows nothing of.
 pub fn is_internal(fd: RawFd) -> bool {
     is_marked(fd) || is_kept(fd)

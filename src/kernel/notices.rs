@@ -8,7 +8,7 @@ use nix::Result;
 use nix::errno::Errno;
 
 use crate::kernel::fd::{self, Patience};
-use crate::kernel::internal_fds::beyond_standard;
+use crate::kernel::internal_fds::{self, beyond_standard};
 
 /// A set of signals, as bits: that of signal 1 is the lowest.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -65,7 +65,7 @@ pub fn signal_fd(fd: Option<RawFd>, signals: Signals) -> Result<Option<OwnedFd>>
         libc::signalfd(fd.unwrap_or(-1), &raw const set, libc::SFD_CLOEXEC | libc::SFD_NONBLOCK)
     })?;
     // SAFETY: a new descriptor, which nobody else knows.
-    Ok(fd.is_none().then(|| beyond_standard(unsafe { OwnedFd::from_raw_fd(made) })))
+    Ok(fd.is_none().then(|| shown(unsafe { OwnedFd::from_raw_fd(made) })))
 }
 
 /// A descriptor that becomes readable after `first` milliseconds, and then each `every`, unless that is 0.
@@ -76,7 +76,7 @@ pub fn timer_fd(first: i32, every: i32) -> Result<OwnedFd> {
         libc::timerfd_create(libc::CLOCK_MONOTONIC, libc::TFD_CLOEXEC | libc::TFD_NONBLOCK)
     })?;
     // SAFETY: a new descriptor, which nobody else knows.
-    let timer = beyond_standard(unsafe { OwnedFd::from_raw_fd(made) });
+    let timer = shown(unsafe { OwnedFd::from_raw_fd(made) });
     let time = |milliseconds: i32| libc::timespec {
         tv_sec: libc::time_t::from(milliseconds / 1000),
         tv_nsec: (milliseconds % 1000 * 1_000_000).into(),
@@ -91,6 +91,13 @@ pub fn timer_fd(first: i32, every: i32) -> Result<OwnedFd> {
         libc::timerfd_settime(timer.as_raw_fd(), 0, &raw const times, std::ptr::null_mut())
     })?;
     Ok(timer)
+}
+
+/// A new descriptor, as the program gets it.
+fn shown(made: OwnedFd) -> OwnedFd {
+    let file = beyond_standard(made);
+    internal_fds::show(&file);
+    file
 }
 
 /// What is read of such a descriptor.

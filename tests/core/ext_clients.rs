@@ -297,6 +297,29 @@ fn a_client_that_was_ended_brings_its_disconnection_and_nothing_else() {
 }
 
 #[test]
+fn a_client_is_ended_when_the_library_has_lost_its_own_descriptors() {
+    own_process!(30);
+    let mut program = Program::server();
+    let srv = program.srv.unwrap().fd;
+    for linger in [0, -1] {
+        let (mut peer, fd) = program.peer();
+        let (_other, of_other) = program.peer();
+        assert_eq!(program.look(0), Seen::Nothing);
+        set(program.info(fd), 7).unwrap();
+        let known = [0, 1, 2, srv, fd, of_other, peer.as_raw_fd(), _other.as_raw_fd()];
+        (3..200).filter(|fd| !known.contains(fd)).for_each(|fd| _ = unsafe { libc::close(fd) });
+        end(&mut program, fd, linger).unwrap();
+        assert_eq!(peer.read(&mut [0]).unwrap(), 0);
+        let (kind, origin) = next_origin(&mut program);
+        assert_eq!((kind, data(origin)), (ipc_event_type::IPC_EVENT_TYPE_DISCONNECTION, 7));
+        free_client(&mut program, origin);
+        end(&mut program, of_other, linger).unwrap();
+        assert_eq!(program.next(), Told::Disconnection(of_other));
+        assert_eq!(destroyed(), [7]);
+    }
+}
+
+#[test]
 fn an_array_of_events_stays_usable_when_a_client_of_it_is_ended() {
     own_process!(30);
     let mut program = Program::server();

@@ -268,6 +268,50 @@ fn a_timer_ends_with_its_list_and_by_close() {
     unsafe { libc::free(entry.cast()) };
 }
 
+/// A program may close what it does not know: the library's own descriptors, and not what it was given.
+#[test]
+fn signals_and_times_are_found_when_the_library_has_lost_its_own() {
+    own_process!(30);
+    let before = open_numbers();
+    let mut program = Program::client();
+    for round in 0..3 {
+        let (often, late) =
+            (add_timer(&mut program, 5, 5).unwrap(), add_timer(&mut program, 60_000, 0).unwrap());
+        assert_eq!(add_signal(&mut program, libc::SIGWINCH), Ok(()));
+        assert!(notice(&mut program, 20_000).is_some());
+        let known = entries(&program.list).iter().map(|entry| unsafe { (**entry).fd }).collect::<Vec<_>>();
+        close_all_but(&before, &known);
+        match round {
+            0 => {
+                assert_eq!(add_signal(&mut program, libc::SIGURG), Ok(()));
+                assert_eq!(entries(&program.list).len(), 3, "one entry for all signals");
+                assert_eq!((del_timer(&mut program, often), del_timer(&mut program, late)), (Ok(()), Ok(())));
+                unsafe { libc::raise(libc::SIGURG) };
+                assert_eq!(notice(&mut program, 20_000).map(|(_, told)| told.signo), Some(libc::SIGURG));
+            }
+            1 => assert_eq!(notice(&mut program, 20_000).map(|(fd, _)| fd), Some(often)),
+            _ => {}
+        }
+        let left = entries(&program.list);
+        unsafe { ipc_connections_free(&mut program.list) };
+        assert!(known.iter().all(|fd| !is_open(*fd)));
+        left.into_iter().for_each(|entry| unsafe { libc::free(entry.cast()) });
+    }
+}
+
+/// The numbers that are open.
+fn open_numbers() -> Vec<c_int> {
+    let all = std::fs::read_dir("/proc/self/fd").unwrap();
+    all.map(|entry| entry.unwrap().file_name().to_str().unwrap().parse().unwrap()).collect()
+}
+
+/// As a program closes what it does not know.
+fn close_all_but(before: &[c_int], known: &[c_int]) {
+    for fd in open_numbers().into_iter().filter(|fd| !before.contains(fd) && !known.contains(fd)) {
+        unsafe { libc::close(fd) };
+    }
+}
+
 #[test]
 fn an_event_loop_of_the_programs_is_woken_by_a_time() {
     own_process!(30);

@@ -114,11 +114,10 @@ impl EventLoop {
     }
 
     /// The member of the list that reads signals, if there is one: its number, and which signals these are.
-    pub fn signals(&self) -> Option<(RawFd, Signals)> {
-        let is_it = |(slot, member): &(u32, &Member)| {
-            member.kind == Kind::Signals && member.is_registered() && self.registry.verify(*slot)
-        };
-        self.registry.members.slots().find(is_it).map(|(_, member)| (member.fd, self.signals))
+    pub fn signals(&mut self) -> Option<(RawFd, Signals)> {
+        let is_it = |(_, member): &(u32, &Member)| member.kind == Kind::Signals && member.is_registered();
+        let (slot, fd) = self.registry.members.slots().find(is_it).map(|(slot, member)| (slot, member.fd))?;
+        self.registry.verify_without_set(slot).then_some((fd, self.signals))
     }
 
     /// These signals are read from now on.
@@ -127,18 +126,23 @@ impl EventLoop {
     }
 
     /// Whether the number is that of a timer in the list.
-    pub fn is_timer(&self, fd: RawFd) -> bool {
-        let slot = self.slot_of(fd).filter(|slot| self.registry.verify(*slot));
-        slot.and_then(|slot| self.registry.members.get(slot)).is_some_and(|member| member.kind == Kind::Timer)
+    pub fn is_timer(&mut self, fd: RawFd) -> bool {
+        let slot = self
+            .slot_of(fd)
+            .filter(|slot| self.registry.members.get(*slot).is_some_and(|member| member.kind == Kind::Timer));
+        slot.is_some_and(|slot| self.registry.verify_without_set(slot))
     }
 
     /// The list is no more.
     pub fn leave(&mut self, section: &Section) {
         // What was made for the list ends with it.
-        for (slot, member) in self.registry.members.slots() {
-            let is_made = matches!(member.kind, Kind::Signals | Kind::Timer) && member.is_registered();
-            if is_made && self.registry.verify(slot) {
-                let _ = fd::close(member.fd);
+        for slot in 0..self.registry.members.slab_size() {
+            let is_made = |member: &&Member| {
+                matches!(member.kind, Kind::Signals | Kind::Timer) && member.is_registered()
+            };
+            let made = self.registry.members.get(slot).filter(is_made).map(|member| member.fd);
+            if let Some(fd) = made.filter(|_| self.registry.verify_without_set(slot)) {
+                let _ = fd::close(fd);
             }
         }
         let mut fds = Vec::new();
@@ -173,8 +177,11 @@ impl EventLoop {
     /// The program ends the connection with this number: nothing is reported of it from now on but its end. Which member it was;
     /// none if it is no connection, or has ended.
     pub fn ending(&mut self, section: &Section, fd: RawFd) -> Result<Option<Token>, OutOfMemory> {
-        let Some(slot) = self.slot_of(fd).filter(|slot| self.registry.verify(*slot)) else { return Ok(None) };
+        let Some(slot) = self.slot_of(fd) else { return Ok(None) };
         let is_it = |member: &&Member| member.kind == Kind::Connection && member.is_registered();
+        if !self.registry.verify_without_set(slot) {
+            return Ok(None);
+        }
         let Some(member) = self.registry.members.get(slot).filter(is_it) else { return Ok(None) };
         let token = Token::of_member(slot, member);
         self.registry.make_room_to_part()?;
