@@ -30,7 +30,7 @@ trips_of_libipc (long count)
     struct ipc_event event = {0};
     char payload[SIZE];
     struct ipc_message question = {.type = MSG_TYPE_DATA, .length = SIZE, .payload = payload};
-    struct ipc_message answer;
+    struct ipc_message answer = {0};
 
     make_folder ();
     memset (payload, 0, sizeof payload);

@@ -48,7 +48,7 @@ static void
 say_hello (struct client *client)
 {
     struct ipc_message hello = {(char) HELLO, sizeof client->hello, (char *) &client->hello};
-    struct ipc_message answer;
+    struct ipc_message answer = {0};
 
     for (int lane = 0; lane < LANES; lane++) {
         client->up[lane] = client->back[lane] = up_stream (&client->hello, lane);
