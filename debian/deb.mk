@@ -2,7 +2,8 @@
 #
 # The packages are built in a copy of the source, since Debian's tools write beside what they work on, and with a
 # cargo folder of their own, since they build with flags of their own. The copy leaves out folders that are
-# marked, as cargo's are, with a CACHEDIR.TAG. The tests are run by `make test`, not here. cargo may be from
+# marked, as cargo's are, with a CACHEDIR.TAG, and dh_clean takes out what Debian's tools have left beside the source.
+# The tests are run by `make test`, not here. cargo may be from
 # elsewhere than a package, so the packages that building takes are not checked: what has to be there is.
 
 DEB := $(TARGET)/deb
@@ -17,7 +18,7 @@ deb: ## build packages for Debian, into target/deb; takes debhelper and dpkg-dev
 	mkdir -p '$(DEB_COPY)'
 	echo 'Signature: 8a477f597d28d172789f06886806bc55' > '$(DEB)/CACHEDIR.TAG'
 	tar --create --exclude-vcs --exclude-caches-all --exclude=./target . | tar --extract --directory='$(DEB_COPY)'
-	cd '$(DEB_COPY)' && env -u MAKEFLAGS -u MFLAGS -u MAKELEVEL \
+	cd '$(DEB_COPY)' && dh_clean --exclude=vendor/ && env -u MAKEFLAGS -u MFLAGS -u MAKELEVEL \
 	    CARGO='$(CARGO)' CARGO_TARGET_DIR='$(abspath $(DEB))/cargo' DEB_BUILD_OPTIONS="nocheck $$DEB_BUILD_OPTIONS" \
 	    dpkg-buildpackage --build=binary --no-check-builddeps --no-pre-clean --no-sign
 	mv '$(DEB)'/build/*.deb '$(DEB)'/build/*.changes '$(DEB)'/build/*.buildinfo '$(DEB)'

@@ -8,8 +8,9 @@
 # functions of any other name, and link another library that is made by Rust. Of those names a program may define the ones that
 # ipc.h does not declare, and log_*: in the static library they are weak.
 #
-# Variables: CC (cc), AR (ar), OBJCOPY (objcopy), LDFLAGS.
+# Variables: CC (cc), AR (ar), OBJCOPY (objcopy), LDFLAGS; VERBOSE shows the commands.
 set -eu
+[ -z "${VERBOSE:-}" ] || set -x
 
 names="$(dirname "$0")"
 archive=$1

@@ -31,7 +31,7 @@ fn the_runtime_has_both_names_and_the_folder_of_the_sockets() {
 }
 
 #[test]
-fn the_development_package_has_headers_static_library_manual_and_examples() {
+fn the_development_package_has_headers_static_library_manual_documents_and_examples() {
     let Some(packages) = packages() else { return };
     let mut expected: BTreeSet<String> = documents_of("libipc-dev").collect();
     expected.extend(["usr/include/ipc.h", "usr/include/ipc_ext.h"].map(str::to_owned));
@@ -45,11 +45,21 @@ fn the_development_package_has_headers_static_library_manual_and_examples() {
     }
     assert!(expected.contains("usr/share/man/man3/ipc_wait_event.3.gz"));
     assert!(expected.contains("usr/share/man/man7/libipc.7.gz"));
-    let is_example =
-        |name: &String| name == "Makefile" || [".c", ".h", ".md"].iter().any(|end| name.ends_with(end));
-    for example in files_directly_in(&root().join("examples-c")).into_iter().filter(is_example) {
-        expected.insert(format!("usr/share/doc/libipc-dev/examples/{example}"));
+    let is_source = |name: &String| {
+        name == "Makefile"
+            || [".c", ".h", ".cpp", ".hpp", ".py", ".md"].iter().any(|end| name.ends_with(end))
+    };
+    for (directory, place) in [
+        ("examples-c", "examples/"),
+        ("examples-cpp", "examples/cpp/"),
+        ("examples-python", "examples/python/"),
+        ("docs", "docs/"),
+    ] {
+        for file in files_directly_in(&root().join(directory)).into_iter().filter(is_source) {
+            expected.insert(format!("usr/share/doc/libipc-dev/{place}{file}"));
+        }
     }
+    expected.insert("usr/share/doc/libipc-dev/README.md".to_owned());
     assert_eq!(packages.files_of("libipc-dev"), expected);
     assert!(packages.files_of("libipc0").is_disjoint(&expected), "both packages have a file of this name");
     // The name that it leaves to the other one is what the linker looks for.
