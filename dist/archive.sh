@@ -43,7 +43,7 @@ vendor () {
     mkdir "$work/whole" .cargo
     cp Cargo.toml Cargo.lock "$work/whole"
     without_dev_dependencies < "$work/whole/Cargo.toml" > Cargo.toml
-    ${CARGO:-cargo} vendor --quiet vendor > .cargo/config.toml
+    ${CARGO:-cargo} vendor vendor > .cargo/config.toml
     # cargo takes out of Cargo.lock what nothing asks for any more. It must not have put anything in its place.
     if grep '^checksum' Cargo.lock | grep -v -x -F -f "$work/whole/Cargo.lock"; then
         echo 'make dist: these crates are not those of Cargo.lock' >&2
