@@ -169,6 +169,17 @@ instructions () {
     fi
 }
 
+# What of the file stays when it is installed.
+size () {
+    if ! command -v strip > /dev/null; then
+        skip "size of the library: strip is not installed"
+        return
+    fi
+    strip --strip-unneeded -o "$TMPDIR/stripped" "$out/lib/libipc.so.0"
+    printf '%s\n' "size${tab}libipc.so${tab}1${tab}libipc${tab}B$tab$(wc -c < "$TMPDIR/stripped")${tab}0${tab}0${tab}0${tab}1" \
+        >> "$out/results.tsv"
+}
+
 # The framing alone, in Rust. In a folder of its own: it would put a library without link-time optimisation
 # where cargo keeps the one to be installed.
 framing () {
@@ -203,6 +214,7 @@ for work in round-trip stream clients idle connect memory; do
     measure "$work"
 done
 instructions
+size
 framing
 
 table > "$out/table.txt"

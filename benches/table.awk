@@ -13,6 +13,7 @@ BEGIN {
     title["connect + close"] = "Connect and close. Per second; ratio of rates: higher is better."
     title["memory"] = "Memory of the server for an idle connection, beside what is the program's. Bytes."
     title["instructions"] = "Instructions of the process for a message of 64 B, without those of the kernel."
+    title["size"] = "Size of the library, stripped. Bytes."
 }
 
 /^#/ { next }
