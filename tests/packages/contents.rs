@@ -46,8 +46,7 @@ fn the_development_package_has_headers_static_library_manual_documents_and_examp
     assert!(expected.contains("usr/share/man/man3/ipc_wait_event.3.gz"));
     assert!(expected.contains("usr/share/man/man7/libipc.7.gz"));
     let is_source = |name: &String| {
-        name == "Makefile"
-            || [".c", ".h", ".cpp", ".hpp", ".py", ".md"].iter().any(|end| name.ends_with(end))
+        name == "Makefile" || [".c", ".h", ".cpp", ".hpp", ".py", ".md"].iter().any(|end| name.ends_with(end))
     };
     for (directory, place) in [
         ("examples-c", "examples/"),

@@ -2,20 +2,23 @@
 //! `make check-packages` runs these tests.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing, reason = "tests")]
 
+mod archive;
 mod contents;
 mod programs;
 mod removal;
+mod reproducible;
 mod sources;
 #[path = "../staging/mod.rs"]
 mod staging;
 
 use std::collections::BTreeSet;
+use std::env;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::{Once, OnceLock};
 
-use staging::{answer, files_below, has, make_in, root, run, skipped};
+use staging::{answer, files_below, has, root, run, skipped};
 
 const VERSION: &str = env!("CARGO_PKG_VERSION");
 
@@ -28,8 +31,73 @@ struct Packages {
     lib: String,
 }
 
-/// `None`, and a line that says so, where they cannot be made.
-fn packages() -> Option<&'static Packages> {
+/// What of the user's settings and the machine's could find its way into what is built.
+struct Surroundings {
+    umask: &'static str,
+    zone: &'static str,
+    locale: &'static str,
+}
+
+impl Surroundings {
+    const PLAIN: Self = Self { umask: "022", zone: "UTC0", locale: "C" };
+    /// A locale that is not installed is that of C, with complaints.
+    const FOREIGN: Self = Self { umask: "077", zone: "Pacific/Kiritimati", locale: "et_EE.UTF-8" };
+
+    /// A program that runs in this directory, with none of the variables that say how something is built.
+    fn command(&self, program: &str, directory: &Path) -> Command {
+        let mut command = Command::new("sh");
+        command.arg("-c").arg(format!("umask {} && exec {program} \"$@\"", self.umask)).arg("sh");
+        for (variable, _) in env::vars_os() {
+            let name = variable.to_str().unwrap_or_default();
+            let is_setting =
+                ["DEB_", "LC_", "CARGO_BUILD_", "CARGO_TARGET_"].iter().any(|start| name.starts_with(start));
+            if is_setting || SETTINGS.contains(&name) {
+                command.env_remove(variable);
+            }
+        }
+        command.current_dir(directory).env("CARGO", env!("CARGO"));
+        command.env("TZ", self.zone).env("LC_ALL", self.locale);
+        command
+    }
+
+    fn make(&self, directory: &Path) -> Command {
+        self.command("make", directory)
+    }
+
+    /// `make deb` there; the directory that has the packages.
+    fn make_packages(&self, source: &Path, target: &Path) -> PathBuf {
+        let told = answer(self.make(source).arg("deb").env("CARGO_TARGET_DIR", target));
+        let folder = target.join("deb");
+        assert!(told.contains(folder.to_str().unwrap()), "it does not say where the packages are: {told}");
+        folder
+    }
+}
+
+const SETTINGS: [&str; 20] = [
+    "AR",
+    "BUILD",
+    "CC",
+    "CFLAGS",
+    "CXX",
+    "DESTDIR",
+    "INCLUDEDIR",
+    "LANG",
+    "LANGUAGE",
+    "LDFLAGS",
+    "LIBDIR",
+    "MAKEFLAGS",
+    "MAKELEVEL",
+    "MANDIR",
+    "MFLAGS",
+    "OBJCOPY",
+    "PREFIX",
+    "RUSTFLAGS",
+    "STRIP",
+    "V",
+];
+
+/// Whether there are Debian's tools; where not, a line says so.
+fn can_build_packages() -> bool {
     static SAID: Once = Once::new();
     let missing: Vec<&str> = ["dpkg-deb", "dpkg-buildpackage", "dh", "dpkg-architecture"]
         .into_iter()
@@ -37,18 +105,19 @@ fn packages() -> Option<&'static Packages> {
         .collect();
     if !missing.is_empty() {
         SAID.call_once(|| skipped("building the packages for Debian, and trying them", &missing.join(" ")));
+    }
+    missing.is_empty()
+}
+
+/// `None`, and a line that says so, where they cannot be made.
+fn packages() -> Option<&'static Packages> {
+    if !can_build_packages() {
         return None;
     }
     static PACKAGES: OnceLock<Packages> = OnceLock::new();
     Some(PACKAGES.get_or_init(|| {
         let target = Path::new(env!("CARGO_TARGET_TMPDIR")).join("packages");
-        let mut make = make_in(root());
-        for variable in ["PREFIX", "DESTDIR", "CARGO_BUILD_TARGET", "RUSTFLAGS", "DEB_BUILD_OPTIONS"] {
-            make.env_remove(variable);
-        }
-        let told = answer(make.arg("deb").env("CARGO_TARGET_DIR", &target).env("CARGO", env!("CARGO")));
-        let folder = target.join("deb");
-        assert!(told.contains(folder.to_str().unwrap()), "it does not say where the packages are: {told}");
+        let folder = Surroundings::PLAIN.make_packages(root(), &target);
         let of_host =
             |variable| answer(Command::new("dpkg-architecture").args(["-q", variable])).trim().to_owned();
         let lib = format!("usr/lib/{}", of_host("DEB_HOST_MULTIARCH"));

@@ -3,8 +3,8 @@
 use std::collections::BTreeSet;
 use std::process::Command;
 
-use crate::VERSION;
-use crate::staging::{answer, root, text_of};
+use crate::staging::{answer, has, root, skipped, text_of};
+use crate::{Surroundings, VERSION};
 
 #[test]
 fn the_packages_have_the_version_of_the_library() {
@@ -66,4 +66,41 @@ fn the_copyright_names_the_crates_that_go_into_the_library() {
         );
     }
     assert!(crates > 0, "{tree}");
+}
+
+/// Debian's name of each architecture it releases, the target of Rust, and the linker.
+const RELEASED: [[&str; 3]; 7] = [
+    ["amd64", "x86_64-unknown-linux-gnu", "x86_64-linux-gnu-gcc"],
+    ["arm64", "aarch64-unknown-linux-gnu", "aarch64-linux-gnu-gcc"],
+    ["armhf", "armv7-unknown-linux-gnueabihf", "arm-linux-gnueabihf-gcc"],
+    ["i386", "i686-unknown-linux-gnu", "i686-linux-gnu-gcc"],
+    ["ppc64el", "powerpc64le-unknown-linux-gnu", "powerpc64le-linux-gnu-gcc"],
+    ["riscv64", "riscv64gc-unknown-linux-gnu", "riscv64-linux-gnu-gcc"],
+    ["s390x", "s390x-unknown-linux-gnu", "s390x-linux-gnu-gcc"],
+];
+
+/// What `dpkg-buildpackage --host-arch` hands to cargo. For the machine itself it names none.
+#[test]
+fn cargo_builds_for_the_architecture_of_the_packages() {
+    if !has("dpkg-architecture") {
+        return skipped("what cargo builds for", "dpkg-architecture");
+    }
+    let own = answer(Command::new("dpkg-architecture").args(["-q", "DEB_BUILD_ARCH"]));
+    for [architecture, target, linker] in RELEASED {
+        let mut rules = Surroundings::PLAIN.command("dpkg-architecture", root());
+        rules.arg(format!("--host-arch={architecture}")).args(["--force", "--command"]);
+        let said = answer(rules.arg("make --file=debian/rules --eval='shown: ; @env' shown"));
+        let variables: BTreeSet<String> = said
+            .lines()
+            .filter(|line| line.starts_with("CARGO_BUILD_TARGET=") || line.starts_with("CARGO_TARGET_"))
+            .map(str::to_owned)
+            .collect();
+        let name = target.to_uppercase().replace('-', "_");
+        let expected =
+            [format!("CARGO_BUILD_TARGET={target}"), format!("CARGO_TARGET_{name}_LINKER={linker}")];
+        match architecture == own.trim() {
+            true => assert!(variables.is_empty(), "{architecture}: {variables:?}"),
+            false => assert_eq!(variables, BTreeSet::from(expected), "{architecture}"),
+        }
+    }
 }

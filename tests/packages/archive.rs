@@ -1,0 +1,74 @@
+//! The archive of the source, `make dist`, and building it with Debian's own command, without a network.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use crate::staging::{files_below, has, outcome, root, run, skipped};
+use crate::{Surroundings, VERSION, can_build_packages, files_directly_in};
+
+/// Whether an archive can be made here; where not, a line says so.
+fn can_make_archives() -> bool {
+    let missing: Vec<&str> = ["git", "xz"].into_iter().filter(|tool| !has(tool)).collect();
+    if !missing.is_empty() {
+        skipped("the archive of the source", &missing.join(" "));
+        return false;
+    }
+    let mut git = Command::new("git");
+    let (prefix, _, status) = outcome(git.arg("-C").arg(root()).args(["rev-parse", "--show-prefix"]));
+    let is_repository = status.success() && prefix.trim().is_empty();
+    if !is_repository {
+        skipped("the archive of the source", "repository of git");
+    }
+    is_repository
+}
+
+/// The archive of the commit that is checked out there.
+fn archive(source: &Path, target: &Path, vendor: &str, surroundings: &Surroundings) -> PathBuf {
+    let mut make = surroundings.make(source);
+    run(make.args(["dist", vendor]).env("CARGO_TARGET_DIR", target).env("CARGO_NET_OFFLINE", "true"));
+    target.join(format!("dist/libipc-{VERSION}.tar.xz"))
+}
+
+fn unpack(archive: &Path, directory: &Path) -> PathBuf {
+    run(Command::new("tar").arg("--extract").arg("--file").arg(archive).arg("--directory").arg(directory));
+    let source = directory.join(format!("libipc-{VERSION}"));
+    assert!(source.is_dir(), "{:?}", files_directly_in(directory));
+    source
+}
+
+#[test]
+fn archive_of_one_commit_has_the_same_bytes_everywhere() {
+    if !can_make_archives() {
+        return;
+    }
+    let room = tempfile::tempdir().unwrap();
+    let clone = room.path().join("a clone in another directory");
+    run(Command::new("git").args(["clone", "--quiet"]).arg(root()).arg(&clone));
+    for vendor in ["VENDOR=", "VENDOR=1"] {
+        let here = archive(root(), &room.path().join("here"), vendor, &Surroundings::PLAIN);
+        let there = archive(&clone, &room.path().join("there"), vendor, &Surroundings::FOREIGN);
+        assert!(fs::read(here).unwrap() == fs::read(there).unwrap(), "make dist {vendor}");
+    }
+}
+
+/// As Debian's builders do it: dpkg-buildpackage alone, no crate but those in the archive. It first removes what it takes for
+/// left-overs of a build, and cargo misses a file of a crate that is one of them.
+#[test]
+fn archive_with_crates_builds_packages_without_a_network() {
+    if !can_make_archives() || !can_build_packages() {
+        return;
+    }
+    let room = tempfile::tempdir().unwrap();
+    let made = archive(root(), &room.path().join("target"), "VENDOR=1", &Surroundings::PLAIN);
+    let source = unpack(&made, room.path());
+    let crates = source.join("vendor");
+    let before = files_below(&crates);
+    assert!(before.iter().any(|file| file.ends_with("/Cargo.toml.orig")), "{before:?}");
+    let mut build = Surroundings::PLAIN.command("dpkg-buildpackage", &source);
+    build.args(["--build=binary", "--no-check-builddeps", "--no-sign"]);
+    run(build.env("CARGO_HOME", room.path().join("no crates")).env("CARGO_NET_OFFLINE", "true"));
+    assert_eq!(files_below(&crates), before);
+    let packages = files_directly_in(room.path()).into_iter().filter(|name| name.ends_with(".deb"));
+    assert_eq!(packages.count(), crate::PACKAGES.len());
+}
