@@ -143,12 +143,11 @@ test: all check ## run every test; what is left out because a tool is missing is
 	man/generate.sh --check
 	$(CARGO_TEST) --no-fail-fast
 	$(MAKE) --no-print-directory model
-	@for tool in abidiff valgrind pkg-config groff man mandoc lexgrog dpkg-buildpackage dh lintian python3 cmake meson $(firstword $(CXX)); do \
+	@for tool in abidiff valgrind pkg-config groff man mandoc lexgrog dpkg-buildpackage dh lintian git xz python3 cmake meson $(firstword $(CXX)); do \
 	    command -v "$$tool" > /dev/null || echo "SKIPPED: the tests that need $$tool, which is not installed"; \
 	done
 
-# A build of its own, in which the model checker decides which thread goes on.
-# The model checker itself needs a later Rust than the library.
+# A build of its own, in which the model checker decides which thread goes on. That needs a later Rust than the library.
 RUST_OF_MODEL := 1.87
 model: ## try what threads share in thousands of orders, with a concurrency model checker
 	@if $(call RUST_IS,$(RUST_OF_MODEL)); then set -x; \

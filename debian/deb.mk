@@ -1,10 +1,10 @@
 # Included by the Makefile of the project, which sets TARGET, CARGO and VERSION.
 #
 # The packages are built in a copy of the source, since Debian's tools write beside what they work on, and with a
-# cargo folder of their own, since they build with flags of their own. The copy leaves out folders that are
-# marked, as cargo's are, with a CACHEDIR.TAG, and dh_clean takes out what Debian's tools have left beside the source.
-# The tests are run by `make test`, not here. cargo may be from
-# elsewhere than a package, so the packages that building takes are not checked: what has to be there is.
+# cargo directory of their own, since they build with flags of their own. The copy leaves out directories that are
+# marked, as cargo's are, with a CACHEDIR.TAG, and dh_clean removes from it what dpkg-buildpackage has left in the
+# source, which it would take for the first half of this build. The tests are run by `make test`, not here. cargo need
+# not be from a package of Debian, so the build dependencies are not checked.
 
 DEB := $(TARGET)/deb
 DEB_COPY = $(DEB)/build/libipc-$(VERSION)
