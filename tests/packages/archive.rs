@@ -1,5 +1,7 @@
-//! The archive of the source, `make dist`, and building it with Debian's own command, without a network.
+//! The archive of the source, `make dist`, and building it with Debian's own command, without a network. It is the archive of
+//! a commit: these tests do not see what is not committed.
 
+use std::env;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -52,7 +54,7 @@ fn archive_of_one_commit_has_the_same_bytes_everywhere() {
     }
 }
 
-/// As Debian's builders do it: dpkg-buildpackage alone, no crate but those in the archive. It first removes what it takes for
+/// As Debian's builders do it: dpkg-buildpackage alone, no crate but those in the archive, no home. It first removes what it takes for
 /// left-overs of a build, and cargo misses a file of a crate that is one of them.
 #[test]
 fn archive_with_crates_builds_packages_without_a_network() {
@@ -67,7 +69,11 @@ fn archive_with_crates_builds_packages_without_a_network() {
     assert!(before.iter().any(|file| file.ends_with("/Cargo.toml.orig")), "{before:?}");
     let mut build = Surroundings::PLAIN.command("dpkg-buildpackage", &source);
     build.args(["--build=binary", "--no-check-builddeps", "--no-sign"]);
-    run(build.env("CARGO_HOME", room.path().join("no crates")).env("CARGO_NET_OFFLINE", "true"));
+    let home = room.path().join("home");
+    let rustup = env::var("RUSTUP_HOME").or_else(|_| env::var("HOME").map(|home| home + "/.rustup")).unwrap();
+    build.env_remove("CARGO_HOME").env("RUSTUP_HOME", rustup).env("HOME", &home);
+    run(build.env("CARGO_NET_OFFLINE", "true"));
+    assert!(!home.exists(), "{:?}", files_below(&home));
     assert_eq!(files_below(&crates), before);
     let packages = files_directly_in(room.path()).into_iter().filter(|name| name.ends_with(".deb"));
     assert_eq!(packages.count(), crate::PACKAGES.len());
