@@ -1,6 +1,6 @@
 #!/bin/sh
 # Makes the archive of the source, libipc-VERSION.tar.xz, of the commit that is checked out: `make dist` calls it. One
-# commit makes the same bytes everywhere.
+# commit makes the same bytes everywhere; with VENDOR by one version of cargo.
 #
 #   archive.sh VERSION DIRECTORY
 #
