@@ -214,6 +214,10 @@ impl World {
             }
             _ => match script.byte() {
                 how @ 128.. => ending::play_notices(how),
+                kind @ 64.. => {
+                    let size = script.below(200);
+                    self.broadcast(kind, size);
+                }
                 _ => {
                     self.check_status();
                     self.pick(script, usable).into_iter().for_each(|number| self.check_data(number));

@@ -5,12 +5,15 @@ use std::os::fd::RawFd;
 use std::ptr;
 
 use ipc::capi::messages::{ipc_message_read, ipc_message_write};
+use ipc::capi::sending::{ipc_broadcast, ipc_send, ipc_sendv};
 use ipc::capi::server_and_client::{ipc_read, ipc_write};
 use ipc::capi::types::ipc_errors::{self, *};
 use ipc::capi::types::*;
 use ipc::capi::usock::{usock_recv, usock_send};
+use ipc::capi::waiting::ipc_read_timeout;
 
-use super::connection::{Connection, Due};
+use super::connection::{Connection, Due, Kind, State};
+use super::looking::AMPLE;
 use super::queueing::message_of;
 use super::sockets;
 use super::world::{SLOW, World, call, free};
@@ -54,7 +57,14 @@ impl World {
             }
             1 => self.write_with_descriptor(info, &bytes),
             2 => call(|| unsafe { ipc_message_write(fd, &message_of(&bytes)) }),
-            _ => call(|| unsafe { ipc_write(info, &message_of(&bytes)) }),
+            _ => match size % 3 {
+                0 => call(|| unsafe { ipc_write(info, &message_of(&bytes)) }),
+                1 => {
+                    let (payload, length) = (bytes[HEADER..].as_ptr().cast(), bytes.len() - HEADER);
+                    call(|| unsafe { ipc_send(info, kind as c_char, payload, length) })
+                }
+                _ => send_in_pieces(info, &bytes),
+            },
         };
         trace!("  {size} bytes are written to {fd}, way {way}");
         let connection = &mut self.connections[number];
@@ -67,6 +77,36 @@ impl World {
         } else {
             assert!(result.is_err(), "written to a peer that does not read");
             connection.assert_refusal(result, bytes.len(), queued);
+        }
+    }
+
+    /// ipc_broadcast, where it is certain who gets the message: those that read, and have room for it.
+    pub fn broadcast(&mut self, kind: u8, size: usize) {
+        let listed: Vec<_> = self.here.listed.iter().flatten().copied().collect();
+        let bytes = frame(kind, size, 7);
+        let is_certain = |number: &usize| {
+            let one = &self.connections[*number];
+            one.kind == Kind::Extra && one.state == State::Open
+                || one.is_usable()
+                    && !one.is_dead
+                    && (!one.reads || one.queued() + bytes.len() <= one.settings.queue)
+        };
+        if !listed.iter().all(is_certain) {
+            return;
+        }
+        trace!("  {size} bytes are sent to all of {}", listed.len());
+        let (list, mut failed) = (&raw mut *self.here.list, usize::MAX);
+        let message = message_of(&bytes);
+        let result = call(|| unsafe { ipc_broadcast(list, &message, ptr::null(), &mut failed) });
+        assert_eq!(result, Ok(()));
+        let usable = |number: &&usize| self.connections[**number].is_usable();
+        let lost = listed.iter().filter(usable).filter(|number| !self.connections[**number].reads).count();
+        assert!(failed <= lost, "{failed} do not get a message, {lost} of them do not read");
+        for number in listed {
+            let connection = &mut self.connections[number];
+            if connection.is_usable() && connection.reads {
+                connection.owed.extend(&bytes);
+            }
         }
     }
 
@@ -93,6 +133,10 @@ impl World {
             4 => {
                 read_message(&mut self.message, |message| unsafe { ipc_message_read(connection.fd, message) })
             }
+            2 | 6 => read_message(&mut self.message, |message| {
+                let timeout = if way % 8 == 2 { 0 } else { AMPLE };
+                unsafe { ipc_read_timeout(connection.info, message, timeout) }
+            }),
             _ => read_message(&mut self.message, |message| unsafe { ipc_read(connection.info, message) }),
         };
         trace!("  a read from {}: {:?}", connection.fd, result.as_ref().map(Vec::len));
@@ -129,6 +173,15 @@ impl Connection {
         let mut room = [0_u8; HEADER - 1];
         assert_eq!(receive_without_room(self.fd, &mut room), (HEADER + payload.len()) as isize);
     }
+}
+
+/// ipc_sendv, with a piece that is empty.
+fn send_in_pieces(info: *const ipc_connection_info, frame: &[u8]) -> Result<(), (ipc_errors, i32)> {
+    let (first, second) = frame[HEADER..].split_at((frame.len() - HEADER) / 2);
+    let piece =
+        |bytes: &[u8]| libc::iovec { iov_base: bytes.as_ptr().cast_mut().cast(), iov_len: bytes.len() };
+    let pieces = [piece(first), libc::iovec { iov_base: ptr::null_mut(), iov_len: 0 }, piece(second)];
+    call(|| unsafe { ipc_sendv(info, frame[0] as c_char, pieces.as_ptr(), 3) })
 }
 
 /// ipc_read or ipc_message_read, as the bytes of the frame. The message has what was read before; it stays so if the read

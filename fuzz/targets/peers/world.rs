@@ -9,11 +9,14 @@ use std::sync::OnceLock;
 
 use ipc::capi::events::{handle_new_connection, ipc_add, ipc_add_fd};
 use ipc::capi::server_and_client::{ipc_accept, ipc_connection, ipc_server_init};
+use ipc::capi::services::{
+    IPC_SERVER_BACKLOG, IPC_SERVER_MODE, ipc_connection_timeout, ipc_server_open, ipc_server_options,
+};
 use ipc::capi::types::ipc_errors::{self, *};
 use ipc::capi::types::*;
 
 use super::connection::{Connection, Due, Kind, State};
-use super::looking::EventFd;
+use super::looking::{AMPLE, EventFd};
 use super::queueing::Settings;
 use super::sockets;
 use crate::targets::trace;
@@ -234,7 +237,21 @@ impl World {
     pub fn open_service(&mut self) {
         let mut srv = Box::new(ipc_connection_info { index: 3, version: 5, ..NO_INFO });
         let path = rundir().join("s-3-5");
-        assert_eq!(call(|| unsafe { ipc_server_init(env(), &mut *srv, c"s".as_ptr()) }), Ok(()));
+        let options = ipc_server_options {
+            flags: IPC_SERVER_MODE | IPC_SERVER_BACKLOG,
+            mode: 0o600,
+            uid: 0,
+            gid: 0,
+            backlog: 1000,
+            fd: 0,
+        };
+        // One way or the other.
+        let opened = call(|| match self.connections.len() % 3 {
+            0 => unsafe { ipc_server_init(env(), &mut *srv, c"s".as_ptr()) },
+            1 => unsafe { ipc_server_open(&mut *srv, c"s".as_ptr(), ptr::null()) },
+            _ => unsafe { ipc_server_open(&mut *srv, c"s".as_ptr(), &options) },
+        });
+        assert_eq!(opened, Ok(()));
         assert_eq!(
             unsafe { std::ffi::CStr::from_ptr(srv.spath) },
             &*CString::new(path.to_str().unwrap()).unwrap()
@@ -251,7 +268,11 @@ impl World {
         }
         trace!("  a client connects");
         let mut info = ipc_connection_info { index: 3, version: 5, ..NO_INFO };
-        assert_eq!(call(|| unsafe { ipc_connection(env(), &mut info, c"s".as_ptr()) }), Ok(()));
+        let connected = call(|| match self.connections.len() % 2 {
+            0 => unsafe { ipc_connection(env(), &mut info, c"s".as_ptr()) },
+            _ => unsafe { ipc_connection_timeout(&mut info, c"s".as_ptr(), AMPLE) },
+        });
+        assert_eq!(connected, Ok(()));
         let client = sockets::peer(info.fd);
         self.backlog.push_back(self.connections.len());
         self.connections.push(Connection::new(Kind::Client, -1, client));
