@@ -544,7 +544,8 @@ enum ipc_errors ipc_server_init(char **env,
 
 /**
  * Connects to the service `sname`, at the path that ipc_server_init describes, and fills in `p->fd`, with -1 on failure; the
- * other members are left alone. It waits while the server's queue of new clients is full. `env` must not
+ * other members are left alone. The environment variables IPC_NETWORK_<SERVICE> and IPC_NETWORK may say that the connection
+ * goes to another service or socket: see libipc(7). It waits while the server's queue of new clients is full. `env` must not
  * be NULL and is not read. End the connection with ipc_close.
  *
  * Errors: IPC_ERROR_CONNECTION__NO_ENVIRONMENT_PARAM, IPC_ERROR_CONNECTION__NO_SERVER,
@@ -552,7 +553,8 @@ enum ipc_errors ipc_server_init(char **env,
  * IPC_ERROR_USOCK_CONNECT__EMPTY_PATH: the path is longer than PATH_MAX (ENAMETOOLONG).
  * IPC_ERROR_USOCK_CONNECT__SOCKET: no such service (ENOENT), its server is dead (ECONNREFUSED), it is not
  * for you (EACCES), a socket of another type is there (EPROTOTYPE), a signal handler has run (EINTR), there is
- * no descriptor left (EMFILE), or socket(2) or connect(2) failed otherwise.
+ * no descriptor left (EMFILE), the environment names no target (EINVAL) or one that only a bridge reaches
+ * (ENETUNREACH), or socket(2) or connect(2) failed otherwise.
  * IPC_ERROR_NOT_ENOUGH_MEMORY: ENOMEM.
  */
 enum ipc_errors ipc_connection(char **env,

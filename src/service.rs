@@ -3,3 +3,4 @@
 pub mod activation;
 pub mod endpoint;
 pub mod path;
+pub mod route;

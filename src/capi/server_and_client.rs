@@ -19,6 +19,7 @@ use crate::kernel::deadline::Limit;
 use crate::kernel::wait::Wait;
 use crate::process::entry_guard::Section;
 use crate::service::endpoint::{self, Connect, Options};
+use crate::service::route::{self, Route};
 use crate::service::{activation, path};
 
 /// What a variable of the environment says, if it may say anything in this program.
@@ -49,6 +50,38 @@ pub(super) unsafe fn path_of(
         Errno::ENOMEM => Error::new(no_memory, errno),
         errno => Error::new(too_long, errno),
     })
+}
+
+/// The path that a connection to the service with this name goes to: its own, or where the environment says.
+///
+/// # Safety
+/// `info` points to a structure, `name` to a string.
+pub(super) unsafe fn route_of(
+    info: *const ipc_connection_info,
+    name: *const c_char,
+) -> Result<CString, Error> {
+    let (too_long, no_memory) =
+        (ipc_errors::IPC_ERROR_USOCK_CONNECT__EMPTY_PATH, ipc_errors::IPC_ERROR_NOT_ENOUGH_MEMORY);
+    let failed = |errno| Error::new(ipc_errors::IPC_ERROR_USOCK_CONNECT__SOCKET, errno);
+    let of_memory = |_| Error::new(no_memory, Errno::ENOMEM);
+    // SAFETY: as promised by the caller.
+    let service = unsafe { CStr::from_ptr(name) }.to_bytes();
+    let own = route::variable(service).and_then(|name| path::c_string(&name)).map_err(of_memory)?;
+    let values = [own.as_c_str(), c"IPC_NETWORK"].map(|name| variable(name).map(CStr::to_bytes));
+    let [own, all] = values;
+    match route::route(service, own, all).map_err(failed)? {
+        // SAFETY: as promised by the caller.
+        Route::Direct => unsafe { path_of(info, name, too_long, no_memory) },
+        Route::Service(other) => {
+            let other = path::c_string(other).map_err(of_memory)?;
+            // SAFETY: as promised by the caller.
+            unsafe { path_of(info, other.as_ptr(), too_long, no_memory) }
+        }
+        Route::Path(path) if path.len() >= path::PATH_MAX => Err(Error::new(too_long, Errno::ENAMETOOLONG)),
+        Route::Path(path) => path::c_string(path).map_err(of_memory),
+        // There is none.
+        Route::Bridge(_) => Err(failed(Errno::ENETUNREACH)),
+    }
 }
 
 /// Opens the service `sname`: listens on a socket at "rundir/sname-index-version", with index and version
@@ -136,7 +169,8 @@ pub(super) fn open_here(section: &mut Section, path: &CStr, options: &Options) -
 }
 
 /// Connects to the service `sname`, at the path that ipc_server_init describes, and fills in `p->fd`, with -1 on failure; the
-/// other members are left alone. It waits while the server's queue of new clients is full. `env` must not
+/// other members are left alone. The environment variables IPC_NETWORK_<SERVICE> and IPC_NETWORK may say that the connection
+/// goes to another service or socket: see libipc(7). It waits while the server's queue of new clients is full. `env` must not
 /// be NULL and is not read. End the connection with ipc_close.
 ///
 /// Errors: IPC_ERROR_CONNECTION__NO_ENVIRONMENT_PARAM, IPC_ERROR_CONNECTION__NO_SERVER,
@@ -144,7 +178,8 @@ pub(super) fn open_here(section: &mut Section, path: &CStr, options: &Options) -
 /// IPC_ERROR_USOCK_CONNECT__EMPTY_PATH: the path is longer than PATH_MAX (ENAMETOOLONG).
 /// IPC_ERROR_USOCK_CONNECT__SOCKET: no such service (ENOENT), its server is dead (ECONNREFUSED), it is not
 /// for you (EACCES), a socket of another type is there (EPROTOTYPE), a signal handler has run (EINTR), there is
-/// no descriptor left (EMFILE), or socket(2) or connect(2) failed otherwise.
+/// no descriptor left (EMFILE), the environment names no target (EINVAL) or one that only a bridge reaches
+/// (ENETUNREACH), or socket(2) or connect(2) failed otherwise.
 /// IPC_ERROR_NOT_ENOUGH_MEMORY: ENOMEM.
 #[unsafe(no_mangle)]
 pub unsafe extern "C-unwind" fn ipc_connection(
@@ -162,14 +197,8 @@ pub unsafe extern "C-unwind" fn ipc_connection(
             if wait.is_first() {
                 (*p).fd = -1;
             }
-            connect(section, wait, &mut state, |wait| {
-                let (too_long, no_memory) = (
-                    ipc_errors::IPC_ERROR_USOCK_CONNECT__EMPTY_PATH,
-                    ipc_errors::IPC_ERROR_NOT_ENOUGH_MEMORY,
-                );
-                Connect::new(&path_of(p, sname, too_long, no_memory)?, wait)
-            })
-            .map(|flow| flow.map(|fd| (*p).fd = fd))
+            connect(section, wait, &mut state, |wait| Connect::new(&route_of(p, sname)?, wait))
+                .map(|flow| flow.map(|fd| (*p).fd = fd))
         })
     }
 }

@@ -7,7 +7,7 @@ use nix::sys::stat::Mode;
 use nix::unistd::{Gid, Uid};
 
 use super::boundary::{call, required, required_const, run};
-use super::server_and_client::{open, open_here, path_of};
+use super::server_and_client::{open, open_here, route_of};
 use super::types::ipc_connection_info;
 use crate::calls::connect::PatientConnect;
 use crate::error::{Error, ipc_errors};
@@ -128,13 +128,11 @@ pub unsafe extern "C-unwind" fn ipc_connection_timeout(
         run(ipc_errors::IPC_ERROR_USOCK_CONNECT__SOCKET, |section, wait| {
             let p = required(p, ipc_errors::IPC_ERROR_CONNECTION__NO_SERVER)?;
             let sname = required_const(sname, ipc_errors::IPC_ERROR_CONNECTION__NO_SERVICE_NAME)?;
-            let (too_long, no_memory) =
-                (ipc_errors::IPC_ERROR_USOCK_CONNECT__EMPTY_PATH, ipc_errors::IPC_ERROR_NOT_ENOUGH_MEMORY);
             if wait.is_first() {
                 (*p).fd = -1;
             }
-            let path = path_of(p, sname, too_long, no_memory)
-                .inspect_err(|_| state.iter_mut().for_each(PatientConnect::give_up))?;
+            let path =
+                route_of(p, sname).inspect_err(|_| state.iter_mut().for_each(PatientConnect::give_up))?;
             let connect = state.get_or_insert_with(|| PatientConnect::new(Limit::of(timeout_ms)));
             Ok(connect.step(section, &path, wait)?.map(|fd| (*p).fd = fd))
         })

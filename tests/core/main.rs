@@ -55,6 +55,7 @@ mod paths;
 mod privileges;
 mod processes;
 mod queue_model;
+mod rerouting;
 mod scale;
 mod services;
 mod signals;

@@ -52,6 +52,10 @@ fn run(program: &Path, user: u32, rundir: &Path, service: &str) -> [String; 4] {
     let mut command = Command::new(program);
     command.args(of_this_one.get_args());
     command.envs(of_this_one.get_envs().filter_map(|(name, value)| Some((name, value?))));
+    let route = format!("unix:{}/{service}-0-0", rundir.display());
+    command
+        .env("IPC_NETWORK", format!("* {route}"))
+        .env(format!("IPC_NETWORK_{}", service.to_uppercase()), route);
     command.env("IPC_RUNDIR", rundir).uid(user).gid(user);
     let mut child = Child::run(command.stdin(Stdio::piped()).stdout(Stdio::piped()));
     child.say(service);
@@ -61,7 +65,7 @@ fn run(program: &Path, user: u32, rundir: &Path, service: &str) -> [String; 4] {
 }
 
 #[test]
-fn promise_25_a_set_user_id_program_does_not_listen_to_ipc_rundir() {
+fn promise_25_a_set_user_id_program_does_not_listen_to_its_environment() {
     own_process!(60);
     if unsafe { libc::geteuid() } != 0 {
         say("SKIPPED: promise 25 needs root, to make a set-user-ID program of somebody else");

@@ -1,0 +1,212 @@
+//! Where a connection to a service goes: to the service itself, or where the environment says.
+//!
+//! ```text
+//! IPC_NETWORK_<SERVICE>, else the last entry of IPC_NETWORK with the service's name, else its last entry `*`, else direct
+//! ```
+//!
+//! | target | route |
+//! |---|---|
+//! | `direct:` | the service itself |
+//! | `unix:/PATH`, `unix:///PATH` | that socket |
+//! | `NAME`, `unix://NAME` | another service of the run directory, with the same index and version |
+//! | `SCHEME://...` | what only a bridge can reach |
+//!
+//! What is no target is an error for the service that it is for, and for no other.
+
+#![forbid(unsafe_code)]
+
+use nix::errno::Errno;
+
+/// The service that is never rerouted: the bridge's.
+const BRIDGE: &[u8] = b"network";
+
+/// The longest target that goes to a bridge.
+const LONGEST: usize = 1024;
+
+/// Where a connection goes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Route<'a> {
+    /// To the service itself.
+    Direct,
+    /// To the socket at this path.
+    Path(&'a [u8]),
+    /// To the service of this name.
+    Service(&'a [u8]),
+    /// To what a bridge reaches by this target.
+    Bridge(&'a [u8]),
+}
+
+/// The variable that is for one service alone.
+pub fn variable(service: &[u8]) -> Result<Vec<u8>, Errno> {
+    const PREFIX: &[u8] = b"IPC_NETWORK_";
+    let mut name = Vec::new();
+    name.try_reserve_exact(PREFIX.len() + service.len()).map_err(|_| Errno::ENOMEM)?;
+    name.extend_from_slice(PREFIX);
+    name.extend(service.iter().map(|byte| match byte.to_ascii_uppercase() {
+        known @ (b'A'..=b'Z' | b'0'..=b'9') => known,
+        _ => b'_',
+    }));
+    Ok(name)
+}
+
+/// The route to a service, by what its own variable and IPC_NETWORK say; EINVAL for what is no target.
+pub fn route<'a>(service: &[u8], own: Option<&'a [u8]>, all: Option<&'a [u8]>) -> Result<Route<'a>, Errno> {
+    if service == BRIDGE {
+        return Ok(Route::Direct);
+    }
+    let own = own.filter(|value| !value.is_empty());
+    own.or_else(|| entry(service, all.unwrap_or_default())).map_or(Ok(Route::Direct), target)
+}
+
+/// The target of the entry that is for the service.
+fn entry<'a>(service: &[u8], all: &'a [u8]) -> Option<&'a [u8]> {
+    let (mut exact, mut any) = (None, None);
+    for entry in all.split(|byte| *byte == b';').map(<[u8]>::trim_ascii).filter(|entry| !entry.is_empty()) {
+        let end = entry.iter().position(u8::is_ascii_whitespace).unwrap_or(entry.len());
+        let (name, target) = entry.split_at(end);
+        if name == service {
+            exact = Some(target.trim_ascii());
+        } else if name == b"*" {
+            any = Some(target.trim_ascii());
+        }
+    }
+    exact.or(any)
+}
+
+fn target(text: &[u8]) -> Result<Route<'_>, Errno> {
+    if text == b"direct:" {
+        return Ok(Route::Direct);
+    }
+    if let Some(socket) = text.strip_prefix(b"unix:") {
+        return match (socket, socket.strip_prefix(b"//")) {
+            (_, Some(path @ [b'/', ..])) => Ok(Route::Path(path)),
+            (_, Some(name)) => service_name(name),
+            (path @ [b'/', ..], None) => Ok(Route::Path(path)),
+            _ => Err(Errno::EINVAL),
+        };
+    }
+    match text.windows(3).position(|bytes| bytes == b"://") {
+        None => service_name(text),
+        Some(end) => {
+            let is_scheme = matches!(text.get(..end), Some([b'a'..=b'z', rest @ ..])
+                if rest.iter().all(|byte| matches!(byte, b'a'..=b'z' | b'0'..=b'9' | b'+' | b'.' | b'-')));
+            let is_target = is_scheme && text.len() <= LONGEST && text.iter().all(is_plain);
+            if is_target { Ok(Route::Bridge(text)) } else { Err(Errno::EINVAL) }
+        }
+    }
+}
+
+fn service_name(name: &[u8]) -> Result<Route<'_>, Errno> {
+    let is_part = |byte: &u8| is_plain(byte) && !matches!(byte, b'/' | b':');
+    if !name.is_empty() && name.iter().all(is_part) { Ok(Route::Service(name)) } else { Err(Errno::EINVAL) }
+}
+
+/// Whether a shell takes the byte for itself, wherever a target may come to be written.
+fn is_plain(byte: &u8) -> bool {
+    byte.is_ascii_graphic() && !matches!(byte, b';' | b'"' | b'\'' | b'\\' | b'`' | b'$')
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn own(value: &[u8]) -> Result<Route<'_>, Errno> {
+        route(b"audio", Some(value), None)
+    }
+
+    fn among(all: &'static [u8]) -> Result<Route<'static>, Errno> {
+        route(b"audio", None, Some(all))
+    }
+
+    #[test]
+    fn variable_has_letters_and_digits_and_no_other_bytes() {
+        for (service, name) in [
+            (&b"audio"[..], &b"IPC_NETWORK_AUDIO"[..]),
+            (b"my-svc.1", b"IPC_NETWORK_MY_SVC_1"),
+            (b"a b\xff", b"IPC_NETWORK_A_B_"),
+            (b"", b"IPC_NETWORK_"),
+        ] {
+            assert_eq!(variable(service).unwrap(), name);
+        }
+    }
+
+    #[test]
+    fn targets_are_what_the_table_says() {
+        for (text, expected) in [
+            (&b"direct:"[..], Route::Direct),
+            (b"unix:/a;b $c", Route::Path(b"/a;b $c")),
+            (b"unix:///a", Route::Path(b"/a")),
+            (b"unix:////a", Route::Path(b"//a")),
+            (b"unix://other", Route::Service(b"other")),
+            (b"other-1.2", Route::Service(b"other-1.2")),
+            (b"directly", Route::Service(b"directly")),
+            (b"ssh://me@host:22/name", Route::Bridge(b"ssh://me@host:22/name")),
+            (b"x-y+z.1://", Route::Bridge(b"x-y+z.1://")),
+        ] {
+            assert_eq!(own(text), Ok(expected));
+        }
+    }
+
+    #[test]
+    fn what_is_no_target_is_an_error_and_never_direct() {
+        let long = [b"ssh://", &[b'x'; LONGEST - 5][..]].concat();
+        assert!(own(&long[..LONGEST]).is_ok());
+        for text in [
+            &b"ssh:"[..],
+            b"://x",
+            b" ",
+            b"\t",
+            b" ssh://a",
+            b"ssh://a ",
+            b"ssh://a b",
+            b"$(id)",
+            b"ssh://$(id)",
+            b"ssh://a;b",
+            b"ssh://a\nb",
+            b"ssh://\x7f",
+            b"ssh://\xc3\xa4",
+            b"ssh://\"",
+            b"ssh://'",
+            b"ssh://\\",
+            b"ssh://`id`",
+            b"Ssh://a",
+            b"1x://a",
+            b"unix:",
+            b"unix:relative",
+            b"unix://",
+            b"unix://a/b",
+            b"a/b",
+            b"direct:x",
+            b"direct",
+            b"exec:id",
+            &long,
+        ] {
+            let expected = if text == b"direct" { Ok(Route::Service(b"direct")) } else { Err(Errno::EINVAL) };
+            assert_eq!(own(text), expected, "{}", String::from_utf8_lossy(text));
+        }
+    }
+
+    #[test]
+    fn own_variable_goes_before_exact_entries_and_these_before_the_star() {
+        let all = b"audio one;* two; audio three ;pong four";
+        assert_eq!(route(b"audio", Some(b"own"), Some(all)), Ok(Route::Service(b"own")));
+        assert_eq!(route(b"audio", Some(b""), Some(all)), Ok(Route::Service(b"three")), "empty is as unset");
+        assert_eq!(route(b"pong", None, Some(all)), Ok(Route::Service(b"four")));
+        assert_eq!(route(b"other", None, Some(all)), Ok(Route::Service(b"two")));
+        assert_eq!(among(b"* one;*   direct: "), Ok(Route::Direct));
+        assert_eq!(among(b"audio direct:;* ssh://a"), Ok(Route::Direct));
+        for none in [&b""[..], b";; ;", b"aud a", b"a a", b"audio2 a", b"Audio a", b"AUDIO a"] {
+            assert_eq!(route(b"audio", None, Some(none)), Ok(Route::Direct));
+        }
+    }
+
+    #[test]
+    fn entry_that_is_wrong_is_so_for_its_own_service_alone() {
+        let all = b"audio;pong ssh:;* $(id);fine good";
+        assert_eq!(among(all), Err(Errno::EINVAL), "a name without a target");
+        assert_eq!(route(b"pong", None, Some(all)), Err(Errno::EINVAL));
+        assert_eq!(route(b"other", None, Some(all)), Err(Errno::EINVAL));
+        assert_eq!(route(b"fine", None, Some(all)), Ok(Route::Service(b"good")));
+        assert_eq!(route(BRIDGE, Some(b"ssh:"), Some(all)), Ok(Route::Direct), "the bridge is where it is");
+    }
+}
