@@ -551,10 +551,8 @@ enum ipc_errors ipc_server_init(char **env,
  * Errors: IPC_ERROR_CONNECTION__NO_ENVIRONMENT_PARAM, IPC_ERROR_CONNECTION__NO_SERVER,
  * IPC_ERROR_CONNECTION__NO_SERVICE_NAME: NULL (EINVAL).
  * IPC_ERROR_USOCK_CONNECT__EMPTY_PATH: the path is longer than PATH_MAX (ENAMETOOLONG).
- * IPC_ERROR_USOCK_CONNECT__SOCKET: no such service (ENOENT), its server is dead (ECONNREFUSED), it is not
- * for you (EACCES), a socket of another type is there (EPROTOTYPE), a signal handler has run (EINTR), there is
- * no descriptor left (EMFILE), the environment names no target (EINVAL) or one that only a bridge reaches
- * (ENETUNREACH), or socket(2) or connect(2) failed otherwise.
+ * IPC_ERROR_USOCK_CONNECT__SOCKET: the environment names what is no target (EINVAL), or one that only a bridge reaches
+ * (ENETUNREACH); or as for usock_connect.
  * IPC_ERROR_NOT_ENOUGH_MEMORY: ENOMEM.
  */
 enum ipc_errors ipc_connection(char **env,
@@ -869,7 +867,9 @@ enum ipc_errors usock_close(int32_t fd);
  *
  * Errors: IPC_ERROR_USOCK_CONNECT__WRONG_FILE_DESCRIPTOR: `fd` is NULL (EINVAL).
  * IPC_ERROR_USOCK_CONNECT__EMPTY_PATH: NULL or empty (EINVAL), or too long (ENAMETOOLONG).
- * IPC_ERROR_USOCK_CONNECT__SOCKET: as for ipc_connection.
+ * IPC_ERROR_USOCK_CONNECT__SOCKET: no such service (ENOENT), its server is dead (ECONNREFUSED), it is not
+ * for you (EACCES), a socket of another type is there (EPROTOTYPE), a signal handler has run (EINTR), there is
+ * no descriptor left (EMFILE), or socket(2) or connect(2) failed otherwise.
  */
 enum ipc_errors usock_connect(int32_t *fd,
                               const char *path);

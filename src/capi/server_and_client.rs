@@ -176,10 +176,8 @@ pub(super) fn open_here(section: &mut Section, path: &CStr, options: &Options) -
 /// Errors: IPC_ERROR_CONNECTION__NO_ENVIRONMENT_PARAM, IPC_ERROR_CONNECTION__NO_SERVER,
 /// IPC_ERROR_CONNECTION__NO_SERVICE_NAME: NULL (EINVAL).
 /// IPC_ERROR_USOCK_CONNECT__EMPTY_PATH: the path is longer than PATH_MAX (ENAMETOOLONG).
-/// IPC_ERROR_USOCK_CONNECT__SOCKET: no such service (ENOENT), its server is dead (ECONNREFUSED), it is not
-/// for you (EACCES), a socket of another type is there (EPROTOTYPE), a signal handler has run (EINTR), there is
-/// no descriptor left (EMFILE), the environment names no target (EINVAL) or one that only a bridge reaches
-/// (ENETUNREACH), or socket(2) or connect(2) failed otherwise.
+/// IPC_ERROR_USOCK_CONNECT__SOCKET: the environment names what is no target (EINVAL), or one that only a bridge reaches
+/// (ENETUNREACH); or as for usock_connect.
 /// IPC_ERROR_NOT_ENOUGH_MEMORY: ENOMEM.
 #[unsafe(no_mangle)]
 pub unsafe extern "C-unwind" fn ipc_connection(

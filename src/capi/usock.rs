@@ -135,7 +135,9 @@ unsafe fn path_of<'a>(path: *const c_char, code: ipc_errors) -> Result<&'a CStr,
 ///
 /// Errors: IPC_ERROR_USOCK_CONNECT__WRONG_FILE_DESCRIPTOR: `fd` is NULL (EINVAL).
 /// IPC_ERROR_USOCK_CONNECT__EMPTY_PATH: NULL or empty (EINVAL), or too long (ENAMETOOLONG).
-/// IPC_ERROR_USOCK_CONNECT__SOCKET: as for ipc_connection.
+/// IPC_ERROR_USOCK_CONNECT__SOCKET: no such service (ENOENT), its server is dead (ECONNREFUSED), it is not
+/// for you (EACCES), a socket of another type is there (EPROTOTYPE), a signal handler has run (EINTR), there is
+/// no descriptor left (EMFILE), or socket(2) or connect(2) failed otherwise.
 #[unsafe(no_mangle)]
 pub unsafe extern "C-unwind" fn usock_connect(fd: *mut i32, path: *const c_char) -> ipc_errors {
     let mut connect = None;
