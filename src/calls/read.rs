@@ -309,8 +309,9 @@ impl Read {
                 return Ok(Look::Frame(frame));
             }
             let has_begun = inbound.has_begun();
-            if came == Ok(Came::All) {
-                // A receive that brought less than there was room for has taken all.
+            if came == Ok(Came::All) && !self.is_timed {
+                // A receive that brought less than there was room for has taken all bytes; the wait finds whether the
+                // connection has ended. There may be no time for one.
                 return Ok(Look::Nothing { has_begun });
             }
             came = inbound.receive_exact(|room, wanted| {

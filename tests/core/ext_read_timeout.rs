@@ -83,6 +83,18 @@ fn the_socket_s_own_time_and_o_nonblock_do_not_count() {
 }
 
 #[test]
+fn end_within_a_message_is_reported_without_a_wait() {
+    own_process!(30);
+    for size in [1, 4, 5, 6, 100] {
+        let (ours, mut peer) = patient_pair();
+        peer.write_all(&frame(1, &pattern(300, 7))[..size]).unwrap();
+        drop(peer);
+        let expected = Err((IPC_ERROR_CLOSED_RECIPIENT, libc::ECONNRESET));
+        assert_eq!(read_timeout(ours.as_raw_fd(), 0), expected, "after {size} bytes");
+    }
+}
+
+#[test]
 fn the_end_and_wrong_arguments_are_what_they_are_for_ipc_read() {
     own_process!(30);
     let (ours, peer) = pair();
