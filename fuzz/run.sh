@@ -12,7 +12,10 @@ seconds=${FUZZ_SECONDS:-600}
 output=${FUZZ_OUTPUT:-$PWD/../target/fuzz}
 toolchain=${FUZZ_TOOLCHAIN:-nightly}
 targets=("$@")
-[ "${#targets[@]}" -gt 0 ] || targets=(frames formats peers)
+[ "${#targets[@]}" -gt 0 ] || targets=(frames formats routes peers)
+
+# Bytes of the longest input, where 300 are too few.
+declare -A longest=([routes]=3000)
 
 if ! "$cargo" "+$toolchain" --version > /dev/null 2>&1; then
     echo "SKIPPED: fuzzing: there is no $toolchain compiler (rustup toolchain install $toolchain)"
@@ -51,7 +54,7 @@ run_target () {
     echo "$target: $seconds s, see $log"
     "$cargo" "+$toolchain" fuzz run --fuzz-dir . "$target" "$corpus" "${known[@]}" -- \
         -artifact_prefix="$output/findings/$target-" -max_total_time="$seconds" \
-        -timeout=60 -max_len=300 -entropic_scale_per_exec_time=1 -print_final_stats=1 > "$log" 2>&1 || result=$?
+        -timeout=60 -max_len="${longest[$target]:-300}" -entropic_scale_per_exec_time=1 -print_final_stats=1 > "$log" 2>&1 || result=$?
     # An input that is only slow is kept, and is none.
     findings=$(grep -a '^artifact_prefix=.*Test unit written to' "$log" | grep -a -v -c -e '-slow-unit-' || true)
     if [ "$result" -ne 0 ]; then

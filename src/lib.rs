@@ -48,4 +48,6 @@ pub mod internals {
     pub use crate::kernel::deadline::Limit;
     pub use crate::kernel::wait::Wait;
     pub use crate::process::entry_guard::Section;
+    pub use crate::service::route::{Route, route};
+    pub use nix::errno::Errno;
 }

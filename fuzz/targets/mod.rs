@@ -10,6 +10,7 @@
 pub mod formats;
 pub mod frames;
 pub mod peers;
+pub mod routes;
 pub mod script;
 mod stream;
 

@@ -49,6 +49,12 @@ fn formats() {
     replay(inputs("formats"), targets::formats::run);
 }
 
+#[test]
+fn routes() {
+    own_process!(CORPUS_SECONDS);
+    replay(inputs("routes"), targets::routes::run);
+}
+
 /// Nothing is left on the heap, either: the second time takes no more than the first.
 #[test]
 fn peers() {
