@@ -12,7 +12,7 @@ use divan::Bencher;
 use divan::counter::ItemsCount;
 
 use ipc::internals::Block;
-use ipc::internals::{Came, Inbound, READ_AHEAD};
+use ipc::internals::{FrameDecoder, READ_AHEAD, ReadOutcome};
 use ipc::internals::{HEADER_SIZE, Header, MAX_PAYLOAD, parse_exact};
 
 fn main() {
@@ -51,19 +51,19 @@ fn receive<'r, T>(stream: &mut &[u8], room: &'r mut [MaybeUninit<u8>]) -> Result
 }
 
 fn cut_all(mut stream: &[u8], exact: bool) -> usize {
-    let (mut inbound, mut spare, mut count) = (Inbound::default(), Block::default(), 0);
+    let (mut decoder, mut spare, mut count) = (FrameDecoder::default(), Block::default(), 0);
     loop {
-        while let Some(frame) = inbound.cut().unwrap() {
+        while let Some(frame) = decoder.cut().unwrap() {
             black_box(frame.payload);
             count += 1;
         }
-        inbound.return_spare(&mut spare);
+        decoder.return_spare(&mut spare);
         let came = if exact {
-            inbound.receive_exact(|room, _| receive(&mut stream, room))
+            decoder.receive_exact(|room, _| receive(&mut stream, room))
         } else {
-            inbound.receive_ahead(&mut spare, |room, _| receive(&mut stream, room))
+            decoder.receive_ahead(&mut spare, |room, _| receive(&mut stream, room))
         };
-        if came.unwrap() == Came::End {
+        if came.unwrap() == ReadOutcome::End {
             return count;
         }
     }

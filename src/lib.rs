@@ -39,15 +39,15 @@ pub mod internals {
     pub use crate::calls::flow::Flow;
     pub use crate::calls::wait_event::WaitEvent;
     pub use crate::connection::frame_decoder::{
-        Came, Cut, Frame, Inbound, Longest, READ_AHEAD, Receive, first_room,
+        DecodeError, Frame, FrameDecoder, MaxPayload, READ_AHEAD, ReadError, ReadOutcome, first_room,
     };
     pub use crate::event_loop::loops::{closing, freed};
     pub use crate::event_loop::{Entry, Kind, List, What};
     pub use crate::frame::c_heap::{self, Block, OutOfMemory};
     pub use crate::frame::header::{HEADER_SIZE, Header, MAX_PAYLOAD, TooLong, parse_exact};
-    pub use crate::kernel::deadline::Limit;
+    pub use crate::kernel::deadline::Deadline;
     pub use crate::kernel::wait::Wait;
-    pub use crate::process::entry_guard::Section;
+    pub use crate::process::entry_guard::EntryGuard;
     pub use crate::service::route::{Route, route};
     pub use nix::errno::Errno;
 }

@@ -1,4 +1,4 @@
-//! A stream of bytes, cut in arbitrary pieces, through `Inbound` in all its ways to receive, against the
+//! A stream of bytes, cut in arbitrary pieces, through `FrameDecoder` in all its ways to receive, against the
 //! model of the frames. Two connections take turns and share the buffer for read-ahead, as in the event loop.
 
 use std::ffi::CStr;
@@ -6,7 +6,9 @@ use std::mem::MaybeUninit;
 use std::ptr;
 
 use ipc::internals::{Block, c_heap};
-use ipc::internals::{Came, Cut, Frame, Inbound, Longest, READ_AHEAD, Receive, first_room};
+use ipc::internals::{
+    DecodeError, Frame, FrameDecoder, MaxPayload, READ_AHEAD, ReadError, ReadOutcome, first_room,
+};
 use ipc::internals::{Header, TooLong};
 use nix::errno::Errno;
 
@@ -45,7 +47,7 @@ enum Answer {
 struct Lane {
     stream: Stream,
     given: usize,
-    inbound: Inbound,
+    decoder: FrameDecoder,
     /// A frame was told to be too long: nothing more can be received.
     broken: bool,
     had_largest: bool,
@@ -109,7 +111,7 @@ impl Lane {
     fn limit(&mut self, longest: usize) {
         trace!("  the limit is {longest}");
         self.stream.limit(longest);
-        self.inbound.longest = Longest(longest);
+        self.decoder.longest = MaxPayload(longest);
     }
 
     /// Receives in this way, as soon as all frames at hand are told.
@@ -117,11 +119,11 @@ impl Lane {
         while self.cut() {}
         if !self.broken {
             let way =
-                if let (Way::Expected(_), true) = (way, self.inbound.has_begun()) { Way::Ahead } else { way };
+                if let (Way::Expected(_), true) = (way, self.decoder.has_begun()) { Way::Ahead } else { way };
             self.receive(way, answer, spare);
             if !matches!(way, Way::Exact) {
                 self.cut();
-                self.inbound.return_spare(spare);
+                self.decoder.return_spare(spare);
             }
             self.check_what_is_held();
         }
@@ -133,11 +135,11 @@ impl Lane {
         let announced = self.stream.announced(self.given).map(|(kind, length)| Header { kind, length });
         match announced {
             Some(header) if header.length > self.stream.longest() => {
-                assert_eq!(self.inbound.announced(), Err(TooLong))
+                assert_eq!(self.decoder.announced(), Err(TooLong))
             }
-            announced => assert_eq!(self.inbound.announced(), Ok(announced)),
+            announced => assert_eq!(self.decoder.announced(), Ok(announced)),
         }
-        let cut = self.inbound.cut();
+        let cut = self.decoder.cut();
         match (self.stream.next(self.given), cut) {
             (Next::Frame(kind, payload), Ok(Some(frame))) => {
                 trace!("  a frame of {} bytes", payload.len());
@@ -147,10 +149,10 @@ impl Lane {
                 true
             }
             (Next::Nothing, Ok(None)) => {
-                assert!(!self.inbound.has_ahead(), "bytes read ahead stay behind");
+                assert!(!self.decoder.has_ahead(), "bytes read ahead stay behind");
                 false
             }
-            (Next::TooLong, Err(Cut::TooLong)) => {
+            (Next::TooLong, Err(DecodeError::TooLong)) => {
                 self.broken = true;
                 false
             }
@@ -165,8 +167,8 @@ impl Lane {
 
     fn check_what_is_held(&self) {
         let held = self.given - self.stream.told();
-        assert_eq!(self.inbound.is_empty(), held == 0, "{held} bytes are held");
-        assert_eq!(self.inbound.is_empty(), !self.inbound.has_begun() && !self.inbound.has_ahead());
+        assert_eq!(self.decoder.is_empty(), held == 0, "{held} bytes are held");
+        assert_eq!(self.decoder.is_empty(), !self.decoder.has_begun() && !self.decoder.has_ahead());
     }
 
     fn receive(&mut self, way: Way, answer: Answer, spare: &mut Block) -> bool {
@@ -183,16 +185,16 @@ impl Lane {
         };
         let mut count = Ok(0);
         let came = match way {
-            Way::Exact => self.inbound.receive_exact(|room, _| {
+            Way::Exact => self.decoder.receive_exact(|room, _| {
                 count = count_for(room.len());
                 Ok(write(room, &left[..count?]))
             }),
-            Way::Ahead => self.inbound.receive_ahead(spare, |room, _| {
+            Way::Ahead => self.decoder.receive_ahead(spare, |room, _| {
                 count = count_for(room.len());
                 Ok(write(room, &left[..count?]))
             }),
             Way::Expected(size) => {
-                self.inbound.receive_expected(first_room(size, || left.len()), |head, room| {
+                self.decoder.receive_expected(first_room(size, || left.len()), |head, room| {
                     count = count_for(HEADER + room.len());
                     let (front, rest) = left[..count?].split_at(HEADER.min(count?));
                     head[..front.len()].copy_from_slice(front);
@@ -205,12 +207,16 @@ impl Lane {
         let available = left.len();
         self.check_room(way, asked, available);
         match (count, came) {
-            (Ok(0), Ok(Came::End)) => return false,
+            (Ok(0), Ok(ReadOutcome::End)) => return false,
             (Ok(count), Ok(came)) => {
-                assert_eq!(came, if count < asked { Came::All } else { Came::Full }, "{count} of {asked}");
+                assert_eq!(
+                    came,
+                    if count < asked { ReadOutcome::All } else { ReadOutcome::Full },
+                    "{count} of {asked}"
+                );
                 self.given += count;
             }
-            (Err(errno), Err(Receive::System(told))) => assert_eq!(told, errno),
+            (Err(errno), Err(ReadError::System(told))) => assert_eq!(told, errno),
             (count, came) => panic!("{came:?} where {count:?} came"),
         }
         true
@@ -244,7 +250,7 @@ impl Lane {
     fn finish(&mut self, spare: &mut Block) {
         loop {
             while self.cut() {}
-            self.inbound.return_spare(spare);
+            self.decoder.return_spare(spare);
             if self.broken {
                 return;
             }
@@ -253,7 +259,7 @@ impl Lane {
             }
         }
         assert_eq!(self.given, self.stream.len());
-        assert_eq!(self.inbound.is_empty(), !self.stream.is_partial());
+        assert_eq!(self.decoder.is_empty(), !self.stream.is_partial());
     }
 }
 

@@ -12,10 +12,10 @@ use nix::errno::Errno;
 
 use crate::calls::flow::Flow;
 use crate::connection::table;
-use crate::kernel::deadline::{Limit, now};
+use crate::kernel::deadline::{Deadline, now};
 use crate::kernel::wait::Wait;
 use crate::kernel::{fd, signals, socket};
-use crate::process::entry_guard::Section;
+use crate::process::entry_guard::EntryGuard;
 
 /// An accept, between its steps: plain data.
 #[derive(Clone, Copy)]
@@ -31,7 +31,7 @@ impl Accept {
     }
 
     /// `wait` has the outcome of the wait before, if there was one, and gets the next one.
-    pub fn step(&self, section: &Section, wait: &mut Wait) -> Result<Flow<RawFd>> {
+    pub fn step(&self, guard: &EntryGuard, wait: &mut Wait) -> Result<Flow<RawFd>> {
         match (wait.is_first(), wait.is_poll(), wait.result()) {
             (true, ..) => {}
             (_, true, Ok(0)) => return Err(Errno::EAGAIN),
@@ -39,11 +39,11 @@ impl Accept {
             (_, true, Ok(_) | Err(Errno::EINTR)) | (_, false, Err(Errno::ECONNABORTED)) => {}
             // With SO_RCVTIMEO it ends after a stop, too, which poll(2) does not mind.
             (_, false, Err(Errno::EINTR)) => return self.wait_in_poll(wait),
-            (_, false, Err(Errno::EAGAIN)) => return self.wait(section, wait),
+            (_, false, Err(Errno::EAGAIN)) => return self.wait(guard, wait),
             (.., Err(errno)) => return Err(errno),
             (_, false, Ok(client)) => {
                 let client = RawFd::try_from(client).map_err(|_| Errno::EBADF)?;
-                return self.adopt(section, socket::accepted(client)).map(Flow::Done);
+                return self.adopt(guard, socket::accepted(client)).map(Flow::Done);
             }
         }
         wait.accept(self.listener);
@@ -51,9 +51,9 @@ impl Accept {
     }
 
     /// There is no client, and the socket does not wait: by the program's word, or by a list's.
-    fn wait(&self, section: &Section, wait: &mut Wait) -> Result<Flow<RawFd>> {
+    fn wait(&self, guard: &EntryGuard, wait: &mut Wait) -> Result<Flow<RawFd>> {
         let by_list =
-            table::lock(section, self.listener).get().is_some_and(|service| service.waits_for_clients);
+            table::lock(guard, self.listener).get().is_some_and(|service| service.waits_for_clients);
         if !by_list {
             return Err(Errno::EAGAIN);
         }
@@ -61,7 +61,7 @@ impl Accept {
     }
 
     fn wait_in_poll(&self, wait: &mut Wait) -> Result<Flow<RawFd>> {
-        match Limit::since(self.begun, socket::receive_time(self.listener)?).left() {
+        match Deadline::since(self.begun, socket::receive_time(self.listener)?).left() {
             0 => Err(Errno::EAGAIN),
             left => {
                 wait.poll(self.listener, libc::POLLIN, left);
@@ -70,9 +70,9 @@ impl Accept {
         }
     }
 
-    fn adopt(&self, section: &Section, client: RawFd) -> Result<RawFd> {
-        let prepared = table::Prepared::for_client(section, self.listener).map_err(|_| Errno::ENOMEM);
-        let adopted = prepared.and_then(|prepared| table::give_out(section, client, prepared));
+    fn adopt(&self, guard: &EntryGuard, client: RawFd) -> Result<RawFd> {
+        let prepared = table::Prepared::for_client(guard, self.listener).map_err(|_| Errno::ENOMEM);
+        let adopted = prepared.and_then(|prepared| table::give_out(guard, client, prepared));
         adopted.map(|()| client).inspect_err(|_| {
             let _ = fd::close(client);
         })

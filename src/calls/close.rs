@@ -17,9 +17,9 @@ use crate::connection::stall::{LOOK, Stall};
 use crate::connection::table::{self, Memory};
 use crate::error::{Error, ipc_errors as Code};
 use crate::event_loop::loops;
-use crate::kernel::deadline::{Limit, milliseconds};
+use crate::kernel::deadline::{Deadline, milliseconds};
 use crate::kernel::{ancillary, fd, internal_fds, socket};
-use crate::process::entry_guard::Section;
+use crate::process::entry_guard::EntryGuard;
 use crate::service::endpoint;
 
 /// How long a close waits for the peer if no descriptor is free, in milliseconds.
@@ -27,14 +27,14 @@ const WITHOUT_DESCRIPTOR: i64 = 1000;
 
 /// Closes a descriptor. One that the library keeps, and the number of a connection whose end was just reported, is not the
 /// program's to close: EBADF.
-pub fn close_connection(section: &mut Section, fd: RawFd) -> Result<(), Error> {
-    let queue = leave_in_background(section, fd, Limit::NONE);
-    queue.into_iter().for_each(|queue| send_now(section, fd, queue));
-    loops::closing(section, fd);
-    let noted = prepare_close(section, fd);
+pub fn close_connection(guard: &mut EntryGuard, fd: RawFd) -> Result<(), Error> {
+    let queue = leave_in_background(guard, fd, Deadline::NONE);
+    queue.into_iter().for_each(|queue| send_now(guard, fd, queue));
+    loops::closing(guard, fd);
+    let noted = prepare_close(guard, fd);
     drop(noted.map_err(|errno| Error::new(Code::IPC_ERROR_USOCK_CLOSE, errno))?);
     let closed = endpoint::close(fd);
-    table::note_closed(section, fd);
+    table::note_closed(guard, fd);
     closed
 }
 
@@ -42,25 +42,30 @@ pub fn close_connection(section: &mut Section, fd: RawFd) -> Result<(), Error> {
 ///
 /// The peer sees the end at once; the number is not another file's before the end was reported. ENOENT if the list does not have
 /// it, or it has ended.
-pub fn end_member(section: &mut Section, list: usize, fd: RawFd, linger: Option<Limit>) -> Result<(), Errno> {
-    let token = loops::ending(section, list, fd).map_err(|_| Errno::ENOMEM)?.ok_or(Errno::ENOENT)?;
+pub fn end_member(
+    guard: &mut EntryGuard,
+    list: usize,
+    fd: RawFd,
+    linger: Option<Deadline>,
+) -> Result<(), Errno> {
+    let token = loops::ending(guard, list, fd).map_err(|_| Errno::ENOMEM)?.ok_or(Errno::ENOENT)?;
     match linger {
-        Some(linger) => drop(leave_in_background(section, fd, linger)),
-        None => background::leave_to_caller(section, fd),
+        Some(linger) => drop(leave_in_background(guard, fd, linger)),
+        None => background::leave_to_caller(guard, fd),
     }
-    drop(prepare_close(section, fd)?);
+    drop(prepare_close(guard, fd)?);
     let held = internal_fds::close_and_hold(fd);
-    table::note_closed(section, fd);
-    loops::hold_member(section, list, token, held);
+    table::note_closed(guard, fd);
+    loops::hold_member(guard, list, token, held);
     Ok(())
 }
 
 /// Has what is queued for the connection leave in the background; the queue, if that is not possible.
-fn leave_in_background(section: &Section, fd: RawFd, limit: Limit) -> Option<SendQueue> {
-    match background::take_over(section, fd, limit) {
+fn leave_in_background(guard: &EntryGuard, fd: RawFd, limit: Deadline) -> Option<SendQueue> {
+    match background::take_over(guard, fd, limit) {
         Ok(begun) => {
             if begun == Some(Begun::First) {
-                loops::background_began(section);
+                loops::background_began(guard);
             }
             None
         }
@@ -69,8 +74,8 @@ fn leave_in_background(section: &Section, fd: RawFd, limit: Limit) -> Option<Sen
 }
 
 /// The socket is about to be closed: no other call sends to it or closes it from now on. The memory of the connection.
-fn prepare_close(section: &Section, fd: RawFd) -> Result<Option<Memory>, Errno> {
-    let mut slot = table::lock(section, fd);
+fn prepare_close(guard: &EntryGuard, fd: RawFd) -> Result<Option<Memory>, Errno> {
+    let mut slot = table::lock(guard, fd);
     if slot.get().is_some_and(|connection| !connection.turn.is_free()) {
         // A thread that is in the middle of a frame waits for the socket.
         socket::shut_down(fd);
@@ -81,11 +86,11 @@ fn prepare_close(section: &Section, fd: RawFd) -> Result<Option<Memory>, Errno> 
         ancillary::disarm_unreceived(fd);
     }
     // A read that waits learns that the number is another one's from now on.
-    table::note_closing(section, fd)
+    table::note_closing(guard, fd)
 }
 
 /// Sends what the peer takes, for a while.
-fn send_now(section: &mut Section, fd: RawFd, mut queue: SendQueue) {
+fn send_now(guard: &mut EntryGuard, fd: RawFd, mut queue: SendQueue) {
     let (begun, mut stall) = (milliseconds(), Stall::begin(fd, &queue));
     loop {
         let flushed = queue.flush(|pieces, descriptor| send(fd, pieces, descriptor));
@@ -93,6 +98,6 @@ fn send_now(section: &mut Section, fd: RawFd, mut queue: SendQueue) {
         if is_over || milliseconds() - begun >= WITHOUT_DESCRIPTOR {
             break;
         }
-        let _ = section.outside(|| fd::wait(fd, PollFlags::POLLOUT, PollTimeout::from(LOOK as u16)));
+        let _ = guard.outside(|| fd::wait(fd, PollFlags::POLLOUT, PollTimeout::from(LOOK as u16)));
     }
 }

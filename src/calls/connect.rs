@@ -20,10 +20,10 @@ use nix::errno::Errno;
 
 use crate::calls::flow::Flow;
 use crate::error::{Error, ipc_errors as Code};
-use crate::kernel::deadline::Limit;
+use crate::kernel::deadline::Deadline;
 use crate::kernel::wait::Wait;
 use crate::kernel::{dir_watch, fd, socket};
-use crate::process::entry_guard::Section;
+use crate::process::entry_guard::EntryGuard;
 use crate::service::endpoint::Connect;
 use crate::service::path::c_string;
 
@@ -36,7 +36,7 @@ const WATCHED_PAUSE: i32 = 1000;
 /// A connection that is made within a time: plain data.
 #[derive(Clone, Copy)]
 pub struct PatientConnect {
-    limit: Limit,
+    limit: Deadline,
     /// What is being tried; none while it waits.
     connect: Option<Connect>,
     /// What watches the directory; below 0 if nothing does yet.
@@ -48,16 +48,16 @@ pub struct PatientConnect {
 
 impl PatientConnect {
     /// For as long as `limit` says.
-    pub fn new(limit: Limit) -> Self {
+    pub fn new(limit: Deadline) -> Self {
         Self { limit, connect: None, watch: -1, is_watched: false, pause: PAUSE }
     }
 
     /// The next step: `path` is the service's. The descriptor of the connection.
-    pub fn step(&mut self, section: &Section, path: &CStr, wait: &mut Wait) -> Result<Flow<RawFd>, Error> {
-        self.try_step(section, path, wait).inspect_err(|_| self.stop_watching())
+    pub fn step(&mut self, guard: &EntryGuard, path: &CStr, wait: &mut Wait) -> Result<Flow<RawFd>, Error> {
+        self.try_step(guard, path, wait).inspect_err(|_| self.stop_watching())
     }
 
-    fn try_step(&mut self, section: &Section, path: &CStr, wait: &mut Wait) -> Result<Flow<RawFd>, Error> {
+    fn try_step(&mut self, guard: &EntryGuard, path: &CStr, wait: &mut Wait) -> Result<Flow<RawFd>, Error> {
         let is_endless = self.limit.left() < 0;
         let Some(connect) = self.connect.take() else {
             if !wait.is_first() {
@@ -73,7 +73,7 @@ impl PatientConnect {
             }
             return self.begin(path, wait);
         };
-        let error = match connect.finish(section, wait) {
+        let error = match connect.finish(guard, wait) {
             Ok(fd) => {
                 let _ = socket::set_send_time(fd, -1);
                 self.stop_watching();

@@ -15,19 +15,19 @@ use crate::connection::state::Connection;
 use crate::connection::{background, table};
 use crate::error::Error;
 use crate::event_loop::loops;
-use crate::kernel::deadline::{Limit, milliseconds};
+use crate::kernel::deadline::{Deadline, milliseconds};
 use crate::kernel::fd;
 use crate::kernel::wait::{PollSet, Wait};
-use crate::process::entry_guard::Section;
+use crate::process::entry_guard::EntryGuard;
 use crate::process::sharded::NumberMap;
 
 /// How long to wait for memory of the kernel's, in milliseconds.
 pub const MEMORY_PAUSE: u8 = 1;
 
 /// Has later calls send what is queued.
-pub fn has_queued(section: &Section, fd: RawFd) {
+pub fn has_queued(guard: &EntryGuard, fd: RawFd) {
     note_queued();
-    loops::watch_output(section, fd);
+    loops::watch_output(guard, fd);
 }
 
 /// Whether anything is queued that is to be sent while a call waits for something else.
@@ -36,10 +36,10 @@ pub fn is_any_queued() -> bool {
 }
 
 /// [`flush`], and what follows for the list that has the connection.
-fn flush_and_note(section: &Section, fd: RawFd) -> Flushed {
-    let flushed = flush(section, fd);
+fn flush_and_note(guard: &EntryGuard, fd: RawFd) -> Flushed {
+    let flushed = flush(guard, fd);
     if flushed == Flushed::All {
-        loops::note_sent(section, fd);
+        loops::note_sent(guard, fd);
     }
     flushed
 }
@@ -51,13 +51,13 @@ pub struct Flushing(Option<PollSet>);
 impl Flushing {
     /// Waits until the descriptor is readable or one of the connections takes bytes, for so many milliseconds, below 0
     /// without end.
-    pub fn wait(&mut self, section: &Section, wait: &mut Wait, fd: RawFd, left: i32) -> Result<(), Errno> {
-        let (waiting, are_all) = queued(section);
+    pub fn wait(&mut self, guard: &EntryGuard, wait: &mut Wait, fd: RawFd, left: i32) -> Result<(), Errno> {
+        let (waiting, are_all) = queued(guard);
         if !are_all {
             // What is left out may be what the peer waits for.
             return Err(Errno::ENOMEM);
         }
-        let background = background::set(section);
+        let background = background::set(guard);
         if waiting.is_empty() && background.is_none() {
             wait.poll(fd, libc::POLLIN, left);
             return Ok(());
@@ -73,45 +73,45 @@ impl Flushing {
     }
 
     /// The wait is over: sends what can be sent.
-    pub fn finish(&mut self, section: &mut Section) {
+    pub fn finish(&mut self, guard: &mut EntryGuard) {
         let mut is_stalled = false;
         if let Some(set) = self.0.take() {
-            set.finish(1, |fd| is_stalled |= flush_and_note(section, fd) == Flushed::Later);
+            set.finish(1, |fd| is_stalled |= flush_and_note(guard, fd) == Flushed::Later);
         }
         if is_stalled {
-            pause(section);
+            pause(guard);
         }
     }
 }
 
 /// Waits a little for what passes without the kernel's saying so.
-fn pause(section: &mut Section) {
-    let _ = section.outside(|| poll(&mut [], MEMORY_PAUSE));
+fn pause(guard: &mut EntryGuard) {
+    let _ = guard.outside(|| poll(&mut [], MEMORY_PAUSE));
 }
 
 /// How long the end of the process waits for what is queued, in milliseconds.
 const AT_EXIT: i64 = 30_000;
 
 /// At the end of the process: waits until nothing is queued that its peer takes.
-pub fn finish_at_exit(section: &mut Section) {
+pub fn finish_at_exit(guard: &mut EntryGuard) {
     let begun = milliseconds();
     let mut stalls = NumberMap::default();
     while milliseconds() - begun < AT_EXIT {
-        background::send(section, true);
-        let (mut waiting, are_all) = queued(section);
+        background::send(guard, true);
+        let (mut waiting, are_all) = queued(guard);
         waiting.retain(|fd| {
-            if flush_and_note(section, *fd) == Flushed::All {
+            if flush_and_note(guard, *fd) == Flushed::All {
                 return false;
             }
             if stalls.try_reserve(1).is_err() {
                 return true;
             }
-            let mut slot = table::lock(section, *fd);
-            let Some(Connection { outbound, .. }) = slot.get() else { return false };
-            !stalls.entry(*fd).or_insert_with(|| Stall::begin(*fd, outbound)).look(*fd, outbound)
+            let mut slot = table::lock(guard, *fd);
+            let Some(Connection { send_queue, .. }) = slot.get() else { return false };
+            !stalls.entry(*fd).or_insert_with(|| Stall::begin(*fd, send_queue)).look(*fd, send_queue)
         });
-        let background = background::set(section);
-        if are_all && waiting.is_empty() && !background::has_rests(section) {
+        let background = background::set(guard);
+        if are_all && waiting.is_empty() && !background::has_rests(guard) {
             break;
         }
         let mut asked = Vec::new();
@@ -121,7 +121,7 @@ pub fn finish_at_exit(section: &mut Section) {
             asked
                 .extend(all.filter_map(|(fd, events)| fd::borrow(fd).ok().map(|fd| PollFd::new(fd, events))));
         }
-        let _ = section.outside(|| poll(&mut asked, LOOK as u16));
+        let _ = guard.outside(|| poll(&mut asked, LOOK as u16));
     }
 }
 
@@ -129,24 +129,24 @@ pub fn finish_at_exit(section: &mut Section) {
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub struct Flush {
     fd: RawFd,
-    limit: Limit,
+    limit: Deadline,
     is_pausing: bool,
 }
 
 impl Flush {
     /// Sends what is queued for the connection, and waits for its peer until `limit`.
-    pub fn new(fd: RawFd, limit: Limit) -> Self {
+    pub fn new(fd: RawFd, limit: Deadline) -> Self {
         Self { fd, limit, is_pausing: false }
     }
 
     /// Begins. ETIMEDOUT when the time is over.
-    pub fn begin(&mut self, section: &Section, wait: &mut Wait) -> Result<Flow<()>, Error> {
+    pub fn begin(&mut self, guard: &EntryGuard, wait: &mut Wait) -> Result<Flow<()>, Error> {
         fd::check_usable(self.fd).map_err(failed)?;
-        self.flush(section, wait, false)
+        self.flush(guard, wait, false)
     }
 
     /// Goes on after a wait.
-    pub fn go_on(&mut self, section: &Section, wait: &mut Wait) -> Result<Flow<()>, Error> {
+    pub fn go_on(&mut self, guard: &EntryGuard, wait: &mut Wait) -> Result<Flow<()>, Error> {
         let has_paused = std::mem::take(&mut self.is_pausing);
         if !has_paused {
             match wait.events() {
@@ -155,13 +155,13 @@ impl Flush {
                 result => drop(result.map_err(failed)?),
             }
         }
-        self.flush(section, wait, !has_paused && wait.events().is_ok_and(|events| events != 0))
+        self.flush(guard, wait, !has_paused && wait.events().is_ok_and(|events| events != 0))
     }
 
-    fn flush(&mut self, section: &Section, wait: &mut Wait, is_writable: bool) -> Result<Flow<()>, Error> {
+    fn flush(&mut self, guard: &EntryGuard, wait: &mut Wait, is_writable: bool) -> Result<Flow<()>, Error> {
         let fd = self.fd;
         let timeout = self.limit.left();
-        let mut slot = table::lock_known(section, fd);
+        let mut slot = table::lock_known(guard, fd);
         let Some(connection) = slot.get().filter(|connection| !connection.may_send()) else {
             return Ok(Flow::Done(()));
         };
@@ -169,7 +169,7 @@ impl Flush {
         if connection.turn.is_free() {
             slot.verify().map_err(failed)?;
             flushed = flush_queue(&mut slot, fd)?;
-        } else if connection.turn.has(section.thread()) {
+        } else if connection.turn.has(guard.thread()) {
             // A signal handler has interrupted a write to the same connection.
             return Err(failed(Errno::EDEADLK));
         } else if is_writable {
@@ -179,7 +179,7 @@ impl Flush {
         if flushed == Flushed::All {
             slot.remove_if_idle();
             drop(slot);
-            loops::note_sent(section, fd);
+            loops::note_sent(guard, fd);
             return Ok(Flow::Done(()));
         }
         if timeout == 0 {

@@ -26,7 +26,7 @@ use crate::error::Error;
 use crate::event_loop::loops;
 use crate::kernel::deadline::milliseconds;
 use crate::kernel::wait::{PollSet, Wait};
-use crate::process::entry_guard::Section;
+use crate::process::entry_guard::EntryGuard;
 
 /// How long one call is held back at most, in milliseconds.
 const LONGEST: i64 = 10_000;
@@ -55,7 +55,7 @@ pub enum Held {
 impl HeldBack {
     /// The queue of the connection has no room for the frame: says what to wait for, or that it is refused.
     pub fn begin(
-        section: &Section,
+        guard: &EntryGuard,
         mut slot: Slot<'_>,
         fd: RawFd,
         list: Option<usize>,
@@ -64,19 +64,19 @@ impl HeldBack {
     ) -> Result<Held, Error> {
         let identity = slot.identity();
         let connection = slot.get().ok_or(failed(Errno::EBADF))?;
-        let has_taken_nothing = connection.outbound.refused_at.is_some_and(|before| held_for(fd) >= before);
+        let has_taken_nothing = connection.send_queue.refused_at.is_some_and(|before| held_for(fd) >= before);
         let has_own_limit = connection.settings.queue.is_some();
         if has_own_limit || has_taken_nothing || frame.is_refused_for_its_descriptor(connection) {
             return Err(refused(Errno::EAGAIN));
         }
         connection.turn.hold_back(true);
-        let stall = Stall::begin(fd, &connection.outbound);
+        let stall = Stall::begin(fd, &connection.send_queue);
         drop(slot);
         let mut held_back = Self { fd, list, identity, since: milliseconds(), stall, set: None };
-        match held_back.wait_for_room(section, frame, wait) {
+        match held_back.wait_for_room(guard, frame, wait) {
             Ok(Flow::Wait) => Ok(Held::Back(held_back)),
             result => {
-                held_back.end(&mut table::lock_known(section, fd));
+                held_back.end(&mut table::lock_known(guard, fd));
                 result.map(|_| Held::Queued)
             }
         }
@@ -85,16 +85,16 @@ impl HeldBack {
     /// Waits until the peer takes bytes, or something else is to be served.
     fn wait_for_room(
         &mut self,
-        section: &Section,
+        guard: &EntryGuard,
         frame: Outgoing<'_>,
         wait: &mut Wait,
     ) -> Result<Flow<()>, Error> {
-        if let Some(set) = self.list.and_then(|list| loops::others(section, list, self.fd)) {
+        if let Some(set) = self.list.and_then(|list| loops::others(guard, list, self.fd)) {
             set.wait(wait, self.stall.next_look());
             self.set = Some(set);
             return Ok(Flow::Wait);
         }
-        let mut slot = table::lock_known(section, self.fd);
+        let mut slot = table::lock_known(guard, self.fd);
         frame.queue(self.connection(&mut slot)?, Room::Shared).map(Flow::Done)
     }
 
@@ -107,13 +107,13 @@ impl HeldBack {
     /// The wait is over: sends what the kernel takes, and tries again.
     pub fn go_on(
         &mut self,
-        section: &Section,
+        guard: &EntryGuard,
         frame: Outgoing<'_>,
         wait: &mut Wait,
     ) -> Result<Flow<()>, Error> {
         let mut are_others_ready = false;
         self.set.take().into_iter().for_each(|set| set.finish(1, |_| are_others_ready = true));
-        let mut slot = table::lock_known(section, self.fd);
+        let mut slot = table::lock_known(guard, self.fd);
         if self.connection(&mut slot)?.turn.is_free() {
             flush_queue(&mut slot, self.fd)?;
         }
@@ -125,12 +125,12 @@ impl HeldBack {
         if are_others_ready {
             return frame.queue(connection, Room::Shared).map(Flow::Done);
         }
-        if self.stall.look(self.fd, &connection.outbound) || milliseconds() - self.since >= LONGEST {
-            connection.outbound.refused_at = Some(held_for(self.fd));
+        if self.stall.look(self.fd, &connection.send_queue) || milliseconds() - self.since >= LONGEST {
+            connection.send_queue.refused_at = Some(held_for(self.fd));
             return Err(refused(Errno::EAGAIN));
         }
         drop(slot);
-        self.wait_for_room(section, frame, wait)
+        self.wait_for_room(guard, frame, wait)
     }
 
     /// The call is held back no more; whether the connection still is the one that it began with.

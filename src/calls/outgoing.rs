@@ -55,12 +55,12 @@ impl<'a> Outgoing<'a> {
 
     /// Whether there may be room for it later: descriptors leave one by one.
     pub fn is_refused_for_its_descriptor(self, connection: &Connection) -> bool {
-        self.descriptor.is_some() && !connection.outbound.takes_descriptor()
+        self.descriptor.is_some() && !connection.send_queue.takes_descriptor()
     }
 
     /// Puts it before all that is queued: a part of the frame is sent.
     pub fn prepend(self, connection: &mut Connection) -> Result<(), Errno> {
-        connection.outbound.prepend(self.pieces())
+        connection.send_queue.prepend(self.pieces())
     }
 
     /// Its bytes.
@@ -101,8 +101,8 @@ impl<'a> Outgoing<'a> {
     /// Keeps it in memory, behind what is there, if there is room.
     pub fn queue(self, connection: &mut Connection, room: Room) -> Result<(), Error> {
         let descriptor = self.descriptor.map(fd::duplicate).transpose().map_err(failed)?;
-        connection.outbound.reserve(self.len(), room, descriptor.is_some()).map_err(refused)?;
-        connection.outbound.append(self.pieces(), descriptor);
+        connection.send_queue.reserve(self.len(), room, descriptor.is_some()).map_err(refused)?;
+        connection.send_queue.append(self.pieces(), descriptor);
         Ok(())
     }
 

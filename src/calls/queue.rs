@@ -14,7 +14,7 @@ use crate::connection::table::{self, Slot};
 use crate::error::Error;
 use crate::event_loop::loops;
 use crate::kernel::fd;
-use crate::process::entry_guard::Section;
+use crate::process::entry_guard::EntryGuard;
 
 /// How much is put together before it is sent without being asked.
 const BATCH: usize = 64 << 10;
@@ -24,43 +24,43 @@ const BATCH: usize = 64 << 10;
 /// Whether the descriptor is still this connection is asked at the beginning of a batch and before it is sent: the
 /// program may have closed it with close(2), and its number may be another connection's, which must not get what
 /// was queued. To ask for each frame would cost what batches save.
-pub fn queue(section: &Section, fd: RawFd, pieces: [&[u8]; 2]) -> Result<(), Error> {
+pub fn queue(guard: &EntryGuard, fd: RawFd, pieces: [&[u8]; 2]) -> Result<(), Error> {
     let size = pieces.iter().map(|piece| piece.len()).sum();
-    let mut slot = table::lock_known(section, fd);
-    let before = slot.get().map_or(0, |connection| connection.outbound.len());
+    let mut slot = table::lock_known(guard, fd);
+    let before = slot.get().map_or(0, |connection| connection.send_queue.len());
     // Once for each batch, also where the peer does not read.
     let is_full = before / BATCH < (before + size) / BATCH;
     if before == 0 || is_full {
         slot.verify().map_err(failed)?;
     }
     let connection = room_for(&mut slot, fd, size)?;
-    let is_first = connection.outbound.is_empty();
+    let is_first = connection.send_queue.is_empty();
     connection.is_assumed |= !is_first && !is_full;
-    connection.outbound.append(pieces.into_iter(), None);
+    connection.send_queue.append(pieces.into_iter(), None);
     let may_send = connection.turn.is_free();
     slot.count_sent();
     if is_full && may_send && flush_queue(&mut slot, fd)? == Flushed::All {
         slot.remove_if_idle();
         drop(slot);
         if !is_first {
-            loops::note_sent(section, fd);
+            loops::note_sent(guard, fd);
         }
         return Ok(());
     }
     drop(slot);
     if is_first {
-        has_queued(section, fd);
+        has_queued(guard, fd);
     }
     Ok(())
 }
 
 /// Puts a frame behind others of its batch, if there is room for it.
-pub fn add_quickly(section: &Section, fd: RawFd, pieces: [&[u8]; 2]) -> Option<()> {
-    let mut slot = table::lock_known(section, fd);
+pub fn add_quickly(guard: &EntryGuard, fd: RawFd, pieces: [&[u8]; 2]) -> Option<()> {
+    let mut slot = table::lock_known(guard, fd);
     let connection = slot.get()?;
-    let (before, size) = (connection.outbound.len(), pieces[0].len() + pieces[1].len());
+    let (before, size) = (connection.send_queue.len(), pieces[0].len() + pieces[1].len());
     let is_amid = before > 0 && before / BATCH == (before + size) / BATCH && !connection.left_to_parent;
-    if is_amid && connection.outbound.try_append(pieces, connection.settings.room()) {
+    if is_amid && connection.send_queue.try_append(pieces, connection.settings.room()) {
         connection.is_assumed = true;
         slot.count_sent();
         return Some(());
@@ -69,8 +69,8 @@ pub fn add_quickly(section: &Section, fd: RawFd, pieces: [&[u8]; 2]) -> Option<(
 }
 
 /// Sends the frame, or, where something stands before it or the kernel takes no more, queues it; it makes one send at most.
-pub fn send_or_queue(section: &Section, fd: RawFd, frame: Outgoing<'_>) -> Result<(), Error> {
-    let mut slot = table::lock_known(section, fd);
+pub fn send_or_queue(guard: &EntryGuard, fd: RawFd, frame: Outgoing<'_>) -> Result<(), Error> {
+    let mut slot = table::lock_known(guard, fd);
     slot.verify().map_err(failed)?;
     let mut sent = 0;
     if slot.get().is_none_or(|connection| connection.may_send()) {
@@ -102,7 +102,7 @@ pub fn send_or_queue(section: &Section, fd: RawFd, frame: Outgoing<'_>) -> Resul
     }
     slot.count_sent();
     drop(slot);
-    has_queued(section, fd);
+    has_queued(guard, fd);
     Ok(())
 }
 
@@ -113,7 +113,7 @@ fn room_for<'a>(slot: &'a mut Slot<'_>, fd: RawFd, size: usize) -> Result<&'a mu
         if connection.left_to_parent {
             return Err(failed(Errno::EBUSY));
         }
-        match connection.outbound.reserve(size, connection.settings.room(), false) {
+        match connection.send_queue.reserve(size, connection.settings.room(), false) {
             Ok(()) => break,
             Err(Errno::EAGAIN) if !is_last_try && connection.turn.is_free() => {
                 slot.verify().map_err(failed)?;
@@ -129,7 +129,7 @@ fn room_for<'a>(slot: &'a mut Slot<'_>, fd: RawFd, size: usize) -> Result<&'a mu
 }
 
 /// Bytes that are queued for the connection.
-pub fn pending(section: &Section, fd: RawFd) -> Result<usize, Error> {
+pub fn pending(guard: &EntryGuard, fd: RawFd) -> Result<usize, Error> {
     fd::check_usable(fd).map_err(failed)?;
-    Ok(queued_bytes(section, fd))
+    Ok(queued_bytes(guard, fd))
 }

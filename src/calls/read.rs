@@ -18,7 +18,7 @@ use nix::errno::Errno;
 
 use crate::calls::flow::Flow;
 use crate::calls::flush::{Flushing, is_any_queued};
-use crate::connection::frame_decoder::{ANNOUNCED, Came, Cut, Frame, Receive, first_room};
+use crate::connection::frame_decoder::{ANNOUNCED, DecodeError, Frame, ReadError, ReadOutcome, first_room};
 use crate::connection::received_fds::Unwanted;
 use crate::connection::send::any_queued;
 use crate::connection::state::Connection;
@@ -28,11 +28,11 @@ use crate::event_loop::loops;
 use crate::frame::c_heap::{Block, OutOfMemory};
 use crate::frame::header::{HEADER_SIZE, Header, MAX_PAYLOAD};
 use crate::kernel::ancillary::Arriving;
-use crate::kernel::deadline::{Limit, now};
+use crate::kernel::deadline::{Deadline, now};
 use crate::kernel::socket::Cookie;
 use crate::kernel::wait::Wait;
 use crate::kernel::{ancillary, signals, socket};
-use crate::process::entry_guard::Section;
+use crate::process::entry_guard::EntryGuard;
 
 /// A read, between its steps: plain data.
 #[derive(Clone, Copy)]
@@ -46,7 +46,7 @@ pub struct Read {
     is_certain: bool,
     counters: (u32, u32),
     /// How long the socket may be waited for: as the call says, or as the socket does, once that was asked.
-    limit: Option<Limit>,
+    limit: Option<Deadline>,
     /// Whether that is the call's own time.
     is_timed: bool,
     flushing: Flushing,
@@ -76,11 +76,11 @@ impl From<Errno> for Failure {
     }
 }
 
-impl From<Cut> for Failure {
-    fn from(cut: Cut) -> Self {
+impl From<DecodeError> for Failure {
+    fn from(cut: DecodeError) -> Self {
         match cut {
-            Cut::OutOfMemory => Self::Passing(OutOfMemory.into()),
-            Cut::TooLong => Self::Passing(failed(Errno::EPROTO)),
+            DecodeError::OutOfMemory => Self::Passing(OutOfMemory.into()),
+            DecodeError::TooLong => Self::Passing(failed(Errno::EPROTO)),
         }
     }
 }
@@ -98,8 +98,8 @@ type Admit<'a> = &'a mut dyn FnMut(Header) -> Result<(), Error>;
 
 impl Read {
     /// Reads the next frame of the connection. A `limit` with an end takes the place of what the socket says of waiting.
-    pub fn new(fd: RawFd, limit: Limit) -> Self {
-        let is_timed = limit != Limit::NONE;
+    pub fn new(fd: RawFd, limit: Deadline) -> Self {
+        let is_timed = limit != Deadline::NONE;
         Self {
             fd,
             begun: now(),
@@ -114,8 +114,8 @@ impl Read {
 
     /// The next step of a read of a connection of which nothing is in memory, as most often: the wait for a header, or the frame
     /// that the header is of, if it is there whole. None, and nothing is done, for all other steps.
-    pub fn quick(&mut self, section: &Section, wait: &mut Wait) -> Option<Flow<Frame>> {
-        let mut slot = table::lock_known(section, self.fd);
+    pub fn quick(&mut self, guard: &EntryGuard, wait: &mut Wait) -> Option<Flow<Frame>> {
+        let mut slot = table::lock_known(guard, self.fd);
         if self.is_timed || !slot.is_plain() || slot.list().is_some() || any_queued() {
             return None;
         }
@@ -145,7 +145,7 @@ impl Read {
         let connection = if filled > 0 { slot.entry().ok() } else { None };
         if let Some(connection) = connection {
             // Another thread has taken the frame that was seen, or only a part of this one is there.
-            connection.inbound.begin(head, filled, payload);
+            connection.decoder.begin(head, filled, payload);
         }
         None
     }
@@ -154,30 +154,30 @@ impl Read {
     /// frame first and can refuse it: it then stays for another call.
     pub fn step(
         &mut self,
-        section: &mut Section,
+        guard: &mut EntryGuard,
         wait: &mut Wait,
         admit: Admit<'_>,
     ) -> Result<Flow<Frame>, Error> {
         let (mut unwanted, mut ended) = (Unwanted::default(), None);
-        let mut slot = table::lock(section, self.fd);
+        let mut slot = table::lock(guard, self.fd);
         let look = self.look(&mut slot, wait, &mut unwanted, admit);
         if let Some(connection) = slot.get() {
-            unwanted.collect(&mut connection.inbound.descriptors);
+            unwanted.collect(&mut connection.decoder.descriptors);
             if let Err(Failure::End(_)) = look {
                 // What has come of a frame will never be one.
-                let inbound = connection.settings.inbound();
-                ended = Some(std::mem::replace(&mut connection.inbound, inbound));
+                let decoder = connection.settings.decoder();
+                ended = Some(std::mem::replace(&mut connection.decoder, decoder));
             }
         }
         slot.remove_if_idle();
         drop(slot);
         drop((unwanted, ended));
-        self.flushing.finish(section);
+        self.flushing.finish(guard);
         match look {
             Ok(Look::Frame(frame)) => Ok(Flow::Done(frame)),
-            Ok(Look::Nothing { has_begun }) => self.wait(section, wait, has_begun),
+            Ok(Look::Nothing { has_begun }) => self.wait(guard, wait, has_begun),
             Err(Failure::Passing(error)) => {
-                loops::note_input(section, self.fd);
+                loops::note_input(guard, self.fd);
                 Err(error)
             }
             Err(Failure::End(errno)) => Err(Error::new(Code::IPC_ERROR_CLOSED_RECIPIENT, errno)),
@@ -194,7 +194,7 @@ impl Read {
     ) -> Result<Look, Failure> {
         // Before anything is taken from the kernel, so that nothing is lost for want of it.
         slot.reserve()?;
-        let has_memory = slot.get().is_some_and(|connection| !connection.inbound.is_empty());
+        let has_memory = slot.get().is_some_and(|connection| !connection.decoder.is_empty());
         if outcome.is_first() {
             (self.cookie, self.is_certain) = slot.last_socket()?;
             self.counters = slot.counters();
@@ -245,7 +245,7 @@ impl Read {
         }
         if !outcome.is_poll() {
             let Ok(time) = socket::receive_time(self.fd) else { return false };
-            self.limit = Some(Limit::since(self.begun, time));
+            self.limit = Some(Deadline::since(self.begun, time));
         }
         true
     }
@@ -264,25 +264,25 @@ impl Read {
         };
         let header = Header::decode(header, settings.longest.0).map_err(|_| failed(Errno::EPROTO))?;
         admit(header)?;
-        let mut inbound = settings.inbound();
+        let mut decoder = settings.decoder();
         let fd = self.fd;
         let refuses = slot.refuses_descriptors();
         let room = first_room(header.length, || socket::available(fd));
-        let came = inbound.receive_expected(room, |head, room| {
+        let came = decoder.receive_expected(room, |head, room| {
             unwanted.receive(refuses, None, |arriving| ancillary::receive_apart(fd, head, room, arriving))
         });
         match came {
             // Another thread or process has taken it.
-            Err(Receive::System(Errno::EAGAIN)) => return Ok(Look::Nothing { has_begun: false }),
-            Err(Receive::System(errno)) => return Err(errno.into()),
-            Err(Receive::OutOfMemory) => return Err(Failure::Passing(OutOfMemory.into())),
-            Ok(Came::End) => return Err(Failure::End(Errno::EPIPE)),
-            Ok(Came::All | Came::Full) => {}
+            Err(ReadError::System(Errno::EAGAIN)) => return Ok(Look::Nothing { has_begun: false }),
+            Err(ReadError::System(errno)) => return Err(errno.into()),
+            Err(ReadError::OutOfMemory) => return Err(Failure::Passing(OutOfMemory.into())),
+            Ok(ReadOutcome::End) => return Err(Failure::End(Errno::EPIPE)),
+            Ok(ReadOutcome::All | ReadOutcome::Full) => {}
         }
-        let is_empty = came == Ok(Came::All);
-        let cut = inbound.cut();
-        if !inbound.is_empty() {
-            slot.entry()?.inbound = inbound;
+        let is_empty = came == Ok(ReadOutcome::All);
+        let cut = decoder.cut();
+        if !decoder.is_empty() {
+            slot.entry()?.decoder = decoder;
         }
         match cut? {
             Some(frame) => Ok(Look::Frame(frame)),
@@ -299,37 +299,37 @@ impl Read {
         admit: Admit<'_>,
     ) -> Result<Look, Failure> {
         let (fd, refuses) = (self.fd, slot.refuses_descriptors());
-        let Connection { inbound, .. } = slot.entry()?;
-        let mut came = Ok(Came::Full);
+        let Connection { decoder, .. } = slot.entry()?;
+        let mut came = Ok(ReadOutcome::Full);
         loop {
-            if let Ok(Some(header)) = inbound.announced() {
+            if let Ok(Some(header)) = decoder.announced() {
                 admit(header)?;
             }
-            if let Some(frame) = inbound.cut()? {
+            if let Some(frame) = decoder.cut()? {
                 return Ok(Look::Frame(frame));
             }
-            let has_begun = inbound.has_begun();
-            if came == Ok(Came::All) && !self.is_timed {
+            let has_begun = decoder.has_begun();
+            if came == Ok(ReadOutcome::All) && !self.is_timed {
                 // A receive that brought less than there was room for has taken all bytes; the wait finds whether the
                 // connection has ended. There may be no time for one.
                 return Ok(Look::Nothing { has_begun });
             }
-            came = inbound.receive_exact(|room, wanted| {
+            came = decoder.receive_exact(|room, wanted| {
                 unwanted.receive(refuses, wanted, |arriving| ancillary::receive(fd, room, arriving))
             });
             match came {
-                Ok(Came::All | Came::Full) => {}
-                Ok(Came::End) if has_begun => return Err(Failure::End(Errno::ECONNRESET)),
-                Ok(Came::End) => return Err(Failure::End(Errno::EPIPE)),
-                Err(Receive::System(Errno::EAGAIN)) => return Ok(Look::Nothing { has_begun }),
-                Err(Receive::System(errno)) => return Err(errno.into()),
-                Err(Receive::OutOfMemory) => return Err(Failure::Passing(OutOfMemory.into())),
+                Ok(ReadOutcome::All | ReadOutcome::Full) => {}
+                Ok(ReadOutcome::End) if has_begun => return Err(Failure::End(Errno::ECONNRESET)),
+                Ok(ReadOutcome::End) => return Err(Failure::End(Errno::EPIPE)),
+                Err(ReadError::System(Errno::EAGAIN)) => return Ok(Look::Nothing { has_begun }),
+                Err(ReadError::System(errno)) => return Err(errno.into()),
+                Err(ReadError::OutOfMemory) => return Err(Failure::Passing(OutOfMemory.into())),
             }
         }
     }
 
     /// There is no frame yet: what to wait for.
-    fn wait(&mut self, section: &Section, wait: &mut Wait, has_begun: bool) -> Result<Flow<Frame>, Error> {
+    fn wait(&mut self, guard: &EntryGuard, wait: &mut Wait, has_begun: bool) -> Result<Flow<Frame>, Error> {
         if !has_begun && !is_any_queued() && self.limit.is_none() {
             wait.peek(self.fd, HEADER_SIZE);
             return Ok(Flow::Wait);
@@ -339,27 +339,27 @@ impl Read {
             None => {
                 let is_nonblocking = socket::is_nonblocking(self.fd).map_err(failed)?;
                 let time = if is_nonblocking { 0 } else { socket::receive_time(self.fd).map_err(failed)? };
-                *self.limit.insert(Limit::since(self.begun, time))
+                *self.limit.insert(Deadline::since(self.begun, time))
             }
         };
         match limit.left() {
             0 => {
-                loops::note_input(section, self.fd);
+                loops::note_input(guard, self.fd);
                 return Err(failed(if self.is_timed { Errno::ETIMEDOUT } else { Errno::EAGAIN }));
             }
             // It obeys SA_RESTART, which poll(2) does not.
             -1 if !is_any_queued() => wait.peek(self.fd, 1),
-            left => self.flushing.wait(section, wait, self.fd, left).map_err(failed)?,
+            left => self.flushing.wait(guard, wait, self.fd, left).map_err(failed)?,
         }
         Ok(Flow::Wait)
     }
 }
 
 /// Takes a frame back that could not be handed to the program.
-pub fn put_back(section: &Section, fd: RawFd, frame: Frame) {
+pub fn put_back(guard: &EntryGuard, fd: RawFd, frame: Frame) {
     // There is memory: the frame was received with it.
-    if let Ok(connection) = table::lock(section, fd).entry() {
-        connection.inbound.put_back(frame);
+    if let Ok(connection) = table::lock(guard, fd).entry() {
+        connection.decoder.put_back(frame);
     }
-    loops::note_input(section, fd);
+    loops::note_input(guard, fd);
 }

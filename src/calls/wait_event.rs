@@ -22,16 +22,16 @@ use crate::error::{Error, ipc_errors as Code};
 use crate::event_loop::list_loop::Served;
 use crate::event_loop::step::{Few, Input, Step, WaitFor};
 use crate::event_loop::{Event, List, What, extra, loops};
-use crate::kernel::deadline::Limit;
+use crate::kernel::deadline::Deadline;
 use crate::kernel::wait::Wait;
 use crate::kernel::{ancillary, fd, internal_fds, socket};
-use crate::process::entry_guard::Section;
+use crate::process::entry_guard::EntryGuard;
 
 /// A wait for events, between its steps: plain data.
 #[derive(Clone, Copy)]
 pub struct WaitEvent {
     listener: Option<RawFd>,
-    limit: Limit,
+    limit: Deadline,
     /// How many events the program wants.
     most: usize,
     /// How often the kernel was asked without waiting.
@@ -43,7 +43,7 @@ pub struct WaitEvent {
 impl WaitEvent {
     /// Waits until `limit` for what happens at this service, and to the list's connections. The program wants so many
     /// events: one, and the others by [`more`].
-    pub fn new(listener: Option<RawFd>, limit: Limit, most: usize) -> Self {
+    pub fn new(listener: Option<RawFd>, limit: Deadline, most: usize) -> Self {
         Self { listener, limit, most, looks: 0, own: [None; 2] }
     }
 
@@ -51,7 +51,7 @@ impl WaitEvent {
     /// has. None, and nothing is done, for all other steps.
     pub fn quick<L: List>(
         &mut self,
-        section: &Section,
+        guard: &EntryGuard,
         list: &L,
         wait: &mut Wait,
     ) -> Option<Flow<(L::Origin, Frame)>> {
@@ -61,24 +61,24 @@ impl WaitEvent {
                 return None;
             }
             let (listener, most) = (self.listener, self.most);
-            return loops::quickly(section, list.key(), |event_loop| {
-                if let Some(message) = event_loop.go_on_quickly(section, list, listener, most) {
+            return loops::quickly(guard, list.key(), |event_loop| {
+                if let Some(message) = event_loop.go_on_quickly(guard, list, listener, most) {
                     return Some(Flow::Done(message));
                 }
                 let next = event_loop.begin_quickly(list, listener, most)?;
-                self.wait(section, wait, next, left);
+                self.wait(guard, wait, next, left);
                 Some(Flow::Wait)
             });
         }
         let (ready, is_blocked) = (wait.only_ready()?, wait.has_blocked_signals());
-        loops::quickly(section, list.key(), |event_loop| {
-            match event_loop.serve_quickly(section, list, ready, is_blocked)? {
+        loops::quickly(guard, list.key(), |event_loop| {
+            match event_loop.serve_quickly(guard, list, ready, is_blocked)? {
                 Served::Message(origin, frame) => Some(Flow::Done((origin, frame))),
                 Served::Part => {
                     let left = self.limit.left();
                     let has_blocked = left < 0 && wait.block_signals();
                     let next = event_loop.wait_quickly(list, has_blocked).filter(|_| left != 0)?;
-                    self.wait(section, wait, next, left);
+                    self.wait(guard, wait, next, left);
                     Some(Flow::Wait)
                 }
             }
@@ -88,17 +88,17 @@ impl WaitEvent {
     /// `wait` has the outcome of the wait before, if there was one, and gets the next one. None if the time is over.
     pub fn step<L: List>(
         &mut self,
-        section: &Section,
+        guard: &EntryGuard,
         list: &mut L,
         wait: &mut Wait,
     ) -> Result<Flow<Option<Event<L::Origin>>>, Error> {
         let mut input = if wait.is_first() {
             Input::Begin(self.listener, self.limit.left() != 0, self.most)
         } else {
-            self.woken(section, list, wait)?
+            self.woken(guard, list, wait)?
         };
         loop {
-            match drive(section, list, input)? {
+            match drive(guard, list, input)? {
                 Driven::Event(event) => return Ok(Flow::Done(Some(event))),
                 Driven::Nothing => return Ok(Flow::Done(None)),
                 Driven::Wait(next) => {
@@ -108,13 +108,13 @@ impl WaitEvent {
                         continue;
                     }
                     if left != 0 {
-                        self.wait(section, wait, next, left);
+                        self.wait(guard, wait, next, left);
                         return Ok(Flow::Wait);
                     }
                     // One look brings a part of those that are ready, and another one what is behind half a message:
                     // until all of them have been looked at, or none is left.
                     if next.is_idle || self.looks > next.looks {
-                        loops::stop_waiting(section, list.key());
+                        loops::stop_waiting(guard, list.key());
                         return Ok(Flow::Done(None));
                     }
                     self.looks += 1;
@@ -127,7 +127,7 @@ impl WaitEvent {
     /// The wait is over.
     fn woken<L: List>(
         &mut self,
-        section: &Section,
+        guard: &EntryGuard,
         list: &L,
         wait: &mut Wait,
     ) -> Result<Input<L::Client>, Error> {
@@ -137,7 +137,7 @@ impl WaitEvent {
             // Whoever calls again after each signal would wait for ever.
             Err(Errno::EINTR) if !is_endless => {}
             Err(errno) => {
-                loops::stop_waiting(section, list.key());
+                loops::stop_waiting(guard, list.key());
                 return Err(Error::new(Code::IPC_ERROR_WAIT_EVENT__SELECT, errno));
             }
             Ok(_) => {}
@@ -152,10 +152,10 @@ impl WaitEvent {
         Ok(Input::Woken(ready, is_blocked))
     }
 
-    fn wait(&mut self, section: &Section, wait: &mut Wait, mut next: WaitFor, left: i32) {
+    fn wait(&mut self, guard: &EntryGuard, wait: &mut Wait, mut next: WaitFor, left: i32) {
         self.own = [next.clock, None];
         let mut limit = next.limit;
-        if let Some(set) = background::set(section) {
+        if let Some(set) = background::set(guard) {
             self.own = [next.clock, Some(set)];
             next.fds.push(set);
             limit = Some(limit.unwrap_or(u32::MAX).min(LOOK.unsigned_abs()));
@@ -168,14 +168,14 @@ impl WaitEvent {
 }
 
 /// What else has happened after the last call of [`WaitEvent::step`] for this list, without waiting for it.
-pub fn more<L: List>(section: &Section, list: &mut L) -> Result<Option<Event<L::Origin>>, Error> {
+pub fn more<L: List>(guard: &EntryGuard, list: &mut L) -> Result<Option<Event<L::Origin>>, Error> {
     let key = list.key();
     if let Some((origin, frame)) =
-        loops::quickly(section, key, |event_loop| event_loop.more_quickly(section, list))
+        loops::quickly(guard, key, |event_loop| event_loop.more_quickly(guard, list))
     {
         return Ok(Some(Event { origin, what: What::Message(frame) }));
     }
-    match drive(section, list, Input::More)? {
+    match drive(guard, list, Input::More)? {
         Driven::Event(event) => Ok(Some(event)),
         Driven::Nothing | Driven::Wait(_) => Ok(None),
     }
@@ -189,12 +189,12 @@ enum Driven<O> {
 
 /// Makes steps, and does without the loop's lock what they ask for.
 fn drive<L: List>(
-    section: &Section,
+    guard: &EntryGuard,
     list: &mut L,
     mut input: Input<L::Client>,
 ) -> Result<Driven<L::Origin>, Error> {
     loop {
-        let step = loops::with_loop(section, list.key(), |event_loop| event_loop.step(section, list, input))?;
+        let step = loops::with_loop(guard, list.key(), |event_loop| event_loop.step(guard, list, input))?;
         input = match step {
             Step::Event(event) => return Ok(Driven::Event(event)),
             Step::Nothing => return Ok(Driven::Nothing),
@@ -217,8 +217,8 @@ fn drive<L: List>(
                     ancillary::disarm_unreceived(fd);
                 }
                 let held = internal_fds::close_and_hold(fd);
-                table::note_closed(section, fd);
-                loops::hold(section, list.key(), held);
+                table::note_closed(guard, fd);
+                loops::hold(guard, list.key(), held);
                 return Ok(Driven::Event(Event { origin, what: What::Disconnection }));
             }
             Step::Drop(fd, error) => {

@@ -29,10 +29,10 @@ use crate::connection::state::Connection;
 use crate::connection::table::{self, Identity, Slot};
 use crate::error::Error;
 use crate::event_loop::loops;
-use crate::kernel::deadline::{Limit, now};
+use crate::kernel::deadline::{Deadline, now};
 use crate::kernel::fd;
 use crate::kernel::wait::Wait;
-use crate::process::entry_guard::{Section, Thread};
+use crate::process::entry_guard::{EntryGuard, Thread};
 
 /// How a call goes on.
 #[derive(Clone, Copy)]
@@ -85,12 +85,12 @@ impl<'a> Write<'a> {
     /// Sends the frame if nothing stands before it, and the kernel takes all of it, as it does most often. Else the steps follow:
     /// those of `begun`, if the kernel has taken a part.
     pub fn at_once(
-        section: &Section,
+        guard: &EntryGuard,
         fd: RawFd,
         frame: Outgoing<'a>,
         begun: &mut Option<Self>,
     ) -> Option<Result<(), Error>> {
-        let mut slot = table::lock_known(section, fd);
+        let mut slot = table::lock_known(guard, fd);
         if frame.len() == 0 || frame.has_descriptor() || !slot.has_nothing() || !slot.is_verified() {
             return None;
         }
@@ -103,7 +103,7 @@ impl<'a> Write<'a> {
                 let mut write = Self::new(fd, frame);
                 (write.sent, write.list, write.phase) = (sent, slot.list(), Phase::Begun);
                 match slot.entry() {
-                    Ok(connection) => connection.turn.take(section.thread()),
+                    Ok(connection) => connection.turn.take(guard.thread()),
                     Err(errno) => {
                         // The rest has to follow, or nothing may.
                         give_up(fd, errno);
@@ -119,15 +119,15 @@ impl<'a> Write<'a> {
     }
 
     /// `wait` has the outcome of the wait before, if there was one, and gets the next one.
-    pub fn step(&mut self, section: &Section, wait: &mut Wait) -> Result<Flow<()>, Error> {
+    pub fn step(&mut self, guard: &EntryGuard, wait: &mut Wait) -> Result<Flow<()>, Error> {
         let next = match &mut self.phase {
             // The frame itself is sent.
-            Phase::Behind(flush) => return Ok(flush.go_on(section, wait).unwrap_or(Flow::Done(()))),
-            Phase::New => self.begin(section, wait),
-            Phase::Begun => self.wait_or_queue(section, wait),
-            Phase::Turn => self.begin_with_turn(section, wait),
-            Phase::Peer | Phase::Memory => self.go_on(section, wait),
-            Phase::HeldBack(held_back) => held_back.go_on(section, self.frame, wait),
+            Phase::Behind(flush) => return Ok(flush.go_on(guard, wait).unwrap_or(Flow::Done(()))),
+            Phase::New => self.begin(guard, wait),
+            Phase::Begun => self.wait_or_queue(guard, wait),
+            Phase::Turn => self.begin_with_turn(guard, wait),
+            Phase::Peer | Phase::Memory => self.go_on(guard, wait),
+            Phase::HeldBack(held_back) => held_back.go_on(guard, self.frame, wait),
         };
         let result = match next {
             Ok(Flow::Wait) => return Ok(Flow::Wait),
@@ -137,10 +137,10 @@ impl<'a> Write<'a> {
         if let Some(Error { errno, .. }) = result.as_ref().err().filter(|_| self.sent > 0) {
             give_up(self.fd, *errno);
         }
-        if self.leave(section) && result.is_ok() && self.list.is_none() {
+        if self.leave(guard) && result.is_ok() && self.list.is_none() {
             // A signal handler has queued a frame after this one, and no list sends it.
-            let mut flush = Flush::new(self.fd, Limit::NONE);
-            if let Ok(Flow::Wait) = flush.begin(section, wait) {
+            let mut flush = Flush::new(self.fd, Deadline::NONE);
+            if let Ok(Flow::Wait) = flush.begin(guard, wait) {
                 self.phase = Phase::Behind(flush);
                 return Ok(Flow::Wait);
             }
@@ -149,25 +149,25 @@ impl<'a> Write<'a> {
     }
 
     /// Sends the frame, if nothing stands before it.
-    fn begin(&mut self, section: &Section, wait: &mut Wait) -> Result<Flow<()>, Error> {
+    fn begin(&mut self, guard: &EntryGuard, wait: &mut Wait) -> Result<Flow<()>, Error> {
         let (fd, frame) = (self.fd, self.frame);
         if frame.len() == 0 {
             return fd::check_usable(fd).map_err(failed).map(Flow::Done);
         }
-        let mut slot = table::lock_known(section, fd);
+        let mut slot = table::lock_known(guard, fd);
         slot.verify().map_err(failed)?;
         self.list = slot.list();
         let identity = slot.identity();
         let mut was_queued = false;
         if let Some(connection) = slot.get().filter(|connection| !connection.may_send()) {
-            let thread = section.thread();
+            let thread = guard.thread();
             if connection.turn.has(thread) {
                 // A signal handler has interrupted a write to the same connection: its frame goes behind.
                 return frame.queue(connection, connection.settings.room()).map(Flow::Done);
             }
             if !connection.turn.is_free() {
                 if self.list.is_some() {
-                    return self.queue_or_hold_back(section, slot, wait);
+                    return self.queue_or_hold_back(guard, slot, wait);
                 }
                 connection.turn.wait(thread, wait.turn())?;
                 (self.phase, self.identity) = (Phase::Turn, identity);
@@ -175,13 +175,13 @@ impl<'a> Write<'a> {
             }
             was_queued = true;
         }
-        self.send(section, slot, was_queued, wait)
+        self.send(guard, slot, was_queued, wait)
     }
 
     /// The thread was woken: it has the turn, or the connection is closed.
-    fn begin_with_turn(&mut self, section: &Section, wait: &mut Wait) -> Result<Flow<()>, Error> {
-        let thread = section.thread();
-        let mut slot = table::lock_known(section, self.fd);
+    fn begin_with_turn(&mut self, guard: &EntryGuard, wait: &mut Wait) -> Result<Flow<()>, Error> {
+        let thread = guard.thread();
+        let mut slot = table::lock_known(guard, self.fd);
         slot.check_identity(self.identity).map_err(failed)?;
         let connection = slot.get().ok_or(failed(Errno::EBADF))?;
         if !connection.turn.is_held_by(thread) {
@@ -192,14 +192,14 @@ impl<'a> Write<'a> {
             return Err(failed(Errno::EBADF));
         }
         self.phase = Phase::Peer;
-        self.send(section, slot, true, wait)
+        self.send(guard, slot, true, wait)
     }
 
     /// Sends what is queued, then the frame; if the kernel does not take all of it, says what to wait for. It is done if the
     /// frame is sent or queued.
     fn send(
         &mut self,
-        section: &Section,
+        guard: &EntryGuard,
         mut slot: Slot<'_>,
         was_queued: bool,
         wait: &mut Wait,
@@ -216,7 +216,7 @@ impl<'a> Write<'a> {
                 Ok(count) if count == frame.len() => {
                     drop(slot);
                     if was_queued {
-                        loops::note_sent(section, fd);
+                        loops::note_sent(guard, fd);
                     }
                     return Ok(Flow::Done(()));
                 }
@@ -225,26 +225,26 @@ impl<'a> Write<'a> {
                 Err(errno) => return Err(failed(errno)),
             }
         } else if self.list.is_some() {
-            return self.queue_or_hold_back(section, slot, wait);
+            return self.queue_or_hold_back(guard, slot, wait);
         }
         let connection = slot.entry().map_err(not_remembered)?;
-        connection.turn.take(section.thread());
+        connection.turn.take(guard.thread());
         drop(slot);
-        self.wait_or_queue(section, wait)
+        self.wait_or_queue(guard, wait)
     }
 
     /// Waits until the peer takes more, or queues the rest. The call has the turn.
-    fn wait_or_queue(&mut self, section: &Section, wait: &mut Wait) -> Result<Flow<()>, Error> {
-        if self.wait_for_peer(section, wait) {
+    fn wait_or_queue(&mut self, guard: &EntryGuard, wait: &mut Wait) -> Result<Flow<()>, Error> {
+        if self.wait_for_peer(guard, wait) {
             return Ok(Flow::Wait);
         }
-        self.queue_rest(section, wait)
+        self.queue_rest(guard, wait)
     }
 
     /// Waits until the peer takes more; not if the list has no time for that.
-    fn wait_for_peer(&mut self, section: &Section, wait: &mut Wait) -> bool {
+    fn wait_for_peer(&mut self, guard: &EntryGuard, wait: &mut Wait) -> bool {
         self.phase = Phase::Peer;
-        let timeout = self.list.map_or(-1, |list| loops::allowance(section, list));
+        let timeout = self.list.map_or(-1, |list| loops::allowance(guard, list));
         if timeout == 0 {
             return false;
         }
@@ -269,7 +269,7 @@ impl<'a> Write<'a> {
     /// Puts the frame behind what is queued. If there is no room for it, the call is held back, or fails.
     fn queue_or_hold_back(
         &mut self,
-        section: &Section,
+        guard: &EntryGuard,
         mut slot: Slot<'_>,
         wait: &mut Wait,
     ) -> Result<Flow<()>, Error> {
@@ -280,11 +280,11 @@ impl<'a> Write<'a> {
         match self.frame.queue(connection, connection.settings.room()) {
             Ok(()) => {
                 drop(slot);
-                has_queued(section, self.fd);
+                has_queued(guard, self.fd);
                 Ok(Flow::Done(()))
             }
             Err(Error { errno: Errno::EAGAIN, .. }) => {
-                match HeldBack::begin(section, slot, self.fd, self.list, self.frame, wait)? {
+                match HeldBack::begin(guard, slot, self.fd, self.list, self.frame, wait)? {
                     Held::Queued => Ok(Flow::Done(())),
                     Held::Back(held_back) => {
                         self.phase = Phase::HeldBack(held_back);
@@ -297,7 +297,7 @@ impl<'a> Write<'a> {
     }
 
     /// Sends what the peer takes now; then waits again, or queues the rest.
-    fn go_on(&mut self, section: &Section, wait: &mut Wait) -> Result<Flow<()>, Error> {
+    fn go_on(&mut self, guard: &EntryGuard, wait: &mut Wait) -> Result<Flow<()>, Error> {
         let fd = self.fd;
         let mut is_late = false;
         if let Phase::Peer = self.phase {
@@ -308,16 +308,16 @@ impl<'a> Write<'a> {
                 Err(errno) => return Err(failed(errno)),
             };
             if let Some(list) = self.list {
-                loops::note_waited(section, list, self.waits_since, !is_late);
+                loops::note_waited(guard, list, self.waits_since, !is_late);
             } else if ready.is_err_and(is_passing) {
                 return Ok(self.wait_for_memory(wait));
             }
         }
         // The number may be another socket's by now.
-        let mut slot = table::lock(section, fd);
-        let connection = Self::own_turn(&mut slot, section.thread())?;
+        let mut slot = table::lock(guard, fd);
+        let connection = Self::own_turn(&mut slot, guard.thread())?;
         // What was queued before goes out first; what a signal handler has queued since goes out last.
-        if self.sent == 0 && !connection.outbound.is_empty() {
+        if self.sent == 0 && !connection.send_queue.is_empty() {
             match flush_queue(&mut slot, fd)? {
                 Flushed::All => {}
                 Flushed::Full => is_late = true,
@@ -344,19 +344,19 @@ impl<'a> Write<'a> {
             return Ok(Flow::Done(()));
         }
         if is_late && self.list.is_some() {
-            return self.queue_rest(section, wait);
+            return self.queue_rest(guard, wait);
         }
-        self.wait_or_queue(section, wait)
+        self.wait_or_queue(guard, wait)
     }
 
     /// Keeps the rest of the frame in memory; later calls send it. The call has the turn.
-    fn queue_rest(&mut self, section: &Section, wait: &mut Wait) -> Result<Flow<()>, Error> {
-        let mut slot = table::lock_known(section, self.fd);
-        let connection = Self::own_turn(&mut slot, section.thread())?;
+    fn queue_rest(&mut self, guard: &EntryGuard, wait: &mut Wait) -> Result<Flow<()>, Error> {
+        let mut slot = table::lock_known(guard, self.fd);
+        let connection = Self::own_turn(&mut slot, guard.thread())?;
         if self.sent == 0 {
             connection.turn.pass();
             self.phase = Phase::New;
-            return self.queue_or_hold_back(section, slot, wait);
+            return self.queue_or_hold_back(guard, slot, wait);
         }
         match self.frame.after(self.sent).prepend(connection) {
             Ok(()) => Ok(Flow::Done(())),
@@ -367,42 +367,42 @@ impl<'a> Write<'a> {
 
     /// The call is about to end. It passes on its turn, if it has it, and the event loop sends what is queued; whether
     /// anything is.
-    fn leave(&mut self, section: &Section) -> bool {
+    fn leave(&mut self, guard: &EntryGuard) -> bool {
         let phase = std::mem::replace(&mut self.phase, Phase::New);
         if let Phase::New | Phase::Behind(_) = phase {
             return false;
         }
-        let mut slot = table::lock_known(section, self.fd);
+        let mut slot = table::lock_known(guard, self.fd);
         let is_it = match phase {
             Phase::HeldBack(held_back) => held_back.end(&mut slot),
             Phase::Turn if slot.check_identity(self.identity).is_err() => false,
-            _ => slot.get().map(|connection| connection.turn.leave(section.thread())).is_some(),
+            _ => slot.get().map(|connection| connection.turn.leave(guard.thread())).is_some(),
         };
         if !is_it {
             return false;
         }
-        let is_queued = slot.get().is_some_and(|connection| !connection.outbound.is_empty());
+        let is_queued = slot.get().is_some_and(|connection| !connection.send_queue.is_empty());
         slot.remove_if_idle();
         drop(slot);
         if is_queued {
-            has_queued(section, self.fd);
+            has_queued(guard, self.fd);
         } else {
             // The end of a peer that sends no more may have waited for it.
-            loops::note_sent(section, self.fd);
+            loops::note_sent(guard, self.fd);
         }
         is_queued
     }
 
     /// The thread that waits in this write ends. The rest of a frame that has begun to leave goes before what is queued; a
     /// frame that has not is not sent.
-    pub fn abandon(&mut self, section: &Section) {
+    pub fn abandon(&mut self, guard: &EntryGuard) {
         if self.sent > 0 && matches!(self.phase, Phase::Peer | Phase::Memory) {
-            let mut slot = table::lock(section, self.fd);
-            let Ok(connection) = Self::own_turn(&mut slot, section.thread()) else { return };
+            let mut slot = table::lock(guard, self.fd);
+            let Ok(connection) = Self::own_turn(&mut slot, guard.thread()) else { return };
             if self.frame.after(self.sent).prepend(connection).is_err() {
                 give_up(self.fd, Errno::ENOMEM);
             }
         }
-        self.leave(section);
+        self.leave(guard);
     }
 }

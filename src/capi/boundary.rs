@@ -16,7 +16,7 @@ use crate::connection::{background, user_data};
 use crate::error::{Error, ipc_errors};
 use crate::frame::c_heap::OutOfMemory;
 use crate::kernel::wait::Wait;
-use crate::process::entry_guard::Section;
+use crate::process::entry_guard::EntryGuard;
 
 unsafe extern "C" {
     fn pthread_setcancelstate(state: c_int, before: *mut c_int) -> c_int;
@@ -73,7 +73,7 @@ fn destroy_all() {
         return;
     }
     // A handler that interrupted the library leaves it to the call that it interrupted.
-    while let Some(Some((pointer, destroy))) = Section::enter().map(|section| user_data::next_due(&section)) {
+    while let Some(Some((pointer, destroy))) = EntryGuard::enter().map(|guard| user_data::next_due(&guard)) {
         destroy(pointer);
     }
     DESTROYS.set(false);
@@ -101,13 +101,13 @@ fn finish(before: i32, result: Result<(), Error>) -> ipc_errors {
 pub fn call_or(
     code: ipc_errors,
     nested: impl FnOnce() -> Result<(), Error>,
-    body: impl FnOnce(&mut Section) -> Result<(), Error>,
+    body: impl FnOnce(&mut EntryGuard) -> Result<(), Error>,
 ) -> ipc_errors {
     let before = Errno::last_raw();
-    let result = guarded(code, || match Section::enter() {
-        Some(mut section) => {
-            background::send(&section, false);
-            body(&mut section)
+    let result = guarded(code, || match EntryGuard::enter() {
+        Some(mut guard) => {
+            background::send(&guard, false);
+            body(&mut guard)
         }
         None => nested(),
     });
@@ -124,10 +124,10 @@ pub fn call_or(
 /// The thread may be unwound from the wait: no frame from here up to the program's has anything to drop.
 pub unsafe fn run<F>(code: ipc_errors, mut step: F) -> ipc_errors
 where
-    F: FnMut(&mut Section, &mut Wait) -> Result<Flow<()>, Error>,
+    F: FnMut(&mut EntryGuard, &mut Wait) -> Result<Flow<()>, Error>,
 {
     // SAFETY: as promised by the caller.
-    unsafe { run_quickly(code, &mut (), |(), _, _| None, |(), section, wait| step(section, wait)) }
+    unsafe { run_quickly(code, &mut (), |(), _, _| None, |(), guard, wait| step(guard, wait)) }
 }
 
 /// [`run`] for a call with a state of its own that often needs little: before each step `quick` is tried, which does all of it
@@ -140,8 +140,8 @@ where
 /// As for [`run`].
 pub unsafe fn run_quickly<S, Q, F>(code: ipc_errors, state: &mut S, quick: Q, step: F) -> ipc_errors
 where
-    Q: FnMut(&mut S, &Section, &mut Wait) -> Option<Result<Flow<()>, Error>>,
-    F: FnMut(&mut S, &mut Section, &mut Wait) -> Result<Flow<()>, Error>,
+    Q: FnMut(&mut S, &EntryGuard, &mut Wait) -> Option<Result<Flow<()>, Error>>,
+    F: FnMut(&mut S, &mut EntryGuard, &mut Wait) -> Result<Flow<()>, Error>,
 {
     // SAFETY: nothing was done yet.
     unsafe { pthread_testcancel() };
@@ -155,14 +155,14 @@ where
 /// As for [`run`].
 pub unsafe fn run_at_once<S, A, F>(code: ipc_errors, state: &mut S, at_once: A, step: F) -> ipc_errors
 where
-    A: FnOnce(&mut S, &Section) -> Option<Result<(), Error>>,
-    F: FnMut(&mut S, &mut Section, &mut Wait) -> Result<Flow<()>, Error>,
+    A: FnOnce(&mut S, &EntryGuard) -> Option<Result<(), Error>>,
+    F: FnMut(&mut S, &mut EntryGuard, &mut Wait) -> Result<Flow<()>, Error>,
 {
     // SAFETY: nothing was done yet.
     unsafe { pthread_testcancel() };
     let before = Errno::last_raw();
-    let result = without_panic(code, || match Section::enter() {
-        Some(section) if !background::is_active() => at_once(state, &section).transpose(),
+    let result = without_panic(code, || match EntryGuard::enter() {
+        Some(guard) if !background::is_active() => at_once(state, &guard).transpose(),
         Some(_) => Ok(None),
         None => Err(Error::new(code, Errno::EDEADLK)),
     });
@@ -184,8 +184,8 @@ unsafe fn make_steps<S, Q, F>(
     mut step: F,
 ) -> ipc_errors
 where
-    Q: FnMut(&mut S, &Section, &mut Wait) -> Option<Result<Flow<()>, Error>>,
-    F: FnMut(&mut S, &mut Section, &mut Wait) -> Result<Flow<()>, Error>,
+    Q: FnMut(&mut S, &EntryGuard, &mut Wait) -> Option<Result<Flow<()>, Error>>,
+    F: FnMut(&mut S, &mut EntryGuard, &mut Wait) -> Result<Flow<()>, Error>,
 {
     const {
         assert!(!std::mem::needs_drop::<S>(), "a thread that is cancelled drops nothing");
@@ -194,17 +194,17 @@ where
     }
     let mut wait = Wait::default();
     let result = loop {
-        let quickly = without_panic(code, || match Section::enter() {
-            Some(section) if !background::is_active() => quick(state, &section, &mut wait).transpose(),
+        let quickly = without_panic(code, || match EntryGuard::enter() {
+            Some(guard) if !background::is_active() => quick(state, &guard, &mut wait).transpose(),
             Some(_) => Ok(None),
             None => Err(Error::new(code, Errno::EDEADLK)),
         });
         let next = match quickly {
             Ok(Some(flow)) => Ok(flow),
-            Ok(None) => guarded(code, || match Section::enter() {
-                Some(mut section) => {
-                    background::send(&section, !wait.is_first());
-                    step(state, &mut section, &mut wait)
+            Ok(None) => guarded(code, || match EntryGuard::enter() {
+                Some(mut guard) => {
+                    background::send(&guard, !wait.is_first());
+                    step(state, &mut guard, &mut wait)
                 }
                 None => Err(Error::new(code, Errno::EDEADLK)),
             }),
@@ -227,12 +227,12 @@ where
 /// [`call`] for a function that is often over at once: `quick` is tried first, as by [`run_quickly`].
 pub fn call_quickly(
     code: ipc_errors,
-    quick: impl FnOnce(&Section) -> Option<()>,
-    body: impl FnOnce(&mut Section) -> Result<(), Error>,
+    quick: impl FnOnce(&EntryGuard) -> Option<()>,
+    body: impl FnOnce(&mut EntryGuard) -> Result<(), Error>,
 ) -> ipc_errors {
     let before = Errno::last_raw();
-    let result = without_panic(code, || match Section::enter() {
-        Some(section) if !background::is_active() => Ok(quick(&section)),
+    let result = without_panic(code, || match EntryGuard::enter() {
+        Some(guard) if !background::is_active() => Ok(quick(&guard)),
         Some(_) => Ok(None),
         None => Err(Error::new(code, Errno::EDEADLK)),
     });
@@ -246,7 +246,7 @@ pub fn call_quickly(
 /// [`call`] for a function that does nothing but use memory: it makes no system call that may be a cancellation point.
 pub fn call_on_memory(code: ipc_errors, body: impl FnOnce() -> Result<(), Error>) -> ipc_errors {
     let before = Errno::last_raw();
-    let result = without_panic(code, || match Section::enter() {
+    let result = without_panic(code, || match EntryGuard::enter() {
         Some(_section) => body(),
         None => Err(Error::new(code, Errno::EDEADLK)),
     });
@@ -254,7 +254,7 @@ pub fn call_on_memory(code: ipc_errors, body: impl FnOnce() -> Result<(), Error>
 }
 
 /// [`call_or`] for a function that has nothing to offer to such a handler: EDEADLK.
-pub fn call(code: ipc_errors, body: impl FnOnce(&mut Section) -> Result<(), Error>) -> ipc_errors {
+pub fn call(code: ipc_errors, body: impl FnOnce(&mut EntryGuard) -> Result<(), Error>) -> ipc_errors {
     call_or(code, || Err(Error::new(code, Errno::EDEADLK)), body)
 }
 

@@ -14,8 +14,8 @@ use crate::error::{Error, ipc_errors};
 use crate::event_loop::loops;
 use crate::event_loop::members::Reason;
 use crate::frame::c_heap::OutOfMemory;
-use crate::kernel::deadline::Limit;
-use crate::process::entry_guard::Section;
+use crate::kernel::deadline::Deadline;
+use crate::process::entry_guard::EntryGuard;
 
 /// Why a connection has ended.
 #[expect(non_camel_case_types, reason = "the names are those of the C interface")]
@@ -84,12 +84,12 @@ pub unsafe extern "C" fn ipc_end(
     linger_ms: c_int,
 ) -> ipc_errors {
     let missing = ipc_errors::IPC_ERROR_DEL__CANNOT_FIND_CLIENT;
-    call(missing, |section| {
+    call(missing, |guard| {
         let clients = required(clients, ipc_errors::IPC_ERROR_DEL__NO_CLIENTS_PARAM)?;
         // SAFETY: the caller's structure, if any.
         let fd = unsafe { fd_of(client, ipc_errors::IPC_ERROR_DEL__NO_CLIENT_PARAM) }?;
-        let linger = (linger_ms != 0).then(|| Limit::of(linger_ms));
-        end_member(section, clients.addr(), fd, linger).map_err(|errno| match errno {
+        let linger = (linger_ms != 0).then(|| Deadline::of(linger_ms));
+        end_member(guard, clients.addr(), fd, linger).map_err(|errno| match errno {
             Errno::ENOMEM => OutOfMemory.into(),
             _ => Error::new(missing, Errno::ENOENT),
         })
@@ -117,11 +117,11 @@ pub unsafe extern "C" fn ipc_set_data(
     data: *mut c_void,
     destroy: Option<extern "C" fn(*mut c_void)>,
 ) -> ipc_errors {
-    call(ipc_errors::IPC_ERROR_USOCK_RECV, |section| {
+    call(ipc_errors::IPC_ERROR_USOCK_RECV, |guard| {
         // SAFETY: the caller's structure, if any.
         let fd = unsafe { fd_of(p, ipc_errors::IPC_ERROR_CONNECTION_GEN__NO_CINFO) }?;
         let mut set = if data.is_null() { None } else { Some(UserData::new(data, destroy)?) };
-        let result = table::lock(section, fd).swap_data(&mut set);
+        let result = table::lock(guard, fd).swap_data(&mut set);
         // What was set before; on failure, what was to be set.
         match set {
             // The pointer stays the program's, or is still set, perhaps with another function.
@@ -142,10 +142,10 @@ pub unsafe extern "C" fn ipc_data(p: *const ipc_connection_info) -> *mut c_void 
     let mut data = None;
     // SAFETY: the caller's structure, if any.
     if let Ok(fd) = unsafe { fd_of(p, code) } {
-        let look = |section: &mut Section| {
+        let look = |guard: &mut EntryGuard| {
             let ended =
-                loops::find_ended(section, p.addr(), fd, |ended| ended.data.as_ref().map(UserData::pointer));
-            data = ended.unwrap_or_else(|| table::lock(section, fd).data().map(UserData::pointer));
+                loops::find_ended(guard, p.addr(), fd, |ended| ended.data.as_ref().map(UserData::pointer));
+            data = ended.unwrap_or_else(|| table::lock(guard, fd).data().map(UserData::pointer));
             Ok(())
         };
         call_or(code, || Ok(()), look);
@@ -163,12 +163,12 @@ pub unsafe extern "C" fn ipc_data(p: *const ipc_connection_info) -> *mut c_void 
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn ipc_why(p: *const ipc_connection_info, reason: *mut ipc_reason) -> ipc_errors {
     let code = ipc_errors::IPC_ERROR_CONNECTION_GEN__NO_CINFO;
-    call(ipc_errors::IPC_ERROR_USOCK_RECV, |section| {
+    call(ipc_errors::IPC_ERROR_USOCK_RECV, |guard| {
         let reason = required(reason, code)?;
         // SAFETY: the caller's structure, if any.
         let fd = unsafe { fd_of(p, code) }?;
-        let found = loops::find_ended(section, p.addr(), fd, |ended| ended.reason)
-            .or_else(|| loops::reason(section, fd))
+        let found = loops::find_ended(guard, p.addr(), fd, |ended| ended.reason)
+            .or_else(|| loops::reason(guard, fd))
             .ok_or(Error::new(ipc_errors::IPC_ERROR_USOCK_RECV, Errno::ENOENT))?;
         // SAFETY: the caller's place for a reason.
         unsafe { reason.write(found.into()) };
@@ -186,11 +186,11 @@ pub unsafe extern "C" fn ipc_status(
     clients: *const ipc_connection_infos,
     status: *mut ipc_status,
 ) -> ipc_errors {
-    call(ipc_errors::IPC_ERROR_WAIT_EVENT__SELECT, |section| {
+    call(ipc_errors::IPC_ERROR_WAIT_EVENT__SELECT, |guard| {
         let list = required_const(clients, ipc_errors::IPC_ERROR_WAIT_EVENT__NO_CLIENTS_PARAM)?.addr();
         let status = required(status, ipc_errors::IPC_ERROR_WAIT_EVENT__NO_EVENT_PARAM)?;
-        let (clients, received, is_paused) = loops::status(section, list);
-        let (queued, sent) = (table::queued_in(section, list), table::sent(section));
+        let (clients, received, is_paused) = loops::status(guard, list);
+        let (queued, sent) = (table::queued_in(guard, list), table::sent(guard));
         // SAFETY: the caller's place for a status.
         unsafe {
             status.write(ipc_status { clients, queued, received, sent, accept_paused: is_paused.into() })

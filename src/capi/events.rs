@@ -20,10 +20,10 @@ use crate::connection::frame_decoder::Frame;
 use crate::error::{Error, ipc_errors};
 use crate::event_loop::{Event, Kind, List, What, loops};
 use crate::frame::c_heap::CBox;
-use crate::kernel::deadline::Limit;
+use crate::kernel::deadline::Deadline;
 use crate::kernel::fd;
 use crate::kernel::wait::Wait;
-use crate::process::entry_guard::Section;
+use crate::process::entry_guard::EntryGuard;
 
 /// Waits until something happens to one of the connections in `clients` or at the service `srv`, and tells
 /// what in `event`. `srv` is NULL in a program that serves nobody.
@@ -54,7 +54,7 @@ pub unsafe extern "C-unwind" fn ipc_wait_event(
     event: *mut ipc_event,
 ) -> ipc_errors {
     // SAFETY: the caller's list, service and event.
-    unsafe { wait(clients, srv, event, Limit::NONE) }
+    unsafe { wait(clients, srv, event, Deadline::NONE) }
 }
 
 /// What a call has reported.
@@ -74,15 +74,15 @@ pub(super) unsafe fn wait(
     clients: *mut ipc_connection_infos,
     srv: *mut ipc_connection_info,
     event: *mut ipc_event,
-    limit: Limit,
+    limit: Deadline,
 ) -> ipc_errors {
-    let quick = |state: &mut Option<WaitEvent>, section: &Section, wait: &mut Wait| {
+    let quick = |state: &mut Option<WaitEvent>, guard: &EntryGuard, wait: &mut Wait| {
         // SAFETY: as promised by the caller.
-        unsafe { quick_step(section, wait, state, clients, srv, event, limit) }.map(Ok)
+        unsafe { quick_step(guard, wait, state, clients, srv, event, limit) }.map(Ok)
     };
-    let step = |state: &mut Option<WaitEvent>, section: &mut Section, wait: &mut Wait| {
+    let step = |state: &mut Option<WaitEvent>, guard: &mut EntryGuard, wait: &mut Wait| {
         // SAFETY: as promised by the caller.
-        let flow = unsafe { step(section, wait, state, clients, srv, event, (limit, 1)) };
+        let flow = unsafe { step(guard, wait, state, clients, srv, event, (limit, 1)) };
         Ok(flow?.map(drop))
     };
     // SAFETY: as promised by the caller; plain data in this frame.
@@ -94,13 +94,13 @@ pub(super) unsafe fn wait(
 /// # Safety
 /// Each is NULL or points to what its type says.
 unsafe fn quick_step(
-    section: &Section,
+    guard: &EntryGuard,
     wait: &mut Wait,
     state: &mut Option<WaitEvent>,
     clients: *mut ipc_connection_infos,
     srv: *mut ipc_connection_info,
     event: *mut ipc_event,
-    limit: Limit,
+    limit: Deadline,
 ) -> Option<Flow<()>> {
     if clients.is_null() || event.is_null() {
         return None;
@@ -113,7 +113,7 @@ unsafe fn quick_step(
     // SAFETY: the caller's list and service.
     let (list, listener) = unsafe { (CList::new(clients, srv), fd_of(srv)) };
     let state = state.get_or_insert_with(|| WaitEvent::new(listener, limit, 1));
-    let flow = state.quick(section, &list, wait)?;
+    let flow = state.quick(guard, &list, wait)?;
     Some(flow.map(|(origin, frame)| {
         // SAFETY: the message of the caller's event is from malloc(3), as is what a signal handler may have put into it.
         unsafe {
@@ -147,13 +147,13 @@ unsafe fn reuse_message(event: *mut ipc_event) -> *mut ipc_message {
 /// # Safety
 /// Each is NULL or points to what its type says.
 pub(super) unsafe fn step(
-    section: &mut Section,
+    guard: &mut EntryGuard,
     wait: &mut Wait,
     state: &mut Option<WaitEvent>,
     clients: *mut ipc_connection_infos,
     srv: *mut ipc_connection_info,
     event: *mut ipc_event,
-    (limit, most): (Limit, usize),
+    (limit, most): (Deadline, usize),
 ) -> Result<Flow<Reported>, Error> {
     let event = required(event, ipc_errors::IPC_ERROR_WAIT_EVENT__NO_EVENT_PARAM)?;
     // SAFETY: `event` is not NULL, so it is an event.
@@ -165,7 +165,7 @@ pub(super) unsafe fn step(
     let mut list = unsafe { CList::new(clients, srv) };
     // SAFETY: the caller's service.
     let state = state.get_or_insert_with(|| WaitEvent::new(unsafe { fd_of(srv) }, limit, most));
-    Ok(match state.step(section, &mut list, wait)? {
+    Ok(match state.step(guard, &mut list, wait)? {
         Flow::Wait => {
             let (kind, mut message) = (ipc_event_type::IPC_EVENT_TYPE_NOT_SET, message);
             message.set(messages::EMPTY);
@@ -184,7 +184,7 @@ pub(super) unsafe fn step(
 /// # Safety
 /// `event` is an event, whose message is NULL or from malloc(3); `clients` is a list, `srv` NULL or a service.
 pub(super) unsafe fn take(
-    section: &Section,
+    guard: &EntryGuard,
     clients: *mut ipc_connection_infos,
     srv: *mut ipc_connection_info,
     event: *mut ipc_event,
@@ -192,7 +192,7 @@ pub(super) unsafe fn take(
     // SAFETY: as promised by the caller.
     let (message, mut list) = unsafe { (take_message(event), CList::new(clients, srv)) };
     let message = message.map_or_else(|| CBox::new(messages::EMPTY), Ok)?;
-    let happened = wait_event::more(section, &mut list)?;
+    let happened = wait_event::more(guard, &mut list)?;
     // SAFETY: as promised by the caller.
     Ok(happened.map_or(Reported::Nothing, |happened| unsafe { report(event, happened, message) }))
 }
@@ -268,16 +268,16 @@ pub unsafe extern "C" fn ipc_add(
     cinfos: *mut ipc_connection_infos,
     cinfo: *mut ipc_connection_info,
 ) -> ipc_errors {
-    call(ipc_errors::IPC_ERROR_ADD__EMPTY_LIST, |section| {
+    call(ipc_errors::IPC_ERROR_ADD__EMPTY_LIST, |guard| {
         let cinfos = required(cinfos, ipc_errors::IPC_ERROR_ADD__NO_PARAM_CLIENTS)?;
         let cinfo = required(cinfo, ipc_errors::IPC_ERROR_ADD__NO_PARAM_CLIENT)?;
         // SAFETY: the caller's list and structure.
-        unsafe { add(section, cinfos, cinfo, kind_of(cinfo)) }
+        unsafe { add(guard, cinfos, cinfo, kind_of(cinfo)) }
     })
 }
 
 unsafe fn add(
-    section: &Section,
+    guard: &EntryGuard,
     cinfos: *mut ipc_connection_infos,
     cinfo: *mut ipc_connection_info,
     kind: Kind,
@@ -293,7 +293,7 @@ unsafe fn add(
     }
     let before = list.shape();
     let index = list.append(cinfo)?;
-    loops::added(section, &list, before, index, kind).inspect_err(|_| list.remove(index))
+    loops::added(guard, &list, before, index, kind).inspect_err(|_| list.remove(index))
 }
 
 /// Takes the pointer `cinfo` out of the list; the last element takes its place. It frees and closes nothing
@@ -308,11 +308,11 @@ pub unsafe extern "C" fn ipc_del(
     cinfos: *mut ipc_connection_infos,
     cinfo: *mut ipc_connection_info,
 ) -> ipc_errors {
-    call(ipc_errors::IPC_ERROR_DEL__CANNOT_FIND_CLIENT, |section| {
+    call(ipc_errors::IPC_ERROR_DEL__CANNOT_FIND_CLIENT, |guard| {
         let cinfos = required(cinfos, ipc_errors::IPC_ERROR_DEL__NO_CLIENTS_PARAM)?;
         let cinfo = required(cinfo, ipc_errors::IPC_ERROR_DEL__NO_CLIENT_PARAM)?;
         // SAFETY: the caller's list.
-        unsafe { remove(section, cinfos, |list| list.position(cinfo)) }.map(drop)
+        unsafe { remove(guard, cinfos, |list| list.position(cinfo)) }.map(drop)
     })
 }
 
@@ -321,7 +321,7 @@ pub unsafe extern "C" fn ipc_del(
 /// # Safety
 /// `cinfos` points to a list.
 pub(super) unsafe fn remove(
-    section: &Section,
+    guard: &EntryGuard,
     cinfos: *mut ipc_connection_infos,
     find: impl FnOnce(&CList) -> Option<usize>,
 ) -> Result<*mut ipc_connection_info, Error> {
@@ -339,7 +339,7 @@ pub(super) unsafe fn remove(
     let origin = list.origin(index).ok_or(missing)?;
     let before = list.shape();
     list.remove(index);
-    loops::removed(section, &list, before, origin.addr(), index);
+    loops::removed(guard, &list, before, origin.addr(), index);
     Ok(origin)
 }
 
@@ -355,9 +355,9 @@ pub(super) unsafe fn remove(
 /// IPC_ERROR_NOT_ENOUGH_MEMORY: ENOMEM; the list is as before.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn ipc_add_fd(cinfos: *mut ipc_connection_infos, fd: c_int) -> ipc_errors {
-    call(ipc_errors::IPC_ERROR_ADD__EMPTY_LIST, |section| {
+    call(ipc_errors::IPC_ERROR_ADD__EMPTY_LIST, |guard| {
         // SAFETY: the caller's list, if any.
-        unsafe { add_descriptor(section, cinfos, fd, Kind::Extra) }
+        unsafe { add_descriptor(guard, cinfos, fd, Kind::Extra) }
     })
 }
 
@@ -366,7 +366,7 @@ pub unsafe extern "C" fn ipc_add_fd(cinfos: *mut ipc_connection_infos, fd: c_int
 /// # Safety
 /// `cinfos` is NULL or points to a list.
 pub(super) unsafe fn add_descriptor(
-    section: &Section,
+    guard: &EntryGuard,
     cinfos: *mut ipc_connection_infos,
     fd: RawFd,
     kind: Kind,
@@ -375,7 +375,7 @@ pub(super) unsafe fn add_descriptor(
     fd::check_usable(fd).map_err(|errno| Error::new(ipc_errors::IPC_ERROR_WAIT_EVENT__SELECT, errno))?;
     let cinfo = CBox::new(ipc_connection_info { fd, r#type: EXTRA, ..EMPTY })?;
     // SAFETY: the caller's list, and a structure that it owns once it is in there.
-    unsafe { add(section, cinfos, cinfo.as_ptr(), kind) }?;
+    unsafe { add(guard, cinfos, cinfo.as_ptr(), kind) }?;
     let _owned_by_the_list = cinfo.into_c();
     Ok(())
 }
@@ -395,9 +395,9 @@ pub unsafe extern "C" fn ipc_connections_free(cinfos: *mut ipc_connection_infos)
     };
     // The heap may be in the middle of a change: the handler's array is not freed.
     let nested = || with_list(&mut CList::forget);
-    call_or(code, nested, |section| {
+    call_or(code, nested, |guard| {
         with_list(&mut |list| {
-            loops::freed(section, list.key());
+            loops::freed(guard, list.key());
             list.free();
         })
     });
@@ -414,13 +414,13 @@ pub unsafe extern "C-unwind" fn handle_new_connection(
     let mut accept = None;
     // SAFETY: plain data in this frame; the caller's list, service and place for a pointer.
     unsafe {
-        run(ipc_errors::IPC_ERROR_ACCEPT, |section, wait| {
+        run(ipc_errors::IPC_ERROR_ACCEPT, |guard, wait| {
             let srv = required(cinfo, ipc_errors::IPC_ERROR_HANDLE_NEW_CONNECTION__NO_CINFO_PARAM)?;
             let cinfos = required(cinfos, ipc_errors::IPC_ERROR_HANDLE_NEW_CONNECTION__NO_CINFOS_PARAM)?;
-            let flow = accept.get_or_insert_with(|| Accept::new((*srv).fd)).step(section, wait);
+            let flow = accept.get_or_insert_with(|| Accept::new((*srv).fd)).step(guard, wait);
             match flow.map_err(|errno| Error::new(ipc_errors::IPC_ERROR_ACCEPT, errno))? {
                 Flow::Wait => Ok(Flow::Wait),
-                Flow::Done(fd) => take_in(section, CList::new(cinfos, srv), fd, new_client).map(Flow::Done),
+                Flow::Done(fd) => take_in(guard, CList::new(cinfos, srv), fd, new_client).map(Flow::Done),
             }
         })
     }
@@ -431,7 +431,7 @@ pub unsafe extern "C-unwind" fn handle_new_connection(
 /// # Safety
 /// `new_client` is NULL or a place for a pointer.
 unsafe fn take_in(
-    section: &Section,
+    guard: &EntryGuard,
     mut list: CList,
     fd: RawFd,
     new_client: *mut *mut ipc_connection_info,
@@ -444,7 +444,7 @@ unsafe fn take_in(
         return Err(Error::new(ipc_errors::IPC_ERROR_HANDLE_NEW_CONNECTION__MALLOC, Errno::ENOMEM));
     };
     // Should it fail, the next wait goes through the whole list.
-    let _ = loops::added(section, &list, before, index, Kind::Connection);
+    let _ = loops::added(guard, &list, before, index, Kind::Connection);
     if !new_client.is_null() {
         // SAFETY: as promised by the caller.
         unsafe { new_client.write(list.origin(index).unwrap_or(ptr::null_mut())) };

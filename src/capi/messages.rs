@@ -17,9 +17,9 @@ use crate::connection::table;
 use crate::error::{Error, ipc_errors};
 use crate::frame::c_heap::{self, Block, CBox};
 use crate::frame::header::{self, Header, MAX_PAYLOAD};
-use crate::kernel::deadline::Limit;
+use crate::kernel::deadline::Deadline;
 use crate::kernel::wait::Wait;
-use crate::process::entry_guard::Section;
+use crate::process::entry_guard::EntryGuard;
 
 /// A message with nothing in it.
 pub(super) const EMPTY: ipc_message = ipc_message { r#type: 0, length: 0, payload: ptr::null_mut() };
@@ -98,19 +98,19 @@ pub(super) unsafe fn replace(m: *mut ipc_message, frame: Frame) {
 ///
 /// # Safety
 /// `m` is NULL or a live message, whose payload is NULL or from malloc(3). The caller has nothing to drop.
-pub(super) unsafe fn read(m: *mut ipc_message, fd: Result<RawFd, Error>, limit: Limit) -> ipc_errors {
-    let quick = |read: &mut Read, section: &Section, wait: &mut Wait| {
+pub(super) unsafe fn read(m: *mut ipc_message, fd: Result<RawFd, Error>, limit: Deadline) -> ipc_errors {
+    let quick = |read: &mut Read, guard: &EntryGuard, wait: &mut Wait| {
         if m.is_null() || fd.is_err() {
             return None;
         }
-        let flow = read.quick(section, wait)?;
+        let flow = read.quick(guard, wait)?;
         // SAFETY: the caller's message.
         Some(Ok(flow.map(|frame| unsafe { replace(m, frame) })))
     };
-    let step = |read: &mut Read, section: &mut Section, wait: &mut Wait| {
+    let step = |read: &mut Read, guard: &mut EntryGuard, wait: &mut Wait| {
         let m = required(m, ipc_errors::IPC_ERROR_MESSAGE_READ__NO_MESSAGE_PARAM)?;
         fd?;
-        let flow = read.step(section, wait, &mut |_| Ok(()))?;
+        let flow = read.step(guard, wait, &mut |_| Ok(()))?;
         // SAFETY: the caller's message.
         Ok(flow.map(|frame| unsafe { replace(m, frame) }))
     };
@@ -156,17 +156,17 @@ pub(super) unsafe fn write(
 pub(super) unsafe fn send<'a>(fd: Result<RawFd, Error>, frame: Outgoing<'a>) -> ipc_errors {
     let code = ipc_errors::IPC_ERROR_USOCK_SEND;
     let at_once =
-        |write: &mut Option<Write<'a>>, section: &Section| Write::at_once(section, fd.ok()?, frame, write);
-    let step = |write: &mut Option<Write<'a>>, section: &mut Section, wait: &mut Wait| {
+        |write: &mut Option<Write<'a>>, guard: &EntryGuard| Write::at_once(guard, fd.ok()?, frame, write);
+    let step = |write: &mut Option<Write<'a>>, guard: &mut EntryGuard, wait: &mut Wait| {
         let to = fd?;
         if wait.is_first() {
             frame.check_descriptor().map_err(|errno| Error::new(code, errno))?;
         }
         let write = write.get_or_insert_with(|| Write::new(to, frame));
         let this = ptr::from_mut(write).cast();
-        let flow = write.step(section, wait)?;
+        let flow = write.step(guard, wait)?;
         wait.if_cancelled(abandon, this);
-        Ok(flow.map(|()| table::lock_known(section, to).count_sent()))
+        Ok(flow.map(|()| table::lock_known(guard, to).count_sent()))
     };
     // SAFETY: plain data in this frame and, as promised, in the caller's.
     unsafe { run_at_once(code, &mut None, at_once, step) }
@@ -176,8 +176,8 @@ pub(super) unsafe fn send<'a>(fd: Result<RawFd, Error>, frame: Outgoing<'a>) -> 
 extern "C" fn abandon(write: *mut c_void) {
     // SAFETY: the write of the frame below, which is there until this has returned.
     let write = unsafe { &mut *write.cast::<Write<'_>>() };
-    call(ipc_errors::IPC_ERROR_USOCK_SEND, |section| {
-        write.abandon(section);
+    call(ipc_errors::IPC_ERROR_USOCK_SEND, |guard| {
+        write.abandon(guard);
         Ok(())
     });
 }
@@ -294,7 +294,7 @@ pub(super) unsafe fn put_frame(
 #[unsafe(no_mangle)]
 pub unsafe extern "C-unwind" fn ipc_message_read(fd: i32, m: *mut ipc_message) -> ipc_errors {
     // SAFETY: the caller's message.
-    unsafe { read(m, Ok(fd), Limit::NONE) }
+    unsafe { read(m, Ok(fd), Deadline::NONE) }
 }
 
 /// Sends the message to the descriptor `fd`, as ipc_write does, with the same errors.

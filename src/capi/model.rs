@@ -21,13 +21,13 @@ use crate::connection::{background, send};
 use crate::kernel::file::FileId;
 use crate::kernel::internal_fds;
 use crate::kernel::semaphore::Semaphore;
-use crate::process::entry_guard::Section;
+use crate::process::entry_guard::EntryGuard;
 
 /// How often a scenario runs with each of two ways to choose.
 const RUNS: usize = 3000;
 
-fn enter() -> Section {
-    Section::enter().unwrap()
+fn enter() -> EntryGuard {
+    EntryGuard::enter().unwrap()
 }
 
 /// Numbers that no other scenario has: they run at the same time.
@@ -49,10 +49,10 @@ fn close(number: RawFd) {
 }
 
 /// A connection of the library's at this number, and its peer.
-fn connection_at(section: &Section, number: RawFd) -> UnixStream {
+fn connection_at(guard: &EntryGuard, number: RawFd) -> UnixStream {
     let (ours, peer) = UnixStream::pair().unwrap();
     put_at(&ours, number);
-    table::give_out(section, number, Prepared::new(Settings::default(), false).unwrap()).unwrap();
+    table::give_out(guard, number, Prepared::new(Settings::default(), false).unwrap()).unwrap();
     peer
 }
 
@@ -116,12 +116,12 @@ fn turn_is_passed_once_and_nobody_waits_for_ever() {
             })
             .collect();
         writers.into_iter().for_each(|writer| writer.join().unwrap());
-        let section = enter();
-        let mut slot = table::lock(&section, number);
+        let guard = enter();
+        let mut slot = table::lock(&guard, number);
         assert!(slot.get().is_none_or(|connection| connection.turn.is_unused()));
         slot.remove_if_idle();
         drop(slot);
-        drop(section);
+        drop(guard);
         close_connection(&mut enter(), number).unwrap();
     });
 }
@@ -130,9 +130,9 @@ fn turn_is_passed_once_and_nobody_waits_for_ever() {
 fn takes_its_turn(number: RawFd, inside: &AtomicUsize, ends: bool) {
     let semaphore = Semaphore::new();
     let must_wait = {
-        let section = enter();
-        let mut slot = table::lock_known(&section, number);
-        let thread = section.thread();
+        let guard = enter();
+        let mut slot = table::lock_known(&guard, number);
+        let thread = guard.thread();
         let turn = &mut slot.entry().unwrap().turn;
         let must_wait = !turn.is_free();
         if must_wait {
@@ -147,9 +147,9 @@ fn takes_its_turn(number: RawFd, inside: &AtomicUsize, ends: bool) {
             thread::yield_now();
         }
     }
-    let is_held = |section: &Section| {
-        let thread = section.thread();
-        table::lock_known(section, number).get().is_some_and(|connection| connection.turn.is_held_by(thread))
+    let is_held = |guard: &EntryGuard| {
+        let thread = guard.thread();
+        table::lock_known(guard, number).get().is_some_and(|connection| connection.turn.is_held_by(thread))
     };
     if !ends {
         assert!(is_held(&enter()), "who is woken has the turn");
@@ -157,9 +157,9 @@ fn takes_its_turn(number: RawFd, inside: &AtomicUsize, ends: bool) {
         thread::yield_now();
         inside.fetch_sub(1, Ordering::SeqCst);
     }
-    let section = enter();
-    let thread = section.thread();
-    let mut slot = table::lock_known(&section, number);
+    let guard = enter();
+    let thread = guard.thread();
+    let mut slot = table::lock_known(&guard, number);
     slot.get().unwrap().turn.leave(thread);
 }
 
@@ -169,16 +169,16 @@ fn waiting_writer_learns_that_the_connection_is_closed() {
     check(move || {
         let _peer = connection_at(&enter(), number);
         {
-            let section = enter();
-            let thread = section.thread();
-            table::lock_known(&section, number).entry().unwrap().turn.take(thread);
+            let guard = enter();
+            let thread = guard.thread();
+            table::lock_known(&guard, number).entry().unwrap().turn.take(thread);
         }
         let waiter = thread::spawn(move || {
             let semaphore = Semaphore::new();
             let identity = {
-                let section = enter();
-                let thread = section.thread();
-                let mut slot = table::lock_known(&section, number);
+                let guard = enter();
+                let thread = guard.thread();
+                let mut slot = table::lock_known(&guard, number);
                 let identity = slot.identity();
                 let Some(connection) = slot.get().filter(|connection| !connection.turn.is_free()) else {
                     return;
@@ -189,8 +189,8 @@ fn waiting_writer_learns_that_the_connection_is_closed() {
             while !semaphore.try_wait() {
                 thread::yield_now();
             }
-            let section = enter();
-            assert_eq!(table::lock_known(&section, number).check_identity(identity), Err(Errno::EBADF));
+            let guard = enter();
+            assert_eq!(table::lock_known(&guard, number).check_identity(identity), Err(Errno::EBADF));
         });
         close_connection(&mut enter(), number).unwrap();
         waiter.join().unwrap();
@@ -231,16 +231,16 @@ fn fork_finds_no_thread_in_the_middle_and_waits_for_none_for_ever() {
                 let inside = Arc::clone(&inside);
                 thread::spawn(move || {
                     for _ in 0..2 {
-                        let section = enter();
-                        let mut slot = table::lock(&section, number);
+                        let guard = enter();
+                        let mut slot = table::lock(&guard, number);
                         inside.fetch_add(1, Ordering::SeqCst);
                         let connection = slot.entry().unwrap();
-                        connection.outbound.reserve(1, Room::Rest, false).unwrap();
+                        connection.send_queue.reserve(1, Room::Rest, false).unwrap();
                         inside.fetch_sub(1, Ordering::SeqCst);
                         slot.remove_if_idle();
                         drop(slot);
-                        background::watch(&section, number);
-                        background::send(&section, true);
+                        background::watch(&guard, number);
+                        background::send(&guard, true);
                     }
                 })
             })

@@ -16,7 +16,7 @@ use crate::frame::header::{TYPE_SIGNAL, TYPE_TIMER};
 use crate::kernel::fd;
 use crate::kernel::notices::{self, Notice};
 use crate::kernel::signals;
-use crate::process::entry_guard::Section;
+use crate::process::entry_guard::EntryGuard;
 
 /// The type of the message that says which signal has come: of ipc_add_signal.
 pub const IPC_MSG_SIGNAL: c_int = 3;
@@ -70,20 +70,20 @@ fn failed(errno: Errno) -> Error {
 /// IPC_ERROR_ADD__EMPTY_LIST, IPC_ERROR_NOT_ENOUGH_MEMORY: as for ipc_add_fd. The signal is as before then.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn ipc_add_signal(cinfos: *mut ipc_connection_infos, signo: c_int) -> ipc_errors {
-    call(ipc_errors::IPC_ERROR_ADD__EMPTY_LIST, |section| {
+    call(ipc_errors::IPC_ERROR_ADD__EMPTY_LIST, |guard| {
         let list = required(cinfos, ipc_errors::IPC_ERROR_ADD_FD__NO_PARAM_CINFOS)?.addr();
-        let there = loops::signals(section, list);
+        let there = loops::signals(guard, list);
         let (fd, before) = there.map_or((None, Default::default()), |(fd, signals)| (Some(fd), signals));
         let all = before.with(signo).map_err(failed)?;
         // None is missed between here and there.
         let mask = notices::block(all);
         let added = notices::signal_fd(fd, all).map_err(failed).and_then(|made| match made {
             // SAFETY: the caller's list.
-            Some(made) => unsafe { add(section, cinfos, made, Kind::Signals) }.map(drop),
+            Some(made) => unsafe { add(guard, cinfos, made, Kind::Signals) }.map(drop),
             None => Ok(()),
         });
         match added {
-            Ok(()) => loops::note_signals(section, list, all),
+            Ok(()) => loops::note_signals(guard, list, all),
             Err(_) => signals::restore(&mask),
         }
         added
@@ -110,7 +110,7 @@ pub unsafe extern "C" fn ipc_add_timer(
     every_ms: c_int,
     id: *mut c_int,
 ) -> ipc_errors {
-    call(ipc_errors::IPC_ERROR_ADD__EMPTY_LIST, |section| {
+    call(ipc_errors::IPC_ERROR_ADD__EMPTY_LIST, |guard| {
         required(cinfos, ipc_errors::IPC_ERROR_ADD_FD__NO_PARAM_CINFOS)?;
         if first_ms < 0 || every_ms < 0 {
             return Err(failed(Errno::EINVAL));
@@ -118,7 +118,7 @@ pub unsafe extern "C" fn ipc_add_timer(
         let timer = notices::timer_fd(first_ms, every_ms).map_err(failed)?;
         // SAFETY: the caller's list, and its place for a number, if any.
         unsafe {
-            let fd = add(section, cinfos, timer, Kind::Timer)?;
+            let fd = add(guard, cinfos, timer, Kind::Timer)?;
             if !id.is_null() {
                 id.write(fd);
             }
@@ -132,13 +132,13 @@ pub unsafe extern "C" fn ipc_add_timer(
 /// # Safety
 /// `cinfos` points to a list.
 unsafe fn add(
-    section: &Section,
+    guard: &EntryGuard,
     cinfos: *mut ipc_connection_infos,
     made: OwnedFd,
     kind: Kind,
 ) -> Result<RawFd, Error> {
     // SAFETY: as promised by the caller.
-    unsafe { add_descriptor(section, cinfos, made.as_raw_fd(), kind) }?;
+    unsafe { add_descriptor(guard, cinfos, made.as_raw_fd(), kind) }?;
     Ok(made.into_raw_fd())
 }
 
@@ -150,15 +150,15 @@ unsafe fn add(
 /// IPC_ERROR_DEL__CANNOT_FIND_CLIENT: the list has no such timer (ENOENT).
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn ipc_del_timer(cinfos: *mut ipc_connection_infos, id: c_int) -> ipc_errors {
-    call(ipc_errors::IPC_ERROR_DEL__CANNOT_FIND_CLIENT, |section| {
+    call(ipc_errors::IPC_ERROR_DEL__CANNOT_FIND_CLIENT, |guard| {
         let cinfos = required(cinfos, ipc_errors::IPC_ERROR_DEL__NO_CLIENTS_PARAM)?;
-        let is_timer = loops::is_timer(section, cinfos.addr(), id);
+        let is_timer = loops::is_timer(guard, cinfos.addr(), id);
         let find = |list: &CList| {
             let is_it = |entry: Entry| is_timer && entry.fd == id && entry.kind != Kind::Connection;
             (0..list.size()).find(|index| list.entry(*index).is_some_and(is_it))
         };
         // SAFETY: the caller's list, whose structure for the timer is from malloc(3).
-        unsafe { c_heap::free(events::remove(section, cinfos, find)?) };
+        unsafe { c_heap::free(events::remove(guard, cinfos, find)?) };
         let _ = fd::close(id);
         Ok(())
     })

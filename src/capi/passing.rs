@@ -77,10 +77,10 @@ pub unsafe extern "C-unwind" fn ipc_write_fd(
 /// IPC_ERROR_NOT_ENOUGH_MEMORY: ENOMEM.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn ipc_allow_fds(p: *const ipc_connection_info) -> ipc_errors {
-    call(ipc_errors::IPC_ERROR_USOCK_RECV, |section| {
+    call(ipc_errors::IPC_ERROR_USOCK_RECV, |guard| {
         // SAFETY: the caller's structure, if any.
         let fd = unsafe { fd_of(p, ipc_errors::IPC_ERROR_CONNECTION_GEN__NO_CINFO) }?;
-        table::set(section, fd, |settings| settings.descriptors = true).map_err(setting_failed)
+        table::set(guard, fd, |settings| settings.descriptors = true).map_err(setting_failed)
     })
 }
 
@@ -93,7 +93,7 @@ pub unsafe extern "C" fn ipc_allow_fds(p: *const ipc_connection_info) -> ipc_err
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn ipc_take_fd(p: *const ipc_connection_info, fd: *mut c_int) -> ipc_errors {
     let code = ipc_errors::IPC_ERROR_CONNECTION_GEN__NO_CINFO;
-    call(ipc_errors::IPC_ERROR_USOCK_RECV, |section| {
+    call(ipc_errors::IPC_ERROR_USOCK_RECV, |guard| {
         let fd = required(fd, code)?;
         // SAFETY: the caller's place for a descriptor, and its structure, if any.
         let of = unsafe {
@@ -101,9 +101,9 @@ pub unsafe extern "C" fn ipc_take_fd(p: *const ipc_connection_info, fd: *mut c_i
             fd_of(p, code)?
         };
         fd::check_usable(of).map_err(failed)?;
-        let taken = table::lock(section, of)
+        let taken = table::lock(guard, of)
             .get()
-            .and_then(|connection| connection.inbound.descriptors.as_mut()?.take());
+            .and_then(|connection| connection.decoder.descriptors.as_mut()?.take());
         // SAFETY: as above.
         unsafe { fd.write(taken.ok_or(failed(Errno::ENOENT))?.into_raw_fd()) };
         Ok(())

@@ -12,7 +12,7 @@ use crate::calls::flush;
 use crate::connection::{background, table, user_data};
 use crate::event_loop::loops;
 use crate::kernel::internal_fds;
-use crate::process::entry_guard::Section;
+use crate::process::entry_guard::EntryGuard;
 use crate::process::fork_epoch;
 
 /// Run by the loader, before any function of the library: a handler that interrupts the program's first call
@@ -31,11 +31,11 @@ extern "C" fn register() {
 }
 
 extern "C" fn at_exit() {
-    if let Some(mut section) = Section::enter() {
-        flush::finish_at_exit(&mut section);
-        background::release(&section);
-        table::release(&section);
-        loops::release(&section);
+    if let Some(mut guard) = EntryGuard::enter() {
+        flush::finish_at_exit(&mut guard);
+        background::release(&guard);
+        table::release(&guard);
+        loops::release(&guard);
         internal_fds::release();
     }
 }
@@ -48,7 +48,7 @@ struct Frozen {
     user_data: user_data::Frozen,
     internal_fds: internal_fds::Frozen,
     /// Dropped last.
-    _section: Section,
+    _section: EntryGuard,
 }
 
 thread_local! {
@@ -63,18 +63,17 @@ thread_local! {
 /// tables alone.
 pub(super) extern "C" fn before_fork() {
     fork_epoch::note_fork();
-    let Some(section) = Section::enter() else {
+    let Some(guard) = EntryGuard::enter() else {
         NESTED.set(NESTED.get() + 1);
         return;
     };
     // In the order in which the event loop takes them.
     let loops = loops::freeze();
     let connections = table::freeze();
-    let background = background::freeze(&section);
+    let background = background::freeze(&guard);
     let user_data = user_data::freeze();
     let internal_fds = internal_fds::freeze();
-    let frozen =
-        Frozen { connections, background, _loops: loops, user_data, internal_fds, _section: section };
+    let frozen = Frozen { connections, background, _loops: loops, user_data, internal_fds, _section: guard };
     FROZEN.set(Some(ManuallyDrop::new(frozen)));
 }
 

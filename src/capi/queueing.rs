@@ -12,8 +12,8 @@ use crate::calls::queue;
 use crate::connection::table;
 use crate::error::{Error, ipc_errors};
 use crate::frame::header::MAX_PAYLOAD;
-use crate::kernel::deadline::Limit;
-use crate::process::entry_guard::Section;
+use crate::kernel::deadline::Deadline;
+use crate::process::entry_guard::EntryGuard;
 
 /// Puts a copy of the message behind what is queued for the connection; it does not wait. What is queued leaves
 /// in batches, many messages in one system call: whenever 64 KiB have come together, as far as the peer reads,
@@ -37,13 +37,13 @@ pub unsafe extern "C" fn ipc_queue(p: *const ipc_connection_info, m: *const ipc_
         let ((header, payload), fd) = unsafe { (messages::parts(m)?, fd_of(p, code)?) };
         Ok::<_, Error>((header, payload, fd))
     };
-    let quick = |section: &Section| {
+    let quick = |guard: &EntryGuard| {
         let (header, payload, fd) = frame().ok()?;
-        queue::add_quickly(section, fd, [&header, payload])
+        queue::add_quickly(guard, fd, [&header, payload])
     };
-    call_quickly(code, quick, |section| {
+    call_quickly(code, quick, |guard| {
         let (header, payload, fd) = frame()?;
-        queue::queue(section, fd, [&header, payload])
+        queue::queue(guard, fd, [&header, payload])
     })
 }
 
@@ -63,10 +63,10 @@ pub unsafe extern "C-unwind" fn ipc_flush(p: *const ipc_connection_info, timeout
     // SAFETY: the caller's structure, if any; plain data in this frame.
     unsafe {
         let fd = fd_of(p, code);
-        run(code, |section, wait| {
+        run(code, |guard, wait| {
             let fd = fd?;
-            let flush = flush.get_or_insert_with(|| Flush::new(fd, Limit::of(timeout_ms)));
-            if wait.is_first() { flush.begin(section, wait) } else { flush.go_on(section, wait) }
+            let flush = flush.get_or_insert_with(|| Flush::new(fd, Deadline::of(timeout_ms)));
+            if wait.is_first() { flush.begin(guard, wait) } else { flush.go_on(guard, wait) }
         })
     }
 }
@@ -78,10 +78,10 @@ pub unsafe extern "C-unwind" fn ipc_flush(p: *const ipc_connection_info, timeout
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn ipc_pending(p: *const ipc_connection_info, bytes: *mut usize) -> ipc_errors {
     let code = ipc_errors::IPC_ERROR_USOCK_SEND;
-    call(code, |section| {
+    call(code, |guard| {
         let bytes = required(bytes, code)?;
         // SAFETY: the caller's structure, and a place for a number.
-        unsafe { bytes.write(queue::pending(section, fd_of(p, code)?)?) };
+        unsafe { bytes.write(queue::pending(guard, fd_of(p, code)?)?) };
         Ok(())
     })
 }
@@ -106,12 +106,12 @@ pub unsafe extern "C" fn ipc_limits(
     max_message: u32,
     max_queue: usize,
 ) -> ipc_errors {
-    call(ipc_errors::IPC_ERROR_USOCK_RECV, |section| {
+    call(ipc_errors::IPC_ERROR_USOCK_RECV, |guard| {
         // SAFETY: the caller's structure, if any.
         let fd = unsafe { fd_of(p, ipc_errors::IPC_ERROR_CONNECTION_GEN__NO_CINFO) }?;
         let longest = usize::try_from(max_message).ok().filter(|longest| *longest <= MAX_PAYLOAD);
         let longest =
             longest.ok_or(Error::new(ipc_errors::IPC_ERROR_MESSAGE_FORMAT__LENGTH, Errno::EMSGSIZE))?;
-        table::set(section, fd, |settings| settings.set_limits(longest, max_queue)).map_err(setting_failed)
+        table::set(guard, fd, |settings| settings.set_limits(longest, max_queue)).map_err(setting_failed)
     })
 }

@@ -117,7 +117,7 @@ pub unsafe extern "C" fn ipc_broadcast(
     except: *const ipc_connection_info,
     failed: *mut usize,
 ) -> ipc_errors {
-    call(ipc_errors::IPC_ERROR_USOCK_SEND, |section| {
+    call(ipc_errors::IPC_ERROR_USOCK_SEND, |guard| {
         let clients = required(clients, ipc_errors::IPC_ERROR_WAIT_EVENT__NO_CLIENTS_PARAM)?;
         let m = required_const(m, ipc_errors::IPC_ERROR_MESSAGE_WRITE__NO_MESSAGE_PARAM)?;
         // SAFETY: the caller's list and message.
@@ -127,7 +127,7 @@ pub unsafe extern "C" fn ipc_broadcast(
             let entry = list.entry(index).filter(|entry| entry.kind == Kind::Connection);
             if let Some(entry) = entry.filter(|entry| entry.addr != except.addr()) {
                 let frame = Outgoing::new([&header, payload]);
-                count += usize::from(queue::send_or_queue(section, entry.fd, frame).is_err());
+                count += usize::from(queue::send_or_queue(guard, entry.fd, frame).is_err());
             }
         }
         if !failed.is_null() {

@@ -15,9 +15,9 @@ use crate::calls::flow::Flow;
 use crate::error::{Error, ipc_errors};
 use crate::event_loop::loops;
 use crate::frame::c_heap::{self, Block};
-use crate::kernel::deadline::Limit;
+use crate::kernel::deadline::Deadline;
 use crate::kernel::wait::Wait;
-use crate::process::entry_guard::Section;
+use crate::process::entry_guard::EntryGuard;
 use crate::service::endpoint::{self, Connect, Options};
 use crate::service::route::{self, Route};
 use crate::service::{activation, path};
@@ -110,12 +110,12 @@ pub unsafe extern "C" fn ipc_server_init(
     srv: *mut ipc_connection_info,
     sname: *const c_char,
 ) -> ipc_errors {
-    call(ipc_errors::IPC_ERROR_USOCK_INIT__BIND, |section| {
+    call(ipc_errors::IPC_ERROR_USOCK_INIT__BIND, |guard| {
         required(env, ipc_errors::IPC_ERROR_SERVER_INIT__NO_ENVIRONMENT_PARAM)?;
         let srv = required(srv, ipc_errors::IPC_ERROR_SERVER_INIT__NO_SERVICE_PARAM)?;
         let sname = required_const(sname, ipc_errors::IPC_ERROR_SERVER_INIT__NO_SERVER_NAME_PARAM)?;
         // SAFETY: the caller's structure and string.
-        unsafe { open(section, srv, sname, |section, path| open_here(section, path, &Options::default())) }
+        unsafe { open(guard, srv, sname, |guard, path| open_here(guard, path, &Options::default())) }
     })
 }
 
@@ -124,16 +124,16 @@ pub unsafe extern "C" fn ipc_server_init(
 /// # Safety
 /// `srv` points to a structure, `sname` to a string.
 pub(super) unsafe fn open(
-    section: &mut Section,
+    guard: &mut EntryGuard,
     srv: *mut ipc_connection_info,
     sname: *const c_char,
-    listen: impl FnOnce(&mut Section, &CStr) -> Result<RawFd, Error>,
+    listen: impl FnOnce(&mut EntryGuard, &CStr) -> Result<RawFd, Error>,
 ) -> Result<(), Error> {
     let (too_long, no_memory) =
         (ipc_errors::IPC_ERROR_USOCK_INIT__EMPTY_PATH, ipc_errors::IPC_ERROR_SERVER_INIT__MALLOC);
     // SAFETY: as promised by the caller.
     unsafe {
-        if !(*srv).spath.is_null() && endpoint::is_service(section, (*srv).fd) {
+        if !(*srv).spath.is_null() && endpoint::is_service(guard, (*srv).fd) {
             return Err(Error::new(ipc_errors::IPC_ERROR_USOCK_INIT__BIND, Errno::EBUSY));
         }
         // 0 would be standard input, which the end of a service that is none would close.
@@ -147,25 +147,25 @@ pub(super) unsafe fn open(
         c_heap::free((*srv).spath);
         (*srv).spath = spath.into_c();
     }
-    let fd = listen(section, &path)?;
+    let fd = listen(guard, &path)?;
     // SAFETY: the caller's structure.
     unsafe { (*srv).fd = fd };
     Ok(())
 }
 
 /// The socket that a service manager has handed over for this path, or a new one.
-pub(super) fn open_here(section: &mut Section, path: &CStr, options: &Options) -> Result<RawFd, Error> {
+pub(super) fn open_here(guard: &mut EntryGuard, path: &CStr, options: &Options) -> Result<RawFd, Error> {
     let failed = |errno| Error::new(ipc_errors::IPC_ERROR_USOCK_INIT__BIND, errno);
     let handed_over = variable(c"LISTEN_PID").zip(variable(c"LISTEN_FDS"));
     let found = handed_over.and_then(|(pid, count)| {
         activation::find(activation::handed_over(pid, count), path)
-            .filter(|fd| !endpoint::is_service(section, *fd))
+            .filter(|fd| !endpoint::is_service(guard, *fd))
     });
     if let Some(fd) = found {
-        return endpoint::adopt(section, fd).map(|()| fd).map_err(failed);
+        return endpoint::adopt(guard, fd).map(|()| fd).map_err(failed);
     }
     path::make_rundir(path).map_err(failed)?;
-    endpoint::listen(section, path, options)
+    endpoint::listen(guard, path, options)
 }
 
 /// Connects to the service `sname`, at the path that ipc_server_init describes, and fills in `p->fd`, with -1 on failure; the
@@ -188,14 +188,14 @@ pub unsafe extern "C-unwind" fn ipc_connection(
     let mut state = None;
     // SAFETY: plain data in this frame; the caller's structure and string.
     unsafe {
-        run(ipc_errors::IPC_ERROR_USOCK_CONNECT__SOCKET, |section, wait| {
+        run(ipc_errors::IPC_ERROR_USOCK_CONNECT__SOCKET, |guard, wait| {
             required(env, ipc_errors::IPC_ERROR_CONNECTION__NO_ENVIRONMENT_PARAM)?;
             let p = required(p, ipc_errors::IPC_ERROR_CONNECTION__NO_SERVER)?;
             let sname = required_const(sname, ipc_errors::IPC_ERROR_CONNECTION__NO_SERVICE_NAME)?;
             if wait.is_first() {
                 (*p).fd = -1;
             }
-            connect(section, wait, &mut state, |wait| Connect::new(&route_of(p, sname)?, wait))
+            connect(guard, wait, &mut state, |wait| Connect::new(&route_of(p, sname)?, wait))
                 .map(|flow| flow.map(|fd| (*p).fd = fd))
         })
     }
@@ -203,13 +203,13 @@ pub unsafe extern "C-unwind" fn ipc_connection(
 
 /// A step of making a connection: the first one begins it.
 pub(super) fn connect(
-    section: &Section,
+    guard: &EntryGuard,
     wait: &mut Wait,
     state: &mut Option<Connect>,
     begin: impl FnOnce(&mut Wait) -> Result<Connect, Error>,
 ) -> Result<Flow<RawFd>, Error> {
     match *state {
-        Some(connect) => connect.finish(section, wait).map(Flow::Done),
+        Some(connect) => connect.finish(guard, wait).map(Flow::Done),
         None => {
             *state = Some(begin(wait)?);
             Ok(Flow::Wait)
@@ -231,7 +231,7 @@ pub(super) fn connect(
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn ipc_server_close(srv: *mut ipc_connection_info) -> ipc_errors {
     let code = ipc_errors::IPC_ERROR_USOCK_CLOSE;
-    let end = |section: Option<&mut Section>| {
+    let end = |guard: Option<&mut EntryGuard>| {
         let srv = required(srv, code)?;
         // SAFETY: the caller's structure.
         let (fd, spath) = unsafe { ((*srv).fd, (*srv).spath) };
@@ -243,8 +243,8 @@ pub unsafe extern "C" fn ipc_server_close(srv: *mut ipc_connection_info) -> ipc_
         }
         // SAFETY: `spath` is a string, which is freed below.
         let path = unsafe { CStr::from_ptr(spath) };
-        let may_free = section.is_some();
-        let result = endpoint::close_service(section, fd, path);
+        let may_free = guard.is_some();
+        let result = endpoint::close_service(guard, fd, path);
         if may_free {
             // SAFETY: `spath` is NULL or from malloc(3), and the structure names it no more.
             unsafe { c_heap::free(spath) };
@@ -254,11 +254,11 @@ pub unsafe extern "C" fn ipc_server_close(srv: *mut ipc_connection_info) -> ipc_
     call_or(
         code,
         || end(None),
-        |section| {
+        |guard| {
             // SAFETY: the caller's structure, if any.
-            let fd = unsafe { fd_of(srv, code) }.ok().filter(|fd| endpoint::is_service(section, *fd));
-            fd.into_iter().for_each(|fd| loops::closing(section, fd));
-            end(Some(section))
+            let fd = unsafe { fd_of(srv, code) }.ok().filter(|fd| endpoint::is_service(guard, *fd));
+            fd.into_iter().for_each(|fd| loops::closing(guard, fd));
+            end(Some(guard))
         },
     )
 }
@@ -276,7 +276,7 @@ pub unsafe extern "C" fn ipc_close(p: *mut ipc_connection_info) -> ipc_errors {
     let code = ipc_errors::IPC_ERROR_USOCK_CLOSE;
     // SAFETY: the caller's structure, if any.
     let fd = unsafe { fd_of(p, code) };
-    call_or(code, || endpoint::close(fd?), |section| close_connection(section, fd?))
+    call_or(code, || endpoint::close(fd?), |guard| close_connection(guard, fd?))
 }
 
 /// Waits for a client of the service `srv`, takes it, and fills in `p`: its fd, and version and index of the
@@ -292,10 +292,10 @@ pub unsafe extern "C-unwind" fn ipc_accept(
     let mut accept = None;
     // SAFETY: plain data in this frame; the caller's structures.
     unsafe {
-        run(ipc_errors::IPC_ERROR_ACCEPT, |section, wait| {
+        run(ipc_errors::IPC_ERROR_ACCEPT, |guard, wait| {
             let srv = required(srv, ipc_errors::IPC_ERROR_ACCEPT__NO_SERVICE_PARAM)?;
             let p = required(p, ipc_errors::IPC_ERROR_ACCEPT__NO_CLIENT_PARAM)?;
-            let flow = accept.get_or_insert_with(|| Accept::new((*srv).fd)).step(section, wait);
+            let flow = accept.get_or_insert_with(|| Accept::new((*srv).fd)).step(guard, wait);
             let flow = flow.map_err(|errno| Error::new(ipc_errors::IPC_ERROR_ACCEPT, errno))?;
             Ok(flow.map(|fd| {
                 (*p).version = (*srv).version;
@@ -322,7 +322,7 @@ pub unsafe extern "C-unwind" fn ipc_accept(
 #[unsafe(no_mangle)]
 pub unsafe extern "C-unwind" fn ipc_read(p: *const ipc_connection_info, m: *mut ipc_message) -> ipc_errors {
     // SAFETY: the caller's structures, if any.
-    unsafe { messages::read(m, fd_of(p, ipc_errors::IPC_ERROR_USOCK_RECV), Limit::NONE) }
+    unsafe { messages::read(m, fd_of(p, ipc_errors::IPC_ERROR_USOCK_RECV), Deadline::NONE) }
 }
 
 /// Sends the message to the connection, whole and once.

@@ -11,7 +11,7 @@ use super::server_and_client::{open, open_here, route_of};
 use super::types::ipc_connection_info;
 use crate::calls::connect::PatientConnect;
 use crate::error::{Error, ipc_errors};
-use crate::kernel::deadline::Limit;
+use crate::kernel::deadline::Deadline;
 use crate::kernel::internal_fds;
 use crate::service::activation;
 use crate::service::endpoint::{self, Options};
@@ -66,23 +66,23 @@ pub unsafe extern "C" fn ipc_server_open(
     sname: *const c_char,
     options: *const ipc_server_options,
 ) -> ipc_errors {
-    call(ipc_errors::IPC_ERROR_USOCK_INIT__BIND, |section| {
+    call(ipc_errors::IPC_ERROR_USOCK_INIT__BIND, |guard| {
         let srv = required(srv, ipc_errors::IPC_ERROR_SERVER_INIT__NO_SERVICE_PARAM)?;
         let sname = required_const(sname, ipc_errors::IPC_ERROR_SERVER_INIT__NO_SERVER_NAME_PARAM)?;
         // SAFETY: the caller's options, if any.
         let (options, fd) = unsafe { options.as_ref() }.map_or(Ok((Options::default(), None)), read)?;
         // SAFETY: the caller's structure and string.
         unsafe {
-            open(section, srv, sname, |section, path| match fd {
-                None => open_here(section, path, &options),
+            open(guard, srv, sname, |guard, path| match fd {
+                None => open_here(guard, path, &options),
                 Some(fd) => {
                     let failed =
                         |errno| Error::new(ipc_errors::IPC_ERROR_USOCK_INIT__WRONG_FILE_DESCRIPTOR, errno);
                     internal_fds::of_program(fd).and_then(activation::check).map_err(failed)?;
-                    if endpoint::is_service(section, fd) {
+                    if endpoint::is_service(guard, fd) {
                         return Err(Error::new(ipc_errors::IPC_ERROR_USOCK_INIT__BIND, Errno::EBUSY));
                     }
-                    endpoint::adopt(section, fd).map(|()| fd).map_err(failed)
+                    endpoint::adopt(guard, fd).map(|()| fd).map_err(failed)
                 }
             })
         }
@@ -125,7 +125,7 @@ pub unsafe extern "C-unwind" fn ipc_connection_timeout(
     let mut state = None;
     // SAFETY: plain data in this frame; the caller's structure and string.
     unsafe {
-        run(ipc_errors::IPC_ERROR_USOCK_CONNECT__SOCKET, |section, wait| {
+        run(ipc_errors::IPC_ERROR_USOCK_CONNECT__SOCKET, |guard, wait| {
             let p = required(p, ipc_errors::IPC_ERROR_CONNECTION__NO_SERVER)?;
             let sname = required_const(sname, ipc_errors::IPC_ERROR_CONNECTION__NO_SERVICE_NAME)?;
             if wait.is_first() {
@@ -133,8 +133,8 @@ pub unsafe extern "C-unwind" fn ipc_connection_timeout(
             }
             let path =
                 route_of(p, sname).inspect_err(|_| state.iter_mut().for_each(PatientConnect::give_up))?;
-            let connect = state.get_or_insert_with(|| PatientConnect::new(Limit::of(timeout_ms)));
-            Ok(connect.step(section, &path, wait)?.map(|fd| (*p).fd = fd))
+            let connect = state.get_or_insert_with(|| PatientConnect::new(Deadline::of(timeout_ms)));
+            Ok(connect.step(guard, &path, wait)?.map(|fd| (*p).fd = fd))
         })
     }
 }

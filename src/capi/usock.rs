@@ -15,7 +15,7 @@ use crate::calls::read::{Read, put_back};
 use crate::error::{Error, ipc_errors};
 use crate::frame::c_heap::Block;
 use crate::frame::header::{HEADER_SIZE, Header, MAX_PAYLOAD};
-use crate::kernel::deadline::Limit;
+use crate::kernel::deadline::Deadline;
 use crate::service::endpoint::{self, Connect, Options};
 
 /// Sends `len` bytes as they are, and waits as ipc_write does; a frame from ipc_message_format_write can be
@@ -76,7 +76,7 @@ pub unsafe extern "C-unwind" fn usock_recv(
     let mut read = None;
     // SAFETY: plain data in this frame; the caller's places.
     unsafe {
-        run(ipc_errors::IPC_ERROR_USOCK_RECV, |section, wait| {
+        run(ipc_errors::IPC_ERROR_USOCK_RECV, |guard, wait| {
             let buf = required(buf, ipc_errors::IPC_ERROR_USOCK_RECV__NO_BUFFER)?;
             let len = required(len, ipc_errors::IPC_ERROR_USOCK_RECV__NO_LENGTH)?;
             let (place, room) = (*buf, (*len).max(0) as usize);
@@ -89,8 +89,8 @@ pub unsafe extern "C-unwind" fn usock_recv(
                 Ok(())
             };
             let frame = match read
-                .get_or_insert_with(|| Read::new(fd, Limit::NONE))
-                .step(section, wait, &mut admit)?
+                .get_or_insert_with(|| Read::new(fd, Deadline::NONE))
+                .step(guard, wait, &mut admit)?
             {
                 Flow::Wait => return Ok(Flow::Wait),
                 Flow::Done(frame) => frame,
@@ -104,7 +104,7 @@ pub unsafe extern "C-unwind" fn usock_recv(
                     Ok(made) => buf.write(made.filled_with([&header, frame.payload.bytes()]).into_c()),
                     Err(error) => {
                         // The next call gets it.
-                        put_back(section, fd, frame);
+                        put_back(guard, fd, frame);
                         return Err(error.into());
                     }
                 }
@@ -123,7 +123,7 @@ pub unsafe extern "C-unwind" fn usock_recv(
 #[unsafe(no_mangle)]
 pub extern "C" fn usock_close(fd: i32) -> ipc_errors {
     let code = ipc_errors::IPC_ERROR_USOCK_CLOSE;
-    call_or(code, || endpoint::close(fd), |section| close_connection(section, fd))
+    call_or(code, || endpoint::close(fd), |guard| close_connection(guard, fd))
 }
 
 unsafe fn path_of<'a>(path: *const c_char, code: ipc_errors) -> Result<&'a CStr, Error> {
@@ -143,9 +143,9 @@ pub unsafe extern "C-unwind" fn usock_connect(fd: *mut i32, path: *const c_char)
     let mut connect = None;
     // SAFETY: plain data in this frame; the caller's string, and place for a descriptor.
     unsafe {
-        run(ipc_errors::IPC_ERROR_USOCK_CONNECT__SOCKET, |section, wait| {
+        run(ipc_errors::IPC_ERROR_USOCK_CONNECT__SOCKET, |guard, wait| {
             let fd = required(fd, ipc_errors::IPC_ERROR_USOCK_CONNECT__WRONG_FILE_DESCRIPTOR)?;
-            server_and_client::connect(section, wait, &mut connect, |wait| {
+            server_and_client::connect(guard, wait, &mut connect, |wait| {
                 let path = path_of(path, ipc_errors::IPC_ERROR_USOCK_CONNECT__EMPTY_PATH)?;
                 Connect::new(path, wait)
             })
@@ -164,12 +164,12 @@ pub unsafe extern "C-unwind" fn usock_connect(fd: *mut i32, path: *const c_char)
 /// IPC_ERROR_USOCK_INIT__WRONG_FILE_DESCRIPTOR, IPC_ERROR_USOCK_INIT__LISTEN: as for ipc_server_init.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn usock_init(fd: *mut i32, path: *const c_char) -> ipc_errors {
-    call(ipc_errors::IPC_ERROR_USOCK_INIT__BIND, |section| {
+    call(ipc_errors::IPC_ERROR_USOCK_INIT__BIND, |guard| {
         let fd = required(fd, ipc_errors::IPC_ERROR_USOCK_INIT__EMPTY_FILE_DESCRIPTOR)?;
         // SAFETY: the caller's string, and place for a descriptor.
         unsafe {
             let path = path_of(path, ipc_errors::IPC_ERROR_USOCK_INIT__EMPTY_PATH)?;
-            fd.write(endpoint::listen(section, path, &Options::default())?);
+            fd.write(endpoint::listen(guard, path, &Options::default())?);
         }
         Ok(())
     })
@@ -184,10 +184,10 @@ pub unsafe extern "C-unwind" fn usock_accept(fd: c_int, pfd: *mut i32) -> ipc_er
     let accept = Accept::new(fd);
     // SAFETY: plain data in this frame; the caller's place for a descriptor.
     unsafe {
-        run(ipc_errors::IPC_ERROR_USOCK_ACCEPT, |section, wait| {
+        run(ipc_errors::IPC_ERROR_USOCK_ACCEPT, |guard, wait| {
             let pfd = required(pfd, ipc_errors::IPC_ERROR_USOCK_ACCEPT__PATH_FILE_DESCRIPTOR)?;
             accept
-                .step(section, wait)
+                .step(guard, wait)
                 .map_err(|errno| Error::new(ipc_errors::IPC_ERROR_USOCK_ACCEPT, errno))
                 .map(|flow| flow.map(|client| pfd.write(client)))
         })

@@ -11,8 +11,8 @@ use crate::calls::flow::Flow;
 use crate::error::{Error, ipc_errors};
 use crate::event_loop::{Entry, Kind, List, loops};
 use crate::frame::c_heap;
-use crate::kernel::deadline::Limit;
-use crate::process::entry_guard::Section;
+use crate::kernel::deadline::Deadline;
+use crate::process::entry_guard::EntryGuard;
 
 /// ipc_wait_event that waits for at most `timeout_ms` milliseconds: 0 looks and does not wait, below 0 it
 /// waits for ever. When the time is over it returns IPC_ERROR_NONE, and the type of `event` is
@@ -30,7 +30,7 @@ pub unsafe extern "C-unwind" fn ipc_wait_event_timeout(
     timeout_ms: c_int,
 ) -> ipc_errors {
     // SAFETY: the caller's list, service and event.
-    unsafe { events::wait(clients, srv, event, Limit::of(timeout_ms)) }
+    unsafe { events::wait(clients, srv, event, Deadline::of(timeout_ms)) }
 }
 
 /// ipc_read that waits for at most `timeout_ms` milliseconds: 0 takes a message that is there and does not wait, below 0
@@ -48,7 +48,7 @@ pub unsafe extern "C-unwind" fn ipc_read_timeout(
 ) -> ipc_errors {
     let code = ipc_errors::IPC_ERROR_USOCK_RECV;
     // SAFETY: the caller's structures, if any.
-    unsafe { messages::read(m, boundary::fd_of(p, code), Limit::of(timeout_ms)) }
+    unsafe { messages::read(m, boundary::fd_of(p, code), Deadline::of(timeout_ms)) }
 }
 
 /// Waits as ipc_wait_event_timeout does, and then tells all that is at hand, up to `*count` events: in turns,
@@ -71,11 +71,11 @@ pub unsafe extern "C-unwind" fn ipc_wait_events(
     count: *mut usize,
     timeout_ms: c_int,
 ) -> ipc_errors {
-    let limit = Limit::of(timeout_ms);
+    let limit = Deadline::of(timeout_ms);
     let (mut state, mut room) = (None, 0);
     // SAFETY: the caller's list, service, number, and an array of so many events; plain data in this frame.
     unsafe {
-        run(ipc_errors::IPC_ERROR_WAIT_EVENT__SELECT, |section, wait| {
+        run(ipc_errors::IPC_ERROR_WAIT_EVENT__SELECT, |guard, wait| {
             let code = ipc_errors::IPC_ERROR_WAIT_EVENT__NO_EVENT_PARAM;
             let count = required(count, code)?;
             if wait.is_first() {
@@ -85,11 +85,11 @@ pub unsafe extern "C-unwind" fn ipc_wait_events(
             if room == 0 {
                 return Err(Error::argument(code));
             }
-            let first = events::step(section, wait, &mut state, clients, srv, events, (limit, room));
+            let first = events::step(guard, wait, &mut state, clients, srv, events, (limit, room));
             let reported = match first {
                 Ok(Flow::Wait) => return Ok(Flow::Wait),
                 Ok(Flow::Done(Reported::Nothing)) => Ok(0),
-                Ok(Flow::Done(first)) => Ok(take_more(section, clients, srv, events, room, first)),
+                Ok(Flow::Done(first)) => Ok(take_more(guard, clients, srv, events, room, first)),
                 Err(error) => Err(error),
             };
             for index in reported.unwrap_or(0)..room {
@@ -106,7 +106,7 @@ pub unsafe extern "C-unwind" fn ipc_wait_events(
 /// # Safety
 /// `events` has `room` events, of which the first was reported so; the others are NULL or point to what their type says.
 unsafe fn take_more(
-    section: &Section,
+    guard: &EntryGuard,
     clients: *mut ipc_connection_infos,
     srv: *mut ipc_connection_info,
     events: *mut ipc_event,
@@ -117,7 +117,7 @@ unsafe fn take_more(
     // Descriptors are to be had only until the connection's next message.
     while count < room && last == Reported::Event {
         // SAFETY: as promised by the caller: `count` is below `room`.
-        last = unsafe { events::take(section, clients, srv, events.add(count)) }.unwrap_or(Reported::Nothing);
+        last = unsafe { events::take(guard, clients, srv, events.add(count)) }.unwrap_or(Reported::Nothing);
         count += usize::from(last != Reported::Nothing);
     }
     count
@@ -144,13 +144,13 @@ pub unsafe extern "C" fn ipc_event_fd(
     srv: *mut ipc_connection_info,
     fd: *mut c_int,
 ) -> ipc_errors {
-    call(ipc_errors::IPC_ERROR_WAIT_EVENT__SELECT, |section| {
+    call(ipc_errors::IPC_ERROR_WAIT_EVENT__SELECT, |guard| {
         let clients = required(clients, ipc_errors::IPC_ERROR_WAIT_EVENT__NO_CLIENTS_PARAM)?;
         let fd = required(fd, ipc_errors::IPC_ERROR_WAIT_EVENT__NO_EVENT_PARAM)?;
         // SAFETY: the caller's list and service, and a place for a descriptor.
         unsafe {
             let list = CList::new(clients, srv);
-            fd.write(loops::event_fd(section, &list, fd_of(srv))?);
+            fd.write(loops::event_fd(guard, &list, fd_of(srv))?);
         }
         Ok(())
     })
@@ -165,9 +165,9 @@ pub unsafe extern "C" fn ipc_event_fd(
 /// all times.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn ipc_watch_fd(cinfos: *mut ipc_connection_infos, fd: c_int) -> ipc_errors {
-    call(ipc_errors::IPC_ERROR_ADD__EMPTY_LIST, |section| {
+    call(ipc_errors::IPC_ERROR_ADD__EMPTY_LIST, |guard| {
         // SAFETY: the caller's list, if any.
-        unsafe { events::add_descriptor(section, cinfos, fd, Kind::Watched) }
+        unsafe { events::add_descriptor(guard, cinfos, fd, Kind::Watched) }
     })
 }
 
@@ -180,14 +180,14 @@ pub unsafe extern "C" fn ipc_watch_fd(cinfos: *mut ipc_connection_infos, fd: c_i
 /// IPC_ERROR_DEL__CANNOT_FIND_CLIENT: it is not in the list, or a connection (ENOENT).
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn ipc_del_fd(cinfos: *mut ipc_connection_infos, fd: c_int) -> ipc_errors {
-    call(ipc_errors::IPC_ERROR_DEL__CANNOT_FIND_CLIENT, |section| {
+    call(ipc_errors::IPC_ERROR_DEL__CANNOT_FIND_CLIENT, |guard| {
         let cinfos = required(cinfos, ipc_errors::IPC_ERROR_DEL__NO_CLIENTS_PARAM)?;
         let find = |list: &CList| {
             let is_it = |entry: Entry| entry.fd == fd && entry.kind != Kind::Connection;
             (0..list.size()).find(|index| list.entry(*index).is_some_and(is_it))
         };
         // SAFETY: the caller's list, whose structure for the descriptor is from malloc(3).
-        unsafe { c_heap::free(events::remove(section, cinfos, find)?) };
+        unsafe { c_heap::free(events::remove(guard, cinfos, find)?) };
         Ok(())
     })
 }

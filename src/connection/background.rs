@@ -21,11 +21,11 @@ use crate::connection::send::{self, Flushed, flush_queue, is_passing};
 use crate::connection::send_queue::SendQueue;
 use crate::connection::stall::{LOOK, Stall};
 use crate::connection::table;
-use crate::kernel::deadline::{Limit, now};
+use crate::kernel::deadline::{Deadline, now};
 use crate::kernel::fd;
 use crate::kernel::internal_fds::KeptFd;
 use crate::kernel::poller::{Poller, Readiness, control};
-use crate::process::entry_guard::Section;
+use crate::process::entry_guard::EntryGuard;
 use crate::process::sharded::{NumberMap, empty_map};
 use crate::process::sync::{self, AtomicBool, AtomicI64, AtomicU32, Mutex, MutexGuard, Ordering};
 
@@ -65,7 +65,7 @@ struct Rest {
     queue: SendQueue,
     stall: Stall,
     /// How long it may take.
-    limit: Limit,
+    limit: Deadline,
 }
 
 /// Whether anything leaves in the background.
@@ -82,7 +82,7 @@ pub enum Begun {
     Another,
 }
 
-fn lock(_section: &Section) -> MutexGuard<'static, Background> {
+fn lock(_section: &EntryGuard) -> MutexGuard<'static, Background> {
     sync::lock(&BACKGROUND)
 }
 
@@ -187,9 +187,9 @@ impl Background {
 }
 
 /// A connection is about to be closed: what is queued for it is no more looked after here.
-pub fn leave_to_caller(section: &Section, fd: RawFd) {
+pub fn leave_to_caller(guard: &EntryGuard, fd: RawFd) {
     if is_active() {
-        let mut background = lock(section);
+        let mut background = lock(guard);
         background.stop_watching(fd);
         let unused = background.end();
         drop(background);
@@ -199,25 +199,25 @@ pub fn leave_to_caller(section: &Section, fd: RawFd) {
 
 /// A connection is about to be closed: what is queued for it leaves in the background, until `limit` at most. If there is no
 /// descriptor or no memory for that, the queue is returned.
-pub fn take_over(section: &Section, fd: RawFd, limit: Limit) -> Result<Option<Begun>, SendQueue> {
-    leave_to_caller(section, fd);
-    let mut slot = table::lock_known(section, fd);
+pub fn take_over(guard: &EntryGuard, fd: RawFd, limit: Deadline) -> Result<Option<Begun>, SendQueue> {
+    leave_to_caller(guard, fd);
+    let mut slot = table::lock_known(guard, fd);
     let is_owed = |slot: &mut table::Slot<'_>| {
         let connection = slot.get().filter(|connection| connection.turn.is_free());
-        connection.is_some_and(|connection| !connection.outbound.is_empty())
+        connection.is_some_and(|connection| !connection.send_queue.is_empty())
     };
     if !is_owed(&mut slot) {
         return Ok(None);
     }
-    slot.forget_stranger();
+    slot.drop_if_reused();
     if !is_owed(&mut slot) || flush_queue(&mut slot, fd).is_err() || !is_owed(&mut slot) {
         return Ok(None);
     }
-    let queue = slot.get().map(|connection| std::mem::take(&mut connection.outbound)).unwrap_or_default();
+    let queue = slot.get().map(|connection| std::mem::take(&mut connection.send_queue)).unwrap_or_default();
     drop(slot);
     let Ok(descriptor) = fd::duplicate(fd) else { return Err(queue) };
     let rest = Rest { stall: Stall::begin(fd, &queue), descriptor, queue, limit };
-    let mut background = lock(section);
+    let mut background = lock(guard);
     if background.rests.try_reserve(1).is_err() {
         drop(background);
         return Err(rest.queue);
@@ -231,8 +231,8 @@ pub fn take_over(section: &Section, fd: RawFd, limit: Limit) -> Result<Option<Be
 }
 
 /// A connection that is in no list any more: what is queued for it leaves in the background.
-pub fn watch(section: &Section, fd: RawFd) {
-    let mut background = lock(section);
+pub fn watch(guard: &EntryGuard, fd: RawFd) {
+    let mut background = lock(guard);
     if background.connections.try_reserve(1).is_ok() {
         background.begin();
         background.add(fd, u64::from(fd.unsigned_abs()));
@@ -241,7 +241,7 @@ pub fn watch(section: &Section, fd: RawFd) {
 }
 
 /// Sends what takes bytes by now, as each call does; not again within a millisecond, unless the call has waited for it.
-pub fn send(section: &Section, has_waited: bool) {
+pub fn send(guard: &EntryGuard, has_waited: bool) {
     if !is_active() || !has_waited && now() - ASKED_AT.load(Ordering::Relaxed) < PAUSE {
         return;
     }
@@ -250,15 +250,15 @@ pub fn send(section: &Section, has_waited: bool) {
         return;
     }
     loop {
-        let mut background = lock(section);
+        let mut background = lock(guard);
         let has_more = background.step(&mut fds, &mut over);
         if !has_more {
             background.look(&mut fds, &mut over);
         }
         drop(background);
         over.clear();
-        fds.retain(|fd| send::flush(section, *fd) == Flushed::All);
-        let mut background = lock(section);
+        fds.retain(|fd| send::flush(guard, *fd) == Flushed::All);
+        let mut background = lock(guard);
         fds.drain(..).for_each(|fd| background.stop_watching(fd));
         let unused = background.end();
         drop(background);
@@ -271,18 +271,18 @@ pub fn send(section: &Section, has_waited: bool) {
 }
 
 /// The descriptor that is readable when something takes bytes; none if nothing leaves in the background.
-pub fn set(section: &Section) -> Option<RawFd> {
+pub fn set(guard: &EntryGuard) -> Option<RawFd> {
     if !is_active() {
         return None;
     }
-    let mut background = lock(section);
+    let mut background = lock(guard);
     background.build();
     background.set.as_ref().map(Poller::fd)
 }
 
 /// Whether there are rests of connections that were closed.
-pub fn has_rests(section: &Section) -> bool {
-    is_active() && !lock(section).rests.is_empty()
+pub fn has_rests(guard: &EntryGuard) -> bool {
+    is_active() && !lock(guard).rests.is_empty()
 }
 
 /// Which set it is.
@@ -291,8 +291,8 @@ pub fn set_number() -> u32 {
 }
 
 /// Acts on the set, if there is one.
-pub fn with_set(section: &Section, act: impl FnOnce(&Poller)) {
-    if let Some(set) = &lock(section).set {
+pub fn with_set(guard: &EntryGuard, act: impl FnOnce(&Poller)) {
+    if let Some(set) = &lock(guard).set {
         act(set);
     }
 }
@@ -301,8 +301,8 @@ pub fn with_set(section: &Section, act: impl FnOnce(&Poller)) {
 pub struct Frozen(MutexGuard<'static, Background>);
 
 /// Locks it.
-pub fn freeze(section: &Section) -> Frozen {
-    Frozen(lock(section))
+pub fn freeze(guard: &EntryGuard) -> Frozen {
+    Frozen(lock(guard))
 }
 
 /// In the child of a fork: it is the parent's to send. What is returned is to be dropped when nothing is locked.
@@ -313,8 +313,8 @@ pub fn leave_to_parent(Frozen(mut background): Frozen) -> impl Sized {
 }
 
 /// At the end of the process: gives back what is kept for all of it.
-pub fn release(section: &Section) {
-    let mut background = lock(section);
+pub fn release(guard: &EntryGuard) {
+    let mut background = lock(guard);
     IS_ACTIVE.store(false, Ordering::Relaxed);
     let rests = std::mem::replace(&mut background.rests, empty_map());
     let set = background.set.take();

@@ -31,9 +31,9 @@ pub fn first_room(expected: usize, available: impl FnOnce() -> usize) -> usize {
 
 /// The longest payload that a peer may announce.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Longest(pub usize);
+pub struct MaxPayload(pub usize);
 
-impl Default for Longest {
+impl Default for MaxPayload {
     fn default() -> Self {
         Self(header::MAX_PAYLOAD)
     }
@@ -58,20 +58,20 @@ impl Frame {
 
 /// Why no frame could be cut.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Cut {
+pub enum DecodeError {
     /// The peer announced more than a frame holds; nothing behind that can be understood.
     TooLong,
     /// No memory for the payload; nothing is lost, and another try may succeed.
     OutOfMemory,
 }
 
-impl From<TooLong> for Cut {
+impl From<TooLong> for DecodeError {
     fn from(_: TooLong) -> Self {
         Self::TooLong
     }
 }
 
-impl From<OutOfMemory> for Cut {
+impl From<OutOfMemory> for DecodeError {
     fn from(_: OutOfMemory) -> Self {
         Self::OutOfMemory
     }
@@ -79,7 +79,7 @@ impl From<OutOfMemory> for Cut {
 
 /// What a receive has brought.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Came {
+pub enum ReadOutcome {
     /// The end of the stream.
     End,
     /// As much as there was.
@@ -88,7 +88,7 @@ pub enum Came {
     Full,
 }
 
-impl Came {
+impl ReadOutcome {
     fn of(count: usize, room: usize) -> Self {
         match count {
             0 => Self::End,
@@ -100,20 +100,20 @@ impl Came {
 
 /// Why nothing was received.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Receive {
+pub enum ReadError {
     /// The system call failed.
     System(Errno),
     /// No memory; nothing was taken from the kernel.
     OutOfMemory,
 }
 
-impl From<OutOfMemory> for Receive {
+impl From<OutOfMemory> for ReadError {
     fn from(_: OutOfMemory) -> Self {
         Self::OutOfMemory
     }
 }
 
-impl From<Errno> for Receive {
+impl From<Errno> for ReadError {
     fn from(errno: Errno) -> Self {
         Self::System(errno)
     }
@@ -131,7 +131,7 @@ fn wanted(descriptors: &mut Option<Descriptors>) -> Result<Wanted<'_>, OutOfMemo
 
 /// What has come in and is not yet a message: first bytes read ahead fill the header, then the payload.
 #[derive(Default)]
-pub struct Inbound {
+pub struct FrameDecoder {
     header: [u8; HEADER_SIZE],
     /// Bytes of `header` that are there.
     filled: usize,
@@ -140,12 +140,12 @@ pub struct Inbound {
     ahead: Block,
     start: usize,
     /// The longest payload that the peer may announce.
-    pub longest: Longest,
+    pub longest: MaxPayload,
     /// What has come beside the bytes, if it is allowed.
     pub descriptors: Option<Descriptors>,
 }
 
-impl Inbound {
+impl FrameDecoder {
     /// Whether it holds nothing at all.
     pub fn is_empty(&self) -> bool {
         !self.has_begun() && !self.has_ahead() && self.descriptors.as_ref().is_none_or(Descriptors::is_empty)
@@ -161,7 +161,7 @@ impl Inbound {
         self.filled == HEADER_SIZE && !self.has_ahead()
     }
 
-    /// Whether there are bytes that [`Inbound::cut`] has not looked at.
+    /// Whether there are bytes that [`FrameDecoder::cut`] has not looked at.
     pub fn has_ahead(&self) -> bool {
         self.start < self.ahead.len()
     }
@@ -183,7 +183,7 @@ impl Inbound {
 
     /// The next whole frame among the bytes at hand. Where there is none, all bytes read ahead have found
     /// their place in the half-received one.
-    pub fn cut(&mut self) -> Result<Option<Frame>, Cut> {
+    pub fn cut(&mut self) -> Result<Option<Frame>, DecodeError> {
         let mut frame = self.cut_bytes()?;
         if let (Some(descriptors), Some(frame)) = (&mut self.descriptors, &mut frame) {
             frame.has_descriptors = descriptors.report(self.start >= self.ahead.len());
@@ -191,7 +191,7 @@ impl Inbound {
         Ok(frame)
     }
 
-    fn cut_bytes(&mut self) -> Result<Option<Frame>, Cut> {
+    fn cut_bytes(&mut self) -> Result<Option<Frame>, DecodeError> {
         let front = if self.filled == 0 { header::parse_front(self.unread(), self.longest.0)? } else { None };
         if let Some((header, payload)) = front {
             let payload = Block::copy_of(payload)?;
@@ -218,7 +218,7 @@ impl Inbound {
     }
 
     /// Moves bytes read ahead to where they belong in the frame at hand.
-    fn take_ahead(&mut self) -> Result<(), Cut> {
+    fn take_ahead(&mut self) -> Result<(), DecodeError> {
         let (_, missing) = self.header.split_at_mut(self.filled);
         let rest = self.ahead.bytes().get(self.start..).unwrap_or_default();
         let count = rest.len().min(missing.len());
@@ -244,7 +244,7 @@ impl Inbound {
     pub fn receive_exact(
         &mut self,
         source: impl for<'a> FnOnce(&'a mut [MaybeUninit<u8>], Wanted<'_>) -> Result<&'a mut [u8], Errno>,
-    ) -> Result<Came, Receive> {
+    ) -> Result<ReadOutcome, ReadError> {
         let wanted = wanted(&mut self.descriptors)?;
         if self.filled < HEADER_SIZE {
             let mut room = [MaybeUninit::uninit(); HEADER_SIZE];
@@ -253,7 +253,7 @@ impl Inbound {
             let came = source(room, wanted)?;
             missing.iter_mut().zip(&*came).for_each(|(place, byte)| *place = *byte);
             self.filled += came.len();
-            return Ok(Came::of(came.len(), missing.len()));
+            return Ok(ReadOutcome::of(came.len(), missing.len()));
         }
         // Where it is too long, `cut` has said so.
         let length = Header::decode(self.header, self.longest.0).map_or(0, |header| header.length);
@@ -262,7 +262,7 @@ impl Inbound {
             self.payload.reserve(length.min(ANNOUNCED.max(GROWTH * have)))?;
         }
         let room = length.saturating_sub(have).min(self.payload.capacity() - have);
-        Ok(Came::of(self.payload.fill(room, |room| source(room, wanted))?, room))
+        Ok(ReadOutcome::of(self.payload.fill(room, |room| source(room, wanted))?, room))
     }
 
     /// Receives what there is: straight into the payload where one is half received, else into `spare`,
@@ -271,7 +271,7 @@ impl Inbound {
         &mut self,
         spare: &mut Block,
         source: impl for<'a> FnOnce(&'a mut [MaybeUninit<u8>], Wanted<'_>) -> Result<&'a mut [u8], Errno>,
-    ) -> Result<Came, Receive> {
+    ) -> Result<ReadOutcome, ReadError> {
         if self.filled == HEADER_SIZE {
             return self.receive_exact(source);
         }
@@ -281,7 +281,7 @@ impl Inbound {
         let count = spare.fill(READ_AHEAD, |room| source(room, wanted))?;
         std::mem::swap(&mut self.ahead, spare);
         self.start = 0;
-        Ok(Came::of(count, READ_AHEAD))
+        Ok(ReadOutcome::of(count, READ_AHEAD))
     }
 
     /// Receives what there is of a frame, straight into the block that C will own, which is made for a payload of this size.
@@ -293,7 +293,7 @@ impl Inbound {
             &mut [u8; HEADER_SIZE],
             &'a mut [MaybeUninit<u8>],
         ) -> Result<(usize, &'a mut [u8]), Errno>,
-    ) -> Result<Came, Receive> {
+    ) -> Result<ReadOutcome, ReadError> {
         let mut payload = Block::with_capacity(size)?;
         let room = payload.capacity();
         let count = payload.fill(room, |room| {
@@ -301,7 +301,7 @@ impl Inbound {
             self.filled = count;
             Ok::<_, Errno>(rest)
         })?;
-        let came = Came::of(self.filled + count, HEADER_SIZE + room);
+        let came = ReadOutcome::of(self.filled + count, HEADER_SIZE + room);
         self.begin(self.header, self.filled, payload);
         Ok(came)
     }
@@ -324,7 +324,7 @@ impl Inbound {
         self.start = 0;
     }
 
-    /// Takes a frame back that [`Inbound::cut`] has given out last.
+    /// Takes a frame back that [`FrameDecoder::cut`] has given out last.
     pub fn put_back(&mut self, frame: Frame) {
         if let Ok(header) = (Header { kind: frame.kind, length: frame.payload.len() }).encode() {
             (self.header, self.filled, self.payload) = (header, HEADER_SIZE, frame.payload);
@@ -399,26 +399,26 @@ mod tests {
     }
 
     fn drain(stream: &[u8], step: usize, way: Way) -> Vec<(u8, Vec<u8>)> {
-        let (mut rest, mut inbound, mut spare) = (stream, Inbound::default(), Block::default());
+        let (mut rest, mut decoder, mut spare) = (stream, FrameDecoder::default(), Block::default());
         let mut frames = Vec::new();
         loop {
-            while let Some(frame) = inbound.cut().unwrap() {
+            while let Some(frame) = decoder.cut().unwrap() {
                 frames.push((frame.kind, frame.payload.bytes().to_vec()));
                 if way == Way::Exact {
                     let told: usize = frames.iter().map(|(_, payload)| payload.len() + HEADER_SIZE).sum();
                     assert_eq!(stream.len() - rest.len(), told, "read beyond the frame");
                 }
             }
-            inbound.return_spare(&mut spare);
+            decoder.return_spare(&mut spare);
             let came = match way {
-                Way::Exact => inbound.receive_exact(source(&mut rest, step)).unwrap(),
-                Way::Expected(size) if !inbound.has_begun() => {
-                    inbound.receive_expected(first_room(size, || 0), source_apart(&mut rest, step)).unwrap()
+                Way::Exact => decoder.receive_exact(source(&mut rest, step)).unwrap(),
+                Way::Expected(size) if !decoder.has_begun() => {
+                    decoder.receive_expected(first_room(size, || 0), source_apart(&mut rest, step)).unwrap()
                 }
-                _ => inbound.receive_ahead(&mut spare, source(&mut rest, step)).unwrap(),
+                _ => decoder.receive_ahead(&mut spare, source(&mut rest, step)).unwrap(),
             };
-            if came == Came::End {
-                assert!(inbound.is_empty());
+            if came == ReadOutcome::End {
+                assert!(decoder.is_empty());
                 return frames;
             }
         }
@@ -450,35 +450,35 @@ mod tests {
 
     #[test]
     fn an_announcement_alone_allocates_nothing_and_a_byte_little() {
-        let mut inbound = Inbound::default();
+        let mut decoder = FrameDecoder::default();
         let header = Header { kind: 2, length: header::MAX_PAYLOAD }.encode().unwrap();
         let (mut rest, mut spare) = (&header[..], Block::default());
-        inbound.receive_ahead(&mut spare, source(&mut rest, 5)).unwrap();
-        assert!(inbound.cut().unwrap().is_none());
-        inbound.return_spare(&mut spare);
-        assert_eq!((inbound.payload.capacity(), inbound.ahead.capacity()), (0, 0));
-        inbound.receive_exact(source(&mut &b"x"[..], 1)).unwrap();
-        assert_eq!(inbound.payload.capacity(), ANNOUNCED);
+        decoder.receive_ahead(&mut spare, source(&mut rest, 5)).unwrap();
+        assert!(decoder.cut().unwrap().is_none());
+        decoder.return_spare(&mut spare);
+        assert_eq!((decoder.payload.capacity(), decoder.ahead.capacity()), (0, 0));
+        decoder.receive_exact(source(&mut &b"x"[..], 1)).unwrap();
+        assert_eq!(decoder.payload.capacity(), ANNOUNCED);
     }
 
     #[test]
     fn block_of_a_large_payload_is_not_kept_for_reading_ahead() {
         let stream = [&[1][..], &1_u32.to_ne_bytes(), &[7]].concat().repeat(2);
         let (mut rest, mut spare) = (&stream[..], Block::default());
-        let mut inbound = Inbound::default();
-        inbound.receive_expected(1 << 20, source_apart(&mut rest, stream.len())).unwrap();
-        (0..2).for_each(|_| assert_eq!(inbound.cut().unwrap().unwrap().payload.bytes(), [7]));
-        inbound.return_spare(&mut spare);
-        assert_eq!((inbound.ahead.capacity(), spare.capacity()), (0, 0));
+        let mut decoder = FrameDecoder::default();
+        decoder.receive_expected(1 << 20, source_apart(&mut rest, stream.len())).unwrap();
+        (0..2).for_each(|_| assert_eq!(decoder.cut().unwrap().unwrap().payload.bytes(), [7]));
+        decoder.return_spare(&mut spare);
+        assert_eq!((decoder.ahead.capacity(), spare.capacity()), (0, 0));
     }
 
     #[test]
     fn a_length_over_the_maximum_stays_one() {
-        let mut inbound = Inbound::default();
+        let mut decoder = FrameDecoder::default();
         let mut rest = &[1, 255, 255, 255, 255, 1, 2, 3][..];
-        inbound.receive_ahead(&mut Block::default(), source(&mut rest, 8)).unwrap();
+        decoder.receive_ahead(&mut Block::default(), source(&mut rest, 8)).unwrap();
         for _ in 0..3 {
-            assert_eq!(inbound.cut().err(), Some(Cut::TooLong));
+            assert_eq!(decoder.cut().err(), Some(DecodeError::TooLong));
         }
     }
 }

@@ -12,7 +12,7 @@ use crate::error::{Error, ipc_errors as Code};
 use crate::frame::c_heap::OutOfMemory;
 use crate::kernel::ancillary::send_with;
 use crate::kernel::socket;
-use crate::process::entry_guard::Section;
+use crate::process::entry_guard::EntryGuard;
 use crate::process::sync::{AtomicUsize, Ordering};
 
 /// How often bytes were queued on any connection, and how often they had been when a look last found none: threads that look
@@ -31,13 +31,13 @@ pub fn any_queued() -> bool {
 }
 
 /// The connections with bytes to send, as many as there is memory for, and whether these are all.
-pub fn queued(section: &Section) -> (Vec<RawFd>, bool) {
+pub fn queued(guard: &EntryGuard) -> (Vec<RawFd>, bool) {
     let (mut found, mut all) = (Vec::new(), true);
     if any_queued() {
         let before = QUEUED.load(Ordering::Relaxed);
         let mut any = false;
-        table::for_each(section, |fd, connection| {
-            if connection.outbound.is_empty() || !connection.turn.is_free() {
+        table::for_each(guard, |fd, connection| {
+            if connection.send_queue.is_empty() || !connection.turn.is_free() {
                 return;
             }
             any = true;
@@ -112,12 +112,12 @@ pub fn flush_queue(slot: &mut Slot<'_>, fd: RawFd) -> Result<Flushed, Error> {
     if connection.left_to_parent {
         return Err(failed(Errno::EBUSY));
     }
-    match connection.outbound.flush(|pieces, descriptor| send(fd, pieces, descriptor)) {
+    match connection.send_queue.flush(|pieces, descriptor| send(fd, pieces, descriptor)) {
         Ok(()) => Ok(Flushed::All),
         Err(Errno::EAGAIN) => Ok(Flushed::Full),
         Err(errno) if is_passing(errno) => Ok(Flushed::Later),
         Err(errno) => {
-            connection.outbound.clear();
+            connection.send_queue.clear();
             slot.remove_if_idle();
             give_up(fd, errno);
             Err(failed(errno))
@@ -126,8 +126,8 @@ pub fn flush_queue(slot: &mut Slot<'_>, fd: RawFd) -> Result<Flushed, Error> {
 }
 
 /// The same for a connection whose number was verified; whether anything is yet to be sent to it.
-pub fn flush_verified(section: &Section, fd: RawFd) -> bool {
-    let mut slot = table::lock_known(section, fd);
+pub fn flush_verified(guard: &EntryGuard, fd: RawFd) -> bool {
+    let mut slot = table::lock_known(guard, fd);
     if slot.get().is_some_and(|connection| connection.turn.is_free()) {
         let _ = flush_queue(&mut slot, fd);
         slot.remove_if_idle();
@@ -136,8 +136,8 @@ pub fn flush_verified(section: &Section, fd: RawFd) -> bool {
 }
 
 /// Sends what is queued for the connection, as far as the kernel takes it now.
-pub fn flush(section: &Section, fd: RawFd) -> Flushed {
-    let mut slot = table::lock(section, fd);
+pub fn flush(guard: &EntryGuard, fd: RawFd) -> Flushed {
+    let mut slot = table::lock(guard, fd);
     if slot.get().is_some_and(|connection| !connection.turn.is_free()) {
         return Flushed::Full;
     }
@@ -147,11 +147,11 @@ pub fn flush(section: &Section, fd: RawFd) -> Flushed {
 }
 
 /// How many bytes wait to be sent on the connection.
-pub fn queued_bytes(section: &Section, fd: RawFd) -> usize {
-    table::lock(section, fd).get().map_or(0, |connection| connection.outbound.len())
+pub fn queued_bytes(guard: &EntryGuard, fd: RawFd) -> usize {
+    table::lock(guard, fd).get().map_or(0, |connection| connection.send_queue.len())
 }
 
 /// Whether bytes wait to be sent on the connection.
-pub fn is_queued(section: &Section, fd: RawFd) -> bool {
-    queued_bytes(section, fd) > 0
+pub fn is_queued(guard: &EntryGuard, fd: RawFd) -> bool {
+    queued_bytes(guard, fd) > 0
 }

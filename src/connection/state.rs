@@ -7,7 +7,7 @@ use std::ffi::CString;
 
 use nix::unistd::getpid;
 
-use crate::connection::frame_decoder::{Inbound, Longest};
+use crate::connection::frame_decoder::{FrameDecoder, MaxPayload};
 use crate::connection::send_queue::{QUEUE_LIMIT, Room, SendQueue};
 use crate::connection::turn::Turn;
 use crate::kernel::file::FileId;
@@ -17,7 +17,7 @@ use crate::process::fork_epoch;
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Settings {
     /// The longest payload that the peer may announce.
-    pub longest: Longest,
+    pub longest: MaxPayload,
     /// Bytes that may wait to be sent; none if the program has set no limit of its own.
     pub queue: Option<usize>,
     /// Whether descriptors are received.
@@ -28,7 +28,7 @@ impl Settings {
     /// Sets both limits; 0 is the default.
     pub fn set_limits(&mut self, longest: usize, queue: usize) {
         let default = Self::default();
-        self.longest = if longest == 0 { default.longest } else { Longest(longest) };
+        self.longest = if longest == 0 { default.longest } else { MaxPayload(longest) };
         self.queue = (queue != 0).then_some(queue);
     }
 
@@ -38,17 +38,17 @@ impl Settings {
     }
 
     /// What comes in, from now on.
-    pub fn inbound(self) -> Inbound {
-        let mut inbound = Inbound::default();
-        self.apply(&mut inbound);
-        inbound
+    pub fn decoder(self) -> FrameDecoder {
+        let mut decoder = FrameDecoder::default();
+        self.apply(&mut decoder);
+        decoder
     }
 
     /// Has what comes in keep to the settings.
-    pub fn apply(self, inbound: &mut Inbound) {
-        inbound.longest = self.longest;
+    pub fn apply(self, decoder: &mut FrameDecoder) {
+        decoder.longest = self.longest;
         if self.descriptors {
-            inbound.descriptors.get_or_insert_default();
+            decoder.descriptors.get_or_insert_default();
         }
     }
 }
@@ -74,9 +74,9 @@ impl Service {
 /// One connection's memory, or one service's.
 pub struct Connection {
     /// What has come in.
-    pub inbound: Inbound,
+    pub decoder: FrameDecoder,
     /// What is yet to go out.
-    pub outbound: SendQueue,
+    pub send_queue: SendQueue,
     /// Which thread is in the middle of sending a frame: no other may send meanwhile.
     pub turn: Turn,
     /// A fork left it to the parent to send the rest of a frame: this process must not send behind it.
@@ -95,8 +95,8 @@ impl Connection {
     /// The memory of a connection for which the program has set this.
     pub fn new(settings: Settings) -> Self {
         Self {
-            inbound: settings.inbound(),
-            outbound: SendQueue::default(),
+            decoder: settings.decoder(),
+            send_queue: SendQueue::default(),
             turn: Turn::default(),
             left_to_parent: false,
             is_assumed: false,
@@ -108,7 +108,7 @@ impl Connection {
 
     /// Whether there is nothing to remember.
     pub fn is_idle(&self) -> bool {
-        self.inbound.is_empty()
+        self.decoder.is_empty()
             && self.may_send()
             && self.turn.is_unused()
             && self.service.is_none()
@@ -117,11 +117,11 @@ impl Connection {
 
     /// Whether anything is yet to be sent: queued, or being written by a thread.
     pub fn is_owed(&self) -> bool {
-        !self.outbound.is_empty() || !self.turn.is_unused()
+        !self.send_queue.is_empty() || !self.turn.is_unused()
     }
 
     /// Whether nothing stands before what is to be sent next.
     pub fn may_send(&self) -> bool {
-        self.outbound.is_empty() && self.turn.is_free() && !self.left_to_parent
+        self.send_queue.is_empty() && self.turn.is_free() && !self.left_to_parent
     }
 }

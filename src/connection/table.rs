@@ -25,7 +25,7 @@ use crate::connection::user_data::UserData;
 use crate::frame::c_heap::OutOfMemory;
 use crate::kernel::internal_fds;
 use crate::kernel::socket::{self, Cookie};
-use crate::process::entry_guard::Section;
+use crate::process::entry_guard::EntryGuard;
 use crate::process::fork_epoch;
 use crate::process::growth::{boxed, reserve};
 use crate::process::sharded::{Part, Shard, Shards};
@@ -160,16 +160,16 @@ pub struct Slot<'a> {
 }
 
 /// Locks the place of `fd`, and forgets what is known of another socket with that number.
-pub fn lock(section: &Section, fd: RawFd) -> Slot<'_> {
-    let mut slot = lock_known(section, fd);
-    slot.forget_stranger();
+pub fn lock(guard: &EntryGuard, fd: RawFd) -> Slot<'_> {
+    let mut slot = lock_known(guard, fd);
+    slot.drop_if_reused();
     slot
 }
 
 /// Locks the place of `fd`, and does not ask whether it is still the socket that something is known of: the caller
 /// knows that, or asks before it matters.
-pub fn lock_known(section: &Section, fd: RawFd) -> Slot<'_> {
-    Slot { fd, shard: TABLE.lock(section, key(fd)), discarded: None, seen: None }
+pub fn lock_known(guard: &EntryGuard, fd: RawFd) -> Slot<'_> {
+    Slot { fd, shard: TABLE.lock(guard, key(fd)), discarded: None, seen: None }
 }
 
 impl Slot<'_> {
@@ -197,8 +197,8 @@ impl Slot<'_> {
             return Err(Errno::EBADF);
         }
         let is_assumed =
-            self.get().is_some_and(|connection| connection.is_assumed && !connection.outbound.is_empty());
-        self.forget_stranger();
+            self.get().is_some_and(|connection| connection.is_assumed && !connection.send_queue.is_empty());
+        self.drop_if_reused();
         match self.get() {
             Some(connection) => connection.is_assumed = false,
             None if is_assumed => return Err(Errno::EBADF),
@@ -236,7 +236,7 @@ impl Slot<'_> {
     }
 
     /// Forgets what is known of another socket with this number.
-    pub fn forget_stranger(&mut self) {
+    pub fn drop_if_reused(&mut self) {
         if let Some(known) = self.known().filter(|entry| entry.is_known()).map(|entry| entry.cookie) {
             self.seen = Cookie::of(self.fd).ok();
             if !self.seen.is_some_and(|seen| seen.may_be(known)) {
@@ -287,7 +287,7 @@ impl Slot<'_> {
         entry.change(cookie, |set| set.settings = settings).map_err(|_| Errno::ENOMEM)?;
         if let Some(connection) = self.get() {
             connection.settings = settings;
-            settings.apply(&mut connection.inbound);
+            settings.apply(&mut connection.decoder);
         }
         Ok(())
     }
@@ -458,8 +458,8 @@ pub struct Identity {
 }
 
 /// Changes what is set for the descriptor.
-pub fn set(section: &Section, fd: RawFd, change: impl FnOnce(&mut Settings)) -> Result<(), Errno> {
-    let mut slot = lock(section, fd);
+pub fn set(guard: &EntryGuard, fd: RawFd, change: impl FnOnce(&mut Settings)) -> Result<(), Errno> {
+    let mut slot = lock(guard, fd);
     let mut settings = slot.settings();
     change(&mut settings);
     slot.set(settings)
@@ -467,13 +467,13 @@ pub fn set(section: &Section, fd: RawFd, change: impl FnOnce(&mut Settings)) -> 
 
 /// Makes sure that the next numbers which the kernel gives out find their places, as far as that can be foreseen: `near` is
 /// one that it has given out.
-pub fn make_room(section: &Section, near: RawFd) -> Result<(), OutOfMemory> {
+pub fn make_room(guard: &EntryGuard, near: RawFd) -> Result<(), OutOfMemory> {
     let highest = HIGHEST.fetch_max(key(near), Ordering::Relaxed).max(key(near));
     let wanted = highest + MARGIN;
     if PLACES.load(Ordering::Relaxed) < wanted {
         let places = wanted / PARTS + 1 + wanted / PARTS / 8;
         let mut result = Ok(());
-        TABLE.for_each(section, |part| result = result.and(part.grow(places)));
+        TABLE.for_each(guard, |part| result = result.and(part.grow(places)));
         result?;
         PLACES.store(places * PARTS, Ordering::Relaxed);
     }
@@ -495,22 +495,22 @@ impl Prepared {
     }
 
     /// Settings for a client of this service: its own.
-    pub fn for_client(section: &Section, service: RawFd) -> Result<Self, OutOfMemory> {
-        let slot = lock_known(section, service);
+    pub fn for_client(guard: &EntryGuard, service: RawFd) -> Result<Self, OutOfMemory> {
+        let slot = lock_known(guard, service);
         Self::new(slot.settings(), slot.refuses_descriptors())
     }
 }
 
 /// Whether bytes of the connection were read ahead.
-pub fn has_ahead(section: &Section, fd: RawFd) -> bool {
-    lock_known(section, fd).get().is_some_and(|connection| connection.inbound.has_ahead())
+pub fn has_ahead(guard: &EntryGuard, fd: RawFd) -> bool {
+    lock_known(guard, fd).get().is_some_and(|connection| connection.decoder.has_ahead())
 }
 
 /// The library gives out this number as a new connection, with these settings. What another socket with the number has
 /// left is forgotten.
-pub fn give_out(section: &Section, fd: RawFd, Prepared { set, refuses }: Prepared) -> Result<(), Errno> {
+pub fn give_out(guard: &EntryGuard, fd: RawFd, Prepared { set, refuses }: Prepared) -> Result<(), Errno> {
     HIGHEST.fetch_max(key(fd), Ordering::Relaxed);
-    let mut slot = lock_known(section, fd);
+    let mut slot = lock_known(guard, fd);
     slot.forget();
     let cookie = Cookie::of(fd)?;
     match slot.place() {
@@ -540,45 +540,45 @@ pub fn give_out(section: &Section, fd: RawFd, Prepared { set, refuses }: Prepare
 /// The library is about to close this number. What is known of it is forgotten; the memory is to be dropped where no lock
 /// is held. EBADF if another call is about to close it: by the time that this one would, the number may be another file's; or
 /// if that call has closed it and holds the number; or if the descriptor is one that the library keeps.
-pub fn note_closing(section: &Section, fd: RawFd) -> Result<Option<Memory>, Errno> {
-    let slot = lock_known(section, fd);
+pub fn note_closing(guard: &EntryGuard, fd: RawFd) -> Result<Option<Memory>, Errno> {
+    let slot = lock_known(guard, fd);
     let socket = Cookie::of(fd);
     slot.note_closing(socket)
 }
 
 /// The same for a socket: ENOTSOCK for what is none.
-pub fn note_closing_socket(section: &Section, fd: RawFd) -> Result<Option<Memory>, Errno> {
-    let slot = lock_known(section, fd);
+pub fn note_closing_socket(guard: &EntryGuard, fd: RawFd) -> Result<Option<Memory>, Errno> {
+    let slot = lock_known(guard, fd);
     let socket = Cookie::of(fd)?;
     slot.note_closing(Ok(socket))
 }
 
 /// The number was closed.
-pub fn note_closed(section: &Section, fd: RawFd) {
-    if let Some(entry) = lock_known(section, fd).known_mut() {
+pub fn note_closed(guard: &EntryGuard, fd: RawFd) {
+    if let Some(entry) = lock_known(guard, fd).known_mut() {
         entry.set(CLOSING, false);
     }
 }
 
 /// The list at this address has the connection from now on: the last one, if the program has added it to several. Returns
 /// which socket it is.
-pub fn note_listed(section: &Section, fd: RawFd, list: usize) -> Result<Cookie, Errno> {
-    let slot = lock(section, fd);
+pub fn note_listed(guard: &EntryGuard, fd: RawFd, list: usize) -> Result<Cookie, Errno> {
+    let slot = lock(guard, fd);
     let cookie = Cookie::of(fd)?;
     slot.note_listed(list, cookie)
 }
 
 /// The same for a connection that was given out just now.
-pub fn note_new_listed(section: &Section, fd: RawFd, list: usize) -> Result<Cookie, Errno> {
-    let slot = lock_known(section, fd);
+pub fn note_new_listed(guard: &EntryGuard, fd: RawFd, list: usize) -> Result<Cookie, Errno> {
+    let slot = lock_known(guard, fd);
     let cookie = slot.last_socket()?.0;
     slot.note_listed(list, cookie)
 }
 
 /// Visits every connection that has something to remember, part by part.
-pub fn for_each(section: &Section, mut visit: impl FnMut(RawFd, &mut Connection)) {
+pub fn for_each(guard: &EntryGuard, mut visit: impl FnMut(RawFd, &mut Connection)) {
     let mut part_number = 0;
-    TABLE.for_each(section, |part| {
+    TABLE.for_each(guard, |part| {
         for (place, entry) in part.entries.iter_mut().enumerate() {
             if let (Some([connection]), Ok(fd)) =
                 (entry.connection.as_deref_mut(), RawFd::try_from(place * PARTS + part_number))
@@ -591,20 +591,20 @@ pub fn for_each(section: &Section, mut visit: impl FnMut(RawFd, &mut Connection)
 }
 
 /// How many bytes are queued for the connections of the list at this address.
-pub fn queued_in(section: &Section, list: usize) -> usize {
+pub fn queued_in(guard: &EntryGuard, list: usize) -> usize {
     let mut queued = 0;
-    TABLE.for_each(section, |part| {
+    TABLE.for_each(guard, |part| {
         for entry in part.entries.iter().filter(|entry| entry.list == list) {
-            queued += entry.connection.as_deref().map_or(0, |[connection]| connection.outbound.len());
+            queued += entry.connection.as_deref().map_or(0, |[connection]| connection.send_queue.len());
         }
     });
     queued
 }
 
 /// How many messages were sent, or queued.
-pub fn sent(section: &Section) -> u64 {
+pub fn sent(guard: &EntryGuard) -> u64 {
     let mut sent = 0;
-    TABLE.for_each(section, |part| sent += part.sent);
+    TABLE.for_each(guard, |part| sent += part.sent);
     sent
 }
 
@@ -617,8 +617,8 @@ pub fn freeze() -> Frozen {
 }
 
 /// At the end of the process: gives back the table's memory, if nothing is in it.
-pub fn release(section: &Section) {
-    TABLE.for_each(section, |part| {
+pub fn release(guard: &EntryGuard) {
+    TABLE.for_each(guard, |part| {
         part.spare = None;
         if !part.entries.iter().any(Entry::is_known) {
             part.entries = Vec::new();
@@ -642,7 +642,7 @@ pub fn leave_output_to_parent(table: &mut Frozen) {
             entry.set(CLOSING, false);
             let Some([connection]) = entry.connection.as_deref_mut() else { continue };
             connection.left_to_parent |= connection.is_owed();
-            connection.outbound.clear();
+            connection.send_queue.clear();
             connection.turn.abandon();
             if connection.is_idle() {
                 entry.connection = None;

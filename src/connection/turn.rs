@@ -96,7 +96,7 @@ impl Turn {
 mod tests {
     use super::*;
     use crate::kernel::semaphore::Semaphore;
-    use crate::process::entry_guard::Section;
+    use crate::process::entry_guard::EntryGuard;
 
     fn threads<const N: usize>() -> [Thread; N] {
         // All alive at once: their numbers differ.
@@ -104,7 +104,7 @@ mod tests {
         let threads = [(); N].map(|()| {
             let barrier = barrier.clone();
             std::thread::spawn(move || {
-                let thread = Section::enter().unwrap().thread();
+                let thread = EntryGuard::enter().unwrap().thread();
                 barrier.wait();
                 thread
             })

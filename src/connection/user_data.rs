@@ -14,7 +14,7 @@
 use std::ffi::c_void;
 
 use crate::frame::c_heap::OutOfMemory;
-use crate::process::entry_guard::Section;
+use crate::process::entry_guard::EntryGuard;
 use crate::process::growth::boxed;
 use crate::process::sync::{AtomicBool, AtomicPtr, Mutex, MutexGuard, Ordering, lock};
 
@@ -83,7 +83,7 @@ pub fn is_due() -> bool {
 }
 
 /// The next pointer that is to be destroyed, and by what.
-pub fn next_due(_section: &Section) -> Option<(*mut c_void, Destroy)> {
+pub fn next_due(_section: &EntryGuard) -> Option<(*mut c_void, Destroy)> {
     let mut due = lock(&DUE);
     let node = due.take().map(|node| *node);
     let [Entry { pointer, destroy, next }] = node?;
@@ -116,7 +116,7 @@ mod tests {
 
     /// What a test of its own process would not need: others of this one may have something due.
     fn destroy_all() {
-        while let Some((pointer, destroy)) = Section::enter().and_then(|section| next_due(&section)) {
+        while let Some((pointer, destroy)) = EntryGuard::enter().and_then(|guard| next_due(&guard)) {
             destroy(pointer);
         }
     }

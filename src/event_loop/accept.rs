@@ -4,14 +4,14 @@
 
 use nix::errno::Errno;
 
-use crate::kernel::deadline::Limit;
+use crate::kernel::deadline::Deadline;
 
 /// How long no client is accepted after descriptors or memory ran out, in milliseconds, unless one comes free here.
 pub const PAUSE: u32 = 100;
 
 /// Until when no client is accepted.
 #[derive(Clone, Copy, Default)]
-pub struct Pause(Option<Limit>);
+pub struct Pause(Option<Deadline>);
 
 impl Pause {
     /// Whether no client is accepted for now.
@@ -27,7 +27,7 @@ impl Pause {
     /// Begins one, or ends it; whether that changes anything.
     pub fn set(&mut self, on: bool) -> bool {
         let was = self.is_on();
-        self.0 = on.then(|| Limit::of(PAUSE as i32));
+        self.0 = on.then(|| Deadline::of(PAUSE as i32));
         was != on
     }
 }

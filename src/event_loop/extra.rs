@@ -12,7 +12,7 @@ use nix::errno::Errno;
 use nix::poll::{PollFlags, PollTimeout};
 
 use crate::frame::c_heap::Block;
-use crate::kernel::fd::{self, Patience};
+use crate::kernel::fd::{self, Blocking};
 use crate::kernel::notices::{self, Notice};
 use crate::kernel::socket::{self, Kind};
 
@@ -77,7 +77,7 @@ pub fn read(fd: RawFd, source: Source) -> Read {
         Ok(Kind::Messages) => return read_message(fd, has_ended),
         Err(_) => {
             // What has hung up has nothing to wait for, and a terminal that is opened anew is not the one that has.
-            let patience = if is_file || is_hung_up { Patience::Wait } else { Patience::DontWait };
+            let patience = if is_file || is_hung_up { Blocking::Wait } else { Blocking::DontWait };
             read_bytes(|room| fd::read(fd, room, patience))
         }
     };

@@ -29,7 +29,7 @@ use crate::kernel::internal_fds::KeptFd;
 use crate::kernel::notices::Signals;
 use crate::kernel::threads;
 use crate::kernel::wait::FEW;
-use crate::process::entry_guard::Section;
+use crate::process::entry_guard::EntryGuard;
 use crate::process::sync::{AtomicUsize, Ordering};
 use crate::service::endpoint;
 
@@ -151,26 +151,26 @@ impl EventLoop {
     }
 
     /// Shows other event loops whether something is left to report.
-    pub fn update_event_fd(&mut self, section: &Section) {
-        self.registry.update_event_fd(section);
+    pub fn update_event_fd(&mut self, guard: &EntryGuard) {
+        self.registry.update_event_fd(guard);
     }
 
     /// Makes a step.
     pub fn step<L: List>(
         &mut self,
-        section: &Section,
+        guard: &EntryGuard,
         list: &mut L,
         input: Input<L::Client>,
     ) -> Result<Step<L::Origin>, Error> {
         let mut is_idle = false;
         let step = match input {
             Input::Begin(listener, may_wait, most) => {
-                self.begin(section, list, listener, may_wait, most)?;
+                self.begin(guard, list, listener, may_wait, most)?;
                 None
             }
             Input::Woken(ready, is_blocked) => {
                 self.is_undisturbed = is_blocked;
-                is_idle = self.wake_up(section, list, ready)?;
+                is_idle = self.wake_up(guard, list, ready)?;
                 None
             }
             Input::Blocked => {
@@ -185,21 +185,21 @@ impl EventLoop {
             Input::Accepted(client, fd, prepared, shapes) => {
                 self.registry.forget_lost_set();
                 self.note_shape(shapes);
-                self.accepted(section, list, client, fd, prepared)
+                self.accepted(guard, list, client, fd, prepared)
             }
             Input::NotAccepted(errno, shapes) => {
                 self.registry.forget_lost_set();
                 self.note_shape(shapes);
-                self.not_accepted(section, errno).map_or(Ok(None), Err)?
+                self.not_accepted(guard, errno).map_or(Ok(None), Err)?
             }
             Input::Read(token, read) => {
                 self.registry.forget_lost_set();
-                self.finish_read(section, list, token, read)?.map(Step::Event)
+                self.finish_read(guard, list, token, read)?.map(Step::Event)
             }
         };
         let step = match step {
             Some(step) => Some(step),
-            None => self.serve(section, list)?,
+            None => self.serve(guard, list)?,
         };
         if let Some(step) = step {
             if let Step::Event(_) | Step::End { .. } = step {
@@ -212,9 +212,9 @@ impl EventLoop {
         }
         if !self.can_happen() {
             // Before saying that no event can happen: all of the list, as it is now.
-            self.upkeep.sync(section, &mut self.registry, list)?;
-            self.upkeep.check_all(section, &mut self.registry, list)?;
-            if let Some(step) = self.serve(section, list)? {
+            self.upkeep.sync(guard, &mut self.registry, list)?;
+            self.upkeep.check_all(guard, &mut self.registry, list)?;
+            if let Some(step) = self.serve(guard, list)? {
                 return Ok(step);
             }
             if !self.can_happen() {
@@ -227,7 +227,7 @@ impl EventLoop {
     /// The program has called: what has it changed meanwhile?
     fn begin<L: List>(
         &mut self,
-        section: &Section,
+        guard: &EntryGuard,
         list: &L,
         listener: Option<RawFd>,
         may_wait: bool,
@@ -240,20 +240,20 @@ impl EventLoop {
         }
         let services = endpoint::opened();
         self.registry.forget_lost_set();
-        let is_other = self.registry.set_listener(section, listener)?;
+        let is_other = self.registry.set_listener(guard, listener)?;
         if self.upkeep.seen != list.shape() || is_other {
             // An entry may have the number of the service, or of the one before.
-            self.upkeep.sync(section, &mut self.registry, list)?;
+            self.upkeep.sync(guard, &mut self.registry, list)?;
         }
-        self.registry.build(section)?;
+        self.registry.build(guard)?;
         if is_other || self.upkeep.services != services {
-            self.registry.register_listener(section)?;
+            self.registry.register_listener(guard)?;
             self.upkeep.services = services;
         }
         if self.upkeep.is_unchecked {
-            self.upkeep.check_all(section, &mut self.registry, list)
+            self.upkeep.check_all(guard, &mut self.registry, list)
         } else if self.upkeep.scan.is_overdue() {
-            self.upkeep.scan_part(section, &mut self.registry, list)
+            self.upkeep.scan_part(guard, &mut self.registry, list)
         } else {
             Ok(())
         }
@@ -282,7 +282,7 @@ impl EventLoop {
     }
 
     /// The kernel is asked, and the clock, unless it has said which members are ready; whether there was nothing.
-    fn wake_up<L: List>(&mut self, section: &Section, list: &L, ready: Few) -> Result<bool, Error> {
+    fn wake_up<L: List>(&mut self, guard: &EntryGuard, list: &L, ready: Few) -> Result<bool, Error> {
         self.is_waiting = false;
         let ready = ready.as_slice();
         if !self.is_undisturbed || ready.is_empty() {
@@ -304,20 +304,20 @@ impl EventLoop {
             // The program has closed the clock alone.
             self.registry.drop_set();
         }
-        self.ask_the_kernel(section, list)
+        self.ask_the_kernel(guard, list)
     }
 
     /// Asks the kernel which members are ready, and does what else it has reported; whether there was nothing.
-    fn ask_the_kernel<L: List>(&mut self, section: &Section, list: &L) -> Result<bool, Error> {
-        self.registry.build(section)?;
+    fn ask_the_kernel<L: List>(&mut self, guard: &EntryGuard, list: &L) -> Result<bool, Error> {
+        self.registry.build(guard)?;
         let collected = self.collect()?;
         if collected.is_stale {
-            self.registry.check_all(section)?;
+            self.registry.check_all(guard)?;
             self.registry.drop_set();
-            self.registry.build(section)?;
+            self.registry.build(guard)?;
         }
         if collected.has_ticked {
-            self.look_after(section, list)?;
+            self.look_after(guard, list)?;
         }
         Ok(!collected.is_something)
     }
@@ -335,13 +335,13 @@ impl EventLoop {
     }
 
     /// What is to be done from time to time.
-    fn look_after<L: List>(&mut self, section: &Section, list: &L) -> Result<(), Error> {
+    fn look_after<L: List>(&mut self, guard: &EntryGuard, list: &L) -> Result<(), Error> {
         if self.registry.pause.is_over() {
-            self.resume_accepting(section);
+            self.resume_accepting(guard);
         }
-        self.retry_output(section);
+        self.retry_output(guard);
         if self.upkeep.scan.is_due() {
-            self.upkeep.scan_part(section, &mut self.registry, list)
+            self.upkeep.scan_part(guard, &mut self.registry, list)
         } else {
             Ok(())
         }
@@ -441,15 +441,15 @@ impl EventLoop {
     }
 
     /// Gives turns to members that are ready until one has something to report; none when no member is left.
-    fn serve<L: List>(&mut self, section: &Section, list: &mut L) -> Result<Option<Step<L::Origin>>, Error> {
-        self.registry.build(section)?;
+    fn serve<L: List>(&mut self, guard: &EntryGuard, list: &mut L) -> Result<Option<Step<L::Origin>>, Error> {
+        self.registry.build(guard)?;
         loop {
             if self.registry.turns.has_ends() {
                 if self.is_batch {
                     // Its number would be free for another one before the program has seen what came before it.
                     return Ok(None);
                 }
-                if let Some(step) = self.report_end(section, list)? {
+                if let Some(step) = self.report_end(guard, list)? {
                     return Ok(Some(step));
                 }
                 continue;
@@ -458,10 +458,10 @@ impl EventLoop {
                 return Ok(None);
             }
             if self.registry.turns.is_over() {
-                self.ask_the_kernel(section, list)?;
+                self.ask_the_kernel(guard, list)?;
             }
             let Some(token) = self.registry.turns.pop() else { continue };
-            if let Some(step) = self.turn(section, list, token)? {
+            if let Some(step) = self.turn(guard, list, token)? {
                 return Ok(Some(step));
             }
         }
@@ -480,11 +480,11 @@ impl EventLoop {
     }
 
     /// Has another try at what could not be sent for want of something that nothing reports.
-    fn retry_output(&mut self, section: &Section) {
+    fn retry_output(&mut self, guard: &EntryGuard) {
         if std::mem::take(&mut self.is_stalled) {
             let mut stalled = Vec::new();
             for (slot, member) in self.registry.members.slots() {
-                if !member.has(SENDING) && member.is_registered() && send::is_queued(section, member.fd) {
+                if !member.has(SENDING) && member.is_registered() && send::is_queued(guard, member.fd) {
                     if stalled.try_reserve(1).is_err() {
                         self.is_stalled = true;
                         break;

@@ -6,7 +6,9 @@ use std::os::fd::RawFd;
 
 use nix::errno::Errno;
 
-use crate::connection::frame_decoder::{Came, Cut, Frame, Inbound, READ_AHEAD, Receive, first_room};
+use crate::connection::frame_decoder::{
+    DecodeError, Frame, FrameDecoder, READ_AHEAD, ReadError, ReadOutcome, first_room,
+};
 use crate::connection::received_fds::Unwanted;
 use crate::connection::table::{self, Slot};
 use crate::event_loop::members::{Reason, Token};
@@ -14,7 +16,7 @@ use crate::frame::c_heap::{Block, OutOfMemory};
 use crate::frame::header::{self, HEADER_SIZE, Header, MAX_PAYLOAD};
 use crate::kernel::ancillary::Arriving;
 use crate::kernel::{ancillary, socket};
-use crate::process::entry_guard::Section;
+use crate::process::entry_guard::EntryGuard;
 
 /// How often a connection receives in one turn, as long as there is more of a frame that is half received.
 const RECEIVES: usize = 4;
@@ -62,11 +64,11 @@ impl Receiver {
     /// to cut. The descriptor still is the connection.
     pub fn receive(
         &mut self,
-        section: &Section,
+        guard: &EntryGuard,
         token: Token,
         fd: RawFd,
     ) -> Result<(Received, bool), OutOfMemory> {
-        let mut slot = table::lock_known(section, fd);
+        let mut slot = table::lock_known(guard, fd);
         // Before anything is taken from the kernel, so that nothing is lost for want of it.
         slot.reserve().map_err(|_| OutOfMemory)?;
         let refuses = slot.refuses_descriptors();
@@ -74,33 +76,33 @@ impl Receiver {
         let (came, cut, more);
         let mut end = Reason::Ended;
         if let Some(connection) = slot.get() {
-            (came, cut) = self.pull(&mut connection.inbound, token, fd, refuses, &mut unwanted);
-            more = connection.inbound.has_ahead();
-            if connection.inbound.has_begun() {
+            (came, cut) = self.pull(&mut connection.decoder, token, fd, refuses, &mut unwanted);
+            more = connection.decoder.has_ahead();
+            if connection.decoder.has_begun() {
                 end = Reason::Cut;
             }
             if connection.is_idle() {
                 slot.remove_if_idle();
             }
         } else {
-            let mut inbound = slot.settings().inbound();
-            (came, cut) = self.pull(&mut inbound, token, fd, refuses, &mut unwanted);
-            more = inbound.has_ahead();
-            let connection = if inbound.is_empty() { None } else { slot.entry().ok() };
+            let mut decoder = slot.settings().decoder();
+            (came, cut) = self.pull(&mut decoder, token, fd, refuses, &mut unwanted);
+            more = decoder.has_ahead();
+            let connection = if decoder.is_empty() { None } else { slot.entry().ok() };
             if let Some(connection) = connection {
-                connection.inbound = inbound;
+                connection.decoder = decoder;
             }
         }
         drop(slot);
         drop(unwanted);
         let received = match (came, cut) {
             (_, Ok(Some(frame))) => Received::Message(frame),
-            (Ok(Came::End), _) => Received::End(end),
-            (Err(Receive::System(Errno::EAGAIN | Errno::EINTR)), _) => Received::Nothing,
-            (Err(Receive::System(Errno::EBADF)), _) => Received::Closed,
-            (Err(Receive::System(_)), _) => Received::Broken(Reason::Reset),
-            (_, Err(Cut::TooLong)) => Received::Broken(Reason::TooLong),
-            (Err(Receive::OutOfMemory), _) | (_, Err(Cut::OutOfMemory)) => return Err(OutOfMemory),
+            (Ok(ReadOutcome::End), _) => Received::End(end),
+            (Err(ReadError::System(Errno::EAGAIN | Errno::EINTR)), _) => Received::Nothing,
+            (Err(ReadError::System(Errno::EBADF)), _) => Received::Closed,
+            (Err(ReadError::System(_)), _) => Received::Broken(Reason::Reset),
+            (_, Err(DecodeError::TooLong)) => Received::Broken(Reason::TooLong),
+            (Err(ReadError::OutOfMemory), _) | (_, Err(DecodeError::OutOfMemory)) => return Err(OutOfMemory),
             (_, Ok(None)) => Received::Nothing,
         };
         Ok((received, more))
@@ -108,8 +110,8 @@ impl Receiver {
 
     /// The next frame of a connection, of what was read ahead, or of what the kernel has; and whether there is more to cut. With
     /// none of these, what was received is in memory.
-    pub fn next_quickly(&mut self, section: &Section, token: Token, fd: RawFd) -> Option<Quick> {
-        let mut slot = table::lock_known(section, fd);
+    pub fn next_quickly(&mut self, guard: &EntryGuard, token: Token, fd: RawFd) -> Option<Quick> {
+        let mut slot = table::lock_known(guard, fd);
         if slot.get().is_some() {
             return self.go_on_quickly(slot, token, fd);
         }
@@ -132,7 +134,7 @@ impl Receiver {
         }
         let connection = if count > 0 { slot.entry().ok() } else { None };
         if let Some(connection) = connection {
-            connection.inbound.read_ahead(&mut self.spare);
+            connection.decoder.read_ahead(&mut self.spare);
         }
         None
     }
@@ -162,7 +164,7 @@ impl Receiver {
             return None;
         }
         let connection = if filled > 0 { slot.entry().ok() } else { None };
-        connection?.inbound.begin(head, filled, payload);
+        connection?.decoder.begin(head, filled, payload);
         self.cut_quickly(slot)
     }
 
@@ -180,18 +182,18 @@ impl Receiver {
     /// What was read ahead, or the rest of a frame that has begun.
     fn go_on_quickly(&mut self, mut slot: Slot<'_>, token: Token, fd: RawFd) -> Option<Quick> {
         let has_no_settings = slot.has_no_settings();
-        let inbound = &mut slot.get()?.inbound;
-        if !inbound.has_ahead() {
-            if !inbound.is_amid_payload() || !has_no_settings || self.failure.is_some() {
+        let decoder = &mut slot.get()?.decoder;
+        if !decoder.has_ahead() {
+            if !decoder.is_amid_payload() || !has_no_settings || self.failure.is_some() {
                 return None;
             }
-            match inbound.receive_exact(|room, _| socket::receive(fd, room)) {
-                Ok(Came::All | Came::Full) => {}
-                Err(Receive::System(errno)) => {
+            match decoder.receive_exact(|room, _| socket::receive(fd, room)) {
+                Ok(ReadOutcome::All | ReadOutcome::Full) => {}
+                Err(ReadError::System(errno)) => {
                     self.note_failure(token, errno);
                     return None;
                 }
-                Ok(Came::End) | Err(Receive::OutOfMemory) => return None,
+                Ok(ReadOutcome::End) | Err(ReadError::OutOfMemory) => return None,
             }
         }
         self.cut_quickly(slot)
@@ -199,17 +201,17 @@ impl Receiver {
 
     /// The next frame of what has come in.
     fn cut_quickly(&mut self, mut slot: Slot<'_>) -> Option<Quick> {
-        let inbound = &mut slot.get()?.inbound;
-        if inbound.descriptors.is_some() {
+        let decoder = &mut slot.get()?.decoder;
+        if decoder.descriptors.is_some() {
             return None;
         }
-        let Some(frame) = inbound.cut().ok()? else {
-            return if inbound.is_amid_payload() { Some(Quick::Part) } else { None };
+        let Some(frame) = decoder.cut().ok()? else {
+            return if decoder.is_amid_payload() { Some(Quick::Part) } else { None };
         };
         self.note_frame(frame.payload.len());
-        let has_more = inbound.has_ahead();
+        let has_more = decoder.has_ahead();
         if !has_more {
-            inbound.return_spare(&mut self.spare);
+            decoder.return_spare(&mut self.spare);
             slot.remove_if_idle();
         }
         Some(Quick::Frame(frame, has_more))
@@ -218,40 +220,40 @@ impl Receiver {
     /// Cuts a frame of what has come in, and receives as long as there is none.
     fn pull(
         &mut self,
-        inbound: &mut Inbound,
+        decoder: &mut FrameDecoder,
         token: Token,
         fd: RawFd,
         refuses: bool,
         unwanted: &mut Unwanted,
-    ) -> (Result<Came, Receive>, Result<Option<Frame>, Cut>) {
-        let mut cut = inbound.cut();
-        let mut came = Ok(Came::Full);
+    ) -> (Result<ReadOutcome, ReadError>, Result<Option<Frame>, DecodeError>) {
+        let mut cut = decoder.cut();
+        let mut came = Ok(ReadOutcome::Full);
         for _ in 0..RECEIVES {
-            let (Ok(None), Ok(Came::Full)) = (&cut, came) else { break };
+            let (Ok(None), Ok(ReadOutcome::Full)) = (&cut, came) else { break };
             if let Some((_, errno)) = self.failure.take().filter(|(failed, _)| *failed == token) {
-                came = Err(Receive::System(errno));
+                came = Err(ReadError::System(errno));
                 break;
             }
-            came = if self.expected < LARGE || inbound.has_begun() || inbound.descriptors.is_some() {
-                inbound.receive_ahead(&mut self.spare, |room, wanted| {
+            came = if self.expected < LARGE || decoder.has_begun() || decoder.descriptors.is_some() {
+                decoder.receive_ahead(&mut self.spare, |room, wanted| {
                     unwanted.receive(refuses, wanted, |arriving| ancillary::receive(fd, room, arriving))
                 })
             } else {
                 let room = first_room(self.expected, || socket::available(fd));
-                inbound.receive_expected(room, |head, room| {
+                decoder.receive_expected(room, |head, room| {
                     unwanted
                         .receive(refuses, None, |arriving| ancillary::receive_apart(fd, head, room, arriving))
                 })
             };
-            if let Ok(Came::All | Came::Full) = came {
-                cut = inbound.cut();
+            if let Ok(ReadOutcome::All | ReadOutcome::Full) = came {
+                cut = decoder.cut();
             }
         }
         if let Ok(Some(frame)) = &cut {
             self.note_frame(frame.payload.len());
         }
-        unwanted.collect(&mut inbound.descriptors);
-        inbound.return_spare(&mut self.spare);
+        unwanted.collect(&mut decoder.descriptors);
+        decoder.return_spare(&mut self.spare);
         (came, cut)
     }
 }

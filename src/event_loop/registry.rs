@@ -35,7 +35,7 @@ use crate::kernel::file::FileId;
 use crate::kernel::internal_fds::KeptFd;
 use crate::kernel::poller::Poller;
 use crate::kernel::socket::Cookie;
-use crate::process::entry_guard::Section;
+use crate::process::entry_guard::EntryGuard;
 use crate::process::sharded::{NumberMap, empty_map};
 
 mod set;
@@ -138,17 +138,17 @@ impl Registry {
 
     /// The member's number is that of another file, or of none, or about to be closed. What is known of the connection is
     /// forgotten. If its coming was reported, its end will be.
-    pub fn mark_closed(&mut self, section: &Section, slot: u32) {
+    pub fn mark_closed(&mut self, guard: &EntryGuard, slot: u32) {
         let Some(member) = self.members.get(slot).copied() else { return };
         if member.state == State::Closed {
             return;
         }
-        let data = table::lock_known(section, member.fd).take_data(member.cookie);
-        self.unregister(section, slot, &member);
+        let data = table::lock_known(guard, member.fd).take_data(member.cookie);
+        self.unregister(guard, slot, &member);
         if member.has(REPORTED) {
             self.part(slot, |parting| parting.data = data);
         }
-        let (given, _) = table::lock_known(section, member.fd).counters();
+        let (given, _) = table::lock_known(guard, member.fd).counters();
         let Some(member) = self.members.get_mut(slot) else { return };
         member.state = State::Closed;
         if member.reason == Reason::None {
@@ -186,41 +186,41 @@ impl Registry {
 
     /// Watches the member no more; what is known of another socket with its number is forgotten. It is removed already,
     /// or about to be.
-    pub fn unregister(&mut self, section: &Section, slot: u32, member: &Member) {
+    pub fn unregister(&mut self, guard: &EntryGuard, slot: u32, member: &Member) {
         // Where the number is another file's by now the set has none of it.
         if member.is_registered() && !member.has(ALWAYS_READY) {
             self.poller().into_iter().for_each(|poller| poller.remove(member.fd));
         }
-        let number = if member.has(NOTED) { Some(table::lock(section, member.fd)) } else { None };
-        self.forget_member(section, slot, member, number);
+        let number = if member.has(NOTED) { Some(table::lock(guard, member.fd)) } else { None };
+        self.forget_member(guard, slot, member, number);
     }
 
     /// The same for a member that was verified just now: it is in the set, which is the library's own.
-    pub fn unregister_verified(&mut self, section: &Section, slot: u32, member: &Member) {
+    pub fn unregister_verified(&mut self, guard: &EntryGuard, slot: u32, member: &Member) {
         if let Some(poller) = self.poller_ref().filter(|_| !member.has(ALWAYS_READY)) {
             poller.remove(member.fd);
         }
-        let number = if member.has(NOTED) { Some(table::lock_known(section, member.fd)) } else { None };
-        self.forget_member(section, slot, member, number);
+        let number = if member.has(NOTED) { Some(table::lock_known(guard, member.fd)) } else { None };
+        self.forget_member(guard, slot, member, number);
     }
 
-    fn forget_member(&mut self, section: &Section, slot: u32, member: &Member, number: Option<Slot<'_>>) {
+    fn forget_member(&mut self, guard: &EntryGuard, slot: u32, member: &Member, number: Option<Slot<'_>>) {
         self.members.release(slot);
         self.files.remove(&slot);
         self.partings.remove(&slot);
         if let Some(mut number) = number {
             number.note_unlisted(self.key);
-            let is_queued = number.get().is_some_and(|connection| !connection.outbound.is_empty());
+            let is_queued = number.get().is_some_and(|connection| !connection.send_queue.is_empty());
             self.discard(number.into_discarded());
             if is_queued {
-                background::watch(section, member.fd);
+                background::watch(guard, member.fd);
             }
         }
-        self.wake_shadows(section, member.fd);
+        self.wake_shadows(guard, member.fd);
     }
 
     /// A number is free to be held by another member.
-    fn wake_shadows(&mut self, section: &Section, fd: RawFd) {
+    fn wake_shadows(&mut self, guard: &EntryGuard, fd: RawFd) {
         if self.shadows == 0 {
             return;
         }
@@ -229,19 +229,19 @@ impl Registry {
         if let Some((slot, _)) = shadow {
             self.shadows -= 1;
             // Should it fail, the next pass through the list tries again.
-            let _ = self.register(section, slot);
+            let _ = self.register(guard, slot);
         }
     }
 
     /// Has epoll watch a member that waits for it, or one that was just accepted. There is room for all that follows.
-    pub fn register(&mut self, section: &Section, slot: u32) -> Result<(), Error> {
+    pub fn register(&mut self, guard: &EntryGuard, slot: u32) -> Result<(), Error> {
         let Some(member) = self.members.get(slot).copied() else { return Ok(()) };
         if let Some(holder) = self.members.holder(member.fd).filter(|holder| *holder != slot) {
             if self.verify(holder) {
                 self.shadows += 1;
                 return Ok(());
             }
-            self.mark_closed(section, holder);
+            self.mark_closed(guard, holder);
         }
         self.members.hold(slot);
         if let Some(member) = self.members.get_mut(slot) {
@@ -253,7 +253,7 @@ impl Registry {
         }
         match self.note_file(slot).and_then(|()| self.watch(slot)) {
             Ok(()) => {
-                self.note_listed(section, slot);
+                self.note_listed(guard, slot);
                 // A new client is to be reported; another one may have frames that another list has read ahead.
                 if slot != LISTENER {
                     self.make_ready(slot, READABLE | WRITABLE);
@@ -262,7 +262,7 @@ impl Registry {
             }
             // Perhaps its number is now one of the library's own descriptors; ELOOP is what ipc_event_fd gives out.
             Err(Errno::EBADF | Errno::ELOOP) if member.state != State::Accepted => {
-                self.mark_closed(section, slot);
+                self.mark_closed(guard, slot);
                 Ok(())
             }
             Err(errno) => {
@@ -274,12 +274,12 @@ impl Registry {
     }
 
     /// Notes in the table of descriptors that this list has the connection.
-    fn note_listed(&mut self, section: &Section, slot: u32) {
+    fn note_listed(&mut self, guard: &EntryGuard, slot: u32) {
         let key = self.key;
         if let Some(member) = self.members.get_mut(slot).filter(|member| member.kind == Kind::Connection) {
             let noted = match member.state {
-                State::Accepted => table::note_new_listed(section, member.fd, key),
-                _ => table::note_listed(section, member.fd, key),
+                State::Accepted => table::note_new_listed(guard, member.fd, key),
+                _ => table::note_listed(guard, member.fd, key),
             };
             member.set(NOTED, noted.is_ok());
             member.cookie = noted.unwrap_or(Cookie::NONE);
@@ -303,9 +303,9 @@ impl Registry {
     }
 
     /// Reports no event of an extra descriptor any more.
-    pub fn finish_extra(&mut self, section: &Section, slot: u32) {
+    pub fn finish_extra(&mut self, guard: &EntryGuard, slot: u32) {
         if let Some(member) = self.members.get(slot).copied() {
-            self.unregister(section, slot, &member);
+            self.unregister(guard, slot, &member);
         }
         if let Some(member) = self.members.get_mut(slot) {
             member.state = State::AtEof;
@@ -326,7 +326,7 @@ impl Registry {
     }
 
     /// Makes the mirror as the list is.
-    pub fn sync<L: List>(&mut self, section: &Section, list: &L) -> Result<(), Error> {
+    pub fn sync<L: List>(&mut self, guard: &EntryGuard, list: &L) -> Result<(), Error> {
         let mut members = std::mem::replace(&mut self.members, Members::new());
         let instruments = self.instruments();
         let changes = members.sync(list, |members, slot| {
@@ -338,10 +338,10 @@ impl Registry {
         let members = &self.members;
         self.turns.make_room(all, |token| members.find(token).is_some())?;
         for (slot, member) in changes.removed {
-            self.unregister(section, slot, &member);
+            self.unregister(guard, slot, &member);
         }
         for (slot, entry) in changes.replaced {
-            self.replace(section, slot, entry);
+            self.replace(guard, slot, entry);
         }
         if self.poller.is_some() {
             self.shadows = 0;
@@ -351,53 +351,53 @@ impl Registry {
             waiting.extend(slots.map(|(slot, member)| (member.index(), slot)));
             // Of two new entries with one descriptor the last counts: the other may be older than the descriptor.
             waiting.sort_unstable_by_key(|(index, _)| std::cmp::Reverse(*index));
-            waiting.into_iter().try_for_each(|(_, slot)| self.register(section, slot))?;
+            waiting.into_iter().try_for_each(|(_, slot)| self.register(guard, slot))?;
         }
         Ok(())
     }
 
     /// A structure has another descriptor now. Of one whose coming was reported this is the end; another one is
     /// registered anew.
-    fn replace(&mut self, section: &Section, slot: u32, entry: Entry) {
+    fn replace(&mut self, guard: &EntryGuard, slot: u32, entry: Entry) {
         let Some(member) = self.members.get(slot).copied() else { return };
-        self.mark_closed(section, slot);
+        self.mark_closed(guard, slot);
         let state = if member.has(REPORTED) { State::Closed } else { State::Waiting };
         self.members.rebind(slot, entry, state);
     }
 
     /// Looks at one place of the list: whether the member's number still is its own, and whether one that was closed
     /// has been given out again.
-    pub fn check(&mut self, section: &Section, slot: u32) -> Result<(), Error> {
+    pub fn check(&mut self, guard: &EntryGuard, slot: u32) -> Result<(), Error> {
         let Some(member) = self.members.get(slot).copied() else { return Ok(()) };
         match member.state {
             State::Accepted | State::Open | State::Broken | State::Draining => {
                 if !self.verify(slot) {
-                    self.mark_closed(section, slot);
+                    self.mark_closed(guard, slot);
                 }
                 Ok(())
             }
-            State::Closed if !member.has(REPORTED) && self.is_given_out_again(section, &member) => {
+            State::Closed if !member.has(REPORTED) && self.is_given_out_again(guard, &member) => {
                 let entry = Entry { fd: member.fd, addr: member.addr, kind: member.kind };
                 self.members.rebind(slot, entry, State::Waiting);
-                self.register(section, slot)
+                self.register(guard, slot)
             }
-            State::Waiting if self.members.holder(member.fd).is_none() => self.register(section, slot),
+            State::Waiting if self.members.holder(member.fd).is_none() => self.register(guard, slot),
             _ => Ok(()),
         }
     }
 
     /// Whether the library has given out a closed member's number as a connection that is in no list.
-    fn is_given_out_again(&self, section: &Section, member: &Member) -> bool {
-        let number = table::lock_known(section, member.fd);
+    fn is_given_out_again(&self, guard: &EntryGuard, member: &Member) -> bool {
+        let number = table::lock_known(guard, member.fd);
         let (given, _) = number.counters();
         given != member.registration && number.is_unlisted()
     }
 
     /// Looks at all members: what the set does not watch any more a new one must not, either.
-    pub fn check_all(&mut self, section: &Section) -> Result<(), Error> {
+    pub fn check_all(&mut self, guard: &EntryGuard) -> Result<(), Error> {
         let mut slots = Vec::new();
         slots.try_reserve(self.members.count())?;
         slots.extend(self.members.slots().map(|(slot, _)| slot));
-        slots.into_iter().try_for_each(|slot| self.check(section, slot))
+        slots.into_iter().try_for_each(|slot| self.check(guard, slot))
     }
 }

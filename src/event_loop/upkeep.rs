@@ -9,7 +9,7 @@ use crate::error::Error;
 use crate::event_loop::list::List;
 use crate::event_loop::registry::Registry;
 use crate::event_loop::scan::Scan;
-use crate::process::entry_guard::Section;
+use crate::process::entry_guard::EntryGuard;
 
 /// What the loop has seen of the list.
 #[derive(Default)]
@@ -27,12 +27,12 @@ pub struct Upkeep {
 impl Upkeep {
     pub fn sync<L: List>(
         &mut self,
-        section: &Section,
+        guard: &EntryGuard,
         registry: &mut Registry,
         list: &L,
     ) -> Result<(), Error> {
         registry.forget_lost_set();
-        registry.sync(section, list)?;
+        registry.sync(guard, list)?;
         (self.seen, self.is_unchecked) = (list.shape(), true);
         Ok(())
     }
@@ -41,7 +41,7 @@ impl Upkeep {
     /// replaced, descriptors closed, their numbers in use again.
     pub fn scan_part<L: List>(
         &mut self,
-        section: &Section,
+        guard: &EntryGuard,
         registry: &mut Registry,
         list: &L,
     ) -> Result<(), Error> {
@@ -49,36 +49,36 @@ impl Upkeep {
         let part = self.scan.part(size);
         if part.start == 0 {
             if self.seen != list.shape() || registry.members.differs(list, 0..size) {
-                self.sync(section, registry, list)?;
+                self.sync(guard, registry, list)?;
             }
-            registry.register_listener(section)?;
+            registry.register_listener(guard)?;
         }
-        Self::check(section, registry, part)
+        Self::check(guard, registry, part)
     }
 
     /// The same for the whole list at once.
     pub fn check_all<L: List>(
         &mut self,
-        section: &Section,
+        guard: &EntryGuard,
         registry: &mut Registry,
         list: &L,
     ) -> Result<(), Error> {
         let (_, size) = list.shape();
         self.scan.finish();
-        let listener = registry.register_listener(section);
-        Self::check(section, registry, 0..size)?;
+        let listener = registry.register_listener(guard);
+        Self::check(guard, registry, 0..size)?;
         // What is no service any more fails this call, and does not keep the next ones from the connections.
         self.is_unchecked = false;
         listener
     }
 
     fn check(
-        section: &Section,
+        guard: &EntryGuard,
         registry: &mut Registry,
         mut places: std::ops::Range<usize>,
     ) -> Result<(), Error> {
         places.try_for_each(|index| match registry.members.at(index) {
-            Some(slot) => registry.check(section, slot),
+            Some(slot) => registry.check(guard, slot),
             None => Ok(()),
         })
     }

@@ -7,12 +7,12 @@ use nix::time::{ClockId, clock_gettime};
 
 /// How long a call may wait.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Limit {
+pub struct Deadline {
     /// In microseconds of the monotonic clock.
     end: Option<i64>,
 }
 
-impl Limit {
+impl Deadline {
     /// For ever.
     pub const NONE: Self = Self { end: None };
 

@@ -10,7 +10,7 @@ use std::os::fd::{FromRawFd, IntoRawFd, OwnedFd, RawFd};
 use nix::Result;
 use nix::errno::Errno;
 
-use crate::kernel::fd::{self, Patience};
+use crate::kernel::fd::{self, Blocking};
 use crate::kernel::internal_fds::beyond_standard;
 
 /// What may make a service appear, or its directory.
@@ -40,5 +40,5 @@ pub fn add(watch: RawFd, directory: &CStr) -> Result<()> {
 /// Takes what has happened: it is readable again when more does.
 pub fn drain(watch: RawFd) {
     let mut room = [const { MaybeUninit::uninit() }; 4096];
-    while fd::read(watch, &mut room, Patience::Wait).is_ok_and(|events| !events.is_empty()) {}
+    while fd::read(watch, &mut room, Blocking::Wait).is_ok_and(|events| !events.is_empty()) {}
 }

@@ -19,7 +19,7 @@ use crate::kernel::internal_fds::{self, KeptFd};
 
 /// Whether a call may wait for the peer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Patience {
+pub enum Blocking {
     /// As the descriptor's own flags and time-outs say.
     Wait,
     /// Not at all: EAGAIN instead.
@@ -50,12 +50,12 @@ pub unsafe fn written<T>(room: &mut [MaybeUninit<T>], count: isize) -> Result<&m
 
 /// Reads at most `room` from a descriptor of any kind that poll(2) calls readable; an empty answer is the end of the file.
 ///
-/// With [`Patience::DontWait`] it does not wait, should another process have taken the bytes meanwhile: the kernel can do
+/// With [`Blocking::DontWait`] it does not wait, should another process have taken the bytes meanwhile: the kernel can do
 /// that for pipes and sockets (RWF_NOWAIT), and for a FIFO or a terminal through a descriptor of their own that has
 /// O_NONBLOCK. For other kinds (an inotify descriptor), and without /proc, there is no way.
 #[allow(unsafe_code, reason = "nix reads into initialised bytes only")]
-pub fn read(fd: RawFd, room: &mut [MaybeUninit<u8>], patience: Patience) -> Result<&mut [u8]> {
-    if patience == Patience::DontWait {
+pub fn read(fd: RawFd, room: &mut [MaybeUninit<u8>], patience: Blocking) -> Result<&mut [u8]> {
+    if patience == Blocking::DontWait {
         let piece = libc::iovec { iov_base: room.as_mut_ptr().cast(), iov_len: room.len() };
         // SAFETY: `piece` is `room`, which is writable for its whole length; -1 is the file's own position.
         let count = unsafe { libc::preadv2(fd, &raw const piece, 1, -1, libc::RWF_NOWAIT) };

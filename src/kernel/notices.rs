@@ -7,7 +7,7 @@ use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
 use nix::Result;
 use nix::errno::Errno;
 
-use crate::kernel::fd::{self, Patience};
+use crate::kernel::fd::{self, Blocking};
 use crate::kernel::internal_fds::{self, beyond_standard};
 
 /// A set of signals, as bits: that of signal 1 is the lowest.
@@ -139,7 +139,7 @@ const SENDER: usize = 12;
 /// The next signal: EAGAIN if there is none.
 pub fn next_signal(fd: RawFd) -> Result<Notice> {
     let mut room = [const { MaybeUninit::uninit() }; SIGNAL_SIZE];
-    let bytes = fd::read(fd, &mut room, Patience::Wait)?;
+    let bytes = fd::read(fd, &mut room, Blocking::Wait)?;
     let number = |from: usize| {
         bytes.get(from..).and_then(<[u8]>::first_chunk).map_or(0, |bytes| i32::from_ne_bytes(*bytes))
     };
@@ -150,7 +150,7 @@ pub fn next_signal(fd: RawFd) -> Result<Notice> {
 /// How often the time has come: EAGAIN if it has not.
 pub fn next_time(fd: RawFd) -> Result<Notice> {
     let mut room = [const { MaybeUninit::uninit() }; 8];
-    let bytes = fd::read(fd, &mut room, Patience::Wait)?;
+    let bytes = fd::read(fd, &mut room, Blocking::Wait)?;
     let count = bytes.first_chunk().map_or(0, |bytes| u64::from_ne_bytes(*bytes));
     Ok(Notice { timer: fd, count, ..Notice::default() })
 }

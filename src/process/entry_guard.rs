@@ -2,10 +2,10 @@
 //!
 //! Signal handlers of real programs call `ipc_connections_free`, `ipc_server_close` and `exit`. One that
 //! interrupts the library itself, in the middle of malloc(3) or with a lock held, must not enter it again.
-//! So each exported function enters a [`Section`], and a nested one learns that there is none to have: it
+//! So each exported function enters a [`EntryGuard`], and a nested one learns that there is none to have: it
 //! then does only what needs neither heap nor lock (close, unlink).
 //!
-//! Locks are taken with a reference to the section, and a blocking call needs it mutably: the compiler sees
+//! Locks are taken with a reference to the guard, and a blocking call needs it mutably: the compiler sees
 //! to it that no lock is held while the library blocks.
 
 #![forbid(unsafe_code)]
@@ -24,14 +24,14 @@ thread_local! {
 pub struct Thread(usize);
 
 /// This thread is inside the library until this value is dropped.
-pub struct Section {
+pub struct EntryGuard {
     not_send: PhantomData<*const ()>,
 }
 
-impl Section {
+impl EntryGuard {
     /// Enters, unless this thread is inside already: the caller is then a signal handler.
     pub fn enter() -> Option<Self> {
-        // Made only if it is to be had: dropping one leaves the section.
+        // Made only if it is to be had: dropping one leaves the guard.
         (!INSIDE.with(|inside| inside.replace(true))).then(|| Self { not_send: PhantomData })
     }
 
@@ -49,7 +49,7 @@ impl Section {
     }
 }
 
-impl Drop for Section {
+impl Drop for EntryGuard {
     fn drop(&mut self) {
         INSIDE.with(|inside| inside.set(false));
     }
@@ -61,20 +61,20 @@ mod tests {
 
     #[test]
     fn a_thread_enters_once() {
-        let mut section = Section::enter().unwrap();
+        let mut guard = EntryGuard::enter().unwrap();
         for _ in 0..3 {
-            assert!(Section::enter().is_none());
+            assert!(EntryGuard::enter().is_none());
         }
-        section.outside(|| assert!(Section::enter().is_some()));
-        assert!(Section::enter().is_none());
-        drop(section);
-        assert!(Section::enter().is_some());
+        guard.outside(|| assert!(EntryGuard::enter().is_some()));
+        assert!(EntryGuard::enter().is_none());
+        drop(guard);
+        assert!(EntryGuard::enter().is_some());
     }
 
     #[test]
     fn threads_enter_on_their_own() {
-        let here = Section::enter().unwrap();
-        let there = std::thread::spawn(|| Section::enter().map(|section| section.thread())).join();
+        let here = EntryGuard::enter().unwrap();
+        let there = std::thread::spawn(|| EntryGuard::enter().map(|guard| guard.thread())).join();
         assert!(there.unwrap().is_some_and(|there| there != here.thread()));
     }
 }

@@ -6,7 +6,7 @@
 use std::collections::HashMap;
 use std::hash::{BuildHasherDefault, Hasher};
 
-use crate::process::entry_guard::Section;
+use crate::process::entry_guard::EntryGuard;
 use crate::process::sync::{Mutex, MutexGuard, lock};
 
 /// Spreads small numbers and addresses; what comes from outside cannot choose them.
@@ -76,14 +76,14 @@ impl<T, const N: usize> Shards<T, N> {
         &self.0[number % N]
     }
 
-    /// Locks the part that `number` belongs to. The guard lives no longer than the section is borrowed, so
+    /// Locks the part that `number` belongs to. The guard lives no longer than the guard is borrowed, so
     /// it cannot be held across a blocking call.
-    pub fn lock<'a>(&'a self, _section: &'a Section, number: usize) -> Shard<'a, T> {
+    pub fn lock<'a>(&'a self, _section: &'a EntryGuard, number: usize) -> Shard<'a, T> {
         lock(&self.part(number).table)
     }
 
     /// Locks every part, one after the other, and calls `visit` on each.
-    pub fn for_each(&self, _section: &Section, mut visit: impl FnMut(&mut T)) {
+    pub fn for_each(&self, _section: &EntryGuard, mut visit: impl FnMut(&mut T)) {
         for part in &self.0 {
             visit(&mut lock(&part.table));
         }

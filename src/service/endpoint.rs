@@ -26,14 +26,14 @@ use nix::unistd::{Gid, Uid, UnlinkatFlags, fchownat, getpid, linkat, unlink, unl
 use crate::connection::state::{Service, Settings};
 use crate::connection::table;
 use crate::error::{Error, ipc_errors as Code};
-use crate::kernel::deadline::Limit;
+use crate::kernel::deadline::Deadline;
 use crate::kernel::fd;
 use crate::kernel::file::File;
 use crate::kernel::internal_fds::beyond_standard;
 use crate::kernel::socket as door;
 use crate::kernel::socket_diag;
 use crate::kernel::wait::Wait;
-use crate::process::entry_guard::Section;
+use crate::process::entry_guard::EntryGuard;
 use crate::service::path::{PATH_MAX, c_string};
 
 /// How long a start or an end waits for another server's start or end in the same directory. Whoever can
@@ -117,7 +117,7 @@ fn lock_directory(path: &CStr) -> Option<OwnedFd> {
     // A name that is no longer than this is opened without the heap.
     let name = Some(directory_of(path)).filter(|name| name.as_os_str().len() < 1024)?;
     let directory = open(name, flags, Mode::empty()).ok()?;
-    let limit = Limit::of(DIRECTORY_LOCK_LIMIT_MS);
+    let limit = Deadline::of(DIRECTORY_LOCK_LIMIT_MS);
     loop {
         match fd::lock(&directory) {
             Ok(()) => return Some(directory),
@@ -233,18 +233,18 @@ impl Options {
 }
 
 /// Serves by a listening socket that somebody else has made, whose file stays at the end.
-pub fn adopt(section: &Section, fd: RawFd) -> nix::Result<()> {
+pub fn adopt(guard: &EntryGuard, fd: RawFd) -> nix::Result<()> {
     fd::set_close_on_exec(fd)?;
     // A longer queue, if that can be had.
     let _ = door::listen(fd, None);
-    table::lock(section, fd).entry()?.service =
+    table::lock(guard, fd).entry()?.service =
         Some(Service { file: None, maker: Service::this_process(), absolute: None });
     OPENED.fetch_add(1, Ordering::Relaxed);
     Ok(())
 }
 
 /// Opens a service at the path; a dead socket that is there is replaced.
-pub fn listen(section: &mut Section, path: &CStr, options: &Options) -> Result<RawFd, Error> {
+pub fn listen(guard: &mut EntryGuard, path: &CStr, options: &Options) -> Result<RawFd, Error> {
     match path.count_bytes() {
         0 => return Err(Error::new(Code::IPC_ERROR_USOCK_INIT__EMPTY_PATH, Errno::EINVAL)),
         PATH_MAX.. => return Err(Error::new(Code::IPC_ERROR_USOCK_INIT__EMPTY_PATH, Errno::ENAMETOOLONG)),
@@ -253,7 +253,7 @@ pub fn listen(section: &mut Section, path: &CStr, options: &Options) -> Result<R
     let failed_to_bind = |errno| Error::new(Code::IPC_ERROR_USOCK_INIT__BIND, errno);
     let (socket, refuses) = stream_socket()
         .map_err(|errno| Error::new(Code::IPC_ERROR_USOCK_INIT__WRONG_FILE_DESCRIPTOR, errno))?;
-    let _alone = section.outside(|| lock_directory(path));
+    let _alone = guard.outside(|| lock_directory(path));
     remove_dead(path).map_err(failed_to_bind)?;
     // The file gets no more rights than the socket has.
     options.mode.map_or(Ok(()), |mode| fchmod(&socket, mode)).map_err(failed_to_bind)?;
@@ -264,7 +264,7 @@ pub fn listen(section: &mut Section, path: &CStr, options: &Options) -> Result<R
         .apply(path)
         .map_err(failed_to_bind)
         .and_then(|()| listen().map_err(|errno| Error::new(Code::IPC_ERROR_USOCK_INIT__LISTEN, errno)))
-        .and_then(|()| remember(section, fd, path, refuses).map_err(failed_to_bind));
+        .and_then(|()| remember(guard, fd, path, refuses).map_err(failed_to_bind));
     match result {
         Ok(()) => {
             OPENED.fetch_add(1, Ordering::Relaxed);
@@ -277,13 +277,13 @@ pub fn listen(section: &mut Section, path: &CStr, options: &Options) -> Result<R
     }
 }
 
-fn remember(section: &Section, fd: RawFd, path: &CStr, refuses: bool) -> nix::Result<()> {
+fn remember(guard: &EntryGuard, fd: RawFd, path: &CStr, refuses: bool) -> nix::Result<()> {
     let service = Service {
         file: Some(File::at(path)?.id()),
         maker: Service::this_process(),
         absolute: absolute(path)?,
     };
-    let mut slot = table::lock(section, fd);
+    let mut slot = table::lock(guard, fd);
     slot.entry()?.service = Some(service);
     if refuses {
         slot.note_refuses();
@@ -308,17 +308,17 @@ fn absolute(path: &CStr) -> nix::Result<Option<CString>> {
 }
 
 /// Whether the number is that of a service which this process, or the one it was forked from, has opened.
-pub fn is_service(section: &Section, fd: RawFd) -> bool {
-    table::lock(section, fd).get().is_some_and(|connection| connection.service.is_some())
+pub fn is_service(guard: &EntryGuard, fd: RawFd) -> bool {
+    table::lock(guard, fd).get().is_some_and(|connection| connection.service.is_some())
 }
 
 /// Closes a service and removes its socket, and only its own: not one that another server has put at the
 /// path since, and not one that the process it was forked from still serves.
 ///
-/// A signal handler that interrupted the library has no section and is not told who made the socket.
-pub fn close_service(section: Option<&mut Section>, fd: RawFd, path: &CStr) -> Result<(), Error> {
-    let owned = section.as_deref().and_then(|section| {
-        let mut slot = table::lock(section, fd);
+/// A signal handler that interrupted the library has no guard and is not told who made the socket.
+pub fn close_service(guard: Option<&mut EntryGuard>, fd: RawFd, path: &CStr) -> Result<(), Error> {
+    let owned = guard.as_deref().and_then(|guard| {
+        let mut slot = table::lock(guard, fd);
         let service = slot.get().and_then(|connection| connection.service.take());
         if service.is_some() {
             slot.forget();
@@ -345,8 +345,8 @@ pub fn close_service(section: Option<&mut Section>, fd: RawFd, path: &CStr) -> R
         }
         _ => {
             let closed = close(fd);
-            let _alone = match section {
-                Some(section) => section.outside(|| lock_directory(path)),
+            let _alone = match guard {
+                Some(guard) => guard.outside(|| lock_directory(path)),
                 None => lock_directory(path),
             };
             let removed = match (there, ours, is_alive(path)) {
@@ -415,14 +415,14 @@ impl Connect {
     }
 
     /// The wait is over: the descriptor of the connection.
-    pub fn finish(self, section: &Section, outcome: &Wait) -> Result<RawFd, Error> {
+    pub fn finish(self, guard: &EntryGuard, outcome: &Wait) -> Result<RawFd, Error> {
         if self.through >= 0 {
             let _ = fd::close(self.through);
         }
         let connected = outcome.result().and_then(|_| {
             let prepared =
                 table::Prepared::new(Settings::default(), self.refuses).map_err(|_| Errno::ENOMEM)?;
-            table::give_out(section, self.socket, prepared)
+            table::give_out(guard, self.socket, prepared)
         });
         connected.map(|()| self.socket).map_err(|errno| {
             let _ = fd::close(self.socket);
@@ -447,8 +447,8 @@ mod tests {
         CString::new(path.as_os_str().as_bytes()).unwrap()
     }
 
-    fn enter() -> Section {
-        Section::enter().unwrap()
+    fn enter() -> EntryGuard {
+        EntryGuard::enter().unwrap()
     }
 
     #[test]

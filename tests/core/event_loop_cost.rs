@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use ipc::internals::{
-    Entry, Flow, Kind, Limit, List, OutOfMemory, Section, Wait, WaitEvent, What, closing, freed,
+    Deadline, Entry, EntryGuard, Flow, Kind, List, OutOfMemory, Wait, WaitEvent, What, closing, freed,
 };
 
 use crate::support::*;
@@ -92,16 +92,16 @@ impl Counted {
     }
 
     fn next(&mut self) -> (RawFd, What) {
-        let mut call = WaitEvent::new(Some(self.listener.as_raw_fd()), Limit::NONE, 1);
+        let mut call = WaitEvent::new(Some(self.listener.as_raw_fd()), Deadline::NONE, 1);
         let mut wait = Wait::default();
         let event = loop {
-            let section = Section::enter().unwrap();
-            match call.step(&section, &mut self.list, &mut wait) {
+            let guard = EntryGuard::enter().unwrap();
+            match call.step(&guard, &mut self.list, &mut wait) {
                 Ok(Flow::Done(event)) => break event.unwrap(),
                 Ok(Flow::Wait) => {}
                 Err(_) => panic!("{}", std::io::Error::last_os_error()),
             }
-            drop(section);
+            drop(guard);
             unsafe { wait.run() };
         };
         self.events += 1;
@@ -130,7 +130,7 @@ impl Counted {
 
 impl Drop for Counted {
     fn drop(&mut self) {
-        freed(&Section::enter().unwrap(), self.list.key());
+        freed(&EntryGuard::enter().unwrap(), self.list.key());
         for entry in &self.list.entries {
             close(entry.fd);
         }
@@ -212,7 +212,7 @@ fn promise_10_an_end_by_the_program_costs_the_same_however_many_are_idle() {
             // There is always one that is younger, so that it is not the last in the list that goes.
             let younger = UnixStream::connect(&counted.path).unwrap();
             let (younger_fd, What::Connection) = counted.next() else { panic!("no connection") };
-            closing(&Section::enter().unwrap(), fd);
+            closing(&EntryGuard::enter().unwrap(), fd);
             close(fd);
             assert!(matches!(counted.next(), (gone, What::Disconnection) if gone == fd));
             (client, fd) = (younger, younger_fd);

@@ -15,20 +15,20 @@ use crate::event_loop::list_loop::EventLoop;
 use crate::event_loop::members::{READABLE, REPORTED, State, WRITABLE};
 use crate::event_loop::registry::failed;
 use crate::event_loop::step::Step;
-use crate::process::entry_guard::Section;
+use crate::process::entry_guard::EntryGuard;
 
 impl EventLoop {
     /// Asks for a client, if there is memory for one: else it waits in the kernel's queue.
-    pub(super) fn accept<O>(&mut self, section: &Section) -> Option<Step<O>> {
+    pub(super) fn accept<O>(&mut self, guard: &EntryGuard) -> Option<Step<O>> {
         let fd = self.registry.members.listener()?.fd;
         if self.registry.pause.is_on() {
             return None;
         }
-        let has_room = self.registry.make_room().and_then(|()| table::make_room(section, fd));
-        match has_room.and_then(|()| Prepared::for_client(section, fd)) {
+        let has_room = self.registry.make_room().and_then(|()| table::make_room(guard, fd));
+        match has_room.and_then(|()| Prepared::for_client(guard, fd)) {
             Ok(prepared) => Some(Step::Accept(fd, prepared)),
             Err(_) => {
-                self.pause_accepting(section);
+                self.pause_accepting(guard);
                 None
             }
         }
@@ -41,12 +41,12 @@ impl EventLoop {
         }
     }
 
-    pub(super) fn not_accepted(&mut self, section: &Section, errno: Errno) -> Option<Error> {
+    pub(super) fn not_accepted(&mut self, guard: &EntryGuard, errno: Errno) -> Option<Error> {
         match Refused::from(errno) {
             Refused::Nobody => None,
             Refused::NoService => Some(failed(errno)),
             Refused::Later => {
-                self.pause_accepting(section);
+                self.pause_accepting(guard);
                 None
             }
         }
@@ -55,20 +55,20 @@ impl EventLoop {
     /// Takes a client in, and reports it.
     pub(super) fn accepted<L: List>(
         &mut self,
-        section: &Section,
+        guard: &EntryGuard,
         list: &mut L,
         client: L::Client,
         fd: RawFd,
         prepared: Prepared,
     ) -> Option<Step<L::Origin>> {
-        let has_room = table::give_out(section, fd, prepared).is_ok() && self.registry.make_room().is_ok();
+        let has_room = table::give_out(guard, fd, prepared).is_ok() && self.registry.make_room().is_ok();
         if !has_room {
-            self.pause_accepting(section);
+            self.pause_accepting(guard);
             return Some(Step::Drop(fd, None));
         }
         if self.upkeep.seen != list.shape() {
             // Somebody has changed it while this call was not looking: it is found with the rest.
-            let _ = self.upkeep.sync(section, &mut self.registry, list);
+            let _ = self.upkeep.sync(guard, &mut self.registry, list);
         }
         let Some(index) = list.push(client, fd) else {
             // A signal handler has freed it.
@@ -79,13 +79,13 @@ impl EventLoop {
         let slot = self.registry.members.push(entry, index, State::Accepted);
         self.registry.members.get_mut(slot).into_iter().for_each(|member| member.set(REPORTED, true));
         self.upkeep.seen = list.shape();
-        if self.registry.register(section, slot).is_err() {
+        if self.registry.register(guard, slot).is_err() {
             list.take_back(index);
             if let Some(member) = self.registry.members.swap_remove(index) {
-                self.registry.unregister(section, slot, &member);
+                self.registry.unregister(guard, slot, &member);
             }
             self.upkeep.seen = list.shape();
-            self.pause_accepting(section);
+            self.pause_accepting(guard);
             return Some(Step::Drop(fd, None));
         }
         if self.registry.turns.has_ends() {
@@ -101,17 +101,17 @@ impl EventLoop {
     }
 
     /// Descriptors or memory have run out.
-    pub(super) fn pause_accepting(&mut self, section: &Section) {
+    pub(super) fn pause_accepting(&mut self, guard: &EntryGuard) {
         if self.registry.pause.set(true) {
             // Should it fail, the next pass through the list tries again.
-            let _ = self.registry.register_listener(section);
+            let _ = self.registry.register_listener(guard);
         }
     }
 
     /// A descriptor has come free.
-    pub(super) fn resume_accepting(&mut self, section: &Section) {
+    pub(super) fn resume_accepting(&mut self, guard: &EntryGuard) {
         if self.registry.pause.set(false) {
-            let _ = self.registry.register_listener(section);
+            let _ = self.registry.register_listener(guard);
         }
     }
 }

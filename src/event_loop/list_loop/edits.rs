@@ -17,13 +17,13 @@ use crate::kernel::fd;
 use crate::kernel::internal_fds::KeptFd;
 use crate::kernel::notices::Signals;
 use crate::kernel::wait::PollSet;
-use crate::process::entry_guard::Section;
+use crate::process::entry_guard::EntryGuard;
 
 impl EventLoop {
     /// The program has added the entry at this index. `before` is the list's shape before that.
     pub fn added<L: List>(
         &mut self,
-        section: &Section,
+        guard: &EntryGuard,
         list: &L,
         before: (usize, usize),
         index: usize,
@@ -36,14 +36,14 @@ impl EventLoop {
         } else {
             // A structure that was there before at this address is another one.
             self.registry.members.forget_address(entry.addr);
-            self.upkeep.sync(section, &mut self.registry, list)?;
+            self.upkeep.sync(guard, &mut self.registry, list)?;
         }
         self.upkeep.seen = list.shape();
         let Some(slot) = self.registry.members.at(index) else { return Ok(()) };
-        let result = self.register_added(section, slot, entry, kind);
+        let result = self.register_added(guard, slot, entry, kind);
         if result.is_err() {
             if let Some(member) = self.registry.members.swap_remove(index) {
-                self.registry.unregister(section, slot, &member);
+                self.registry.unregister(guard, slot, &member);
             }
             self.upkeep.seen = before;
         }
@@ -55,7 +55,7 @@ impl EventLoop {
 
     fn register_added(
         &mut self,
-        section: &Section,
+        guard: &EntryGuard,
         slot: u32,
         entry: Entry,
         kind: Kind,
@@ -64,12 +64,12 @@ impl EventLoop {
             self.registry.members.rebind(slot, Entry { kind, ..entry }, State::Waiting);
             // It is refused now if epoll cannot watch it.
             self.registry.forget_lost_set();
-            self.registry.build(section)?;
+            self.registry.build(guard)?;
         }
         let state = |event_loop: &Self| event_loop.registry.members.get(slot).map(|member| member.state);
         if state(self) == Some(State::Waiting) {
             self.registry.forget_lost_set();
-            self.registry.register(section, slot)?;
+            self.registry.register(guard, slot)?;
         }
         match entry.kind {
             _ if state(self) != Some(State::Closed) => {}
@@ -84,7 +84,7 @@ impl EventLoop {
     /// The program has taken the entry with this structure out of its list, at this index.
     pub fn removed<L: List>(
         &mut self,
-        section: &Section,
+        guard: &EntryGuard,
         list: &L,
         before: (usize, usize),
         addr: usize,
@@ -95,12 +95,12 @@ impl EventLoop {
             members.at(index).filter(|slot| members.get(*slot).is_some_and(|member| member.addr == addr));
         if let (Some(slot), true) = (slot, self.upkeep.seen == before) {
             if let Some(member) = self.registry.members.swap_remove(index) {
-                self.registry.unregister(section, slot, &member);
+                self.registry.unregister(guard, slot, &member);
             }
             self.upkeep.seen = list.shape();
         } else {
             // The program has changed more than that.
-            let _ = self.upkeep.sync(section, &mut self.registry, list);
+            let _ = self.upkeep.sync(guard, &mut self.registry, list);
         }
     }
 
@@ -134,7 +134,7 @@ impl EventLoop {
     }
 
     /// The list is no more.
-    pub fn leave(&mut self, section: &Section) {
+    pub fn leave(&mut self, guard: &EntryGuard) {
         // What was made for the list ends with it.
         for slot in 0..self.registry.members.slab_size() {
             let is_made = |member: &&Member| {
@@ -154,9 +154,9 @@ impl EventLoop {
         }
         let key = self.registry.key();
         for fd in fds {
-            table::lock_known(section, fd).note_unlisted(key);
-            if send::is_queued(section, fd) {
-                background::watch(section, fd);
+            table::lock_known(guard, fd).note_unlisted(key);
+            if send::is_queued(guard, fd) {
+                background::watch(guard, fd);
             }
         }
         self.wake();
@@ -168,15 +168,15 @@ impl EventLoop {
     }
 
     /// A member's descriptor is about to be closed by the library, at the program's word.
-    pub fn closing(&mut self, section: &Section, slot: u32) {
-        self.registry.mark_closed(section, slot);
-        self.resume_accepting(section);
+    pub fn closing(&mut self, guard: &EntryGuard, slot: u32) {
+        self.registry.mark_closed(guard, slot);
+        self.resume_accepting(guard);
         self.wake();
     }
 
     /// The program ends the connection with this number: nothing is reported of it from now on but its end. Which member it was;
     /// none if it is no connection, or has ended.
-    pub fn ending(&mut self, section: &Section, fd: RawFd) -> Result<Option<Token>, OutOfMemory> {
+    pub fn ending(&mut self, guard: &EntryGuard, fd: RawFd) -> Result<Option<Token>, OutOfMemory> {
         let Some(slot) = self.slot_of(fd) else { return Ok(None) };
         let is_it = |member: &&Member| member.kind == Kind::Connection && member.is_registered();
         if !self.registry.verify_without_set(slot) {
@@ -191,7 +191,7 @@ impl EventLoop {
                 member.reason = Reason::Closed;
             }
         }
-        self.closing(section, slot);
+        self.closing(guard, slot);
         Ok(Some(token))
     }
 
@@ -221,7 +221,7 @@ impl EventLoop {
 
     /// What a writer to the connection waits for while it is held back: that the connection takes bytes, or that something else
     /// waits to be served. None if something does, or without memory.
-    pub fn others(&self, section: &Section, fd: RawFd) -> Option<PollSet> {
+    pub fn others(&self, guard: &EntryGuard, fd: RawFd) -> Option<PollSet> {
         let members = &self.registry.members;
         let mut set = PollSet::with_room(members.count() + 2).ok()?;
         set.push(fd, libc::POLLOUT);
@@ -240,7 +240,7 @@ impl EventLoop {
                 State::Accepted => is_any_ready = true,
                 State::Waiting | State::Draining | State::AtEof | State::Closed | State::Vacant => {}
             }
-            is_any_ready |= member.has(READABLE) && table::has_ahead(section, member.fd);
+            is_any_ready |= member.has(READABLE) && table::has_ahead(guard, member.fd);
         }
         if is_any_ready {
             set.finish(0, |_| {});
@@ -275,14 +275,14 @@ impl EventLoop {
     /// The descriptor for other event loops, made if there is none of this process yet.
     pub fn make_event_fd<L: List>(
         &mut self,
-        section: &Section,
+        guard: &EntryGuard,
         list: &L,
         listener: Option<RawFd>,
     ) -> Result<RawFd, Error> {
         self.registry.forget_lost_set();
-        self.begin(section, list, listener, true, 1)?;
-        self.registry.build(section)?;
-        let fd = self.registry.event_fd(section).map_err(failed)?;
+        self.begin(guard, list, listener, true, 1)?;
+        self.registry.build(guard)?;
+        let fd = self.registry.event_fd(guard).map_err(failed)?;
         // The clock wakes the other loop when something is to be looked after.
         self.tick();
         Ok(fd)

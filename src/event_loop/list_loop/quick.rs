@@ -11,7 +11,7 @@ use crate::event_loop::list_loop::EventLoop;
 use crate::event_loop::members::{Member, QUEUED, READABLE, SENDING, State, Token, VERIFIED, WRITABLE};
 use crate::event_loop::receive::Quick;
 use crate::event_loop::step::WaitFor;
-use crate::process::entry_guard::Section;
+use crate::process::entry_guard::EntryGuard;
 
 /// What a member that is ready has brought.
 pub enum Served<O> {
@@ -39,7 +39,7 @@ impl EventLoop {
     /// whose it is.
     pub fn go_on_quickly<L: List>(
         &mut self,
-        section: &Section,
+        guard: &EntryGuard,
         list: &L,
         listener: Option<RawFd>,
         most: usize,
@@ -48,25 +48,25 @@ impl EventLoop {
             return None;
         }
         self.forget_verified();
-        let message = self.turn_quickly(section, list)?;
+        let message = self.turn_quickly(guard, list)?;
         self.note_call(list, listener, true, most);
         Some(message)
     }
 
     /// The same for a further event of a call that reports many: a member that was verified for it is not asked again.
-    pub fn more_quickly<L: List>(&mut self, section: &Section, list: &L) -> Option<(L::Origin, Frame)> {
+    pub fn more_quickly<L: List>(&mut self, guard: &EntryGuard, list: &L) -> Option<(L::Origin, Frame)> {
         if !self.is_quick() {
             return None;
         }
         self.is_batch = true;
         let slot = self.registry.turns.next()?.slot;
-        let message = self.turn_quickly(section, list)?;
+        let message = self.turn_quickly(guard, list)?;
         self.note_verified(slot);
         Some(message)
     }
 
     /// The turn of the member that is next.
-    fn turn_quickly<L: List>(&mut self, section: &Section, list: &L) -> Option<(L::Origin, Frame)> {
+    fn turn_quickly<L: List>(&mut self, guard: &EntryGuard, list: &L) -> Option<(L::Origin, Frame)> {
         if self.registry.turns.is_over() && !self.ask_quickly() {
             return None;
         }
@@ -74,7 +74,7 @@ impl EventLoop {
         let member = *self.registry.members.find(token).filter(|member| is_common(member))?;
         let is_it = member.has(READABLE) && (member.has(VERIFIED) || self.registry.verify(token.slot));
         let origin = self.origin(list, &member).filter(|_| is_it)?;
-        let Quick::Frame(frame, has_more) = self.receive_quickly(section, token, member.fd)? else {
+        let Quick::Frame(frame, has_more) = self.receive_quickly(guard, token, member.fd)? else {
             return None;
         };
         let _ = self.registry.turns.pop();
@@ -89,8 +89,8 @@ impl EventLoop {
     /// [`Receiver::next_quickly`]. Where a step is to go on the member has its turn: what was received the kernel reports no more.
     ///
     /// [`Receiver::next_quickly`]: crate::event_loop::receive::Receiver::next_quickly
-    fn receive_quickly(&mut self, section: &Section, token: Token, fd: RawFd) -> Option<Quick> {
-        let brought = self.receiver.next_quickly(section, token, fd);
+    fn receive_quickly(&mut self, guard: &EntryGuard, token: Token, fd: RawFd) -> Option<Quick> {
+        let brought = self.receiver.next_quickly(guard, token, fd);
         if brought.is_none() {
             self.registry.make_ready(token.slot, READABLE);
         }
@@ -128,7 +128,7 @@ impl EventLoop {
     /// Of the descriptors that were waited for this one is ready: the message of a connection, and whose it is.
     pub fn serve_quickly<L: List>(
         &mut self,
-        section: &Section,
+        guard: &EntryGuard,
         list: &L,
         ready: RawFd,
         is_undisturbed: bool,
@@ -138,7 +138,7 @@ impl EventLoop {
         }
         if !self.has_few_members() {
             return self
-                .serve_set_quickly(section, list, ready)
+                .serve_set_quickly(guard, list, ready)
                 .map(|(origin, frame)| Served::Message(origin, frame));
         }
         let is_it = |member: &Member| member.fd == ready && is_common(member);
@@ -147,7 +147,7 @@ impl EventLoop {
         let origin = self
             .origin(list, member)
             .filter(|_| is_undisturbed && member.has(VERIFIED) || self.registry.verify(slot))?;
-        let served = match self.receive_quickly(section, token, ready)? {
+        let served = match self.receive_quickly(guard, token, ready)? {
             Quick::Frame(frame, false) => Served::Message(origin, frame),
             Quick::Frame(frame, true) => {
                 self.registry.make_ready(slot, READABLE);
@@ -171,7 +171,7 @@ impl EventLoop {
     /// The same if that is the set.
     fn serve_set_quickly<L: List>(
         &mut self,
-        section: &Section,
+        guard: &EntryGuard,
         list: &L,
         ready: RawFd,
     ) -> Option<(L::Origin, Frame)> {
@@ -181,7 +181,7 @@ impl EventLoop {
         }
         self.is_waiting = false;
         self.forget_verified();
-        self.turn_quickly(section, list)
+        self.turn_quickly(guard, list)
     }
 
     /// Whether the member's number still is the file that was registered; not asked again while nothing can change that.

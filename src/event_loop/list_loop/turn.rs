@@ -21,21 +21,21 @@ use crate::event_loop::registry::failed;
 use crate::event_loop::step::Step;
 use crate::frame::c_heap::{Block, OutOfMemory};
 use crate::frame::header::{TYPE_DATA, TYPE_SIGNAL, TYPE_TIMER};
-use crate::kernel::deadline::Limit;
-use crate::process::entry_guard::Section;
+use crate::kernel::deadline::Deadline;
+use crate::process::entry_guard::EntryGuard;
 
 impl EventLoop {
     /// Where the member stands in the list, after all that the program has changed; none if it is there no more.
     pub(super) fn locate<L: List>(
         &mut self,
-        section: &Section,
+        guard: &EntryGuard,
         list: &L,
         token: Token,
     ) -> Result<Option<(Member, L::Origin)>, Error> {
         let Some(member) = self.registry.members.find(token).copied() else { return Ok(None) };
         if !list.entry(member.index()).is_some_and(|entry| member.is(entry)) {
             // Once for all that it has changed.
-            self.upkeep.sync(section, &mut self.registry, list)?;
+            self.upkeep.sync(guard, &mut self.registry, list)?;
         }
         let Some(member) = self.registry.members.find(token).copied() else { return Ok(None) };
         Ok(list.origin(member.index()).map(|origin| (member, origin)))
@@ -44,7 +44,7 @@ impl EventLoop {
     /// One member's turn.
     pub(super) fn turn<L: List>(
         &mut self,
-        section: &Section,
+        guard: &EntryGuard,
         list: &mut L,
         token: Token,
     ) -> Result<Option<Step<L::Origin>>, Error> {
@@ -57,9 +57,9 @@ impl EventLoop {
         let (is_readable, is_writable) = (member.take(READABLE), member.take(WRITABLE));
         let is_writable = is_writable && member.has(SENDING);
         if slot == LISTENER {
-            return Ok(self.accept(section));
+            return Ok(self.accept(guard));
         }
-        let located = self.locate(section, list, token);
+        let located = self.locate(guard, list, token);
         // Without memory, or a watch for a new entry: the next call goes on.
         let located = located.inspect_err(|_| self.registry.make_ready(slot, READABLE | WRITABLE))?;
         let Some((member, origin)) = located else { return Ok(None) };
@@ -79,23 +79,23 @@ impl EventLoop {
         if !is_readable && !is_writable {
             return Ok(None);
         }
-        if !member.has(VERIFIED) && !self.verify(section, slot)? {
-            self.registry.mark_closed(section, slot);
+        if !member.has(VERIFIED) && !self.verify(guard, slot)? {
+            self.registry.mark_closed(guard, slot);
             return Ok(None);
         }
         self.note_verified(slot);
         if is_writable {
-            self.send_queued(section, slot, member.fd);
+            self.send_queued(guard, slot, member.fd);
         }
         if member.state == State::Draining {
-            if !is_owed(section, member.fd) {
+            if !is_owed(guard, member.fd) {
                 self.registry.turns.push_end(token);
             }
             return Ok(None);
         }
         match member.kind {
             _ if !is_readable => Ok(None),
-            Kind::Watched => match self.show_ready(section, slot, member.fd)? {
+            Kind::Watched => match self.show_ready(guard, slot, member.fd)? {
                 true => happened(What::Ready),
                 false => Ok(None),
             },
@@ -105,7 +105,7 @@ impl EventLoop {
                 let source = if member.has(ALWAYS_READY) { Source::File } else { Source::Other };
                 Ok(Some(Step::Read(token, member.fd, source)))
             }
-            Kind::Connection => match self.receive(section, token, member.fd)? {
+            Kind::Connection => match self.receive(guard, token, member.fd)? {
                 Some(what) => happened(what),
                 None => Ok(None),
             },
@@ -114,7 +114,7 @@ impl EventLoop {
 
     /// Whether the member's number still is the file that was registered. If it is not in the set, that may be another file
     /// by now: the program has closed it.
-    pub(super) fn verify(&mut self, section: &Section, slot: u32) -> Result<bool, Error> {
+    pub(super) fn verify(&mut self, guard: &EntryGuard, slot: u32) -> Result<bool, Error> {
         if self.registry.verify(slot) {
             return Ok(true);
         }
@@ -122,7 +122,7 @@ impl EventLoop {
             return Ok(false);
         }
         self.registry.forget_lost_set();
-        self.registry.build(section)?;
+        self.registry.build(guard)?;
         Ok(self.registry.verify(slot))
     }
 
@@ -158,11 +158,11 @@ impl EventLoop {
     }
 
     /// Receives a frame of the connection, or what else its peer has done.
-    fn receive(&mut self, section: &Section, token: Token, fd: RawFd) -> Result<Option<What>, Error> {
+    fn receive(&mut self, guard: &EntryGuard, token: Token, fd: RawFd) -> Result<Option<What>, Error> {
         let slot = token.slot;
         let (received, has_more) = self
             .receiver
-            .receive(section, token, fd)
+            .receive(guard, token, fd)
             .inspect_err(|_| self.registry.make_ready(slot, READABLE))?;
         if has_more {
             self.registry.make_ready(slot, READABLE);
@@ -172,7 +172,7 @@ impl EventLoop {
             Received::Nothing => {}
             Received::End(reason) => {
                 self.set_ending(slot, State::Draining, reason);
-                if send::flush_verified(section, fd) {
+                if send::flush_verified(guard, fd) {
                     // It may still read.
                     self.registry.watch_output(slot, true);
                 } else {
@@ -184,14 +184,14 @@ impl EventLoop {
                 self.registry.turns.push_end(token);
                 return Ok(Some(What::Error));
             }
-            Received::Closed => self.registry.mark_closed(section, slot),
+            Received::Closed => self.registry.mark_closed(guard, slot),
         }
         Ok(None)
     }
 
     /// Whether a watched descriptor is to be reported: once in a call, if it still is readable. The program may have
     /// read it meanwhile, and would wait. Epoll reports it again as long as it is.
-    fn show_ready(&mut self, section: &Section, slot: u32, fd: RawFd) -> Result<bool, Error> {
+    fn show_ready(&mut self, guard: &EntryGuard, slot: u32, fd: RawFd) -> Result<bool, Error> {
         if self.shown.contains(&fd) || self.shown.try_reserve(1).is_err() {
             return Ok(false);
         }
@@ -202,7 +202,7 @@ impl EventLoop {
             }
             Ok(false) => Ok(false),
             Err(Errno::EBADF) => {
-                self.registry.mark_closed(section, slot);
+                self.registry.mark_closed(guard, slot);
                 Ok(false)
             }
             Err(errno) => Err(failed(errno)),
@@ -212,7 +212,7 @@ impl EventLoop {
     /// What the read of an extra descriptor has come to.
     pub(super) fn finish_read<L: List>(
         &mut self,
-        section: &Section,
+        guard: &EntryGuard,
         list: &L,
         token: Token,
         read: Read,
@@ -242,13 +242,13 @@ impl EventLoop {
                 };
             }
             Read::Closed => {
-                self.registry.mark_closed(section, slot);
+                self.registry.mark_closed(guard, slot);
                 return Ok(None);
             }
         };
-        let located = self.locate(section, list, token)?;
+        let located = self.locate(guard, list, token)?;
         if is_end {
-            self.registry.finish_extra(section, slot);
+            self.registry.finish_extra(guard, slot);
         }
         Ok(located.map(|(member, origin)| {
             let kind = match member.kind {
@@ -264,38 +264,38 @@ impl EventLoop {
     /// done so.
     pub(super) fn report_end<L: List>(
         &mut self,
-        section: &Section,
+        guard: &EntryGuard,
         list: &mut L,
     ) -> Result<Option<Step<L::Origin>>, Error> {
         let Some(token) = self.registry.turns.pop_end() else { return Ok(None) };
-        let located = self.locate(section, list, token);
+        let located = self.locate(guard, list, token);
         let located = located.inspect_err(|_| self.registry.turns.push_end(token))?;
         let Some((member, origin)) = located else { return Ok(None) };
         if !matches!(member.state, State::Broken | State::Draining | State::Closed) {
             return Ok(None);
         }
         let is_it =
-            member.state != State::Closed && (member.has(VERIFIED) || self.verify(section, token.slot)?);
+            member.state != State::Closed && (member.has(VERIFIED) || self.verify(guard, token.slot)?);
         if is_it {
             // Without a descriptor for the rest it is lost: the peer has broken the protocol, or reads no more.
-            drop(background::take_over(section, member.fd, Limit::NONE));
+            drop(background::take_over(guard, member.fd, Deadline::NONE));
         }
         let mut parting = self.registry.take_parting(token.slot);
-        let data = table::lock_known(section, member.fd).take_data(member.cookie);
+        let data = table::lock_known(guard, member.fd).take_data(member.cookie);
         parting.data = parting.data.or(data);
         self.ended = Some(Ended::new(member, parting));
         list.remove(member.index());
         if let Some(member) = self.registry.members.swap_remove(member.index()) {
             if is_it {
-                self.registry.unregister_verified(section, token.slot, &member);
+                self.registry.unregister_verified(guard, token.slot, &member);
             } else {
-                self.registry.unregister(section, token.slot, &member);
+                self.registry.unregister(guard, token.slot, &member);
             }
         }
-        self.resume_accepting(section);
-        let may_hold = table::lock_known(section, member.fd).may_hold_descriptors();
+        self.resume_accepting(guard);
+        let may_hold = table::lock_known(guard, member.fd).may_hold_descriptors();
         // Not if the program is about to close it. What is no socket is not closed, either.
-        let noted = if is_it { table::note_closing_socket(section, member.fd) } else { Err(Errno::EBADF) };
+        let noted = if is_it { table::note_closing_socket(guard, member.fd) } else { Err(Errno::EBADF) };
         if let Ok(memory) = noted {
             self.registry.discard(memory);
             return Ok(Some(Step::End { fd: member.fd, may_hold, origin }));
@@ -304,8 +304,8 @@ impl EventLoop {
     }
 
     /// Sends what is queued for the member.
-    fn send_queued(&mut self, section: &Section, slot: u32, fd: RawFd) {
-        let flushed = send::flush(section, fd);
+    fn send_queued(&mut self, guard: &EntryGuard, slot: u32, fd: RawFd) {
+        let flushed = send::flush(guard, fd);
         if flushed != Flushed::Full {
             self.registry.watch_output(slot, false);
         }
@@ -315,6 +315,6 @@ impl EventLoop {
 }
 
 /// Whether anything is yet to be sent to the connection: queued, or being written by a thread.
-fn is_owed(section: &Section, fd: RawFd) -> bool {
-    table::lock(section, fd).get().is_some_and(|connection| connection.is_owed())
+fn is_owed(guard: &EntryGuard, fd: RawFd) -> bool {
+    table::lock(guard, fd).get().is_some_and(|connection| connection.is_owed())
 }

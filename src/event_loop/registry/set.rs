@@ -18,7 +18,7 @@ use crate::event_loop::registry::{Registry, failed};
 use crate::kernel::event_fd::EventFd;
 use crate::kernel::poller::{PROBE, Poller, Readiness, TICK};
 use crate::kernel::socket;
-use crate::process::entry_guard::Section;
+use crate::process::entry_guard::EntryGuard;
 
 /// What epoll has reported beside members that are ready.
 #[derive(Clone, Copy, Default)]
@@ -91,7 +91,7 @@ impl Registry {
 
     /// Makes the set where there is none, and registers all members. If the one before was lost, each connection is
     /// first asked whether it still is the socket that was registered.
-    pub fn build(&mut self, section: &Section) -> Result<(), Error> {
+    pub fn build(&mut self, guard: &EntryGuard) -> Result<(), Error> {
         if self.poller.is_some() {
             return Ok(());
         }
@@ -102,9 +102,9 @@ impl Registry {
         self.shadows = 0;
         // A member that waits for another one's number is registered after that one: the new set must have it.
         let registered = self
-            .register_listener(section)
-            .and_then(|()| slots.iter().try_for_each(|slot| self.renew(section, *slot)))
-            .and_then(|()| slots.iter().try_for_each(|slot| self.register_waiting(section, *slot)));
+            .register_listener(guard)
+            .and_then(|()| slots.iter().try_for_each(|slot| self.renew(guard, *slot)))
+            .and_then(|()| slots.iter().try_for_each(|slot| self.register_waiting(guard, *slot)));
         match registered {
             Ok(()) => self.follow_set(),
             Err(_) => self.drop_set(),
@@ -113,32 +113,32 @@ impl Registry {
     }
 
     /// Registers a member in a set that was made anew: it stays what it is, unless its number is another file's by now.
-    fn renew(&mut self, section: &Section, slot: u32) -> Result<(), Error> {
+    fn renew(&mut self, guard: &EntryGuard, slot: u32) -> Result<(), Error> {
         let Some(member) = self.members.get(slot).copied() else { return Ok(()) };
         if !member.is_registered() {
             return Ok(());
         }
         if !self.instruments().is_noted_file(slot, &member) {
-            self.mark_closed(section, slot);
+            self.mark_closed(guard, slot);
         } else if !member.has(ALWAYS_READY) {
             match self.watch(slot) {
                 Ok(()) => self.make_ready(slot, READABLE | WRITABLE),
-                Err(Errno::EBADF | Errno::ELOOP | Errno::EPERM) => self.mark_closed(section, slot),
+                Err(Errno::EBADF | Errno::ELOOP | Errno::EPERM) => self.mark_closed(guard, slot),
                 Err(errno) => return Err(failed(errno)),
             }
         }
         Ok(())
     }
 
-    fn register_waiting(&mut self, section: &Section, slot: u32) -> Result<(), Error> {
+    fn register_waiting(&mut self, guard: &EntryGuard, slot: u32) -> Result<(), Error> {
         if self.members.get(slot).is_some_and(|member| member.state == State::Waiting) {
-            return self.register(section, slot);
+            return self.register(guard, slot);
         }
         Ok(())
     }
 
     /// Watches the service's socket, unless it is watched as it is now.
-    pub fn register_listener(&mut self, section: &Section) -> Result<(), Error> {
+    pub fn register_listener(&mut self, guard: &EntryGuard) -> Result<(), Error> {
         let (Some(listener), Some(poller)) = (self.members.listener().copied(), &self.poller) else {
             return Ok(());
         };
@@ -151,10 +151,10 @@ impl Registry {
                 result => return result.map_err(failed),
             }
         }
-        prepare_listener(section, listener.fd).map_err(failed)?;
+        prepare_listener(guard, listener.fd).map_err(failed)?;
         // A connection that had the number is closed.
         if let Some(holder) = self.members.holder(listener.fd).filter(|holder| *holder != LISTENER) {
-            self.mark_closed(section, holder);
+            self.mark_closed(guard, holder);
         }
         self.members.hold(LISTENER);
         let Some(member) = self.members.get_mut(LISTENER) else { return Ok(()) };
@@ -174,7 +174,7 @@ impl Registry {
     }
 
     /// The program waits for clients of this service, or of none; whether it is another one than before.
-    pub fn set_listener(&mut self, section: &Section, fd: Option<RawFd>) -> Result<bool, Error> {
+    pub fn set_listener(&mut self, guard: &EntryGuard, fd: Option<RawFd>) -> Result<bool, Error> {
         if self.has_listener(fd) {
             return Ok(false);
         }
@@ -184,7 +184,7 @@ impl Registry {
         }
         self.make_room()?;
         if let Some(old) = self.members.listener().copied() {
-            self.unregister(section, LISTENER, &old);
+            self.unregister(guard, LISTENER, &old);
         }
         self.members.set_listener(fd);
         Ok(true)
@@ -244,7 +244,7 @@ impl Registry {
     }
 
     /// The descriptor for other event loops, made if there is none of this process yet.
-    pub fn event_fd(&mut self, section: &Section) -> nix::Result<RawFd> {
+    pub fn event_fd(&mut self, guard: &EntryGuard) -> nix::Result<RawFd> {
         if self.event_fd.as_ref().is_none_or(|event_fd| !event_fd.is_intact()) {
             let event_fd = EventFd::new()?;
             if let Some(poller) = &self.poller {
@@ -252,7 +252,7 @@ impl Registry {
             }
             self.event_fd = Some(event_fd);
         }
-        self.update_event_fd(section);
+        self.update_event_fd(guard);
         self.event_fd.as_ref().map(EventFd::fd).ok_or(Errno::EBADF)
     }
 
@@ -262,22 +262,22 @@ impl Registry {
     }
 
     /// Shows other event loops whether something is left to report, or to send in the background.
-    pub fn update_event_fd(&mut self, section: &Section) {
+    pub fn update_event_fd(&mut self, guard: &EntryGuard) {
         let Some(event_fd) = &mut self.event_fd else { return };
         event_fd.raise(!self.turns.is_empty() || self.turns.has_ends());
         let number = background::set_number();
         if event_fd.background != number && event_fd.is_intact() {
             event_fd.background = number;
-            background::with_set(section, |set| _ = event_fd.follow(set));
+            background::with_set(guard, |set| _ = event_fd.follow(set));
         }
     }
 }
 
 /// Makes calls on the listener return instead of waiting, for all processes that share it: another one may take the
 /// client that epoll reported. What the program had set before is remembered for `ipc_accept`.
-fn prepare_listener(section: &Section, fd: RawFd) -> nix::Result<()> {
+fn prepare_listener(guard: &EntryGuard, fd: RawFd) -> nix::Result<()> {
     if socket::prepare_listener(fd)? {
-        table::lock(section, fd).entry()?.waits_for_clients = true;
+        table::lock(guard, fd).entry()?.waits_for_clients = true;
     }
     Ok(())
 }
