@@ -17,6 +17,7 @@
 mod accept;
 pub mod allowance;
 pub mod extra;
+mod holders;
 pub mod list;
 pub mod list_loop;
 pub mod loops;

@@ -116,17 +116,15 @@ impl Read {
     /// that the header is of, if it is there whole. None, and nothing is done, for all other steps.
     pub fn quick(&mut self, guard: &EntryGuard, wait: &mut Wait) -> Option<Flow<Frame>> {
         let mut slot = table::lock_known(guard, self.fd);
-        if self.is_timed || !slot.is_plain() || slot.list().is_some() || any_queued() {
-            return None;
-        }
+        let plain = slot.plain().filter(|plain| !self.is_timed && !plain.is_listed && !any_queued())?;
         if wait.is_first() {
-            (self.cookie, self.is_certain) = slot.last_socket().ok()?;
-            self.counters = slot.counters();
+            self.cookie = plain.identity.cookie;
+            self.counters = plain.identity.counters;
             wait.peek(self.fd, HEADER_SIZE);
             return Some(Flow::Wait);
         }
         let peeked = wait.first()?;
-        if slot.counters() != self.counters || !self.cookie.is_behind(self.fd) {
+        if plain.identity.counters != self.counters || !self.cookie.is_behind(self.fd) {
             return None;
         }
         let header = Header::decode(peeked, MAX_PAYLOAD).ok().filter(|header| header.length <= ANNOUNCED)?;

@@ -52,7 +52,7 @@ fn close(number: RawFd) {
 fn connection_at(guard: &EntryGuard, number: RawFd) -> UnixStream {
     let (ours, peer) = UnixStream::pair().unwrap();
     put_at(&ours, number);
-    table::give_out(guard, number, Prepared::new(Settings::default(), false).unwrap()).unwrap();
+    table::give_out(guard, number, Prepared::without_settings(false)).unwrap();
     peer
 }
 

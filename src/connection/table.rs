@@ -27,8 +27,8 @@ use crate::kernel::internal_fds;
 use crate::kernel::socket::{self, Cookie};
 use crate::process::entry_guard::EntryGuard;
 use crate::process::fork_epoch;
-use crate::process::growth::{boxed, reserve};
-use crate::process::sharded::{Part, Shard, Shards};
+use crate::process::growth::{boxed, enough, reserve};
+use crate::process::sharded::{NumberMap, Part, Shard, Shards, empty_map};
 use crate::process::sync::{AtomicUsize, Ordering};
 
 const PARTS: usize = 16;
@@ -46,7 +46,6 @@ const MARGIN: usize = 64;
 #[derive(Default)]
 struct Entry {
     connection: Option<Memory>,
-    set: Option<Set>,
     /// The list that has it: its address. 0 for none.
     list: usize,
     /// Which socket all this is known of; if nothing is known, which one was last given out.
@@ -66,13 +65,16 @@ const SHARED: u32 = 1 << 30;
 /// The same: a call is about to close the socket of this cookie.
 const CLOSING: u32 = 1 << 29;
 
+/// The same: the program has set something, which is in [`Numbers::set`].
+const HAS_SET: u32 = 1 << 28;
+
 /// Beside the count.
-const FLAGS: u32 = REFUSES | SHARED | CLOSING;
+const FLAGS: u32 = REFUSES | SHARED | CLOSING | HAS_SET;
 
 /// A connection's memory, in a block of its own.
 pub type Memory = Box<[Connection; 1]>;
 
-/// What the program has set for a descriptor, in a block of its own: most have nothing set.
+/// What the program has set for a descriptor, in a block of its own.
 type Set = Box<[SetByProgram; 1]>;
 
 #[derive(Default)]
@@ -89,37 +91,21 @@ impl SetByProgram {
 
 impl Entry {
     fn is_known(&self) -> bool {
-        self.connection.is_some() || self.set.is_some() || self.list != 0
+        self.connection.is_some() || self.closes & HAS_SET != 0 || self.list != 0
     }
 
     fn set(&mut self, flag: u32, on: bool) {
         self.closes = if on { self.closes | flag } else { self.closes & !flag };
     }
 
-    fn settings(&self) -> Settings {
-        self.set.as_deref().map_or_else(Settings::default, |[set]| set.settings)
-    }
-
-    /// Changes what the program has set for the socket of this cookie.
-    fn change<R>(
-        &mut self,
-        cookie: Cookie,
-        change: impl FnOnce(&mut SetByProgram) -> R,
-    ) -> Result<R, OutOfMemory> {
-        let mut set = match self.set.take() {
-            Some(set) => set,
-            None => boxed(SetByProgram::default())?,
-        };
-        let [only] = &mut *set;
-        let result = change(only);
-        self.set = (!only.is_nothing()).then_some(set);
-        self.cookie = cookie;
-        Ok(result)
+    /// How often the library has given out the number, and how often it has closed it.
+    fn counters(&self) -> (u32, u32) {
+        (self.given, self.closes & !FLAGS)
     }
 
     /// Forgets all but the counters.
     fn forget(&mut self) -> Option<Memory> {
-        (self.set, self.list, self.cookie) = (None, 0, Cookie::NONE);
+        (self.list, self.cookie) = (0, Cookie::NONE);
         self.set(FLAGS, false);
         self.connection.take()
     }
@@ -128,6 +114,8 @@ impl Entry {
 /// The numbers of one part.
 pub struct Numbers {
     entries: Vec<Entry>,
+    /// What the program has set for some of them: most have nothing set.
+    set: NumberMap<RawFd, Set>,
     /// A block for the next connection, so that one which has received bytes finds memory.
     spare: Option<Memory>,
     /// How many messages were sent to them, or queued.
@@ -135,7 +123,7 @@ pub struct Numbers {
 }
 
 impl Numbers {
-    const EMPTY: Self = Self { entries: Vec::new(), spare: None, sent: 0 };
+    const EMPTY: Self = Self { entries: Vec::new(), set: empty_map(), spare: None, sent: 0 };
 
     fn grow(&mut self, places: usize) -> Result<(), OutOfMemory> {
         let more = places.saturating_sub(self.entries.len());
@@ -207,32 +195,37 @@ impl Slot<'_> {
         Ok(())
     }
 
-    /// Whether the number is that of a connection which the library has given out, with no settings of its own, of which nothing
-    /// is in memory, and for which the kernel lets no descriptors through; and there is memory for it.
-    pub fn is_plain(&self) -> bool {
-        self.has_nothing() && self.has_no_settings()
+    /// What is known of a connection which the library has given out, with no settings of its own, of which nothing is in memory,
+    /// and for which the kernel lets no descriptors through, if the number is one; and there is memory for it.
+    pub fn plain(&self) -> Option<Plain> {
+        let entry =
+            self.known().filter(|entry| entry.connection.is_none() && self.is_without_settings(entry))?;
+        let identity = Identity { cookie: entry.cookie, counters: entry.counters() };
+        self.shard.spare.is_some().then_some(Plain { identity, is_listed: entry.list != 0 })
     }
 
     /// Whether the number is that of a connection which the library has given out, with no settings of its own, for which the
     /// kernel lets no descriptors through.
     pub fn has_no_settings(&self) -> bool {
-        self.known().is_some_and(|entry| {
-            entry.set.as_deref().is_none_or(|[set]| set.settings == Settings::default())
-                && entry.cookie.is_some()
-                && entry.closes & (REFUSES | CLOSING) == REFUSES
-        })
+        self.known().is_some_and(|entry| self.is_without_settings(entry))
     }
 
-    /// Whether nothing of a connection is in memory, and there is memory for it: no frame has begun, and none is queued.
+    fn is_without_settings(&self, entry: &Entry) -> bool {
+        let flags = entry.closes & (REFUSES | CLOSING | HAS_SET);
+        let is_default =
+            flags == REFUSES || flags == REFUSES | HAS_SET && self.settings_of(entry) == Settings::default();
+        is_default && entry.cookie.is_some()
+    }
+
+    /// Whether nothing of a connection is in memory, and there is memory for it: no frame has begun, and none is queued; and the
+    /// number still is the socket that something is known of, if anything is, and not about to be closed.
     pub fn has_nothing(&self) -> bool {
-        self.known().is_some_and(|entry| entry.connection.is_none()) && self.shard.spare.is_some()
-    }
-
-    /// Whether the number still is the socket that something is known of, if anything is, and not about to be closed.
-    pub fn is_verified(&self) -> bool {
-        self.known().is_none_or(|entry| {
-            entry.closes & CLOSING == 0 && (!entry.is_known() || entry.cookie.is_behind(self.fd))
-        })
+        self.shard.spare.is_some()
+            && self.known().is_some_and(|entry| {
+                entry.connection.is_none()
+                    && entry.closes & CLOSING == 0
+                    && (!entry.is_known() || entry.cookie.is_behind(self.fd))
+            })
     }
 
     /// Forgets what is known of another socket with this number.
@@ -264,9 +257,51 @@ impl Slot<'_> {
         self.known_mut()?.connection.as_deref_mut().map(|[connection]| connection)
     }
 
+    fn set_of(&self, entry: &Entry) -> Option<&SetByProgram> {
+        let set = if entry.closes & HAS_SET == 0 { None } else { self.shard.set.get(&self.fd) };
+        set.map(|block| {
+            let [set] = &**block;
+            set
+        })
+    }
+
+    fn settings_of(&self, entry: &Entry) -> Settings {
+        self.set_of(entry).map_or_else(Settings::default, |set| set.settings)
+    }
+
+    /// Changes what the program has set for the number, which is the socket of this cookie.
+    fn change(&mut self, cookie: Cookie, change: impl FnOnce(&mut SetByProgram)) -> Result<(), Errno> {
+        self.reserve_set()?;
+        let mut block = match self.shard.set.remove(&self.fd) {
+            Some(block) => block,
+            None => boxed(SetByProgram::default()).map_err(|_| Errno::ENOMEM)?,
+        };
+        let [set] = &mut *block;
+        change(set);
+        let block = (!set.is_nothing()).then_some(block);
+        self.put_set(cookie, block);
+        Ok(())
+    }
+
+    /// Finds the place for what the program sets, and for the number.
+    fn reserve_set(&mut self) -> Result<(), Errno> {
+        self.place()?;
+        self.shard.set.try_reserve(1).map_err(|_| Errno::ENOMEM)
+    }
+
+    /// This is what the program has set for the number from now on. There is a place for it.
+    fn put_set(&mut self, cookie: Cookie, block: Option<Set>) {
+        let Some(entry) = self.known_mut() else { return };
+        entry.set(HAS_SET, block.is_some());
+        entry.cookie = cookie;
+        if let Some(block) = block {
+            self.shard.set.insert(self.fd, block);
+        }
+    }
+
     /// What the program has set: for a connection, or for all that a service accepts.
     pub fn settings(&self) -> Settings {
-        self.known().map_or_else(Settings::default, Entry::settings)
+        self.known().map_or_else(Settings::default, |entry| self.settings_of(entry))
     }
 
     /// Changes that.
@@ -284,7 +319,7 @@ impl Slot<'_> {
                 Err(errno) => return Err(errno),
             }
         }
-        entry.change(cookie, |set| set.settings = settings).map_err(|_| Errno::ENOMEM)?;
+        self.change(cookie, |set| set.settings = settings)?;
         if let Some(connection) = self.get() {
             connection.settings = settings;
             settings.apply(&mut connection.decoder);
@@ -294,21 +329,19 @@ impl Slot<'_> {
 
     /// The program's pointer. The slot was verified.
     pub fn data(&self) -> Option<&UserData> {
-        let [set] = self.known()?.set.as_deref()?;
-        set.data.as_ref()
+        self.known().and_then(|entry| self.set_of(entry))?.data.as_ref()
     }
 
     /// Exchanges the program's pointer for this one.
     pub fn swap_data(&mut self, data: &mut Option<UserData>) -> Result<(), Errno> {
         let cookie = Cookie::of(self.fd)?;
-        let change = |set: &mut SetByProgram| std::mem::swap(&mut set.data, data);
-        self.place()?.change(cookie, change).map_err(|_| Errno::ENOMEM)
+        self.change(cookie, |set| std::mem::swap(&mut set.data, data))
     }
 
     /// Takes the program's pointer of the socket that had this cookie, whatever the number is by now.
     pub fn take_data(&mut self, cookie: Cookie) -> Option<UserData> {
-        let entry = self.known_mut().filter(|entry| entry.cookie == cookie)?;
-        let [set] = entry.set.as_deref_mut()?;
+        self.known().filter(|entry| entry.cookie == cookie && entry.closes & HAS_SET != 0)?;
+        let [set] = &mut **self.shard.set.get_mut(&self.fd)?;
         set.data.take()
     }
 
@@ -380,7 +413,7 @@ impl Slot<'_> {
 
     /// How often the library has given out the number, and how often it has closed it.
     pub fn counters(&self) -> (u32, u32) {
-        self.known().map_or((0, 0), |entry| (entry.given, entry.closes & !FLAGS))
+        self.known().map_or((0, 0), Entry::counters)
     }
 
     /// Makes sure that [`Slot::entry`] will find memory.
@@ -424,6 +457,9 @@ impl Slot<'_> {
 
     /// Forgets the connection. Threads that wait for their turn to send find that it is closed.
     pub fn forget(&mut self) {
+        if self.known().is_some_and(|entry| entry.closes & HAS_SET != 0) {
+            self.shard.set.remove(&self.fd);
+        }
         let mut memory = self.known_mut().and_then(Entry::forget);
         memory.as_deref_mut().into_iter().flatten().for_each(|connection| connection.turn.close());
         self.discarded = memory.or_else(|| self.discarded.take());
@@ -453,8 +489,14 @@ impl Slot<'_> {
 /// Which connection a number was.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Identity {
-    cookie: Cookie,
-    counters: (u32, u32),
+    pub cookie: Cookie,
+    pub counters: (u32, u32),
+}
+
+/// A connection of which nothing is in memory, with no settings of its own.
+pub struct Plain {
+    pub identity: Identity,
+    pub is_listed: bool,
 }
 
 /// Changes what is set for the descriptor.
@@ -471,7 +513,7 @@ pub fn make_room(guard: &EntryGuard, near: RawFd) -> Result<(), OutOfMemory> {
     let highest = HIGHEST.fetch_max(key(near), Ordering::Relaxed).max(key(near));
     let wanted = highest + MARGIN;
     if PLACES.load(Ordering::Relaxed) < wanted {
-        let places = wanted / PARTS + 1 + wanted / PARTS / 8;
+        let places = wanted / PARTS + enough(wanted / PARTS, 0);
         let mut result = Ok(());
         TABLE.for_each(guard, |part| result = result.and(part.grow(places)));
         result?;
@@ -488,16 +530,23 @@ pub struct Prepared {
 }
 
 impl Prepared {
-    /// Finds the memory for them.
-    pub fn new(settings: Settings, refuses: bool) -> Result<Self, OutOfMemory> {
-        let set = SetByProgram { settings, data: None };
-        Ok(Self { set: if set.is_nothing() { None } else { Some(boxed(set)?) }, refuses })
+    /// None of its own; whether its socket refuses descriptors already.
+    pub fn without_settings(refuses: bool) -> Self {
+        Self { set: None, refuses }
     }
 
-    /// Settings for a client of this service: its own.
+    /// Settings for a client of this service: its own. Finds the memory for them, whatever number the client gets.
     pub fn for_client(guard: &EntryGuard, service: RawFd) -> Result<Self, OutOfMemory> {
         let slot = lock_known(guard, service);
-        Self::new(slot.settings(), slot.refuses_descriptors())
+        let (settings, refuses) = (slot.settings(), slot.refuses_descriptors());
+        drop(slot);
+        if settings == Settings::default() {
+            return Ok(Self::without_settings(refuses));
+        }
+        let mut result = Ok(());
+        TABLE.for_each(guard, |part| result = result.and(part.set.try_reserve(1).map_err(|_| OutOfMemory)));
+        result?;
+        Ok(Self { set: Some(boxed(SetByProgram { settings, data: None })?), refuses })
     }
 }
 
@@ -523,7 +572,10 @@ pub fn give_out(guard: &EntryGuard, fd: RawFd, Prepared { set, refuses }: Prepar
                 let _ = socket::pass_descriptors(fd, may_pass);
             }
             entry.set(REFUSES, refuses);
-            (entry.set, entry.cookie) = (set, cookie);
+            if set.is_some() {
+                slot.reserve_set()?;
+            }
+            slot.put_set(cookie, set);
             Ok(())
         }
         // Without memory the number is as good as any that the program has from elsewhere.
@@ -621,7 +673,7 @@ pub fn release(guard: &EntryGuard) {
     TABLE.for_each(guard, |part| {
         part.spare = None;
         if !part.entries.iter().any(Entry::is_known) {
-            part.entries = Vec::new();
+            (part.entries, part.set) = (Vec::new(), empty_map());
         }
     });
     PLACES.store(0, Ordering::Relaxed);

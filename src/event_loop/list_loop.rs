@@ -460,8 +460,8 @@ impl EventLoop {
             if self.registry.turns.is_over() {
                 self.ask_the_kernel(guard, list)?;
             }
-            let Some(token) = self.registry.turns.pop() else { continue };
-            if let Some(step) = self.turn(guard, list, token)? {
+            let Some(slot) = self.registry.turns.pop() else { continue };
+            if let Some(step) = self.turn(guard, list, slot)? {
                 return Ok(Some(step));
             }
         }

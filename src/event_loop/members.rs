@@ -22,11 +22,12 @@ use std::os::fd::RawFd;
 
 use nix::sys::epoll::EpollFlags;
 
+use crate::event_loop::holders::Holders;
 use crate::event_loop::list::{Entry, Kind, List};
 use crate::frame::c_heap::OutOfMemory;
 use crate::kernel::socket::Cookie;
 use crate::process::growth::reserve;
-use crate::process::sharded::{NumberMap, empty_map};
+use crate::process::sharded::empty_map;
 
 /// The slot of the service's socket.
 pub const LISTENER: u32 = 0;
@@ -100,7 +101,7 @@ pub const REPORTED: u8 = 1;
 pub const SENDING: u8 = 2;
 /// Epoll cannot watch it (a regular file): it is ready at all times.
 pub const ALWAYS_READY: u8 = 4;
-/// It stands in the ready queue.
+/// Its slot stands in the ready queue. That stays so for the next member of the slot: only [`Members::unqueue`] ends it.
 pub const QUEUED: u8 = 8;
 /// Why it stands there.
 pub const READABLE: u8 = 16;
@@ -124,6 +125,22 @@ impl Member {
             kind,
             reason: Reason::None,
             flags: 0,
+        }
+    }
+
+    /// Another member takes the slot, which stays in the ready queue if it is there.
+    fn replace_with(&mut self, member: Self) {
+        let queued = self.flags & QUEUED;
+        *self = member;
+        self.flags |= queued;
+    }
+
+    /// Whether its end is to be reported, now or once all is sent.
+    pub fn has_end(&self) -> bool {
+        match self.state {
+            State::Broken | State::Draining => true,
+            State::Closed => self.has(REPORTED),
+            _ => false,
         }
     }
 
@@ -218,7 +235,7 @@ pub struct Members {
     /// The slot of each place in the list.
     places: Vec<u32>,
     /// The slot of the member that holds each number.
-    holders: NumberMap<RawFd, u32>,
+    holders: Holders,
     registrations: u32,
     count: usize,
 }
@@ -230,7 +247,7 @@ impl Members {
             slab: Vec::new(),
             vacant: NONE,
             places: Vec::new(),
-            holders: empty_map(),
+            holders: Holders::new(),
             registrations: 0,
             count: 0,
         }
@@ -251,7 +268,7 @@ impl Members {
         // And for that of the service.
         reserve(&mut self.slab, 2)?;
         reserve(&mut self.places, 1)?;
-        self.holders.try_reserve(2)?;
+        self.reserve_holders(2)?;
         if self.slab.is_empty() {
             let nobody = Entry { fd: -1, addr: 0, kind: Kind::Listener };
             self.slab.push(Member::new(nobody, NONE, State::Vacant));
@@ -279,6 +296,11 @@ impl Members {
         self.get(token.slot).filter(|member| member.registration == token.registration)
     }
 
+    /// Whether the end of the slot's member is to be reported, now or once all is sent.
+    pub fn has_end(&self, slot: u32) -> bool {
+        self.get(slot).is_some_and(Member::has_end)
+    }
+
     /// The service's socket.
     pub fn listener(&self) -> Option<&Member> {
         self.get(LISTENER)
@@ -289,7 +311,7 @@ impl Members {
         self.release(LISTENER);
         let (fd, state) = fd.map_or((-1, State::Vacant), |fd| (fd, State::Waiting));
         if let Some(member) = self.slab.get_mut(LISTENER as usize) {
-            *member = Member::new(Entry { fd, addr: 0, kind: Kind::Listener }, NONE, state);
+            member.replace_with(Member::new(Entry { fd, addr: 0, kind: Kind::Listener }, NONE, state));
         }
     }
 
@@ -310,7 +332,11 @@ impl Members {
 
     /// The member that holds this number.
     pub fn holder(&self, fd: RawFd) -> Option<u32> {
-        self.holders.get(&fd).copied()
+        self.holders.find(fd, |slot| number(&self.slab, slot))
+    }
+
+    fn reserve_holders(&mut self, more: usize) -> Result<(), OutOfMemory> {
+        self.holders.reserve(more, |slot| number(&self.slab, slot))
     }
 
     /// Has the member hold its number, with a registration of its own: a turn that it had before is none any more. There
@@ -320,9 +346,17 @@ impl Members {
         let registration = self.registrations;
         if let Some(member) = self.get_mut(slot) {
             member.registration = registration;
-            member.take(QUEUED | READABLE | WRITABLE);
+            member.take(READABLE | WRITABLE);
             let fd = member.fd;
+            self.holders.remove(fd, |slot| number(&self.slab, slot));
             self.holders.insert(fd, slot);
+        }
+    }
+
+    /// The slot stands in the ready queue no more.
+    pub fn unqueue(&mut self, slot: u32) {
+        if let Some(member) = self.slab.get_mut(slot as usize) {
+            member.take(QUEUED);
         }
     }
 
@@ -331,7 +365,7 @@ impl Members {
         if let Some(member) = self.get(slot) {
             let fd = member.fd;
             if self.holder(fd) == Some(slot) {
-                self.holders.remove(&fd);
+                self.holders.remove(fd, |slot| number(&self.slab, slot));
             }
         }
     }
@@ -349,7 +383,7 @@ impl Members {
         match self.slab.get_mut(self.vacant as usize) {
             Some(place) => {
                 let slot = std::mem::replace(&mut self.vacant, place.index);
-                *place = member;
+                place.replace_with(member);
                 slot
             }
             None => {
@@ -457,7 +491,7 @@ impl Members {
         }
         // Room for all that follows: it must not stop in the middle.
         reserve(&mut self.slab, open.len() + 1)?;
-        self.holders.try_reserve(open.len() + 1)?;
+        self.reserve_holders(open.len() + 1)?;
         let more = size.saturating_sub(self.places.len());
         reserve(&mut self.places, more)?;
         reserve(&mut changes.replaced, open.len())?;
@@ -506,6 +540,11 @@ impl Members {
         }
         Ok(changes)
     }
+}
+
+/// The number of a slot's member.
+fn number(slab: &[Member], slot: u32) -> RawFd {
+    slab.get(slot as usize).map_or(-1, |member| member.fd)
 }
 
 #[cfg(test)]

@@ -115,9 +115,7 @@ impl Receiver {
         if slot.get().is_some() {
             return self.go_on_quickly(slot, token, fd);
         }
-        if !slot.is_plain() {
-            return None;
-        }
+        slot.plain()?;
         if self.expected >= LARGE {
             return self.receive_expected_quickly(slot, token, fd);
         }

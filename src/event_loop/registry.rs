@@ -25,7 +25,7 @@ use crate::event_loop::accept::Pause;
 use crate::event_loop::list::{Entry, Kind, List};
 use crate::event_loop::members::{
     ALWAYS_READY, LISTENER, Member, Members, NOTED, QUEUED, READABLE, REPORTED, Reason, SENDING, State,
-    Token, VERIFIED, WRITABLE,
+    VERIFIED, WRITABLE,
 };
 use crate::event_loop::turns::Turns;
 use crate::event_loop::verify::Instruments;
@@ -105,7 +105,7 @@ impl Registry {
     pub fn make_room(&mut self) -> Result<(), OutOfMemory> {
         self.members.make_room()?;
         let members = &self.members;
-        self.turns.make_room(members.count() + 1, |token| members.find(token).is_some())
+        self.turns.make_room(members.slab_size() as usize + 1, |slot| members.has_end(slot))
     }
 
     /// Memory of a closed connection, to be dropped where no lock is held.
@@ -155,10 +155,9 @@ impl Registry {
             member.reason = Reason::Closed;
         }
         // What the table and the set know of the number from now on is another member's.
-        member.set(QUEUED | READABLE | WRITABLE | NOTED | ALWAYS_READY | VERIFIED, false);
+        member.set(READABLE | WRITABLE | NOTED | ALWAYS_READY | VERIFIED, false);
         if member.has(REPORTED) {
-            let token = Token::of_member(slot, member);
-            self.turns.push_end(token);
+            self.turns.push_end(slot);
         } else {
             member.registration = given;
         }
@@ -319,8 +318,7 @@ impl Registry {
             member.set(why, true);
             if !member.has(QUEUED) {
                 member.set(QUEUED, true);
-                let token = Token::of_member(slot, member);
-                self.turns.push(token);
+                self.turns.push(slot);
             }
         }
     }
@@ -334,9 +332,8 @@ impl Registry {
         });
         self.members = members;
         let changes = changes?;
-        let all = self.members.count() + changes.removed.len();
         let members = &self.members;
-        self.turns.make_room(all, |token| members.find(token).is_some())?;
+        self.turns.make_room(members.slab_size() as usize, |slot| members.has_end(slot))?;
         for (slot, member) in changes.removed {
             self.unregister(guard, slot, &member);
         }

@@ -23,7 +23,7 @@ use nix::sys::socket::{AddressFamily, SockFlag, SockType, UnixAddr, bind, connec
 use nix::sys::stat::{FchmodatFlags, Mode, SFlag, fchmod, fchmodat};
 use nix::unistd::{Gid, Uid, UnlinkatFlags, fchownat, getpid, linkat, unlink, unlinkat};
 
-use crate::connection::state::{Service, Settings};
+use crate::connection::state::Service;
 use crate::connection::table;
 use crate::error::{Error, ipc_errors as Code};
 use crate::kernel::deadline::Deadline;
@@ -420,8 +420,7 @@ impl Connect {
             let _ = fd::close(self.through);
         }
         let connected = outcome.result().and_then(|_| {
-            let prepared =
-                table::Prepared::new(Settings::default(), self.refuses).map_err(|_| Errno::ENOMEM)?;
+            let prepared = table::Prepared::without_settings(self.refuses);
             table::give_out(guard, self.socket, prepared)
         });
         connected.map(|()| self.socket).map_err(|errno| {

@@ -51,7 +51,7 @@ fn knowledge_ends_with_the_socket_whatever_gets_its_number() {
 fn counters_tell_what_the_library_did_with_the_number() {
     let guard = EntryGuard::enter().unwrap();
     let (fd, _peer) = socket_at(930);
-    give_out(&guard, fd, Prepared::new(Settings::default(), false).unwrap()).unwrap();
+    give_out(&guard, fd, Prepared::without_settings(false)).unwrap();
     assert_eq!(lock(&guard, fd).counters(), (1, 0));
     lock(&guard, fd).entry().unwrap().left_to_parent = true;
     assert!(note_closing(&guard, fd).unwrap().is_some());
@@ -60,7 +60,12 @@ fn counters_tell_what_the_library_did_with_the_number() {
     note_closed(&guard, fd);
     assert_eq!(lock(&guard, fd).counters(), (1, 1));
     let settings = Settings { queue: Some(7), ..Settings::default() };
-    give_out(&guard, fd, Prepared::new(settings, false).unwrap()).unwrap();
+    give_out(
+        &guard,
+        fd,
+        Prepared { set: Some(boxed(SetByProgram { settings, data: None }).unwrap()), refuses: false },
+    )
+    .unwrap();
     assert_eq!(lock(&guard, fd).counters(), (2, 1));
     assert_eq!(limits(&guard, fd), Some(7));
     close(fd);

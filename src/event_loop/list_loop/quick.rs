@@ -59,7 +59,7 @@ impl EventLoop {
             return None;
         }
         self.is_batch = true;
-        let slot = self.registry.turns.next()?.slot;
+        let slot = self.registry.turns.next()?;
         let message = self.turn_quickly(guard, list)?;
         self.note_verified(slot);
         Some(message)
@@ -70,17 +70,18 @@ impl EventLoop {
         if self.registry.turns.is_over() && !self.ask_quickly() {
             return None;
         }
-        let token = self.registry.turns.next()?;
-        let member = *self.registry.members.find(token).filter(|member| is_common(member))?;
-        let is_it = member.has(READABLE) && (member.has(VERIFIED) || self.registry.verify(token.slot));
+        let slot = self.registry.turns.next()?;
+        let member = *self.registry.members.get(slot).filter(|member| is_common(member))?;
+        let is_it = member.has(READABLE) && (member.has(VERIFIED) || self.registry.verify(slot));
+        let token = Token::of_member(slot, &member);
         let origin = self.origin(list, &member).filter(|_| is_it)?;
         let Quick::Frame(frame, has_more) = self.receive_quickly(guard, token, member.fd)? else {
             return None;
         };
         let _ = self.registry.turns.pop();
         if has_more {
-            self.registry.turns.push(token);
-        } else if let Some(member) = self.registry.members.get_mut(token.slot) {
+            self.registry.turns.push(slot);
+        } else if let Some(member) = self.registry.members.get_mut(slot) {
             member.take(QUEUED | READABLE);
         }
         Some((origin, frame))

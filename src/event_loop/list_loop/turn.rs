@@ -14,7 +14,7 @@ use crate::event_loop::extra::{self, Read, Source};
 use crate::event_loop::list::{Event, Kind, List, What};
 use crate::event_loop::list_loop::{Ended, EventLoop};
 use crate::event_loop::members::{
-    ALWAYS_READY, LISTENER, Member, QUEUED, READABLE, Reason, SENDING, State, Token, VERIFIED, WRITABLE,
+    ALWAYS_READY, LISTENER, Member, READABLE, Reason, SENDING, State, Token, VERIFIED, WRITABLE,
 };
 use crate::event_loop::receive::Received;
 use crate::event_loop::registry::failed;
@@ -46,14 +46,11 @@ impl EventLoop {
         &mut self,
         guard: &EntryGuard,
         list: &mut L,
-        token: Token,
+        slot: u32,
     ) -> Result<Option<Step<L::Origin>>, Error> {
-        let slot = token.slot;
-        if self.registry.members.find(token).is_none() {
-            return Ok(None);
-        }
+        self.registry.members.unqueue(slot);
         let Some(member) = self.registry.members.get_mut(slot) else { return Ok(None) };
-        member.take(QUEUED);
+        let token = Token::of_member(slot, member);
         let (is_readable, is_writable) = (member.take(READABLE), member.take(WRITABLE));
         let is_writable = is_writable && member.has(SENDING);
         if slot == LISTENER {
@@ -89,7 +86,7 @@ impl EventLoop {
         }
         if member.state == State::Draining {
             if !is_owed(guard, member.fd) {
-                self.registry.turns.push_end(token);
+                self.registry.turns.push_end(slot);
             }
             return Ok(None);
         }
@@ -176,12 +173,12 @@ impl EventLoop {
                     // It may still read.
                     self.registry.watch_output(slot, true);
                 } else {
-                    self.registry.turns.push_end(token);
+                    self.registry.turns.push_end(slot);
                 }
             }
             Received::Broken(reason) => {
                 self.set_ending(slot, State::Broken, reason);
-                self.registry.turns.push_end(token);
+                self.registry.turns.push_end(slot);
                 return Ok(Some(What::Error));
             }
             Received::Closed => self.registry.mark_closed(guard, slot),
@@ -267,29 +264,31 @@ impl EventLoop {
         guard: &EntryGuard,
         list: &mut L,
     ) -> Result<Option<Step<L::Origin>>, Error> {
-        let Some(token) = self.registry.turns.pop_end() else { return Ok(None) };
+        let Some(slot) = self.registry.turns.pop_end() else { return Ok(None) };
+        let Some(member) = self.registry.members.get(slot) else { return Ok(None) };
+        let token = Token::of_member(slot, member);
         let located = self.locate(guard, list, token);
-        let located = located.inspect_err(|_| self.registry.turns.push_end(token))?;
-        let Some((member, origin)) = located else { return Ok(None) };
-        if !matches!(member.state, State::Broken | State::Draining | State::Closed) {
+        let located = located.inspect_err(|_| self.registry.turns.push_end(slot))?;
+        let Some((member, origin)) = located.filter(|(member, _)| member.has_end()) else { return Ok(None) };
+        if member.state == State::Draining && is_owed(guard, member.fd) {
+            // The end was that of a former member of the slot.
             return Ok(None);
         }
-        let is_it =
-            member.state != State::Closed && (member.has(VERIFIED) || self.verify(guard, token.slot)?);
+        let is_it = member.state != State::Closed && (member.has(VERIFIED) || self.verify(guard, slot)?);
         if is_it {
             // Without a descriptor for the rest it is lost: the peer has broken the protocol, or reads no more.
             drop(background::take_over(guard, member.fd, Deadline::NONE));
         }
-        let mut parting = self.registry.take_parting(token.slot);
+        let mut parting = self.registry.take_parting(slot);
         let data = table::lock_known(guard, member.fd).take_data(member.cookie);
         parting.data = parting.data.or(data);
         self.ended = Some(Ended::new(member, parting));
         list.remove(member.index());
         if let Some(member) = self.registry.members.swap_remove(member.index()) {
             if is_it {
-                self.registry.unregister_verified(guard, token.slot, &member);
+                self.registry.unregister_verified(guard, slot, &member);
             } else {
-                self.registry.unregister(guard, token.slot, &member);
+                self.registry.unregister(guard, slot, &member);
             }
         }
         self.resume_accepting(guard);

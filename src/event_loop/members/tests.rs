@@ -162,7 +162,8 @@ fn token_of_another_registration_finds_nothing() {
     assert_eq!(Token::of(token.data()), token);
     members.get_mut(slot).unwrap().set(QUEUED | READABLE, true);
     members.hold(slot);
-    assert!(members.find(token).is_none() && !members.get(slot).unwrap().has(QUEUED));
+    let member = *members.get(slot).unwrap();
+    assert!(members.find(token).is_none() && !member.has(READABLE) && member.has(QUEUED));
     let token = Token::of_member(slot, members.get(slot).unwrap());
     list.remove(0);
     assert!(members.swap_remove(0).is_some());
@@ -170,6 +171,9 @@ fn token_of_another_registration_finds_nothing() {
     sync(&mut members, &list, true);
     assert_eq!(members.at(0), Some(slot), "the slot is used again");
     assert!(members.find(token).is_none());
+    assert!(members.get(slot).unwrap().has(QUEUED), "the slot stands in the queue, whose member it may be");
+    members.unqueue(slot);
+    assert!(!members.get(slot).unwrap().has(QUEUED));
 }
 
 #[test]
