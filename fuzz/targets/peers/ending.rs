@@ -3,10 +3,10 @@
 //!
 //! Each pointer is the number of a set; the library destroys each once, and none that is still to be had.
 
-use std::cell::RefCell;
 use std::collections::BTreeSet;
 use std::ffi::c_void;
 use std::ptr;
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use ipc::capi::clients::{ipc_data, ipc_end, ipc_reason, ipc_set_data, ipc_status, ipc_why};
 use ipc::capi::events::{ipc_connections_free, ipc_wait_event};
@@ -26,24 +26,28 @@ use crate::targets::trace;
 /// It stays blocked: nothing else uses it.
 const SIGNAL: i32 = libc::SIGWINCH;
 
-thread_local! {
-    /// The pointers that were set and are yet to be destroyed.
-    static SET: RefCell<BTreeSet<usize>> = const { RefCell::new(BTreeSet::new()) };
+/// The pointers that were set and are yet to be destroyed, by whichever thread calls the library next.
+static SET: Mutex<BTreeSet<usize>> = Mutex::new(BTreeSet::new());
+
+fn set() -> MutexGuard<'static, BTreeSet<usize>> {
+    SET.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 extern "C" fn destroy(data: *mut c_void) {
     trace!("  pointer {} is destroyed", data.addr());
-    assert!(SET.with_borrow_mut(|set| set.remove(&data.addr())), "destroyed twice, or never set");
+    assert!(set().remove(&data.addr()), "destroyed twice, or never set");
 }
 
 /// Whether the pointer is still to be destroyed.
 fn is_set(data: usize) -> bool {
-    SET.with_borrow(|set| set.contains(&data))
+    set().contains(&data)
 }
 
 /// At the end of a run.
 pub fn assert_all_destroyed() {
-    SET.with_borrow(|set| assert!(set.is_empty(), "never destroyed: {set:?}"));
+    // It is empty for the next run, whatever this one has left.
+    let left = std::mem::take(&mut *set());
+    assert!(left.is_empty(), "never destroyed: {left:?}");
 }
 
 impl World {
@@ -53,7 +57,7 @@ impl World {
         self.pointers += 1;
         let (info, pointer) = (self.connections[number].info, self.pointers);
         trace!("  {} gets pointer {pointer}", self.connections[number].fd);
-        SET.with_borrow_mut(|set| set.insert(pointer));
+        set().insert(pointer);
         let data = ptr::without_provenance_mut(pointer);
         assert_eq!(call(|| unsafe { ipc_set_data(info, data, Some(destroy)) }), Ok(()));
         let before = self.connections[number].data.replace(pointer);
