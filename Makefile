@@ -21,9 +21,23 @@ MAN7DIR = $(MANDIR)/man7
 
 CARGO ?= cargo
 INSTALL ?= install
-STRIP ?= strip
-OBJCOPY ?= objcopy
 LDCONFIG ?= ldconfig
+
+# For another machine (CARGO_BUILD_TARGET): the compiler and its tools that have the machine's name, as GNU writes it, if there are
+# any and no others are given.
+ifneq ($(CARGO_BUILD_TARGET),)
+GNU_NAME := $(patsubst riscv64gc-%,riscv64-%,$(patsubst armv7-%,arm-%,$(subst -unknown,,$(CARGO_BUILD_TARGET))))
+endif
+find_tool = $(or $(if $(GNU_NAME),$(shell command -v '$(GNU_NAME)-$(1)')),$(2))
+ifeq ($(origin CC),default)
+CC := $(call find_tool,gcc,$(CC))
+endif
+ifeq ($(origin AR),default)
+# That of the compiler: ar(1) itself looks for plugins, of which one of LLVM may end at code for another machine.
+AR := $(call find_tool,gcc-ar,$(AR))
+endif
+STRIP ?= $(call find_tool,strip,strip)
+OBJCOPY ?= $(call find_tool,objcopy,objcopy)
 
 # Cargo.toml is where the version is written; the SONAME, in build.rs, has its first number.
 VERSION := $(shell sed -n 's/^version = "\(.*\)"$$/\1/p' Cargo.toml | head -n 1)
@@ -39,6 +53,10 @@ SOURCES := Cargo.toml Cargo.lock build.rs $(shell find src -type f)
 
 VERBOSE := $(filter-out 0,$(V))
 
+# Rust for musl brings code of its own to unwind with.
+LIBDIR_OF_RUST = $(shell rustc --print target-libdir $(if $(CARGO_BUILD_TARGET),--target '$(CARGO_BUILD_TARGET)') 2> /dev/null)
+UNWINDER = $(wildcard $(LIBDIR_OF_RUST)/self-contained/libunwind.a)
+
 # Before cargo says of an older one that it does not know the edition.
 RUST_NEEDED := $(shell sed -n 's/^rust-version = "\(.*\)"$$/\1/p' Cargo.toml)
 RUST_FOUND = $$($(CARGO) --version | cut -d ' ' -f 2)
@@ -50,7 +68,7 @@ CHECK_RUST = $(call RUST_IS,$(RUST_NEEDED)) || \
 define BUILD_LIBRARIES
 	@$(CHECK_RUST)
 	$(CARGO) rustc $(if $(VERBOSE),-vv) --release --locked --lib --crate-type staticlib
-	VERBOSE='$(VERBOSE)' CC='$(CC)' AR='$(AR)' OBJCOPY='$(OBJCOPY)' LDFLAGS='$(LDFLAGS)' \
+	VERBOSE='$(VERBOSE)' CC='$(CC)' AR='$(AR)' OBJCOPY='$(OBJCOPY)' LDFLAGS='$(LDFLAGS)' UNWINDER='$(UNWINDER)' \
 	    src/capi/link.sh '$(RELEASE)/libipc.a' '$(BUILT)' 'libipc.so.$(MAJOR)'
 endef
 

@@ -13,30 +13,19 @@ pub fn run(input: &[u8]) {
     let [name, own, rest @ ..] = input else { return };
     let (service, rest) = rest.split_at(rest.len().min(usize::from(*name)));
     let (own, all) = match own {
-        255 => (None, rest),
-        length => {
-            let (own, all) = rest.split_at(rest.len().min(usize::from(*length)));
-            (Some(own), all)
-        }
+        255 => rest.split_at(0),
+        length => rest.split_at(rest.len().min(usize::from(*length))),
     };
-    let result = route(service, own, Some(all));
+    let result = route(service, own, all);
     trace!("{:?} by {own:?} and {all:?}: {result:?}", service.escape_ascii().to_string());
-    assert_eq!(result, expected(service, own.unwrap_or_default(), all));
+    assert_eq!(result, expected(service, own, all));
     if service == BRIDGE {
         return;
     }
-    match own {
-        Some(own) if !own.is_empty() => {
-            assert_eq!(route(service, Some(own), None), result, "IPC_NETWORK counts")
-        }
-        _ => {
-            assert_eq!(route(service, None, Some(all)), result);
-            assert_eq!(
-                route(service, None, Some(&only_for(service, all))).ok(),
-                result.ok(),
-                "other entries count"
-            );
-        }
+    if own.is_empty() {
+        assert_eq!(route(service, b"", &only_for(service, all)).ok(), result.ok(), "other entries count");
+    } else {
+        assert_eq!(route(service, own, b""), result, "IPC_NETWORK counts");
     }
 }
 

@@ -67,7 +67,7 @@ pub(super) unsafe fn route_of(
     // SAFETY: as promised by the caller.
     let service = unsafe { CStr::from_ptr(name) }.to_bytes();
     let own = route::variable(service).and_then(|name| path::c_string(&name)).map_err(of_memory)?;
-    let values = [own.as_c_str(), c"IPC_NETWORK"].map(|name| variable(name).map(CStr::to_bytes));
+    let values = [own.as_c_str(), c"IPC_NETWORK"].map(|name| variable(name).map_or(&[][..], CStr::to_bytes));
     let [own, all] = values;
     match route::route(service, own, all).map_err(failed)? {
         // SAFETY: as promised by the caller.

@@ -58,7 +58,7 @@ pub fn read(fd: RawFd, room: &mut [MaybeUninit<u8>], patience: Blocking) -> Resu
     if patience == Blocking::DontWait {
         let piece = libc::iovec { iov_base: room.as_mut_ptr().cast(), iov_len: room.len() };
         // SAFETY: `piece` is `room`, which is writable for its whole length; -1 is the file's own position.
-        let count = unsafe { libc::preadv2(fd, &raw const piece, 1, -1, libc::RWF_NOWAIT) };
+        let count = unsafe { preadv2(fd, &raw const piece, 1, -1, libc::RWF_NOWAIT) };
         // EPERM and EINVAL: of a sandbox.
         let is_refused =
             || matches!(Errno::last(), Errno::EOPNOTSUPP | Errno::ENOSYS | Errno::EPERM | Errno::EINVAL);
@@ -71,6 +71,21 @@ pub fn read(fd: RawFd, room: &mut [MaybeUninit<u8>], patience: Blocking) -> Resu
         }
     }
     read_waiting(fd, room)
+}
+
+#[cfg(not(target_env = "musl"))]
+use libc::preadv2;
+
+/// musl has the function since version 1.2.5.
+///
+/// # Safety
+/// As for preadv2(2).
+#[cfg(target_env = "musl")]
+#[allow(unsafe_code, reason = "a system call of that name, with its safety")]
+unsafe fn preadv2(fd: RawFd, pieces: *const libc::iovec, count: i32, offset: i64, flags: i32) -> isize {
+    let (low, high) = (offset as libc::c_long, (offset >> 32) as libc::c_long);
+    // SAFETY: as promised by the caller.
+    (unsafe { libc::syscall(libc::SYS_preadv2, fd, pieces, count, low, high, flags) }) as isize
 }
 
 #[allow(unsafe_code, reason = "nix reads into initialised bytes only")]

@@ -49,13 +49,16 @@ pub fn variable(service: &[u8]) -> Result<Vec<u8>, Errno> {
     Ok(name)
 }
 
-/// The route to a service, by what its own variable and IPC_NETWORK say; EINVAL for what is no target.
-pub fn route<'a>(service: &[u8], own: Option<&'a [u8]>, all: Option<&'a [u8]>) -> Result<Route<'a>, Errno> {
+/// The route to a service, by what its own variable and IPC_NETWORK say, which are empty if they are not set; EINVAL for what
+/// is no target.
+pub fn route<'a>(service: &[u8], own: &'a [u8], all: &'a [u8]) -> Result<Route<'a>, Errno> {
     if service == BRIDGE {
-        return Ok(Route::Direct);
+        Ok(Route::Direct)
+    } else if own.is_empty() {
+        entry(service, all).map_or(Ok(Route::Direct), target)
+    } else {
+        target(own)
     }
-    let own = own.filter(|value| !value.is_empty());
-    own.or_else(|| entry(service, all.unwrap_or_default())).map_or(Ok(Route::Direct), target)
 }
 
 /// The target of the entry that is for the service.
@@ -111,11 +114,11 @@ mod tests {
     use super::*;
 
     fn own(value: &[u8]) -> Result<Route<'_>, Errno> {
-        route(b"audio", Some(value), None)
+        route(b"audio", value, b"")
     }
 
     fn among(all: &'static [u8]) -> Result<Route<'static>, Errno> {
-        route(b"audio", None, Some(all))
+        route(b"audio", b"", all)
     }
 
     #[test]
@@ -189,14 +192,14 @@ mod tests {
     #[test]
     fn own_variable_goes_before_exact_entries_and_these_before_the_star() {
         let all = b"audio one;* two; audio three ;pong four";
-        assert_eq!(route(b"audio", Some(b"own"), Some(all)), Ok(Route::Service(b"own")));
-        assert_eq!(route(b"audio", Some(b""), Some(all)), Ok(Route::Service(b"three")), "empty is as unset");
-        assert_eq!(route(b"pong", None, Some(all)), Ok(Route::Service(b"four")));
-        assert_eq!(route(b"other", None, Some(all)), Ok(Route::Service(b"two")));
+        assert_eq!(route(b"audio", b"own", all), Ok(Route::Service(b"own")));
+        assert_eq!(route(b"audio", b"", all), Ok(Route::Service(b"three")), "empty is as unset");
+        assert_eq!(route(b"pong", b"", all), Ok(Route::Service(b"four")));
+        assert_eq!(route(b"other", b"", all), Ok(Route::Service(b"two")));
         assert_eq!(among(b"* one;*   direct: "), Ok(Route::Direct));
         assert_eq!(among(b"audio direct:;* ssh://a"), Ok(Route::Direct));
         for none in [&b""[..], b";; ;", b"aud a", b"a a", b"audio2 a", b"Audio a", b"AUDIO a"] {
-            assert_eq!(route(b"audio", None, Some(none)), Ok(Route::Direct));
+            assert_eq!(route(b"audio", b"", none), Ok(Route::Direct));
         }
     }
 
@@ -204,9 +207,9 @@ mod tests {
     fn entry_that_is_wrong_is_so_for_its_own_service_alone() {
         let all = b"audio;pong ssh:;* $(id);fine good";
         assert_eq!(among(all), Err(Errno::EINVAL), "a name without a target");
-        assert_eq!(route(b"pong", None, Some(all)), Err(Errno::EINVAL));
-        assert_eq!(route(b"other", None, Some(all)), Err(Errno::EINVAL));
-        assert_eq!(route(b"fine", None, Some(all)), Ok(Route::Service(b"good")));
-        assert_eq!(route(BRIDGE, Some(b"ssh:"), Some(all)), Ok(Route::Direct), "the bridge is where it is");
+        assert_eq!(route(b"pong", b"", all), Err(Errno::EINVAL));
+        assert_eq!(route(b"other", b"", all), Err(Errno::EINVAL));
+        assert_eq!(route(b"fine", b"", all), Ok(Route::Service(b"good")));
+        assert_eq!(route(BRIDGE, b"ssh:", all), Ok(Route::Direct), "the bridge is where it is");
     }
 }
