@@ -7,5 +7,6 @@ mod staging;
 
 mod manual;
 mod programs;
+mod promises;
 mod readme;
 mod troubleshooting;
