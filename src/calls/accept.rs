@@ -39,7 +39,7 @@ impl Accept {
             (_, true, Ok(_) | Err(Errno::EINTR)) | (_, false, Err(Errno::ECONNABORTED)) => {}
             // With SO_RCVTIMEO it ends after a stop, too, which poll(2) does not mind.
             (_, false, Err(Errno::EINTR)) => return self.wait_in_poll(wait),
-            (_, false, Err(Errno::EAGAIN)) => return self.wait(guard, wait),
+            (_, false, Err(Errno::EAGAIN)) => return self.wait_for_client(guard, wait),
             (.., Err(errno)) => return Err(errno),
             (_, false, Ok(client)) => {
                 let client = RawFd::try_from(client).map_err(|_| Errno::EBADF)?;
@@ -51,9 +51,9 @@ impl Accept {
     }
 
     /// There is no client, and the socket does not wait: by the program's word, or by a list's.
-    fn wait(&self, guard: &EntryGuard, wait: &mut Wait) -> Result<Flow<RawFd>> {
+    fn wait_for_client(&self, guard: &EntryGuard, wait: &mut Wait) -> Result<Flow<RawFd>> {
         let by_list =
-            table::lock(guard, self.listener).get().is_some_and(|service| service.waits_for_clients);
+            table::lock_verified(guard, self.listener).get().is_some_and(|service| service.waits_for_clients);
         if !by_list {
             return Err(Errno::EAGAIN);
         }

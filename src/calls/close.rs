@@ -30,7 +30,7 @@ const WITHOUT_DESCRIPTOR: i64 = 1000;
 pub fn close_connection(guard: &mut EntryGuard, fd: RawFd) -> Result<(), Error> {
     let queue = leave_in_background(guard, fd, Deadline::NONE);
     queue.into_iter().for_each(|queue| send_now(guard, fd, queue));
-    loops::closing(guard, fd);
+    loops::note_closing(guard, fd);
     let noted = prepare_close(guard, fd);
     drop(noted.map_err(|errno| Error::new(Code::IPC_ERROR_USOCK_CLOSE, errno))?);
     let closed = endpoint::close(fd);
@@ -48,7 +48,7 @@ pub fn end_member(
     fd: RawFd,
     linger: Option<Deadline>,
 ) -> Result<(), Errno> {
-    let token = loops::ending(guard, list, fd).map_err(|_| Errno::ENOMEM)?.ok_or(Errno::ENOENT)?;
+    let token = loops::mark_ended(guard, list, fd).map_err(|_| Errno::ENOMEM)?.ok_or(Errno::ENOENT)?;
     match linger {
         Some(linger) => drop(leave_in_background(guard, fd, linger)),
         None => background::leave_to_caller(guard, fd),
@@ -65,7 +65,7 @@ fn leave_in_background(guard: &EntryGuard, fd: RawFd, limit: Deadline) -> Option
     match background::take_over(guard, fd, limit) {
         Ok(begun) => {
             if begun == Some(Begun::First) {
-                loops::background_began(guard);
+                loops::note_background_began(guard);
             }
             None
         }
@@ -75,7 +75,7 @@ fn leave_in_background(guard: &EntryGuard, fd: RawFd, limit: Deadline) -> Option
 
 /// The socket is about to be closed: no other call sends to it or closes it from now on. The memory of the connection.
 fn prepare_close(guard: &EntryGuard, fd: RawFd) -> Result<Option<Memory>, Errno> {
-    let mut slot = table::lock(guard, fd);
+    let mut slot = table::lock_verified(guard, fd);
     if slot.get().is_some_and(|connection| !connection.turn.is_free()) {
         // A thread that is in the middle of a frame waits for the socket.
         socket::shut_down(fd);

@@ -9,7 +9,9 @@ use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, poll};
 
 use crate::calls::flow::Flow;
-use crate::connection::send::{Flushed, any_queued, failed, flush, flush_queue, note_queued, queued};
+use crate::connection::send::{
+    Flushed, any_queued, failed, flush_connection, flush_queue, note_queued, queued,
+};
 use crate::connection::stall::{LOOK, Stall};
 use crate::connection::state::Connection;
 use crate::connection::{background, table};
@@ -25,7 +27,7 @@ use crate::process::sharded::NumberMap;
 pub const MEMORY_PAUSE: u8 = 1;
 
 /// Has later calls send what is queued.
-pub fn has_queued(guard: &EntryGuard, fd: RawFd) {
+pub fn send_later(guard: &EntryGuard, fd: RawFd) {
     note_queued();
     loops::watch_output(guard, fd);
 }
@@ -35,9 +37,9 @@ pub fn is_any_queued() -> bool {
     any_queued() || background::is_active()
 }
 
-/// [`flush`], and what follows for the list that has the connection.
+/// [`flush_connection`], and what follows for the list that has the connection.
 fn flush_and_note(guard: &EntryGuard, fd: RawFd) -> Flushed {
-    let flushed = flush(guard, fd);
+    let flushed = flush_connection(guard, fd);
     if flushed == Flushed::All {
         loops::note_sent(guard, fd);
     }
@@ -51,7 +53,13 @@ pub struct Flushing(Option<PollSet>);
 impl Flushing {
     /// Waits until the descriptor is readable or one of the connections takes bytes, for so many milliseconds, below 0
     /// without end.
-    pub fn wait(&mut self, guard: &EntryGuard, wait: &mut Wait, fd: RawFd, left: i32) -> Result<(), Errno> {
+    pub fn wait_for_input(
+        &mut self,
+        guard: &EntryGuard,
+        wait: &mut Wait,
+        fd: RawFd,
+        left: i32,
+    ) -> Result<(), Errno> {
         let (waiting, are_all) = queued(guard);
         if !are_all {
             // What is left out may be what the peer waits for.
@@ -106,7 +114,7 @@ pub fn finish_at_exit(guard: &mut EntryGuard) {
             if stalls.try_reserve(1).is_err() {
                 return true;
             }
-            let mut slot = table::lock(guard, *fd);
+            let mut slot = table::lock_verified(guard, *fd);
             let Some(Connection { send_queue, .. }) = slot.get() else { return false };
             !stalls.entry(*fd).or_insert_with(|| Stall::begin(*fd, send_queue)).look(*fd, send_queue)
         });
@@ -142,7 +150,7 @@ impl Flush {
     /// Begins. ETIMEDOUT when the time is over.
     pub fn begin(&mut self, guard: &EntryGuard, wait: &mut Wait) -> Result<Flow<()>, Error> {
         fd::check_usable(self.fd).map_err(failed)?;
-        self.flush(guard, wait, false)
+        self.flush_or_wait(guard, wait, false)
     }
 
     /// Goes on after a wait.
@@ -155,13 +163,18 @@ impl Flush {
                 result => drop(result.map_err(failed)?),
             }
         }
-        self.flush(guard, wait, !has_paused && wait.events().is_ok_and(|events| events != 0))
+        self.flush_or_wait(guard, wait, !has_paused && wait.events().is_ok_and(|events| events != 0))
     }
 
-    fn flush(&mut self, guard: &EntryGuard, wait: &mut Wait, is_writable: bool) -> Result<Flow<()>, Error> {
+    fn flush_or_wait(
+        &mut self,
+        guard: &EntryGuard,
+        wait: &mut Wait,
+        is_writable: bool,
+    ) -> Result<Flow<()>, Error> {
         let fd = self.fd;
         let timeout = self.limit.left();
-        let mut slot = table::lock_known(guard, fd);
+        let mut slot = table::lock_unverified(guard, fd);
         let Some(connection) = slot.get().filter(|connection| !connection.may_send()) else {
             return Ok(Flow::Done(()));
         };

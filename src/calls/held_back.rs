@@ -76,7 +76,7 @@ impl HeldBack {
         match held_back.wait_for_room(guard, frame, wait) {
             Ok(Flow::Wait) => Ok(Held::Back(held_back)),
             result => {
-                held_back.end(&mut table::lock_known(guard, fd));
+                held_back.end(&mut table::lock_unverified(guard, fd));
                 result.map(|_| Held::Queued)
             }
         }
@@ -94,7 +94,7 @@ impl HeldBack {
             self.set = Some(set);
             return Ok(Flow::Wait);
         }
-        let mut slot = table::lock_known(guard, self.fd);
+        let mut slot = table::lock_unverified(guard, self.fd);
         frame.queue(self.connection(&mut slot)?, Room::Shared).map(Flow::Done)
     }
 
@@ -113,7 +113,7 @@ impl HeldBack {
     ) -> Result<Flow<()>, Error> {
         let mut are_others_ready = false;
         self.set.take().into_iter().for_each(|set| set.finish(1, |_| are_others_ready = true));
-        let mut slot = table::lock_known(guard, self.fd);
+        let mut slot = table::lock_unverified(guard, self.fd);
         if self.connection(&mut slot)?.turn.is_free() {
             flush_queue(&mut slot, self.fd)?;
         }

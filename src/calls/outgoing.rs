@@ -77,8 +77,8 @@ impl<'a> Outgoing<'a> {
         let descriptor = self.descriptor.filter(|_| sent == 0);
         let into_more = into_second.saturating_sub(second.len());
         match self.more {
-            [next, behind @ ..] if into_more > 0 => {
-                Self { pieces: [next, &[]], more: behind, descriptor }.after(into_more)
+            [next, rest @ ..] if into_more > 0 => {
+                Self { pieces: [next, &[]], more: rest, descriptor }.after(into_more)
             }
             more => Self { pieces, more, descriptor },
         }

@@ -6,7 +6,7 @@ use std::os::fd::RawFd;
 
 use nix::errno::Errno;
 
-use crate::calls::flush::has_queued;
+use crate::calls::flush::send_later;
 use crate::calls::outgoing::Outgoing;
 use crate::connection::send::{Flushed, failed, flush_queue, give_up, not_remembered, queued_bytes, refused};
 use crate::connection::state::Connection;
@@ -26,7 +26,7 @@ const BATCH: usize = 64 << 10;
 /// was queued. To ask for each frame would cost what batches save.
 pub fn queue(guard: &EntryGuard, fd: RawFd, pieces: [&[u8]; 2]) -> Result<(), Error> {
     let size = pieces.iter().map(|piece| piece.len()).sum();
-    let mut slot = table::lock_known(guard, fd);
+    let mut slot = table::lock_unverified(guard, fd);
     let before = slot.get().map_or(0, |connection| connection.send_queue.len());
     // Once for each batch, also where the peer does not read.
     let is_full = before / BATCH < (before + size) / BATCH;
@@ -49,14 +49,14 @@ pub fn queue(guard: &EntryGuard, fd: RawFd, pieces: [&[u8]; 2]) -> Result<(), Er
     }
     drop(slot);
     if is_first {
-        has_queued(guard, fd);
+        send_later(guard, fd);
     }
     Ok(())
 }
 
 /// Puts a frame behind others of its batch, if there is room for it.
 pub fn add_quickly(guard: &EntryGuard, fd: RawFd, pieces: [&[u8]; 2]) -> Option<()> {
-    let mut slot = table::lock_known(guard, fd);
+    let mut slot = table::lock_unverified(guard, fd);
     let connection = slot.get()?;
     let (before, size) = (connection.send_queue.len(), pieces[0].len() + pieces[1].len());
     let is_amid = before > 0 && before / BATCH == (before + size) / BATCH && !connection.left_to_parent;
@@ -70,7 +70,7 @@ pub fn add_quickly(guard: &EntryGuard, fd: RawFd, pieces: [&[u8]; 2]) -> Option<
 
 /// Sends the frame, or, where something stands before it or the kernel takes no more, queues it; it makes one send at most.
 pub fn send_or_queue(guard: &EntryGuard, fd: RawFd, frame: Outgoing<'_>) -> Result<(), Error> {
-    let mut slot = table::lock_known(guard, fd);
+    let mut slot = table::lock_unverified(guard, fd);
     slot.verify().map_err(failed)?;
     let mut sent = 0;
     if slot.get().is_none_or(|connection| connection.may_send()) {
@@ -102,7 +102,7 @@ pub fn send_or_queue(guard: &EntryGuard, fd: RawFd, frame: Outgoing<'_>) -> Resu
     }
     slot.count_sent();
     drop(slot);
-    has_queued(guard, fd);
+    send_later(guard, fd);
     Ok(())
 }
 

@@ -115,7 +115,7 @@ impl Read {
     /// The next step of a read of a connection of which nothing is in memory, as most often: the wait for a header, or the frame
     /// that the header is of, if it is there whole. None, and nothing is done, for all other steps.
     pub fn quick(&mut self, guard: &EntryGuard, wait: &mut Wait) -> Option<Flow<Frame>> {
-        let mut slot = table::lock_known(guard, self.fd);
+        let mut slot = table::lock_unverified(guard, self.fd);
         if self.is_timed || !slot.is_plain() || slot.list().is_some() || any_queued() {
             return None;
         }
@@ -159,7 +159,7 @@ impl Read {
         admit: Admit<'_>,
     ) -> Result<Flow<Frame>, Error> {
         let (mut unwanted, mut ended) = (Unwanted::default(), None);
-        let mut slot = table::lock(guard, self.fd);
+        let mut slot = table::lock_verified(guard, self.fd);
         let look = self.look(&mut slot, wait, &mut unwanted, admit);
         if let Some(connection) = slot.get() {
             unwanted.collect(&mut connection.decoder.descriptors);
@@ -175,7 +175,7 @@ impl Read {
         self.flushing.finish(guard);
         match look {
             Ok(Look::Frame(frame)) => Ok(Flow::Done(frame)),
-            Ok(Look::Nothing { has_begun }) => self.wait(guard, wait, has_begun),
+            Ok(Look::Nothing { has_begun }) => self.wait_for_frame(guard, wait, has_begun),
             Err(Failure::Passing(error)) => {
                 loops::note_input(guard, self.fd);
                 Err(error)
@@ -268,10 +268,10 @@ impl Read {
         let fd = self.fd;
         let refuses = slot.refuses_descriptors();
         let room = first_room(header.length, || socket::available(fd));
-        let came = decoder.receive_expected(room, |head, room| {
+        let outcome = decoder.receive_expected(room, |head, room| {
             unwanted.receive(refuses, None, |arriving| ancillary::receive_apart(fd, head, room, arriving))
         });
-        match came {
+        match outcome {
             // Another thread or process has taken it.
             Err(ReadError::System(Errno::EAGAIN)) => return Ok(Look::Nothing { has_begun: false }),
             Err(ReadError::System(errno)) => return Err(errno.into()),
@@ -279,7 +279,7 @@ impl Read {
             Ok(ReadOutcome::End) => return Err(Failure::End(Errno::EPIPE)),
             Ok(ReadOutcome::All | ReadOutcome::Full) => {}
         }
-        let is_empty = came == Ok(ReadOutcome::All);
+        let is_empty = outcome == Ok(ReadOutcome::All);
         let cut = decoder.cut();
         if !decoder.is_empty() {
             slot.entry()?.decoder = decoder;
@@ -300,7 +300,7 @@ impl Read {
     ) -> Result<Look, Failure> {
         let (fd, refuses) = (self.fd, slot.refuses_descriptors());
         let Connection { decoder, .. } = slot.entry()?;
-        let mut came = Ok(ReadOutcome::Full);
+        let mut outcome = Ok(ReadOutcome::Full);
         loop {
             if let Ok(Some(header)) = decoder.announced() {
                 admit(header)?;
@@ -309,15 +309,15 @@ impl Read {
                 return Ok(Look::Frame(frame));
             }
             let has_begun = decoder.has_begun();
-            if came == Ok(ReadOutcome::All) && !self.is_timed {
+            if outcome == Ok(ReadOutcome::All) && !self.is_timed {
                 // A receive that brought less than there was room for has taken all bytes; the wait finds whether the
                 // connection has ended. There may be no time for one.
                 return Ok(Look::Nothing { has_begun });
             }
-            came = decoder.receive_exact(|room, wanted| {
+            outcome = decoder.receive_exact(|room, wanted| {
                 unwanted.receive(refuses, wanted, |arriving| ancillary::receive(fd, room, arriving))
             });
-            match came {
+            match outcome {
                 Ok(ReadOutcome::All | ReadOutcome::Full) => {}
                 Ok(ReadOutcome::End) if has_begun => return Err(Failure::End(Errno::ECONNRESET)),
                 Ok(ReadOutcome::End) => return Err(Failure::End(Errno::EPIPE)),
@@ -329,7 +329,12 @@ impl Read {
     }
 
     /// There is no frame yet: what to wait for.
-    fn wait(&mut self, guard: &EntryGuard, wait: &mut Wait, has_begun: bool) -> Result<Flow<Frame>, Error> {
+    fn wait_for_frame(
+        &mut self,
+        guard: &EntryGuard,
+        wait: &mut Wait,
+        has_begun: bool,
+    ) -> Result<Flow<Frame>, Error> {
         if !has_begun && !is_any_queued() && self.limit.is_none() {
             wait.peek(self.fd, HEADER_SIZE);
             return Ok(Flow::Wait);
@@ -349,7 +354,7 @@ impl Read {
             }
             // It obeys SA_RESTART, which poll(2) does not.
             -1 if !is_any_queued() => wait.peek(self.fd, 1),
-            left => self.flushing.wait(guard, wait, self.fd, left).map_err(failed)?,
+            left => self.flushing.wait_for_input(guard, wait, self.fd, left).map_err(failed)?,
         }
         Ok(Flow::Wait)
     }
@@ -358,7 +363,7 @@ impl Read {
 /// Takes a frame back that could not be handed to the program.
 pub fn put_back(guard: &EntryGuard, fd: RawFd, frame: Frame) {
     // There is memory: the frame was received with it.
-    if let Ok(connection) = table::lock(guard, fd).entry() {
+    if let Ok(connection) = table::lock_verified(guard, fd).entry() {
         connection.decoder.put_back(frame);
     }
     loops::note_input(guard, fd);

@@ -37,14 +37,14 @@ pub struct WaitEvent {
     /// How often the kernel was asked without waiting.
     looks: usize,
     /// What the call waits for that is work of the library's own: the loop's clock, and what leaves in the background.
-    own: [Option<RawFd>; 2],
+    internal: [Option<RawFd>; 2],
 }
 
 impl WaitEvent {
     /// Waits until `limit` for what happens at this service, and to the list's connections. The program wants so many
     /// events: one, and the others by [`more`].
     pub fn new(listener: Option<RawFd>, limit: Deadline, most: usize) -> Self {
-        Self { listener, limit, most, looks: 0, own: [None; 2] }
+        Self { listener, limit, most, looks: 0, internal: [None; 2] }
     }
 
     /// The next step of a wait for a list of a few connections, as most often: the wait for them, or the message that one of them
@@ -61,24 +61,24 @@ impl WaitEvent {
                 return None;
             }
             let (listener, most) = (self.listener, self.most);
-            return loops::quickly(guard, list.key(), |event_loop| {
+            return loops::with_loop_quickly(guard, list.key(), |event_loop| {
                 if let Some(message) = event_loop.go_on_quickly(guard, list, listener, most) {
                     return Some(Flow::Done(message));
                 }
                 let next = event_loop.begin_quickly(list, listener, most)?;
-                self.wait(guard, wait, next, left);
+                self.wait_for_members(guard, wait, next, left);
                 Some(Flow::Wait)
             });
         }
         let (ready, is_blocked) = (wait.only_ready()?, wait.has_blocked_signals());
-        loops::quickly(guard, list.key(), |event_loop| {
+        loops::with_loop_quickly(guard, list.key(), |event_loop| {
             match event_loop.serve_quickly(guard, list, ready, is_blocked)? {
                 Served::Message(origin, frame) => Some(Flow::Done((origin, frame))),
                 Served::Part => {
                     let left = self.limit.left();
                     let has_blocked = left < 0 && wait.block_signals();
                     let next = event_loop.wait_quickly(list, has_blocked).filter(|_| left != 0)?;
-                    self.wait(guard, wait, next, left);
+                    self.wait_for_members(guard, wait, next, left);
                     Some(Flow::Wait)
                 }
             }
@@ -108,7 +108,7 @@ impl WaitEvent {
                         continue;
                     }
                     if left != 0 {
-                        self.wait(guard, wait, next, left);
+                        self.wait_for_members(guard, wait, next, left);
                         return Ok(Flow::Wait);
                     }
                     // One look brings a part of those that are ready, and another one what is behind half a message:
@@ -145,18 +145,18 @@ impl WaitEvent {
         self.looks = 0;
         let mut ready = Few::NONE;
         wait.ready().for_each(|fd| _ = ready.push(fd));
-        if is_endless && ready.as_slice().iter().all(|fd| self.own.contains(&Some(*fd))) {
+        if is_endless && ready.as_slice().iter().all(|fd| self.internal.contains(&Some(*fd))) {
             // There is work to do, and then another wait.
             wait.block_signals();
         }
         Ok(Input::Woken(ready, is_blocked))
     }
 
-    fn wait(&mut self, guard: &EntryGuard, wait: &mut Wait, mut next: WaitFor, left: i32) {
-        self.own = [next.clock, None];
+    fn wait_for_members(&mut self, guard: &EntryGuard, wait: &mut Wait, mut next: WaitFor, left: i32) {
+        self.internal = [next.clock, None];
         let mut limit = next.limit;
         if let Some(set) = background::set(guard) {
-            self.own = [next.clock, Some(set)];
+            self.internal = [next.clock, Some(set)];
             next.fds.push(set);
             limit = Some(limit.unwrap_or(u32::MAX).min(LOOK.unsigned_abs()));
         }
@@ -171,7 +171,7 @@ impl WaitEvent {
 pub fn more<L: List>(guard: &EntryGuard, list: &mut L) -> Result<Option<Event<L::Origin>>, Error> {
     let key = list.key();
     if let Some((origin, frame)) =
-        loops::quickly(guard, key, |event_loop| event_loop.more_quickly(guard, list))
+        loops::with_loop_quickly(guard, key, |event_loop| event_loop.more_quickly(guard, list))
     {
         return Ok(Some(Event { origin, what: What::Message(frame) }));
     }

@@ -21,7 +21,7 @@ use std::os::fd::RawFd;
 use nix::errno::Errno;
 
 use crate::calls::flow::Flow;
-use crate::calls::flush::{Flush, MEMORY_PAUSE, has_queued};
+use crate::calls::flush::{Flush, MEMORY_PAUSE, send_later};
 use crate::calls::held_back::{Held, HeldBack};
 use crate::calls::outgoing::Outgoing;
 use crate::connection::send::{Flushed, failed, flush_queue, give_up, is_passing, not_remembered};
@@ -50,7 +50,7 @@ enum Phase {
     /// It waits for room in the queue.
     HeldBack(HeldBack),
     /// Its frame is sent; what a signal handler has queued behind it leaves now.
-    Behind(Flush),
+    After(Flush),
 }
 
 /// A write, between its steps: plain data.
@@ -90,7 +90,7 @@ impl<'a> Write<'a> {
         frame: Outgoing<'a>,
         begun: &mut Option<Self>,
     ) -> Option<Result<(), Error>> {
-        let mut slot = table::lock_known(guard, fd);
+        let mut slot = table::lock_unverified(guard, fd);
         if frame.len() == 0 || frame.has_descriptor() || !slot.has_nothing() || !slot.is_verified() {
             return None;
         }
@@ -122,7 +122,7 @@ impl<'a> Write<'a> {
     pub fn step(&mut self, guard: &EntryGuard, wait: &mut Wait) -> Result<Flow<()>, Error> {
         let next = match &mut self.phase {
             // The frame itself is sent.
-            Phase::Behind(flush) => return Ok(flush.go_on(guard, wait).unwrap_or(Flow::Done(()))),
+            Phase::After(flush) => return Ok(flush.go_on(guard, wait).unwrap_or(Flow::Done(()))),
             Phase::New => self.begin(guard, wait),
             Phase::Begun => self.wait_or_queue(guard, wait),
             Phase::Turn => self.begin_with_turn(guard, wait),
@@ -141,7 +141,7 @@ impl<'a> Write<'a> {
             // A signal handler has queued a frame after this one, and no list sends it.
             let mut flush = Flush::new(self.fd, Deadline::NONE);
             if let Ok(Flow::Wait) = flush.begin(guard, wait) {
-                self.phase = Phase::Behind(flush);
+                self.phase = Phase::After(flush);
                 return Ok(Flow::Wait);
             }
         }
@@ -154,7 +154,7 @@ impl<'a> Write<'a> {
         if frame.len() == 0 {
             return fd::check_usable(fd).map_err(failed).map(Flow::Done);
         }
-        let mut slot = table::lock_known(guard, fd);
+        let mut slot = table::lock_unverified(guard, fd);
         slot.verify().map_err(failed)?;
         self.list = slot.list();
         let identity = slot.identity();
@@ -169,7 +169,7 @@ impl<'a> Write<'a> {
                 if self.list.is_some() {
                     return self.queue_or_hold_back(guard, slot, wait);
                 }
-                connection.turn.wait(thread, wait.turn())?;
+                connection.turn.enqueue(thread, wait.turn())?;
                 (self.phase, self.identity) = (Phase::Turn, identity);
                 return Ok(Flow::Wait);
             }
@@ -181,7 +181,7 @@ impl<'a> Write<'a> {
     /// The thread was woken: it has the turn, or the connection is closed.
     fn begin_with_turn(&mut self, guard: &EntryGuard, wait: &mut Wait) -> Result<Flow<()>, Error> {
         let thread = guard.thread();
-        let mut slot = table::lock_known(guard, self.fd);
+        let mut slot = table::lock_unverified(guard, self.fd);
         slot.check_identity(self.identity).map_err(failed)?;
         let connection = slot.get().ok_or(failed(Errno::EBADF))?;
         if !connection.turn.is_held_by(thread) {
@@ -280,7 +280,7 @@ impl<'a> Write<'a> {
         match self.frame.queue(connection, connection.settings.room()) {
             Ok(()) => {
                 drop(slot);
-                has_queued(guard, self.fd);
+                send_later(guard, self.fd);
                 Ok(Flow::Done(()))
             }
             Err(Error { errno: Errno::EAGAIN, .. }) => {
@@ -314,7 +314,7 @@ impl<'a> Write<'a> {
             }
         }
         // The number may be another socket's by now.
-        let mut slot = table::lock(guard, fd);
+        let mut slot = table::lock_verified(guard, fd);
         let connection = Self::own_turn(&mut slot, guard.thread())?;
         // What was queued before goes out first; what a signal handler has queued since goes out last.
         if self.sent == 0 && !connection.send_queue.is_empty() {
@@ -351,7 +351,7 @@ impl<'a> Write<'a> {
 
     /// Keeps the rest of the frame in memory; later calls send it. The call has the turn.
     fn queue_rest(&mut self, guard: &EntryGuard, wait: &mut Wait) -> Result<Flow<()>, Error> {
-        let mut slot = table::lock_known(guard, self.fd);
+        let mut slot = table::lock_unverified(guard, self.fd);
         let connection = Self::own_turn(&mut slot, guard.thread())?;
         if self.sent == 0 {
             connection.turn.pass();
@@ -369,10 +369,10 @@ impl<'a> Write<'a> {
     /// anything is.
     fn leave(&mut self, guard: &EntryGuard) -> bool {
         let phase = std::mem::replace(&mut self.phase, Phase::New);
-        if let Phase::New | Phase::Behind(_) = phase {
+        if let Phase::New | Phase::After(_) = phase {
             return false;
         }
-        let mut slot = table::lock_known(guard, self.fd);
+        let mut slot = table::lock_unverified(guard, self.fd);
         let is_it = match phase {
             Phase::HeldBack(held_back) => held_back.end(&mut slot),
             Phase::Turn if slot.check_identity(self.identity).is_err() => false,
@@ -385,7 +385,7 @@ impl<'a> Write<'a> {
         slot.remove_if_idle();
         drop(slot);
         if is_queued {
-            has_queued(guard, self.fd);
+            send_later(guard, self.fd);
         } else {
             // The end of a peer that sends no more may have waited for it.
             loops::note_sent(guard, self.fd);
@@ -397,7 +397,7 @@ impl<'a> Write<'a> {
     /// frame that has not is not sent.
     pub fn abandon(&mut self, guard: &EntryGuard) {
         if self.sent > 0 && matches!(self.phase, Phase::Peer | Phase::Memory) {
-            let mut slot = table::lock(guard, self.fd);
+            let mut slot = table::lock_verified(guard, self.fd);
             let Ok(connection) = Self::own_turn(&mut slot, guard.thread()) else { return };
             if self.frame.after(self.sent).prepend(connection).is_err() {
                 give_up(self.fd, Errno::ENOMEM);

@@ -82,14 +82,14 @@ pub enum Begun {
     Another,
 }
 
-fn lock(_section: &EntryGuard) -> MutexGuard<'static, Background> {
+fn lock_background(_section: &EntryGuard) -> MutexGuard<'static, Background> {
     sync::lock(&BACKGROUND)
 }
 
 impl Rest {
     /// Sends what the kernel takes; whether it is over: all is sent, the peer has closed the connection, or the program has
     /// closed the copy.
-    fn flush(&mut self) -> bool {
+    fn send_queued(&mut self) -> bool {
         let fd = self.descriptor.as_raw_fd();
         if !self.descriptor.is_intact() {
             return true;
@@ -102,7 +102,9 @@ impl Rest {
 
     /// The same; whether the peer has taken nothing for too long, or the time is over, too.
     fn look(&mut self) -> bool {
-        self.flush() || self.stall.look(self.descriptor.as_raw_fd(), &self.queue) || self.limit.left() == 0
+        self.send_queued()
+            || self.stall.look(self.descriptor.as_raw_fd(), &self.queue)
+            || self.limit.left() == 0
     }
 }
 
@@ -160,7 +162,7 @@ impl Background {
         for token in ready.iter().map(|readiness| readiness.u64) {
             if token & REST == 0 {
                 fds.extend(RawFd::try_from(token));
-            } else if self.rests.get_mut(&(token as u32)).is_some_and(Rest::flush) {
+            } else if self.rests.get_mut(&(token as u32)).is_some_and(Rest::send_queued) {
                 over.extend(self.rests.remove(&(token as u32)));
             }
         }
@@ -189,7 +191,7 @@ impl Background {
 /// A connection is about to be closed: what is queued for it is no more looked after here.
 pub fn leave_to_caller(guard: &EntryGuard, fd: RawFd) {
     if is_active() {
-        let mut background = lock(guard);
+        let mut background = lock_background(guard);
         background.stop_watching(fd);
         let unused = background.end();
         drop(background);
@@ -201,23 +203,23 @@ pub fn leave_to_caller(guard: &EntryGuard, fd: RawFd) {
 /// descriptor or no memory for that, the queue is returned.
 pub fn take_over(guard: &EntryGuard, fd: RawFd, limit: Deadline) -> Result<Option<Begun>, SendQueue> {
     leave_to_caller(guard, fd);
-    let mut slot = table::lock_known(guard, fd);
-    let is_owed = |slot: &mut table::Slot<'_>| {
+    let mut slot = table::lock_unverified(guard, fd);
+    let has_unsent = |slot: &mut table::Slot<'_>| {
         let connection = slot.get().filter(|connection| connection.turn.is_free());
         connection.is_some_and(|connection| !connection.send_queue.is_empty())
     };
-    if !is_owed(&mut slot) {
+    if !has_unsent(&mut slot) {
         return Ok(None);
     }
     slot.drop_if_reused();
-    if !is_owed(&mut slot) || flush_queue(&mut slot, fd).is_err() || !is_owed(&mut slot) {
+    if !has_unsent(&mut slot) || flush_queue(&mut slot, fd).is_err() || !has_unsent(&mut slot) {
         return Ok(None);
     }
     let queue = slot.get().map(|connection| std::mem::take(&mut connection.send_queue)).unwrap_or_default();
     drop(slot);
     let Ok(descriptor) = fd::duplicate(fd) else { return Err(queue) };
     let rest = Rest { stall: Stall::begin(fd, &queue), descriptor, queue, limit };
-    let mut background = lock(guard);
+    let mut background = lock_background(guard);
     if background.rests.try_reserve(1).is_err() {
         drop(background);
         return Err(rest.queue);
@@ -232,7 +234,7 @@ pub fn take_over(guard: &EntryGuard, fd: RawFd, limit: Deadline) -> Result<Optio
 
 /// A connection that is in no list any more: what is queued for it leaves in the background.
 pub fn watch(guard: &EntryGuard, fd: RawFd) {
-    let mut background = lock(guard);
+    let mut background = lock_background(guard);
     if background.connections.try_reserve(1).is_ok() {
         background.begin();
         background.add(fd, u64::from(fd.unsigned_abs()));
@@ -250,15 +252,15 @@ pub fn send(guard: &EntryGuard, has_waited: bool) {
         return;
     }
     loop {
-        let mut background = lock(guard);
+        let mut background = lock_background(guard);
         let has_more = background.step(&mut fds, &mut over);
         if !has_more {
             background.look(&mut fds, &mut over);
         }
         drop(background);
         over.clear();
-        fds.retain(|fd| send::flush(guard, *fd) == Flushed::All);
-        let mut background = lock(guard);
+        fds.retain(|fd| send::flush_connection(guard, *fd) == Flushed::All);
+        let mut background = lock_background(guard);
         fds.drain(..).for_each(|fd| background.stop_watching(fd));
         let unused = background.end();
         drop(background);
@@ -275,14 +277,14 @@ pub fn set(guard: &EntryGuard) -> Option<RawFd> {
     if !is_active() {
         return None;
     }
-    let mut background = lock(guard);
+    let mut background = lock_background(guard);
     background.build();
     background.set.as_ref().map(Poller::fd)
 }
 
 /// Whether there are rests of connections that were closed.
 pub fn has_rests(guard: &EntryGuard) -> bool {
-    is_active() && !lock(guard).rests.is_empty()
+    is_active() && !lock_background(guard).rests.is_empty()
 }
 
 /// Which set it is.
@@ -292,7 +294,7 @@ pub fn set_number() -> u32 {
 
 /// Acts on the set, if there is one.
 pub fn with_set(guard: &EntryGuard, act: impl FnOnce(&Poller)) {
-    if let Some(set) = &lock(guard).set {
+    if let Some(set) = &lock_background(guard).set {
         act(set);
     }
 }
@@ -302,7 +304,7 @@ pub struct Frozen(MutexGuard<'static, Background>);
 
 /// Locks it.
 pub fn freeze(guard: &EntryGuard) -> Frozen {
-    Frozen(lock(guard))
+    Frozen(lock_background(guard))
 }
 
 /// In the child of a fork: it is the parent's to send. What is returned is to be dropped when nothing is locked.
@@ -314,7 +316,7 @@ pub fn leave_to_parent(Frozen(mut background): Frozen) -> impl Sized {
 
 /// At the end of the process: gives back what is kept for all of it.
 pub fn release(guard: &EntryGuard) {
-    let mut background = lock(guard);
+    let mut background = lock_background(guard);
     IS_ACTIVE.store(false, Ordering::Relaxed);
     let rests = std::mem::replace(&mut background.rests, empty_map());
     let set = background.set.take();

@@ -250,10 +250,10 @@ impl FrameDecoder {
             let mut room = [MaybeUninit::uninit(); HEADER_SIZE];
             let (_, missing) = self.header.split_at_mut(self.filled);
             let (room, _) = room.split_at_mut(missing.len());
-            let came = source(room, wanted)?;
-            missing.iter_mut().zip(&*came).for_each(|(place, byte)| *place = *byte);
-            self.filled += came.len();
-            return Ok(ReadOutcome::of(came.len(), missing.len()));
+            let received = source(room, wanted)?;
+            missing.iter_mut().zip(&*received).for_each(|(place, byte)| *place = *byte);
+            self.filled += received.len();
+            return Ok(ReadOutcome::of(received.len(), missing.len()));
         }
         // Where it is too long, `cut` has said so.
         let length = Header::decode(self.header, self.longest.0).map_or(0, |header| header.length);
@@ -301,9 +301,9 @@ impl FrameDecoder {
             self.filled = count;
             Ok::<_, Errno>(rest)
         })?;
-        let came = ReadOutcome::of(self.filled + count, HEADER_SIZE + room);
+        let outcome = ReadOutcome::of(self.filled + count, HEADER_SIZE + room);
         self.begin(self.header, self.filled, payload);
-        Ok(came)
+        Ok(outcome)
     }
 
     /// Begins with what was received of a frame elsewhere: bytes of its header, and what followed them. Nothing else is there.
@@ -405,19 +405,19 @@ mod tests {
             while let Some(frame) = decoder.cut().unwrap() {
                 frames.push((frame.kind, frame.payload.bytes().to_vec()));
                 if way == Way::Exact {
-                    let told: usize = frames.iter().map(|(_, payload)| payload.len() + HEADER_SIZE).sum();
-                    assert_eq!(stream.len() - rest.len(), told, "read beyond the frame");
+                    let cut: usize = frames.iter().map(|(_, payload)| payload.len() + HEADER_SIZE).sum();
+                    assert_eq!(stream.len() - rest.len(), cut, "read beyond the frame");
                 }
             }
             decoder.return_spare(&mut spare);
-            let came = match way {
+            let outcome = match way {
                 Way::Exact => decoder.receive_exact(source(&mut rest, step)).unwrap(),
                 Way::Expected(size) if !decoder.has_begun() => {
                     decoder.receive_expected(first_room(size, || 0), source_apart(&mut rest, step)).unwrap()
                 }
                 _ => decoder.receive_ahead(&mut spare, source(&mut rest, step)).unwrap(),
             };
-            if came == ReadOutcome::End {
+            if outcome == ReadOutcome::End {
                 assert!(decoder.is_empty());
                 return frames;
             }
@@ -426,7 +426,7 @@ mod tests {
 
     #[test]
     #[cfg_attr(miri, ignore = "it takes hours there")]
-    fn frames_are_the_same_however_the_stream_is_cut() {
+    fn frames_do_not_depend_on_how_stream_is_split() {
         let sent = [
             (0, vec![]),
             (1, b"x".to_vec()),
@@ -449,7 +449,7 @@ mod tests {
     }
 
     #[test]
-    fn an_announcement_alone_allocates_nothing_and_a_byte_little() {
+    fn header_alone_allocates_nothing_and_first_byte_little() {
         let mut decoder = FrameDecoder::default();
         let header = Header { kind: 2, length: header::MAX_PAYLOAD }.encode().unwrap();
         let (mut rest, mut spare) = (&header[..], Block::default());
@@ -473,7 +473,7 @@ mod tests {
     }
 
     #[test]
-    fn a_length_over_the_maximum_stays_one() {
+    fn length_over_maximum_remains_an_error() {
         let mut decoder = FrameDecoder::default();
         let mut rest = &[1, 255, 255, 255, 255, 1, 2, 3][..];
         decoder.receive_ahead(&mut Block::default(), source(&mut rest, 8)).unwrap();

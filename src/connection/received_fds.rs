@@ -139,7 +139,7 @@ mod tests {
     }
 
     #[test]
-    fn descriptors_go_with_the_frame_that_they_came_with() {
+    fn descriptors_stay_with_frame_they_arrived_with() {
         let mut descriptors = Descriptors::default();
         let [first, second, third] = open(3).try_into().unwrap();
         let numbers = [&first, &second, &third].map(AsRawFd::as_raw_fd);
@@ -161,7 +161,7 @@ mod tests {
     }
 
     #[test]
-    fn there_are_never_more_than_the_most() {
+    fn received_descriptors_never_exceed_maximum() {
         let mut descriptors = Descriptors::default();
         for _ in 0..2 {
             descriptors.begin().unwrap();

@@ -127,17 +127,17 @@ pub fn flush_queue(slot: &mut Slot<'_>, fd: RawFd) -> Result<Flushed, Error> {
 
 /// The same for a connection whose number was verified; whether anything is yet to be sent to it.
 pub fn flush_verified(guard: &EntryGuard, fd: RawFd) -> bool {
-    let mut slot = table::lock_known(guard, fd);
+    let mut slot = table::lock_unverified(guard, fd);
     if slot.get().is_some_and(|connection| connection.turn.is_free()) {
         let _ = flush_queue(&mut slot, fd);
         slot.remove_if_idle();
     }
-    slot.get().is_some_and(|connection| connection.is_owed())
+    slot.get().is_some_and(|connection| connection.has_unsent())
 }
 
 /// Sends what is queued for the connection, as far as the kernel takes it now.
-pub fn flush(guard: &EntryGuard, fd: RawFd) -> Flushed {
-    let mut slot = table::lock(guard, fd);
+pub fn flush_connection(guard: &EntryGuard, fd: RawFd) -> Flushed {
+    let mut slot = table::lock_verified(guard, fd);
     if slot.get().is_some_and(|connection| !connection.turn.is_free()) {
         return Flushed::Full;
     }
@@ -148,7 +148,7 @@ pub fn flush(guard: &EntryGuard, fd: RawFd) -> Flushed {
 
 /// How many bytes wait to be sent on the connection.
 pub fn queued_bytes(guard: &EntryGuard, fd: RawFd) -> usize {
-    table::lock(guard, fd).get().map_or(0, |connection| connection.send_queue.len())
+    table::lock_verified(guard, fd).get().map_or(0, |connection| connection.send_queue.len())
 }
 
 /// Whether bytes wait to be sent on the connection.

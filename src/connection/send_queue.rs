@@ -262,7 +262,7 @@ mod tests {
     use std::os::fd::OwnedFd;
 
     #[test]
-    fn the_queue_sends_in_order_and_refuses_whole() {
+    fn queue_sends_in_order_and_refuses_whole_frames() {
         let mut queue = SendQueue::default();
         queue.reserve(QUEUE_LIMIT, Room::Own(QUEUE_LIMIT), false).unwrap();
         assert_eq!(queue.reserve(QUEUE_LIMIT + 1, Room::Own(QUEUE_LIMIT), false), Err(Errno::EAGAIN));
@@ -290,7 +290,7 @@ mod tests {
     }
 
     #[test]
-    fn a_descriptor_goes_with_the_first_byte_of_its_frame_and_with_no_other() {
+    fn descriptor_leaves_with_first_byte_of_its_frame_only() {
         let open = || Some(KeptFd::new(OwnedFd::from(std::fs::File::open("/dev/null").unwrap())));
         for step in (1..9).chain([100]) {
             let mut queue = SendQueue::default();
@@ -325,15 +325,15 @@ mod tests {
         let flushed = queue.flush(|pieces, descriptor| {
             left = left.checked_sub(1).ok_or(Errno::EAGAIN)?;
             let offered: Vec<u8> = pieces.iter().flat_map(|piece| piece.iter().copied()).collect();
-            let behind = expected.range(..offered.len());
-            assert!(behind.clone().map(|(byte, ..)| *byte).eq(offered.iter().copied()), "in order");
+            let next = expected.range(..offered.len());
+            assert!(next.clone().map(|(byte, ..)| *byte).eq(offered.iter().copied()), "in order");
             let (_, first, frame) = *expected.front().unwrap();
             assert_eq!(descriptor, first, "with the first byte");
             let is_apart = |(_, other, number): &Waiting| match descriptor {
                 Some(_) => *number == frame,
                 None => other.is_none(),
             };
-            assert!(behind.clone().all(is_apart), "with no other frame");
+            assert!(next.clone().all(is_apart), "with no other frame");
             let taken = offered.len().min(most);
             expected.drain(..taken);
             Ok(taken)
@@ -343,7 +343,7 @@ mod tests {
     }
 
     #[test]
-    fn whatever_is_put_in_and_however_it_is_taken_all_leaves_in_order_and_once() {
+    fn queue_sends_all_bytes_once_and_in_order() {
         const LIMIT: usize = 150;
         let mut state = 1_u64;
         let mut below = |limit: u64| {

@@ -116,7 +116,7 @@ impl Connection {
     }
 
     /// Whether anything is yet to be sent: queued, or being written by a thread.
-    pub fn is_owed(&self) -> bool {
+    pub fn has_unsent(&self) -> bool {
         !self.send_queue.is_empty() || !self.turn.is_unused()
     }
 

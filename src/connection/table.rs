@@ -7,7 +7,7 @@
 //! * what the program has set for it: limits, and a pointer of its own;
 //! * which list it is in.
 //!
-//! A program may close the number with close(2) at any time, and the kernel gives it to another file. So [`lock`] asks
+//! A program may close the number with close(2) at any time, and the kernel gives it to another file. So [`lock_verified`] asks
 //! whether it still is the socket that something is known of, and forgets what is not; nothing is known of most numbers,
 //! and then the kernel is not asked. Two counters tell calls that wait what has happened meanwhile: how often the library
 //! has given out the number as a new connection, and how often it has closed it.
@@ -88,7 +88,7 @@ impl SetByProgram {
 }
 
 impl Entry {
-    fn is_known(&self) -> bool {
+    fn is_in_use(&self) -> bool {
         self.connection.is_some() || self.set.is_some() || self.list != 0
     }
 
@@ -160,25 +160,25 @@ pub struct Slot<'a> {
 }
 
 /// Locks the place of `fd`, and forgets what is known of another socket with that number.
-pub fn lock(guard: &EntryGuard, fd: RawFd) -> Slot<'_> {
-    let mut slot = lock_known(guard, fd);
+pub fn lock_verified(guard: &EntryGuard, fd: RawFd) -> Slot<'_> {
+    let mut slot = lock_unverified(guard, fd);
     slot.drop_if_reused();
     slot
 }
 
 /// Locks the place of `fd`, and does not ask whether it is still the socket that something is known of: the caller
 /// knows that, or asks before it matters.
-pub fn lock_known(guard: &EntryGuard, fd: RawFd) -> Slot<'_> {
+pub fn lock_unverified(guard: &EntryGuard, fd: RawFd) -> Slot<'_> {
     Slot { fd, shard: TABLE.lock(guard, key(fd)), discarded: None, seen: None }
 }
 
 impl Slot<'_> {
-    fn known(&self) -> Option<&Entry> {
+    fn existing(&self) -> Option<&Entry> {
         // A negative number has no place.
         usize::try_from(self.fd).ok().and_then(|number| self.shard.entries.get(number / PARTS))
     }
 
-    fn known_mut(&mut self) -> Option<&mut Entry> {
+    fn existing_mut(&mut self) -> Option<&mut Entry> {
         usize::try_from(self.fd).ok().and_then(|number| self.shard.entries.get_mut(number / PARTS))
     }
 
@@ -186,13 +186,13 @@ impl Slot<'_> {
     fn place(&mut self) -> Result<&mut Entry, Errno> {
         let number = usize::try_from(self.fd).map_err(|_| Errno::EBADF)?;
         self.shard.grow(number / PARTS + 1).map_err(|_| Errno::ENOMEM)?;
-        self.known_mut().ok_or(Errno::ENOMEM)
+        self.existing_mut().ok_or(Errno::ENOMEM)
     }
 
     /// Forgets what is known of another socket with this number. EBADF if frames were queued since it may have been
     /// the other one: they may have been meant for this.
     pub fn verify(&mut self) -> Result<(), Errno> {
-        if self.known().is_some_and(|entry| entry.closes & CLOSING != 0) {
+        if self.existing().is_some_and(|entry| entry.closes & CLOSING != 0) {
             // By the time that bytes are sent the number may be another socket's.
             return Err(Errno::EBADF);
         }
@@ -216,7 +216,7 @@ impl Slot<'_> {
     /// Whether the number is that of a connection which the library has given out, with no settings of its own, for which the
     /// kernel lets no descriptors through.
     pub fn has_no_settings(&self) -> bool {
-        self.known().is_some_and(|entry| {
+        self.existing().is_some_and(|entry| {
             entry.set.as_deref().is_none_or(|[set]| set.settings == Settings::default())
                 && entry.cookie.is_some()
                 && entry.closes & (REFUSES | CLOSING) == REFUSES
@@ -225,19 +225,19 @@ impl Slot<'_> {
 
     /// Whether nothing of a connection is in memory, and there is memory for it: no frame has begun, and none is queued.
     pub fn has_nothing(&self) -> bool {
-        self.known().is_some_and(|entry| entry.connection.is_none()) && self.shard.spare.is_some()
+        self.existing().is_some_and(|entry| entry.connection.is_none()) && self.shard.spare.is_some()
     }
 
     /// Whether the number still is the socket that something is known of, if anything is, and not about to be closed.
     pub fn is_verified(&self) -> bool {
-        self.known().is_none_or(|entry| {
-            entry.closes & CLOSING == 0 && (!entry.is_known() || entry.cookie.is_behind(self.fd))
+        self.existing().is_none_or(|entry| {
+            entry.closes & CLOSING == 0 && (!entry.is_in_use() || entry.cookie.is_behind(self.fd))
         })
     }
 
     /// Forgets what is known of another socket with this number.
     pub fn drop_if_reused(&mut self) {
-        if let Some(known) = self.known().filter(|entry| entry.is_known()).map(|entry| entry.cookie) {
+        if let Some(known) = self.existing().filter(|entry| entry.is_in_use()).map(|entry| entry.cookie) {
             self.seen = Cookie::of(self.fd).ok();
             if !self.seen.is_some_and(|seen| seen.may_be(known)) {
                 self.forget();
@@ -252,7 +252,7 @@ impl Slot<'_> {
 
     /// Which socket the number was when it was last seen; whether that is certain: asked just now.
     pub fn last_socket(&self) -> Result<(Cookie, bool), Errno> {
-        let last = self.known().map(|entry| entry.cookie).filter(|cookie| cookie.is_some());
+        let last = self.existing().map(|entry| entry.cookie).filter(|cookie| cookie.is_some());
         match (self.seen, last) {
             (None, Some(last)) => Ok((last, false)),
             _ => self.socket().map(|now| (now, true)),
@@ -261,12 +261,12 @@ impl Slot<'_> {
 
     /// What has come in and is yet to go out.
     pub fn get(&mut self) -> Option<&mut Connection> {
-        self.known_mut()?.connection.as_deref_mut().map(|[connection]| connection)
+        self.existing_mut()?.connection.as_deref_mut().map(|[connection]| connection)
     }
 
     /// What the program has set: for a connection, or for all that a service accepts.
     pub fn settings(&self) -> Settings {
-        self.known().map_or_else(Settings::default, Entry::settings)
+        self.existing().map_or_else(Settings::default, Entry::settings)
     }
 
     /// Changes that.
@@ -294,7 +294,7 @@ impl Slot<'_> {
 
     /// The program's pointer. The slot was verified.
     pub fn data(&self) -> Option<&UserData> {
-        let [set] = self.known()?.set.as_deref()?;
+        let [set] = self.existing()?.set.as_deref()?;
         set.data.as_ref()
     }
 
@@ -307,36 +307,36 @@ impl Slot<'_> {
 
     /// Takes the program's pointer of the socket that had this cookie, whatever the number is by now.
     pub fn take_data(&mut self, cookie: Cookie) -> Option<UserData> {
-        let entry = self.known_mut().filter(|entry| entry.cookie == cookie)?;
+        let entry = self.existing_mut().filter(|entry| entry.cookie == cookie)?;
         let [set] = entry.set.as_deref_mut()?;
         set.data.take()
     }
 
     /// Whether the kernel refuses descriptors that are sent to the socket. The slot was verified.
     pub fn refuses_descriptors(&self) -> bool {
-        self.known().is_some_and(|entry| entry.closes & REFUSES != 0)
+        self.existing().is_some_and(|entry| entry.closes & REFUSES != 0)
     }
 
     /// The kernel refuses descriptors that are sent to this listening socket, and to those of its clients.
     pub fn note_refuses(&mut self) {
-        self.known_mut().into_iter().for_each(|entry| entry.set(REFUSES, true));
+        self.existing_mut().into_iter().for_each(|entry| entry.set(REFUSES, true));
     }
 
     /// Whether descriptors may have been sent to the socket that were not received, and no other process receives from it.
     pub fn may_hold_descriptors(&self) -> bool {
-        let is_known = |entry: &&Entry| entry.cookie.is_some();
-        let is_shared = self.known().filter(is_known).map(|entry| entry.closes & SHARED != 0);
+        let is_in_use = |entry: &&Entry| entry.cookie.is_some();
+        let is_shared = self.existing().filter(is_in_use).map(|entry| entry.closes & SHARED != 0);
         !self.refuses_descriptors() && !is_shared.unwrap_or_else(fork_epoch::has_forked)
     }
 
     /// The list that has the connection: its address.
     pub fn list(&self) -> Option<usize> {
-        self.known().map(|entry| entry.list).filter(|list| *list != 0)
+        self.existing().map(|entry| entry.list).filter(|list| *list != 0)
     }
 
     /// The list at this address has the connection no more.
     pub fn note_unlisted(&mut self, list: usize) {
-        self.known_mut().filter(|entry| entry.list == list).into_iter().for_each(|entry| entry.list = 0);
+        self.existing_mut().filter(|entry| entry.list == list).into_iter().for_each(|entry| entry.list = 0);
     }
 
     fn note_closing(mut self, socket: Result<Cookie, Errno>) -> Result<Option<Memory>, Errno> {
@@ -349,7 +349,7 @@ impl Slot<'_> {
         } else {
             internal_fds::is_internal(self.fd)
         };
-        if self.known().is_some_and(is_closing) || is_internal {
+        if self.existing().is_some_and(is_closing) || is_internal {
             return Err(Errno::EBADF);
         }
         self.forget();
@@ -374,13 +374,13 @@ impl Slot<'_> {
 
     /// Whether the number is that of a connection which the library has given out, and which is in no list.
     pub fn is_unlisted(&self) -> bool {
-        self.known()
+        self.existing()
             .is_some_and(|entry| entry.list == 0 && entry.cookie.is_some() && entry.cookie.is_behind(self.fd))
     }
 
     /// How often the library has given out the number, and how often it has closed it.
     pub fn counters(&self) -> (u32, u32) {
-        self.known().map_or((0, 0), |entry| (entry.given, entry.closes & !FLAGS))
+        self.existing().map_or((0, 0), |entry| (entry.given, entry.closes & !FLAGS))
     }
 
     /// Makes sure that [`Slot::entry`] will find memory.
@@ -402,7 +402,7 @@ impl Slot<'_> {
         if self.get().is_none() {
             self.reserve()?;
             let cookie = Cookie::of(self.fd)?;
-            if self.known().is_some_and(|entry| entry.is_known() && !entry.cookie.may_be(cookie)) {
+            if self.existing().is_some_and(|entry| entry.is_in_use() && !entry.cookie.may_be(cookie)) {
                 self.forget();
             }
             let settings = self.settings();
@@ -417,14 +417,14 @@ impl Slot<'_> {
     /// Forgets what has come in and gone out, if there is nothing left of it.
     pub fn remove_if_idle(&mut self) {
         if self.get().is_some_and(|connection| connection.is_idle()) {
-            let memory = self.known_mut().and_then(|entry| entry.connection.take());
+            let memory = self.existing_mut().and_then(|entry| entry.connection.take());
             self.shard.spare = memory;
         }
     }
 
     /// Forgets the connection. Threads that wait for their turn to send find that it is closed.
     pub fn forget(&mut self) {
-        let mut memory = self.known_mut().and_then(Entry::forget);
+        let mut memory = self.existing_mut().and_then(Entry::forget);
         memory.as_deref_mut().into_iter().flatten().for_each(|connection| connection.turn.close());
         self.discarded = memory.or_else(|| self.discarded.take());
     }
@@ -437,7 +437,7 @@ impl Slot<'_> {
     /// Which connection the number is, as far as the library knows.
     pub fn identity(&self) -> Identity {
         Identity {
-            cookie: self.known().map_or(Cookie::NONE, |entry| entry.cookie),
+            cookie: self.existing().map_or(Cookie::NONE, |entry| entry.cookie),
             counters: self.counters(),
         }
     }
@@ -459,7 +459,7 @@ pub struct Identity {
 
 /// Changes what is set for the descriptor.
 pub fn set(guard: &EntryGuard, fd: RawFd, change: impl FnOnce(&mut Settings)) -> Result<(), Errno> {
-    let mut slot = lock(guard, fd);
+    let mut slot = lock_verified(guard, fd);
     let mut settings = slot.settings();
     change(&mut settings);
     slot.set(settings)
@@ -496,21 +496,21 @@ impl Prepared {
 
     /// Settings for a client of this service: its own.
     pub fn for_client(guard: &EntryGuard, service: RawFd) -> Result<Self, OutOfMemory> {
-        let slot = lock_known(guard, service);
+        let slot = lock_unverified(guard, service);
         Self::new(slot.settings(), slot.refuses_descriptors())
     }
 }
 
 /// Whether bytes of the connection were read ahead.
 pub fn has_ahead(guard: &EntryGuard, fd: RawFd) -> bool {
-    lock_known(guard, fd).get().is_some_and(|connection| connection.decoder.has_ahead())
+    lock_unverified(guard, fd).get().is_some_and(|connection| connection.decoder.has_ahead())
 }
 
 /// The library gives out this number as a new connection, with these settings. What another socket with the number has
 /// left is forgotten.
 pub fn give_out(guard: &EntryGuard, fd: RawFd, Prepared { set, refuses }: Prepared) -> Result<(), Errno> {
     HIGHEST.fetch_max(key(fd), Ordering::Relaxed);
-    let mut slot = lock_known(guard, fd);
+    let mut slot = lock_unverified(guard, fd);
     slot.forget();
     let cookie = Cookie::of(fd)?;
     match slot.place() {
@@ -541,21 +541,21 @@ pub fn give_out(guard: &EntryGuard, fd: RawFd, Prepared { set, refuses }: Prepar
 /// is held. EBADF if another call is about to close it: by the time that this one would, the number may be another file's; or
 /// if that call has closed it and holds the number; or if the descriptor is one that the library keeps.
 pub fn note_closing(guard: &EntryGuard, fd: RawFd) -> Result<Option<Memory>, Errno> {
-    let slot = lock_known(guard, fd);
+    let slot = lock_unverified(guard, fd);
     let socket = Cookie::of(fd);
     slot.note_closing(socket)
 }
 
 /// The same for a socket: ENOTSOCK for what is none.
 pub fn note_closing_socket(guard: &EntryGuard, fd: RawFd) -> Result<Option<Memory>, Errno> {
-    let slot = lock_known(guard, fd);
+    let slot = lock_unverified(guard, fd);
     let socket = Cookie::of(fd)?;
     slot.note_closing(Ok(socket))
 }
 
 /// The number was closed.
 pub fn note_closed(guard: &EntryGuard, fd: RawFd) {
-    if let Some(entry) = lock_known(guard, fd).known_mut() {
+    if let Some(entry) = lock_unverified(guard, fd).existing_mut() {
         entry.set(CLOSING, false);
     }
 }
@@ -563,14 +563,14 @@ pub fn note_closed(guard: &EntryGuard, fd: RawFd) {
 /// The list at this address has the connection from now on: the last one, if the program has added it to several. Returns
 /// which socket it is.
 pub fn note_listed(guard: &EntryGuard, fd: RawFd, list: usize) -> Result<Cookie, Errno> {
-    let slot = lock(guard, fd);
+    let slot = lock_verified(guard, fd);
     let cookie = Cookie::of(fd)?;
     slot.note_listed(list, cookie)
 }
 
 /// The same for a connection that was given out just now.
 pub fn note_new_listed(guard: &EntryGuard, fd: RawFd, list: usize) -> Result<Cookie, Errno> {
-    let slot = lock_known(guard, fd);
+    let slot = lock_unverified(guard, fd);
     let cookie = slot.last_socket()?.0;
     slot.note_listed(list, cookie)
 }
@@ -620,7 +620,7 @@ pub fn freeze() -> Frozen {
 pub fn release(guard: &EntryGuard) {
     TABLE.for_each(guard, |part| {
         part.spare = None;
-        if !part.entries.iter().any(Entry::is_known) {
+        if !part.entries.iter().any(Entry::is_in_use) {
             part.entries = Vec::new();
         }
     });
@@ -641,7 +641,7 @@ pub fn leave_output_to_parent(table: &mut Frozen) {
             // The thread that was about to close it is not there.
             entry.set(CLOSING, false);
             let Some([connection]) = entry.connection.as_deref_mut() else { continue };
-            connection.left_to_parent |= connection.is_owed();
+            connection.left_to_parent |= connection.has_unsent();
             connection.send_queue.clear();
             connection.turn.abandon();
             if connection.is_idle() {

@@ -54,7 +54,7 @@ impl Turn {
     }
 
     /// Waits for it: the waker is called when the thread holds it, or when the connection is closed.
-    pub fn wait(&mut self, thread: Thread, waker: Waker) -> Result<(), OutOfMemory> {
+    pub fn enqueue(&mut self, thread: Thread, waker: Waker) -> Result<(), OutOfMemory> {
         self.waiting.try_reserve(1)?;
         self.waiting.push_back((thread, waker));
         Ok(())
@@ -113,14 +113,14 @@ mod tests {
     }
 
     #[test]
-    fn turn_is_passed_in_order_and_left_by_threads_that_end() {
+    fn turn_passes_in_order_and_skips_ended_threads() {
         let [first, second, third, fourth] = threads();
         let semaphores = [(); 3].map(|()| Semaphore::new());
         let mut turn = Turn::default();
         assert!(turn.is_free() && turn.is_unused());
         turn.take(first);
         for (thread, semaphore) in [second, third, fourth].into_iter().zip(&semaphores) {
-            turn.wait(thread, semaphore.arm()).unwrap();
+            turn.enqueue(thread, semaphore.arm()).unwrap();
             assert!(turn.has(thread) && !turn.is_held_by(thread));
         }
         // One that waits ends: the others keep their places.

@@ -35,7 +35,7 @@ impl Pause {
 /// What an accept that failed means.
 pub enum Refused {
     /// Another process took the client, or it has left.
-    Nobody,
+    NoClient,
     /// It is no service, or a sandbox does not know the call.
     NoService,
     /// Descriptors, watches or memory have run out, or somebody forbids it: the established connections go on, the new
@@ -46,7 +46,7 @@ pub enum Refused {
 impl From<Errno> for Refused {
     fn from(errno: Errno) -> Self {
         match errno {
-            Errno::EAGAIN | Errno::EINTR | Errno::EPROTO => Self::Nobody,
+            Errno::EAGAIN | Errno::EINTR | Errno::EPROTO => Self::NoClient,
             Errno::EBADF | Errno::EINVAL | Errno::ENOTSOCK | Errno::ENOSYS => Self::NoService,
             _ => Self::Later,
         }

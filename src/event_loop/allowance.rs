@@ -47,7 +47,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn waits_are_counted_until_none_was_for_a_while() {
+    fn waits_count_until_a_period_without_any() {
         let (mut allowance, mut now) = (Allowance::default(), 10 * RENEWED);
         // Peers that keep up are waited for without end.
         for _ in 0..100 {
@@ -69,7 +69,7 @@ mod tests {
     }
 
     #[test]
-    fn no_while_has_more_than_the_allowance() {
+    fn no_period_exceeds_the_allowance() {
         let (mut allowance, mut state, mut now) = (Allowance::default(), 1_u64, RENEWED);
         let mut waits = Vec::new();
         for _ in 0..10_000 {

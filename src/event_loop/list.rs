@@ -29,7 +29,7 @@ pub trait List {
     /// Takes out the client that was added last, at this index, and its structure with it.
     fn take_back(&mut self, index: usize);
     /// Takes the entry out; the last one takes its place.
-    fn remove(&mut self, index: usize);
+    fn remove_entry(&mut self, index: usize);
 }
 
 /// One entry of a list.

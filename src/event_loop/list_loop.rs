@@ -53,7 +53,7 @@ pub struct EventLoop {
     /// once for each member.
     verified: Vec<u32>,
     /// The watched descriptors that this call has reported.
-    shown: Vec<RawFd>,
+    reported_watched: Vec<RawFd>,
     /// Whether an event was reported in this call.
     is_batch: bool,
     /// Whether a thread waits for the set.
@@ -106,7 +106,7 @@ impl Drop for Ended {
     }
 }
 
-fn nobody() -> Error {
+fn no_member() -> Error {
     Error::argument(Code::IPC_ERROR_WAIT_EVENT__NO_CLIENTS_PARAM)
 }
 
@@ -120,7 +120,7 @@ impl EventLoop {
             signals: Signals::default(),
             ended: None,
             verified: Vec::new(),
-            shown: Vec::new(),
+            reported_watched: Vec::new(),
             is_batch: false,
             is_waiting: false,
             allowance: Allowance::default(),
@@ -185,12 +185,12 @@ impl EventLoop {
             Input::Accepted(client, fd, prepared, shapes) => {
                 self.registry.forget_lost_set();
                 self.note_shape(shapes);
-                self.accepted(guard, list, client, fd, prepared)
+                self.add_client(guard, list, client, fd, prepared)
             }
             Input::NotAccepted(errno, shapes) => {
                 self.registry.forget_lost_set();
                 self.note_shape(shapes);
-                self.not_accepted(guard, errno).map_or(Ok(None), Err)?
+                self.note_not_accepted(guard, errno).map_or(Ok(None), Err)?
             }
             Input::Read(token, read) => {
                 self.registry.forget_lost_set();
@@ -218,7 +218,7 @@ impl EventLoop {
                 return Ok(step);
             }
             if !self.can_happen() {
-                return Err(nobody());
+                return Err(no_member());
             }
         }
         self.wait_for(list, is_idle).map(Step::Wait)
@@ -262,7 +262,7 @@ impl EventLoop {
     /// A call begins. Whether nothing is left to report, and the program seems to have changed nothing.
     fn note_call<L: List>(&mut self, list: &L, listener: Option<RawFd>, may_wait: bool, most: usize) -> bool {
         (self.is_batch, self.is_waiting, self.is_undisturbed) = (false, false, false);
-        self.shown.clear();
+        self.reported_watched.clear();
         self.forget_verified();
         self.registry.turns.begin(most);
         self.upkeep.scan.begin(may_wait);

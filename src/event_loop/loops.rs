@@ -67,7 +67,7 @@ pub fn with_loop<R>(
 }
 
 /// Acts on the loop of a list, if there is one, in a way that leaves nothing to show or to give back.
-pub fn quickly<R>(
+pub fn with_loop_quickly<R>(
     guard: &EntryGuard,
     list: usize,
     act: impl FnOnce(&mut EventLoop) -> Option<R>,
@@ -91,7 +91,7 @@ fn with_existing<R>(guard: &EntryGuard, list: usize, act: impl FnOnce(&mut Event
 
 /// Acts on the loop that has the connection, and the slot of it there.
 fn with_member(guard: &EntryGuard, fd: RawFd, act: impl FnOnce(&mut EventLoop, u32)) {
-    let list = table::lock_known(guard, fd).list();
+    let list = table::lock_unverified(guard, fd).list();
     if let Some(list) = list {
         with_existing(guard, list, |event_loop| {
             if let Some(slot) = event_loop.slot_of(fd) {
@@ -104,20 +104,26 @@ fn with_member(guard: &EntryGuard, fd: RawFd, act: impl FnOnce(&mut EventLoop, u
 /// The program has added an entry to its list, at this index.
 ///
 /// `before` is what [`List::shape`] was before, `kind` what the entry is: the list cannot tell all of them apart.
-pub fn added<L: List>(
+pub fn note_added<L: List>(
     guard: &EntryGuard,
     list: &L,
     before: (usize, usize),
     index: usize,
     kind: Kind,
 ) -> Result<(), Error> {
-    with_loop(guard, list.key(), |event_loop| event_loop.added(guard, list, before, index, kind))
+    with_loop(guard, list.key(), |event_loop| event_loop.note_added(guard, list, before, index, kind))
 }
 
 /// The program has taken an entry out of its list, by [`List::remove`] at this index; `before` is what [`List::shape`]
 /// was, `addr` the address of the structure.
-pub fn removed<L: List>(guard: &EntryGuard, list: &L, before: (usize, usize), addr: usize, index: usize) {
-    with_existing(guard, list.key(), |event_loop| event_loop.removed(guard, list, before, addr, index));
+pub fn note_removed<L: List>(
+    guard: &EntryGuard,
+    list: &L,
+    before: (usize, usize),
+    addr: usize,
+    index: usize,
+) {
+    with_existing(guard, list.key(), |event_loop| event_loop.note_removed(guard, list, before, addr, index));
 }
 
 /// What [`EventLoop::status`] says; nothing of a list that has no loop.
@@ -143,10 +149,10 @@ pub fn is_timer(guard: &EntryGuard, list: usize, fd: RawFd) -> bool {
 }
 
 /// The list is no more.
-pub fn freed(guard: &EntryGuard, list: usize) {
+pub fn note_freed(guard: &EntryGuard, list: usize) {
     let event_loop = LOOPS.lock(guard, part(list)).remove(&list);
     if let Some(mut event_loop) = event_loop {
-        event_loop.leave(guard);
+        event_loop.note_freed(guard);
     }
 }
 
@@ -164,8 +170,8 @@ pub fn hold(guard: &EntryGuard, list: usize, held: Option<KeptFd>) {
 }
 
 /// The program ends a connection of this list: none if the list does not have it. Which member it was.
-pub fn ending(guard: &EntryGuard, list: usize, fd: RawFd) -> Result<Option<Token>, OutOfMemory> {
-    with_existing(guard, list, |event_loop| event_loop.ending(guard, fd)).unwrap_or(Ok(None))
+pub fn mark_ended(guard: &EntryGuard, list: usize, fd: RawFd) -> Result<Option<Token>, OutOfMemory> {
+    with_existing(guard, list, |event_loop| event_loop.mark_ended(guard, fd)).unwrap_or(Ok(None))
 }
 
 /// The number of a connection that the program has ended is held until its end was reported.
@@ -191,13 +197,13 @@ pub fn find_ended<R>(guard: &EntryGuard, addr: usize, fd: RawFd, look: impl Fn(&
 
 /// Why the connection with this number is about to end, if a list has it.
 pub fn reason(guard: &EntryGuard, fd: RawFd) -> Option<Reason> {
-    let list = table::lock(guard, fd).list()?;
+    let list = table::lock_verified(guard, fd).list()?;
     LOOPS.lock(guard, part(list)).get(&list)?.reason(fd)
 }
 
 /// A descriptor is about to be closed by the library, at the program's word.
-pub fn closing(guard: &EntryGuard, fd: RawFd) {
-    with_member(guard, fd, |event_loop, slot| event_loop.closing(guard, slot));
+pub fn note_closing(guard: &EntryGuard, fd: RawFd) {
+    with_member(guard, fd, |event_loop, slot| event_loop.note_closing(guard, slot));
 }
 
 /// Has the list that has the connection look at what is in memory of it: the kernel may have nothing more.
@@ -238,7 +244,7 @@ pub fn others(guard: &EntryGuard, list: usize, fd: RawFd) -> Option<PollSet> {
 }
 
 /// Something leaves in the background from now on: those that wait are to wait for that, too.
-pub fn background_began(guard: &EntryGuard) {
+pub fn note_background_began(guard: &EntryGuard) {
     LOOPS.for_each(guard, |loops| {
         for event_loop in loops.values_mut() {
             event_loop.update_event_fd(guard);

@@ -253,8 +253,8 @@ impl Members {
         reserve(&mut self.places, 1)?;
         self.holders.try_reserve(2)?;
         if self.slab.is_empty() {
-            let nobody = Entry { fd: -1, addr: 0, kind: Kind::Listener };
-            self.slab.push(Member::new(nobody, NONE, State::Vacant));
+            let vacant = Entry { fd: -1, addr: 0, kind: Kind::Listener };
+            self.slab.push(Member::new(vacant, NONE, State::Vacant));
         }
         Ok(())
     }

@@ -68,15 +68,15 @@ impl Receiver {
         token: Token,
         fd: RawFd,
     ) -> Result<(Received, bool), OutOfMemory> {
-        let mut slot = table::lock_known(guard, fd);
+        let mut slot = table::lock_unverified(guard, fd);
         // Before anything is taken from the kernel, so that nothing is lost for want of it.
         slot.reserve().map_err(|_| OutOfMemory)?;
         let refuses = slot.refuses_descriptors();
         let mut unwanted = Unwanted::default();
-        let (came, cut, more);
+        let (outcome, cut, more);
         let mut end = Reason::Ended;
         if let Some(connection) = slot.get() {
-            (came, cut) = self.pull(&mut connection.decoder, token, fd, refuses, &mut unwanted);
+            (outcome, cut) = self.pull(&mut connection.decoder, token, fd, refuses, &mut unwanted);
             more = connection.decoder.has_ahead();
             if connection.decoder.has_begun() {
                 end = Reason::Cut;
@@ -86,7 +86,7 @@ impl Receiver {
             }
         } else {
             let mut decoder = slot.settings().decoder();
-            (came, cut) = self.pull(&mut decoder, token, fd, refuses, &mut unwanted);
+            (outcome, cut) = self.pull(&mut decoder, token, fd, refuses, &mut unwanted);
             more = decoder.has_ahead();
             let connection = if decoder.is_empty() { None } else { slot.entry().ok() };
             if let Some(connection) = connection {
@@ -95,7 +95,7 @@ impl Receiver {
         }
         drop(slot);
         drop(unwanted);
-        let received = match (came, cut) {
+        let received = match (outcome, cut) {
             (_, Ok(Some(frame))) => Received::Message(frame),
             (Ok(ReadOutcome::End), _) => Received::End(end),
             (Err(ReadError::System(Errno::EAGAIN | Errno::EINTR)), _) => Received::Nothing,
@@ -111,7 +111,7 @@ impl Receiver {
     /// The next frame of a connection, of what was read ahead, or of what the kernel has; and whether there is more to cut. With
     /// none of these, what was received is in memory.
     pub fn next_quickly(&mut self, guard: &EntryGuard, token: Token, fd: RawFd) -> Option<Quick> {
-        let mut slot = table::lock_known(guard, fd);
+        let mut slot = table::lock_unverified(guard, fd);
         if slot.get().is_some() {
             return self.go_on_quickly(slot, token, fd);
         }
@@ -227,14 +227,14 @@ impl Receiver {
         unwanted: &mut Unwanted,
     ) -> (Result<ReadOutcome, ReadError>, Result<Option<Frame>, DecodeError>) {
         let mut cut = decoder.cut();
-        let mut came = Ok(ReadOutcome::Full);
+        let mut outcome = Ok(ReadOutcome::Full);
         for _ in 0..RECEIVES {
-            let (Ok(None), Ok(ReadOutcome::Full)) = (&cut, came) else { break };
+            let (Ok(None), Ok(ReadOutcome::Full)) = (&cut, outcome) else { break };
             if let Some((_, errno)) = self.failure.take().filter(|(failed, _)| *failed == token) {
-                came = Err(ReadError::System(errno));
+                outcome = Err(ReadError::System(errno));
                 break;
             }
-            came = if self.expected < LARGE || decoder.has_begun() || decoder.descriptors.is_some() {
+            outcome = if self.expected < LARGE || decoder.has_begun() || decoder.descriptors.is_some() {
                 decoder.receive_ahead(&mut self.spare, |room, wanted| {
                     unwanted.receive(refuses, wanted, |arriving| ancillary::receive(fd, room, arriving))
                 })
@@ -245,7 +245,7 @@ impl Receiver {
                         .receive(refuses, None, |arriving| ancillary::receive_apart(fd, head, room, arriving))
                 })
             };
-            if let Ok(ReadOutcome::All | ReadOutcome::Full) = came {
+            if let Ok(ReadOutcome::All | ReadOutcome::Full) = outcome {
                 cut = decoder.cut();
             }
         }
@@ -254,6 +254,6 @@ impl Receiver {
         }
         unwanted.collect(&mut decoder.descriptors);
         decoder.return_spare(&mut self.spare);
-        (came, cut)
+        (outcome, cut)
     }
 }

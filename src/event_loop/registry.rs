@@ -143,12 +143,12 @@ impl Registry {
         if member.state == State::Closed {
             return;
         }
-        let data = table::lock_known(guard, member.fd).take_data(member.cookie);
+        let data = table::lock_unverified(guard, member.fd).take_data(member.cookie);
         self.unregister(guard, slot, &member);
         if member.has(REPORTED) {
             self.part(slot, |parting| parting.data = data);
         }
-        let (given, _) = table::lock_known(guard, member.fd).counters();
+        let (given, _) = table::lock_unverified(guard, member.fd).counters();
         let Some(member) = self.members.get_mut(slot) else { return };
         member.state = State::Closed;
         if member.reason == Reason::None {
@@ -191,7 +191,7 @@ impl Registry {
         if member.is_registered() && !member.has(ALWAYS_READY) {
             self.poller().into_iter().for_each(|poller| poller.remove(member.fd));
         }
-        let number = if member.has(NOTED) { Some(table::lock(guard, member.fd)) } else { None };
+        let number = if member.has(NOTED) { Some(table::lock_verified(guard, member.fd)) } else { None };
         self.forget_member(guard, slot, member, number);
     }
 
@@ -200,7 +200,7 @@ impl Registry {
         if let Some(poller) = self.poller_ref().filter(|_| !member.has(ALWAYS_READY)) {
             poller.remove(member.fd);
         }
-        let number = if member.has(NOTED) { Some(table::lock_known(guard, member.fd)) } else { None };
+        let number = if member.has(NOTED) { Some(table::lock_unverified(guard, member.fd)) } else { None };
         self.forget_member(guard, slot, member, number);
     }
 
@@ -388,7 +388,7 @@ impl Registry {
 
     /// Whether the library has given out a closed member's number as a connection that is in no list.
     fn is_given_out_again(&self, guard: &EntryGuard, member: &Member) -> bool {
-        let number = table::lock_known(guard, member.fd);
+        let number = table::lock_unverified(guard, member.fd);
         let (given, _) = number.counters();
         given != member.registration && number.is_unlisted()
     }

@@ -95,7 +95,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn pass_sees_each_entry_once_after_the_last_call() {
+    fn pass_visits_each_entry_once_after_last_call() {
         let mut scan = Scan::default();
         scan.begin(true);
         let mut seen = Vec::new();
@@ -114,7 +114,7 @@ mod tests {
     }
 
     #[test]
-    fn list_that_has_shrunk_ends_the_pass() {
+    fn pass_ends_when_list_shrinks() {
         let mut scan = Scan::default();
         scan.begin(true);
         assert_eq!(scan.part(100), 0..64);

@@ -134,7 +134,7 @@ mod tests {
     }
 
     #[test]
-    fn tokens_of_former_members_do_not_pile_up() {
+    fn tokens_of_removed_members_do_not_accumulate() {
         let mut turns = Turns::new();
         for n in 0..1000 {
             turns.make_room(1, |token| token == Token::of(n)).unwrap();

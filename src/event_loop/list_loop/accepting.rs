@@ -19,7 +19,7 @@ use crate::process::entry_guard::EntryGuard;
 
 impl EventLoop {
     /// Asks for a client, if there is memory for one: else it waits in the kernel's queue.
-    pub(super) fn accept<O>(&mut self, guard: &EntryGuard) -> Option<Step<O>> {
+    pub(super) fn prepare_accept<O>(&mut self, guard: &EntryGuard) -> Option<Step<O>> {
         let fd = self.registry.members.listener()?.fd;
         if self.registry.pause.is_on() {
             return None;
@@ -41,9 +41,9 @@ impl EventLoop {
         }
     }
 
-    pub(super) fn not_accepted(&mut self, guard: &EntryGuard, errno: Errno) -> Option<Error> {
+    pub(super) fn note_not_accepted(&mut self, guard: &EntryGuard, errno: Errno) -> Option<Error> {
         match Refused::from(errno) {
-            Refused::Nobody => None,
+            Refused::NoClient => None,
             Refused::NoService => Some(failed(errno)),
             Refused::Later => {
                 self.pause_accepting(guard);
@@ -53,7 +53,7 @@ impl EventLoop {
     }
 
     /// Takes a client in, and reports it.
-    pub(super) fn accepted<L: List>(
+    pub(super) fn add_client<L: List>(
         &mut self,
         guard: &EntryGuard,
         list: &mut L,

@@ -21,7 +21,7 @@ use crate::process::entry_guard::EntryGuard;
 
 impl EventLoop {
     /// The program has added the entry at this index. `before` is the list's shape before that.
-    pub fn added<L: List>(
+    pub fn note_added<L: List>(
         &mut self,
         guard: &EntryGuard,
         list: &L,
@@ -82,7 +82,7 @@ impl EventLoop {
     }
 
     /// The program has taken the entry with this structure out of its list, at this index.
-    pub fn removed<L: List>(
+    pub fn note_removed<L: List>(
         &mut self,
         guard: &EntryGuard,
         list: &L,
@@ -134,7 +134,7 @@ impl EventLoop {
     }
 
     /// The list is no more.
-    pub fn leave(&mut self, guard: &EntryGuard) {
+    pub fn note_freed(&mut self, guard: &EntryGuard) {
         // What was made for the list ends with it.
         for slot in 0..self.registry.members.slab_size() {
             let is_made = |member: &&Member| {
@@ -154,7 +154,7 @@ impl EventLoop {
         }
         let key = self.registry.key();
         for fd in fds {
-            table::lock_known(guard, fd).note_unlisted(key);
+            table::lock_unverified(guard, fd).note_unlisted(key);
             if send::is_queued(guard, fd) {
                 background::watch(guard, fd);
             }
@@ -168,7 +168,7 @@ impl EventLoop {
     }
 
     /// A member's descriptor is about to be closed by the library, at the program's word.
-    pub fn closing(&mut self, guard: &EntryGuard, slot: u32) {
+    pub fn note_closing(&mut self, guard: &EntryGuard, slot: u32) {
         self.registry.mark_closed(guard, slot);
         self.resume_accepting(guard);
         self.wake();
@@ -176,7 +176,7 @@ impl EventLoop {
 
     /// The program ends the connection with this number: nothing is reported of it from now on but its end. Which member it was;
     /// none if it is no connection, or has ended.
-    pub fn ending(&mut self, guard: &EntryGuard, fd: RawFd) -> Result<Option<Token>, OutOfMemory> {
+    pub fn mark_ended(&mut self, guard: &EntryGuard, fd: RawFd) -> Result<Option<Token>, OutOfMemory> {
         let Some(slot) = self.slot_of(fd) else { return Ok(None) };
         let is_it = |member: &&Member| member.kind == Kind::Connection && member.is_registered();
         if !self.registry.verify_without_set(slot) {
@@ -191,7 +191,7 @@ impl EventLoop {
                 member.reason = Reason::Closed;
             }
         }
-        self.closing(guard, slot);
+        self.note_closing(guard, slot);
         Ok(Some(token))
     }
 

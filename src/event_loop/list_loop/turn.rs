@@ -57,7 +57,7 @@ impl EventLoop {
         let (is_readable, is_writable) = (member.take(READABLE), member.take(WRITABLE));
         let is_writable = is_writable && member.has(SENDING);
         if slot == LISTENER {
-            return Ok(self.accept(guard));
+            return Ok(self.prepare_accept(guard));
         }
         let located = self.locate(guard, list, token);
         // Without memory, or a watch for a new entry: the next call goes on.
@@ -88,14 +88,14 @@ impl EventLoop {
             self.send_queued(guard, slot, member.fd);
         }
         if member.state == State::Draining {
-            if !is_owed(guard, member.fd) {
+            if !has_unsent(guard, member.fd) {
                 self.registry.turns.push_end(token);
             }
             return Ok(None);
         }
         match member.kind {
             _ if !is_readable => Ok(None),
-            Kind::Watched => match self.show_ready(guard, slot, member.fd)? {
+            Kind::Watched => match self.should_report_ready(guard, slot, member.fd)? {
                 true => happened(What::Ready),
                 false => Ok(None),
             },
@@ -191,13 +191,13 @@ impl EventLoop {
 
     /// Whether a watched descriptor is to be reported: once in a call, if it still is readable. The program may have
     /// read it meanwhile, and would wait. Epoll reports it again as long as it is.
-    fn show_ready(&mut self, guard: &EntryGuard, slot: u32, fd: RawFd) -> Result<bool, Error> {
-        if self.shown.contains(&fd) || self.shown.try_reserve(1).is_err() {
+    fn should_report_ready(&mut self, guard: &EntryGuard, slot: u32, fd: RawFd) -> Result<bool, Error> {
+        if self.reported_watched.contains(&fd) || self.reported_watched.try_reserve(1).is_err() {
             return Ok(false);
         }
         match extra::is_ready(fd) {
             Ok(true) => {
-                self.shown.push(fd);
+                self.reported_watched.push(fd);
                 Ok(true)
             }
             Ok(false) => Ok(false),
@@ -281,10 +281,10 @@ impl EventLoop {
             drop(background::take_over(guard, member.fd, Deadline::NONE));
         }
         let mut parting = self.registry.take_parting(token.slot);
-        let data = table::lock_known(guard, member.fd).take_data(member.cookie);
+        let data = table::lock_unverified(guard, member.fd).take_data(member.cookie);
         parting.data = parting.data.or(data);
         self.ended = Some(Ended::new(member, parting));
-        list.remove(member.index());
+        list.remove_entry(member.index());
         if let Some(member) = self.registry.members.swap_remove(member.index()) {
             if is_it {
                 self.registry.unregister_verified(guard, token.slot, &member);
@@ -293,7 +293,7 @@ impl EventLoop {
             }
         }
         self.resume_accepting(guard);
-        let may_hold = table::lock_known(guard, member.fd).may_hold_descriptors();
+        let may_hold = table::lock_unverified(guard, member.fd).may_hold_descriptors();
         // Not if the program is about to close it. What is no socket is not closed, either.
         let noted = if is_it { table::note_closing_socket(guard, member.fd) } else { Err(Errno::EBADF) };
         if let Ok(memory) = noted {
@@ -305,7 +305,7 @@ impl EventLoop {
 
     /// Sends what is queued for the member.
     fn send_queued(&mut self, guard: &EntryGuard, slot: u32, fd: RawFd) {
-        let flushed = send::flush(guard, fd);
+        let flushed = send::flush_connection(guard, fd);
         if flushed != Flushed::Full {
             self.registry.watch_output(slot, false);
         }
@@ -315,6 +315,6 @@ impl EventLoop {
 }
 
 /// Whether anything is yet to be sent to the connection: queued, or being written by a thread.
-fn is_owed(guard: &EntryGuard, fd: RawFd) -> bool {
-    table::lock(guard, fd).get().is_some_and(|connection| connection.is_owed())
+fn has_unsent(guard: &EntryGuard, fd: RawFd) -> bool {
+    table::lock_verified(guard, fd).get().is_some_and(|connection| connection.has_unsent())
 }

@@ -60,7 +60,7 @@ impl List for Program {
 
     fn take_back(&mut self, _: usize) {}
 
-    fn remove(&mut self, index: usize) {
+    fn remove_entry(&mut self, index: usize) {
         self.places.swap_remove(index);
     }
 }
@@ -164,7 +164,7 @@ fn token_of_another_registration_finds_nothing() {
     members.hold(slot);
     assert!(members.find(token).is_none() && !members.get(slot).unwrap().has(QUEUED));
     let token = Token::of_member(slot, members.get(slot).unwrap());
-    list.remove(0);
+    list.remove_entry(0);
     assert!(members.swap_remove(0).is_some());
     list.add(4, Kind::Extra);
     sync(&mut members, &list, true);
@@ -173,7 +173,7 @@ fn token_of_another_registration_finds_nothing() {
 }
 
 #[test]
-fn address_that_is_forgotten_leads_to_no_member() {
+fn forgotten_address_finds_no_member() {
     let (mut members, mut list) = (Members::new(), Program::default());
     let addr = list.add(3, Kind::Connection);
     sync(&mut members, &list, true);
@@ -216,7 +216,7 @@ fn change(script: &mut Script, list: &mut Program) {
     let kind = if script.below(4) == 0 { Kind::Extra } else { Kind::Connection };
     match script.below(9) {
         0 | 1 if size < 12 => _ = list.add(fd, kind),
-        2 if size > 0 => list.remove(place),
+        2 if size > 0 => list.remove_entry(place),
         3 if size > 0 => _ = list.places.remove(place),
         4 if size > 0 => list.places[place] = None,
         5 if size > 0 => list.places.swap(place, size - 1),
@@ -238,7 +238,7 @@ fn change(script: &mut Script, list: &mut Program) {
 }
 
 #[test]
-fn mirror_is_as_the_list_is_after_any_changes() {
+fn mirror_equals_list_after_any_changes() {
     let mut script = Script(0x9E37_79B9_7F4A_7C15);
     for _ in 0..400 {
         let (mut members, mut list) = (Members::new(), Program::default());

@@ -277,7 +277,7 @@ impl Registry {
 /// client that epoll reported. What the program had set before is remembered for `ipc_accept`.
 fn prepare_listener(guard: &EntryGuard, fd: RawFd) -> nix::Result<()> {
     if socket::prepare_listener(fd)? {
-        table::lock(guard, fd).entry()?.waits_for_clients = true;
+        table::lock_verified(guard, fd).entry()?.waits_for_clients = true;
     }
     Ok(())
 }
