@@ -1,18 +1,22 @@
-//! What the library knows of each descriptor, in one table for the process, reached by the number.
+//! What the library knows of each descriptor, in one table for the process, indexed by the descriptor's
+//! number.
 //!
-//! The descriptor is the key: programs copy `ipc_connection_info` by value, so its address means nothing. Three things
-//! may be known of a number, each for the one socket whose cookie stands beside it:
+//! The number is the key: programs copy `ipc_connection_info` by value, so the address of a structure means
+//! nothing. An entry holds up to three things, all of them for the one socket whose cookie (SO_COOKIE) the
+//! entry holds, too:
 //!
-//! * what has come in and is yet to go out (a [`Connection`]), as long as there is any of it;
-//! * what the program has set for it: limits, and a pointer of its own;
-//! * which list it is in.
+//! * the received bytes and the queued bytes (a [`Connection`]), as long as there are any;
+//! * what the program has set: limits, and a pointer of its own;
+//! * which list has the connection.
 //!
-//! A program may close the number with close(2) at any time, and the kernel gives it to another file. So [`lock_verified`] asks
-//! whether it still is the socket that something is known of, and forgets what is not; nothing is known of most numbers,
-//! and then the kernel is not asked. Two counters tell calls that wait what has happened meanwhile: how often the library
-//! has given out the number as a new connection, and how often it has closed it.
+//! The program may close the number with close(2) at any time, and the kernel may then give it to another
+//! file. So [`lock_verified`] compares the cookie, and clears the entry if the number is another socket's;
+//! for an empty entry, as most are, the kernel is not asked. Two counters let a call that has waited see what
+//! happened meanwhile: how often the library has given out the number as a new connection, and how often it
+//! has closed the number.
 //!
-//! The table is cut in parts, each with a lock of its own: a number's place is in the part of its remainder.
+//! The table is divided into parts, each with its own lock: a number belongs to the part of its remainder
+//! modulo [`PARTS`].
 
 #![forbid(unsafe_code)]
 
@@ -35,44 +39,46 @@ const PARTS: usize = 16;
 
 static TABLE: Shards<Numbers, PARTS> = Shards([const { Part::new(Numbers::EMPTY) }; PARTS]);
 
-/// The numbers below which every one has its place.
+/// All numbers below this one have an entry.
 static PLACES: AtomicUsize = AtomicUsize::new(0);
 
-/// The highest number that was known so far, and how far beyond it there are to be places.
+/// The highest number used so far, and how many entries are to exist beyond it.
 static HIGHEST: AtomicUsize = AtomicUsize::new(0);
 const MARGIN: usize = 64;
 
-/// What is known of one number.
+/// What the library knows of one number.
 #[derive(Default)]
 struct Entry {
     connection: Option<Memory>,
     set: Option<Set>,
-    /// The list that has it: its address. 0 for none.
+    /// The address of the list that has the connection; 0 for none.
     list: usize,
-    /// Which socket all this is known of; if nothing is known, which one was last given out.
+    /// The socket that this entry is about; in an empty entry, the socket that was last given out with this
+    /// number.
     cookie: Cookie,
-    /// How often the library has given out this number, and how often it has closed it; with the latter, [`REFUSES`] and
-    /// [`SHARED`].
+    /// How often the library has given out this number, and how often it has closed it; the upper bits of
+    /// `closes` are the flags [`REFUSES`], [`SHARED`] and [`CLOSING`].
     given: u32,
     closes: u32,
 }
 
-/// In [`Entry::closes`]: the kernel refuses descriptors that are sent to the socket.
+/// Flag in [`Entry::closes`]: the kernel refuses descriptors that are sent to the socket.
 const REFUSES: u32 = 1 << 31;
 
-/// The same: another process may have the socket.
+/// Flag: another process may have the socket.
 const SHARED: u32 = 1 << 30;
 
-/// The same: a call is about to close the socket of this cookie.
+/// Flag: a call is about to close the socket with this cookie.
 const CLOSING: u32 = 1 << 29;
 
-/// Beside the count.
+/// All flags: the bits that are not part of the count.
 const FLAGS: u32 = REFUSES | SHARED | CLOSING;
 
-/// A connection's memory, in a block of its own.
+/// The memory of a connection, in a block of its own.
 pub type Memory = Box<[Connection; 1]>;
 
-/// What the program has set for a descriptor, in a block of its own: most have nothing set.
+/// What the program has set for a descriptor, in a block of its own, because most descriptors have nothing
+/// set.
 type Set = Box<[SetByProgram; 1]>;
 
 #[derive(Default)]
@@ -100,7 +106,7 @@ impl Entry {
         self.set.as_deref().map_or_else(Settings::default, |[set]| set.settings)
     }
 
-    /// Changes what the program has set for the socket of this cookie.
+    /// Changes what the program has set for the socket with this cookie.
     fn change<R>(
         &mut self,
         cookie: Cookie,
@@ -117,7 +123,7 @@ impl Entry {
         Ok(result)
     }
 
-    /// Forgets all but the counters.
+    /// Clears all but the counters; returns the connection's memory.
     fn forget(&mut self) -> Option<Memory> {
         (self.set, self.list, self.cookie) = (None, 0, Cookie::NONE);
         self.set(FLAGS, false);
@@ -125,12 +131,12 @@ impl Entry {
     }
 }
 
-/// The numbers of one part.
+/// The entries of one part.
 pub struct Numbers {
     entries: Vec<Entry>,
-    /// A block for the next connection, so that one which has received bytes finds memory.
+    /// A spare block for the next connection, so that bytes which were received always find memory.
     spare: Option<Memory>,
-    /// How many messages were sent to them, or queued.
+    /// How many messages were sent or queued on these descriptors.
     sent: u64,
 }
 
@@ -149,32 +155,33 @@ fn key(fd: RawFd) -> usize {
     usize::try_from(fd).unwrap_or(0)
 }
 
-/// The place of one descriptor in the table, locked.
+/// The entry of one descriptor, with the lock of its part.
 pub struct Slot<'a> {
     fd: RawFd,
-    /// Dropped first, so that what is dropped with a connection is closed without the lock.
+    /// Dropped before `discarded`, so that the descriptors of a dropped connection are closed without the
+    /// lock.
     shard: Shard<'a, Numbers>,
     discarded: Option<Memory>,
-    /// Which socket the number is, if that was asked since the lock was taken.
+    /// The cookie of the socket that has the number now, if it was asked since the lock was taken.
     seen: Option<Cookie>,
 }
 
-/// Locks the place of `fd`, and forgets what is known of another socket with that number.
+/// Locks the entry of `fd`, and clears it if the number is another socket's by now.
 pub fn lock_verified(guard: &EntryGuard, fd: RawFd) -> Slot<'_> {
     let mut slot = lock_unverified(guard, fd);
     slot.drop_if_reused();
     slot
 }
 
-/// Locks the place of `fd`, and does not ask whether it is still the socket that something is known of: the caller
-/// knows that, or asks before it matters.
+/// Locks the entry of `fd` without comparing the socket: the caller has verified it, or verifies it before it
+/// matters.
 pub fn lock_unverified(guard: &EntryGuard, fd: RawFd) -> Slot<'_> {
     Slot { fd, shard: TABLE.lock(guard, key(fd)), discarded: None, seen: None }
 }
 
 impl Slot<'_> {
     fn existing(&self) -> Option<&Entry> {
-        // A negative number has no place.
+        // A negative number has no entry.
         usize::try_from(self.fd).ok().and_then(|number| self.shard.entries.get(number / PARTS))
     }
 
@@ -182,18 +189,19 @@ impl Slot<'_> {
         usize::try_from(self.fd).ok().and_then(|number| self.shard.entries.get_mut(number / PARTS))
     }
 
-    /// The place, made if need be.
+    /// The entry, added to the table if necessary. EBADF for a negative number, ENOMEM.
     fn place(&mut self) -> Result<&mut Entry, Errno> {
         let number = usize::try_from(self.fd).map_err(|_| Errno::EBADF)?;
         self.shard.grow(number / PARTS + 1).map_err(|_| Errno::ENOMEM)?;
         self.existing_mut().ok_or(Errno::ENOMEM)
     }
 
-    /// Forgets what is known of another socket with this number. EBADF if frames were queued since it may have been
-    /// the other one: they may have been meant for this.
+    /// Clears the entry if the number is another socket's by now. EBADF if a call is about to close the
+    /// socket, or if frames were queued unverified and the socket is another one: the frames may have been
+    /// meant for the new socket.
     pub fn verify(&mut self) -> Result<(), Errno> {
         if self.existing().is_some_and(|entry| entry.closes & CLOSING != 0) {
-            // By the time that bytes are sent the number may be another socket's.
+            // By the time bytes are sent the number may be another socket's.
             return Err(Errno::EBADF);
         }
         let is_assumed =
@@ -207,14 +215,14 @@ impl Slot<'_> {
         Ok(())
     }
 
-    /// Whether the number is that of a connection which the library has given out, with no settings of its own, of which nothing
-    /// is in memory, and for which the kernel lets no descriptors through; and there is memory for it.
+    /// Whether the common fast path applies: a connection given out by the library, without settings of its
+    /// own, without memory in use, for which the kernel refuses descriptors; and a spare block is there.
     pub fn is_plain(&self) -> bool {
         self.has_nothing() && self.has_no_settings()
     }
 
-    /// Whether the number is that of a connection which the library has given out, with no settings of its own, for which the
-    /// kernel lets no descriptors through.
+    /// Whether the connection was given out by the library, has no settings of its own, and the kernel
+    /// refuses descriptors for it.
     pub fn has_no_settings(&self) -> bool {
         self.existing().is_some_and(|entry| {
             entry.set.as_deref().is_none_or(|[set]| set.settings == Settings::default())
@@ -223,19 +231,20 @@ impl Slot<'_> {
         })
     }
 
-    /// Whether nothing of a connection is in memory, and there is memory for it: no frame has begun, and none is queued.
+    /// Whether no frame has begun and none is queued, and a spare block is there for the next one.
     pub fn has_nothing(&self) -> bool {
         self.existing().is_some_and(|entry| entry.connection.is_none()) && self.shard.spare.is_some()
     }
 
-    /// Whether the number still is the socket that something is known of, if anything is, and not about to be closed.
+    /// Whether the number still is the socket of this entry, if the entry is in use, and is not about to be
+    /// closed.
     pub fn is_verified(&self) -> bool {
         self.existing().is_none_or(|entry| {
             entry.closes & CLOSING == 0 && (!entry.is_in_use() || entry.cookie.is_behind(self.fd))
         })
     }
 
-    /// Forgets what is known of another socket with this number.
+    /// Clears the entry if the number is another socket's by now.
     pub fn drop_if_reused(&mut self) {
         if let Some(known) = self.existing().filter(|entry| entry.is_in_use()).map(|entry| entry.cookie) {
             self.seen = Cookie::of(self.fd).ok();
@@ -245,12 +254,13 @@ impl Slot<'_> {
         }
     }
 
-    /// Which socket the number is now.
+    /// The cookie of the socket that has the number now.
     pub fn socket(&self) -> Result<Cookie, Errno> {
         self.seen.map_or_else(|| Cookie::of(self.fd), Ok)
     }
 
-    /// Which socket the number was when it was last seen; whether that is certain: asked just now.
+    /// The cookie last seen for the number, and whether it is certain, which means asked since the lock was
+    /// taken.
     pub fn last_socket(&self) -> Result<(Cookie, bool), Errno> {
         let last = self.existing().map(|entry| entry.cookie).filter(|cookie| cookie.is_some());
         match (self.seen, last) {
@@ -259,24 +269,25 @@ impl Slot<'_> {
         }
     }
 
-    /// What has come in and is yet to go out.
+    /// The connection's memory, if there is any.
     pub fn get(&mut self) -> Option<&mut Connection> {
         self.existing_mut()?.connection.as_deref_mut().map(|[connection]| connection)
     }
 
-    /// What the program has set: for a connection, or for all that a service accepts.
+    /// What the program has set: for a connection, or for all connections that a service accepts.
     pub fn settings(&self) -> Settings {
         self.existing().map_or_else(Settings::default, Entry::settings)
     }
 
-    /// Changes that.
+    /// Changes these settings, also those of a connection in use.
     pub fn set(&mut self, settings: Settings) -> Result<(), Errno> {
         let fd = self.fd;
         let cookie = Cookie::of(self.fd)?;
         let entry = self.place()?;
         if settings.descriptors {
             match socket::pass_descriptors(fd, true) {
-                // An older kernel refuses none, nor does one behind a sandbox that refuses the option.
+                // Older kernels cannot refuse descriptors; nor can a kernel whose sandbox refuses the socket
+                // option.
                 Ok(())
                 | Err(
                     Errno::ENOPROTOOPT | Errno::EOPNOTSUPP | Errno::EPERM | Errno::ENOSYS | Errno::EINVAL,
@@ -292,49 +303,51 @@ impl Slot<'_> {
         Ok(())
     }
 
-    /// The program's pointer. The slot was verified.
+    /// The program's pointer. The entry must be verified.
     pub fn data(&self) -> Option<&UserData> {
         let [set] = self.existing()?.set.as_deref()?;
         set.data.as_ref()
     }
 
-    /// Exchanges the program's pointer for this one.
+    /// Exchanges the program's pointer for `data`.
     pub fn swap_data(&mut self, data: &mut Option<UserData>) -> Result<(), Errno> {
         let cookie = Cookie::of(self.fd)?;
         let change = |set: &mut SetByProgram| std::mem::swap(&mut set.data, data);
         self.place()?.change(cookie, change).map_err(|_| Errno::ENOMEM)
     }
 
-    /// Takes the program's pointer of the socket that had this cookie, whatever the number is by now.
+    /// Takes the program's pointer of the socket with this cookie, whichever socket the number is by now.
     pub fn take_data(&mut self, cookie: Cookie) -> Option<UserData> {
         let entry = self.existing_mut().filter(|entry| entry.cookie == cookie)?;
         let [set] = entry.set.as_deref_mut()?;
         set.data.take()
     }
 
-    /// Whether the kernel refuses descriptors that are sent to the socket. The slot was verified.
+    /// Whether the kernel refuses descriptors that are sent to the socket. The entry must be verified.
     pub fn refuses_descriptors(&self) -> bool {
         self.existing().is_some_and(|entry| entry.closes & REFUSES != 0)
     }
 
-    /// The kernel refuses descriptors that are sent to this listening socket, and to those of its clients.
+    /// The kernel refuses descriptors that are sent to this listening socket, and to the sockets of its
+    /// clients.
     pub fn note_refuses(&mut self) {
         self.existing_mut().into_iter().for_each(|entry| entry.set(REFUSES, true));
     }
 
-    /// Whether descriptors may have been sent to the socket that were not received, and no other process receives from it.
+    /// Whether the socket may hold descriptors that were sent but not received, and no other process receives
+    /// from it.
     pub fn may_hold_descriptors(&self) -> bool {
         let is_in_use = |entry: &&Entry| entry.cookie.is_some();
         let is_shared = self.existing().filter(is_in_use).map(|entry| entry.closes & SHARED != 0);
         !self.refuses_descriptors() && !is_shared.unwrap_or_else(fork_epoch::has_forked)
     }
 
-    /// The list that has the connection: its address.
+    /// The address of the list that has the connection.
     pub fn list(&self) -> Option<usize> {
         self.existing().map(|entry| entry.list).filter(|list| *list != 0)
     }
 
-    /// The list at this address has the connection no more.
+    /// The list at this address no longer has the connection.
     pub fn note_unlisted(&mut self, list: usize) {
         self.existing_mut().filter(|entry| entry.list == list).into_iter().for_each(|entry| entry.list = 0);
     }
@@ -343,7 +356,7 @@ impl Slot<'_> {
         let cookie = socket.unwrap_or(Cookie::NONE);
         let is_closing =
             |entry: &Entry| entry.closes & CLOSING != 0 && (!cookie.is_some() || entry.cookie == cookie);
-        // What the library makes for itself is no socket.
+        // A descriptor that the library keeps for itself is never the program's socket.
         let is_internal = if cookie.is_some() {
             internal_fds::is_kept(self.fd)
         } else {
@@ -353,7 +366,8 @@ impl Slot<'_> {
             return Err(Errno::EBADF);
         }
         self.forget();
-        // Without memory for it two calls that close at the same time are the program's race.
+        // If there is no memory for the flag, two calls that close the number at the same time are the
+        // program's race.
         if let Ok(entry) = self.place() {
             entry.closes = entry.closes.wrapping_add(1) & !FLAGS;
             entry.set(CLOSING, true);
@@ -372,13 +386,13 @@ impl Slot<'_> {
         Ok(cookie)
     }
 
-    /// Whether the number is that of a connection which the library has given out, and which is in no list.
+    /// Whether the number is a connection given out by the library that is in no list.
     pub fn is_unlisted(&self) -> bool {
         self.existing()
             .is_some_and(|entry| entry.list == 0 && entry.cookie.is_some() && entry.cookie.is_behind(self.fd))
     }
 
-    /// How often the library has given out the number, and how often it has closed it.
+    /// How often the library has given out the number, and how often it has closed the number.
     pub fn counters(&self) -> (u32, u32) {
         self.existing().map_or((0, 0), |entry| (entry.given, entry.closes & !FLAGS))
     }
@@ -392,12 +406,12 @@ impl Slot<'_> {
         Ok(())
     }
 
-    /// One message more was sent, or queued.
+    /// One more message was sent or queued.
     pub fn count_sent(&mut self) {
         self.shard.sent += 1;
     }
 
-    /// What is remembered, from now on.
+    /// The connection's memory, made if there is none. EBADF, ENOMEM.
     pub fn entry(&mut self) -> Result<&mut Connection, Errno> {
         if self.get().is_none() {
             self.reserve()?;
@@ -414,7 +428,7 @@ impl Slot<'_> {
         self.get().ok_or(Errno::ENOMEM)
     }
 
-    /// Forgets what has come in and gone out, if there is nothing left of it.
+    /// Frees the connection's memory if nothing is kept there.
     pub fn remove_if_idle(&mut self) {
         if self.get().is_some_and(|connection| connection.is_idle()) {
             let memory = self.existing_mut().and_then(|entry| entry.connection.take());
@@ -422,19 +436,19 @@ impl Slot<'_> {
         }
     }
 
-    /// Forgets the connection. Threads that wait for their turn to send find that it is closed.
+    /// Clears the entry. Threads that wait for their turn to send are woken and find the connection closed.
     pub fn forget(&mut self) {
         let mut memory = self.existing_mut().and_then(Entry::forget);
         memory.as_deref_mut().into_iter().flatten().for_each(|connection| connection.turn.close());
         self.discarded = memory.or_else(|| self.discarded.take());
     }
 
-    /// The memory of connections that were forgotten, to be dropped where no lock is held.
+    /// The memory of cleared entries, to be dropped when no lock is held.
     pub fn into_discarded(self) -> Option<Memory> {
         self.discarded
     }
 
-    /// Which connection the number is, as far as the library knows.
+    /// Which connection the number is, for a later comparison.
     pub fn identity(&self) -> Identity {
         Identity {
             cookie: self.existing().map_or(Cookie::NONE, |entry| entry.cookie),
@@ -450,14 +464,14 @@ impl Slot<'_> {
     }
 }
 
-/// Which connection a number was.
+/// Which connection a number was: the socket's cookie, if known, and the counters.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Identity {
     cookie: Cookie,
     counters: (u32, u32),
 }
 
-/// Changes what is set for the descriptor.
+/// Changes the settings of the descriptor.
 pub fn set(guard: &EntryGuard, fd: RawFd, change: impl FnOnce(&mut Settings)) -> Result<(), Errno> {
     let mut slot = lock_verified(guard, fd);
     let mut settings = slot.settings();
@@ -465,8 +479,7 @@ pub fn set(guard: &EntryGuard, fd: RawFd, change: impl FnOnce(&mut Settings)) ->
     slot.set(settings)
 }
 
-/// Makes sure that the next numbers which the kernel gives out find their places, as far as that can be foreseen: `near` is
-/// one that it has given out.
+/// Makes entries for the next numbers that the kernel will probably give out; `near` is a number in use.
 pub fn make_room(guard: &EntryGuard, near: RawFd) -> Result<(), OutOfMemory> {
     let highest = HIGHEST.fetch_max(key(near), Ordering::Relaxed).max(key(near));
     let wanted = highest + MARGIN;
@@ -480,21 +493,21 @@ pub fn make_room(guard: &EntryGuard, near: RawFd) -> Result<(), OutOfMemory> {
     Ok(())
 }
 
-/// Settings for a connection that is yet to come.
+/// The settings of a connection that does not exist yet, with their memory.
 pub struct Prepared {
     set: Option<Set>,
-    /// Whether its socket refuses descriptors already.
+    /// Whether the new socket refuses descriptors from the start: the listening socket refuses them.
     refuses: bool,
 }
 
 impl Prepared {
-    /// Finds the memory for them.
+    /// Allocates the memory for the settings.
     pub fn new(settings: Settings, refuses: bool) -> Result<Self, OutOfMemory> {
         let set = SetByProgram { settings, data: None };
         Ok(Self { set: if set.is_nothing() { None } else { Some(boxed(set)?) }, refuses })
     }
 
-    /// Settings for a client of this service: its own.
+    /// The settings of a client of this service: those of the service.
     pub fn for_client(guard: &EntryGuard, service: RawFd) -> Result<Self, OutOfMemory> {
         let slot = lock_unverified(guard, service);
         Self::new(slot.settings(), slot.refuses_descriptors())
@@ -506,8 +519,8 @@ pub fn has_ahead(guard: &EntryGuard, fd: RawFd) -> bool {
     lock_unverified(guard, fd).get().is_some_and(|connection| connection.decoder.has_ahead())
 }
 
-/// The library gives out this number as a new connection, with these settings. What another socket with the number has
-/// left is forgotten.
+/// The library gives out this number as a new connection with these settings. What was kept for an older
+/// socket with this number is dropped.
 pub fn give_out(guard: &EntryGuard, fd: RawFd, Prepared { set, refuses }: Prepared) -> Result<(), Errno> {
     HIGHEST.fetch_max(key(fd), Ordering::Relaxed);
     let mut slot = lock_unverified(guard, fd);
@@ -519,14 +532,14 @@ pub fn give_out(guard: &EntryGuard, fd: RawFd, Prepared { set, refuses }: Prepar
             let may_pass = set.as_deref().is_some_and(|[set]| set.settings.descriptors);
             let refuses = refuses && !may_pass;
             if !refuses {
-                // Some may be there already.
+                // Descriptors may have arrived already.
                 let _ = socket::pass_descriptors(fd, may_pass);
             }
             entry.set(REFUSES, refuses);
             (entry.set, entry.cookie) = (set, cookie);
             Ok(())
         }
-        // Without memory the number is as good as any that the program has from elsewhere.
+        // Without an entry the connection is treated as a descriptor that the program has from elsewhere.
         Err(errno) => {
             if set.is_none() {
                 Ok(())
@@ -537,16 +550,17 @@ pub fn give_out(guard: &EntryGuard, fd: RawFd, Prepared { set, refuses }: Prepar
     }
 }
 
-/// The library is about to close this number. What is known of it is forgotten; the memory is to be dropped where no lock
-/// is held. EBADF if another call is about to close it: by the time that this one would, the number may be another file's; or
-/// if that call has closed it and holds the number; or if the descriptor is one that the library keeps.
+/// The library is about to close this number. The entry is cleared; the returned memory is to be dropped when
+/// no lock is held. EBADF in three cases: another call is about to close the number, which may be another
+/// file's by the time of this close; that call has closed the number and holds it; or the descriptor is one
+/// that the library keeps for itself.
 pub fn note_closing(guard: &EntryGuard, fd: RawFd) -> Result<Option<Memory>, Errno> {
     let slot = lock_unverified(guard, fd);
     let socket = Cookie::of(fd);
     slot.note_closing(socket)
 }
 
-/// The same for a socket: ENOTSOCK for what is none.
+/// The same for a socket; ENOTSOCK for any other file.
 pub fn note_closing_socket(guard: &EntryGuard, fd: RawFd) -> Result<Option<Memory>, Errno> {
     let slot = lock_unverified(guard, fd);
     let socket = Cookie::of(fd)?;
@@ -560,22 +574,22 @@ pub fn note_closed(guard: &EntryGuard, fd: RawFd) {
     }
 }
 
-/// The list at this address has the connection from now on: the last one, if the program has added it to several. Returns
-/// which socket it is.
+/// The list at this address has the connection from now on; if the program has added the connection to
+/// several lists, the last one counts. Returns the socket's cookie.
 pub fn note_listed(guard: &EntryGuard, fd: RawFd, list: usize) -> Result<Cookie, Errno> {
     let slot = lock_verified(guard, fd);
     let cookie = Cookie::of(fd)?;
     slot.note_listed(list, cookie)
 }
 
-/// The same for a connection that was given out just now.
+/// The same for a connection that was given out just now, without comparing the socket.
 pub fn note_new_listed(guard: &EntryGuard, fd: RawFd, list: usize) -> Result<Cookie, Errno> {
     let slot = lock_unverified(guard, fd);
     let cookie = slot.last_socket()?.0;
     slot.note_listed(list, cookie)
 }
 
-/// Visits every connection that has something to remember, part by part.
+/// Visits all connections with memory in use, part by part.
 pub fn for_each(guard: &EntryGuard, mut visit: impl FnMut(RawFd, &mut Connection)) {
     let mut part_number = 0;
     TABLE.for_each(guard, |part| {
@@ -601,7 +615,7 @@ pub fn queued_in(guard: &EntryGuard, list: usize) -> usize {
     queued
 }
 
-/// How many messages were sent, or queued.
+/// How many messages were sent or queued in this process.
 pub fn sent(guard: &EntryGuard) -> u64 {
     let mut sent = 0;
     TABLE.for_each(guard, |part| sent += part.sent);
@@ -611,12 +625,12 @@ pub fn sent(guard: &EntryGuard) -> u64 {
 /// The whole table, locked for a fork.
 pub type Frozen = [Shard<'static, Numbers>; PARTS];
 
-/// Locks the whole table.
+/// Locks the whole table for a fork.
 pub fn freeze() -> Frozen {
     TABLE.freeze()
 }
 
-/// At the end of the process: gives back the table's memory, if nothing is in it.
+/// At exit: frees the table's memory, if no entry is in use.
 pub fn release(guard: &EntryGuard) {
     TABLE.for_each(guard, |part| {
         part.spare = None;
@@ -627,18 +641,18 @@ pub fn release(guard: &EntryGuard) {
     PLACES.store(0, Ordering::Relaxed);
 }
 
-/// After a fork, in both processes: the other one has all that is known by now.
+/// After a fork, in both processes: the other process has every socket of the table, too.
 pub fn note_shared(table: &mut Frozen) {
     for entry in table.iter_mut().flat_map(|part| &mut part.entries) {
         entry.set(SHARED, true);
     }
 }
 
-/// In the child of a fork: what waits to be sent is the parent's to send.
+/// In the child of a fork: the queued bytes are the parent's to send.
 pub fn leave_output_to_parent(table: &mut Frozen) {
     for part in table {
         for entry in &mut part.entries {
-            // The thread that was about to close it is not there.
+            // The thread that was about to close the number does not exist in the child.
             entry.set(CLOSING, false);
             let Some([connection]) = entry.connection.as_deref_mut() else { continue };
             connection.left_to_parent |= connection.has_unsent();

@@ -1,4 +1,4 @@
-//! Unit tests of the table.
+//! Unit tests of the table of descriptors.
 
 use super::*;
 use std::os::unix::net::UnixStream;
@@ -7,7 +7,7 @@ fn limits(guard: &EntryGuard, fd: RawFd) -> Option<usize> {
     lock_verified(guard, fd).settings().queue
 }
 
-/// A socket at a number that no other test gets.
+/// A socket with a number that no other test uses.
 fn socket_at(number: RawFd) -> (RawFd, UnixStream) {
     let (one, two) = UnixStream::pair().unwrap();
     let fd = nix::fcntl::fcntl(&one, nix::fcntl::FcntlArg::F_DUPFD_CLOEXEC(number)).unwrap();
@@ -55,7 +55,7 @@ fn counters_count_uses_and_closes_of_number() {
     assert_eq!(lock_verified(&guard, fd).counters(), (1, 0));
     lock_verified(&guard, fd).entry().unwrap().left_to_parent = true;
     assert!(note_closing(&guard, fd).unwrap().is_some());
-    // Nor does a second call close it meanwhile.
+    // A second call does not close the number meanwhile, either.
     assert!(note_closing(&guard, fd).is_err());
     note_closed(&guard, fd);
     assert_eq!(lock_verified(&guard, fd).counters(), (1, 1));
