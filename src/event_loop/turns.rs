@@ -1,8 +1,8 @@
-//! Whose turn it is.
+//! The order in which members take turns.
 //!
-//! Members that are ready stand in a queue, each once, and take turns: one event each. The kernel is asked again after
-//! each round, so that a peer that floods does not keep the others waiting. Connections that have ended go before all
-//! others.
+//! Ready members are in a queue, each once, and take turns of one event each. The kernel is asked again after
+//! each round, so that a peer that sends without pause does not keep the others waiting. Connections that
+//! have ended are reported before all other events.
 
 #![forbid(unsafe_code)]
 
@@ -15,31 +15,32 @@ use crate::process::growth::reserve_queue;
 /// How many ready descriptors the kernel is asked for at a time.
 pub const BATCH: usize = 64;
 
-/// After how many turns at least the kernel is asked: a single member that sends much would cost a system call for each
-/// message.
+/// The kernel is asked after so many turns at the earliest: otherwise a single busy member would cost a
+/// system call for each message.
 const SHORTEST_ROUND: usize = 2;
 
-/// The queues.
+/// The queues of ready and of ended members.
 pub struct Turns {
     ready: VecDeque<Token>,
-    /// Those whose end is to be reported.
+    /// Members whose end is to be reported.
     ends: VecDeque<Token>,
-    /// How many may still take their turn before the kernel is asked again.
+    /// How many members may still take their turn before the kernel is asked again.
     left: usize,
     shortest_round: usize,
 }
 
 impl Turns {
-    /// Nobody is ready.
+    /// Empty queues.
     pub fn new() -> Self {
         Self { ready: VecDeque::new(), ends: VecDeque::new(), left: 0, shortest_round: SHORTEST_ROUND }
     }
 
-    /// The program calls, and wants so many events.
+    /// A call of the program begins, and asks for at most so many events.
     pub fn begin(&mut self, most: usize) {
         self.shortest_round = most.clamp(SHORTEST_ROUND, BATCH);
         if most > 1 {
-            // Members that are ready by now are reported beside those of which much has been read ahead.
+            // Members that are ready by now are reported along with members that have many messages read
+            // ahead.
             self.end_round();
         }
     }
@@ -59,7 +60,8 @@ impl Turns {
         self.left == 0
     }
 
-    /// Finds the memory for so many members, the service, and what is in the queue without being a member any more.
+    /// Allocates the memory for so many members, the service, and tokens in the queue whose member was
+    /// removed.
     pub fn make_room(
         &mut self,
         members: usize,
@@ -67,7 +69,7 @@ impl Turns {
     ) -> Result<(), OutOfMemory> {
         for queue in [&mut self.ready, &mut self.ends] {
             if queue.len() > 2 * members + 2 {
-                // Many were added and removed without a wait.
+                // Many members were added and removed without a wait.
                 queue.retain(|token| is_member(*token));
             }
             reserve_queue(queue, members + 2)?;
@@ -75,18 +77,18 @@ impl Turns {
         Ok(())
     }
 
-    /// The member takes its turn behind the others. There is room for it.
+    /// Queues the member for its next turn. The memory was allocated before.
     pub fn push(&mut self, token: Token) {
         self.ready.push_back(token);
     }
 
-    /// The next member, which is in the queue no more.
+    /// Removes the next member from the queue.
     pub fn pop(&mut self) -> Option<Token> {
         self.left = self.left.saturating_sub(1);
         self.ready.pop_front()
     }
 
-    /// The member that is to take its turn next.
+    /// The member that takes the next turn.
     pub fn next(&self) -> Option<Token> {
         self.ready.front().copied()
     }
@@ -101,7 +103,7 @@ impl Turns {
         self.ends.push_back(token);
     }
 
-    /// The next one whose end is to be reported.
+    /// Removes the next member whose end is to be reported.
     pub fn pop_end(&mut self) -> Option<Token> {
         self.ends.pop_front()
     }
@@ -127,7 +129,7 @@ mod tests {
         for token in tokens {
             assert!(!turns.is_over());
             assert_eq!(turns.pop(), Some(token));
-            // Each has more.
+            // Each member has more to report.
             turns.push(token);
         }
         assert!(turns.is_over());

@@ -1,5 +1,5 @@
-//! The mirror beside a model: whatever the program does with its list, each entry has the member that it had before, if it
-//! had one, and each member an entry.
+//! The mirror compared with a model: whatever the program does with its list, each entry keeps the member
+//! that it had before, if it had one, and each member has an entry.
 
 use std::collections::BTreeMap;
 
@@ -14,7 +14,7 @@ struct Program {
 }
 
 impl Program {
-    /// A structure at an address of its own.
+    /// A structure at a new address.
     fn make(&mut self, fd: RawFd, kind: Kind) -> usize {
         self.next += 8;
         self.structures.insert(self.next, (fd, kind));
@@ -65,8 +65,8 @@ impl List for Program {
     }
 }
 
-/// Makes the mirror as the list is, and does what the registry does with the changes: each new member holds its number,
-/// if no other does.
+/// Synchronises the mirror with the list, and handles the changes as the registry does: each new member gets
+/// its number, if no other member holds it.
 fn sync(members: &mut Members, list: &Program, is_it: bool) -> Changes {
     let changes = members.sync(list, |_, _| is_it).unwrap();
     for (slot, entry) in &changes.replaced {
@@ -83,7 +83,7 @@ fn sync(members: &mut Members, list: &Program, is_it: bool) -> Changes {
     changes
 }
 
-/// What is true of a mirror at any time.
+/// Asserts what must be true of a mirror at any time.
 fn assert_is_mirror(members: &Members, list: &Program) {
     let entries = (0..list.places.len()).filter_map(|index| Some((index, list.entry(index)?)));
     let mut count = 0;
@@ -196,7 +196,7 @@ fn service_is_a_member_without_an_entry() {
     assert!(members.is_empty() && members.holder(9).is_none());
 }
 
-/// Numbers that are not random, but look so.
+/// A fixed sequence of pseudo-random numbers.
 struct Script(u64);
 
 impl Script {
@@ -208,7 +208,7 @@ impl Script {
     }
 }
 
-/// One change by the program's hand.
+/// One direct change of the list by the program.
 fn change(script: &mut Script, list: &mut Program) {
     let size = list.places.len();
     let place = script.below(size.max(1));
@@ -226,7 +226,7 @@ fn change(script: &mut Script, list: &mut Program) {
                 list.structures.insert(addr, (fd, kind));
             }
         }
-        // A copy of the structure in the place of it.
+        // A copy of the structure replaces it.
         7 => {
             if let Some(Entry { fd, kind, .. }) = list.entry(place) {
                 list.places[place] = Some(list.make(fd, kind));
@@ -256,7 +256,8 @@ fn mirror_equals_list_after_any_changes() {
                 let is_added = changes.added.contains(&slot);
                 let is_replaced = changes.replaced.iter().any(|(replaced, _)| *replaced == slot);
                 match before.get(&member.addr) {
-                    // A structure that is there still has its slot, and all else if nothing in it has changed.
+                    // A structure that is still there keeps its slot, and the rest of its member if it was
+                    // not changed.
                     Some((old, was)) => {
                         assert_eq!((slot, is_added), (*old, false));
                         let has_changed =
@@ -265,7 +266,7 @@ fn mirror_equals_list_after_any_changes() {
                         let may_begin = was.state == State::Waiting || has_changed;
                         assert!(may_begin || member.registration == was.registration);
                     }
-                    // A new one is added, or a copy of one that was removed.
+                    // A new structure, or a copy of one that was removed.
                     None => assert!(
                         is_added
                             != before.values().any(|(old, was)| *old == slot && is_it && was.fd == member.fd)
