@@ -1,5 +1,5 @@
-//! Sending what is queued, on whatever connection: while the library waits for something else, at the program's word, and
-//! at the end.
+//! Sending queued bytes: of all connections, while a call waits for something else and at exit; of one
+//! connection, when the program asks for it ([`Flush`]).
 
 #![forbid(unsafe_code)]
 
@@ -23,10 +23,10 @@ use crate::kernel::wait::{PollSet, Wait};
 use crate::process::entry_guard::EntryGuard;
 use crate::process::sharded::NumberMap;
 
-/// How long to wait for memory of the kernel's, in milliseconds.
+/// How long to wait when the kernel lacks memory, in milliseconds.
 pub const MEMORY_PAUSE: u8 = 1;
 
-/// Has later calls send what is queued.
+/// Bytes were queued for the connection: its list or later calls send them.
 pub fn send_later(guard: &EntryGuard, fd: RawFd) {
     note_queued();
     loops::watch_output(guard, fd);
@@ -37,7 +37,7 @@ pub fn is_any_queued() -> bool {
     any_queued() || background::is_active()
 }
 
-/// [`flush_connection`], and what follows for the list that has the connection.
+/// [`flush_connection`]; if all is sent, the connection's list is notified.
 fn flush_and_note(guard: &EntryGuard, fd: RawFd) -> Flushed {
     let flushed = flush_connection(guard, fd);
     if flushed == Flushed::All {
@@ -46,13 +46,13 @@ fn flush_and_note(guard: &EntryGuard, fd: RawFd) -> Flushed {
     flushed
 }
 
-/// While a call waits for one descriptor: the connections that something is queued for. Plain data.
+/// The connections with queued bytes, while a call waits for another descriptor. Plain data.
 #[derive(Clone, Copy, Default)]
 pub struct Flushing(Option<PollSet>);
 
 impl Flushing {
-    /// Waits until the descriptor is readable or one of the connections takes bytes, for so many milliseconds, below 0
-    /// without end.
+    /// Waits until the descriptor is readable or one of the connections can send, at most `left`
+    /// milliseconds; negative means without end.
     pub fn wait_for_input(
         &mut self,
         guard: &EntryGuard,
@@ -62,7 +62,7 @@ impl Flushing {
     ) -> Result<(), Errno> {
         let (waiting, are_all) = queued(guard);
         if !are_all {
-            // What is left out may be what the peer waits for.
+            // The peer of the call may be waiting for the bytes of a connection that is left out.
             return Err(Errno::ENOMEM);
         }
         let background = background::set(guard);
@@ -92,15 +92,15 @@ impl Flushing {
     }
 }
 
-/// Waits a little for what passes without the kernel's saying so.
+/// Waits a little, for a condition whose end the kernel does not report.
 fn pause(guard: &mut EntryGuard) {
     let _ = guard.outside(|| poll(&mut [], MEMORY_PAUSE));
 }
 
-/// How long the end of the process waits for what is queued, in milliseconds.
+/// How long exit waits for queued bytes, in milliseconds.
 const AT_EXIT: i64 = 30_000;
 
-/// At the end of the process: waits until nothing is queued that its peer takes.
+/// At exit: waits until no bytes are queued whose peer receives.
 pub fn finish_at_exit(guard: &mut EntryGuard) {
     let begun = milliseconds();
     let mut stalls = NumberMap::default();
@@ -133,7 +133,7 @@ pub fn finish_at_exit(guard: &mut EntryGuard) {
     }
 }
 
-/// A flush at the program's word, between its steps: plain data.
+/// A flush that the program has asked for, between its steps. Plain data.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub struct Flush {
     fd: RawFd,
@@ -142,23 +142,23 @@ pub struct Flush {
 }
 
 impl Flush {
-    /// Sends what is queued for the connection, and waits for its peer until `limit`.
+    /// Sends the queued bytes of the connection, and waits for its peer until `limit`.
     pub fn new(fd: RawFd, limit: Deadline) -> Self {
         Self { fd, limit, is_pausing: false }
     }
 
-    /// Begins. ETIMEDOUT when the time is over.
+    /// The first step. ETIMEDOUT at the deadline.
     pub fn begin(&mut self, guard: &EntryGuard, wait: &mut Wait) -> Result<Flow<()>, Error> {
         fd::check_usable(self.fd).map_err(failed)?;
         self.flush_or_wait(guard, wait, false)
     }
 
-    /// Goes on after a wait.
+    /// The next step, after a wait.
     pub fn go_on(&mut self, guard: &EntryGuard, wait: &mut Wait) -> Result<Flow<()>, Error> {
         let has_paused = std::mem::take(&mut self.is_pausing);
         if !has_paused {
             match wait.events() {
-                // As in a wait for an event: with a limit, a signal neither ends nor prolongs it.
+                // As in a wait for an event: with a deadline, a signal neither ends nor prolongs the wait.
                 Err(Errno::EINTR) if self.limit.left() >= 0 => {}
                 result => drop(result.map_err(failed)?),
             }

@@ -1,12 +1,14 @@
-//! Waiting for what happens to the connections of a list.
+//! Waiting for the events of a list.
 //!
-//! The loop of the list says what is to be done without its lock (accept, read, close) and when to wait. Waiting is done
-//! with poll(2) on the loop's epoll set: epoll_wait(2) itself would be ended by a stop and a continue of the process.
+//! The list's loop says what to do without its lock (accept, read, close) and what to wait for. The wait is
+//! poll(2) on the loop's epoll set or on few members: epoll_wait(2) would be ended by a stop and a continue
+//! of the process.
 //!
-//! A wait without end fails with EINTR once a signal handler has run since the call began. The first wait of a call ends with
-//! a member that is ready, with a handler, or for work of the loop's own: another wait follows then, and from there on
-//! signals are blocked but while the call waits, so that no handler is missed. (A time limit is what ends it for such work: if
-//! a handler has run as well, poll(2) says so.)
+//! A wait without a deadline fails with EINTR if a signal handler has run since the call began. The first
+//! wait of a call ends when a member is ready, a handler has run, or the loop has work of its own. In the
+//! last case another wait follows, and from then on signals are blocked except during waits, so that no
+//! handler is missed. (The loop's work ends the wait by poll's timeout, not by a readable descriptor: if a
+//! handler has run as well, poll(2) reports EINTR.)
 
 #![forbid(unsafe_code)]
 
@@ -27,28 +29,29 @@ use crate::kernel::wait::Wait;
 use crate::kernel::{ancillary, fd, internal_fds, socket};
 use crate::process::entry_guard::EntryGuard;
 
-/// A wait for events, between its steps: plain data.
+/// A wait for events, between its steps. Plain data.
 #[derive(Clone, Copy)]
 pub struct WaitEvent {
     listener: Option<RawFd>,
     limit: Deadline,
-    /// How many events the program wants.
+    /// How many events the program asks for.
     most: usize,
     /// How often the kernel was asked without waiting.
     looks: usize,
-    /// What the call waits for that is work of the library's own: the loop's clock, and what leaves in the background.
+    /// Descriptors in the wait for work of the library's own: the loop's clock, and the set of background
+    /// sending.
     internal: [Option<RawFd>; 2],
 }
 
 impl WaitEvent {
-    /// Waits until `limit` for what happens at this service, and to the list's connections. The program wants so many
-    /// events: one, and the others by [`more`].
+    /// A wait until `limit` for events of this service and of the list's connections. The program asks for
+    /// `most` events: one by the steps, and the others by [`more`].
     pub fn new(listener: Option<RawFd>, limit: Deadline, most: usize) -> Self {
         Self { listener, limit, most, looks: 0, internal: [None; 2] }
     }
 
-    /// The next step of a wait for a list of a few connections, as most often: the wait for them, or the message that one of them
-    /// has. None, and nothing is done, for all other steps.
+    /// The fast path of a step, for a list of a few connections: begins the wait for them, or returns the
+    /// message of the one that is ready. In any other case returns `None`, and the step does its work.
     pub fn quick<L: List>(
         &mut self,
         guard: &EntryGuard,
@@ -85,7 +88,8 @@ impl WaitEvent {
         })
     }
 
-    /// `wait` has the outcome of the wait before, if there was one, and gets the next one. None if the time is over.
+    /// The next step. `wait` has the result of the last wait, if there was one, and gets the next one. `None`
+    /// at the deadline.
     pub fn step<L: List>(
         &mut self,
         guard: &EntryGuard,
@@ -111,8 +115,8 @@ impl WaitEvent {
                         self.wait_for_members(guard, wait, next, left);
                         return Ok(Flow::Wait);
                     }
-                    // One look brings a part of those that are ready, and another one what is behind half a message:
-                    // until all of them have been looked at, or none is left.
+                    // One look handles a part of the ready members, and another look finds what follows half
+                    // a message: repeated until all of them have been handled, or none is left.
                     if next.is_idle || self.looks > next.looks {
                         loops::stop_waiting(guard, list.key());
                         return Ok(Flow::Done(None));
@@ -124,7 +128,7 @@ impl WaitEvent {
         }
     }
 
-    /// The wait is over.
+    /// A wait has ended: the input of the next step.
     fn woken<L: List>(
         &mut self,
         guard: &EntryGuard,
@@ -134,7 +138,8 @@ impl WaitEvent {
         let is_endless = self.limit.left() < 0;
         let is_blocked = wait.has_blocked_signals();
         match wait.result() {
-            // Whoever calls again after each signal would wait for ever.
+            // With a deadline EINTR is not reported: a program that calls again after each signal would wait
+            // without end.
             Err(Errno::EINTR) if !is_endless => {}
             Err(errno) => {
                 loops::stop_waiting(guard, list.key());
@@ -146,7 +151,7 @@ impl WaitEvent {
         let mut ready = Few::NONE;
         wait.ready().for_each(|fd| _ = ready.push(fd));
         if is_endless && ready.as_slice().iter().all(|fd| self.internal.contains(&Some(*fd))) {
-            // There is work to do, and then another wait.
+            // There is work of the library's own, and then another wait.
             wait.block_signals();
         }
         Ok(Input::Woken(ready, is_blocked))
@@ -161,13 +166,13 @@ impl WaitEvent {
             limit = Some(limit.unwrap_or(u32::MAX).min(LOOK.unsigned_abs()));
         }
         let limit = limit.map_or(-1, |limit| i32::try_from(limit).unwrap_or(i32::MAX));
-        // Below 0 without end.
+        // `left` is negative without a deadline.
         let limit = if left < 0 || (0..left).contains(&limit) { limit } else { left };
         wait.poll_few(next.fds.as_slice(), libc::POLLIN, limit);
     }
 }
 
-/// What else has happened after the last call of [`WaitEvent::step`] for this list, without waiting for it.
+/// A further event of the list after the last [`WaitEvent::step`], without waiting; `None` if there is none.
 pub fn more<L: List>(guard: &EntryGuard, list: &mut L) -> Result<Option<Event<L::Origin>>, Error> {
     let key = list.key();
     if let Some((origin, frame)) =
@@ -187,7 +192,7 @@ enum Driven<O> {
     Wait(WaitFor),
 }
 
-/// Makes steps, and does without the loop's lock what they ask for.
+/// Makes steps, and does without the loop's lock what each of them asks for.
 fn drive<L: List>(
     guard: &EntryGuard,
     list: &mut L,
