@@ -1,4 +1,4 @@
-//! Accepting a client, for `ipc_accept` and `usock_accept`, which wait for one.
+//! Accepting a client, for the calls that wait for one.
 //!
 //! The wait is accept4(2) itself, which obeys O_NONBLOCK and SO_RCVTIMEO of the service's socket. If a list
 //! has made the socket non-blocking for its own use, the wait is poll(2), with the timeout of the socket.

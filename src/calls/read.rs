@@ -7,10 +7,10 @@
 //! The wait for a frame is recv(2) with MSG_PEEK, which takes nothing and obeys O_NONBLOCK, SO_RCVTIMEO and
 //! SA_RESTART by itself. Header and payload of a new frame are then received at once, under the lock of the
 //! descriptor's entry, if the number still is the socket of the wait: `ipc_close` counts the close in the
-//! entry, and after a close(2) by another thread the socket's cookie differs. poll(2) is used for three
-//! waits, with what is left of the socket's timeout: for the rest of a frame that arrived in pieces, if the
-//! socket has a timeout; and for any read while bytes are queued on any connection; and with a deadline of
-//! the call's own.
+//! entry, and after a close(2) by another thread the socket's cookie differs. poll(2) is the wait in three
+//! cases: for the rest of a frame that arrived in pieces, if the socket has a timeout; while bytes are queued
+//! on any connection; and if the call has its own deadline. It lasts for what is left of the timeout or the
+//! deadline.
 
 #![forbid(unsafe_code)]
 
