@@ -14,7 +14,7 @@
 //! 5. *Scan* (`scan`): rules 1 and 3 for the whole list, a part at a time, while a call waits.
 //!
 //! A loop never waits, and makes no system call that can block. Each step returns what the caller has to do
-//! without the loop's lock, or what to wait for ([`list_loop::Step`]).
+//! without the loop's lock, or what to wait for ([`step::Step`]).
 
 mod accept;
 pub mod allowance;

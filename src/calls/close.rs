@@ -63,8 +63,8 @@ pub fn end_member(
 }
 
 /// Has the queued bytes of the connection sent in the background; returns the queue if that is not possible.
-fn leave_in_background(guard: &EntryGuard, fd: RawFd, limit: Deadline) -> Option<SendQueue> {
-    match background::take_over(guard, fd, limit) {
+fn leave_in_background(guard: &EntryGuard, fd: RawFd, deadline: Deadline) -> Option<SendQueue> {
+    match background::take_over(guard, fd, deadline) {
         Ok(begun) => {
             if begun == Some(Begun::First) {
                 loops::note_background_began(guard);

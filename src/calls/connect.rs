@@ -35,8 +35,8 @@ const WATCHED_PAUSE: i32 = 1000;
 
 /// A connect with a deadline, between its steps. Plain data.
 #[derive(Clone, Copy)]
-pub struct PatientConnect {
-    limit: Deadline,
+pub struct TimedConnect {
+    deadline: Deadline,
     /// The present try; `None` between two tries.
     connect: Option<Connect>,
     /// The inotify descriptor that watches the directory; negative if there is none yet.
@@ -46,10 +46,10 @@ pub struct PatientConnect {
     pause: i32,
 }
 
-impl PatientConnect {
-    /// A connect that lasts until `limit` at most.
-    pub fn new(limit: Deadline) -> Self {
-        Self { limit, connect: None, watch: -1, is_watched: false, pause: PAUSE }
+impl TimedConnect {
+    /// A connect that lasts until `deadline` at most.
+    pub fn new(deadline: Deadline) -> Self {
+        Self { deadline, connect: None, watch: -1, is_watched: false, pause: PAUSE }
     }
 
     /// The next step; `path` is the service's. Returns the connection's descriptor. ETIMEDOUT at the
@@ -59,7 +59,7 @@ impl PatientConnect {
     }
 
     fn try_step(&mut self, guard: &EntryGuard, path: &CStr, wait: &mut Wait) -> Result<Flow<RawFd>, Error> {
-        let is_endless = self.limit.left() < 0;
+        let is_endless = self.deadline.left() < 0;
         let Some(connect) = self.connect.take() else {
             if !wait.is_first() {
                 match wait.result() {
@@ -88,7 +88,7 @@ impl PatientConnect {
     /// Begins a try.
     fn begin(&mut self, path: &CStr, wait: &mut Wait) -> Result<Flow<RawFd>, Error> {
         // The time limits the kernel's wait for a place in the service's backlog. 0 would mean without end.
-        let time = self.limit.left();
+        let time = self.deadline.left();
         let time = if time == 0 { 1 } else { time };
         match Connect::new(path, wait) {
             Ok(connect) => {
@@ -103,7 +103,7 @@ impl PatientConnect {
 
     /// A try has failed: begins another one, or waits.
     fn go_on(&mut self, error: Error, path: &CStr, wait: &mut Wait) -> Result<Flow<RawFd>, Error> {
-        let left = self.limit.left();
+        let left = self.deadline.left();
         let is_refused = error.errno == Errno::ECONNREFUSED;
         match error.errno {
             Errno::ENOENT | Errno::ECONNREFUSED if error.code == Code::IPC_ERROR_USOCK_CONNECT__SOCKET => {}

@@ -137,14 +137,14 @@ pub fn finish_at_exit(guard: &mut EntryGuard) {
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub struct Flush {
     fd: RawFd,
-    limit: Deadline,
+    deadline: Deadline,
     is_pausing: bool,
 }
 
 impl Flush {
-    /// Sends the queued bytes of the connection, and waits for its peer until `limit`.
-    pub fn new(fd: RawFd, limit: Deadline) -> Self {
-        Self { fd, limit, is_pausing: false }
+    /// Sends the queued bytes of the connection, and waits for its peer until `deadline`.
+    pub fn new(fd: RawFd, deadline: Deadline) -> Self {
+        Self { fd, deadline, is_pausing: false }
     }
 
     /// The first step. ETIMEDOUT at the deadline.
@@ -159,7 +159,7 @@ impl Flush {
         if !has_paused {
             match wait.events() {
                 // As in a wait for an event: with a deadline, a signal neither ends nor prolongs the wait.
-                Err(Errno::EINTR) if self.limit.left() >= 0 => {}
+                Err(Errno::EINTR) if self.deadline.left() >= 0 => {}
                 result => drop(result.map_err(failed)?),
             }
         }
@@ -173,7 +173,7 @@ impl Flush {
         is_writable: bool,
     ) -> Result<Flow<()>, Error> {
         let fd = self.fd;
-        let timeout = self.limit.left();
+        let timeout = self.deadline.left();
         let mut slot = table::lock_unverified(guard, fd);
         let Some(connection) = slot.get().filter(|connection| !connection.may_send()) else {
             return Ok(Flow::Done(()));

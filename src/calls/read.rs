@@ -48,8 +48,8 @@ pub struct Read {
     is_certain: bool,
     counters: (u32, u32),
     /// Until when to wait: the call's own deadline, or the socket's timeout once it was asked for.
-    limit: Option<Deadline>,
-    /// Whether `limit` is the call's own.
+    deadline: Option<Deadline>,
+    /// Whether `deadline` is the call's own.
     is_timed: bool,
     flushing: Flushing,
 }
@@ -99,16 +99,17 @@ enum Look {
 type Admit<'a> = &'a mut dyn FnMut(Header) -> Result<(), Error>;
 
 impl Read {
-    /// A read of the connection's next frame. A `limit` other than `NONE` replaces the timeout of the socket.
-    pub fn new(fd: RawFd, limit: Deadline) -> Self {
-        let is_timed = limit != Deadline::NONE;
+    /// A read of the connection's next frame. A `deadline` other than `NONE` replaces the timeout of the
+    /// socket.
+    pub fn new(fd: RawFd, deadline: Deadline) -> Self {
+        let is_timed = deadline != Deadline::NONE;
         Self {
             fd,
             begun: now(),
             cookie: Cookie::NONE,
             is_certain: false,
             counters: (0, 0),
-            limit: is_timed.then_some(limit),
+            deadline: is_timed.then_some(deadline),
             is_timed,
             flushing: Flushing::default(),
         }
@@ -250,7 +251,7 @@ impl Read {
         }
         if !outcome.is_poll() {
             let Ok(time) = socket::receive_time(self.fd) else { return false };
-            self.limit = Some(Deadline::since(self.begun, time));
+            self.deadline = Some(Deadline::since(self.begun, time));
         }
         true
     }
@@ -341,19 +342,19 @@ impl Read {
         wait: &mut Wait,
         has_begun: bool,
     ) -> Result<Flow<Frame>, Error> {
-        if !has_begun && !is_any_queued() && self.limit.is_none() {
+        if !has_begun && !is_any_queued() && self.deadline.is_none() {
             wait.peek(self.fd, HEADER_SIZE);
             return Ok(Flow::Wait);
         }
-        let limit = match self.limit {
-            Some(limit) => limit,
+        let deadline = match self.deadline {
+            Some(deadline) => deadline,
             None => {
                 let is_nonblocking = socket::is_nonblocking(self.fd).map_err(failed)?;
                 let time = if is_nonblocking { 0 } else { socket::receive_time(self.fd).map_err(failed)? };
-                *self.limit.insert(Deadline::since(self.begun, time))
+                *self.deadline.insert(Deadline::since(self.begun, time))
             }
         };
-        match limit.left() {
+        match deadline.left() {
             0 => {
                 loops::note_input(guard, self.fd);
                 return Err(failed(if self.is_timed { Errno::ETIMEDOUT } else { Errno::EAGAIN }));

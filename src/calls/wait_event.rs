@@ -33,7 +33,7 @@ use crate::process::entry_guard::EntryGuard;
 #[derive(Clone, Copy)]
 pub struct WaitEvent {
     listener: Option<RawFd>,
-    limit: Deadline,
+    deadline: Deadline,
     /// How many events the program asks for.
     most: usize,
     /// How often the kernel was asked without waiting.
@@ -44,10 +44,10 @@ pub struct WaitEvent {
 }
 
 impl WaitEvent {
-    /// A wait until `limit` for events of this service and of the list's connections. The program asks for
-    /// `most` events: one by the steps, and the others by [`more`].
-    pub fn new(listener: Option<RawFd>, limit: Deadline, most: usize) -> Self {
-        Self { listener, limit, most, looks: 0, internal: [None; 2] }
+    /// A wait until `deadline` for events of this service and of the list's connections. The program asks for
+    /// `most` events: one by the steps, and the others by `more`.
+    pub fn new(listener: Option<RawFd>, deadline: Deadline, most: usize) -> Self {
+        Self { listener, deadline, most, looks: 0, internal: [None; 2] }
     }
 
     /// The fast path of a step, for a list of a few connections: begins the wait for them, or returns the
@@ -59,7 +59,7 @@ impl WaitEvent {
         wait: &mut Wait,
     ) -> Option<Flow<(L::Origin, Frame)>> {
         if wait.is_first() {
-            let left = self.limit.left();
+            let left = self.deadline.left();
             if left == 0 {
                 return None;
             }
@@ -78,7 +78,7 @@ impl WaitEvent {
             match event_loop.serve_quickly(guard, list, ready, is_blocked)? {
                 Served::Message(origin, frame) => Some(Flow::Done((origin, frame))),
                 Served::Part => {
-                    let left = self.limit.left();
+                    let left = self.deadline.left();
                     let has_blocked = left < 0 && wait.block_signals();
                     let next = event_loop.wait_quickly(list, has_blocked).filter(|_| left != 0)?;
                     self.wait_for_members(guard, wait, next, left);
@@ -97,7 +97,7 @@ impl WaitEvent {
         wait: &mut Wait,
     ) -> Result<Flow<Option<Event<L::Origin>>>, Error> {
         let mut input = if wait.is_first() {
-            Input::Begin(self.listener, self.limit.left() != 0, self.most)
+            Input::Begin(self.listener, self.deadline.left() != 0, self.most)
         } else {
             self.woken(guard, list, wait)?
         };
@@ -106,7 +106,7 @@ impl WaitEvent {
                 Driven::Event(event) => return Ok(Flow::Done(Some(event))),
                 Driven::Nothing => return Ok(Flow::Done(None)),
                 Driven::Wait(next) => {
-                    let left = self.limit.left();
+                    let left = self.deadline.left();
                     if left < 0 && !wait.is_first() && wait.block_signals() {
                         input = Input::Blocked;
                         continue;
@@ -135,7 +135,7 @@ impl WaitEvent {
         list: &L,
         wait: &mut Wait,
     ) -> Result<Input<L::Client>, Error> {
-        let is_endless = self.limit.left() < 0;
+        let is_endless = self.deadline.left() < 0;
         let is_blocked = wait.has_blocked_signals();
         match wait.result() {
             // With a deadline EINTR is not reported: a program that calls again after each signal would wait
@@ -159,16 +159,16 @@ impl WaitEvent {
 
     fn wait_for_members(&mut self, guard: &EntryGuard, wait: &mut Wait, mut next: WaitFor, left: i32) {
         self.internal = [next.clock, None];
-        let mut limit = next.limit;
+        let mut timeout = next.timeout;
         if let Some(set) = background::set(guard) {
             self.internal = [next.clock, Some(set)];
             next.fds.push(set);
-            limit = Some(limit.unwrap_or(u32::MAX).min(LOOK.unsigned_abs()));
+            timeout = Some(timeout.unwrap_or(u32::MAX).min(LOOK.unsigned_abs()));
         }
-        let limit = limit.map_or(-1, |limit| i32::try_from(limit).unwrap_or(i32::MAX));
+        let timeout = timeout.map_or(-1, |timeout| i32::try_from(timeout).unwrap_or(i32::MAX));
         // `left` is negative without a deadline.
-        let limit = if left < 0 || (0..left).contains(&limit) { limit } else { left };
-        wait.poll_few(next.fds.as_slice(), libc::POLLIN, limit);
+        let timeout = if left < 0 || (0..left).contains(&timeout) { timeout } else { left };
+        wait.poll_few(next.fds.as_slice(), libc::POLLIN, timeout);
     }
 }
 

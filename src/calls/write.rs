@@ -376,12 +376,12 @@ impl<'a> Write<'a> {
             return false;
         }
         let mut slot = table::lock_unverified(guard, self.fd);
-        let is_it = match phase {
+        let is_same_connection = match phase {
             Phase::HeldBack(held_back) => held_back.end(&mut slot),
             Phase::Turn if slot.check_identity(self.identity).is_err() => false,
             _ => slot.get().map(|connection| connection.turn.leave(guard.thread())).is_some(),
         };
-        if !is_it {
+        if !is_same_connection {
             return false;
         }
         let is_queued = slot.get().is_some_and(|connection| !connection.send_queue.is_empty());

@@ -69,7 +69,7 @@ struct Rest {
     queue: SendQueue,
     stall: Stall,
     /// Until when the bytes may be sent.
-    limit: Deadline,
+    deadline: Deadline,
 }
 
 /// Whether anything is sent in the background.
@@ -109,7 +109,7 @@ impl Rest {
     fn look(&mut self) -> bool {
         self.send_queued()
             || self.stall.look(self.descriptor.as_raw_fd(), &self.queue)
-            || self.limit.left() == 0
+            || self.deadline.left() == 0
     }
 }
 
@@ -206,9 +206,9 @@ pub fn leave_to_caller(guard: &EntryGuard, fd: RawFd) {
     }
 }
 
-/// A connection is about to be closed: its queue becomes a rest, which is sent until `limit`. Fails with the
-/// queue if there is no descriptor or no memory for that.
-pub fn take_over(guard: &EntryGuard, fd: RawFd, limit: Deadline) -> Result<Option<Begun>, SendQueue> {
+/// A connection is about to be closed: its queue becomes a rest, which is sent until `deadline`. Fails with
+/// the queue if there is no descriptor or no memory for that.
+pub fn take_over(guard: &EntryGuard, fd: RawFd, deadline: Deadline) -> Result<Option<Begun>, SendQueue> {
     leave_to_caller(guard, fd);
     let mut slot = table::lock_unverified(guard, fd);
     let has_unsent = |slot: &mut table::Slot<'_>| {
@@ -225,7 +225,7 @@ pub fn take_over(guard: &EntryGuard, fd: RawFd, limit: Deadline) -> Result<Optio
     let queue = slot.get().map(|connection| std::mem::take(&mut connection.send_queue)).unwrap_or_default();
     drop(slot);
     let Ok(descriptor) = fd::duplicate(fd) else { return Err(queue) };
-    let rest = Rest { stall: Stall::begin(fd, &queue), descriptor, queue, limit };
+    let rest = Rest { stall: Stall::begin(fd, &queue), descriptor, queue, deadline };
     let mut background = lock_background(guard);
     if background.rests.try_reserve(1).is_err() {
         drop(background);

@@ -124,7 +124,7 @@ impl Entry {
     }
 
     /// Clears all but the counters; returns the connection's memory.
-    fn forget(&mut self) -> Option<Memory> {
+    fn clear(&mut self) -> Option<Memory> {
         (self.set, self.list, self.cookie) = (None, 0, Cookie::NONE);
         self.set(FLAGS, false);
         self.connection.take()
@@ -249,7 +249,7 @@ impl Slot<'_> {
         if let Some(known) = self.existing().filter(|entry| entry.is_in_use()).map(|entry| entry.cookie) {
             self.seen = Cookie::of(self.fd).ok();
             if !self.seen.is_some_and(|seen| seen.may_be(known)) {
-                self.forget();
+                self.clear();
             }
         }
     }
@@ -365,7 +365,7 @@ impl Slot<'_> {
         if self.existing().is_some_and(is_closing) || is_internal {
             return Err(Errno::EBADF);
         }
-        self.forget();
+        self.clear();
         // If there is no memory for the flag, two calls that close the number at the same time are the
         // program's race.
         if let Ok(entry) = self.place() {
@@ -417,7 +417,7 @@ impl Slot<'_> {
             self.reserve()?;
             let cookie = Cookie::of(self.fd)?;
             if self.existing().is_some_and(|entry| entry.is_in_use() && !entry.cookie.may_be(cookie)) {
-                self.forget();
+                self.clear();
             }
             let settings = self.settings();
             let mut memory = self.shard.spare.take().ok_or(Errno::ENOMEM)?;
@@ -437,8 +437,8 @@ impl Slot<'_> {
     }
 
     /// Clears the entry. Threads that wait for their turn to send are woken and find the connection closed.
-    pub fn forget(&mut self) {
-        let mut memory = self.existing_mut().and_then(Entry::forget);
+    pub fn clear(&mut self) {
+        let mut memory = self.existing_mut().and_then(Entry::clear);
         memory.as_deref_mut().into_iter().flatten().for_each(|connection| connection.turn.close());
         self.discarded = memory.or_else(|| self.discarded.take());
     }
@@ -459,8 +459,8 @@ impl Slot<'_> {
     /// EBADF if the number was given out or closed since, or is another socket's.
     pub fn check_identity(&self, before: Identity) -> Result<(), Errno> {
         let Identity { cookie, counters } = before;
-        let is_it = self.counters() == counters && (!cookie.is_some() || cookie.is_behind(self.fd));
-        if is_it { Ok(()) } else { Err(Errno::EBADF) }
+        let is_same = self.counters() == counters && (!cookie.is_some() || cookie.is_behind(self.fd));
+        if is_same { Ok(()) } else { Err(Errno::EBADF) }
     }
 }
 
@@ -524,7 +524,7 @@ pub fn has_ahead(guard: &EntryGuard, fd: RawFd) -> bool {
 pub fn give_out(guard: &EntryGuard, fd: RawFd, Prepared { set, refuses }: Prepared) -> Result<(), Errno> {
     HIGHEST.fetch_max(key(fd), Ordering::Relaxed);
     let mut slot = lock_unverified(guard, fd);
-    slot.forget();
+    slot.clear();
     let cookie = Cookie::of(fd)?;
     match slot.place() {
         Ok(entry) => {

@@ -22,7 +22,7 @@ impl Pause {
 
     /// Whether the pause has lasted long enough: another part of the program may have closed a descriptor.
     pub fn is_over(self) -> bool {
-        self.0.is_some_and(|limit| limit.left() == 0)
+        self.0.is_some_and(|deadline| deadline.left() == 0)
     }
 
     /// Begins or ends a pause; returns whether that is a change.

@@ -81,8 +81,8 @@ pub fn read(fd: RawFd, source: Source) -> Read {
         Err(_) => {
             // After a hang-up a read does not block, and a terminal that is opened anew is not the one that
             // has hung up.
-            let patience = if is_file || is_hung_up { Blocking::Wait } else { Blocking::DontWait };
-            read_bytes(|room| fd::read(fd, room, patience))
+            let blocking = if is_file || is_hung_up { Blocking::Wait } else { Blocking::DontWait };
+            read_bytes(|room| fd::read(fd, room, blocking))
         }
     };
     match result {

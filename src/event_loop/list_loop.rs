@@ -176,7 +176,7 @@ impl EventLoop {
             }
             Input::Blocked => {
                 self.is_undisturbed = true;
-                self.forget_verified();
+                self.clear_verified();
                 None
             }
             Input::More => {
@@ -184,17 +184,17 @@ impl EventLoop {
                 None
             }
             Input::Accepted(client, fd, prepared, shapes) => {
-                self.registry.forget_lost_set();
+                self.registry.drop_lost_set();
                 self.note_shape(shapes);
                 self.add_client(guard, list, client, fd, prepared)
             }
             Input::NotAccepted(errno, shapes) => {
-                self.registry.forget_lost_set();
+                self.registry.drop_lost_set();
                 self.note_shape(shapes);
                 self.note_not_accepted(guard, errno).map_or(Ok(None), Err)?
             }
             Input::Read(token, read) => {
-                self.registry.forget_lost_set();
+                self.registry.drop_lost_set();
                 self.finish_read(guard, list, token, read)?.map(Step::Event)
             }
         };
@@ -240,7 +240,7 @@ impl EventLoop {
             return Ok(());
         }
         let services = endpoint::opened();
-        self.registry.forget_lost_set();
+        self.registry.drop_lost_set();
         let is_other = self.registry.set_listener(guard, listener)?;
         if self.upkeep.seen != list.shape() || is_other {
             // An entry may have the number of this service, or of the former one.
@@ -265,7 +265,7 @@ impl EventLoop {
     fn note_call<L: List>(&mut self, list: &L, listener: Option<RawFd>, may_wait: bool, most: usize) -> bool {
         (self.is_batch, self.is_waiting, self.is_undisturbed) = (false, false, false);
         self.reported_watched.clear();
-        self.forget_verified();
+        self.clear_verified();
         self.registry.turns.begin(most);
         self.upkeep.scan.begin(may_wait);
         let turns = &self.registry.turns;
@@ -290,7 +290,7 @@ impl EventLoop {
         self.is_waiting = false;
         let ready = ready.as_slice();
         if !self.is_undisturbed || ready.is_empty() {
-            self.forget_verified();
+            self.clear_verified();
         }
         let poller = self.registry.poller_mut();
         let (set, clock) = poller.as_ref().map_or((-1, None), |poller| (poller.fd(), poller.clock()));
@@ -303,7 +303,7 @@ impl EventLoop {
             self.registry.turns.begin_round();
             return Ok(false);
         }
-        self.registry.forget_lost_set();
+        self.registry.drop_lost_set();
         if (has_clock || ready.is_empty()) && !self.registry.has_clock() {
             // The program has closed the clock, but not the set.
             self.registry.drop_set();
@@ -322,7 +322,7 @@ impl EventLoop {
             self.registry.build(guard)?;
         }
         if collected.has_ticked {
-            self.look_after(guard, list)?;
+            self.do_periodic_work(guard, list)?;
         }
         Ok(!collected.is_something)
     }
@@ -334,14 +334,14 @@ impl EventLoop {
         // be checked.
         self.tick();
         match self.registry.poller_ref().map(|poller| poller.ready(&mut room)) {
-            Some(Ok(brought)) => Ok(self.registry.collect(brought)),
+            Some(Ok(reports)) => Ok(self.registry.collect(reports)),
             Some(Err(errno)) => Err(failed(errno)),
             None => Ok(Collected::default()),
         }
     }
 
     /// The periodic work.
-    fn look_after<L: List>(&mut self, guard: &EntryGuard, list: &L) -> Result<(), Error> {
+    fn do_periodic_work<L: List>(&mut self, guard: &EntryGuard, list: &L) -> Result<(), Error> {
         if self.registry.pause.is_over() {
             self.resume_accepting(guard);
         }
@@ -389,14 +389,14 @@ impl EventLoop {
                 if self.is_undisturbed {
                     self.note_all_verified();
                 }
-                return Some(WaitFor { fds, clock: None, limit: None, is_idle, looks });
+                return Some(WaitFor { fds, clock: None, timeout: None, is_idle, looks });
             }
         }
         let poller = self.registry.poller_ref()?;
         let mut fds = self.few_members().unwrap_or(Few::one(poller.fd()));
         let clock = poller.clock().filter(|_| !is_alone);
         clock.into_iter().for_each(|clock| _ = fds.push(clock));
-        Some(WaitFor { fds, clock, limit: Some(self.tick()), is_idle, looks })
+        Some(WaitFor { fds, clock, timeout: Some(self.tick()), is_idle, looks })
     }
 
     /// Whether the members themselves are polled: waiting for a few members takes half the time of waiting

@@ -411,7 +411,7 @@ impl Members {
     }
 
     /// From now on no member is found by this address.
-    pub fn forget_address(&mut self, addr: usize) {
+    pub fn clear_address(&mut self, addr: usize) {
         self.slab.iter_mut().filter(|member| member.addr == addr).for_each(|member| member.addr = 0);
     }
 
@@ -426,11 +426,11 @@ impl Members {
 
     /// Synchronises the mirror with the list. A member is found again by the address of its structure, at
     /// whatever place; or, if that address is no longer in the list, by its number in a copy of the
-    /// structure, if `is_it` confirms that the number still is the file that was registered.
+    /// structure, if `is_same_file` confirms that the number still is the file that was registered.
     pub fn sync<L: List>(
         &mut self,
         list: &L,
-        mut is_it: impl FnMut(&Self, u32) -> bool,
+        mut is_same_file: impl FnMut(&Self, u32) -> bool,
     ) -> Result<Changes, OutOfMemory> {
         let (_, size) = list.shape();
         let mut changes = Changes::default();
@@ -480,7 +480,7 @@ impl Members {
             let copied = self.holder(entry.fd).filter(|slot| {
                 self.get(*slot).is_some_and(|member| {
                     astray.get(&member.addr) == Some(slot) && member.kind.is_alike(entry.kind)
-                }) && is_it(self, *slot)
+                }) && is_same_file(self, *slot)
             });
             if let Some(slot) = copied {
                 if let Some(member) = self.get(slot) {

@@ -132,7 +132,7 @@ impl Registry {
         if self.poller().is_some() {
             return false;
         }
-        self.forget_lost_set();
+        self.drop_lost_set();
         self.verify(slot)
     }
 
@@ -151,7 +151,7 @@ impl Registry {
         let data = table::lock_unverified(guard, member.fd).take_data(member.cookie);
         self.unregister(guard, slot, &member);
         if member.has(REPORTED) {
-            self.part(slot, |parting| parting.data = data);
+            self.keep_parting(slot, |parting| parting.data = data);
         }
         let (given, _) = table::lock_unverified(guard, member.fd).counters();
         let Some(member) = self.members.get_mut(slot) else { return };
@@ -170,12 +170,12 @@ impl Registry {
     }
 
     /// Allocates the memory to keep a parting for one more member.
-    pub fn make_room_to_part(&mut self) -> Result<(), OutOfMemory> {
+    pub fn make_room_for_parting(&mut self) -> Result<(), OutOfMemory> {
         Ok(self.partings.try_reserve(1)?)
     }
 
     /// Keeps data of a closed member until its end is reported; without memory the data is dropped at once.
-    pub fn part(&mut self, slot: u32, keep: impl FnOnce(&mut Parting)) {
+    pub fn keep_parting(&mut self, slot: u32, keep: impl FnOnce(&mut Parting)) {
         let mut parting = self.partings.remove(&slot).unwrap_or_default();
         keep(&mut parting);
         let is_something = parting.held.is_some() || parting.data.is_some();
@@ -197,7 +197,7 @@ impl Registry {
             self.poller().into_iter().for_each(|poller| poller.remove(member.fd));
         }
         let number = if member.has(NOTED) { Some(table::lock_verified(guard, member.fd)) } else { None };
-        self.forget_member(guard, slot, member, number);
+        self.clear_registration(guard, slot, member, number);
     }
 
     /// The same for a member that was verified just now, so that the set is known to be intact.
@@ -206,10 +206,16 @@ impl Registry {
             poller.remove(member.fd);
         }
         let number = if member.has(NOTED) { Some(table::lock_unverified(guard, member.fd)) } else { None };
-        self.forget_member(guard, slot, member, number);
+        self.clear_registration(guard, slot, member, number);
     }
 
-    fn forget_member(&mut self, guard: &EntryGuard, slot: u32, member: &Member, number: Option<Slot<'_>>) {
+    fn clear_registration(
+        &mut self,
+        guard: &EntryGuard,
+        slot: u32,
+        member: &Member,
+        number: Option<Slot<'_>>,
+    ) {
         self.members.release(slot);
         self.files.remove(&slot);
         self.partings.remove(&slot);

@@ -95,7 +95,7 @@ pub struct WaitFor {
     /// The clock: readable when another thread has woken the loop.
     pub clock: Option<RawFd>,
     /// The most milliseconds to wait, until periodic work is due; `None` if there is no such work.
-    pub limit: Option<u32>,
+    pub timeout: Option<u32>,
     /// Whether the kernel was asked just now, and had nothing to report.
     pub is_idle: bool,
     /// How often the kernel has to be asked until all descriptors that were ready have been handled.

@@ -31,7 +31,7 @@ impl Upkeep {
         registry: &mut Registry,
         list: &L,
     ) -> Result<(), Error> {
-        registry.forget_lost_set();
+        registry.drop_lost_set();
         registry.sync(guard, list)?;
         (self.seen, self.is_unchecked) = (list.shape(), true);
         Ok(())

@@ -321,7 +321,7 @@ pub fn close_service(guard: Option<&mut EntryGuard>, fd: RawFd, path: &CStr) -> 
         let mut slot = table::lock_verified(guard, fd);
         let service = slot.get().and_then(|connection| connection.service.take());
         if service.is_some() {
-            slot.forget();
+            slot.clear();
         }
         service
     });

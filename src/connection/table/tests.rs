@@ -77,7 +77,7 @@ fn idle_connection_returns_its_memory() {
     slot.entry().unwrap().left_to_parent = true;
     slot.remove_if_idle();
     assert!(slot.get().is_some());
-    slot.forget();
+    slot.clear();
     assert!(slot.into_discarded().is_some());
     close(fd);
 }

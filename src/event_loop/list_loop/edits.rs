@@ -36,7 +36,7 @@ impl EventLoop {
             self.registry.members.push(entry, index, State::Waiting);
         } else {
             // Any structure that had this address before is another one.
-            self.registry.members.forget_address(entry.addr);
+            self.registry.members.clear_address(entry.addr);
             self.upkeep.sync(guard, &mut self.registry, list)?;
         }
         self.upkeep.seen = list.shape();
@@ -64,12 +64,12 @@ impl EventLoop {
         if kind != entry.kind {
             self.registry.members.rebind(slot, Entry { kind, ..entry }, State::Waiting);
             // If epoll cannot watch the descriptor, the entry is refused now.
-            self.registry.forget_lost_set();
+            self.registry.drop_lost_set();
             self.registry.build(guard)?;
         }
         let state = |event_loop: &Self| event_loop.registry.members.get(slot).map(|member| member.state);
         if state(self) == Some(State::Waiting) {
-            self.registry.forget_lost_set();
+            self.registry.drop_lost_set();
             self.registry.register(guard, slot)?;
         }
         match entry.kind {
@@ -108,16 +108,18 @@ impl EventLoop {
     /// How many connections the list has, how many messages were received on them, and whether clients wait
     /// because descriptors or memory ran out.
     pub fn status(&self) -> (usize, u64, bool) {
-        let is_it =
+        let is_counted =
             |(_, member): &(u32, &Member)| member.kind == Kind::Connection && member.state != State::Closed;
-        let connections = self.registry.members.slots().filter(is_it).count();
+        let connections = self.registry.members.slots().filter(is_counted).count();
         (connections, self.receiver.received, self.registry.pause.is_on())
     }
 
     /// The descriptor of the member that reads signals, if there is one, and which signals these are.
     pub fn signals(&mut self) -> Option<(RawFd, Signals)> {
-        let is_it = |(_, member): &(u32, &Member)| member.kind == Kind::Signals && member.is_registered();
-        let (slot, fd) = self.registry.members.slots().find(is_it).map(|(slot, member)| (slot, member.fd))?;
+        let reads_signals =
+            |(_, member): &(u32, &Member)| member.kind == Kind::Signals && member.is_registered();
+        let (slot, fd) =
+            self.registry.members.slots().find(reads_signals).map(|(slot, member)| (slot, member.fd))?;
         self.registry.verify_without_set(slot).then_some((fd, self.signals))
     }
 
@@ -180,13 +182,13 @@ impl EventLoop {
     /// ended.
     pub fn mark_ended(&mut self, guard: &EntryGuard, fd: RawFd) -> Result<Option<Token>, OutOfMemory> {
         let Some(slot) = self.slot_of(fd) else { return Ok(None) };
-        let is_it = |member: &&Member| member.kind == Kind::Connection && member.is_registered();
+        let is_connection = |member: &&Member| member.kind == Kind::Connection && member.is_registered();
         if !self.registry.verify_without_set(slot) {
             return Ok(None);
         }
-        let Some(member) = self.registry.members.get(slot).filter(is_it) else { return Ok(None) };
+        let Some(member) = self.registry.members.get(slot).filter(is_connection) else { return Ok(None) };
         let token = Token::of_member(slot, member);
-        self.registry.make_room_to_part()?;
+        self.registry.make_room_for_parting()?;
         if let Some(member) = self.registry.members.get_mut(slot) {
             member.set(REPORTED, true);
             if member.reason == Reason::None {
@@ -209,7 +211,7 @@ impl EventLoop {
             self.registry.members.find(token).is_some_and(|member| member.state == State::Closed);
         let fd = held.as_ref().map(AsRawFd::as_raw_fd);
         match &mut self.ended {
-            _ if is_waiting => self.registry.part(token.slot, |parting| parting.held = held),
+            _ if is_waiting => self.registry.keep_parting(token.slot, |parting| parting.held = held),
             // Another thread has reported the end already.
             Some(ended) if Some(ended.fd) == fd => ended.held = held,
             _ => {}
@@ -282,7 +284,7 @@ impl EventLoop {
         list: &L,
         listener: Option<RawFd>,
     ) -> Result<RawFd, Error> {
-        self.registry.forget_lost_set();
+        self.registry.drop_lost_set();
         self.begin(guard, list, listener, true, 1)?;
         self.registry.build(guard)?;
         let fd = self.registry.event_fd(guard).map_err(failed)?;

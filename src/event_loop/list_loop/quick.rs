@@ -47,7 +47,7 @@ impl EventLoop {
         if !self.is_quick() || self.registry.turns.is_empty() || !self.seems_unchanged(list, listener) {
             return None;
         }
-        self.forget_verified();
+        self.clear_verified();
         let message = self.turn_quickly(guard, list)?;
         self.note_call(list, listener, true, most);
         Some(message)
@@ -73,8 +73,8 @@ impl EventLoop {
         }
         let token = self.registry.turns.next()?;
         let member = *self.registry.members.find(token).filter(|member| is_common(member))?;
-        let is_it = member.has(READABLE) && (member.has(VERIFIED) || self.registry.verify(token.slot));
-        let origin = self.origin(list, &member).filter(|_| is_it)?;
+        let is_ready = member.has(READABLE) && (member.has(VERIFIED) || self.registry.verify(token.slot));
+        let origin = self.origin(list, &member).filter(|_| is_ready)?;
         let Quick::Frame(frame, has_more) = self.receive_quickly(guard, token, member.fd)? else {
             return None;
         };
@@ -92,11 +92,11 @@ impl EventLoop {
     ///
     /// [`Receiver::next_quickly`]: crate::event_loop::receive::Receiver::next_quickly
     fn receive_quickly(&mut self, guard: &EntryGuard, token: Token, fd: RawFd) -> Option<Quick> {
-        let brought = self.receiver.next_quickly(guard, token, fd);
-        if brought.is_none() {
+        let received = self.receiver.next_quickly(guard, token, fd);
+        if received.is_none() {
             self.registry.make_ready(token.slot, READABLE);
         }
-        brought
+        received
     }
 
     /// Asks the kernel which members are ready. Returns false if the kernel has reported anything else, which
@@ -124,8 +124,8 @@ impl EventLoop {
 
     /// The value by which events name the member, if its entry is unchanged.
     fn origin<L: List>(&self, list: &L, member: &Member) -> Option<L::Origin> {
-        let is_it = list.entry(member.index()).is_some_and(|entry| member.is(entry));
-        list.origin(member.index()).filter(|_| is_it)
+        let is_unchanged = list.entry(member.index()).is_some_and(|entry| member.is(entry));
+        list.origin(member.index()).filter(|_| is_unchanged)
     }
 
     /// This descriptor is the only one that the wait has found ready: the message of its connection.
@@ -144,8 +144,8 @@ impl EventLoop {
                 .serve_set_quickly(guard, list, ready)
                 .map(|(origin, frame)| Served::Message(origin, frame));
         }
-        let is_it = |member: &Member| member.fd == ready && is_common(member);
-        let (slot, member) = self.registry.members.slots().find(|(_, member)| is_it(member))?;
+        let is_served = |member: &Member| member.fd == ready && is_common(member);
+        let (slot, member) = self.registry.members.slots().find(|(_, member)| is_served(member))?;
         let token = Token::of_member(slot, member);
         let origin = self
             .origin(list, member)
@@ -167,7 +167,7 @@ impl EventLoop {
     pub fn wait_quickly<L: List>(&mut self, list: &L, has_blocked_signals: bool) -> Option<WaitFor> {
         if has_blocked_signals {
             self.is_undisturbed = true;
-            self.forget_verified();
+            self.clear_verified();
         }
         if self.is_quick() { self.wait_on(list, false) } else { None }
     }
@@ -184,7 +184,7 @@ impl EventLoop {
             return None;
         }
         self.is_waiting = false;
-        self.forget_verified();
+        self.clear_verified();
         self.turn_quickly(guard, list)
     }
 

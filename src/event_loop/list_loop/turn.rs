@@ -124,7 +124,7 @@ impl EventLoop {
         if self.registry.poller().is_some() {
             return Ok(false);
         }
-        self.registry.forget_lost_set();
+        self.registry.drop_lost_set();
         self.registry.build(guard)?;
         Ok(self.registry.verify(slot))
     }
@@ -144,7 +144,7 @@ impl EventLoop {
         (0..self.registry.members.slab_size()).for_each(|slot| self.note_verified(slot));
     }
 
-    pub(super) fn forget_verified(&mut self) {
+    pub(super) fn clear_verified(&mut self) {
         for slot in self.verified.drain(..) {
             self.registry.members.get_mut(slot).into_iter().for_each(|member| member.set(VERIFIED, false));
         }
@@ -278,9 +278,9 @@ impl EventLoop {
         if !matches!(member.state, State::Broken | State::Draining | State::Closed) {
             return Ok(None);
         }
-        let is_it =
+        let is_verified =
             member.state != State::Closed && (member.has(VERIFIED) || self.verify(guard, token.slot)?);
-        if is_it {
+        if is_verified {
             // If no descriptor is left for the rest, the rest is lost: the peer has broken the protocol, or
             // reads no more.
             drop(background::take_over(guard, member.fd, Deadline::NONE));
@@ -291,7 +291,7 @@ impl EventLoop {
         self.ended = Some(Ended::new(member, parting));
         list.remove_entry(member.index());
         if let Some(member) = self.registry.members.swap_remove(member.index()) {
-            if is_it {
+            if is_verified {
                 self.registry.unregister_verified(guard, token.slot, &member);
             } else {
                 self.registry.unregister(guard, token.slot, &member);
@@ -300,7 +300,8 @@ impl EventLoop {
         self.resume_accepting(guard);
         let may_hold = table::lock_unverified(guard, member.fd).may_hold_descriptors();
         // EBADF if the program is about to close the number. A file that is no socket is not closed, either.
-        let noted = if is_it { table::note_closing_socket(guard, member.fd) } else { Err(Errno::EBADF) };
+        let noted =
+            if is_verified { table::note_closing_socket(guard, member.fd) } else { Err(Errno::EBADF) };
         if let Ok(memory) = noted {
             self.registry.discard(memory);
             return Ok(Some(Step::End { fd: member.fd, may_hold, origin }));

@@ -67,8 +67,8 @@ impl List for Program {
 
 /// Synchronises the mirror with the list, and handles the changes as the registry does: each new member gets
 /// its number, if no other member holds it.
-fn sync(members: &mut Members, list: &Program, is_it: bool) -> Changes {
-    let changes = members.sync(list, |_, _| is_it).unwrap();
+fn sync(members: &mut Members, list: &Program, is_same_file: bool) -> Changes {
+    let changes = members.sync(list, |_, _| is_same_file).unwrap();
     for (slot, entry) in &changes.replaced {
         members.rebind(*slot, *entry, State::Waiting);
     }
@@ -121,7 +121,7 @@ fn member_follows_its_structure_to_any_place() {
 
 #[test]
 fn copy_of_a_structure_is_the_member_if_the_file_is_the_same() {
-    for is_it in [true, false] {
+    for is_same_file in [true, false] {
         let (mut members, mut list) = (Members::new(), Program::default());
         let addr = list.add(3, Kind::Connection);
         sync(&mut members, &list, true);
@@ -130,9 +130,9 @@ fn copy_of_a_structure_is_the_member_if_the_file_is_the_same() {
         list.structures.remove(&addr);
         list.places.clear();
         list.add(3, Kind::Connection);
-        let changes = sync(&mut members, &list, is_it);
-        assert_eq!((changes.added.len(), changes.removed.len()), if is_it { (0, 0) } else { (1, 1) });
-        assert_eq!(members.find(token).is_some(), is_it);
+        let changes = sync(&mut members, &list, is_same_file);
+        assert_eq!((changes.added.len(), changes.removed.len()), if is_same_file { (0, 0) } else { (1, 1) });
+        assert_eq!(members.find(token).is_some(), is_same_file);
         assert_is_mirror(&members, &list);
     }
 }
@@ -177,7 +177,7 @@ fn forgotten_address_finds_no_member() {
     let (mut members, mut list) = (Members::new(), Program::default());
     let addr = list.add(3, Kind::Connection);
     sync(&mut members, &list, true);
-    members.forget_address(addr);
+    members.clear_address(addr);
     let changes = sync(&mut members, &list, false);
     assert_eq!((changes.added.len(), changes.removed.len()), (1, 1));
     assert_is_mirror(&members, &list);
@@ -248,8 +248,8 @@ fn mirror_equals_list_after_any_changes() {
             for _ in 0..=script.below(3) {
                 change(&mut script, &mut list);
             }
-            let is_it = script.below(2) == 0;
-            let changes = sync(&mut members, &list, is_it);
+            let is_same_file = script.below(2) == 0;
+            let changes = sync(&mut members, &list, is_same_file);
             assert_is_mirror(&members, &list);
             assert!(!members.differs(&list, 0..list.places.len()));
             for (slot, member) in members.slots() {
@@ -269,7 +269,9 @@ fn mirror_equals_list_after_any_changes() {
                     // A new structure, or a copy of one that was removed.
                     None => assert!(
                         is_added
-                            != before.values().any(|(old, was)| *old == slot && is_it && was.fd == member.fd)
+                            != before
+                                .values()
+                                .any(|(old, was)| *old == slot && is_same_file && was.fd == member.fd)
                     ),
                 }
             }

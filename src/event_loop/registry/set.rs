@@ -194,10 +194,10 @@ impl Registry {
     }
 
     /// Handles the reports of epoll: queues ready members, and begins a round.
-    pub fn collect(&mut self, brought: &[Readiness]) -> Collected {
+    pub fn collect(&mut self, reports: &[Readiness]) -> Collected {
         let mut is_stale = false;
         let has_ticked = self.poller.as_mut().is_some_and(Poller::take_tick);
-        for readiness in brought {
+        for readiness in reports {
             let (flags, data) = (readiness.events, readiness.u64);
             if data == TICK {
                 self.poller.iter_mut().for_each(Poller::stop_clock);
@@ -218,11 +218,11 @@ impl Registry {
             }
         }
         self.turns.begin_round();
-        Collected { is_something: !brought.is_empty(), has_ticked, is_stale }
+        Collected { is_something: !reports.is_empty(), has_ticked, is_stale }
     }
 
     /// Drops a set that the program has closed: its number must be neither used nor closed.
-    pub fn forget_lost_set(&mut self) {
+    pub fn drop_lost_set(&mut self) {
         if self.poller.is_some() && self.poller().is_none() {
             self.poller = None;
         }
