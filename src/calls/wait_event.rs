@@ -5,10 +5,10 @@
 //! of the process.
 //!
 //! A wait without a deadline fails with EINTR if a signal handler has run since the call began. The first
-//! wait of a call ends when a member is ready, a handler has run, or the loop has work of its own. In the
-//! last case another wait follows, and from then on signals are blocked except during waits, so that no
-//! handler is missed. (The loop's work ends the wait by poll's timeout, not by a readable descriptor: if a
-//! handler has run as well, poll(2) reports EINTR.)
+//! wait of a call ends when a member is ready, when a handler has run, or when the loop has work of its own.
+//! If there is nothing to report then, another wait follows, and from there on signals are blocked except
+//! during waits, so that no handler is missed. (Work of the loop's own ends the wait by poll's timeout, not
+//! by a readable descriptor: if a handler has run as well, poll(2) reports EINTR.)
 
 #![forbid(unsafe_code)]
 

@@ -35,7 +35,7 @@ use crate::kernel::fd;
 use crate::kernel::wait::Wait;
 use crate::process::entry_guard::{EntryGuard, Thread};
 
-/// What the call does next. Each step reads it, and the function that begins a wait writes it.
+/// What the call does next. [`Write::step`] reads it; the functions that begin a wait, and `leave`, write it.
 #[derive(Clone, Copy)]
 enum Phase {
     /// Not begun, or about to end without the turn.

@@ -141,7 +141,8 @@ pub fn flush_verified(guard: &EntryGuard, fd: RawFd) -> bool {
     slot.get().is_some_and(|connection| connection.has_unsent())
 }
 
-/// The same for a connection in any state; errors count as sent, because nothing is left to send then.
+/// The same for a number that is not verified yet. `Full` also if a thread has the turn; an error counts as
+/// `All`, because another try would not help.
 pub fn flush_connection(guard: &EntryGuard, fd: RawFd) -> Flushed {
     let mut slot = table::lock_verified(guard, fd);
     if slot.get().is_some_and(|connection| !connection.turn.is_free()) {

@@ -4,7 +4,7 @@
 //! more memory than it has bytes. The bytes of all queues of the process are counted together. Frames enter
 //! whole ([`SendQueue::reserve`], then [`SendQueue::append`]); the rest of a frame that was sent in part
 //! enters at the front ([`SendQueue::prepend`]); bytes leave in order by [`SendQueue::flush`]. The queue is
-//! accessed under the lock of its connection.
+//! accessed under the lock of its owner: the part of the table of descriptors, or the background.
 
 #![forbid(unsafe_code)]
 

@@ -19,7 +19,7 @@ pub enum Input<C> {
     /// wanted.
     Begin(Option<RawFd>, bool, usize),
     /// A wait has ended with these descriptors ready. The bool says whether signals are blocked except during
-    /// waits, and no handler has ended a wait before this one.
+    /// waits, and no handler has ended this wait.
     Woken(Few, bool),
     /// Signals were blocked just now, before another wait: from here on the program runs nothing except
     /// during waits.
