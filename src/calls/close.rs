@@ -1,6 +1,6 @@
 //! Closing a connection.
 //!
-//! Its queued bytes go on in the background, by a copy of the descriptor. If no descriptor is free for the
+//! Its queued bytes are sent in the background, by a copy of the descriptor. If no descriptor is free for the
 //! copy, `ipc_close` waits for the peer itself, for a limited time; `ipc_end`, which never waits, loses the
 //! queued bytes.
 

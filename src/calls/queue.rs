@@ -16,7 +16,8 @@ use crate::event_loop::loops;
 use crate::kernel::fd;
 use crate::process::entry_guard::EntryGuard;
 
-/// From this many queued bytes on a batch is sent without being asked for.
+/// The size of a batch in bytes: each time the queue has grown by so much, it is sent without being asked
+/// for.
 const BATCH: usize = 64 << 10;
 
 /// Adds a frame to the queue of the connection.

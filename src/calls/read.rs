@@ -227,7 +227,7 @@ impl Read {
                 return Err(Errno::EBADF.into());
             }
             // The number was another socket's when it was last seen: the wait may have been for this socket
-            // or for that one.
+            // or for the former one.
             (self.cookie, self.is_certain) = (cookie, true);
             return Ok(Look::Nothing { has_begun: has_memory });
         }

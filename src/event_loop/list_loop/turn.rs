@@ -264,8 +264,8 @@ impl EventLoop {
         }))
     }
 
-    /// Reports the end of the next connection that has ended. Its queued bytes go on in the background; then
-    /// the connection is to be closed, unless the program has closed it.
+    /// Reports the end of the next connection that has ended. Its queued bytes are sent in the background;
+    /// then the connection is to be closed, unless the program has closed it.
     pub(super) fn report_end<L: List>(
         &mut self,
         guard: &EntryGuard,
