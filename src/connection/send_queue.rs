@@ -90,7 +90,7 @@ impl SendQueue {
     }
 
     /// Makes room for `more` bytes and, if asked, a descriptor. EAGAIN beyond the limit, ENOMEM without
-    /// memory; the queue is unchanged then.
+    /// memory; no byte is added then.
     pub fn reserve(&mut self, more: usize, limit: Room, has_descriptor: bool) -> Result<(), Errno> {
         let is_full = match limit {
             Room::Own(most) => more > most.saturating_sub(self.len),
