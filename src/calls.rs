@@ -1,4 +1,4 @@
-//! What a call does, with its waiting.
+//! The calls of the interface: each is a sequence of steps under locks, with waits between the steps.
 
 pub mod accept;
 pub mod close;

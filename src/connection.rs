@@ -1,4 +1,5 @@
-//! One connection: what has come in, what is yet to go out, and where that is remembered.
+//! One connection: the bytes received, the bytes still to be sent, and the table that keeps both for each
+//! descriptor.
 
 pub mod background;
 pub mod frame_decoder;

@@ -41,7 +41,7 @@ pub mod internals {
     pub use crate::connection::frame_decoder::{
         DecodeError, Frame, FrameDecoder, MaxPayload, READ_AHEAD, ReadError, ReadOutcome, first_room,
     };
-    pub use crate::event_loop::loops::{closing, freed};
+    pub use crate::event_loop::loops::{note_closing, note_freed};
     pub use crate::event_loop::{Entry, Kind, List, What};
     pub use crate::frame::c_heap::{self, Block, OutOfMemory};
     pub use crate::frame::header::{HEADER_SIZE, Header, MAX_PAYLOAD, TooLong, parse_exact};

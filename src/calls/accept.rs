@@ -1,7 +1,7 @@
-//! Accepting a client, for the calls that wait for it.
+//! Accepting a client, for the calls that wait for one.
 //!
-//! The wait is accept4(2) itself, which obeys O_NONBLOCK and SO_RCVTIMEO of the service's socket. If a list has made the
-//! socket non-blocking for itself it is poll(2), for the time that the socket has.
+//! The wait is accept4(2) itself, which obeys O_NONBLOCK and SO_RCVTIMEO of the service's socket. If a list
+//! has made the socket non-blocking for its own use, the wait is poll(2), with the timeout of the socket.
 
 #![forbid(unsafe_code)]
 
@@ -17,7 +17,7 @@ use crate::kernel::wait::Wait;
 use crate::kernel::{fd, signals, socket};
 use crate::process::entry_guard::EntryGuard;
 
-/// An accept, between its steps: plain data.
+/// An accept, between its steps. Plain data.
 #[derive(Clone, Copy)]
 pub struct Accept {
     listener: RawFd,
@@ -25,21 +25,21 @@ pub struct Accept {
 }
 
 impl Accept {
-    /// Accepts a client of this service.
+    /// An accept of a client of this service.
     pub fn new(listener: RawFd) -> Self {
         Self { listener, begun: now() }
     }
 
-    /// `wait` has the outcome of the wait before, if there was one, and gets the next one.
+    /// The next step. `wait` has the result of the last wait, if there was one, and gets the next one.
     pub fn step(&self, guard: &EntryGuard, wait: &mut Wait) -> Result<Flow<RawFd>> {
         match (wait.is_first(), wait.is_poll(), wait.result()) {
             (true, ..) => {}
             (_, true, Ok(0)) => return Err(Errno::EAGAIN),
             (.., Err(Errno::EINTR)) if !signals::all_restart() => return Err(Errno::EINTR),
             (_, true, Ok(_) | Err(Errno::EINTR)) | (_, false, Err(Errno::ECONNABORTED)) => {}
-            // With SO_RCVTIMEO it ends after a stop, too, which poll(2) does not mind.
+            // With SO_RCVTIMEO a stop of the process ends accept4(2), too; poll(2) is not ended by it.
             (_, false, Err(Errno::EINTR)) => return self.wait_in_poll(wait),
-            (_, false, Err(Errno::EAGAIN)) => return self.wait(guard, wait),
+            (_, false, Err(Errno::EAGAIN)) => return self.wait_for_client(guard, wait),
             (.., Err(errno)) => return Err(errno),
             (_, false, Ok(client)) => {
                 let client = RawFd::try_from(client).map_err(|_| Errno::EBADF)?;
@@ -50,10 +50,11 @@ impl Accept {
         Ok(Flow::Wait)
     }
 
-    /// There is no client, and the socket does not wait: by the program's word, or by a list's.
-    fn wait(&self, guard: &EntryGuard, wait: &mut Wait) -> Result<Flow<RawFd>> {
+    /// There is no client, and the socket is non-blocking: EAGAIN if the program has made it so; waits if a
+    /// list has.
+    fn wait_for_client(&self, guard: &EntryGuard, wait: &mut Wait) -> Result<Flow<RawFd>> {
         let by_list =
-            table::lock(guard, self.listener).get().is_some_and(|service| service.waits_for_clients);
+            table::lock_verified(guard, self.listener).get().is_some_and(|service| service.waits_for_clients);
         if !by_list {
             return Err(Errno::EAGAIN);
         }

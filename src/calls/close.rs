@@ -1,7 +1,8 @@
 //! Closing a connection.
 //!
-//! What is queued for it goes on leaving in the background, by a copy of the descriptor. If there is none to be had, a close
-//! waits for the peer itself, for a while; an end, which never waits, loses what is queued.
+//! Its queued bytes are sent in the background, by a copy of the descriptor. If no descriptor is free for the
+//! copy, `ipc_close` waits for the peer itself, for a limited time; `ipc_end`, which never waits, loses the
+//! queued bytes.
 
 #![forbid(unsafe_code)]
 
@@ -25,12 +26,12 @@ use crate::service::endpoint;
 /// How long a close waits for the peer if no descriptor is free, in milliseconds.
 const WITHOUT_DESCRIPTOR: i64 = 1000;
 
-/// Closes a descriptor. One that the library keeps, and the number of a connection whose end was just reported, is not the
-/// program's to close: EBADF.
+/// Closes a descriptor. EBADF for a descriptor that the library keeps, and for the number of a connection
+/// whose end was just reported: these are not the program's to close.
 pub fn close_connection(guard: &mut EntryGuard, fd: RawFd) -> Result<(), Error> {
     let queue = leave_in_background(guard, fd, Deadline::NONE);
     queue.into_iter().for_each(|queue| send_now(guard, fd, queue));
-    loops::closing(guard, fd);
+    loops::note_closing(guard, fd);
     let noted = prepare_close(guard, fd);
     drop(noted.map_err(|errno| Error::new(Code::IPC_ERROR_USOCK_CLOSE, errno))?);
     let closed = endpoint::close(fd);
@@ -38,17 +39,18 @@ pub fn close_connection(guard: &mut EntryGuard, fd: RawFd) -> Result<(), Error> 
     closed
 }
 
-/// Ends a connection of the list at this address. What is queued for it has until `linger` to leave, if it has any time.
+/// Ends a connection of the list at this address. Its queued bytes may be sent until `linger`; with `None`
+/// they are dropped.
 ///
-/// The peer sees the end at once; the number is not another file's before the end was reported. ENOENT if the list does not have
-/// it, or it has ended.
+/// The peer sees the end at once; the number is not used again before the end was reported. ENOENT if the
+/// list does not have the connection, or the connection has ended.
 pub fn end_member(
     guard: &mut EntryGuard,
     list: usize,
     fd: RawFd,
     linger: Option<Deadline>,
 ) -> Result<(), Errno> {
-    let token = loops::ending(guard, list, fd).map_err(|_| Errno::ENOMEM)?.ok_or(Errno::ENOENT)?;
+    let token = loops::mark_ended(guard, list, fd).map_err(|_| Errno::ENOMEM)?.ok_or(Errno::ENOENT)?;
     match linger {
         Some(linger) => drop(leave_in_background(guard, fd, linger)),
         None => background::leave_to_caller(guard, fd),
@@ -60,12 +62,12 @@ pub fn end_member(
     Ok(())
 }
 
-/// Has what is queued for the connection leave in the background; the queue, if that is not possible.
-fn leave_in_background(guard: &EntryGuard, fd: RawFd, limit: Deadline) -> Option<SendQueue> {
-    match background::take_over(guard, fd, limit) {
+/// Has the queued bytes of the connection sent in the background; returns the queue if that is not possible.
+fn leave_in_background(guard: &EntryGuard, fd: RawFd, deadline: Deadline) -> Option<SendQueue> {
+    match background::take_over(guard, fd, deadline) {
         Ok(begun) => {
             if begun == Some(Begun::First) {
-                loops::background_began(guard);
+                loops::note_background_began(guard);
             }
             None
         }
@@ -73,11 +75,12 @@ fn leave_in_background(guard: &EntryGuard, fd: RawFd, limit: Deadline) -> Option
     }
 }
 
-/// The socket is about to be closed: no other call sends to it or closes it from now on. The memory of the connection.
+/// Prepares to close the socket: from now on no other call sends to it or closes it. Returns the connection's
+/// memory.
 fn prepare_close(guard: &EntryGuard, fd: RawFd) -> Result<Option<Memory>, Errno> {
-    let mut slot = table::lock(guard, fd);
+    let mut slot = table::lock_verified(guard, fd);
     if slot.get().is_some_and(|connection| !connection.turn.is_free()) {
-        // A thread that is in the middle of a frame waits for the socket.
+        // A thread that is in the middle of a frame waits for the socket: this wakes it.
         socket::shut_down(fd);
     }
     let may_hold = slot.may_hold_descriptors();
@@ -85,11 +88,11 @@ fn prepare_close(guard: &EntryGuard, fd: RawFd) -> Result<Option<Memory>, Errno>
     if may_hold {
         ancillary::disarm_unreceived(fd);
     }
-    // A read that waits learns that the number is another one's from now on.
+    // A read that waits finds by the counter that the number was closed.
     table::note_closing(guard, fd)
 }
 
-/// Sends what the peer takes, for a while.
+/// Sends the queue for a limited time, as far as the peer receives.
 fn send_now(guard: &mut EntryGuard, fd: RawFd, mut queue: SendQueue) {
     let (begun, mut stall) = (milliseconds(), Stall::begin(fd, &queue));
     loop {

@@ -1,13 +1,13 @@
-//! Connecting within a time, also to a service that is yet to come.
+//! Connecting with a deadline, also to a service that does not exist yet.
 //!
 //! ```text
 //! try ──connected──► done
 //!  ▲ └──no such service, or a dead one──► watch the directory, and try once more ──the same──► wait
-//!  └─────────────────────something has happened there, or it is time to look─────────────────────┘
+//!  └──────────────────a change in the directory, or the pause is over────────────────────────────┘
 //! ```
 //!
-//! A file appears at bind(2), and the service takes clients from listen(2) on, of which nothing tells: a socket that refuses is
-//! tried again after some milliseconds.
+//! The socket's file appears at bind(2), but the service takes clients only from listen(2) on, which nothing
+//! reports: so a socket that refuses is tried again after some milliseconds.
 
 #![forbid(unsafe_code)]
 
@@ -27,38 +27,39 @@ use crate::process::entry_guard::EntryGuard;
 use crate::service::endpoint::Connect;
 use crate::service::path::c_string;
 
-/// The shortest and the longest pause between two tries of a socket that refuses, in milliseconds; and the longest one where the
-/// directory is watched.
+/// The shortest and the longest pause between two tries of a socket that refuses, in milliseconds; and the
+/// longest pause while the directory is watched.
 const PAUSE: i32 = 5;
 const LONGEST_PAUSE: i32 = 200;
 const WATCHED_PAUSE: i32 = 1000;
 
-/// A connection that is made within a time: plain data.
+/// A connect with a deadline, between its steps. Plain data.
 #[derive(Clone, Copy)]
-pub struct PatientConnect {
-    limit: Deadline,
-    /// What is being tried; none while it waits.
+pub struct TimedConnect {
+    deadline: Deadline,
+    /// The present try; `None` between two tries.
     connect: Option<Connect>,
-    /// What watches the directory; below 0 if nothing does yet.
+    /// The inotify descriptor that watches the directory; negative if there is none yet.
     watch: RawFd,
     /// Whether the directory was watched before the last try began.
     is_watched: bool,
     pause: i32,
 }
 
-impl PatientConnect {
-    /// For as long as `limit` says.
-    pub fn new(limit: Deadline) -> Self {
-        Self { limit, connect: None, watch: -1, is_watched: false, pause: PAUSE }
+impl TimedConnect {
+    /// A connect that lasts until `deadline` at most.
+    pub fn new(deadline: Deadline) -> Self {
+        Self { deadline, connect: None, watch: -1, is_watched: false, pause: PAUSE }
     }
 
-    /// The next step: `path` is the service's. The descriptor of the connection.
+    /// The next step; `path` is the service's. Returns the connection's descriptor. ETIMEDOUT at the
+    /// deadline.
     pub fn step(&mut self, guard: &EntryGuard, path: &CStr, wait: &mut Wait) -> Result<Flow<RawFd>, Error> {
         self.try_step(guard, path, wait).inspect_err(|_| self.stop_watching())
     }
 
     fn try_step(&mut self, guard: &EntryGuard, path: &CStr, wait: &mut Wait) -> Result<Flow<RawFd>, Error> {
-        let is_endless = self.limit.left() < 0;
+        let is_endless = self.deadline.left() < 0;
         let Some(connect) = self.connect.take() else {
             if !wait.is_first() {
                 match wait.result() {
@@ -84,10 +85,10 @@ impl PatientConnect {
         self.go_on(error, path, wait)
     }
 
-    /// Tries to connect.
+    /// Begins a try.
     fn begin(&mut self, path: &CStr, wait: &mut Wait) -> Result<Flow<RawFd>, Error> {
-        // What the kernel waits for is a place in the service's queue. A time of 0 would be none.
-        let time = self.limit.left();
+        // The time limits the kernel's wait for a place in the service's backlog. 0 would mean without end.
+        let time = self.deadline.left();
         let time = if time == 0 { 1 } else { time };
         match Connect::new(path, wait) {
             Ok(connect) => {
@@ -100,13 +101,13 @@ impl PatientConnect {
         }
     }
 
-    /// A try has failed.
+    /// A try has failed: begins another one, or waits.
     fn go_on(&mut self, error: Error, path: &CStr, wait: &mut Wait) -> Result<Flow<RawFd>, Error> {
-        let left = self.limit.left();
+        let left = self.deadline.left();
         let is_refused = error.errno == Errno::ECONNREFUSED;
         match error.errno {
             Errno::ENOENT | Errno::ECONNREFUSED if error.code == Code::IPC_ERROR_USOCK_CONNECT__SOCKET => {}
-            // The time of the kernel's wait is over.
+            // The kernel's wait for a place in the backlog is over.
             Errno::EAGAIN => {}
             Errno::EINTR if left >= 0 => {}
             _ => return Err(error),
@@ -121,7 +122,7 @@ impl PatientConnect {
             self.watch = dir_watch::open().unwrap_or(-1);
             self.watch_directory(path);
             if self.is_watched {
-                // It may have come meanwhile.
+                // The service may have appeared before the directory was watched.
                 return self.begin(path, wait);
             }
         }
@@ -132,7 +133,7 @@ impl PatientConnect {
         Ok(Flow::Wait)
     }
 
-    /// Watches the directory of the path, and if it is not there the nearest one above it.
+    /// Watches the directory of the path; if the directory does not exist, the nearest existing one above it.
     fn watch_directory(&mut self, path: &CStr) {
         let path = Path::new(std::ffi::OsStr::from_bytes(path.to_bytes()));
         let name = |directory: &Path| {

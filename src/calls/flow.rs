@@ -1,17 +1,17 @@
-//! What a step of a call ends with.
+//! The result of one step of a call.
 
 #![forbid(unsafe_code)]
 
-/// What a call is about to do.
+/// How a call goes on after a step.
 pub enum Flow<T> {
-    /// It is over.
+    /// The call is done.
     Done(T),
-    /// It waits for what the step has said, outside of every lock, and then makes its next step.
+    /// The call waits as the step has said in its `Wait`, outside every lock, and then makes its next step.
     Wait,
 }
 
 impl<T> Flow<T> {
-    /// Hands over what the call has come to, if it is over.
+    /// Converts the result of a call that is done.
     pub fn map<R>(self, hand_over: impl FnOnce(T) -> R) -> Flow<R> {
         match self {
             Self::Wait => Flow::Wait,

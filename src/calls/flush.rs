@@ -1,5 +1,5 @@
-//! Sending what is queued, on whatever connection: while the library waits for something else, at the program's word, and
-//! at the end.
+//! Sending queued bytes: of all connections, while a call waits for something else and at exit; of one
+//! connection, when the program asks for it ([`Flush`]).
 
 #![forbid(unsafe_code)]
 
@@ -9,7 +9,9 @@ use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, poll};
 
 use crate::calls::flow::Flow;
-use crate::connection::send::{Flushed, any_queued, failed, flush, flush_queue, note_queued, queued};
+use crate::connection::send::{
+    Flushed, any_queued, failed, flush_connection, flush_queue, note_queued, queued,
+};
 use crate::connection::stall::{LOOK, Stall};
 use crate::connection::state::Connection;
 use crate::connection::{background, table};
@@ -21,11 +23,11 @@ use crate::kernel::wait::{PollSet, Wait};
 use crate::process::entry_guard::EntryGuard;
 use crate::process::sharded::NumberMap;
 
-/// How long to wait for memory of the kernel's, in milliseconds.
+/// How long to wait when the kernel lacks memory, in milliseconds.
 pub const MEMORY_PAUSE: u8 = 1;
 
-/// Has later calls send what is queued.
-pub fn has_queued(guard: &EntryGuard, fd: RawFd) {
+/// Bytes were queued for the connection: its list or later calls send them.
+pub fn send_later(guard: &EntryGuard, fd: RawFd) {
     note_queued();
     loops::watch_output(guard, fd);
 }
@@ -35,26 +37,32 @@ pub fn is_any_queued() -> bool {
     any_queued() || background::is_active()
 }
 
-/// [`flush`], and what follows for the list that has the connection.
+/// [`flush_connection`]; if all is sent, the connection's list is notified.
 fn flush_and_note(guard: &EntryGuard, fd: RawFd) -> Flushed {
-    let flushed = flush(guard, fd);
+    let flushed = flush_connection(guard, fd);
     if flushed == Flushed::All {
         loops::note_sent(guard, fd);
     }
     flushed
 }
 
-/// While a call waits for one descriptor: the connections that something is queued for. Plain data.
+/// The connections with queued bytes, while a call waits for another descriptor. Plain data.
 #[derive(Clone, Copy, Default)]
 pub struct Flushing(Option<PollSet>);
 
 impl Flushing {
-    /// Waits until the descriptor is readable or one of the connections takes bytes, for so many milliseconds, below 0
-    /// without end.
-    pub fn wait(&mut self, guard: &EntryGuard, wait: &mut Wait, fd: RawFd, left: i32) -> Result<(), Errno> {
+    /// Waits until the descriptor is readable or one of the connections can send, at most `left`
+    /// milliseconds; negative means without end.
+    pub fn wait_for_input(
+        &mut self,
+        guard: &EntryGuard,
+        wait: &mut Wait,
+        fd: RawFd,
+        left: i32,
+    ) -> Result<(), Errno> {
         let (waiting, are_all) = queued(guard);
         if !are_all {
-            // What is left out may be what the peer waits for.
+            // The peer of the call may be waiting for the bytes of a connection that is left out.
             return Err(Errno::ENOMEM);
         }
         let background = background::set(guard);
@@ -84,15 +92,15 @@ impl Flushing {
     }
 }
 
-/// Waits a little for what passes without the kernel's saying so.
+/// Waits a little, for a condition whose end the kernel does not report.
 fn pause(guard: &mut EntryGuard) {
     let _ = guard.outside(|| poll(&mut [], MEMORY_PAUSE));
 }
 
-/// How long the end of the process waits for what is queued, in milliseconds.
+/// How long exit waits for queued bytes, in milliseconds.
 const AT_EXIT: i64 = 30_000;
 
-/// At the end of the process: waits until nothing is queued that its peer takes.
+/// At exit: waits until no bytes are queued whose peer receives.
 pub fn finish_at_exit(guard: &mut EntryGuard) {
     let begun = milliseconds();
     let mut stalls = NumberMap::default();
@@ -106,7 +114,7 @@ pub fn finish_at_exit(guard: &mut EntryGuard) {
             if stalls.try_reserve(1).is_err() {
                 return true;
             }
-            let mut slot = table::lock(guard, *fd);
+            let mut slot = table::lock_verified(guard, *fd);
             let Some(Connection { send_queue, .. }) = slot.get() else { return false };
             !stalls.entry(*fd).or_insert_with(|| Stall::begin(*fd, send_queue)).look(*fd, send_queue)
         });
@@ -125,43 +133,48 @@ pub fn finish_at_exit(guard: &mut EntryGuard) {
     }
 }
 
-/// A flush at the program's word, between its steps: plain data.
+/// A flush that the program has asked for, between its steps. Plain data.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub struct Flush {
     fd: RawFd,
-    limit: Deadline,
+    deadline: Deadline,
     is_pausing: bool,
 }
 
 impl Flush {
-    /// Sends what is queued for the connection, and waits for its peer until `limit`.
-    pub fn new(fd: RawFd, limit: Deadline) -> Self {
-        Self { fd, limit, is_pausing: false }
+    /// Sends the queued bytes of the connection, and waits for its peer until `deadline`.
+    pub fn new(fd: RawFd, deadline: Deadline) -> Self {
+        Self { fd, deadline, is_pausing: false }
     }
 
-    /// Begins. ETIMEDOUT when the time is over.
+    /// The first step. ETIMEDOUT at the deadline.
     pub fn begin(&mut self, guard: &EntryGuard, wait: &mut Wait) -> Result<Flow<()>, Error> {
         fd::check_usable(self.fd).map_err(failed)?;
-        self.flush(guard, wait, false)
+        self.flush_or_wait(guard, wait, false)
     }
 
-    /// Goes on after a wait.
+    /// The next step, after a wait.
     pub fn go_on(&mut self, guard: &EntryGuard, wait: &mut Wait) -> Result<Flow<()>, Error> {
         let has_paused = std::mem::take(&mut self.is_pausing);
         if !has_paused {
             match wait.events() {
-                // As in a wait for an event: with a limit, a signal neither ends nor prolongs it.
-                Err(Errno::EINTR) if self.limit.left() >= 0 => {}
+                // As in a wait for an event: with a deadline, a signal neither ends nor prolongs the wait.
+                Err(Errno::EINTR) if self.deadline.left() >= 0 => {}
                 result => drop(result.map_err(failed)?),
             }
         }
-        self.flush(guard, wait, !has_paused && wait.events().is_ok_and(|events| events != 0))
+        self.flush_or_wait(guard, wait, !has_paused && wait.events().is_ok_and(|events| events != 0))
     }
 
-    fn flush(&mut self, guard: &EntryGuard, wait: &mut Wait, is_writable: bool) -> Result<Flow<()>, Error> {
+    fn flush_or_wait(
+        &mut self,
+        guard: &EntryGuard,
+        wait: &mut Wait,
+        is_writable: bool,
+    ) -> Result<Flow<()>, Error> {
         let fd = self.fd;
-        let timeout = self.limit.left();
-        let mut slot = table::lock_known(guard, fd);
+        let timeout = self.deadline.left();
+        let mut slot = table::lock_unverified(guard, fd);
         let Some(connection) = slot.get().filter(|connection| !connection.may_send()) else {
             return Ok(Flow::Done(()));
         };

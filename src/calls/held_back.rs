@@ -1,11 +1,12 @@
 //! Holding back a writer whose connection has a full queue.
 //!
-//! As long as the peer takes bytes, and nothing else in the list waits to be served, the call waits until its frame has room:
-//! so a program that only writes goes as fast as its reader, as it did when the socket itself blocked. If something else
-//! waits to be served, the frame is queued beyond the limit instead, as long as all queues together are below theirs.
+//! As long as the peer receives, and no other member of the list is ready, the call waits until its frame has
+//! room: so a program that only writes runs at the speed of its reader, as it did with a blocking socket. If
+//! another member is ready, the frame is queued beyond the limit instead, as long as all queues of the
+//! process together are below their common limit.
 //!
-//! The frame is refused, whole, once the peer has taken nothing for [`STALL_TIMEOUT`], after [`LONGEST`] in one call, and
-//! at once if the peer has taken nothing since the last refusal.
+//! The frame is refused, whole, when the peer has received nothing for [`STALL_TIMEOUT`], after [`LONGEST`]
+//! in one call, and at once if the peer has received nothing since the last refusal.
 //!
 //! [`STALL_TIMEOUT`]: crate::connection::stall::STALL_TIMEOUT
 
@@ -36,24 +37,25 @@ const LONGEST: i64 = 10_000;
 pub struct HeldBack {
     fd: RawFd,
     list: Option<usize>,
-    /// Which connection it is.
+    /// Which connection the call began with.
     identity: Identity,
     since: i64,
     stall: Stall,
-    /// The connection, and the others of the list.
+    /// What is polled: the connection, and the other members of the list.
     set: Option<PollSet>,
 }
 
-/// What has come of a frame for which there is no room.
+/// What happened to a frame without room in the queue.
 pub enum Held {
-    /// It is queued beyond the limit.
+    /// The frame is queued beyond the limit.
     Queued,
-    /// It waits.
+    /// The call is held back.
     Back(HeldBack),
 }
 
 impl HeldBack {
-    /// The queue of the connection has no room for the frame: says what to wait for, or that it is refused.
+    /// The connection's queue has no room for the frame: says what to wait for, or queues the frame beyond
+    /// the limit, or refuses it with EAGAIN.
     pub fn begin(
         guard: &EntryGuard,
         mut slot: Slot<'_>,
@@ -76,13 +78,14 @@ impl HeldBack {
         match held_back.wait_for_room(guard, frame, wait) {
             Ok(Flow::Wait) => Ok(Held::Back(held_back)),
             result => {
-                held_back.end(&mut table::lock_known(guard, fd));
+                held_back.end(&mut table::lock_unverified(guard, fd));
                 result.map(|_| Held::Queued)
             }
         }
     }
 
-    /// Waits until the peer takes bytes, or something else is to be served.
+    /// Waits until the connection takes bytes or another member is ready; queues the frame if another member
+    /// is ready already.
     fn wait_for_room(
         &mut self,
         guard: &EntryGuard,
@@ -94,17 +97,17 @@ impl HeldBack {
             self.set = Some(set);
             return Ok(Flow::Wait);
         }
-        let mut slot = table::lock_known(guard, self.fd);
+        let mut slot = table::lock_unverified(guard, self.fd);
         frame.queue(self.connection(&mut slot)?, Room::Shared).map(Flow::Done)
     }
 
-    /// The connection, if it still is the one that the call began with.
+    /// The connection, if it still is the one that the call began with; otherwise EBADF.
     fn connection<'s>(&self, slot: &'s mut Slot<'_>) -> Result<&'s mut Connection, Error> {
         slot.check_identity(self.identity).map_err(failed)?;
         slot.get().ok_or(failed(Errno::EBADF))
     }
 
-    /// The wait is over: sends what the kernel takes, and tries again.
+    /// The wait is over: sends what the kernel takes, and tries again to queue the frame.
     pub fn go_on(
         &mut self,
         guard: &EntryGuard,
@@ -113,7 +116,7 @@ impl HeldBack {
     ) -> Result<Flow<()>, Error> {
         let mut are_others_ready = false;
         self.set.take().into_iter().for_each(|set| set.finish(1, |_| are_others_ready = true));
-        let mut slot = table::lock_known(guard, self.fd);
+        let mut slot = table::lock_unverified(guard, self.fd);
         if self.connection(&mut slot)?.turn.is_free() {
             flush_queue(&mut slot, self.fd)?;
         }
@@ -133,7 +136,8 @@ impl HeldBack {
         self.wait_for_room(guard, frame, wait)
     }
 
-    /// The call is held back no more; whether the connection still is the one that it began with.
+    /// The call is no longer held back. Returns whether the connection still is the one that the call began
+    /// with.
     pub fn end(&self, slot: &mut Slot<'_>) -> bool {
         self.connection(slot).map(|connection| connection.turn.hold_back(false)).is_ok()
     }

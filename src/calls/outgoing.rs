@@ -1,4 +1,4 @@
-//! A frame on its way out, or what is left of it.
+//! A frame that is being sent, or the part of it that is not sent yet.
 
 #![forbid(unsafe_code)]
 
@@ -17,10 +17,10 @@ use crate::kernel::socket::send_frame;
 /// How many pieces a payload may have.
 pub const MOST_PIECES: usize = 64;
 
-/// What is left of a frame: its pieces, and a descriptor that goes with the first byte.
+/// The unsent part of a frame: its pieces, and a descriptor that is sent with the first byte.
 #[derive(Clone, Copy)]
 pub struct Outgoing<'a> {
-    /// Most often the header and the payload.
+    /// Usually the header and the payload.
     pieces: [&'a [u8]; 2],
     /// Further pieces of the payload.
     more: &'a [IoSlice<'a>],
@@ -28,48 +28,49 @@ pub struct Outgoing<'a> {
 }
 
 impl<'a> Outgoing<'a> {
-    /// These pieces, one after the other.
+    /// A frame of these pieces, in this order.
     pub fn new(pieces: [&'a [u8]; 2]) -> Self {
         Self { pieces, more: &[], descriptor: None }
     }
 
-    /// And behind them these, at most [`MOST_PIECES`].
+    /// The frame with further pieces, at most [`MOST_PIECES`].
     pub fn and(self, more: &'a [IoSlice<'a>]) -> Self {
         Self { more, ..self }
     }
 
-    /// And this descriptor.
+    /// The frame with this descriptor.
     pub fn with(self, descriptor: Option<RawFd>) -> Self {
         Self { descriptor, ..self }
     }
 
-    /// EBADF if a descriptor is to go with it that is not open.
+    /// EBADF if the frame has a descriptor that is not open.
     pub fn check_descriptor(self) -> Result<(), Errno> {
         self.descriptor.map_or(Ok(()), fd::check_open)
     }
 
-    /// Whether a descriptor goes with it.
+    /// Whether the frame has a descriptor.
     pub fn has_descriptor(self) -> bool {
         self.descriptor.is_some()
     }
 
-    /// Whether there may be room for it later: descriptors leave one by one.
+    /// Whether the queue has as many descriptors as it may have: waiting for room in bytes does not help
+    /// then.
     pub fn is_refused_for_its_descriptor(self, connection: &Connection) -> bool {
         self.descriptor.is_some() && !connection.send_queue.takes_descriptor()
     }
 
-    /// Puts it before all that is queued: a part of the frame is sent.
+    /// Puts the frame before all queued bytes: its first part is sent.
     pub fn prepend(self, connection: &mut Connection) -> Result<(), Errno> {
         connection.send_queue.prepend(self.pieces())
     }
 
-    /// Its bytes.
+    /// How many bytes the frame has.
     pub fn len(self) -> usize {
         let [first, second] = self.pieces;
         self.more.iter().fold(first.len() + second.len(), |length, piece| length + piece.len())
     }
 
-    /// What is left when so many bytes are sent.
+    /// What is left after so many bytes were sent.
     pub fn after(self, sent: usize) -> Self {
         let [first, second] = self.pieces;
         let into_second = sent.saturating_sub(first.len());
@@ -77,14 +78,14 @@ impl<'a> Outgoing<'a> {
         let descriptor = self.descriptor.filter(|_| sent == 0);
         let into_more = into_second.saturating_sub(second.len());
         match self.more {
-            [next, behind @ ..] if into_more > 0 => {
-                Self { pieces: [next, &[]], more: behind, descriptor }.after(into_more)
+            [next, rest @ ..] if into_more > 0 => {
+                Self { pieces: [next, &[]], more: rest, descriptor }.after(into_more)
             }
             more => Self { pieces, more, descriptor },
         }
     }
 
-    /// Sends what the kernel takes.
+    /// Sends what the kernel takes; returns how many bytes that is.
     pub fn send(self, fd: RawFd) -> Result<usize, Errno> {
         match (self.descriptor, self.more) {
             (None, []) => send_frame(fd, self.pieces),
@@ -98,7 +99,7 @@ impl<'a> Outgoing<'a> {
         }
     }
 
-    /// Keeps it in memory, behind what is there, if there is room.
+    /// Adds the frame to the connection's queue, with a copy of its descriptor, if there is room.
     pub fn queue(self, connection: &mut Connection, room: Room) -> Result<(), Error> {
         let descriptor = self.descriptor.map(fd::duplicate).transpose().map_err(failed)?;
         connection.send_queue.reserve(self.len(), room, descriptor.is_some()).map_err(refused)?;
@@ -106,7 +107,7 @@ impl<'a> Outgoing<'a> {
         Ok(())
     }
 
-    /// Its pieces, those without a byte included.
+    /// The pieces, also empty ones.
     pub fn pieces(self) -> impl Iterator<Item = &'a [u8]> + Clone {
         self.pieces.into_iter().chain(self.more.iter().map(|piece| &**piece))
     }

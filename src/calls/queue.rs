@@ -1,4 +1,4 @@
-//! Frames that are put together before they are sent: many in one system call.
+//! Queueing frames without sending them at once, so that many frames are sent in one system call.
 
 #![forbid(unsafe_code)]
 
@@ -6,7 +6,7 @@ use std::os::fd::RawFd;
 
 use nix::errno::Errno;
 
-use crate::calls::flush::has_queued;
+use crate::calls::flush::send_later;
 use crate::calls::outgoing::Outgoing;
 use crate::connection::send::{Flushed, failed, flush_queue, give_up, not_remembered, queued_bytes, refused};
 use crate::connection::state::Connection;
@@ -16,19 +16,20 @@ use crate::event_loop::loops;
 use crate::kernel::fd;
 use crate::process::entry_guard::EntryGuard;
 
-/// How much is put together before it is sent without being asked.
+/// The size of a batch in bytes: each time the queue has grown by so much, it is sent without being asked
+/// for.
 const BATCH: usize = 64 << 10;
 
-/// Puts a frame behind what is queued for the connection.
+/// Adds a frame to the queue of the connection.
 ///
-/// Whether the descriptor is still this connection is asked at the beginning of a batch and before it is sent: the
-/// program may have closed it with close(2), and its number may be another connection's, which must not get what
-/// was queued. To ask for each frame would cost what batches save.
+/// The descriptor is verified when a batch begins and before the batch is sent: the program may have closed
+/// the descriptor with close(2), and another connection that has the number now must not get the queued
+/// bytes. To verify it for each frame would cost what batches save.
 pub fn queue(guard: &EntryGuard, fd: RawFd, pieces: [&[u8]; 2]) -> Result<(), Error> {
     let size = pieces.iter().map(|piece| piece.len()).sum();
-    let mut slot = table::lock_known(guard, fd);
+    let mut slot = table::lock_unverified(guard, fd);
     let before = slot.get().map_or(0, |connection| connection.send_queue.len());
-    // Once for each batch, also where the peer does not read.
+    // Once for each batch, also if the peer does not read.
     let is_full = before / BATCH < (before + size) / BATCH;
     if before == 0 || is_full {
         slot.verify().map_err(failed)?;
@@ -49,14 +50,14 @@ pub fn queue(guard: &EntryGuard, fd: RawFd, pieces: [&[u8]; 2]) -> Result<(), Er
     }
     drop(slot);
     if is_first {
-        has_queued(guard, fd);
+        send_later(guard, fd);
     }
     Ok(())
 }
 
-/// Puts a frame behind others of its batch, if there is room for it.
+/// Adds a frame to a batch that has begun, if there is room without more memory. `None` if nothing was done.
 pub fn add_quickly(guard: &EntryGuard, fd: RawFd, pieces: [&[u8]; 2]) -> Option<()> {
-    let mut slot = table::lock_known(guard, fd);
+    let mut slot = table::lock_unverified(guard, fd);
     let connection = slot.get()?;
     let (before, size) = (connection.send_queue.len(), pieces[0].len() + pieces[1].len());
     let is_amid = before > 0 && before / BATCH == (before + size) / BATCH && !connection.left_to_parent;
@@ -68,9 +69,10 @@ pub fn add_quickly(guard: &EntryGuard, fd: RawFd, pieces: [&[u8]; 2]) -> Option<
     None
 }
 
-/// Sends the frame, or, where something stands before it or the kernel takes no more, queues it; it makes one send at most.
+/// Sends the frame, or queues it if other bytes are sent first or the kernel takes no more. Makes one send at
+/// most.
 pub fn send_or_queue(guard: &EntryGuard, fd: RawFd, frame: Outgoing<'_>) -> Result<(), Error> {
-    let mut slot = table::lock_known(guard, fd);
+    let mut slot = table::lock_unverified(guard, fd);
     slot.verify().map_err(failed)?;
     let mut sent = 0;
     if slot.get().is_none_or(|connection| connection.may_send()) {
@@ -102,11 +104,11 @@ pub fn send_or_queue(guard: &EntryGuard, fd: RawFd, frame: Outgoing<'_>) -> Resu
     }
     slot.count_sent();
     drop(slot);
-    has_queued(guard, fd);
+    send_later(guard, fd);
     Ok(())
 }
 
-/// The connection, with room for so many bytes more; if need be, what is queued is sent before.
+/// The connection, with room for so many more bytes; if necessary, queued bytes are sent to make room.
 fn room_for<'a>(slot: &'a mut Slot<'_>, fd: RawFd, size: usize) -> Result<&'a mut Connection, Error> {
     for is_last_try in [false, true] {
         let connection = slot.entry().map_err(not_remembered)?;
@@ -128,7 +130,7 @@ fn room_for<'a>(slot: &'a mut Slot<'_>, fd: RawFd, size: usize) -> Result<&'a mu
     slot.entry().map_err(not_remembered)
 }
 
-/// Bytes that are queued for the connection.
+/// How many bytes are queued for the connection. EBADF.
 pub fn pending(guard: &EntryGuard, fd: RawFd) -> Result<usize, Error> {
     fd::check_usable(fd).map_err(failed)?;
     Ok(queued_bytes(guard, fd))

@@ -1,14 +1,16 @@
-//! Reading one frame, for the calls that wait for it: `ipc_read`, `ipc_message_read`, `usock_recv`.
+//! Reading one frame, for the calls that wait for one: `ipc_read`, `ipc_message_read`, `usock_recv`.
 //!
-//! They take no byte beyond their frame from the kernel, so that a program may poll the descriptor itself. What the event
-//! loop has read ahead comes first. A read that is interrupted, or whose time is over, keeps the half-received frame for
-//! the next call.
+//! These calls receive no byte beyond their frame, so that the program may poll the descriptor itself. Bytes
+//! that the event loop has read ahead are used first. A read that is interrupted or times out keeps the
+//! partly received frame for the next call.
 //!
-//! The wait for a frame is recv(2) with MSG_PEEK, which takes nothing and obeys O_NONBLOCK, SO_RCVTIMEO and SA_RESTART by
-//! itself. A new frame's header and payload are then one receive, under the lock of the connection's place in the table, if
-//! the number still is the socket that was waited for: `ipc_close` notes there that it closes the number, and a close(2) by
-//! another thread shows in the socket's cookie. The rest of a frame that came in pieces, where the socket has a time limit,
-//! and a read while something is queued for any connection wait with poll(2), for what is left of that time.
+//! The wait for a frame is recv(2) with MSG_PEEK, which takes nothing and obeys O_NONBLOCK, SO_RCVTIMEO and
+//! SA_RESTART by itself. Header and payload of a new frame are then received at once, under the lock of the
+//! descriptor's entry, if the number still is the socket of the wait: `ipc_close` counts the close in the
+//! entry, and after a close(2) by another thread the socket's cookie differs. poll(2) is the wait in three
+//! cases: for the rest of a frame that arrived in pieces, if the socket has a timeout; while bytes are queued
+//! on any connection; and if the call has its own deadline. It lasts for what is left of the timeout or the
+//! deadline.
 
 #![forbid(unsafe_code)]
 
@@ -34,20 +36,20 @@ use crate::kernel::wait::Wait;
 use crate::kernel::{ancillary, signals, socket};
 use crate::process::entry_guard::EntryGuard;
 
-/// A read, between its steps: plain data.
+/// A read, between its steps. Plain data.
 #[derive(Clone, Copy)]
 pub struct Read {
     fd: RawFd,
-    /// When the call began: the socket's own time counts from there.
+    /// When the call began, in microseconds: the socket's timeout counts from here.
     begun: i64,
-    /// Which socket it waits for, if that is known for certain, and how often the library had given out and closed its
-    /// number.
+    /// The socket of the wait, and whether the cookie is certain; also how often the library had given out
+    /// and closed the number.
     cookie: Cookie,
     is_certain: bool,
     counters: (u32, u32),
-    /// How long the socket may be waited for: as the call says, or as the socket does, once that was asked.
-    limit: Option<Deadline>,
-    /// Whether that is the call's own time.
+    /// Until when to wait: the call's own deadline, or the socket's timeout once it was asked for.
+    deadline: Option<Deadline>,
+    /// Whether `deadline` is the call's own.
     is_timed: bool,
     flushing: Flushing,
 }
@@ -56,11 +58,11 @@ fn failed(errno: Errno) -> Error {
     if errno == Errno::ENOMEM { OutOfMemory.into() } else { Error::new(Code::IPC_ERROR_USOCK_RECV, errno) }
 }
 
-/// Why no frame came.
+/// Why there is no frame.
 enum Failure {
-    /// The connection is at its end.
+    /// The connection has ended.
     End(Errno),
-    /// What has come of a frame stays for another call.
+    /// Any other error: a partly received frame is kept for another call.
     Passing(Error),
 }
 
@@ -85,10 +87,10 @@ impl From<DecodeError> for Failure {
     }
 }
 
-/// What a look for a frame has come to, beside a failure.
+/// The result of a look for a frame.
 enum Look {
     Frame(Frame),
-    /// There is none yet; whether one has begun.
+    /// There is no frame yet; `has_begun`: a part of one was received.
     Nothing {
         has_begun: bool,
     },
@@ -97,25 +99,27 @@ enum Look {
 type Admit<'a> = &'a mut dyn FnMut(Header) -> Result<(), Error>;
 
 impl Read {
-    /// Reads the next frame of the connection. A `limit` with an end takes the place of what the socket says of waiting.
-    pub fn new(fd: RawFd, limit: Deadline) -> Self {
-        let is_timed = limit != Deadline::NONE;
+    /// A read of the connection's next frame. A `deadline` other than `NONE` replaces the timeout of the
+    /// socket.
+    pub fn new(fd: RawFd, deadline: Deadline) -> Self {
+        let is_timed = deadline != Deadline::NONE;
         Self {
             fd,
             begun: now(),
             cookie: Cookie::NONE,
             is_certain: false,
             counters: (0, 0),
-            limit: is_timed.then_some(limit),
+            deadline: is_timed.then_some(deadline),
             is_timed,
             flushing: Flushing::default(),
         }
     }
 
-    /// The next step of a read of a connection of which nothing is in memory, as most often: the wait for a header, or the frame
-    /// that the header is of, if it is there whole. None, and nothing is done, for all other steps.
+    /// The fast path of a step, for a connection without memory in use: begins the wait for a header, or
+    /// takes the frame of that header if all of it has arrived. In any other case returns `None`; nothing is
+    /// done then, except that received bytes are in the connection's memory.
     pub fn quick(&mut self, guard: &EntryGuard, wait: &mut Wait) -> Option<Flow<Frame>> {
-        let mut slot = table::lock_known(guard, self.fd);
+        let mut slot = table::lock_unverified(guard, self.fd);
         let plain = slot.plain().filter(|plain| !self.is_timed && !plain.is_listed && !any_queued())?;
         if wait.is_first() {
             self.cookie = plain.identity.cookie;
@@ -131,7 +135,7 @@ impl Read {
         let mut payload = Block::with_capacity(header.length).ok()?;
         let mut head = [0; HEADER_SIZE];
         let mut filled = 0;
-        // If it fails, nothing was received.
+        // If the receive fails, nothing was received.
         let _ = payload.fill(header.length, |room| {
             let (count, rest) = ancillary::receive_apart(self.fd, &mut head, room, Arriving::None)?;
             filled = count;
@@ -142,14 +146,14 @@ impl Read {
         }
         let connection = if filled > 0 { slot.entry().ok() } else { None };
         if let Some(connection) = connection {
-            // Another thread has taken the frame that was seen, or only a part of this one is there.
+            // Another thread has taken the frame that was seen, or only a part of the frame has arrived.
             connection.decoder.begin(head, filled, payload);
         }
         None
     }
 
-    /// `wait` has the outcome of the wait before, if there was one, and gets the next one. `admit` sees the header of the
-    /// frame first and can refuse it: it then stays for another call.
+    /// The next step. `wait` has the result of the last wait, if there was one, and gets the next one.
+    /// `admit` gets the frame's header first and can refuse the frame, which is then kept for another call.
     pub fn step(
         &mut self,
         guard: &mut EntryGuard,
@@ -157,12 +161,12 @@ impl Read {
         admit: Admit<'_>,
     ) -> Result<Flow<Frame>, Error> {
         let (mut unwanted, mut ended) = (Unwanted::default(), None);
-        let mut slot = table::lock(guard, self.fd);
+        let mut slot = table::lock_verified(guard, self.fd);
         let look = self.look(&mut slot, wait, &mut unwanted, admit);
         if let Some(connection) = slot.get() {
             unwanted.collect(&mut connection.decoder.descriptors);
             if let Err(Failure::End(_)) = look {
-                // What has come of a frame will never be one.
+                // A partly received frame will never be complete.
                 let decoder = connection.settings.decoder();
                 ended = Some(std::mem::replace(&mut connection.decoder, decoder));
             }
@@ -173,7 +177,7 @@ impl Read {
         self.flushing.finish(guard);
         match look {
             Ok(Look::Frame(frame)) => Ok(Flow::Done(frame)),
-            Ok(Look::Nothing { has_begun }) => self.wait(guard, wait, has_begun),
+            Ok(Look::Nothing { has_begun }) => self.wait_for_frame(guard, wait, has_begun),
             Err(Failure::Passing(error)) => {
                 loops::note_input(guard, self.fd);
                 Err(error)
@@ -182,7 +186,7 @@ impl Read {
         }
     }
 
-    /// Looks what the wait has brought, and takes what is there.
+    /// Checks the result of the wait, and takes the frame if it is there.
     fn look(
         &mut self,
         slot: &mut Slot<'_>,
@@ -190,13 +194,14 @@ impl Read {
         unwanted: &mut Unwanted,
         admit: Admit<'_>,
     ) -> Result<Look, Failure> {
-        // Before anything is taken from the kernel, so that nothing is lost for want of it.
+        // Before anything is received, so that no bytes are lost for lack of memory.
         slot.reserve()?;
         let has_memory = slot.get().is_some_and(|connection| !connection.decoder.is_empty());
         if outcome.is_first() {
             (self.cookie, self.is_certain) = slot.last_socket()?;
             self.counters = slot.counters();
-            // While something is queued, the wait is one for more than this socket; and there may be no time for one.
+            // While bytes are queued, the wait is for more than this socket; and with a deadline there may be
+            // no time for a wait.
             let is_to_be_tried = has_memory || self.is_timed || is_any_queued();
             return if is_to_be_tried {
                 self.take(slot, unwanted, admit)
@@ -205,7 +210,7 @@ impl Read {
             };
         }
         match outcome.result() {
-            // The time may be over.
+            // The deadline may have passed.
             Ok(0) if outcome.is_poll() => return Ok(Look::Nothing { has_begun: has_memory }),
             Err(Errno::EINTR) if self.goes_on(outcome) => {}
             Err(errno) => return Err(errno.into()),
@@ -219,7 +224,8 @@ impl Read {
             if self.is_certain {
                 return Err(Errno::EBADF.into());
             }
-            // The number was another socket's when it was last seen: the wait may have been for this one, or for that.
+            // The number was another socket's when it was last seen: the wait may have been for this socket
+            // or for the former one.
             (self.cookie, self.is_certain) = (cookie, true);
             return Ok(Look::Nothing { has_begun: has_memory });
         }
@@ -231,9 +237,9 @@ impl Read {
         }
     }
 
-    /// Whether a wait that has ended with EINTR is to be followed by another one. The kernel ends poll(2) after any handler. A
-    /// recv(2) without SO_RCVTIMEO it ends after one without SA_RESTART alone; with it, after any handler, and when the process was
-    /// stopped and goes on, which poll(2) does not mind.
+    /// Whether to wait again after EINTR. poll(2) is ended by any handler. recv(2) without SO_RCVTIMEO is
+    /// ended only by a handler without SA_RESTART; recv(2) with SO_RCVTIMEO is ended by any handler, and also
+    /// when the process was stopped and continues, which does not end poll(2).
     fn goes_on(&mut self, outcome: &Wait) -> bool {
         if self.is_timed {
             return true;
@@ -243,12 +249,12 @@ impl Read {
         }
         if !outcome.is_poll() {
             let Ok(time) = socket::receive_time(self.fd) else { return false };
-            self.limit = Some(Deadline::since(self.begun, time));
+            self.deadline = Some(Deadline::since(self.begun, time));
         }
         true
     }
 
-    /// Takes a new frame of which the header was seen, in one receive.
+    /// Takes a new frame whose header was peeked, in one receive.
     fn take_new(
         &mut self,
         slot: &mut Slot<'_>,
@@ -266,18 +272,18 @@ impl Read {
         let fd = self.fd;
         let refuses = slot.refuses_descriptors();
         let room = first_room(header.length, || socket::available(fd));
-        let came = decoder.receive_expected(room, |head, room| {
+        let outcome = decoder.receive_expected(room, |head, room| {
             unwanted.receive(refuses, None, |arriving| ancillary::receive_apart(fd, head, room, arriving))
         });
-        match came {
-            // Another thread or process has taken it.
+        match outcome {
+            // Another thread or process has taken the frame.
             Err(ReadError::System(Errno::EAGAIN)) => return Ok(Look::Nothing { has_begun: false }),
             Err(ReadError::System(errno)) => return Err(errno.into()),
             Err(ReadError::OutOfMemory) => return Err(Failure::Passing(OutOfMemory.into())),
             Ok(ReadOutcome::End) => return Err(Failure::End(Errno::EPIPE)),
             Ok(ReadOutcome::All | ReadOutcome::Full) => {}
         }
-        let is_empty = came == Ok(ReadOutcome::All);
+        let is_empty = outcome == Ok(ReadOutcome::All);
         let cut = decoder.cut();
         if !decoder.is_empty() {
             slot.entry()?.decoder = decoder;
@@ -298,7 +304,7 @@ impl Read {
     ) -> Result<Look, Failure> {
         let (fd, refuses) = (self.fd, slot.refuses_descriptors());
         let Connection { decoder, .. } = slot.entry()?;
-        let mut came = Ok(ReadOutcome::Full);
+        let mut outcome = Ok(ReadOutcome::Full);
         loop {
             if let Ok(Some(header)) = decoder.announced() {
                 admit(header)?;
@@ -307,15 +313,16 @@ impl Read {
                 return Ok(Look::Frame(frame));
             }
             let has_begun = decoder.has_begun();
-            if came == Ok(ReadOutcome::All) && !self.is_timed {
-                // A receive that brought less than there was room for has taken all bytes; the wait finds whether the
-                // connection has ended. There may be no time for one.
+            if outcome == Ok(ReadOutcome::All) && !self.is_timed {
+                // A receive with less than there was room for has taken all bytes: the wait will find whether
+                // the connection has ended. A read with a deadline receives again instead, because there may
+                // be no time for a wait.
                 return Ok(Look::Nothing { has_begun });
             }
-            came = decoder.receive_exact(|room, wanted| {
+            outcome = decoder.receive_exact(|room, wanted| {
                 unwanted.receive(refuses, wanted, |arriving| ancillary::receive(fd, room, arriving))
             });
-            match came {
+            match outcome {
                 Ok(ReadOutcome::All | ReadOutcome::Full) => {}
                 Ok(ReadOutcome::End) if has_begun => return Err(Failure::End(Errno::ECONNRESET)),
                 Ok(ReadOutcome::End) => return Err(Failure::End(Errno::EPIPE)),
@@ -326,37 +333,42 @@ impl Read {
         }
     }
 
-    /// There is no frame yet: what to wait for.
-    fn wait(&mut self, guard: &EntryGuard, wait: &mut Wait, has_begun: bool) -> Result<Flow<Frame>, Error> {
-        if !has_begun && !is_any_queued() && self.limit.is_none() {
+    /// There is no frame yet: says what to wait for.
+    fn wait_for_frame(
+        &mut self,
+        guard: &EntryGuard,
+        wait: &mut Wait,
+        has_begun: bool,
+    ) -> Result<Flow<Frame>, Error> {
+        if !has_begun && !is_any_queued() && self.deadline.is_none() {
             wait.peek(self.fd, HEADER_SIZE);
             return Ok(Flow::Wait);
         }
-        let limit = match self.limit {
-            Some(limit) => limit,
+        let deadline = match self.deadline {
+            Some(deadline) => deadline,
             None => {
                 let is_nonblocking = socket::is_nonblocking(self.fd).map_err(failed)?;
                 let time = if is_nonblocking { 0 } else { socket::receive_time(self.fd).map_err(failed)? };
-                *self.limit.insert(Deadline::since(self.begun, time))
+                *self.deadline.insert(Deadline::since(self.begun, time))
             }
         };
-        match limit.left() {
+        match deadline.left() {
             0 => {
                 loops::note_input(guard, self.fd);
                 return Err(failed(if self.is_timed { Errno::ETIMEDOUT } else { Errno::EAGAIN }));
             }
-            // It obeys SA_RESTART, which poll(2) does not.
+            // This wait obeys SA_RESTART, which poll(2) does not.
             -1 if !is_any_queued() => wait.peek(self.fd, 1),
-            left => self.flushing.wait(guard, wait, self.fd, left).map_err(failed)?,
+            left => self.flushing.wait_for_input(guard, wait, self.fd, left).map_err(failed)?,
         }
         Ok(Flow::Wait)
     }
 }
 
-/// Takes a frame back that could not be handed to the program.
+/// Takes back a frame that could not be delivered to the program.
 pub fn put_back(guard: &EntryGuard, fd: RawFd, frame: Frame) {
     // There is memory: the frame was received with it.
-    if let Ok(connection) = table::lock(guard, fd).entry() {
+    if let Ok(connection) = table::lock_verified(guard, fd).entry() {
         connection.decoder.put_back(frame);
     }
     loops::note_input(guard, fd);

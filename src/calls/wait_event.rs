@@ -1,12 +1,14 @@
-//! Waiting for what happens to the connections of a list.
+//! Waiting for the events of a list.
 //!
-//! The loop of the list says what is to be done without its lock (accept, read, close) and when to wait. Waiting is done
-//! with poll(2) on the loop's epoll set: epoll_wait(2) itself would be ended by a stop and a continue of the process.
+//! The list's loop says what to do without its lock (accept, read, close) and what to wait for. The wait is
+//! poll(2) on the loop's epoll set or on few members: epoll_wait(2) would be ended by a stop and a continue
+//! of the process.
 //!
-//! A wait without end fails with EINTR once a signal handler has run since the call began. The first wait of a call ends with
-//! a member that is ready, with a handler, or for work of the loop's own: another wait follows then, and from there on
-//! signals are blocked but while the call waits, so that no handler is missed. (A time limit is what ends it for such work: if
-//! a handler has run as well, poll(2) says so.)
+//! A wait without a deadline fails with EINTR if a signal handler has run since the call began. The first
+//! wait of a call ends when a member is ready, when a handler has run, or when the loop has work of its own.
+//! If there is nothing to report then, another wait follows, and from there on signals are blocked except
+//! during waits, so that no handler is missed. (Work of the loop's own ends the wait by poll's timeout, not
+//! by a readable descriptor: if a handler has run as well, poll(2) reports EINTR.)
 
 #![forbid(unsafe_code)]
 
@@ -27,28 +29,29 @@ use crate::kernel::wait::Wait;
 use crate::kernel::{ancillary, fd, internal_fds, socket};
 use crate::process::entry_guard::EntryGuard;
 
-/// A wait for events, between its steps: plain data.
+/// A wait for events, between its steps. Plain data.
 #[derive(Clone, Copy)]
 pub struct WaitEvent {
     listener: Option<RawFd>,
-    limit: Deadline,
-    /// How many events the program wants.
+    deadline: Deadline,
+    /// How many events the program asks for.
     most: usize,
     /// How often the kernel was asked without waiting.
     looks: usize,
-    /// What the call waits for that is work of the library's own: the loop's clock, and what leaves in the background.
-    own: [Option<RawFd>; 2],
+    /// Descriptors in the wait for work of the library's own: the loop's clock, and the set of background
+    /// sending.
+    internal: [Option<RawFd>; 2],
 }
 
 impl WaitEvent {
-    /// Waits until `limit` for what happens at this service, and to the list's connections. The program wants so many
-    /// events: one, and the others by [`more`].
-    pub fn new(listener: Option<RawFd>, limit: Deadline, most: usize) -> Self {
-        Self { listener, limit, most, looks: 0, own: [None; 2] }
+    /// A wait until `deadline` for events of this service and of the list's connections. The program asks for
+    /// `most` events: one by the steps, and the others by `more`.
+    pub fn new(listener: Option<RawFd>, deadline: Deadline, most: usize) -> Self {
+        Self { listener, deadline, most, looks: 0, internal: [None; 2] }
     }
 
-    /// The next step of a wait for a list of a few connections, as most often: the wait for them, or the message that one of them
-    /// has. None, and nothing is done, for all other steps.
+    /// The fast path of a step, for a list of a few connections: begins the wait for them, or returns the
+    /// message of the one that is ready. In any other case returns `None`, and the step does its work.
     pub fn quick<L: List>(
         &mut self,
         guard: &EntryGuard,
@@ -56,36 +59,37 @@ impl WaitEvent {
         wait: &mut Wait,
     ) -> Option<Flow<(L::Origin, Frame)>> {
         if wait.is_first() {
-            let left = self.limit.left();
+            let left = self.deadline.left();
             if left == 0 {
                 return None;
             }
             let (listener, most) = (self.listener, self.most);
-            return loops::quickly(guard, list.key(), |event_loop| {
+            return loops::with_loop_quickly(guard, list.key(), |event_loop| {
                 if let Some(message) = event_loop.go_on_quickly(guard, list, listener, most) {
                     return Some(Flow::Done(message));
                 }
                 let next = event_loop.begin_quickly(list, listener, most)?;
-                self.wait(guard, wait, next, left);
+                self.wait_for_members(guard, wait, next, left);
                 Some(Flow::Wait)
             });
         }
         let (ready, is_blocked) = (wait.only_ready()?, wait.has_blocked_signals());
-        loops::quickly(guard, list.key(), |event_loop| {
+        loops::with_loop_quickly(guard, list.key(), |event_loop| {
             match event_loop.serve_quickly(guard, list, ready, is_blocked)? {
                 Served::Message(origin, frame) => Some(Flow::Done((origin, frame))),
                 Served::Part => {
-                    let left = self.limit.left();
+                    let left = self.deadline.left();
                     let has_blocked = left < 0 && wait.block_signals();
                     let next = event_loop.wait_quickly(list, has_blocked).filter(|_| left != 0)?;
-                    self.wait(guard, wait, next, left);
+                    self.wait_for_members(guard, wait, next, left);
                     Some(Flow::Wait)
                 }
             }
         })
     }
 
-    /// `wait` has the outcome of the wait before, if there was one, and gets the next one. None if the time is over.
+    /// The next step. `wait` has the result of the last wait, if there was one, and gets the next one. `None`
+    /// at the deadline.
     pub fn step<L: List>(
         &mut self,
         guard: &EntryGuard,
@@ -93,7 +97,7 @@ impl WaitEvent {
         wait: &mut Wait,
     ) -> Result<Flow<Option<Event<L::Origin>>>, Error> {
         let mut input = if wait.is_first() {
-            Input::Begin(self.listener, self.limit.left() != 0, self.most)
+            Input::Begin(self.listener, self.deadline.left() != 0, self.most)
         } else {
             self.woken(guard, list, wait)?
         };
@@ -102,17 +106,17 @@ impl WaitEvent {
                 Driven::Event(event) => return Ok(Flow::Done(Some(event))),
                 Driven::Nothing => return Ok(Flow::Done(None)),
                 Driven::Wait(next) => {
-                    let left = self.limit.left();
+                    let left = self.deadline.left();
                     if left < 0 && !wait.is_first() && wait.block_signals() {
                         input = Input::Blocked;
                         continue;
                     }
                     if left != 0 {
-                        self.wait(guard, wait, next, left);
+                        self.wait_for_members(guard, wait, next, left);
                         return Ok(Flow::Wait);
                     }
-                    // One look brings a part of those that are ready, and another one what is behind half a message:
-                    // until all of them have been looked at, or none is left.
+                    // One look handles a part of the ready members, and another look finds what follows half
+                    // a message: repeated until all of them have been handled, or none is left.
                     if next.is_idle || self.looks > next.looks {
                         loops::stop_waiting(guard, list.key());
                         return Ok(Flow::Done(None));
@@ -124,17 +128,18 @@ impl WaitEvent {
         }
     }
 
-    /// The wait is over.
+    /// A wait has ended: the input of the next step.
     fn woken<L: List>(
         &mut self,
         guard: &EntryGuard,
         list: &L,
         wait: &mut Wait,
     ) -> Result<Input<L::Client>, Error> {
-        let is_endless = self.limit.left() < 0;
+        let is_endless = self.deadline.left() < 0;
         let is_blocked = wait.has_blocked_signals();
         match wait.result() {
-            // Whoever calls again after each signal would wait for ever.
+            // With a deadline EINTR is not reported: a program that calls again after each signal would wait
+            // without end.
             Err(Errno::EINTR) if !is_endless => {}
             Err(errno) => {
                 loops::stop_waiting(guard, list.key());
@@ -145,33 +150,33 @@ impl WaitEvent {
         self.looks = 0;
         let mut ready = Few::NONE;
         wait.ready().for_each(|fd| _ = ready.push(fd));
-        if is_endless && ready.as_slice().iter().all(|fd| self.own.contains(&Some(*fd))) {
-            // There is work to do, and then another wait.
+        if is_endless && ready.as_slice().iter().all(|fd| self.internal.contains(&Some(*fd))) {
+            // There is work of the library's own, and then another wait.
             wait.block_signals();
         }
         Ok(Input::Woken(ready, is_blocked))
     }
 
-    fn wait(&mut self, guard: &EntryGuard, wait: &mut Wait, mut next: WaitFor, left: i32) {
-        self.own = [next.clock, None];
-        let mut limit = next.limit;
+    fn wait_for_members(&mut self, guard: &EntryGuard, wait: &mut Wait, mut next: WaitFor, left: i32) {
+        self.internal = [next.clock, None];
+        let mut timeout = next.timeout;
         if let Some(set) = background::set(guard) {
-            self.own = [next.clock, Some(set)];
+            self.internal = [next.clock, Some(set)];
             next.fds.push(set);
-            limit = Some(limit.unwrap_or(u32::MAX).min(LOOK.unsigned_abs()));
+            timeout = Some(timeout.unwrap_or(u32::MAX).min(LOOK.unsigned_abs()));
         }
-        let limit = limit.map_or(-1, |limit| i32::try_from(limit).unwrap_or(i32::MAX));
-        // Below 0 without end.
-        let limit = if left < 0 || (0..left).contains(&limit) { limit } else { left };
-        wait.poll_few(next.fds.as_slice(), libc::POLLIN, limit);
+        let timeout = timeout.map_or(-1, |timeout| i32::try_from(timeout).unwrap_or(i32::MAX));
+        // `left` is negative without a deadline.
+        let timeout = if left < 0 || (0..left).contains(&timeout) { timeout } else { left };
+        wait.poll_few(next.fds.as_slice(), libc::POLLIN, timeout);
     }
 }
 
-/// What else has happened after the last call of [`WaitEvent::step`] for this list, without waiting for it.
+/// A further event of the list after the last [`WaitEvent::step`], without waiting; `None` if there is none.
 pub fn more<L: List>(guard: &EntryGuard, list: &mut L) -> Result<Option<Event<L::Origin>>, Error> {
     let key = list.key();
     if let Some((origin, frame)) =
-        loops::quickly(guard, key, |event_loop| event_loop.more_quickly(guard, list))
+        loops::with_loop_quickly(guard, key, |event_loop| event_loop.more_quickly(guard, list))
     {
         return Ok(Some(Event { origin, what: What::Message(frame) }));
     }
@@ -187,7 +192,7 @@ enum Driven<O> {
     Wait(WaitFor),
 }
 
-/// Makes steps, and does without the loop's lock what they ask for.
+/// Makes steps, and does without the loop's lock what each of them asks for.
 fn drive<L: List>(
     guard: &EntryGuard,
     list: &mut L,

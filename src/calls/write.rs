@@ -1,15 +1,16 @@
 //! Writing one frame, and before it the frames that are queued on its connection.
 //!
-//! A frame leaves in one `sendmsg` of header and payload, without a copy. What the kernel does not take at once depends on
-//! where the connection is:
+//! A frame is sent by one sendmsg(2) of header and payload, without a copy. What the kernel does not take at
+//! once depends on the connection:
 //!
-//! * in no list: the call waits until the kernel has all of it;
-//! * in a list: it waits a little for a peer that keeps up, as long as the list has time for that ([`Allowance`]). Then the
-//!   rest is queued in the connection's memory and leaves from within later calls. If the queue is full, the call is held
-//!   back as long as the peer takes bytes (`held_back.rs`).
+//! * in no list: the call waits until the kernel has taken the whole frame;
+//! * in a list: the call waits a little for a peer that keeps up, as long as the list has time for that
+//!   ([`Allowance`]). Then the rest is queued in the connection's memory and sent by later calls. If the
+//!   queue is full, the call is held back as long as the peer receives (`held_back.rs`).
 //!
-//! A frame that has begun to leave has the connection's [`Turn`]: no other thread's bytes come between its parts. A thread
-//! that is cancelled then leaves the rest of it to the queue ([`Write::abandon`]).
+//! While a frame is sent in parts, its thread has the connection's [`Turn`]: no other thread's bytes come
+//! between the parts. If the thread is cancelled then, the rest of the frame goes into the queue
+//! ([`Write::abandon`]).
 //!
 //! [`Allowance`]: crate::event_loop::allowance::Allowance
 //! [`Turn`]: crate::connection::turn::Turn
@@ -21,7 +22,7 @@ use std::os::fd::RawFd;
 use nix::errno::Errno;
 
 use crate::calls::flow::Flow;
-use crate::calls::flush::{Flush, MEMORY_PAUSE, has_queued};
+use crate::calls::flush::{Flush, MEMORY_PAUSE, send_later};
 use crate::calls::held_back::{Held, HeldBack};
 use crate::calls::outgoing::Outgoing;
 use crate::connection::send::{Flushed, failed, flush_queue, give_up, is_passing, not_remembered};
@@ -34,26 +35,26 @@ use crate::kernel::fd;
 use crate::kernel::wait::Wait;
 use crate::process::entry_guard::{EntryGuard, Thread};
 
-/// How a call goes on.
+/// What the call does next. [`Write::step`] reads it; the functions that begin a wait, and `leave`, write it.
 #[derive(Clone, Copy)]
 enum Phase {
-    /// It has not begun, or it is about to end without the turn.
+    /// Not begun, or about to end without the turn.
     New,
-    /// It has the turn, and a part of its frame is sent.
+    /// Has the turn; a part of its frame is sent.
     Begun,
-    /// It waits for the turn.
+    /// Waits for the turn.
     Turn,
-    /// It has the turn, and waits until the peer takes more.
+    /// Has the turn; waits until the kernel takes more.
     Peer,
-    /// It has the turn, and waits a little: for memory.
+    /// Has the turn; waits a little, until the kernel has memory.
     Memory,
-    /// It waits for room in the queue.
+    /// Waits for room in the queue.
     HeldBack(HeldBack),
-    /// Its frame is sent; what a signal handler has queued behind it leaves now.
-    Behind(Flush),
+    /// The frame is sent; frames that a signal handler has queued meanwhile are sent now.
+    After(Flush),
 }
 
-/// A write, between its steps: plain data.
+/// A write, between its steps. Plain data.
 #[derive(Clone, Copy)]
 pub struct Write<'a> {
     fd: RawFd,
@@ -69,7 +70,7 @@ pub struct Write<'a> {
 }
 
 impl<'a> Write<'a> {
-    /// Sends the frame as one run of bytes, which no other thread's bytes come into.
+    /// A write of this frame: no other thread's bytes come between its bytes.
     pub fn new(fd: RawFd, frame: Outgoing<'a>) -> Self {
         Self {
             fd,
@@ -82,15 +83,15 @@ impl<'a> Write<'a> {
         }
     }
 
-    /// Sends the frame if nothing stands before it, and the kernel takes all of it, as it does most often. Else the steps follow:
-    /// those of `begun`, if the kernel has taken a part.
+    /// The fast path: sends the frame if nothing is sent before it and the kernel takes all of it. `None` if
+    /// that is not so: the steps follow, those of `begun` if the kernel has taken a part.
     pub fn at_once(
         guard: &EntryGuard,
         fd: RawFd,
         frame: Outgoing<'a>,
         begun: &mut Option<Self>,
     ) -> Option<Result<(), Error>> {
-        let mut slot = table::lock_known(guard, fd);
+        let mut slot = table::lock_unverified(guard, fd);
         if frame.len() == 0 || frame.has_descriptor() || !slot.has_nothing() {
             return None;
         }
@@ -105,7 +106,7 @@ impl<'a> Write<'a> {
                 match slot.entry() {
                     Ok(connection) => connection.turn.take(guard.thread()),
                     Err(errno) => {
-                        // The rest has to follow, or nothing may.
+                        // The rest cannot be kept, so no other frame may follow.
                         give_up(fd, errno);
                         return Some(Err(not_remembered(errno)));
                     }
@@ -118,11 +119,11 @@ impl<'a> Write<'a> {
         }
     }
 
-    /// `wait` has the outcome of the wait before, if there was one, and gets the next one.
+    /// The next step. `wait` has the result of the last wait, if there was one, and gets the next one.
     pub fn step(&mut self, guard: &EntryGuard, wait: &mut Wait) -> Result<Flow<()>, Error> {
         let next = match &mut self.phase {
-            // The frame itself is sent.
-            Phase::Behind(flush) => return Ok(flush.go_on(guard, wait).unwrap_or(Flow::Done(()))),
+            // The frame itself is sent: errors of later frames are not this call's.
+            Phase::After(flush) => return Ok(flush.go_on(guard, wait).unwrap_or(Flow::Done(()))),
             Phase::New => self.begin(guard, wait),
             Phase::Begun => self.wait_or_queue(guard, wait),
             Phase::Turn => self.begin_with_turn(guard, wait),
@@ -138,23 +139,23 @@ impl<'a> Write<'a> {
             give_up(self.fd, *errno);
         }
         if self.leave(guard) && result.is_ok() && self.list.is_none() {
-            // A signal handler has queued a frame after this one, and no list sends it.
+            // A signal handler has queued a frame after this one, and no list sends that frame.
             let mut flush = Flush::new(self.fd, Deadline::NONE);
             if let Ok(Flow::Wait) = flush.begin(guard, wait) {
-                self.phase = Phase::Behind(flush);
+                self.phase = Phase::After(flush);
                 return Ok(Flow::Wait);
             }
         }
         result.map(Flow::Done)
     }
 
-    /// Sends the frame, if nothing stands before it.
+    /// The first step: sends the frame, if nothing is sent before it.
     fn begin(&mut self, guard: &EntryGuard, wait: &mut Wait) -> Result<Flow<()>, Error> {
         let (fd, frame) = (self.fd, self.frame);
         if frame.len() == 0 {
             return fd::check_usable(fd).map_err(failed).map(Flow::Done);
         }
-        let mut slot = table::lock_known(guard, fd);
+        let mut slot = table::lock_unverified(guard, fd);
         slot.verify().map_err(failed)?;
         self.list = slot.list();
         let identity = slot.identity();
@@ -162,14 +163,14 @@ impl<'a> Write<'a> {
         if let Some(connection) = slot.get().filter(|connection| !connection.may_send()) {
             let thread = guard.thread();
             if connection.turn.has(thread) {
-                // A signal handler has interrupted a write to the same connection: its frame goes behind.
+                // A signal handler has interrupted a write to the same connection: its frame is queued.
                 return frame.queue(connection, connection.settings.room()).map(Flow::Done);
             }
             if !connection.turn.is_free() {
                 if self.list.is_some() {
                     return self.queue_or_hold_back(guard, slot, wait);
                 }
-                connection.turn.wait(thread, wait.turn())?;
+                connection.turn.enqueue(thread, wait.turn())?;
                 (self.phase, self.identity) = (Phase::Turn, identity);
                 return Ok(Flow::Wait);
             }
@@ -181,12 +182,12 @@ impl<'a> Write<'a> {
     /// The thread was woken: it has the turn, or the connection is closed.
     fn begin_with_turn(&mut self, guard: &EntryGuard, wait: &mut Wait) -> Result<Flow<()>, Error> {
         let thread = guard.thread();
-        let mut slot = table::lock_known(guard, self.fd);
+        let mut slot = table::lock_unverified(guard, self.fd);
         slot.check_identity(self.identity).map_err(failed)?;
         let connection = slot.get().ok_or(failed(Errno::EBADF))?;
         if !connection.turn.is_held_by(thread) {
             if connection.turn.has(thread) {
-                // A signal handler has run: the waker is still there.
+                // A signal handler has ended the wait; the waker is still registered.
                 return Ok(Flow::Wait);
             }
             return Err(failed(Errno::EBADF));
@@ -195,8 +196,8 @@ impl<'a> Write<'a> {
         self.send(guard, slot, true, wait)
     }
 
-    /// Sends what is queued, then the frame; if the kernel does not take all of it, says what to wait for. It is done if the
-    /// frame is sent or queued.
+    /// Sends the queued bytes, then the frame. If the kernel does not take all of it, says what to wait for.
+    /// Done when the frame is sent or queued.
     fn send(
         &mut self,
         guard: &EntryGuard,
@@ -233,7 +234,7 @@ impl<'a> Write<'a> {
         self.wait_or_queue(guard, wait)
     }
 
-    /// Waits until the peer takes more, or queues the rest. The call has the turn.
+    /// Waits until the kernel takes more, or queues the rest. The call has the turn.
     fn wait_or_queue(&mut self, guard: &EntryGuard, wait: &mut Wait) -> Result<Flow<()>, Error> {
         if self.wait_for_peer(guard, wait) {
             return Ok(Flow::Wait);
@@ -241,7 +242,7 @@ impl<'a> Write<'a> {
         self.queue_rest(guard, wait)
     }
 
-    /// Waits until the peer takes more; not if the list has no time for that.
+    /// Begins to wait until the kernel takes more; returns false if the list has no time for that.
     fn wait_for_peer(&mut self, guard: &EntryGuard, wait: &mut Wait) -> bool {
         self.phase = Phase::Peer;
         let timeout = self.list.map_or(-1, |list| loops::allowance(guard, list));
@@ -261,12 +262,13 @@ impl<'a> Write<'a> {
         Flow::Wait
     }
 
-    /// The connection, as long as this call has its turn: a signal handler or another thread may have closed it.
+    /// The connection, as long as this call has its turn; EBADF if a signal handler or another thread has
+    /// closed it.
     fn own_turn<'s>(slot: &'s mut Slot<'_>, thread: Thread) -> Result<&'s mut Connection, Error> {
         slot.get().filter(|connection| connection.turn.is_held_by(thread)).ok_or(failed(Errno::EBADF))
     }
 
-    /// Puts the frame behind what is queued. If there is no room for it, the call is held back, or fails.
+    /// Adds the frame to the queue. If there is no room, the call is held back, or fails.
     fn queue_or_hold_back(
         &mut self,
         guard: &EntryGuard,
@@ -280,7 +282,7 @@ impl<'a> Write<'a> {
         match self.frame.queue(connection, connection.settings.room()) {
             Ok(()) => {
                 drop(slot);
-                has_queued(guard, self.fd);
+                send_later(guard, self.fd);
                 Ok(Flow::Done(()))
             }
             Err(Error { errno: Errno::EAGAIN, .. }) => {
@@ -296,7 +298,7 @@ impl<'a> Write<'a> {
         }
     }
 
-    /// Sends what the peer takes now; then waits again, or queues the rest.
+    /// Sends what the kernel takes now; then waits again, or queues the rest.
     fn go_on(&mut self, guard: &EntryGuard, wait: &mut Wait) -> Result<Flow<()>, Error> {
         let fd = self.fd;
         let mut is_late = false;
@@ -314,9 +316,10 @@ impl<'a> Write<'a> {
             }
         }
         // The number may be another socket's by now.
-        let mut slot = table::lock(guard, fd);
+        let mut slot = table::lock_verified(guard, fd);
         let connection = Self::own_turn(&mut slot, guard.thread())?;
-        // What was queued before goes out first; what a signal handler has queued since goes out last.
+        // Frames queued before this one are sent first; frames that a signal handler has queued since are
+        // sent last.
         if self.sent == 0 && !connection.send_queue.is_empty() {
             match flush_queue(&mut slot, fd)? {
                 Flushed::All => {}
@@ -329,7 +332,7 @@ impl<'a> Write<'a> {
             match self.frame.after(self.sent).send(fd) {
                 Ok(count) => self.sent += count,
                 Err(Errno::EAGAIN) => {}
-                // Half of it is sent: the rest has to follow, once the kernel has memory again.
+                // A part is sent: the rest has to follow, once the kernel has memory again.
                 Err(errno) if self.sent > 0 && is_passing(errno) => {
                     if self.list.is_none() {
                         return Ok(self.wait_for_memory(wait));
@@ -351,7 +354,7 @@ impl<'a> Write<'a> {
 
     /// Keeps the rest of the frame in memory; later calls send it. The call has the turn.
     fn queue_rest(&mut self, guard: &EntryGuard, wait: &mut Wait) -> Result<Flow<()>, Error> {
-        let mut slot = table::lock_known(guard, self.fd);
+        let mut slot = table::lock_unverified(guard, self.fd);
         let connection = Self::own_turn(&mut slot, guard.thread())?;
         if self.sent == 0 {
             connection.turn.pass();
@@ -360,44 +363,44 @@ impl<'a> Write<'a> {
         }
         match self.frame.after(self.sent).prepend(connection) {
             Ok(()) => Ok(Flow::Done(())),
-            // Rather than lose it, wait for memory or the peer.
+            // Rather than lose the rest, the call waits for memory or the peer.
             Err(_) => Ok(self.wait_for_memory(wait)),
         }
     }
 
-    /// The call is about to end. It passes on its turn, if it has it, and the event loop sends what is queued; whether
-    /// anything is.
+    /// The call is about to end: passes on its turn, if it has it, and has queued bytes sent by later calls.
+    /// Returns whether bytes are queued.
     fn leave(&mut self, guard: &EntryGuard) -> bool {
         let phase = std::mem::replace(&mut self.phase, Phase::New);
-        if let Phase::New | Phase::Behind(_) = phase {
+        if let Phase::New | Phase::After(_) = phase {
             return false;
         }
-        let mut slot = table::lock_known(guard, self.fd);
-        let is_it = match phase {
+        let mut slot = table::lock_unverified(guard, self.fd);
+        let is_same_connection = match phase {
             Phase::HeldBack(held_back) => held_back.end(&mut slot),
             Phase::Turn if slot.check_identity(self.identity).is_err() => false,
             _ => slot.get().map(|connection| connection.turn.leave(guard.thread())).is_some(),
         };
-        if !is_it {
+        if !is_same_connection {
             return false;
         }
         let is_queued = slot.get().is_some_and(|connection| !connection.send_queue.is_empty());
         slot.remove_if_idle();
         drop(slot);
         if is_queued {
-            has_queued(guard, self.fd);
+            send_later(guard, self.fd);
         } else {
-            // The end of a peer that sends no more may have waited for it.
+            // If the peer sends no more, the report of the end may have waited for this call.
             loops::note_sent(guard, self.fd);
         }
         is_queued
     }
 
-    /// The thread that waits in this write ends. The rest of a frame that has begun to leave goes before what is queued; a
-    /// frame that has not is not sent.
+    /// The thread of this write ends while it waits. The rest of a frame sent in part goes to the front of
+    /// the queue; a frame that has not begun is not sent.
     pub fn abandon(&mut self, guard: &EntryGuard) {
         if self.sent > 0 && matches!(self.phase, Phase::Peer | Phase::Memory) {
-            let mut slot = table::lock(guard, self.fd);
+            let mut slot = table::lock_verified(guard, self.fd);
             let Ok(connection) = Self::own_turn(&mut slot, guard.thread()) else { return };
             if self.frame.after(self.sent).prepend(connection).is_err() {
                 give_up(self.fd, Errno::ENOMEM);

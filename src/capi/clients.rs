@@ -121,7 +121,7 @@ pub unsafe extern "C" fn ipc_set_data(
         // SAFETY: the caller's structure, if any.
         let fd = unsafe { fd_of(p, ipc_errors::IPC_ERROR_CONNECTION_GEN__NO_CINFO) }?;
         let mut set = if data.is_null() { None } else { Some(UserData::new(data, destroy)?) };
-        let result = table::lock(guard, fd).swap_data(&mut set);
+        let result = table::lock_verified(guard, fd).swap_data(&mut set);
         // What was set before; on failure, what was to be set.
         match set {
             // The pointer stays the program's, or is still set, perhaps with another function.
@@ -145,7 +145,7 @@ pub unsafe extern "C" fn ipc_data(p: *const ipc_connection_info) -> *mut c_void 
         let look = |guard: &mut EntryGuard| {
             let ended =
                 loops::find_ended(guard, p.addr(), fd, |ended| ended.data.as_ref().map(UserData::pointer));
-            data = ended.unwrap_or_else(|| table::lock(guard, fd).data().map(UserData::pointer));
+            data = ended.unwrap_or_else(|| table::lock_verified(guard, fd).data().map(UserData::pointer));
             Ok(())
         };
         call_or(code, || Ok(()), look);

@@ -293,7 +293,7 @@ unsafe fn add(
     }
     let before = list.shape();
     let index = list.append(cinfo)?;
-    loops::added(guard, &list, before, index, kind).inspect_err(|_| list.remove(index))
+    loops::note_added(guard, &list, before, index, kind).inspect_err(|_| list.remove_entry(index))
 }
 
 /// Takes the pointer `cinfo` out of the list; the last element takes its place. It frees and closes nothing
@@ -338,8 +338,8 @@ pub(super) unsafe fn remove(
     let index = find(&list).ok_or(missing)?;
     let origin = list.origin(index).ok_or(missing)?;
     let before = list.shape();
-    list.remove(index);
-    loops::removed(guard, &list, before, origin.addr(), index);
+    list.remove_entry(index);
+    loops::note_removed(guard, &list, before, origin.addr(), index);
     Ok(origin)
 }
 
@@ -397,7 +397,7 @@ pub unsafe extern "C" fn ipc_connections_free(cinfos: *mut ipc_connection_infos)
     let nested = || with_list(&mut CList::forget);
     call_or(code, nested, |guard| {
         with_list(&mut |list| {
-            loops::freed(guard, list.key());
+            loops::note_freed(guard, list.key());
             list.free();
         })
     });
@@ -444,7 +444,7 @@ unsafe fn take_in(
         return Err(Error::new(ipc_errors::IPC_ERROR_HANDLE_NEW_CONNECTION__MALLOC, Errno::ENOMEM));
     };
     // Should it fail, the next wait goes through the whole list.
-    let _ = loops::added(guard, &list, before, index, Kind::Connection);
+    let _ = loops::note_added(guard, &list, before, index, Kind::Connection);
     if !new_client.is_null() {
         // SAFETY: as promised by the caller.
         unsafe { new_client.write(list.origin(index).unwrap_or(ptr::null_mut())) };

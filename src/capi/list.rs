@@ -161,13 +161,13 @@ impl List for CList {
 
     fn take_back(&mut self, index: usize) {
         if let Some(client) = self.origin(index) {
-            self.remove(index);
+            self.remove_entry(index);
             // SAFETY: from `push`, and nobody has seen it.
             drop(unsafe { CBox::from_c(client) });
         }
     }
 
-    fn remove(&mut self, index: usize) {
+    fn remove_entry(&mut self, index: usize) {
         let (array, size) = self.parts();
         if index >= size {
             return;

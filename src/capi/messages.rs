@@ -166,7 +166,7 @@ pub(super) unsafe fn send<'a>(fd: Result<RawFd, Error>, frame: Outgoing<'a>) -> 
         let this = ptr::from_mut(write).cast();
         let flow = write.step(guard, wait)?;
         wait.if_cancelled(abandon, this);
-        Ok(flow.map(|()| table::lock_known(guard, to).count_sent()))
+        Ok(flow.map(|()| table::lock_unverified(guard, to).count_sent()))
     };
     // SAFETY: plain data in this frame and, as promised, in the caller's.
     unsafe { run_at_once(code, &mut None, at_once, step) }

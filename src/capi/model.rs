@@ -117,7 +117,7 @@ fn turn_is_passed_once_and_nobody_waits_for_ever() {
             .collect();
         writers.into_iter().for_each(|writer| writer.join().unwrap());
         let guard = enter();
-        let mut slot = table::lock(&guard, number);
+        let mut slot = table::lock_verified(&guard, number);
         assert!(slot.get().is_none_or(|connection| connection.turn.is_unused()));
         slot.remove_if_idle();
         drop(slot);
@@ -131,12 +131,12 @@ fn takes_its_turn(number: RawFd, inside: &AtomicUsize, ends: bool) {
     let semaphore = Semaphore::new();
     let must_wait = {
         let guard = enter();
-        let mut slot = table::lock_known(&guard, number);
+        let mut slot = table::lock_unverified(&guard, number);
         let thread = guard.thread();
         let turn = &mut slot.entry().unwrap().turn;
         let must_wait = !turn.is_free();
         if must_wait {
-            turn.wait(thread, semaphore.arm()).unwrap();
+            turn.enqueue(thread, semaphore.arm()).unwrap();
         } else {
             turn.take(thread);
         }
@@ -149,7 +149,9 @@ fn takes_its_turn(number: RawFd, inside: &AtomicUsize, ends: bool) {
     }
     let is_held = |guard: &EntryGuard| {
         let thread = guard.thread();
-        table::lock_known(guard, number).get().is_some_and(|connection| connection.turn.is_held_by(thread))
+        table::lock_unverified(guard, number)
+            .get()
+            .is_some_and(|connection| connection.turn.is_held_by(thread))
     };
     if !ends {
         assert!(is_held(&enter()), "who is woken has the turn");
@@ -159,7 +161,7 @@ fn takes_its_turn(number: RawFd, inside: &AtomicUsize, ends: bool) {
     }
     let guard = enter();
     let thread = guard.thread();
-    let mut slot = table::lock_known(&guard, number);
+    let mut slot = table::lock_unverified(&guard, number);
     slot.get().unwrap().turn.leave(thread);
 }
 
@@ -171,26 +173,26 @@ fn waiting_writer_learns_that_the_connection_is_closed() {
         {
             let guard = enter();
             let thread = guard.thread();
-            table::lock_known(&guard, number).entry().unwrap().turn.take(thread);
+            table::lock_unverified(&guard, number).entry().unwrap().turn.take(thread);
         }
         let waiter = thread::spawn(move || {
             let semaphore = Semaphore::new();
             let identity = {
                 let guard = enter();
                 let thread = guard.thread();
-                let mut slot = table::lock_known(&guard, number);
+                let mut slot = table::lock_unverified(&guard, number);
                 let identity = slot.identity();
                 let Some(connection) = slot.get().filter(|connection| !connection.turn.is_free()) else {
                     return;
                 };
-                connection.turn.wait(thread, semaphore.arm()).unwrap();
+                connection.turn.enqueue(thread, semaphore.arm()).unwrap();
                 identity
             };
             while !semaphore.try_wait() {
                 thread::yield_now();
             }
             let guard = enter();
-            assert_eq!(table::lock_known(&guard, number).check_identity(identity), Err(Errno::EBADF));
+            assert_eq!(table::lock_unverified(&guard, number).check_identity(identity), Err(Errno::EBADF));
         });
         close_connection(&mut enter(), number).unwrap();
         waiter.join().unwrap();
@@ -204,17 +206,17 @@ fn list_that_has_taken_a_connection_over_keeps_it() {
         let _peer = connection_at(&enter(), number);
         let first = thread::spawn(move || {
             table::note_listed(&enter(), number, 8).unwrap();
-            let list = table::lock(&enter(), number).list();
-            table::lock_known(&enter(), number).note_unlisted(8);
+            let list = table::lock_verified(&enter(), number).list();
+            table::lock_unverified(&enter(), number).note_unlisted(8);
             list
         });
         let second = thread::spawn(move || _ = table::note_listed(&enter(), number, 16).unwrap());
         let before = first.join().unwrap();
         second.join().unwrap();
-        let list = table::lock(&enter(), number).list();
+        let list = table::lock_verified(&enter(), number).list();
         assert_ne!(list, Some(8), "the first has given it up");
         assert!(before != Some(16) || list == Some(16), "the second has taken it over: {list:?}");
-        table::lock_known(&enter(), number).note_unlisted(16);
+        table::lock_unverified(&enter(), number).note_unlisted(16);
         close_connection(&mut enter(), number).unwrap();
     });
 }
@@ -232,7 +234,7 @@ fn fork_finds_no_thread_in_the_middle_and_waits_for_none_for_ever() {
                 thread::spawn(move || {
                     for _ in 0..2 {
                         let guard = enter();
-                        let mut slot = table::lock(&guard, number);
+                        let mut slot = table::lock_verified(&guard, number);
                         inside.fetch_add(1, Ordering::SeqCst);
                         let connection = slot.entry().unwrap();
                         connection.send_queue.reserve(1, Room::Rest, false).unwrap();
@@ -286,7 +288,7 @@ fn file_of_the_program_is_not_closed_when_two_calls_end_one_connection() {
             move || ends_as_the_loop_does(number, &is_closed)
         });
         let program = thread::spawn(move || {
-            // As loops::closing does, for a list that has the connection.
+            // As loops::note_closing does, for a list that has the connection.
             *is_closed.lock().unwrap() = true;
             if close_connection(&mut enter(), number).is_err() {
                 return;
@@ -345,7 +347,7 @@ fn no_queued_connection_is_overlooked() {
         assert!(send::any_queued());
         let (found, all) = send::queued(&enter());
         assert!(all && found.contains(&number), "{found:?}");
-        send::flush(&enter(), number);
+        send::flush_connection(&enter(), number);
         close_connection(&mut enter(), number).unwrap();
     });
 }

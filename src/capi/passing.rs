@@ -101,7 +101,7 @@ pub unsafe extern "C" fn ipc_take_fd(p: *const ipc_connection_info, fd: *mut c_i
             fd_of(p, code)?
         };
         fd::check_usable(of).map_err(failed)?;
-        let taken = table::lock(guard, of)
+        let taken = table::lock_verified(guard, of)
             .get()
             .and_then(|connection| connection.decoder.descriptors.as_mut()?.take());
         // SAFETY: as above.

@@ -257,7 +257,7 @@ pub unsafe extern "C" fn ipc_server_close(srv: *mut ipc_connection_info) -> ipc_
         |guard| {
             // SAFETY: the caller's structure, if any.
             let fd = unsafe { fd_of(srv, code) }.ok().filter(|fd| endpoint::is_service(guard, *fd));
-            fd.into_iter().for_each(|fd| loops::closing(guard, fd));
+            fd.into_iter().for_each(|fd| loops::note_closing(guard, fd));
             end(Some(guard))
         },
     )

@@ -9,7 +9,7 @@ use nix::unistd::{Gid, Uid};
 use super::boundary::{call, required, required_const, run};
 use super::server_and_client::{open, open_here, route_of};
 use super::types::ipc_connection_info;
-use crate::calls::connect::PatientConnect;
+use crate::calls::connect::TimedConnect;
 use crate::error::{Error, ipc_errors};
 use crate::kernel::deadline::Deadline;
 use crate::kernel::internal_fds;
@@ -132,8 +132,8 @@ pub unsafe extern "C-unwind" fn ipc_connection_timeout(
                 (*p).fd = -1;
             }
             let path =
-                route_of(p, sname).inspect_err(|_| state.iter_mut().for_each(PatientConnect::give_up))?;
-            let connect = state.get_or_insert_with(|| PatientConnect::new(Deadline::of(timeout_ms)));
+                route_of(p, sname).inspect_err(|_| state.iter_mut().for_each(TimedConnect::give_up))?;
+            let connect = state.get_or_insert_with(|| TimedConnect::new(Deadline::of(timeout_ms)));
             Ok(connect.step(guard, &path, wait)?.map(|fd| (*p).fd = fd))
         })
     }

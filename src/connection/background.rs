@@ -1,12 +1,14 @@
-//! What leaves in the background: from within later calls of any thread, whatever they are about.
+//! Queued bytes that are sent in the background: within later calls of any thread, whatever these calls do.
 //!
-//! * The rest of a connection that was closed with bytes queued: its queue, and a copy of its descriptor, so that the number
-//!   is free at once and the peer sees the end after the last byte. A rest ends when it is sent, when the peer closes the
-//!   connection, when the peer has taken nothing for [`STALL_TIMEOUT`], or when the time is over that the program gave it.
-//! * A connection that was taken out of its list with bytes queued.
+//! * A *rest*: the queue of a connection that was closed with bytes queued, and a copy of its descriptor, so
+//!   that the number is free at once and the peer reads end of file after the last byte. A rest ends when all
+//!   is sent, when the peer closes the connection, when the peer has received nothing for [`STALL_TIMEOUT`],
+//!   or at the deadline that the program set.
+//! * A connection that was removed from its list with bytes queued.
 //!
-//! An epoll set reports which of them take bytes. Calls that wait also wait for the set. It is made by the process that
-//! uses it, and made anew if the program has closed it.
+//! An epoll set reports which of them can send. Calls that wait also wait for this set. The set is made by
+//! the process that uses it, and made anew if the program has closed it. All state is in [`Background`],
+//! under one lock.
 //!
 //! [`STALL_TIMEOUT`]: crate::connection::stall::STALL_TIMEOUT
 
@@ -29,67 +31,70 @@ use crate::process::entry_guard::EntryGuard;
 use crate::process::sharded::{NumberMap, empty_map};
 use crate::process::sync::{self, AtomicBool, AtomicI64, AtomicU32, Mutex, MutexGuard, Ordering};
 
-/// Whether anything leaves in the background.
+/// Whether anything is sent in the background.
 static IS_ACTIVE: AtomicBool = AtomicBool::new(false);
 
-/// Which set it is: they are counted. 0 is none.
+/// The number of the present epoll set, counted from 1; 0 before the first set.
 static SET_NUMBER: AtomicU32 = AtomicU32::new(0);
 
-/// When calls last asked the set, in microseconds, and how long they do not ask again.
+/// When a call last asked the set, and for how long no call asks again; both in microseconds.
 static ASKED_AT: AtomicI64 = AtomicI64::new(0);
 const PAUSE: i64 = 1000;
 
-/// How many are looked at before the lock is given back.
+/// How many reports are handled before the lock is released.
 const BATCH: usize = 32;
 
-/// The token of a rest: this, and its number. That of a connection is its descriptor.
+/// The epoll token of a rest is this bit and the number of the rest. The token of a connection is its
+/// descriptor.
 const REST: u64 = 1 << 32;
 
 static BACKGROUND: Mutex<Background> =
     Mutex::new(Background { set: None, rests: empty_map(), next: 0, connections: empty_map(), looked_at: 0 });
 
-/// All that leaves in the background. Locked for moments, after the loops and the table of descriptors.
+/// All that is sent in the background. Its lock is held briefly, and taken after those of the loops and of
+/// the table.
 struct Background {
     set: Option<Poller>,
     rests: NumberMap<u32, Rest>,
     next: u32,
     /// Connections that are in no list any more.
     connections: NumberMap<RawFd, ()>,
-    /// When all were last looked at, in microseconds.
+    /// When all entries were last checked, in microseconds.
     looked_at: i64,
 }
 
-/// What is left of a connection that was closed.
+/// The queued bytes of a connection that was closed.
 struct Rest {
     descriptor: KeptFd,
     queue: SendQueue,
     stall: Stall,
-    /// How long it may take.
-    limit: Deadline,
+    /// Until when the bytes may be sent.
+    deadline: Deadline,
 }
 
-/// Whether anything leaves in the background.
+/// Whether anything is sent in the background.
 pub fn is_active() -> bool {
     IS_ACTIVE.load(Ordering::Relaxed)
 }
 
-/// What was begun.
+/// Which case an addition was.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub enum Begun {
-    /// Nothing has left in the background before: threads that wait do not know.
+    /// Nothing was sent in the background before: waiting threads do not wait for the set yet, and have to be
+    /// woken.
     First,
-    /// One more.
+    /// Other bytes are sent in the background already.
     Another,
 }
 
-fn lock(_section: &EntryGuard) -> MutexGuard<'static, Background> {
+fn lock_background(_section: &EntryGuard) -> MutexGuard<'static, Background> {
     sync::lock(&BACKGROUND)
 }
 
 impl Rest {
-    /// Sends what the kernel takes; whether it is over: all is sent, the peer has closed the connection, or the program has
-    /// closed the copy.
-    fn flush(&mut self) -> bool {
+    /// Sends what the kernel takes. Returns whether the rest has ended: all is sent, the peer has closed the
+    /// connection, or the program has closed the copy of the descriptor.
+    fn send_queued(&mut self) -> bool {
         let fd = self.descriptor.as_raw_fd();
         if !self.descriptor.is_intact() {
             return true;
@@ -100,14 +105,16 @@ impl Rest {
         }
     }
 
-    /// The same; whether the peer has taken nothing for too long, or the time is over, too.
+    /// The same; a rest also ends if the peer has received nothing for too long, or at its deadline.
     fn look(&mut self) -> bool {
-        self.flush() || self.stall.look(self.descriptor.as_raw_fd(), &self.queue) || self.limit.left() == 0
+        self.send_queued()
+            || self.stall.look(self.descriptor.as_raw_fd(), &self.queue)
+            || self.deadline.left() == 0
     }
 }
 
 impl Background {
-    /// Makes the set, if there is none, or the program has closed it.
+    /// Makes the set, if there is none or the program has closed it.
     fn build(&mut self) {
         if self.set.as_ref().is_some_and(Poller::is_intact) {
             return;
@@ -124,7 +131,7 @@ impl Background {
         }
     }
 
-    /// Has the set report when this takes bytes. Should it fail, a look will find it.
+    /// Has the set report when the descriptor can send. If this fails, the next check finds it.
     fn add(&self, fd: RawFd, token: u64) {
         let interest = EpollFlags::EPOLLOUT | EpollFlags::EPOLLET;
         if let Some(set) = &self.set {
@@ -138,7 +145,7 @@ impl Background {
         if was_active { Begun::Another } else { Begun::First }
     }
 
-    /// Something does not leave in the background any more; the set, if nothing does.
+    /// Called after a removal; returns the set if it is no longer needed.
     fn end(&mut self) -> Option<Poller> {
         let is_active = !self.rests.is_empty() || !self.connections.is_empty();
         IS_ACTIVE.store(is_active, Ordering::Relaxed);
@@ -151,8 +158,9 @@ impl Background {
         }
     }
 
-    /// Sends what leaves by now; the connections that take bytes, and rests that are over, to be dropped without the lock; and
-    /// whether there may be more.
+    /// Handles one batch of reports: sends rests, and collects in `fds` the connections that can send and in
+    /// `over` the rests that have ended, which are to be dropped without the lock. Returns whether there may
+    /// be more reports.
     fn step(&mut self, fds: &mut Vec<RawFd>, over: &mut Vec<Rest>) -> bool {
         self.build();
         let mut room = [const { MaybeUninit::<Readiness>::uninit() }; BATCH];
@@ -160,14 +168,15 @@ impl Background {
         for token in ready.iter().map(|readiness| readiness.u64) {
             if token & REST == 0 {
                 fds.extend(RawFd::try_from(token));
-            } else if self.rests.get_mut(&(token as u32)).is_some_and(Rest::flush) {
+            } else if self.rests.get_mut(&(token as u32)).is_some_and(Rest::send_queued) {
                 over.extend(self.rests.remove(&(token as u32)));
             }
         }
         ready.len() == BATCH
     }
 
-    /// Looks at all, from time to time: what passes without a report, and peers that take nothing.
+    /// Checks all entries from time to time: errors that pass without a report, and peers that receive
+    /// nothing.
     fn look(&mut self, fds: &mut Vec<RawFd>, over: &mut Vec<Rest>) {
         let now = now();
         if now - self.looked_at < i64::from(LOOK) * 1000 {
@@ -186,10 +195,10 @@ impl Background {
     }
 }
 
-/// A connection is about to be closed: what is queued for it is no more looked after here.
+/// A connection is about to be closed: its queue is the caller's from now on.
 pub fn leave_to_caller(guard: &EntryGuard, fd: RawFd) {
     if is_active() {
-        let mut background = lock(guard);
+        let mut background = lock_background(guard);
         background.stop_watching(fd);
         let unused = background.end();
         drop(background);
@@ -197,27 +206,27 @@ pub fn leave_to_caller(guard: &EntryGuard, fd: RawFd) {
     }
 }
 
-/// A connection is about to be closed: what is queued for it leaves in the background, until `limit` at most. If there is no
-/// descriptor or no memory for that, the queue is returned.
-pub fn take_over(guard: &EntryGuard, fd: RawFd, limit: Deadline) -> Result<Option<Begun>, SendQueue> {
+/// A connection is about to be closed: its queue becomes a rest, which is sent until `deadline`. Fails with
+/// the queue if there is no descriptor or no memory for that.
+pub fn take_over(guard: &EntryGuard, fd: RawFd, deadline: Deadline) -> Result<Option<Begun>, SendQueue> {
     leave_to_caller(guard, fd);
-    let mut slot = table::lock_known(guard, fd);
-    let is_owed = |slot: &mut table::Slot<'_>| {
+    let mut slot = table::lock_unverified(guard, fd);
+    let has_unsent = |slot: &mut table::Slot<'_>| {
         let connection = slot.get().filter(|connection| connection.turn.is_free());
         connection.is_some_and(|connection| !connection.send_queue.is_empty())
     };
-    if !is_owed(&mut slot) {
+    if !has_unsent(&mut slot) {
         return Ok(None);
     }
     slot.drop_if_reused();
-    if !is_owed(&mut slot) || flush_queue(&mut slot, fd).is_err() || !is_owed(&mut slot) {
+    if !has_unsent(&mut slot) || flush_queue(&mut slot, fd).is_err() || !has_unsent(&mut slot) {
         return Ok(None);
     }
     let queue = slot.get().map(|connection| std::mem::take(&mut connection.send_queue)).unwrap_or_default();
     drop(slot);
     let Ok(descriptor) = fd::duplicate(fd) else { return Err(queue) };
-    let rest = Rest { stall: Stall::begin(fd, &queue), descriptor, queue, limit };
-    let mut background = lock(guard);
+    let rest = Rest { stall: Stall::begin(fd, &queue), descriptor, queue, deadline };
+    let mut background = lock_background(guard);
     if background.rests.try_reserve(1).is_err() {
         drop(background);
         return Err(rest.queue);
@@ -230,9 +239,9 @@ pub fn take_over(guard: &EntryGuard, fd: RawFd, limit: Deadline) -> Result<Optio
     Ok(Some(begun))
 }
 
-/// A connection that is in no list any more: what is queued for it leaves in the background.
+/// A connection was removed from its list: its queue is sent in the background.
 pub fn watch(guard: &EntryGuard, fd: RawFd) {
-    let mut background = lock(guard);
+    let mut background = lock_background(guard);
     if background.connections.try_reserve(1).is_ok() {
         background.begin();
         background.add(fd, u64::from(fd.unsigned_abs()));
@@ -240,7 +249,8 @@ pub fn watch(guard: &EntryGuard, fd: RawFd) {
     }
 }
 
-/// Sends what takes bytes by now, as each call does; not again within a millisecond, unless the call has waited for it.
+/// Sends what can be sent now; each call does this first. Not repeated within a millisecond, unless the call
+/// has waited for it.
 pub fn send(guard: &EntryGuard, has_waited: bool) {
     if !is_active() || !has_waited && now() - ASKED_AT.load(Ordering::Relaxed) < PAUSE {
         return;
@@ -250,15 +260,15 @@ pub fn send(guard: &EntryGuard, has_waited: bool) {
         return;
     }
     loop {
-        let mut background = lock(guard);
+        let mut background = lock_background(guard);
         let has_more = background.step(&mut fds, &mut over);
         if !has_more {
             background.look(&mut fds, &mut over);
         }
         drop(background);
         over.clear();
-        fds.retain(|fd| send::flush(guard, *fd) == Flushed::All);
-        let mut background = lock(guard);
+        fds.retain(|fd| send::flush_connection(guard, *fd) == Flushed::All);
+        let mut background = lock_background(guard);
         fds.drain(..).for_each(|fd| background.stop_watching(fd));
         let unused = background.end();
         drop(background);
@@ -270,51 +280,52 @@ pub fn send(guard: &EntryGuard, has_waited: bool) {
     ASKED_AT.store(now(), Ordering::Relaxed);
 }
 
-/// The descriptor that is readable when something takes bytes; none if nothing leaves in the background.
+/// The descriptor that is readable when something can be sent; `None` if nothing is sent in the background.
 pub fn set(guard: &EntryGuard) -> Option<RawFd> {
     if !is_active() {
         return None;
     }
-    let mut background = lock(guard);
+    let mut background = lock_background(guard);
     background.build();
     background.set.as_ref().map(Poller::fd)
 }
 
-/// Whether there are rests of connections that were closed.
+/// Whether there are rests.
 pub fn has_rests(guard: &EntryGuard) -> bool {
-    is_active() && !lock(guard).rests.is_empty()
+    is_active() && !lock_background(guard).rests.is_empty()
 }
 
-/// Which set it is.
+/// The number of the present set.
 pub fn set_number() -> u32 {
     SET_NUMBER.load(Ordering::Relaxed)
 }
 
-/// Acts on the set, if there is one.
+/// Calls `act` with the set, if there is one.
 pub fn with_set(guard: &EntryGuard, act: impl FnOnce(&Poller)) {
-    if let Some(set) = &lock(guard).set {
+    if let Some(set) = &lock_background(guard).set {
         act(set);
     }
 }
 
-/// All that leaves in the background, locked for a fork.
+/// The whole state, locked for a fork.
 pub struct Frozen(MutexGuard<'static, Background>);
 
-/// Locks it.
+/// Locks the state for a fork.
 pub fn freeze(guard: &EntryGuard) -> Frozen {
-    Frozen(lock(guard))
+    Frozen(lock_background(guard))
 }
 
-/// In the child of a fork: it is the parent's to send. What is returned is to be dropped when nothing is locked.
+/// In the child of a fork: the parent sends these bytes. The returned value is to be dropped when no lock is
+/// held.
 pub fn leave_to_parent(Frozen(mut background): Frozen) -> impl Sized {
     IS_ACTIVE.store(false, Ordering::Relaxed);
     background.connections = empty_map();
     (background.set.take(), std::mem::replace(&mut background.rests, empty_map()))
 }
 
-/// At the end of the process: gives back what is kept for all of it.
+/// At exit: frees everything.
 pub fn release(guard: &EntryGuard) {
-    let mut background = lock(guard);
+    let mut background = lock_background(guard);
     IS_ACTIVE.store(false, Ordering::Relaxed);
     let rests = std::mem::replace(&mut background.rests, empty_map());
     let set = background.set.take();

@@ -1,5 +1,14 @@
-//! What has come in on one connection and is not yet a message: the half-received frame and the bytes read
-//! ahead.
+//! The bytes received on one connection that are not a message yet: the partly received frame, and the bytes
+//! read ahead.
+//!
+//! ```text
+//! receive_ahead ──► ahead ──┐
+//! receive_exact ────────────┴──► header, payload ──cut──► Frame
+//! ```
+//!
+//! `cut` returns the next whole frame; if there is none, it has moved all bytes read ahead into the current
+//! frame. So the receive functions are called only after `cut` has found no frame. Memory for a payload is
+//! allocated as bytes arrive, not by the length that the peer has announced.
 
 #![forbid(unsafe_code)]
 
@@ -11,16 +20,19 @@ use crate::connection::received_fds::Descriptors;
 use crate::frame::c_heap::{Block, OutOfMemory};
 use crate::frame::header::{self, HEADER_SIZE, Header, TooLong};
 
-/// How much `ipc_wait_event` receives at once of frames that it does not know yet.
+/// How many bytes `ipc_wait_event` receives at once while the length of the next frame is unknown.
 pub const READ_AHEAD: usize = 16 << 10;
 
-/// How much is allocated for a payload that was announced and has not come. More is allocated as it comes.
+/// The most that is allocated for a payload that was announced but not received. More is allocated as bytes
+/// arrive.
 pub const ANNOUNCED: usize = 64 << 10;
 
-/// How much more than has come is then allocated: few steps, each a copy, up to the largest payload.
+/// Then the allocation grows to so many times what was received: few steps, each of which copies, up to the
+/// largest payload.
 const GROWTH: usize = 16;
 
-/// How much is allocated for a payload of this size of which nothing was received yet, if so many bytes may be there.
+/// How much to allocate for a payload of this size of which nothing was received, if `available` bytes may be
+/// in the kernel.
 pub fn first_room(expected: usize, available: impl FnOnce() -> usize) -> usize {
     if expected <= ANNOUNCED {
         expected
@@ -29,7 +41,7 @@ pub fn first_room(expected: usize, available: impl FnOnce() -> usize) -> usize {
     }
 }
 
-/// The longest payload that a peer may announce.
+/// The longest payload that a peer may announce, in bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct MaxPayload(pub usize);
 
@@ -39,13 +51,13 @@ impl Default for MaxPayload {
     }
 }
 
-/// A message as it was received.
+/// A received message.
 pub struct Frame {
     /// The message's type.
     pub kind: u8,
-    /// Its payload.
+    /// The message's payload.
     pub payload: Block,
-    /// Whether descriptors came with it.
+    /// Whether descriptors arrived with the message.
     pub has_descriptors: bool,
 }
 
@@ -59,7 +71,7 @@ impl Frame {
 /// Why no frame could be cut.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum DecodeError {
-    /// The peer announced more than a frame holds; nothing behind that can be understood.
+    /// The peer announced a longer payload than it may send; the bytes that follow cannot be interpreted.
     TooLong,
     /// No memory for the payload; nothing is lost, and another try may succeed.
     OutOfMemory,
@@ -77,14 +89,14 @@ impl From<OutOfMemory> for DecodeError {
     }
 }
 
-/// What a receive has brought.
+/// The result of a receive.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ReadOutcome {
-    /// The end of the stream.
+    /// End of file.
     End,
-    /// As much as there was.
+    /// Less than there was room for: all bytes that the kernel had.
     All,
-    /// As much as there was room for; there may be more.
+    /// As much as there was room for; the kernel may have more.
     Full,
 }
 
@@ -119,7 +131,7 @@ impl From<Errno> for ReadError {
     }
 }
 
-/// Where descriptors that come with the bytes go, if the program allows them.
+/// The place for descriptors that arrive with the bytes; `None` if the program has not allowed them.
 pub type Wanted<'a> = Option<&'a mut Descriptors>;
 
 fn wanted(descriptors: &mut Option<Descriptors>) -> Result<Wanted<'_>, OutOfMemory> {
@@ -129,39 +141,39 @@ fn wanted(descriptors: &mut Option<Descriptors>) -> Result<Wanted<'_>, OutOfMemo
     Ok(descriptors.as_mut())
 }
 
-/// What has come in and is not yet a message: first bytes read ahead fill the header, then the payload.
+/// The bytes received that are not a message yet.
 #[derive(Default)]
 pub struct FrameDecoder {
     header: [u8; HEADER_SIZE],
-    /// Bytes of `header` that are there.
+    /// How many bytes of `header` were received.
     filled: usize,
     payload: Block,
-    /// Bytes received beyond the frame at hand, from `start` on.
+    /// Bytes received after those of the current frame; the ones before `start` are used.
     ahead: Block,
     start: usize,
     /// The longest payload that the peer may announce.
     pub longest: MaxPayload,
-    /// What has come beside the bytes, if it is allowed.
+    /// The descriptors received; `None` unless the program has allowed them.
     pub descriptors: Option<Descriptors>,
 }
 
 impl FrameDecoder {
-    /// Whether it holds nothing at all.
+    /// Whether there are neither bytes nor descriptors.
     pub fn is_empty(&self) -> bool {
         !self.has_begun() && !self.has_ahead() && self.descriptors.as_ref().is_none_or(Descriptors::is_empty)
     }
 
-    /// Whether the frame at hand has begun.
+    /// Whether the current frame has begun.
     pub fn has_begun(&self) -> bool {
         self.filled > 0
     }
 
-    /// Whether a payload has begun, and nothing else is there.
+    /// Whether the current frame's header is complete and no bytes are read ahead.
     pub fn is_amid_payload(&self) -> bool {
         self.filled == HEADER_SIZE && !self.has_ahead()
     }
 
-    /// Whether there are bytes that [`FrameDecoder::cut`] has not looked at.
+    /// Whether there are bytes that [`FrameDecoder::cut`] has not used.
     pub fn has_ahead(&self) -> bool {
         self.start < self.ahead.len()
     }
@@ -170,7 +182,7 @@ impl FrameDecoder {
         self.ahead.bytes().get(self.start..).unwrap_or_default()
     }
 
-    /// The frame at hand, once its header is there.
+    /// The header of the current frame, once it was received.
     pub fn announced(&self) -> Result<Option<Header>, TooLong> {
         let mut header = self.header;
         if self.filled < HEADER_SIZE {
@@ -181,8 +193,7 @@ impl FrameDecoder {
         Header::decode(header, self.longest.0).map(Some)
     }
 
-    /// The next whole frame among the bytes at hand. Where there is none, all bytes read ahead have found
-    /// their place in the half-received one.
+    /// The next whole frame. If there is none, all bytes read ahead were moved into the current frame.
     pub fn cut(&mut self) -> Result<Option<Frame>, DecodeError> {
         let mut frame = self.cut_bytes()?;
         if let (Some(descriptors), Some(frame)) = (&mut self.descriptors, &mut frame) {
@@ -211,13 +222,13 @@ impl FrameDecoder {
         self.filled = 0;
         let mut payload = std::mem::take(&mut self.payload);
         if payload.capacity() > 2 * payload.len() {
-            // A larger one was expected.
+            // More memory was allocated than the payload needs.
             payload.shrink();
         }
         Ok(Some(Frame::new(header.kind, payload)))
     }
 
-    /// Moves bytes read ahead to where they belong in the frame at hand.
+    /// Moves bytes read ahead into the current frame.
     fn take_ahead(&mut self) -> Result<(), DecodeError> {
         let (_, missing) = self.header.split_at_mut(self.filled);
         let rest = self.ahead.bytes().get(self.start..).unwrap_or_default();
@@ -232,7 +243,7 @@ impl FrameDecoder {
         let rest = self.ahead.bytes().get(self.start..).unwrap_or_default();
         let rest = rest.get(..length.saturating_sub(self.payload.len())).unwrap_or(rest);
         if !rest.is_empty() {
-            // Room for what is to come, too, as far as that is not much.
+            // Room for the bytes to follow, too, within the limit for announced payloads.
             self.payload.reserve(length.min(ANNOUNCED.max(self.payload.len() + rest.len())))?;
             self.payload.push(rest);
             self.start += rest.len();
@@ -240,7 +251,7 @@ impl FrameDecoder {
         Ok(())
     }
 
-    /// Receives no byte beyond the frame at hand. `cut` has found no frame before.
+    /// Receives no byte beyond the current frame. Requires that `cut` has found no frame.
     pub fn receive_exact(
         &mut self,
         source: impl for<'a> FnOnce(&'a mut [MaybeUninit<u8>], Wanted<'_>) -> Result<&'a mut [u8], Errno>,
@@ -250,12 +261,12 @@ impl FrameDecoder {
             let mut room = [MaybeUninit::uninit(); HEADER_SIZE];
             let (_, missing) = self.header.split_at_mut(self.filled);
             let (room, _) = room.split_at_mut(missing.len());
-            let came = source(room, wanted)?;
-            missing.iter_mut().zip(&*came).for_each(|(place, byte)| *place = *byte);
-            self.filled += came.len();
-            return Ok(ReadOutcome::of(came.len(), missing.len()));
+            let received = source(room, wanted)?;
+            missing.iter_mut().zip(&*received).for_each(|(place, byte)| *place = *byte);
+            self.filled += received.len();
+            return Ok(ReadOutcome::of(received.len(), missing.len()));
         }
-        // Where it is too long, `cut` has said so.
+        // If the length is over the maximum, `cut` has returned that error.
         let length = Header::decode(self.header, self.longest.0).map_or(0, |header| header.length);
         let have = self.payload.len();
         if have == self.payload.capacity() {
@@ -265,8 +276,9 @@ impl FrameDecoder {
         Ok(ReadOutcome::of(self.payload.fill(room, |room| source(room, wanted))?, room))
     }
 
-    /// Receives what there is: straight into the payload where one is half received, else into `spare`,
-    /// which is kept for as long as it holds bytes. `cut` has found no frame before.
+    /// Receives all that the kernel has, within the buffer's size: into the payload if one is partly
+    /// received, else into `spare`, which is kept while it holds bytes. Requires that `cut` has found no
+    /// frame.
     pub fn receive_ahead(
         &mut self,
         spare: &mut Block,
@@ -284,8 +296,8 @@ impl FrameDecoder {
         Ok(ReadOutcome::of(count, READ_AHEAD))
     }
 
-    /// Receives what there is of a frame, straight into the block that C will own, which is made for a payload of this size.
-    /// Nothing is half received, and descriptors are not wanted.
+    /// Receives a frame directly into the block that C will own, allocated for a payload of this size.
+    /// Requires that no frame has begun, and that descriptors are not wanted.
     pub fn receive_expected(
         &mut self,
         size: usize,
@@ -301,38 +313,39 @@ impl FrameDecoder {
             self.filled = count;
             Ok::<_, Errno>(rest)
         })?;
-        let came = ReadOutcome::of(self.filled + count, HEADER_SIZE + room);
+        let outcome = ReadOutcome::of(self.filled + count, HEADER_SIZE + room);
         self.begin(self.header, self.filled, payload);
-        Ok(came)
+        Ok(outcome)
     }
 
-    /// Begins with what was received of a frame elsewhere: bytes of its header, and what followed them. Nothing else is there.
+    /// Begins with a frame that was partly received elsewhere: bytes of its header, and the bytes after it.
+    /// Requires an empty decoder.
     pub fn begin(&mut self, header: [u8; HEADER_SIZE], filled: usize, rest: Block) {
         (self.header, self.filled) = (header, filled);
         let length = Header::decode(header, self.longest.0).map_or(0, |header| header.length);
         if rest.len() > length {
-            // It is shorter, and others follow.
+            // The payload is shorter: other frames follow.
             (self.ahead, self.start) = (rest, 0);
         } else if !rest.is_empty() {
             self.payload = rest;
         }
     }
 
-    /// Takes the bytes that were received elsewhere. Nothing else is there.
+    /// Takes over bytes that were received elsewhere. Requires an empty decoder.
     pub fn read_ahead(&mut self, bytes: &mut Block) {
         std::mem::swap(&mut self.ahead, bytes);
         self.start = 0;
     }
 
-    /// Takes a frame back that [`FrameDecoder::cut`] has given out last.
+    /// Takes back the frame that [`FrameDecoder::cut`] has returned last.
     pub fn put_back(&mut self, frame: Frame) {
         if let Ok(header) = (Header { kind: frame.kind, length: frame.payload.len() }).encode() {
             (self.header, self.filled, self.payload) = (header, HEADER_SIZE, frame.payload);
         }
     }
 
-    /// Gives the buffer of bytes read ahead back once it is empty. A block that was made for a large payload is freed: small
-    /// frames have come in its place.
+    /// Returns the buffer of bytes read ahead once it is empty. A block that was allocated for a large
+    /// payload but received small frames is freed instead.
     pub fn return_spare(&mut self, spare: &mut Block) {
         if self.has_ahead() {
             return;
@@ -356,7 +369,7 @@ mod tests {
         [&head[..], payload].concat()
     }
 
-    /// A stream that gives at most `step` bytes a time.
+    /// A stream that delivers at most `step` bytes at a time.
     fn source<'s, 'b>(
         stream: &'s mut &'b [u8],
         step: usize,
@@ -370,7 +383,7 @@ mod tests {
         }
     }
 
-    /// [`source`] of a head and what is behind it.
+    /// The same for a header and the bytes after it.
     #[expect(clippy::type_complexity, reason = "a closure's")]
     fn source_apart<'s, 'b>(
         stream: &'s mut &'b [u8],
@@ -390,7 +403,7 @@ mod tests {
         }
     }
 
-    /// How a stream is received.
+    /// By which function a stream is received.
     #[derive(Clone, Copy, Debug, PartialEq)]
     enum Way {
         Exact,
@@ -405,19 +418,19 @@ mod tests {
             while let Some(frame) = decoder.cut().unwrap() {
                 frames.push((frame.kind, frame.payload.bytes().to_vec()));
                 if way == Way::Exact {
-                    let told: usize = frames.iter().map(|(_, payload)| payload.len() + HEADER_SIZE).sum();
-                    assert_eq!(stream.len() - rest.len(), told, "read beyond the frame");
+                    let cut: usize = frames.iter().map(|(_, payload)| payload.len() + HEADER_SIZE).sum();
+                    assert_eq!(stream.len() - rest.len(), cut, "read beyond the frame");
                 }
             }
             decoder.return_spare(&mut spare);
-            let came = match way {
+            let outcome = match way {
                 Way::Exact => decoder.receive_exact(source(&mut rest, step)).unwrap(),
                 Way::Expected(size) if !decoder.has_begun() => {
                     decoder.receive_expected(first_room(size, || 0), source_apart(&mut rest, step)).unwrap()
                 }
                 _ => decoder.receive_ahead(&mut spare, source(&mut rest, step)).unwrap(),
             };
-            if came == ReadOutcome::End {
+            if outcome == ReadOutcome::End {
                 assert!(decoder.is_empty());
                 return frames;
             }
@@ -426,7 +439,7 @@ mod tests {
 
     #[test]
     #[cfg_attr(miri, ignore = "it takes hours there")]
-    fn frames_are_the_same_however_the_stream_is_cut() {
+    fn frames_do_not_depend_on_how_stream_is_split() {
         let sent = [
             (0, vec![]),
             (1, b"x".to_vec()),
@@ -449,7 +462,7 @@ mod tests {
     }
 
     #[test]
-    fn an_announcement_alone_allocates_nothing_and_a_byte_little() {
+    fn header_alone_allocates_nothing_and_first_byte_little() {
         let mut decoder = FrameDecoder::default();
         let header = Header { kind: 2, length: header::MAX_PAYLOAD }.encode().unwrap();
         let (mut rest, mut spare) = (&header[..], Block::default());
@@ -473,7 +486,7 @@ mod tests {
     }
 
     #[test]
-    fn a_length_over_the_maximum_stays_one() {
+    fn length_over_maximum_remains_an_error() {
         let mut decoder = FrameDecoder::default();
         let mut rest = &[1, 255, 255, 255, 255, 1, 2, 3][..];
         decoder.receive_ahead(&mut Block::default(), source(&mut rest, 8)).unwrap();

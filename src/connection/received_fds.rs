@@ -1,11 +1,12 @@
-//! Descriptors that came with messages.
+//! Descriptors that were received with messages (SCM_RIGHTS).
 //!
-//! A peer sends them unasked. Where the program has allowed them they are kept with the message that they came with; those of
-//! a message that it has not taken when the next message is reported are closed. From other connections the kernel lets none
-//! through, or they are closed at once.
+//! A peer may send descriptors without being asked. If the program has allowed them, they are kept with the
+//! message that they arrived with until the next message is reported; descriptors that the program has not
+//! taken by then are closed. For all other connections the kernel refuses descriptors, or they are closed at
+//! once.
 //!
-//! A peer chooses what it sends. To close the last descriptor of a socket that lingers waits, so that is switched off before;
-//! and they are closed when no lock is held.
+//! The peer chooses which files it sends, and close(2) of a socket with SO_LINGER can block: so the option is
+//! switched off before, and descriptors are closed only when no lock is held.
 
 #![forbid(unsafe_code)]
 
@@ -17,7 +18,7 @@ use crate::kernel::ancillary::{Arriving, MOST};
 use crate::kernel::internal_fds::KeptFd;
 use crate::kernel::socket;
 
-/// Descriptors that were received and are not kept, to be dropped when no lock is held.
+/// Received descriptors that are to be closed: dropped when no lock is held.
 #[derive(Default)]
 pub struct Unwanted {
     received: Vec<OwnedFd>,
@@ -25,7 +26,7 @@ pub struct Unwanted {
 }
 
 impl Unwanted {
-    /// What becomes of descriptors that a receive brings: they are kept as the program wants them, if it does.
+    /// Receives by `receive`, and keeps the descriptors in `wanted`, or else collects them here.
     pub fn receive<R>(
         &mut self,
         refuses: bool,
@@ -37,7 +38,7 @@ impl Unwanted {
             None if refuses => receive(Arriving::None),
             None => receive(Arriving::To(&mut |one| {
                 socket::switch_linger_off(one.as_raw_fd());
-                // Without memory it is closed at once.
+                // Without memory the descriptor is closed at once.
                 if self.received.try_reserve(1).is_ok() {
                     self.received.push(one);
                 }
@@ -45,7 +46,7 @@ impl Unwanted {
         }
     }
 
-    /// Takes those that the connection does not keep any more.
+    /// Takes the descriptors that the connection no longer keeps.
     pub fn collect(&mut self, descriptors: &mut Option<Descriptors>) {
         if let Some(Descriptors { dropped, .. }) = descriptors {
             if self.kept.try_reserve(dropped.len()).is_ok() {
@@ -55,7 +56,7 @@ impl Unwanted {
     }
 }
 
-/// A descriptor of one connection, which the program has not taken yet.
+/// A descriptor of one connection that the program has not taken yet; `None` inside once it was taken.
 struct Received(Option<KeptFd>);
 
 impl Drop for Received {
@@ -66,24 +67,26 @@ impl Drop for Received {
     }
 }
 
-/// The descriptors of one connection; none unless they are allowed.
+/// The descriptors received on one connection.
 #[derive(Default)]
 pub struct Descriptors {
-    /// First those of the last message that was reported, then those of frames that are not reported yet.
+    /// First the descriptors of the last reported message, then those of frames that are not reported yet.
     all: VecDeque<Received>,
+    /// How many descriptors at the front belong to the last reported message.
     reported: u8,
-    /// How many of the others came before the last receive, and so with the first of these frames.
+    /// How many of the others arrived before the last receive, and so with the first frame that is not
+    /// reported yet.
     older: u8,
-    /// Those that the program has not taken in time.
+    /// Descriptors that the program has not taken in time.
     dropped: Vec<Received>,
 }
 
 impl Descriptors {
-    /// Before a receive: makes room for as many as it may bring.
+    /// Before a receive: makes room for as many descriptors as one receive can deliver.
     pub fn begin(&mut self) -> Result<(), OutOfMemory> {
         self.all.try_reserve(MOST).map_err(|_| OutOfMemory)?;
         self.dropped.try_reserve(2 * MOST).map_err(|_| OutOfMemory)?;
-        // The program has had its chance to take those of the last message.
+        // The program has had its time to take the descriptors of the last message.
         self.drop_reported();
         self.older = self.unreported();
         Ok(())
@@ -102,8 +105,9 @@ impl Descriptors {
         u8::try_from(self.all.len()).unwrap_or(u8::MAX) - self.reported
     }
 
-    /// A frame is reported; whether descriptors came with it. A receive ends with the bytes that descriptors came
-    /// with: they are those of the last frame that begins in it.
+    /// A frame is reported; `is_last` says that no bytes of a later frame were received. Returns whether the
+    /// frame has descriptors. The kernel ends a receive after the bytes that descriptors were sent with, so
+    /// new descriptors belong to the last frame that begins in these bytes.
     pub fn report(&mut self, is_last: bool) -> bool {
         let with_it = if is_last { self.unreported() } else { self.older };
         self.drop_reported();
@@ -111,13 +115,13 @@ impl Descriptors {
         self.reported > 0
     }
 
-    /// The next descriptor of the last message.
+    /// The next descriptor of the last reported message; it is the caller's then.
     pub fn take(&mut self) -> Option<OwnedFd> {
         self.reported = self.reported.checked_sub(1)?;
         self.all.pop_front()?.0.take()?.give_away().ok()
     }
 
-    /// Takes in one that a receive has brought, as far as there may be so many.
+    /// Keeps a received descriptor, or drops it if there are as many as allowed.
     fn keep(&mut self, one: OwnedFd) {
         let one = Received(Some(KeptFd::new(one)));
         if self.all.len() < MOST {
@@ -139,11 +143,11 @@ mod tests {
     }
 
     #[test]
-    fn descriptors_go_with_the_frame_that_they_came_with() {
+    fn descriptors_stay_with_frame_they_arrived_with() {
         let mut descriptors = Descriptors::default();
         let [first, second, third] = open(3).try_into().unwrap();
         let numbers = [&first, &second, &third].map(AsRawFd::as_raw_fd);
-        // A byte of the first frame; then the rest of it, and the second frame.
+        // A byte of the first frame; then the rest of this frame, and the second frame.
         descriptors.begin().unwrap();
         descriptors.keep(first);
         descriptors.begin().unwrap();
@@ -153,7 +157,7 @@ mod tests {
         assert!(descriptors.take().is_none());
         assert!(descriptors.report(true));
         assert_eq!(descriptors.take().map(|one| one.as_raw_fd()), Some(numbers[1]));
-        // What is not taken is closed.
+        // A descriptor that is not taken is closed.
         assert!(!descriptors.report(true) && !descriptors.is_empty());
         let mut descriptors = Some(descriptors);
         Unwanted::default().collect(&mut descriptors);
@@ -161,7 +165,7 @@ mod tests {
     }
 
     #[test]
-    fn there_are_never_more_than_the_most() {
+    fn received_descriptors_never_exceed_maximum() {
         let mut descriptors = Descriptors::default();
         for _ in 0..2 {
             descriptors.begin().unwrap();

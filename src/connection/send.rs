@@ -1,4 +1,7 @@
-//! Sending what is queued on one connection, as far as the kernel takes it. Nothing here waits.
+//! Sending the queued bytes of one connection, as far as the kernel takes them. Nothing here waits.
+//!
+//! A send ends in one of three ways ([`Flushed`]): all sent; the kernel's buffer is full, and poll(2) reports
+//! room; or the kernel lacks memory, for which no report exists. Any other error breaks the connection.
 
 #![forbid(unsafe_code)]
 
@@ -15,12 +18,12 @@ use crate::kernel::socket;
 use crate::process::entry_guard::EntryGuard;
 use crate::process::sync::{AtomicUsize, Ordering};
 
-/// How often bytes were queued on any connection, and how often they had been when a look last found none: threads that look
-/// at the same time hide nothing from each other.
+/// How often bytes were queued on any connection, and the value of that counter when a search last found no
+/// queued bytes. Two counters, so that threads that search at the same time hide nothing from each other.
 static QUEUED: AtomicUsize = AtomicUsize::new(0);
 static NONE_AT: AtomicUsize = AtomicUsize::new(0);
 
-/// Bytes are queued on a connection.
+/// Bytes were queued on a connection.
 pub fn note_queued() {
     QUEUED.fetch_add(1, Ordering::Relaxed);
 }
@@ -30,7 +33,7 @@ pub fn any_queued() -> bool {
     QUEUED.load(Ordering::Relaxed) != NONE_AT.load(Ordering::Relaxed)
 }
 
-/// The connections with bytes to send, as many as there is memory for, and whether these are all.
+/// The connections with bytes to send, as many as there is memory for, and whether these are all of them.
 pub fn queued(guard: &EntryGuard) -> (Vec<RawFd>, bool) {
     let (mut found, mut all) = (Vec::new(), true);
     if any_queued() {
@@ -53,22 +56,22 @@ pub fn queued(guard: &EntryGuard) -> (Vec<RawFd>, bool) {
     (found, all)
 }
 
-/// Whether a send that failed so may succeed later: the kernel has no room or no memory for now.
+/// Whether a send with this error may succeed later: the kernel has no room or no memory for now.
 pub fn is_passing(errno: Errno) -> bool {
     matches!(errno, Errno::EAGAIN | Errno::ENOBUFS | Errno::ENOMEM | Errno::ETOOMANYREFS)
 }
 
-/// A send that failed.
+/// The error of a send that failed.
 pub fn failed(errno: Errno) -> Error {
     Error::new(Code::IPC_ERROR_USOCK_SEND, errno)
 }
 
-/// Nothing can be kept for the connection.
+/// The error of a frame whose connection cannot get the memory to keep its rest.
 pub fn not_remembered(errno: Errno) -> Error {
     if errno == Errno::ENOMEM { refused(errno) } else { failed(errno) }
 }
 
-/// No room for a frame.
+/// The error of a frame that found no room in the queue.
 pub fn refused(errno: Errno) -> Error {
     match errno {
         Errno::ENOMEM => OutOfMemory.into(),
@@ -80,7 +83,7 @@ pub fn refused(errno: Errno) -> Error {
 pub fn send(fd: RawFd, pieces: &[IoSlice<'_>], descriptor: Option<RawFd>) -> Result<usize, Errno> {
     match descriptor {
         Some(descriptor) => match send_with(fd, pieces, descriptor) {
-            // The peer wants no descriptors: the message goes alone.
+            // The peer accepts no descriptors: the message is sent without.
             Err(Errno::EPERM) => socket::send_pieces(fd, pieces),
             result => result,
         },
@@ -88,25 +91,28 @@ pub fn send(fd: RawFd, pieces: &[IoSlice<'_>], descriptor: Option<RawFd>) -> Res
     }
 }
 
-/// Half of a frame may be sent, and the rest will not follow: no other may, either. Both sides learn of it.
+/// A frame may be sent in part, and its rest will not follow: so no other frame may follow, either. The
+/// connection is shut down, and both sides see its end.
 pub fn give_up(fd: RawFd, errno: Errno) {
     if !matches!(errno, Errno::EPIPE | Errno::EBADF) {
         socket::shut_down(fd);
     }
 }
 
-/// What has become of a queue.
+/// The result of a flush.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Flushed {
     /// Nothing is left.
     All,
-    /// The kernel has no room; poll(2) tells when it has.
+    /// The kernel has no room; poll(2) reports when it has.
     Full,
-    /// The kernel cannot send for another reason, which passes without its telling.
+    /// The kernel cannot send for another reason, and does not report when it can.
     Later,
 }
 
-/// Sends what is queued for the connection, as far as the kernel takes it.
+/// Sends the queued bytes of the connection, as far as the kernel takes them. If the send fails for good, the
+/// queue is dropped and the connection is shut down. EBUSY in the child of a fork that has left half a frame
+/// to its parent.
 pub fn flush_queue(slot: &mut Slot<'_>, fd: RawFd) -> Result<Flushed, Error> {
     let Some(connection) = slot.get() else { return Ok(Flushed::All) };
     if connection.left_to_parent {
@@ -125,19 +131,20 @@ pub fn flush_queue(slot: &mut Slot<'_>, fd: RawFd) -> Result<Flushed, Error> {
     }
 }
 
-/// The same for a connection whose number was verified; whether anything is yet to be sent to it.
+/// The same for a connection whose number was verified; returns whether anything is still to be sent.
 pub fn flush_verified(guard: &EntryGuard, fd: RawFd) -> bool {
-    let mut slot = table::lock_known(guard, fd);
+    let mut slot = table::lock_unverified(guard, fd);
     if slot.get().is_some_and(|connection| connection.turn.is_free()) {
         let _ = flush_queue(&mut slot, fd);
         slot.remove_if_idle();
     }
-    slot.get().is_some_and(|connection| connection.is_owed())
+    slot.get().is_some_and(|connection| connection.has_unsent())
 }
 
-/// Sends what is queued for the connection, as far as the kernel takes it now.
-pub fn flush(guard: &EntryGuard, fd: RawFd) -> Flushed {
-    let mut slot = table::lock(guard, fd);
+/// The same for a number that is not verified yet. `Full` also if a thread has the turn; an error counts as
+/// `All`, because another try would not help.
+pub fn flush_connection(guard: &EntryGuard, fd: RawFd) -> Flushed {
+    let mut slot = table::lock_verified(guard, fd);
     if slot.get().is_some_and(|connection| !connection.turn.is_free()) {
         return Flushed::Full;
     }
@@ -146,12 +153,12 @@ pub fn flush(guard: &EntryGuard, fd: RawFd) -> Flushed {
     flushed
 }
 
-/// How many bytes wait to be sent on the connection.
+/// How many bytes are queued on the connection.
 pub fn queued_bytes(guard: &EntryGuard, fd: RawFd) -> usize {
-    table::lock(guard, fd).get().map_or(0, |connection| connection.send_queue.len())
+    table::lock_verified(guard, fd).get().map_or(0, |connection| connection.send_queue.len())
 }
 
-/// Whether bytes wait to be sent on the connection.
+/// Whether bytes are queued on the connection.
 pub fn is_queued(guard: &EntryGuard, fd: RawFd) -> bool {
     queued_bytes(guard, fd) > 0
 }

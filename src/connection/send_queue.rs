@@ -1,7 +1,10 @@
-//! What is yet to be sent on one connection.
+//! The bytes that wait to be sent on one connection.
 //!
-//! The bytes lie in chunks: what is sent is given back at once, and no chunk grows, so that the queue takes little more
-//! memory than it has bytes. All queues of the process are counted together.
+//! The bytes lie in chunks: a sent chunk is freed at once, and no chunk grows, so that the queue needs little
+//! more memory than it has bytes. The bytes of all queues of the process are counted together. Frames enter
+//! whole ([`SendQueue::reserve`], then [`SendQueue::append`]); the rest of a frame that was sent in part
+//! enters at the front ([`SendQueue::prepend`]); bytes leave in order by [`SendQueue::flush`]. The queue is
+//! accessed under the lock of its owner: the part of the table of descriptors, or the background.
 
 #![forbid(unsafe_code)]
 
@@ -15,66 +18,68 @@ use nix::errno::Errno;
 use crate::kernel::internal_fds::KeptFd;
 use crate::process::sync::{AtomicUsize, Ordering};
 
-/// Bytes that may wait in memory to be sent, beside what the kernel holds, unless the program sets another limit.
+/// Bytes that may wait in memory, in addition to what the kernel holds, unless the program sets another
+/// limit.
 pub const QUEUE_LIMIT: usize = 16 << 20;
 
-/// Bytes that all queues of the process may have together, if one of them grows beyond its limit.
+/// Bytes that all queues of the process may hold together, if one of them grows beyond its limit.
 const ALL_QUEUES_LIMIT: usize = 256 << 20;
 
-/// Descriptors that may wait to be sent with their messages.
+/// How many descriptors may wait to be sent with their messages.
 pub const DESCRIPTORS_LIMIT: usize = 64;
 
-/// The size of a chunk: at least, for a short queue, and at most.
+/// The size of a chunk: the least, for a short queue, and the most.
 const CHUNK: std::ops::RangeInclusive<usize> = 512..=64 << 10;
 
-/// How many chunks are sent at once.
+/// How many chunks are passed to one system call.
 const PIECES: usize = 16;
 
-/// Bytes of all queues of the process.
+/// The bytes in all queues of the process.
 static ALL_QUEUES: AtomicUsize = AtomicUsize::new(0);
 
-/// How far a queue may grow.
+/// The limit that a reservation has to respect.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Room {
-    /// To so many bytes.
+    /// This queue may have so many bytes.
     Own(usize),
-    /// As long as all queues of the process together are below their limit.
+    /// All queues of the process together must be below their common limit.
     Shared,
-    /// For the rest of a message that has begun to leave: as far as there is memory.
+    /// No limit but memory: for the rest of a message whose first bytes are sent.
     Rest,
 }
 
-/// What is yet to be sent.
+/// The bytes that wait to be sent on one connection.
 #[derive(Default)]
 pub struct SendQueue {
-    /// Bytes are added to the last chunk that has any, and to the empty ones behind it.
+    /// Bytes are added to the last chunk that has any, then to the empty chunks after it.
     chunks: VecDeque<Vec<u8>>,
-    /// How many bytes of the first chunk are sent.
+    /// How many bytes of the first chunk are sent already.
     start: usize,
     len: usize,
-    /// Where in the stream the first byte is.
+    /// The position of the first waiting byte in the stream, counted from the first byte ever sent.
     position: u64,
-    /// Descriptors to be sent, in the order of their frames.
+    /// The descriptors to be sent, in the order of their frames.
     descriptors: VecDeque<Attached>,
-    /// How much the peer had not taken when a message was last refused, if the kernel has taken nothing since.
+    /// How much the peer had not received when a message was last refused; `None` once the kernel has taken
+    /// bytes since.
     pub refused_at: Option<usize>,
 }
 
-/// A descriptor that goes with a frame.
+/// A descriptor that is sent with a frame.
 struct Attached {
-    /// Where in the stream the frame begins and ends.
+    /// The positions in the stream at which the frame begins and ends.
     start: u64,
     end: u64,
     descriptor: KeptFd,
 }
 
 impl SendQueue {
-    /// Bytes that wait.
+    /// How many bytes wait.
     pub fn len(&self) -> usize {
         self.len
     }
 
-    /// Whether none waits.
+    /// Whether no byte waits.
     pub fn is_empty(&self) -> bool {
         self.len == 0
     }
@@ -84,7 +89,8 @@ impl SendQueue {
         self.position
     }
 
-    /// Makes room for `more` bytes and, if need be, a descriptor: EAGAIN over the limit, ENOMEM without memory.
+    /// Makes room for `more` bytes and, if asked, a descriptor. EAGAIN beyond the limit, ENOMEM without
+    /// memory; no byte is added then.
     pub fn reserve(&mut self, more: usize, limit: Room, has_descriptor: bool) -> Result<(), Errno> {
         let is_full = match limit {
             Room::Own(most) => more > most.saturating_sub(self.len),
@@ -116,10 +122,11 @@ impl SendQueue {
         self.descriptors.len() < DESCRIPTORS_LIMIT
     }
 
-    /// Appends what [`SendQueue::reserve`] has made room for. A descriptor goes with the first byte.
+    /// Appends bytes for which [`SendQueue::reserve`] has made room. The descriptor is sent with the first of
+    /// these bytes.
     pub fn append<'a>(&mut self, pieces: impl Iterator<Item = &'a [u8]>, descriptor: Option<KeptFd>) {
         let start = self.end();
-        // The last chunk with bytes; those behind it are empty.
+        // The last chunk with bytes; the chunks after it are empty.
         let mut index = self.chunks.iter().rposition(|chunk| !chunk.is_empty()).unwrap_or(0);
         for mut rest in pieces {
             while let (false, Some(chunk)) = (rest.is_empty(), self.chunks.get_mut(index)) {
@@ -138,11 +145,12 @@ impl SendQueue {
         }
     }
 
-    /// Appends these, if they fit behind the last bytes without more memory, and within the limit; whether they did.
+    /// Appends both pieces if they fit into the last chunk and within the limit; returns whether they did.
+    /// Never allocates.
     pub fn try_append(&mut self, [first, second]: [&[u8]; 2], limit: Room) -> bool {
         let size = first.len() + second.len();
         let is_within = matches!(limit, Room::Own(most) if size <= most.saturating_sub(self.len));
-        // Behind the last chunk there may be empty ones.
+        // Empty chunks may follow the last one with bytes.
         let Some(chunk) = self.chunks.back_mut().filter(|chunk| is_within && !chunk.is_empty()) else {
             return false;
         };
@@ -156,18 +164,18 @@ impl SendQueue {
         true
     }
 
-    /// Where in the stream the last byte ends.
+    /// The position in the stream after the last byte.
     fn end(&self) -> u64 {
         self.position + self.len as u64
     }
 
-    /// Puts the rest of a frame that is half sent before all that waits: ENOMEM without memory.
+    /// Puts the rest of a frame that was sent in part before all waiting bytes. ENOMEM without memory.
     pub fn prepend<'a>(&mut self, pieces: impl Iterator<Item = &'a [u8]> + Clone) -> Result<(), Errno> {
         let mut rest = Self::default();
         rest.reserve(pieces.clone().map(<[u8]>::len).sum(), Room::Rest, false)?;
         rest.append(pieces, None);
         rest.chunks.try_reserve(self.chunks.len()).map_err(|_| Errno::ENOMEM)?;
-        // The front of the first chunk is sent, and is not to be sent again.
+        // The first bytes of the first chunk are sent already: they must not be sent again.
         if let Some(first) = self.chunks.front_mut() {
             first.drain(..self.start);
         }
@@ -184,9 +192,10 @@ impl SendQueue {
         Ok(())
     }
 
-    /// Gives `sink` what waits until it takes no more; `sink` says how much it took. A descriptor goes with the
-    /// first of the bytes that it is given with, and these are of its frame alone: the receiver takes it for one
-    /// of the last frame that was received.
+    /// Passes waiting bytes to `sink` until the queue is empty or `sink` fails; `sink` returns how many bytes
+    /// were taken. A descriptor is passed with the first byte of its frame, and only with bytes of this
+    /// frame: the receiver assigns a descriptor to the last frame in the bytes that it received together with
+    /// the descriptor.
     pub fn flush(
         &mut self,
         mut sink: impl FnMut(&[IoSlice<'_>], Option<RawFd>) -> Result<usize, Errno>,
@@ -197,7 +206,8 @@ impl SendQueue {
             let end = now.map(|attached| attached.end).or(first.map(|attached| attached.start));
             let mut room = end.map_or(self.len, |end| (end - self.position) as usize);
             let has_descriptor = now.is_some();
-            // The program may have closed it, and its number be another file's: the bytes go without it.
+            // The program may have closed the descriptor, and its number may be another file's: then the
+            // bytes are sent alone.
             let now = now.map(|attached| &attached.descriptor).filter(|descriptor| descriptor.is_intact());
             let now = now.map(AsRawFd::as_raw_fd);
             let mut chunks = self.chunks.iter();
@@ -222,7 +232,7 @@ impl SendQueue {
         Ok(())
     }
 
-    /// Gives back the bytes that are sent.
+    /// Removes bytes that were sent, and frees their chunks.
     fn note_sent(&mut self, count: usize) {
         self.refused_at = None;
         self.position += count as u64;
@@ -237,7 +247,7 @@ impl SendQueue {
         }
     }
 
-    /// Forgets what waits: the peer has closed the connection.
+    /// Drops all waiting bytes and descriptors: the peer has closed the connection.
     pub fn clear(&mut self) {
         *self = Self::default();
     }
@@ -249,7 +259,7 @@ impl Drop for SendQueue {
     }
 }
 
-/// A chunk with so much room.
+/// An empty chunk with room for so many bytes.
 fn chunk(size: usize) -> Result<Vec<u8>, Errno> {
     let mut chunk = Vec::new();
     chunk.try_reserve_exact(size).map_err(|_| Errno::ENOMEM)?;
@@ -262,7 +272,7 @@ mod tests {
     use std::os::fd::OwnedFd;
 
     #[test]
-    fn the_queue_sends_in_order_and_refuses_whole() {
+    fn queue_sends_in_order_and_refuses_whole_frames() {
         let mut queue = SendQueue::default();
         queue.reserve(QUEUE_LIMIT, Room::Own(QUEUE_LIMIT), false).unwrap();
         assert_eq!(queue.reserve(QUEUE_LIMIT + 1, Room::Own(QUEUE_LIMIT), false), Err(Errno::EAGAIN));
@@ -290,7 +300,7 @@ mod tests {
     }
 
     #[test]
-    fn a_descriptor_goes_with_the_first_byte_of_its_frame_and_with_no_other() {
+    fn descriptor_leaves_with_first_byte_of_its_frame_only() {
         let open = || Some(KeptFd::new(OwnedFd::from(std::fs::File::open("/dev/null").unwrap())));
         for step in (1..9).chain([100]) {
             let mut queue = SendQueue::default();
@@ -311,29 +321,29 @@ mod tests {
                 })
                 .unwrap();
             assert_eq!(sent.replace('|', ""), "halfone+two+threefour", "{step}");
-            // Behind a frame with a descriptor nothing else leaves in the same call.
+            // After a frame with a descriptor no further frame leaves in the same call.
             assert!(step < 100 || sent == "halfone|+two|+three|four|", "{sent}");
         }
     }
 
-    /// A byte that waits: its value, the descriptor that has to go with it, and the number of its frame.
+    /// A waiting byte: its value, the descriptor that has to be sent with it, and the number of its frame.
     type Waiting = (u8, Option<RawFd>, usize);
 
-    /// Sends what a sink takes that stops after so many calls, each of which takes at most `most` bytes.
+    /// Flushes into a sink that fails after so many calls, each of which takes at most `most` bytes.
     fn flush_some(queue: &mut SendQueue, expected: &mut VecDeque<Waiting>, calls: usize, most: usize) {
         let mut left = calls;
         let flushed = queue.flush(|pieces, descriptor| {
             left = left.checked_sub(1).ok_or(Errno::EAGAIN)?;
             let offered: Vec<u8> = pieces.iter().flat_map(|piece| piece.iter().copied()).collect();
-            let behind = expected.range(..offered.len());
-            assert!(behind.clone().map(|(byte, ..)| *byte).eq(offered.iter().copied()), "in order");
+            let next = expected.range(..offered.len());
+            assert!(next.clone().map(|(byte, ..)| *byte).eq(offered.iter().copied()), "in order");
             let (_, first, frame) = *expected.front().unwrap();
             assert_eq!(descriptor, first, "with the first byte");
             let is_apart = |(_, other, number): &Waiting| match descriptor {
                 Some(_) => *number == frame,
                 None => other.is_none(),
             };
-            assert!(behind.clone().all(is_apart), "with no other frame");
+            assert!(next.clone().all(is_apart), "with no other frame");
             let taken = offered.len().min(most);
             expected.drain(..taken);
             Ok(taken)
@@ -343,7 +353,7 @@ mod tests {
     }
 
     #[test]
-    fn whatever_is_put_in_and_however_it_is_taken_all_leaves_in_order_and_once() {
+    fn queue_sends_all_bytes_once_and_in_order() {
         const LIMIT: usize = 150;
         let mut state = 1_u64;
         let mut below = |limit: u64| {

@@ -1,18 +1,22 @@
-//! What the library knows of each descriptor, in one table for the process, reached by the number.
+//! What the library knows of each descriptor, in one table for the process, indexed by the descriptor's
+//! number.
 //!
-//! The descriptor is the key: programs copy `ipc_connection_info` by value, so its address means nothing. Three things
-//! may be known of a number, each for the one socket whose cookie stands beside it:
+//! The number is the key: programs copy `ipc_connection_info` by value, so the address of a structure means
+//! nothing. An entry holds up to three things, all of them for the one socket whose cookie (SO_COOKIE) the
+//! entry holds, too:
 //!
-//! * what has come in and is yet to go out (a [`Connection`]), as long as there is any of it;
-//! * what the program has set for it: limits, and a pointer of its own;
-//! * which list it is in.
+//! * the received bytes and the queued bytes (a [`Connection`]), as long as there are any;
+//! * what the program has set: limits, and a pointer of its own;
+//! * which list has the connection.
 //!
-//! A program may close the number with close(2) at any time, and the kernel gives it to another file. So [`lock`] asks
-//! whether it still is the socket that something is known of, and forgets what is not; nothing is known of most numbers,
-//! and then the kernel is not asked. Two counters tell calls that wait what has happened meanwhile: how often the library
-//! has given out the number as a new connection, and how often it has closed it.
+//! The program may close the number with close(2) at any time, and the kernel may then give it to another
+//! file. So [`lock_verified`] compares the cookie, and clears the entry if the number is another socket's;
+//! for an empty entry, as most are, the kernel is not asked. Two counters let a call that has waited see what
+//! happened meanwhile: how often the library has given out the number as a new connection, and how often it
+//! has closed the number.
 //!
-//! The table is cut in parts, each with a lock of its own: a number's place is in the part of its remainder.
+//! The table is divided into parts, each with its own lock: a number belongs to the part of its remainder
+//! modulo [`PARTS`].
 
 #![forbid(unsafe_code)]
 
@@ -35,43 +39,44 @@ const PARTS: usize = 16;
 
 static TABLE: Shards<Numbers, PARTS> = Shards([const { Part::new(Numbers::EMPTY) }; PARTS]);
 
-/// The numbers below which every one has its place.
+/// All numbers below this one have an entry.
 static PLACES: AtomicUsize = AtomicUsize::new(0);
 
-/// The highest number that was known so far, and how far beyond it there are to be places.
+/// The highest number used so far, and how many entries are to exist beyond it.
 static HIGHEST: AtomicUsize = AtomicUsize::new(0);
 const MARGIN: usize = 64;
 
-/// What is known of one number.
+/// What the library knows of one number.
 #[derive(Default)]
 struct Entry {
     connection: Option<Memory>,
-    /// The list that has it: its address. 0 for none.
+    /// The address of the list that has the connection; 0 for none.
     list: usize,
-    /// Which socket all this is known of; if nothing is known, which one was last given out.
+    /// The socket that this entry is about; in an empty entry, the socket that was last given out with this
+    /// number.
     cookie: Cookie,
-    /// How often the library has given out this number, and how often it has closed it; with the latter, [`REFUSES`] and
-    /// [`SHARED`].
+    /// How often the library has given out this number, and how often it has closed it; the upper bits of
+    /// `closes` are the flags [`REFUSES`], [`SHARED`] and [`CLOSING`].
     given: u32,
     closes: u32,
 }
 
-/// In [`Entry::closes`]: the kernel refuses descriptors that are sent to the socket.
+/// Flag in [`Entry::closes`]: the kernel refuses descriptors that are sent to the socket.
 const REFUSES: u32 = 1 << 31;
 
-/// The same: another process may have the socket.
+/// Flag: another process may have the socket.
 const SHARED: u32 = 1 << 30;
 
-/// The same: a call is about to close the socket of this cookie.
+/// Flag: a call is about to close the socket with this cookie.
 const CLOSING: u32 = 1 << 29;
 
-/// The same: the program has set something, which is in [`Numbers::set`].
+/// Flag: the program has set something for the descriptor, which is in [`Numbers::set`].
 const HAS_SET: u32 = 1 << 28;
 
-/// Beside the count.
+/// All flags: the bits that are not part of the count.
 const FLAGS: u32 = REFUSES | SHARED | CLOSING | HAS_SET;
 
-/// A connection's memory, in a block of its own.
+/// The memory of a connection, in a block of its own.
 pub type Memory = Box<[Connection; 1]>;
 
 /// What the program has set for a descriptor, in a block of its own.
@@ -90,7 +95,7 @@ impl SetByProgram {
 }
 
 impl Entry {
-    fn is_known(&self) -> bool {
+    fn is_in_use(&self) -> bool {
         self.connection.is_some() || self.closes & HAS_SET != 0 || self.list != 0
     }
 
@@ -98,27 +103,27 @@ impl Entry {
         self.closes = if on { self.closes | flag } else { self.closes & !flag };
     }
 
-    /// How often the library has given out the number, and how often it has closed it.
+    /// How often the library has given out the number, and how often it has closed the number.
     fn counters(&self) -> (u32, u32) {
         (self.given, self.closes & !FLAGS)
     }
 
-    /// Forgets all but the counters.
-    fn forget(&mut self) -> Option<Memory> {
+    /// Clears all but the counters; returns the connection's memory.
+    fn clear(&mut self) -> Option<Memory> {
         (self.list, self.cookie) = (0, Cookie::NONE);
         self.set(FLAGS, false);
         self.connection.take()
     }
 }
 
-/// The numbers of one part.
+/// The entries of one part.
 pub struct Numbers {
     entries: Vec<Entry>,
-    /// What the program has set for some of them: most have nothing set.
+    /// What the program has set, by descriptor. Most descriptors have nothing set.
     set: NumberMap<RawFd, Set>,
-    /// A block for the next connection, so that one which has received bytes finds memory.
+    /// A spare block for the next connection, so that bytes which were received always find memory.
     spare: Option<Memory>,
-    /// How many messages were sent to them, or queued.
+    /// How many messages were sent or queued on these descriptors.
     sent: u64,
 }
 
@@ -137,51 +142,53 @@ fn key(fd: RawFd) -> usize {
     usize::try_from(fd).unwrap_or(0)
 }
 
-/// The place of one descriptor in the table, locked.
+/// The entry of one descriptor, with the lock of its part.
 pub struct Slot<'a> {
     fd: RawFd,
-    /// Dropped first, so that what is dropped with a connection is closed without the lock.
+    /// Dropped before `discarded`, so that the descriptors of a dropped connection are closed without the
+    /// lock.
     shard: Shard<'a, Numbers>,
     discarded: Option<Memory>,
-    /// Which socket the number is, if that was asked since the lock was taken.
+    /// The cookie of the socket that has the number now, if it was asked since the lock was taken.
     seen: Option<Cookie>,
 }
 
-/// Locks the place of `fd`, and forgets what is known of another socket with that number.
-pub fn lock(guard: &EntryGuard, fd: RawFd) -> Slot<'_> {
-    let mut slot = lock_known(guard, fd);
+/// Locks the entry of `fd`, and clears it if the number is another socket's by now.
+pub fn lock_verified(guard: &EntryGuard, fd: RawFd) -> Slot<'_> {
+    let mut slot = lock_unverified(guard, fd);
     slot.drop_if_reused();
     slot
 }
 
-/// Locks the place of `fd`, and does not ask whether it is still the socket that something is known of: the caller
-/// knows that, or asks before it matters.
-pub fn lock_known(guard: &EntryGuard, fd: RawFd) -> Slot<'_> {
+/// Locks the entry of `fd` without comparing the socket: the caller has verified it, or verifies it before it
+/// matters.
+pub fn lock_unverified(guard: &EntryGuard, fd: RawFd) -> Slot<'_> {
     Slot { fd, shard: TABLE.lock(guard, key(fd)), discarded: None, seen: None }
 }
 
 impl Slot<'_> {
-    fn known(&self) -> Option<&Entry> {
-        // A negative number has no place.
+    fn existing(&self) -> Option<&Entry> {
+        // A negative number has no entry.
         usize::try_from(self.fd).ok().and_then(|number| self.shard.entries.get(number / PARTS))
     }
 
-    fn known_mut(&mut self) -> Option<&mut Entry> {
+    fn existing_mut(&mut self) -> Option<&mut Entry> {
         usize::try_from(self.fd).ok().and_then(|number| self.shard.entries.get_mut(number / PARTS))
     }
 
-    /// The place, made if need be.
+    /// The entry, added to the table if necessary. EBADF for a negative number, ENOMEM.
     fn place(&mut self) -> Result<&mut Entry, Errno> {
         let number = usize::try_from(self.fd).map_err(|_| Errno::EBADF)?;
         self.shard.grow(number / PARTS + 1).map_err(|_| Errno::ENOMEM)?;
-        self.known_mut().ok_or(Errno::ENOMEM)
+        self.existing_mut().ok_or(Errno::ENOMEM)
     }
 
-    /// Forgets what is known of another socket with this number. EBADF if frames were queued since it may have been
-    /// the other one: they may have been meant for this.
+    /// Clears the entry if the number is another socket's by now. EBADF if a call is about to close the
+    /// socket, or if frames were queued unverified and the socket is another one: the frames may have been
+    /// meant for the new socket.
     pub fn verify(&mut self) -> Result<(), Errno> {
-        if self.known().is_some_and(|entry| entry.closes & CLOSING != 0) {
-            // By the time that bytes are sent the number may be another socket's.
+        if self.existing().is_some_and(|entry| entry.closes & CLOSING != 0) {
+            // By the time bytes are sent the number may be another socket's.
             return Err(Errno::EBADF);
         }
         let is_assumed =
@@ -195,19 +202,19 @@ impl Slot<'_> {
         Ok(())
     }
 
-    /// What is known of a connection which the library has given out, with no settings of its own, of which nothing is in memory,
-    /// and for which the kernel lets no descriptors through, if the number is one; and there is memory for it.
+    /// The entry for the common fast path: a connection given out by the library, without settings of its own, without memory in
+    /// use, for which the kernel refuses descriptors; and a spare block is there. None for all others.
     pub fn plain(&self) -> Option<Plain> {
         let entry =
-            self.known().filter(|entry| entry.connection.is_none() && self.is_without_settings(entry))?;
+            self.existing().filter(|entry| entry.connection.is_none() && self.is_without_settings(entry))?;
         let identity = Identity { cookie: entry.cookie, counters: entry.counters() };
         self.shard.spare.is_some().then_some(Plain { identity, is_listed: entry.list != 0 })
     }
 
-    /// Whether the number is that of a connection which the library has given out, with no settings of its own, for which the
-    /// kernel lets no descriptors through.
+    /// Whether the connection was given out by the library, has no settings of its own, and the kernel
+    /// refuses descriptors for it.
     pub fn has_no_settings(&self) -> bool {
-        self.known().is_some_and(|entry| self.is_without_settings(entry))
+        self.existing().is_some_and(|entry| self.is_without_settings(entry))
     }
 
     fn is_without_settings(&self, entry: &Entry) -> bool {
@@ -217,44 +224,45 @@ impl Slot<'_> {
         is_default && entry.cookie.is_some()
     }
 
-    /// Whether nothing of a connection is in memory, and there is memory for it: no frame has begun, and none is queued; and the
-    /// number still is the socket that something is known of, if anything is, and not about to be closed.
+    /// Whether no frame has begun and none is queued, and a spare block is there for the next one; and the number still is the
+    /// socket of this entry, if the entry is in use, and is not about to be closed.
     pub fn has_nothing(&self) -> bool {
         self.shard.spare.is_some()
-            && self.known().is_some_and(|entry| {
+            && self.existing().is_some_and(|entry| {
                 entry.connection.is_none()
                     && entry.closes & CLOSING == 0
-                    && (!entry.is_known() || entry.cookie.is_behind(self.fd))
+                    && (!entry.is_in_use() || entry.cookie.is_behind(self.fd))
             })
     }
 
-    /// Forgets what is known of another socket with this number.
+    /// Clears the entry if the number is another socket's by now.
     pub fn drop_if_reused(&mut self) {
-        if let Some(known) = self.known().filter(|entry| entry.is_known()).map(|entry| entry.cookie) {
+        if let Some(known) = self.existing().filter(|entry| entry.is_in_use()).map(|entry| entry.cookie) {
             self.seen = Cookie::of(self.fd).ok();
             if !self.seen.is_some_and(|seen| seen.may_be(known)) {
-                self.forget();
+                self.clear();
             }
         }
     }
 
-    /// Which socket the number is now.
+    /// The cookie of the socket that has the number now.
     pub fn socket(&self) -> Result<Cookie, Errno> {
         self.seen.map_or_else(|| Cookie::of(self.fd), Ok)
     }
 
-    /// Which socket the number was when it was last seen; whether that is certain: asked just now.
+    /// The cookie last seen for the number, and whether it is certain, which means asked since the lock was
+    /// taken.
     pub fn last_socket(&self) -> Result<(Cookie, bool), Errno> {
-        let last = self.known().map(|entry| entry.cookie).filter(|cookie| cookie.is_some());
+        let last = self.existing().map(|entry| entry.cookie).filter(|cookie| cookie.is_some());
         match (self.seen, last) {
             (None, Some(last)) => Ok((last, false)),
             _ => self.socket().map(|now| (now, true)),
         }
     }
 
-    /// What has come in and is yet to go out.
+    /// The connection's memory, if there is any.
     pub fn get(&mut self) -> Option<&mut Connection> {
-        self.known_mut()?.connection.as_deref_mut().map(|[connection]| connection)
+        self.existing_mut()?.connection.as_deref_mut().map(|[connection]| connection)
     }
 
     fn set_of(&self, entry: &Entry) -> Option<&SetByProgram> {
@@ -269,7 +277,7 @@ impl Slot<'_> {
         self.set_of(entry).map_or_else(Settings::default, |set| set.settings)
     }
 
-    /// Changes what the program has set for the number, which is the socket of this cookie.
+    /// Changes what the program has set for the number, which is the socket with this cookie.
     fn change(&mut self, cookie: Cookie, change: impl FnOnce(&mut SetByProgram)) -> Result<(), Errno> {
         self.reserve_set()?;
         let mut block = match self.shard.set.remove(&self.fd) {
@@ -283,15 +291,15 @@ impl Slot<'_> {
         Ok(())
     }
 
-    /// Finds the place for what the program sets, and for the number.
+    /// Allocates the memory for `put_set`.
     fn reserve_set(&mut self) -> Result<(), Errno> {
         self.place()?;
         self.shard.set.try_reserve(1).map_err(|_| Errno::ENOMEM)
     }
 
-    /// This is what the program has set for the number from now on. There is a place for it.
+    /// Replaces what the program has set for the number, which is the socket with this cookie. Allocates nothing.
     fn put_set(&mut self, cookie: Cookie, block: Option<Set>) {
-        let Some(entry) = self.known_mut() else { return };
+        let Some(entry) = self.existing_mut() else { return };
         entry.set(HAS_SET, block.is_some());
         entry.cookie = cookie;
         if let Some(block) = block {
@@ -299,19 +307,20 @@ impl Slot<'_> {
         }
     }
 
-    /// What the program has set: for a connection, or for all that a service accepts.
+    /// What the program has set: for a connection, or for all connections that a service accepts.
     pub fn settings(&self) -> Settings {
-        self.known().map_or_else(Settings::default, |entry| self.settings_of(entry))
+        self.existing().map_or_else(Settings::default, |entry| self.settings_of(entry))
     }
 
-    /// Changes that.
+    /// Changes these settings, also those of a connection in use.
     pub fn set(&mut self, settings: Settings) -> Result<(), Errno> {
         let fd = self.fd;
         let cookie = Cookie::of(self.fd)?;
         let entry = self.place()?;
         if settings.descriptors {
             match socket::pass_descriptors(fd, true) {
-                // An older kernel refuses none, nor does one behind a sandbox that refuses the option.
+                // Older kernels cannot refuse descriptors; nor can a kernel whose sandbox refuses the socket
+                // option.
                 Ok(())
                 | Err(
                     Errno::ENOPROTOOPT | Errno::EOPNOTSUPP | Errno::EPERM | Errno::ENOSYS | Errno::EINVAL,
@@ -327,66 +336,69 @@ impl Slot<'_> {
         Ok(())
     }
 
-    /// The program's pointer. The slot was verified.
+    /// The program's pointer. The entry must be verified.
     pub fn data(&self) -> Option<&UserData> {
-        self.known().and_then(|entry| self.set_of(entry))?.data.as_ref()
+        self.existing().and_then(|entry| self.set_of(entry))?.data.as_ref()
     }
 
-    /// Exchanges the program's pointer for this one.
+    /// Exchanges the program's pointer for `data`.
     pub fn swap_data(&mut self, data: &mut Option<UserData>) -> Result<(), Errno> {
         let cookie = Cookie::of(self.fd)?;
         self.change(cookie, |set| std::mem::swap(&mut set.data, data))
     }
 
-    /// Takes the program's pointer of the socket that had this cookie, whatever the number is by now.
+    /// Takes the program's pointer of the socket with this cookie, whichever socket the number is by now.
     pub fn take_data(&mut self, cookie: Cookie) -> Option<UserData> {
-        self.known().filter(|entry| entry.cookie == cookie && entry.closes & HAS_SET != 0)?;
+        self.existing().filter(|entry| entry.cookie == cookie && entry.closes & HAS_SET != 0)?;
         let [set] = &mut **self.shard.set.get_mut(&self.fd)?;
         set.data.take()
     }
 
-    /// Whether the kernel refuses descriptors that are sent to the socket. The slot was verified.
+    /// Whether the kernel refuses descriptors that are sent to the socket. The entry must be verified.
     pub fn refuses_descriptors(&self) -> bool {
-        self.known().is_some_and(|entry| entry.closes & REFUSES != 0)
+        self.existing().is_some_and(|entry| entry.closes & REFUSES != 0)
     }
 
-    /// The kernel refuses descriptors that are sent to this listening socket, and to those of its clients.
+    /// The kernel refuses descriptors that are sent to this listening socket, and to the sockets of its
+    /// clients.
     pub fn note_refuses(&mut self) {
-        self.known_mut().into_iter().for_each(|entry| entry.set(REFUSES, true));
+        self.existing_mut().into_iter().for_each(|entry| entry.set(REFUSES, true));
     }
 
-    /// Whether descriptors may have been sent to the socket that were not received, and no other process receives from it.
+    /// Whether the socket may hold descriptors that were sent but not received, and no other process receives
+    /// from it.
     pub fn may_hold_descriptors(&self) -> bool {
-        let is_known = |entry: &&Entry| entry.cookie.is_some();
-        let is_shared = self.known().filter(is_known).map(|entry| entry.closes & SHARED != 0);
+        let is_in_use = |entry: &&Entry| entry.cookie.is_some();
+        let is_shared = self.existing().filter(is_in_use).map(|entry| entry.closes & SHARED != 0);
         !self.refuses_descriptors() && !is_shared.unwrap_or_else(fork_epoch::has_forked)
     }
 
-    /// The list that has the connection: its address.
+    /// The address of the list that has the connection.
     pub fn list(&self) -> Option<usize> {
-        self.known().map(|entry| entry.list).filter(|list| *list != 0)
+        self.existing().map(|entry| entry.list).filter(|list| *list != 0)
     }
 
-    /// The list at this address has the connection no more.
+    /// The list at this address no longer has the connection.
     pub fn note_unlisted(&mut self, list: usize) {
-        self.known_mut().filter(|entry| entry.list == list).into_iter().for_each(|entry| entry.list = 0);
+        self.existing_mut().filter(|entry| entry.list == list).into_iter().for_each(|entry| entry.list = 0);
     }
 
     fn note_closing(mut self, socket: Result<Cookie, Errno>) -> Result<Option<Memory>, Errno> {
         let cookie = socket.unwrap_or(Cookie::NONE);
         let is_closing =
             |entry: &Entry| entry.closes & CLOSING != 0 && (!cookie.is_some() || entry.cookie == cookie);
-        // What the library makes for itself is no socket.
+        // A descriptor that the library keeps for itself is never the program's socket.
         let is_internal = if cookie.is_some() {
             internal_fds::is_kept(self.fd)
         } else {
             internal_fds::is_internal(self.fd)
         };
-        if self.known().is_some_and(is_closing) || is_internal {
+        if self.existing().is_some_and(is_closing) || is_internal {
             return Err(Errno::EBADF);
         }
-        self.forget();
-        // Without memory for it two calls that close at the same time are the program's race.
+        self.clear();
+        // If there is no memory for the flag, two calls that close the number at the same time are the
+        // program's race.
         if let Ok(entry) = self.place() {
             entry.closes = entry.closes.wrapping_add(1) & !FLAGS;
             entry.set(CLOSING, true);
@@ -405,15 +417,15 @@ impl Slot<'_> {
         Ok(cookie)
     }
 
-    /// Whether the number is that of a connection which the library has given out, and which is in no list.
+    /// Whether the number is a connection given out by the library that is in no list.
     pub fn is_unlisted(&self) -> bool {
-        self.known()
+        self.existing()
             .is_some_and(|entry| entry.list == 0 && entry.cookie.is_some() && entry.cookie.is_behind(self.fd))
     }
 
-    /// How often the library has given out the number, and how often it has closed it.
+    /// How often the library has given out the number, and how often it has closed the number.
     pub fn counters(&self) -> (u32, u32) {
-        self.known().map_or((0, 0), Entry::counters)
+        self.existing().map_or((0, 0), Entry::counters)
     }
 
     /// Makes sure that [`Slot::entry`] will find memory.
@@ -425,18 +437,18 @@ impl Slot<'_> {
         Ok(())
     }
 
-    /// One message more was sent, or queued.
+    /// One more message was sent or queued.
     pub fn count_sent(&mut self) {
         self.shard.sent += 1;
     }
 
-    /// What is remembered, from now on.
+    /// The connection's memory, made if there is none. EBADF, ENOMEM.
     pub fn entry(&mut self) -> Result<&mut Connection, Errno> {
         if self.get().is_none() {
             self.reserve()?;
             let cookie = Cookie::of(self.fd)?;
-            if self.known().is_some_and(|entry| entry.is_known() && !entry.cookie.may_be(cookie)) {
-                self.forget();
+            if self.existing().is_some_and(|entry| entry.is_in_use() && !entry.cookie.may_be(cookie)) {
+                self.clear();
             }
             let settings = self.settings();
             let mut memory = self.shard.spare.take().ok_or(Errno::ENOMEM)?;
@@ -447,33 +459,33 @@ impl Slot<'_> {
         self.get().ok_or(Errno::ENOMEM)
     }
 
-    /// Forgets what has come in and gone out, if there is nothing left of it.
+    /// Frees the connection's memory if nothing is kept there.
     pub fn remove_if_idle(&mut self) {
         if self.get().is_some_and(|connection| connection.is_idle()) {
-            let memory = self.known_mut().and_then(|entry| entry.connection.take());
+            let memory = self.existing_mut().and_then(|entry| entry.connection.take());
             self.shard.spare = memory;
         }
     }
 
-    /// Forgets the connection. Threads that wait for their turn to send find that it is closed.
-    pub fn forget(&mut self) {
-        if self.known().is_some_and(|entry| entry.closes & HAS_SET != 0) {
+    /// Clears the entry. Threads that wait for their turn to send are woken and find the connection closed.
+    pub fn clear(&mut self) {
+        if self.existing().is_some_and(|entry| entry.closes & HAS_SET != 0) {
             self.shard.set.remove(&self.fd);
         }
-        let mut memory = self.known_mut().and_then(Entry::forget);
+        let mut memory = self.existing_mut().and_then(Entry::clear);
         memory.as_deref_mut().into_iter().flatten().for_each(|connection| connection.turn.close());
         self.discarded = memory.or_else(|| self.discarded.take());
     }
 
-    /// The memory of connections that were forgotten, to be dropped where no lock is held.
+    /// The memory of cleared entries, to be dropped when no lock is held.
     pub fn into_discarded(self) -> Option<Memory> {
         self.discarded
     }
 
-    /// Which connection the number is, as far as the library knows.
+    /// Which connection the number is, for a later comparison.
     pub fn identity(&self) -> Identity {
         Identity {
-            cookie: self.known().map_or(Cookie::NONE, |entry| entry.cookie),
+            cookie: self.existing().map_or(Cookie::NONE, |entry| entry.cookie),
             counters: self.counters(),
         }
     }
@@ -481,34 +493,33 @@ impl Slot<'_> {
     /// EBADF if the number was given out or closed since, or is another socket's.
     pub fn check_identity(&self, before: Identity) -> Result<(), Errno> {
         let Identity { cookie, counters } = before;
-        let is_it = self.counters() == counters && (!cookie.is_some() || cookie.is_behind(self.fd));
-        if is_it { Ok(()) } else { Err(Errno::EBADF) }
+        let is_same = self.counters() == counters && (!cookie.is_some() || cookie.is_behind(self.fd));
+        if is_same { Ok(()) } else { Err(Errno::EBADF) }
     }
 }
 
-/// Which connection a number was.
+/// Which connection a number was: the socket's cookie, if known, and the counters.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Identity {
     pub cookie: Cookie,
     pub counters: (u32, u32),
 }
 
-/// A connection of which nothing is in memory, with no settings of its own.
+/// A connection without memory in use and without settings of its own.
 pub struct Plain {
     pub identity: Identity,
     pub is_listed: bool,
 }
 
-/// Changes what is set for the descriptor.
+/// Changes the settings of the descriptor.
 pub fn set(guard: &EntryGuard, fd: RawFd, change: impl FnOnce(&mut Settings)) -> Result<(), Errno> {
-    let mut slot = lock(guard, fd);
+    let mut slot = lock_verified(guard, fd);
     let mut settings = slot.settings();
     change(&mut settings);
     slot.set(settings)
 }
 
-/// Makes sure that the next numbers which the kernel gives out find their places, as far as that can be foreseen: `near` is
-/// one that it has given out.
+/// Makes entries for the next numbers that the kernel will probably give out; `near` is a number in use.
 pub fn make_room(guard: &EntryGuard, near: RawFd) -> Result<(), OutOfMemory> {
     let highest = HIGHEST.fetch_max(key(near), Ordering::Relaxed).max(key(near));
     let wanted = highest + MARGIN;
@@ -522,22 +533,23 @@ pub fn make_room(guard: &EntryGuard, near: RawFd) -> Result<(), OutOfMemory> {
     Ok(())
 }
 
-/// Settings for a connection that is yet to come.
+/// The settings of a connection that does not exist yet, with their memory.
 pub struct Prepared {
     set: Option<Set>,
-    /// Whether its socket refuses descriptors already.
+    /// Whether the new socket refuses descriptors from the start: the listening socket refuses them.
     refuses: bool,
 }
 
 impl Prepared {
-    /// None of its own; whether its socket refuses descriptors already.
+    /// No settings; `refuses` is whether the socket refuses descriptors already.
     pub fn without_settings(refuses: bool) -> Self {
         Self { set: None, refuses }
     }
 
-    /// Settings for a client of this service: its own. Finds the memory for them, whatever number the client gets.
+    /// The settings of a client of this service: those of the service. Allocates the memory for them, whatever number the client
+    /// gets.
     pub fn for_client(guard: &EntryGuard, service: RawFd) -> Result<Self, OutOfMemory> {
-        let slot = lock_known(guard, service);
+        let slot = lock_unverified(guard, service);
         let (settings, refuses) = (slot.settings(), slot.refuses_descriptors());
         drop(slot);
         if settings == Settings::default() {
@@ -552,15 +564,15 @@ impl Prepared {
 
 /// Whether bytes of the connection were read ahead.
 pub fn has_ahead(guard: &EntryGuard, fd: RawFd) -> bool {
-    lock_known(guard, fd).get().is_some_and(|connection| connection.decoder.has_ahead())
+    lock_unverified(guard, fd).get().is_some_and(|connection| connection.decoder.has_ahead())
 }
 
-/// The library gives out this number as a new connection, with these settings. What another socket with the number has
-/// left is forgotten.
+/// The library gives out this number as a new connection with these settings. What was kept for an older
+/// socket with this number is dropped.
 pub fn give_out(guard: &EntryGuard, fd: RawFd, Prepared { set, refuses }: Prepared) -> Result<(), Errno> {
     HIGHEST.fetch_max(key(fd), Ordering::Relaxed);
-    let mut slot = lock_known(guard, fd);
-    slot.forget();
+    let mut slot = lock_unverified(guard, fd);
+    slot.clear();
     let cookie = Cookie::of(fd)?;
     match slot.place() {
         Ok(entry) => {
@@ -568,7 +580,7 @@ pub fn give_out(guard: &EntryGuard, fd: RawFd, Prepared { set, refuses }: Prepar
             let may_pass = set.as_deref().is_some_and(|[set]| set.settings.descriptors);
             let refuses = refuses && !may_pass;
             if !refuses {
-                // Some may be there already.
+                // Descriptors may have arrived already.
                 let _ = socket::pass_descriptors(fd, may_pass);
             }
             entry.set(REFUSES, refuses);
@@ -578,7 +590,7 @@ pub fn give_out(guard: &EntryGuard, fd: RawFd, Prepared { set, refuses }: Prepar
             slot.put_set(cookie, set);
             Ok(())
         }
-        // Without memory the number is as good as any that the program has from elsewhere.
+        // Without an entry the connection is treated as a descriptor that the program has from elsewhere.
         Err(errno) => {
             if set.is_none() {
                 Ok(())
@@ -589,45 +601,46 @@ pub fn give_out(guard: &EntryGuard, fd: RawFd, Prepared { set, refuses }: Prepar
     }
 }
 
-/// The library is about to close this number. What is known of it is forgotten; the memory is to be dropped where no lock
-/// is held. EBADF if another call is about to close it: by the time that this one would, the number may be another file's; or
-/// if that call has closed it and holds the number; or if the descriptor is one that the library keeps.
+/// The library is about to close this number. The entry is cleared; the returned memory is to be dropped when
+/// no lock is held. EBADF in three cases: another call is about to close the number, which may be another
+/// file's by the time of this close; that call has closed the number and holds it; or the descriptor is one
+/// that the library keeps for itself.
 pub fn note_closing(guard: &EntryGuard, fd: RawFd) -> Result<Option<Memory>, Errno> {
-    let slot = lock_known(guard, fd);
+    let slot = lock_unverified(guard, fd);
     let socket = Cookie::of(fd);
     slot.note_closing(socket)
 }
 
-/// The same for a socket: ENOTSOCK for what is none.
+/// The same for a socket; ENOTSOCK for any other file.
 pub fn note_closing_socket(guard: &EntryGuard, fd: RawFd) -> Result<Option<Memory>, Errno> {
-    let slot = lock_known(guard, fd);
+    let slot = lock_unverified(guard, fd);
     let socket = Cookie::of(fd)?;
     slot.note_closing(Ok(socket))
 }
 
 /// The number was closed.
 pub fn note_closed(guard: &EntryGuard, fd: RawFd) {
-    if let Some(entry) = lock_known(guard, fd).known_mut() {
+    if let Some(entry) = lock_unverified(guard, fd).existing_mut() {
         entry.set(CLOSING, false);
     }
 }
 
-/// The list at this address has the connection from now on: the last one, if the program has added it to several. Returns
-/// which socket it is.
+/// The list at this address has the connection from now on; if the program has added the connection to
+/// several lists, the last one counts. Returns the socket's cookie.
 pub fn note_listed(guard: &EntryGuard, fd: RawFd, list: usize) -> Result<Cookie, Errno> {
-    let slot = lock(guard, fd);
+    let slot = lock_verified(guard, fd);
     let cookie = Cookie::of(fd)?;
     slot.note_listed(list, cookie)
 }
 
-/// The same for a connection that was given out just now.
+/// The same for a connection that was given out just now, without comparing the socket.
 pub fn note_new_listed(guard: &EntryGuard, fd: RawFd, list: usize) -> Result<Cookie, Errno> {
-    let slot = lock_known(guard, fd);
+    let slot = lock_unverified(guard, fd);
     let cookie = slot.last_socket()?.0;
     slot.note_listed(list, cookie)
 }
 
-/// Visits every connection that has something to remember, part by part.
+/// Visits all connections with memory in use, part by part.
 pub fn for_each(guard: &EntryGuard, mut visit: impl FnMut(RawFd, &mut Connection)) {
     let mut part_number = 0;
     TABLE.for_each(guard, |part| {
@@ -653,7 +666,7 @@ pub fn queued_in(guard: &EntryGuard, list: usize) -> usize {
     queued
 }
 
-/// How many messages were sent, or queued.
+/// How many messages were sent or queued in this process.
 pub fn sent(guard: &EntryGuard) -> u64 {
     let mut sent = 0;
     TABLE.for_each(guard, |part| sent += part.sent);
@@ -663,37 +676,37 @@ pub fn sent(guard: &EntryGuard) -> u64 {
 /// The whole table, locked for a fork.
 pub type Frozen = [Shard<'static, Numbers>; PARTS];
 
-/// Locks the whole table.
+/// Locks the whole table for a fork.
 pub fn freeze() -> Frozen {
     TABLE.freeze()
 }
 
-/// At the end of the process: gives back the table's memory, if nothing is in it.
+/// At exit: frees the table's memory, if no entry is in use.
 pub fn release(guard: &EntryGuard) {
     TABLE.for_each(guard, |part| {
         part.spare = None;
-        if !part.entries.iter().any(Entry::is_known) {
+        if !part.entries.iter().any(Entry::is_in_use) {
             (part.entries, part.set) = (Vec::new(), empty_map());
         }
     });
     PLACES.store(0, Ordering::Relaxed);
 }
 
-/// After a fork, in both processes: the other one has all that is known by now.
+/// After a fork, in both processes: the other process has every socket of the table, too.
 pub fn note_shared(table: &mut Frozen) {
     for entry in table.iter_mut().flat_map(|part| &mut part.entries) {
         entry.set(SHARED, true);
     }
 }
 
-/// In the child of a fork: what waits to be sent is the parent's to send.
+/// In the child of a fork: the queued bytes are the parent's to send.
 pub fn leave_output_to_parent(table: &mut Frozen) {
     for part in table {
         for entry in &mut part.entries {
-            // The thread that was about to close it is not there.
+            // The thread that was about to close the number does not exist in the child.
             entry.set(CLOSING, false);
             let Some([connection]) = entry.connection.as_deref_mut() else { continue };
-            connection.left_to_parent |= connection.is_owed();
+            connection.left_to_parent |= connection.has_unsent();
             connection.send_queue.clear();
             connection.turn.abandon();
             if connection.is_idle() {

@@ -1,14 +1,15 @@
-//! Whose turn it is to send on one connection.
+//! Which thread may send on a connection.
 //!
-//! A frame that the kernel does not take at once is sent in pieces, between which its thread waits outside of every lock.
-//! Meanwhile the connection is that thread's: it holds the turn. Others wait in the order in which they came; the turn is
-//! passed to the first of them.
+//! A frame that the kernel does not take at once is sent in pieces, and between two pieces its thread waits
+//! outside every lock. Meanwhile the connection belongs to this thread: the thread holds the turn. Other
+//! threads wait in first-come order; the holder passes the turn to the first of them.
 //!
 //! ```text
-//! free ──take──► held ──pass──► free, or held by the first that waits, which is woken
+//! free ──take──► held ──pass──► free, or held by the first waiting thread, which is woken
 //! ```
 //!
-//! A thread that ends while it waits, or while it holds the turn, leaves: the turn goes to the next one.
+//! A thread that ends while it waits or holds the turn must call [`Turn::leave`]: a turn that it held goes to
+//! the next thread. The turn is part of the connection's memory and is accessed under its lock.
 
 #![forbid(unsafe_code)]
 
@@ -23,44 +24,46 @@ use crate::process::entry_guard::Thread;
 pub struct Turn {
     holder: Option<Thread>,
     waiting: VecDeque<(Thread, Waker)>,
-    /// How many threads wait until the queue has room for their frame; they do not need the turn for that.
+    /// How many threads wait until the queue has room for their frame; they need no turn for that.
     held_back: u32,
 }
 
 impl Turn {
-    /// Whether no thread holds it.
+    /// Whether no thread holds the turn.
     pub fn is_free(&self) -> bool {
         self.holder.is_none()
     }
 
-    /// Whether no thread has anything to send.
+    /// Whether no thread holds the turn or waits for room in the queue.
     pub fn is_unused(&self) -> bool {
         self.is_free() && self.held_back == 0
     }
 
-    /// Whether this thread holds it.
+    /// Whether this thread holds the turn.
     pub fn is_held_by(&self, thread: Thread) -> bool {
         self.holder == Some(thread)
     }
 
-    /// Whether this thread holds it or waits for it: a signal handler that asks has interrupted it.
+    /// Whether this thread holds the turn or waits for it. If the calling thread finds itself here, the call
+    /// comes from a signal handler that has interrupted a write.
     pub fn has(&self, thread: Thread) -> bool {
         self.is_held_by(thread) || self.waiting.iter().any(|(waiting, _)| *waiting == thread)
     }
 
-    /// Takes it. It is free.
+    /// Gives the turn to this thread. The turn must be free.
     pub fn take(&mut self, thread: Thread) {
         self.holder = Some(thread);
     }
 
-    /// Waits for it: the waker is called when the thread holds it, or when the connection is closed.
-    pub fn wait(&mut self, thread: Thread, waker: Waker) -> Result<(), OutOfMemory> {
+    /// Adds the thread to the waiting ones: the waker is called when the thread gets the turn, or when the
+    /// connection is closed.
+    pub fn enqueue(&mut self, thread: Thread, waker: Waker) -> Result<(), OutOfMemory> {
         self.waiting.try_reserve(1)?;
         self.waiting.push_back((thread, waker));
         Ok(())
     }
 
-    /// The holder passes it on.
+    /// The holder gives up the turn; the first waiting thread gets it.
     pub fn pass(&mut self) {
         self.holder = self.waiting.pop_front().map(|(next, waker)| {
             waker.wake();
@@ -68,7 +71,7 @@ impl Turn {
         });
     }
 
-    /// This thread does not wait any more, and does not hold it.
+    /// This thread no longer waits for the turn, and passes it on if it holds it.
     pub fn leave(&mut self, thread: Thread) {
         self.waiting.retain(|(waiting, _)| *waiting != thread);
         if self.is_held_by(thread) {
@@ -76,17 +79,17 @@ impl Turn {
         }
     }
 
-    /// A thread begins to wait for room in the queue, or ends to.
+    /// A thread begins to wait for room in the queue, or stops waiting.
     pub fn hold_back(&mut self, begins: bool) {
         self.held_back = if begins { self.held_back + 1 } else { self.held_back.saturating_sub(1) };
     }
 
-    /// In the child of a fork: none of the threads is there.
+    /// In the child of a fork: the other threads do not exist there.
     pub fn abandon(&mut self) {
         *self = Self::default();
     }
 
-    /// The connection is closed: wakes all that wait.
+    /// The connection is closed: wakes all waiting threads.
     pub fn close(&mut self) {
         self.waiting.drain(..).for_each(|(_, waker)| waker.wake());
     }
@@ -99,7 +102,7 @@ mod tests {
     use crate::process::entry_guard::EntryGuard;
 
     fn threads<const N: usize>() -> [Thread; N] {
-        // All alive at once: their numbers differ.
+        // The threads are alive at the same time, so that their numbers differ.
         let barrier = std::sync::Arc::new(std::sync::Barrier::new(N));
         let threads = [(); N].map(|()| {
             let barrier = barrier.clone();
@@ -113,22 +116,22 @@ mod tests {
     }
 
     #[test]
-    fn turn_is_passed_in_order_and_left_by_threads_that_end() {
+    fn turn_passes_in_order_and_skips_ended_threads() {
         let [first, second, third, fourth] = threads();
         let semaphores = [(); 3].map(|()| Semaphore::new());
         let mut turn = Turn::default();
         assert!(turn.is_free() && turn.is_unused());
         turn.take(first);
         for (thread, semaphore) in [second, third, fourth].into_iter().zip(&semaphores) {
-            turn.wait(thread, semaphore.arm()).unwrap();
+            turn.enqueue(thread, semaphore.arm()).unwrap();
             assert!(turn.has(thread) && !turn.is_held_by(thread));
         }
-        // One that waits ends: the others keep their places.
+        // A waiting thread ends: the other threads keep their places.
         turn.leave(third);
         assert!(!turn.has(third));
         turn.pass();
         assert!(turn.is_held_by(second));
-        // One that holds it ends.
+        // The thread that holds the turn ends.
         turn.leave(second);
         assert!(turn.is_held_by(fourth));
         turn.pass();

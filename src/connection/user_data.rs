@@ -1,13 +1,15 @@
-//! A pointer that the program has set for a connection, and the function that is called with it once the connection is over.
+//! A pointer that the program has set for a connection, and the function called with it once the connection
+//! has ended.
 //!
 //! ```text
-//! set ──► in the table of descriptors ──the library closes the connection──► kept until its end was reported
+//! set ──► in the table of descriptors ──the library closes the connection──► kept until the end was reported
 //!             │                                                                   │
 //!             └──replaced, or the number is found to be another file's────────────┴──► due ──► destroyed
 //! ```
 //!
-//! Whoever drops a [`UserData`] may hold locks. So dropping one only puts it on a list, in its own memory; the exported functions
-//! destroy what stands there when they return or wait, outside of the library.
+//! The code that drops a [`UserData`] may hold locks, and the program's function must not run under a lock.
+//! So a drop only puts the pointer on the list of due ones, which needs no memory; the exported functions
+//! call the destroy functions when they return or wait, outside the library.
 
 #![forbid(unsafe_code)]
 
@@ -18,32 +20,32 @@ use crate::process::entry_guard::EntryGuard;
 use crate::process::growth::boxed;
 use crate::process::sync::{AtomicBool, AtomicPtr, Mutex, MutexGuard, Ordering, lock};
 
-/// What is called with the pointer.
+/// The function that is called with the pointer.
 pub type Destroy = extern "C" fn(*mut c_void);
 
-/// A pointer that was set, with a function or none.
+/// A pointer set by the program, and its destroy function, if any.
 pub struct UserData {
-    /// None while it is dropped.
+    /// Always there but while the value is dropped.
     node: Option<Node>,
 }
 
 type Node = Box<[Entry; 1]>;
 
 struct Entry {
-    /// Atomic because it goes from thread to thread.
+    /// Atomic only so that the entry may move between threads.
     pointer: AtomicPtr<c_void>,
     destroy: Option<Destroy>,
     next: Option<Node>,
 }
 
-/// What is to be destroyed. Locked for moments, after every other lock of the library.
+/// The first of the pointers that are due. Locked briefly, after every other lock of the library.
 static DUE: Mutex<Option<Node>> = Mutex::new(None);
 
-/// Whether there is any.
+/// Whether any pointer is due.
 static IS_DUE: AtomicBool = AtomicBool::new(false);
 
 impl UserData {
-    /// The pointer, with a function that is to be called with it.
+    /// The pointer, and a function to be called with it.
     pub fn new(pointer: *mut c_void, destroy: Option<Destroy>) -> Result<Self, OutOfMemory> {
         let entry = Entry { pointer: AtomicPtr::new(pointer), destroy, next: None };
         boxed(entry).map(|node| Self { node: Some(node) })
@@ -58,7 +60,7 @@ impl UserData {
         self.node.as_ref().map_or(std::ptr::null_mut(), pointer)
     }
 
-    /// Drops it, and calls no function: the pointer is the program's again.
+    /// Drops the value without calling the function: the pointer is the program's again.
     pub fn give_back(mut self) {
         self.node = None;
     }
@@ -77,12 +79,12 @@ impl Drop for UserData {
     }
 }
 
-/// Whether anything is to be destroyed.
+/// Whether any pointer is due.
 pub fn is_due() -> bool {
     IS_DUE.load(Ordering::Relaxed)
 }
 
-/// The next pointer that is to be destroyed, and by what.
+/// The next pointer that is due, and its function.
 pub fn next_due(_section: &EntryGuard) -> Option<(*mut c_void, Destroy)> {
     let mut due = lock(&DUE);
     let node = due.take().map(|node| *node);
@@ -93,12 +95,12 @@ pub fn next_due(_section: &EntryGuard) -> Option<(*mut c_void, Destroy)> {
     Some((pointer.into_inner(), destroy?))
 }
 
-/// The list, locked for a fork.
+/// The list of due pointers, locked for a fork.
 pub struct Frozen {
     _due: MutexGuard<'static, Option<Node>>,
 }
 
-/// Locks it.
+/// Locks the list for a fork.
 pub fn freeze() -> Frozen {
     Frozen { _due: lock(&DUE) }
 }
@@ -114,7 +116,7 @@ mod tests {
         DESTROYED.fetch_add(pointer.addr(), Ordering::Relaxed);
     }
 
-    /// What a test of its own process would not need: others of this one may have something due.
+    /// Other tests in this process may have pointers due, too.
     fn destroy_all() {
         while let Some((pointer, destroy)) = EntryGuard::enter().and_then(|guard| next_due(&guard)) {
             destroy(pointer);

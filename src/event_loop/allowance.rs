@@ -1,30 +1,30 @@
-//! How long writers may wait for peers of one list: time in which the list is not served.
+//! How long writers may wait for the peers of one list: during these waits the list is not served.
 //!
-//! A wait that ends soon, with bytes taken, is free: the peer keeps up, and a large message is not copied. All other
-//! waits together have a few milliseconds, until none has been counted for a while: so in any such while there are no more,
-//! however many peers are slow.
+//! A wait that ends soon, with bytes taken, is free: the peer keeps up, and a large message need not be
+//! copied into a queue. All other waits together may last [`ALL`], until none was counted for [`RENEWED`]. So
+//! no period of that length has longer waits, however many peers are slow.
 
 #![forbid(unsafe_code)]
 
 /// A wait up to this long is free, if the peer has taken bytes; in microseconds.
 const SOON: i64 = 1000;
 
-/// What all other waits may take together, in microseconds.
+/// How long all other waits together may last, in microseconds.
 const ALL: i64 = 5000;
 
-/// After so long without any the time is there again, in microseconds.
+/// After so long without a counted wait the whole time is available again, in microseconds.
 const RENEWED: i64 = 100_000;
 
-/// What is left of the time for one list.
+/// The time that the writers of one list have used.
 #[derive(Default)]
 pub struct Allowance {
     spent: i64,
-    /// When the last wait ended that was counted.
+    /// When the last counted wait ended, in microseconds.
     last: i64,
 }
 
 impl Allowance {
-    /// How long a wait that begins now may last, in milliseconds; 0 if it may not.
+    /// How long a wait that begins now may last, in milliseconds; 0 if it must not begin.
     pub fn left(&mut self, now: i64) -> i32 {
         if now - self.last >= RENEWED {
             self.spent = 0;
@@ -32,7 +32,7 @@ impl Allowance {
         i32::try_from((ALL - self.spent).max(0) / 1000).unwrap_or(0)
     }
 
-    /// A wait has ended; whether the peer has taken bytes.
+    /// A wait has ended; `has_taken` says whether the peer has taken bytes.
     pub fn note(&mut self, began: i64, now: i64, has_taken: bool) {
         let took = now - began;
         if !has_taken || took > SOON {
@@ -47,9 +47,9 @@ mod tests {
     use super::*;
 
     #[test]
-    fn waits_are_counted_until_none_was_for_a_while() {
+    fn waits_count_until_a_period_without_any() {
         let (mut allowance, mut now) = (Allowance::default(), 10 * RENEWED);
-        // Peers that keep up are waited for without end.
+        // Waits for peers that keep up are not limited.
         for _ in 0..100 {
             assert_eq!(allowance.left(now), 5);
             allowance.note(now, now + SOON, true);
@@ -69,7 +69,7 @@ mod tests {
     }
 
     #[test]
-    fn no_while_has_more_than_the_allowance() {
+    fn no_period_exceeds_the_allowance() {
         let (mut allowance, mut state, mut now) = (Allowance::default(), 1_u64, RENEWED);
         let mut waits = Vec::new();
         for _ in 0..10_000 {

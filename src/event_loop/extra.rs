@@ -1,7 +1,9 @@
-//! Descriptors that the program has added: reading what is there, and looking whether anything is.
+//! Descriptors that the program has added to its list: reading their bytes, and checking whether they are
+//! readable.
 //!
-//! Nothing here is done under a lock. Another process may read the same pipe or terminal and take the bytes that poll(2)
-//! has seen: a read that would wait for more is avoided where the kernel or the file's kind gives a way to.
+//! Nothing here is done under a lock. Another process may read the same pipe or terminal and take the bytes
+//! that poll(2) has reported: a read that would block then is avoided if the kernel or the kind of file has a
+//! way to do so.
 
 #![forbid(unsafe_code)]
 
@@ -16,47 +18,48 @@ use crate::kernel::fd::{self, Blocking};
 use crate::kernel::notices::{self, Notice};
 use crate::kernel::socket::{self, Kind};
 
-/// How much is read of a stream for one event.
+/// How many bytes of a stream are read for one event.
 const SIZE: usize = 64 << 10;
 
-/// What poll(2) says of a socket on which nothing more can arrive.
+/// poll(2) reports this for a socket on which nothing more can arrive.
 const READ_END: PollFlags = PollFlags::from_bits_retain(libc::POLLRDHUP);
 
-/// What is read.
+/// What kind of file is read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Source {
     /// A regular file.
     File,
-    /// Signals, by a descriptor of the library's making.
+    /// A signalfd made by the library.
     Signals,
-    /// A time, by such a descriptor.
+    /// A timerfd made by the library.
     Timer,
-    /// Any other kind.
+    /// Any other file.
     Other,
 }
 
-/// What a read has come to.
+/// The result of a read.
 pub enum Read {
     /// Nothing is there.
     Nothing,
     /// Bytes, a datagram or a packet; there may be more.
     Bytes(Block),
-    /// The end of the file.
+    /// End of file.
     End,
-    /// An error that may pass, or what cannot be read but is ready (a client of a listening socket): to be read again when the
-    /// kernel reports it again, or at once if there is more.
+    /// An error that may pass, or a descriptor that is ready but cannot be read (a listening socket with a
+    /// client): it is read again when the kernel reports it again, or at once if `has_more`.
     Error { has_more: bool },
-    /// A signal handler has run, or there is no memory: to be tried again.
+    /// A signal handler has run, or there is no memory: the read is to be tried again.
     Again(Option<Errno>),
     /// The program has closed the descriptor.
     Closed,
 }
 
-/// Reads what is there. A regular file's bytes are nobody else's to take, but may have to come from the disk, and nobody
-/// says when they have.
+/// Reads what is there. A regular file may wait for the disk: no other process can take its bytes, and the
+/// kernel does not report when they are in memory.
 ///
-/// Only an end is an end: a read of 0 bytes that is no empty datagram. Errors and hang-ups may pass (a TCP socket that is not
-/// connected yet, a terminal between two users, a netlink socket that has overflown): what arrives later is read when the kernel reports it.
+/// Only a read of 0 bytes that is no empty datagram means end of file. Errors and hang-ups may pass (a TCP
+/// socket that is not connected yet, a terminal between two users, a netlink socket that has overflown): the
+/// descriptor is read again when the kernel reports it.
 pub fn read(fd: RawFd, source: Source) -> Read {
     let is_file = match source {
         Source::Signals => return read_notice(|| notices::next_signal(fd)),
@@ -76,23 +79,24 @@ pub fn read(fd: RawFd, source: Source) -> Read {
         Ok(Kind::Stream) => read_bytes(|room| socket::receive(fd, room)),
         Ok(Kind::Messages) => return read_message(fd, has_ended),
         Err(_) => {
-            // What has hung up has nothing to wait for, and a terminal that is opened anew is not the one that has.
-            let patience = if is_file || is_hung_up { Blocking::Wait } else { Blocking::DontWait };
-            read_bytes(|room| fd::read(fd, room, patience))
+            // After a hang-up a read does not block, and a terminal that is opened anew is not the one that
+            // has hung up.
+            let blocking = if is_file || is_hung_up { Blocking::Wait } else { Blocking::DontWait };
+            read_bytes(|room| fd::read(fd, room, blocking))
         }
     };
     match result {
         Ok(bytes) if bytes.is_empty() => Read::End,
         Ok(bytes) => Read::Bytes(bytes),
-        // A disk that fails would be read again and again.
+        // A failing disk would be read again and again.
         Err(errno) if is_file && failure(errno).is_none() => Read::End,
-        // One that is not connected yet has nothing to report.
+        // A socket that is not connected yet has nothing to report.
         Err(Errno::ENOTCONN) if !ready.contains(PollFlags::POLLIN) => Read::Nothing,
         Err(errno) => failure(errno).unwrap_or(Read::Error { has_more: false }),
     }
 }
 
-/// Reads one signal or time. The memory is found before: what was read the kernel has no more.
+/// Reads one signal or expiration. The memory is allocated first: what was read cannot be read again.
 fn read_notice(next: impl FnOnce() -> Result<Notice, Errno>) -> Read {
     let size = size_of::<Notice>();
     let Ok(mut bytes) = Block::with_capacity(size) else { return Read::Again(Some(Errno::ENOMEM)) };
@@ -105,7 +109,7 @@ fn read_notice(next: impl FnOnce() -> Result<Notice, Errno>) -> Read {
     }
 }
 
-/// What most errors mean; none for those of the file itself.
+/// The meaning of most errors; `None` for errors of the file itself.
 fn failure(errno: Errno) -> Option<Read> {
     match errno {
         Errno::EINTR => Some(Read::Again(None)),
@@ -116,7 +120,8 @@ fn failure(errno: Errno) -> Option<Read> {
     }
 }
 
-/// Reads at most [`SIZE`] bytes. An error that the kernel keeps for the next call is reported once: what is behind it counts.
+/// Reads at most [`SIZE`] bytes. An error that the kernel has kept for the next call is reported once: the
+/// bytes after it count.
 fn read_bytes(
     source: impl for<'a> Fn(&'a mut [MaybeUninit<u8>]) -> Result<&'a mut [u8], Errno>,
 ) -> Result<Block, Errno> {
@@ -130,7 +135,7 @@ fn read_bytes(
     Ok(bytes)
 }
 
-/// Reads a datagram or a packet, whole.
+/// Reads one datagram or packet, whole.
 fn read_message(fd: RawFd, has_ended: bool) -> Read {
     let received = socket::next_size(fd).and_then(|size| {
         let mut bytes = Block::with_capacity(size.max(1)).map_err(|_| Errno::ENOMEM)?;
@@ -138,7 +143,7 @@ fn read_message(fd: RawFd, has_ended: bool) -> Read {
         Ok(bytes)
     });
     match received {
-        // An empty one is no end, and there may be another one behind it.
+        // An empty message does not mean end of file, and another message may follow.
         Ok(bytes) if bytes.is_empty() && has_ended => Read::End,
         Ok(bytes) => Read::Bytes(bytes),
         Err(errno) => {
@@ -147,7 +152,7 @@ fn read_message(fd: RawFd, has_ended: bool) -> Read {
     }
 }
 
-/// Whether anything can be read: EBADF for what is closed.
+/// Whether the descriptor is readable; EBADF if it is closed.
 pub fn is_ready(fd: RawFd) -> Result<bool, Errno> {
     fd::wait(fd, PollFlags::POLLIN, PollTimeout::ZERO).map(|flags| !flags.is_empty())
 }

@@ -1,11 +1,11 @@
 //! Which member holds a number: a hash table of slots.
 //!
-//! The numbers themselves stand in the members, so that the table has four bytes for each, at most seven eighths of its
+//! The numbers themselves are in the members, so that the table needs four bytes for each; at most seven eighths of its
 //! places are taken, and it grows by a small part: what an idle connection costs is counted. Every call gets the function that reads the
 //! number of a slot; while a slot is in the table, its number does not change.
 //!
-//! A number's place is the first free one from the place on that its hash names. When one is removed, those after it move up,
-//! as far as that brings none before its own place.
+//! Collisions are resolved by linear probing. When a number is removed, the entries after it move up, unless that would put an entry
+//! before the place that its hash names, so that there are no tombstones.
 
 #![forbid(unsafe_code)]
 
@@ -29,7 +29,7 @@ impl Holders {
         Self { places: Vec::new(), count: 0 }
     }
 
-    /// Finds the memory for so many more.
+    /// Allocates the memory for `more` numbers.
     pub fn reserve(&mut self, more: usize, number: impl Fn(u32) -> RawFd) -> Result<(), OutOfMemory> {
         let count = self.count + more;
         if count * 8 <= self.places.len() * 7 {

@@ -1,4 +1,4 @@
-//! The program's list as the loop sees it, and what the loop reports of it.
+//! The program's list as the loop accesses it, and the events that the loop reports.
 
 #![forbid(unsafe_code)]
 
@@ -7,61 +7,63 @@ use std::os::fd::RawFd;
 use crate::connection::frame_decoder::Frame;
 use crate::frame::c_heap::OutOfMemory;
 
-/// The program's list. It may be changed at any time between two calls: by the program's own hand, or by a signal
-/// handler.
+/// The program's list. Between two calls it may change at any time: the program changes it directly, or a
+/// signal handler does.
 pub trait List {
-    /// What an event names its connection with.
+    /// What an event names its connection by.
     type Origin: Copy;
-    /// A structure for a client that is yet to come.
+    /// A structure for a client that is not accepted yet.
     type Client;
-    /// Which list it is: its address.
+    /// The list's address, which identifies the list.
     fn key(&self) -> usize;
-    /// The array's address and its size: another one means that the program has changed it.
+    /// The array's address and size: if either differs, the program has changed the list.
     fn shape(&self) -> (usize, usize);
-    /// The entry there; none for NULL.
+    /// The entry at this index; `None` for NULL.
     fn entry(&self, index: usize) -> Option<Entry>;
-    /// What events name this entry with.
+    /// The value by which events name this entry.
     fn origin(&self, index: usize) -> Option<Self::Origin>;
-    /// Finds the memory for one more client and its place in the list.
+    /// Allocates the memory for one more client and its place in the list.
     fn prepare(&mut self) -> Result<Self::Client, OutOfMemory>;
-    /// Adds a client that was prepared, with this descriptor; where it stands. None if the list was freed meanwhile.
+    /// Adds a prepared client with this descriptor; returns its index, or `None` if the list was freed
+    /// meanwhile.
     fn push(&mut self, client: Self::Client, fd: RawFd) -> Option<usize>;
-    /// Takes out the client that was added last, at this index, and its structure with it.
+    /// Removes the client that was added last, at this index, and frees its structure.
     fn take_back(&mut self, index: usize);
-    /// Takes the entry out; the last one takes its place.
-    fn remove(&mut self, index: usize);
+    /// Removes the entry; the last entry takes its place.
+    fn remove_entry(&mut self, index: usize);
 }
 
 /// One entry of a list.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Entry {
-    /// Its descriptor: below 0 for none.
+    /// The descriptor; negative for none.
     pub fd: RawFd,
-    /// The address of its structure.
+    /// The address of the structure.
     pub addr: usize,
-    /// What is to be done when it is ready.
+    /// What the loop does when the descriptor is ready.
     pub kind: Kind,
 }
 
-/// What is to be done when a descriptor is ready.
+/// What the loop does when a descriptor is ready.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Kind {
-    /// The service: a client is accepted.
+    /// The service: accepts a client.
     Listener,
-    /// A connection: its frames are reported.
+    /// A connection: reports its frames.
     Connection,
-    /// Added by `ipc_add_fd`: its bytes are reported, whatever they are.
+    /// Added by `ipc_add_fd`: reports its bytes, whatever they are.
     Extra,
-    /// Added by `ipc_watch_fd`: that it is ready is reported, and the program reads. In a list it is an extra one.
+    /// Added by `ipc_watch_fd`: reports that the descriptor is ready; the program reads. The list's entry
+    /// shows `Extra`.
     Watched,
-    /// Made by `ipc_add_signal`: each signal is reported. In a list it is an extra one, as the next is.
+    /// Made by `ipc_add_signal`: reports each signal. The list's entry shows `Extra`.
     Signals,
-    /// Made by `ipc_add_timer`: the times are reported.
+    /// Made by `ipc_add_timer`: reports each expiration. The list's entry shows `Extra`.
     Timer,
 }
 
 impl Kind {
-    /// Whether a list shows both as the same.
+    /// Whether a list's entry shows both kinds as the same.
     pub fn is_alike(self, other: Self) -> bool {
         (self == Self::Connection) == (other == Self::Connection)
     }
@@ -79,13 +81,13 @@ pub struct Event<O> {
 pub enum What {
     /// A client has connected.
     Connection,
-    /// A connection is over; it is in the list no more.
+    /// A connection has ended; it is no longer in the list.
     Disconnection,
     /// The peer broke the protocol or the connection failed; its disconnection follows.
     Error,
     /// A message.
     Message(Frame),
-    /// Bytes of an extra descriptor; none at its end.
+    /// Bytes of an extra descriptor; empty at end of file.
     Extra(Frame),
     /// A watched descriptor is ready.
     Ready,

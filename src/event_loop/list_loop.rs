@@ -1,8 +1,9 @@
-//! The loop of one list.
+//! The event loop of one list.
 //!
-//! It is driven by [`EventLoop::step`]: each step takes what is there, under the loop's lock, and returns an event, or
-//! something that is to be done without the lock before the next step, or what to wait for. A call of the program begins
-//! with [`Input::Begin`]; a further event of the same call is asked for with [`Input::More`].
+//! [`EventLoop::step`] drives the loop. Each step runs under the loop's lock, and returns an event, or
+//! something that the caller has to do without the lock before the next step, or what to wait for. A call of
+//! the program begins with [`Input::Begin`]; further events of the same call are asked for by
+//! [`Input::More`].
 
 #![forbid(unsafe_code)]
 
@@ -40,46 +41,46 @@ mod turn;
 
 pub use self::quick::Served;
 
-/// The loop of one list.
+/// The event loop of one list. All of it is accessed under the lock of the loop's part (`loops.rs`).
 pub struct EventLoop {
     registry: Registry,
     upkeep: Upkeep,
     receiver: Receiver,
-    /// Which signals its member reads that reads signals.
+    /// Which signals the member of kind `Signals` reads.
     signals: Signals,
-    /// The connection whose end was reported last, until the program calls again.
+    /// The connection whose end was reported last, until the next call of the program.
     ended: Option<Ended>,
-    /// The slots of members whose numbers were verified for an event of this call: a call that reports many events does so
-    /// once for each member.
+    /// The slots of members with the flag VERIFIED: a call that reports many events verifies each member
+    /// once.
     verified: Vec<u32>,
     /// The watched descriptors that this call has reported.
-    shown: Vec<RawFd>,
-    /// Whether an event was reported in this call.
+    reported_watched: Vec<RawFd>,
+    /// Whether this call has reported an event already, and asks for more.
     is_batch: bool,
-    /// Whether a thread waits for the set.
+    /// Whether a thread waits for this loop.
     is_waiting: bool,
-    /// How long writers may wait for its members.
+    /// How long writers may wait for the loop's members.
     pub allowance: Allowance,
-    /// Whether something could not be sent, and nothing will report when it can.
+    /// Whether some bytes could not be sent, and nothing will report when they can.
     is_stalled: bool,
-    /// Whether nothing of the program runs until this call returns, but handlers that end it: signals are blocked. (Other threads
-    /// aside.)
+    /// Whether the program runs nothing until this call returns, except handlers that end its wait: signals
+    /// are blocked. (This does not include other threads.)
     is_undisturbed: bool,
 }
 
-/// A connection whose end was reported.
+/// What is kept of a connection whose end was reported.
 pub struct Ended {
     addr: usize,
     fd: RawFd,
-    /// Why it has ended.
+    /// Why the connection has ended.
     pub reason: Reason,
     /// The program's pointer.
     pub data: Option<UserData>,
-    /// Its number is not used again until the program calls again.
+    /// Keeps the number in use until the program calls again.
     held: Option<KeptFd>,
 }
 
-/// How many there are.
+/// How many `Ended` exist.
 static ENDED: AtomicUsize = AtomicUsize::new(0);
 
 impl Ended {
@@ -88,14 +89,14 @@ impl Ended {
         Self { addr, fd, reason, data, held }
     }
 
-    /// Whether there is one in any list.
+    /// Whether any list keeps an ended connection.
     pub fn is_any() -> bool {
         ENDED.load(Ordering::Relaxed) > 0
     }
 
-    /// Whether it is that of the structure at this address, or of a copy of it.
+    /// Whether this is the connection of the structure at this address, or of a copy of the structure.
     pub fn is(&self, addr: usize, fd: RawFd) -> bool {
-        // A number that is held is nobody else's.
+        // While the number is held, no other connection has it.
         self.fd == fd && (self.addr == addr || self.held.is_some())
     }
 }
@@ -106,12 +107,12 @@ impl Drop for Ended {
     }
 }
 
-fn nobody() -> Error {
+fn no_member() -> Error {
     Error::argument(Code::IPC_ERROR_WAIT_EVENT__NO_CLIENTS_PARAM)
 }
 
 impl EventLoop {
-    /// The loop of the list at this address.
+    /// A loop for the list at this address.
     pub fn new(list: usize) -> Self {
         Self {
             registry: Registry::new(list),
@@ -120,7 +121,7 @@ impl EventLoop {
             signals: Signals::default(),
             ended: None,
             verified: Vec::new(),
-            shown: Vec::new(),
+            reported_watched: Vec::new(),
             is_batch: false,
             is_waiting: false,
             allowance: Allowance::default(),
@@ -129,28 +130,28 @@ impl EventLoop {
         }
     }
 
-    /// Whether it may be removed.
+    /// Whether the loop may be removed.
     pub fn is_unused(&self) -> bool {
-        // Another thread may wait for the set, which must not become another file under it.
+        // Another thread may wait for the set, whose number must not become another file's meanwhile.
         self.registry.members.is_empty()
             && !self.registry.has_event_fd()
             && !self.is_waiting
             && self.ended.is_none()
     }
 
-    /// Gives back what it does not need: the set, if there is nothing to watch.
+    /// Drops the set, if there is nothing to watch.
     pub fn shrink(&mut self) {
         if self.registry.members.is_empty() && !self.registry.has_event_fd() && !self.is_waiting {
             self.registry.drop_set();
         }
     }
 
-    /// Memory of connections that were closed, to be dropped where no lock is held.
+    /// The memory of closed connections, to be dropped when no lock is held.
     pub fn take_discarded(&mut self) -> Vec<Memory> {
         std::mem::take(&mut self.registry.discarded)
     }
 
-    /// Shows other event loops whether something is left to report.
+    /// Makes the event descriptor show whether something is left to report.
     pub fn update_event_fd(&mut self, guard: &EntryGuard) {
         self.registry.update_event_fd(guard);
     }
@@ -175,7 +176,7 @@ impl EventLoop {
             }
             Input::Blocked => {
                 self.is_undisturbed = true;
-                self.forget_verified();
+                self.clear_verified();
                 None
             }
             Input::More => {
@@ -183,17 +184,17 @@ impl EventLoop {
                 None
             }
             Input::Accepted(client, fd, prepared, shapes) => {
-                self.registry.forget_lost_set();
+                self.registry.drop_lost_set();
                 self.note_shape(shapes);
-                self.accepted(guard, list, client, fd, prepared)
+                self.add_client(guard, list, client, fd, prepared)
             }
             Input::NotAccepted(errno, shapes) => {
-                self.registry.forget_lost_set();
+                self.registry.drop_lost_set();
                 self.note_shape(shapes);
-                self.not_accepted(guard, errno).map_or(Ok(None), Err)?
+                self.note_not_accepted(guard, errno).map_or(Ok(None), Err)?
             }
             Input::Read(token, read) => {
-                self.registry.forget_lost_set();
+                self.registry.drop_lost_set();
                 self.finish_read(guard, list, token, read)?.map(Step::Event)
             }
         };
@@ -211,20 +212,20 @@ impl EventLoop {
             return Ok(Step::Nothing);
         }
         if !self.can_happen() {
-            // Before saying that no event can happen: all of the list, as it is now.
+            // Before the error that no event can happen: the whole list is checked as it is now.
             self.upkeep.sync(guard, &mut self.registry, list)?;
             self.upkeep.check_all(guard, &mut self.registry, list)?;
             if let Some(step) = self.serve(guard, list)? {
                 return Ok(step);
             }
             if !self.can_happen() {
-                return Err(nobody());
+                return Err(no_member());
             }
         }
         self.wait_for(list, is_idle).map(Step::Wait)
     }
 
-    /// The program has called: what has it changed meanwhile?
+    /// A call of the program begins: looks for changes that the program has made since the last call.
     fn begin<L: List>(
         &mut self,
         guard: &EntryGuard,
@@ -235,14 +236,14 @@ impl EventLoop {
     ) -> Result<(), Error> {
         self.ended = None;
         if self.note_call(list, listener, may_wait, most) {
-            // The set is looked at before the wait.
+            // The set is verified before the wait.
             return Ok(());
         }
         let services = endpoint::opened();
-        self.registry.forget_lost_set();
+        self.registry.drop_lost_set();
         let is_other = self.registry.set_listener(guard, listener)?;
         if self.upkeep.seen != list.shape() || is_other {
-            // An entry may have the number of the service, or of the one before.
+            // An entry may have the number of this service, or of the former one.
             self.upkeep.sync(guard, &mut self.registry, list)?;
         }
         self.registry.build(guard)?;
@@ -259,11 +260,12 @@ impl EventLoop {
         }
     }
 
-    /// A call begins. Whether nothing is left to report, and the program seems to have changed nothing.
+    /// Resets what belongs to one call. Returns whether nothing is left to report and the list seems
+    /// unchanged.
     fn note_call<L: List>(&mut self, list: &L, listener: Option<RawFd>, may_wait: bool, most: usize) -> bool {
         (self.is_batch, self.is_waiting, self.is_undisturbed) = (false, false, false);
-        self.shown.clear();
-        self.forget_verified();
+        self.reported_watched.clear();
+        self.clear_verified();
         self.registry.turns.begin(most);
         self.upkeep.scan.begin(may_wait);
         let turns = &self.registry.turns;
@@ -273,7 +275,8 @@ impl EventLoop {
             && !self.upkeep.scan.is_overdue()
     }
 
-    /// Whether the program has changed neither the array nor its size, nor the service, since the list was last looked through.
+    /// Whether array, size and service are those of the last check. Changes within the array are not seen
+    /// here.
     fn seems_unchanged<L: List>(&self, list: &L, listener: Option<RawFd>) -> bool {
         self.upkeep.seen == list.shape()
             && !self.upkeep.is_unchecked
@@ -281,12 +284,13 @@ impl EventLoop {
             && self.upkeep.services == endpoint::opened()
     }
 
-    /// The kernel is asked, and the clock, unless it has said which members are ready; whether there was nothing.
+    /// A wait has ended. Queues the members that it has found ready; if it has found the set, the clock or
+    /// nothing, asks the kernel. Returns whether the kernel had nothing to report.
     fn wake_up<L: List>(&mut self, guard: &EntryGuard, list: &L, ready: Few) -> Result<bool, Error> {
         self.is_waiting = false;
         let ready = ready.as_slice();
         if !self.is_undisturbed || ready.is_empty() {
-            self.forget_verified();
+            self.clear_verified();
         }
         let poller = self.registry.poller_mut();
         let (set, clock) = poller.as_ref().map_or((-1, None), |poller| (poller.fd(), poller.clock()));
@@ -299,15 +303,16 @@ impl EventLoop {
             self.registry.turns.begin_round();
             return Ok(false);
         }
-        self.registry.forget_lost_set();
+        self.registry.drop_lost_set();
         if (has_clock || ready.is_empty()) && !self.registry.has_clock() {
-            // The program has closed the clock alone.
+            // The program has closed the clock, but not the set.
             self.registry.drop_set();
         }
         self.ask_the_kernel(guard, list)
     }
 
-    /// Asks the kernel which members are ready, and does what else it has reported; whether there was nothing.
+    /// Asks the kernel which members are ready, and does the periodic work if it is due. Returns whether the
+    /// kernel had nothing to report.
     fn ask_the_kernel<L: List>(&mut self, guard: &EntryGuard, list: &L) -> Result<bool, Error> {
         self.registry.build(guard)?;
         let collected = self.collect()?;
@@ -317,25 +322,26 @@ impl EventLoop {
             self.registry.build(guard)?;
         }
         if collected.has_ticked {
-            self.look_after(guard, list)?;
+            self.do_periodic_work(guard, list)?;
         }
         Ok(!collected.is_something)
     }
 
-    /// Asks the kernel, and notes which members are ready: a round begins.
+    /// Asks the kernel, and queues the members that are ready: a round begins.
     fn collect(&mut self) -> Result<Collected, Error> {
         let mut room = [const { MaybeUninit::uninit() }; BATCH];
-        // A program that always finds something does not wait, and is looked after all the same.
+        // The clock is set here, too: a program that always finds events never waits, and its list must still
+        // be checked.
         self.tick();
         match self.registry.poller_ref().map(|poller| poller.ready(&mut room)) {
-            Some(Ok(brought)) => Ok(self.registry.collect(brought)),
+            Some(Ok(reports)) => Ok(self.registry.collect(reports)),
             Some(Err(errno)) => Err(failed(errno)),
             None => Ok(Collected::default()),
         }
     }
 
-    /// What is to be done from time to time.
-    fn look_after<L: List>(&mut self, guard: &EntryGuard, list: &L) -> Result<(), Error> {
+    /// The periodic work.
+    fn do_periodic_work<L: List>(&mut self, guard: &EntryGuard, list: &L) -> Result<(), Error> {
         if self.registry.pause.is_over() {
             self.resume_accepting(guard);
         }
@@ -347,7 +353,7 @@ impl EventLoop {
         }
     }
 
-    /// Whether anything can happen at all.
+    /// Whether any event can ever happen.
     fn can_happen(&self) -> bool {
         let members = &self.registry.members;
         let lives =
@@ -355,7 +361,7 @@ impl EventLoop {
         members.listener().is_some() || members.slots().any(|(_, member)| lives(member))
     }
 
-    /// How long a wait may take until something is to be looked after.
+    /// Sets the clock for the next periodic work; returns in how many milliseconds that is.
     fn tick(&mut self) -> u32 {
         let mut pause = if self.is_stalled { PART_PAUSE } else { self.upkeep.scan.pause() };
         if self.registry.pause.is_on() {
@@ -365,14 +371,15 @@ impl EventLoop {
         self.registry.poller_mut().map_or(pause, |poller| poller.tick_in(pause, for_others))
     }
 
-    /// Nothing is there: what to wait for.
+    /// What to wait for, when no event is there.
     fn wait_for<L: List>(&mut self, list: &L, is_idle: bool) -> Result<WaitFor, Error> {
         self.wait_on(list, is_idle).ok_or(failed(Errno::EBADF))
     }
 
-    /// What to wait for: the members, if they are few, or the set; the clock, by which another thread wakes this one, if there may
-    /// be any; and the time when something is to be looked after. There is no such time if the descriptors are the members, all as
-    /// they were registered, and no other thread could change that: a signal handler ends the wait.
+    /// What to wait for: the members, if they are few, or else the set; also the clock, by which other
+    /// threads wake this one, if there are other threads; and a timeout until the next periodic work. No
+    /// timeout is needed if the members themselves are polled, all verified, and there is no other thread
+    /// that could change them: a signal handler ends the wait.
     fn wait_on<L: List>(&mut self, list: &L, is_idle: bool) -> Option<WaitFor> {
         let looks = self.registry.members.count() / BATCH + 1;
         self.is_waiting = true;
@@ -382,24 +389,24 @@ impl EventLoop {
                 if self.is_undisturbed {
                     self.note_all_verified();
                 }
-                return Some(WaitFor { fds, clock: None, limit: None, is_idle, looks });
+                return Some(WaitFor { fds, clock: None, timeout: None, is_idle, looks });
             }
         }
         let poller = self.registry.poller_ref()?;
         let mut fds = self.few_members().unwrap_or(Few::one(poller.fd()));
         let clock = poller.clock().filter(|_| !is_alone);
         clock.into_iter().for_each(|clock| _ = fds.push(clock));
-        Some(WaitFor { fds, clock, limit: Some(self.tick()), is_idle, looks })
+        Some(WaitFor { fds, clock, timeout: Some(self.tick()), is_idle, looks })
     }
 
-    /// Whether the members are polled themselves: to wait for a few takes half of the time that it takes to wait for the set. With
-    /// them are the service, the clock, and what leaves in the background.
+    /// Whether the members themselves are polled: waiting for a few members takes half the time of waiting
+    /// for the set. The service, the clock and the set of background sending are polled along with them.
     fn has_few_members(&self) -> bool {
         let members = &self.registry.members;
         members.count() + 3 <= FEW && !members.is_empty() && !self.registry.pause.is_on()
     }
 
-    /// The few members, if poll(2) reports each as the set does.
+    /// The few members, if poll(2) reports each of them as the set does.
     fn few_members(&self) -> Option<Few> {
         if !self.has_few_members() {
             return None;
@@ -410,7 +417,7 @@ impl EventLoop {
         all.all(|member| is_pollable(member) && fds.push(member.fd)).then_some(fds)
     }
 
-    /// The same, if the list is as the mirror, and each number, the service's, too, still is the file that was registered.
+    /// The same, but only if the mirror equals the list and each number, also the service's, was verified.
     fn registered_members<L: List>(&self, list: &L) -> Option<Few> {
         let members = &self.registry.members;
         let (_, size) = list.shape();
@@ -440,13 +447,15 @@ impl EventLoop {
         self.is_waiting = false;
     }
 
-    /// Gives turns to members that are ready until one has something to report; none when no member is left.
+    /// Lets ready members take turns until one has something to report; `None` if no member is ready any
+    /// more.
     fn serve<L: List>(&mut self, guard: &EntryGuard, list: &mut L) -> Result<Option<Step<L::Origin>>, Error> {
         self.registry.build(guard)?;
         loop {
             if self.registry.turns.has_ends() {
                 if self.is_batch {
-                    // Its number would be free for another one before the program has seen what came before it.
+                    // The ended connection's number would be free before the program has seen the events
+                    // reported before.
                     return Ok(None);
                 }
                 if let Some(step) = self.report_end(guard, list)? {
@@ -467,7 +476,8 @@ impl EventLoop {
         }
     }
 
-    /// The connection whose end is reported was closed; its number is held until the program calls again.
+    /// The connection whose end is reported was closed; `held` keeps its number in use until the program
+    /// calls again.
     pub fn hold(&mut self, held: Option<KeptFd>) {
         if let Some(ended) = &mut self.ended {
             ended.held = held;
@@ -479,7 +489,7 @@ impl EventLoop {
         self.ended.as_ref()
     }
 
-    /// Has another try at what could not be sent for want of something that nothing reports.
+    /// Tries again to send what could not be sent for a reason whose end is not reported.
     fn retry_output(&mut self, guard: &EntryGuard) {
         if std::mem::take(&mut self.is_stalled) {
             let mut stalled = Vec::new();
@@ -497,7 +507,8 @@ impl EventLoop {
     }
 }
 
-/// Whether poll(2) for input reports the member as the set does: a connection to which nothing is queued, or a service.
+/// Whether poll(2) for input reports the member as the set does: a connection without queued bytes, or a
+/// service.
 fn is_pollable(member: &Member) -> bool {
     member.state == State::Open
         && matches!(member.kind, Kind::Connection | Kind::Listener)

@@ -1,6 +1,7 @@
-//! The loops of all lists of the process, by the address of the list, and what the rest of the library asks of them.
+//! The loops of all lists of the process, by the address of the list, and what other modules ask of them.
 //!
-//! A connection is in one list, and the table of descriptors knows in which.
+//! A connection is in one list; the table of descriptors knows in which. The loops are divided into parts,
+//! each with a lock, which is taken before those of the table of descriptors.
 
 #![forbid(unsafe_code)]
 
@@ -26,7 +27,7 @@ type Loops = NumberMap<usize, EventLoop>;
 
 static LOOPS: Shards<Loops, PARTS> = Shards([const { Part::new(empty_map()) }; PARTS]);
 
-/// Lists lie at addresses of at least eight bytes' distance.
+/// The addresses of two lists differ by at least eight.
 fn part(list: usize) -> usize {
     list >> 3
 }
@@ -34,18 +35,18 @@ fn part(list: usize) -> usize {
 /// All loops, locked for a fork.
 pub type Frozen = [Shard<'static, Loops>; PARTS];
 
-/// Locks the loops of all lists.
+/// Locks the loops of all lists for a fork.
 pub fn freeze() -> Frozen {
     LOOPS.freeze()
 }
 
-/// At the end of the process: gives back the table's memory, if nothing is in it.
+/// At exit: frees the table's memory, if no loop is left.
 pub fn release(guard: &EntryGuard) {
     LOOPS.for_each(guard, release_map);
 }
 
-/// Acts on the loop of a list, made if there is none yet. What is of no use any more is removed; it and the memory of
-/// closed connections are dropped without the lock.
+/// Calls `act` with the loop of a list, made if there is none yet. A loop that is no longer of use is
+/// removed; the loop and the memory of closed connections are dropped after the lock.
 pub fn with_loop<R>(
     guard: &EntryGuard,
     list: usize,
@@ -66,8 +67,9 @@ pub fn with_loop<R>(
     result
 }
 
-/// Acts on the loop of a list, if there is one, in a way that leaves nothing to show or to give back.
-pub fn quickly<R>(
+/// Calls `act` with the loop of a list, if there is one. `act` must leave nothing to drop, and no change for
+/// the event descriptor.
+pub fn with_loop_quickly<R>(
     guard: &EntryGuard,
     list: usize,
     act: impl FnOnce(&mut EventLoop) -> Option<R>,
@@ -75,7 +77,7 @@ pub fn quickly<R>(
     LOOPS.lock(guard, part(list)).get_mut(&list).and_then(act)
 }
 
-/// [`with_loop`], if there is one.
+/// Like [`with_loop`], but only if there is a loop.
 fn with_existing<R>(guard: &EntryGuard, list: usize, act: impl FnOnce(&mut EventLoop) -> R) -> Option<R> {
     let mut shard = LOOPS.lock(guard, part(list));
     let event_loop = shard.get_mut(&list)?;
@@ -89,9 +91,9 @@ fn with_existing<R>(guard: &EntryGuard, list: usize, act: impl FnOnce(&mut Event
     Some(result)
 }
 
-/// Acts on the loop that has the connection, and the slot of it there.
+/// Calls `act` with the loop that has the connection, and the connection's slot.
 fn with_member(guard: &EntryGuard, fd: RawFd, act: impl FnOnce(&mut EventLoop, u32)) {
-    let list = table::lock_known(guard, fd).list();
+    let list = table::lock_unverified(guard, fd).list();
     if let Some(list) = list {
         with_existing(guard, list, |event_loop| {
             if let Some(slot) = event_loop.slot_of(fd) {
@@ -103,29 +105,36 @@ fn with_member(guard: &EntryGuard, fd: RawFd, act: impl FnOnce(&mut EventLoop, u
 
 /// The program has added an entry to its list, at this index.
 ///
-/// `before` is what [`List::shape`] was before, `kind` what the entry is: the list cannot tell all of them apart.
-pub fn added<L: List>(
+/// `before` is the result of [`List::shape`] before that. `kind` is the entry's true kind: the list shows
+/// some kinds as the same.
+pub fn note_added<L: List>(
     guard: &EntryGuard,
     list: &L,
     before: (usize, usize),
     index: usize,
     kind: Kind,
 ) -> Result<(), Error> {
-    with_loop(guard, list.key(), |event_loop| event_loop.added(guard, list, before, index, kind))
+    with_loop(guard, list.key(), |event_loop| event_loop.note_added(guard, list, before, index, kind))
 }
 
-/// The program has taken an entry out of its list, by [`List::remove`] at this index; `before` is what [`List::shape`]
-/// was, `addr` the address of the structure.
-pub fn removed<L: List>(guard: &EntryGuard, list: &L, before: (usize, usize), addr: usize, index: usize) {
-    with_existing(guard, list.key(), |event_loop| event_loop.removed(guard, list, before, addr, index));
+/// The program has removed an entry from its list, by [`List::remove_entry`] at this index. `before` is the
+/// result of [`List::shape`] before that, `addr` the address of the structure.
+pub fn note_removed<L: List>(
+    guard: &EntryGuard,
+    list: &L,
+    before: (usize, usize),
+    addr: usize,
+    index: usize,
+) {
+    with_existing(guard, list.key(), |event_loop| event_loop.note_removed(guard, list, before, addr, index));
 }
 
-/// What [`EventLoop::status`] says; nothing of a list that has no loop.
+/// The result of [`EventLoop::status`]; zeros for a list without a loop.
 pub fn status(guard: &EntryGuard, list: usize) -> (usize, u64, bool) {
     LOOPS.lock(guard, part(list)).get(&list).map(EventLoop::status).unwrap_or_default()
 }
 
-/// The descriptor from which the list reads signals, if there is one, and which these are.
+/// The descriptor from which the list reads signals, if there is one, and which signals these are.
 pub fn signals(guard: &EntryGuard, list: usize) -> Option<(RawFd, Signals)> {
     LOOPS.lock(guard, part(list)).get_mut(&list)?.signals()
 }
@@ -137,25 +146,25 @@ pub fn note_signals(guard: &EntryGuard, list: usize, signals: Signals) {
     }
 }
 
-/// Whether the number is that of a timer in the list.
+/// Whether the number is a timer in the list.
 pub fn is_timer(guard: &EntryGuard, list: usize, fd: RawFd) -> bool {
     LOOPS.lock(guard, part(list)).get_mut(&list).is_some_and(|event_loop| event_loop.is_timer(fd))
 }
 
-/// The list is no more.
-pub fn freed(guard: &EntryGuard, list: usize) {
+/// The program has freed the list.
+pub fn note_freed(guard: &EntryGuard, list: usize) {
     let event_loop = LOOPS.lock(guard, part(list)).remove(&list);
     if let Some(mut event_loop) = event_loop {
-        event_loop.leave(guard);
+        event_loop.note_freed(guard);
     }
 }
 
-/// The wait of a list's loop is over without a further step.
+/// The wait of a list's loop has ended, and no step follows.
 pub fn stop_waiting(guard: &EntryGuard, list: usize) {
     with_existing(guard, list, EventLoop::stop_waiting);
 }
 
-/// The connection whose end a list's loop reports was closed: its number is held.
+/// The connection whose end the list reports was closed; `held` keeps its number in use.
 pub fn hold(guard: &EntryGuard, list: usize, held: Option<KeptFd>) {
     let mut shard = LOOPS.lock(guard, part(list));
     if let Some(event_loop) = shard.get_mut(&list) {
@@ -163,20 +172,22 @@ pub fn hold(guard: &EntryGuard, list: usize, held: Option<KeptFd>) {
     }
 }
 
-/// The program ends a connection of this list: none if the list does not have it. Which member it was.
-pub fn ending(guard: &EntryGuard, list: usize, fd: RawFd) -> Result<Option<Token>, OutOfMemory> {
-    with_existing(guard, list, |event_loop| event_loop.ending(guard, fd)).unwrap_or(Ok(None))
+/// The program ends a connection of this list: the member is closed. Returns its token; `None` if the list
+/// does not have the connection.
+pub fn mark_ended(guard: &EntryGuard, list: usize, fd: RawFd) -> Result<Option<Token>, OutOfMemory> {
+    with_existing(guard, list, |event_loop| event_loop.mark_ended(guard, fd)).unwrap_or(Ok(None))
 }
 
-/// The number of a connection that the program has ended is held until its end was reported.
+/// A connection that the program has ended was closed; `held` keeps its number in use until its end was
+/// reported.
 pub fn hold_member(guard: &EntryGuard, list: usize, token: Token, held: Option<KeptFd>) {
     if let Some(event_loop) = LOOPS.lock(guard, part(list)).get_mut(&list) {
         event_loop.hold_member(token, held);
     }
 }
 
-/// Looks at what is left of the connection of the structure at this address, with this number, if it is the one whose end a list
-/// has reported last.
+/// Calls `look` with what is kept of a connection whose end a list has reported last, if its structure has
+/// this address and its descriptor had this number.
 pub fn find_ended<R>(guard: &EntryGuard, addr: usize, fd: RawFd, look: impl Fn(&Ended) -> R) -> Option<R> {
     if !Ended::is_any() {
         return None;
@@ -191,27 +202,27 @@ pub fn find_ended<R>(guard: &EntryGuard, addr: usize, fd: RawFd, look: impl Fn(&
 
 /// Why the connection with this number is about to end, if a list has it.
 pub fn reason(guard: &EntryGuard, fd: RawFd) -> Option<Reason> {
-    let list = table::lock(guard, fd).list()?;
+    let list = table::lock_verified(guard, fd).list()?;
     LOOPS.lock(guard, part(list)).get(&list)?.reason(fd)
 }
 
-/// A descriptor is about to be closed by the library, at the program's word.
-pub fn closing(guard: &EntryGuard, fd: RawFd) {
-    with_member(guard, fd, |event_loop, slot| event_loop.closing(guard, slot));
+/// The library is about to close this descriptor, because the program asked for it.
+pub fn note_closing(guard: &EntryGuard, fd: RawFd) {
+    with_member(guard, fd, |event_loop, slot| event_loop.note_closing(guard, slot));
 }
 
-/// Has the list that has the connection look at what is in memory of it: the kernel may have nothing more.
+/// Has the connection's list look at the bytes in memory: the kernel may have nothing more to report.
 pub fn note_input(guard: &EntryGuard, fd: RawFd) {
     with_member(guard, fd, |event_loop, slot| event_loop.note_input(slot));
 }
 
-/// Has the list that has the connection look at what is queued for it: the end of one whose peer sends no more waits until
-/// that is sent, and epoll reports only when the kernel has much room.
+/// The queue of the connection is empty. If its peer sends no more, the list reports the end only then, and
+/// epoll would report only when the kernel has much room.
 pub fn note_sent(guard: &EntryGuard, fd: RawFd) {
     with_member(guard, fd, |event_loop, slot| event_loop.note_sent(slot));
 }
 
-/// Has the list that has the connection send what is queued for it.
+/// Has the connection's list send the queued bytes.
 pub fn watch_output(guard: &EntryGuard, fd: RawFd) {
     with_member(guard, fd, |event_loop, slot| event_loop.watch_output(slot));
 }
@@ -222,7 +233,8 @@ pub fn allowance(guard: &EntryGuard, list: usize) -> i32 {
     shard.get_mut(&list).map_or(0, |event_loop| event_loop.allowance.left(deadline::now()))
 }
 
-/// A writer has waited for a peer of the list, since this time; whether the peer has taken bytes.
+/// A writer has waited for a peer of the list since this time; `has_taken` says whether the peer has taken
+/// bytes.
 pub fn note_waited(guard: &EntryGuard, list: usize, since: i64, has_taken: bool) {
     let mut shard = LOOPS.lock(guard, part(list));
     if let Some(event_loop) = shard.get_mut(&list) {
@@ -230,15 +242,15 @@ pub fn note_waited(guard: &EntryGuard, list: usize, since: i64, has_taken: bool)
     }
 }
 
-/// What a writer to the connection waits for while it is held back: that the connection takes bytes, or that something else
-/// in the list waits to be served. None if something does.
+/// What a writer that is held back waits for: that its connection takes bytes, or that another member of the
+/// list is ready. `None` if another member is ready already.
 pub fn others(guard: &EntryGuard, list: usize, fd: RawFd) -> Option<PollSet> {
     let shard = LOOPS.lock(guard, part(list));
     shard.get(&list)?.others(guard, fd)
 }
 
-/// Something leaves in the background from now on: those that wait are to wait for that, too.
-pub fn background_began(guard: &EntryGuard) {
+/// Something is sent in the background from now on: threads that wait have to wait for that set, too.
+pub fn note_background_began(guard: &EntryGuard) {
     LOOPS.for_each(guard, |loops| {
         for event_loop in loops.values_mut() {
             event_loop.update_event_fd(guard);
@@ -247,7 +259,7 @@ pub fn background_began(guard: &EntryGuard) {
     });
 }
 
-/// A descriptor that is readable while a wait for the list would not wait.
+/// A descriptor that is readable whenever a wait for the list would return at once.
 pub fn event_fd<L: List>(guard: &EntryGuard, list: &L, listener: Option<RawFd>) -> Result<RawFd, Error> {
     with_loop(guard, list.key(), |event_loop| event_loop.make_event_fd(guard, list, listener))
 }

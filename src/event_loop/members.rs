@@ -1,20 +1,21 @@
 //! The loop's mirror of the program's list.
 //!
-//! A member exists as long as its entry stands in the list, and knows where. Members lie in a slab; they are found by
-//! the entry's place in the list, and by the descriptor if they hold its number. The service's socket is the member
-//! of slot 0, though it stands in no list.
+//! A member exists as long as its entry is in the list, and knows the entry's place. Members lie in a slab;
+//! they are found by the entry's place in the list, and by descriptor if they hold the number. The service's
+//! socket is the member of slot 0, though it is in no list.
 //!
 //! ```text
-//! an entry is added ──► Waiting ──registered──► Open ──the peer ends──► Draining ──all is sent──► (closed, reported)
-//! a client is accepted ──► Accepted ──reported──► Open ──error reported──► Broken ──────────────► (closed, reported)
-//!                                     Open (extra) ──end reported──► AtEof
-//! any of these, when its number is found to be another file's ──► Closed
+//! an entry is added ──► Waiting ──registered──► Open ──peer sends no more──► Draining ──all sent──► (end reported)
+//! a client is accepted ──► Accepted ──reported──► Open ──error reported──► Broken ─────────────► (end reported)
+//!                                     Open (extra) ──end of file reported──► AtEof
+//! any of these, when the number is found to be another file's ──► Closed
 //! ```
 //!
-//! A closed member whose coming was reported takes its turn once more, for its end. One that the program added itself
-//! stays until the program takes it out, or until the library gives out the number again.
+//! A closed member that the program knows of (REPORTED) takes one more turn, for its DISCONNECTION. A closed
+//! member that the program added itself stays until the program removes the entry, or until the library gives
+//! out the number again.
 //!
-//! Nothing here asks the kernel: whether a number still is the file that was registered is the caller's to say.
+//! Nothing here asks the kernel: the caller decides whether a number still is the file that was registered.
 
 #![forbid(unsafe_code)]
 
@@ -35,81 +36,81 @@ pub const LISTENER: u32 = 0;
 /// No slot, and no place in the list.
 const NONE: u32 = u32::MAX;
 
-/// What a member is about to do. The head of the file has what leads where.
+/// What a member is about to do. The text at the head of this file shows which state follows which.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum State {
     /// Not registered: there is no set yet, or another member holds the number.
     Waiting,
-    /// Its coming is to be reported.
+    /// The CONNECTION event is to be reported.
     Accepted,
-    /// As it should be.
+    /// In use: events of its descriptor are reported.
     Open,
-    /// An error was reported; the end follows.
+    /// An ERROR was reported; the DISCONNECTION follows.
     Broken,
-    /// The peer sends no more; what is queued for it is sent before the end.
+    /// The peer sends no more; the queued bytes are sent before the DISCONNECTION is reported.
     Draining,
-    /// An extra descriptor whose end was reported.
+    /// An extra descriptor whose end of file was reported.
     AtEof,
-    /// The number is that of another file, or of none.
+    /// The number is another file's by now, or none.
     Closed,
-    /// No member: the slot is free.
+    /// The slot is free: there is no member.
     Vacant,
 }
 
-/// Why a connection has ended, or is about to.
+/// Why a connection has ended or is about to end.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Reason {
-    /// It has not.
+    /// The connection has not ended.
     None,
-    /// The peer has closed it, between two messages.
+    /// The peer has closed the connection between two messages.
     Ended,
-    /// The peer has closed it amid a message.
+    /// The peer has closed the connection in the middle of a message.
     Cut,
-    /// The peer has closed it without having read all, or the kernel says that it failed.
+    /// The peer has closed the connection without reading all bytes, or the kernel has reported a failure.
     Reset,
     /// The peer has announced a longer message than it may send.
     TooLong,
-    /// This program has closed it.
+    /// This program has closed the connection.
     Closed,
 }
 
 /// One entry of the list, or the service's socket.
 #[derive(Clone, Copy, Debug)]
 pub struct Member {
-    /// The address of its structure.
+    /// The address of the structure.
     pub addr: usize,
-    /// Which socket it was when it was registered; none for what is no connection.
+    /// The socket's cookie at registration; none if this is no connection.
     pub cookie: Cookie,
-    /// Its descriptor.
+    /// The descriptor.
     pub fd: RawFd,
-    /// Where in the list it stands; of a vacant slot, the next one.
+    /// The place in the list; in a vacant slot, the next vacant slot.
     index: u32,
-    /// Which registration of this slot it is; of a closed member, how often the library had given out its number.
+    /// The number of this registration; in a closed member, how often the library had given out its number.
     pub registration: u32,
-    /// What it is about to do.
+    /// What the member is about to do.
     pub state: State,
-    /// What is to be done when it is ready.
+    /// What the loop does when the descriptor is ready.
     pub kind: Kind,
-    /// Why it is about to end.
+    /// Why the connection is about to end.
     pub reason: Reason,
     flags: u8,
 }
 
-/// Its coming was reported, or will be: so will be its end.
+/// Flag: the CONNECTION was reported, or will be; so the DISCONNECTION will be reported, too.
 pub const REPORTED: u8 = 1;
-/// Epoll is to report when more can be sent.
+/// Flag: epoll has to report when the member can send.
 pub const SENDING: u8 = 2;
-/// Epoll cannot watch it (a regular file): it is ready at all times.
+/// Flag: epoll cannot watch the file (a regular file), which is ready at all times.
 pub const ALWAYS_READY: u8 = 4;
-/// Its slot stands in the ready queue. That stays so for the next member of the slot: only [`Members::unqueue`] ends it.
+/// Flag: the slot is in the queue of ready members. The next member of the slot keeps the flag; only [`Members::unqueue`] clears it.
 pub const QUEUED: u8 = 8;
-/// Why it stands there.
+/// Flag: the member is queued because its descriptor is readable.
 pub const READABLE: u8 = 16;
-/// Why it stands there.
+/// Flag: the member is queued because its descriptor is writable.
 pub const WRITABLE: u8 = 32;
-/// Its number was verified in this call of the program.
+/// Flag: the number was verified in this call of the program.
 pub const VERIFIED: u8 = 128;
-/// The table of descriptors knows that this list has it, and which socket it is.
+/// Flag: the table of descriptors has noted that this list has the connection, and the socket's cookie.
 pub const NOTED: u8 = 64;
 
 impl Member {
@@ -128,14 +129,14 @@ impl Member {
         }
     }
 
-    /// Another member takes the slot, which stays in the ready queue if it is there.
+    /// Puts another member into the slot, which stays in the ready queue if it is there.
     fn replace_with(&mut self, member: Self) {
         let queued = self.flags & QUEUED;
         *self = member;
         self.flags |= queued;
     }
 
-    /// Whether its end is to be reported, now or once all is sent.
+    /// Whether the member's end has to be reported, now or when all queued bytes are sent.
     pub fn has_end(&self) -> bool {
         match self.state {
             State::Broken | State::Draining => true,
@@ -149,32 +150,33 @@ impl Member {
         self.index as usize
     }
 
-    /// Whether all of these are set.
+    /// Whether all of these flags are set.
     pub fn has(&self, flags: u8) -> bool {
         self.flags & flags == flags
     }
 
-    /// Sets or clears these.
+    /// Sets or clears these flags.
     pub fn set(&mut self, flags: u8, on: bool) {
         self.flags = if on { self.flags | flags } else { self.flags & !flags };
     }
 
-    /// Clears these; whether they were set.
+    /// Clears these flags; returns whether all of them were set.
     pub fn take(&mut self, flags: u8) -> bool {
         let had = self.has(flags);
         self.set(flags, false);
         had
     }
 
-    /// Whether it is this entry.
+    /// Whether this is the member of the entry.
     pub fn is(&self, entry: Entry) -> bool {
         (self.addr, self.fd) == (entry.addr, entry.fd) && self.kind.is_alike(entry.kind)
     }
 
-    /// What epoll is to report of it.
+    /// What epoll has to report of the member.
     ///
-    /// An extra descriptor is reported once for each thing that happens: it is read until it is empty, and one that
-    /// cannot be read (a listening socket) must not be reported again and again. A watched one is the program's to read.
+    /// An extra descriptor is watched edge-triggered: the loop reads it until it is empty, and a descriptor
+    /// that cannot be read (a listening socket) must not be reported again and again. A watched descriptor is
+    /// level-triggered: the program reads it.
     pub fn interest(&self) -> EpollFlags {
         let mut interest = match (self.state, self.kind) {
             (State::Draining, _) => EpollFlags::empty(),
@@ -185,13 +187,13 @@ impl Member {
         interest
     }
 
-    /// Whether it holds its number: epoll watches it, or would if it could.
+    /// Whether the member holds its number: epoll watches it, or would if it could.
     pub fn is_registered(&self) -> bool {
         matches!(self.state, State::Accepted | State::Open | State::Broken | State::Draining)
     }
 }
 
-/// Which registration an event of epoll is about.
+/// One registration of a member: a report of epoll, or a turn, belongs to it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Token {
     /// The member's slot.
@@ -200,30 +202,30 @@ pub struct Token {
 }
 
 impl Token {
-    /// The token of this member, which has this slot.
+    /// The token of this member, which is in this slot.
     pub fn of_member(slot: u32, member: &Member) -> Self {
         Self { slot, registration: member.registration }
     }
 
-    /// As epoll keeps it.
+    /// The token as epoll stores it.
     pub fn data(self) -> u64 {
         u64::from(self.registration) << 32 | u64::from(self.slot)
     }
 
-    /// The token of an event.
+    /// The token from epoll's data.
     pub fn of(data: u64) -> Self {
         Self { slot: (data & u64::from(u32::MAX)) as u32, registration: (data >> 32) as u32 }
     }
 }
 
-/// What the program has changed in its list, beside places.
+/// The changes that the program has made in its list, except changes of place.
 #[derive(Debug, Default)]
 pub struct Changes {
-    /// Members whose structure has another descriptor now: which.
+    /// Members whose structure has another descriptor now, with the new entry.
     pub replaced: Vec<(u32, Entry)>,
-    /// Members whose structure is in the list no more: they are removed, and are to be unregistered.
+    /// Members whose structure is no longer in the list; they are removed here, and have to be unregistered.
     pub removed: Vec<(u32, Member)>,
-    /// New members, the last of the list first.
+    /// New members, in reverse order of their places.
     pub added: Vec<u32>,
 }
 
@@ -241,7 +243,7 @@ pub struct Members {
 }
 
 impl Members {
-    /// Nothing but a vacant slot for the service's socket.
+    /// A mirror of an empty list, without a service.
     pub fn new() -> Self {
         Self {
             slab: Vec::new(),
@@ -253,50 +255,50 @@ impl Members {
         }
     }
 
-    /// How many entries there are.
+    /// How many members there are, without the service.
     pub fn count(&self) -> usize {
         self.count
     }
 
-    /// Whether there is neither entry nor service.
+    /// Whether there is neither a member nor a service.
     pub fn is_empty(&self) -> bool {
         self.count == 0 && self.listener().is_none()
     }
 
-    /// Finds the memory for one more.
+    /// Allocates the memory for one more member, and for the service.
     pub fn make_room(&mut self) -> Result<(), OutOfMemory> {
-        // And for that of the service.
+        // The second place is for the service.
         reserve(&mut self.slab, 2)?;
         reserve(&mut self.places, 1)?;
         self.reserve_holders(2)?;
         if self.slab.is_empty() {
-            let nobody = Entry { fd: -1, addr: 0, kind: Kind::Listener };
-            self.slab.push(Member::new(nobody, NONE, State::Vacant));
+            let vacant = Entry { fd: -1, addr: 0, kind: Kind::Listener };
+            self.slab.push(Member::new(vacant, NONE, State::Vacant));
         }
         Ok(())
     }
 
-    /// The member of this slot.
+    /// The member in this slot.
     pub fn get(&self, slot: u32) -> Option<&Member> {
         self.slab.get(slot as usize).filter(|member| member.state != State::Vacant)
     }
 
-    /// The member of this slot.
+    /// The member in this slot.
     pub fn get_mut(&mut self, slot: u32) -> Option<&mut Member> {
         self.slab.get_mut(slot as usize).filter(|member| member.state != State::Vacant)
     }
 
-    /// How many slots there are, the service's and vacant ones, too.
+    /// How many slots there are, including the service's and vacant ones.
     pub fn slab_size(&self) -> u32 {
         u32::try_from(self.slab.len()).unwrap_or(u32::MAX)
     }
 
-    /// The member that a token is of; none if it was registered anew since, or removed.
+    /// The member of a token; `None` if the member was removed or registered anew since.
     pub fn find(&self, token: Token) -> Option<&Member> {
         self.get(token.slot).filter(|member| member.registration == token.registration)
     }
 
-    /// Whether the end of the slot's member is to be reported, now or once all is sent.
+    /// Whether the end of the slot's member has to be reported, now or when all queued bytes are sent.
     pub fn has_end(&self, slot: u32) -> bool {
         self.get(slot).is_some_and(Member::has_end)
     }
@@ -306,7 +308,7 @@ impl Members {
         self.get(LISTENER)
     }
 
-    /// Replaces the service's socket; there is room for it.
+    /// Replaces the service's socket. The memory was allocated before.
     pub fn set_listener(&mut self, fd: Option<RawFd>) {
         self.release(LISTENER);
         let (fd, state) = fd.map_or((-1, State::Vacant), |fd| (fd, State::Waiting));
@@ -315,7 +317,7 @@ impl Members {
         }
     }
 
-    /// All members but the service's socket: their slots.
+    /// All members but the service's socket, with their slots.
     pub fn slots(&self) -> impl Iterator<Item = (u32, &Member)> {
         self.slab
             .iter()
@@ -325,12 +327,12 @@ impl Members {
             .map(|(member, slot)| (slot, member))
     }
 
-    /// The member at this place of the list.
+    /// The slot of the member at this place of the list.
     pub fn at(&self, index: usize) -> Option<u32> {
         self.places.get(index).copied().filter(|slot| *slot != NONE)
     }
 
-    /// The member that holds this number.
+    /// The slot of the member that holds this number.
     pub fn holder(&self, fd: RawFd) -> Option<u32> {
         self.holders.find(fd, |slot| number(&self.slab, slot))
     }
@@ -339,8 +341,8 @@ impl Members {
         self.holders.reserve(more, |slot| number(&self.slab, slot))
     }
 
-    /// Has the member hold its number, with a registration of its own: a turn that it had before is none any more. There
-    /// is room for it.
+    /// Gives the member its number, with a new registration: tokens of earlier registrations find no member
+    /// any more. The memory was allocated before.
     pub fn hold(&mut self, slot: u32) {
         self.registrations = self.registrations.wrapping_add(1);
         let registration = self.registrations;
@@ -353,7 +355,7 @@ impl Members {
         }
     }
 
-    /// The slot stands in the ready queue no more.
+    /// The slot was taken out of the ready queue.
     pub fn unqueue(&mut self, slot: u32) {
         if let Some(member) = self.slab.get_mut(slot as usize) {
             member.take(QUEUED);
@@ -370,7 +372,7 @@ impl Members {
         }
     }
 
-    /// Adds the entry at the end of the list. There is room for it.
+    /// Adds the member of an entry at the end of the list. The memory was allocated before.
     pub fn push(&mut self, entry: Entry, index: usize, state: State) -> u32 {
         let slot = self.insert(entry, index, state);
         self.put(index, slot);
@@ -405,7 +407,7 @@ impl Members {
         }
     }
 
-    /// Frees the slot.
+    /// Frees the slot; returns the member that was in it.
     fn vacate(&mut self, slot: u32) -> Option<Member> {
         self.release(slot);
         let next = self.vacant;
@@ -417,8 +419,8 @@ impl Members {
         Some(was)
     }
 
-    /// The entry at this place was taken out of the list, and the last one has taken its place: the member, which is
-    /// to be unregistered.
+    /// The entry at this place was removed from the list, and the last entry has taken its place. Returns the
+    /// member, which has to be unregistered.
     pub fn swap_remove(&mut self, index: usize) -> Option<Member> {
         if index >= self.places.len() {
             return None;
@@ -430,7 +432,7 @@ impl Members {
         self.vacate(slot)
     }
 
-    /// The member's structure has another descriptor, or is of another kind, from now on.
+    /// The member's structure has another descriptor or kind from now on.
     pub fn rebind(&mut self, slot: u32, entry: Entry, state: State) {
         self.release(slot);
         if let Some(member) = self.get_mut(slot) {
@@ -442,12 +444,12 @@ impl Members {
         }
     }
 
-    /// No member is found by this address from now on.
-    pub fn forget_address(&mut self, addr: usize) {
+    /// From now on no member is found by this address.
+    pub fn clear_address(&mut self, addr: usize) {
         self.slab.iter_mut().filter(|member| member.addr == addr).for_each(|member| member.addr = 0);
     }
 
-    /// Whether the mirror is not as the list is, from these places on.
+    /// Whether the mirror differs from the list in these places.
     pub fn differs<L: List>(&self, list: &L, mut places: std::ops::Range<usize>) -> bool {
         places.any(|index| match (list.entry(index), self.at(index).and_then(|slot| self.get(slot))) {
             (None, None) => false,
@@ -456,18 +458,19 @@ impl Members {
         })
     }
 
-    /// Makes the mirror as the list is. A member is followed by the address of its structure wherever that stands by
-    /// now; or, if that is gone, by its number to a copy of the structure, if `is_it` says that the number still is the
-    /// file that was registered.
+    /// Synchronises the mirror with the list. A member is found again by the address of its structure, at
+    /// whatever place; or, if that address is no longer in the list, by its number in a copy of the
+    /// structure, if `is_same_file` confirms that the number still is the file that was registered.
     pub fn sync<L: List>(
         &mut self,
         list: &L,
-        mut is_it: impl FnMut(&Self, u32) -> bool,
+        mut is_same_file: impl FnMut(&Self, u32) -> bool,
     ) -> Result<Changes, OutOfMemory> {
         let (_, size) = list.shape();
         let mut changes = Changes::default();
         self.make_room()?;
-        // Places whose entry is not the member's, and the members that stand elsewhere or nowhere.
+        // `open`: places whose entry is not the member's. `astray`: members whose entry is elsewhere or
+        // removed.
         let (mut open, mut astray) = (Vec::new(), empty_map::<usize, u32>());
         let mut twice = Vec::new();
         for index in 0..size.max(self.places.len()) {
@@ -489,7 +492,7 @@ impl Members {
                 }
             }
         }
-        // Room for all that follows: it must not stop in the middle.
+        // All memory is allocated here: what follows must not stop half-way.
         reserve(&mut self.slab, open.len() + 1)?;
         self.reserve_holders(open.len() + 1)?;
         let more = size.saturating_sub(self.places.len());
@@ -511,7 +514,7 @@ impl Members {
             let copied = self.holder(entry.fd).filter(|slot| {
                 self.get(*slot).is_some_and(|member| {
                     astray.get(&member.addr) == Some(slot) && member.kind.is_alike(entry.kind)
-                }) && is_it(self, *slot)
+                }) && is_same_file(self, *slot)
             });
             if let Some(slot) = copied {
                 if let Some(member) = self.get(slot) {
@@ -527,7 +530,7 @@ impl Members {
                 changes.added.push(slot);
             }
         }
-        // Places of entries that are NULL now.
+        // Places whose entry is NULL now.
         for (index, place) in self.places.iter_mut().enumerate() {
             if *place != NONE && list.entry(index).is_none() {
                 *place = NONE;
@@ -542,7 +545,7 @@ impl Members {
     }
 }
 
-/// The number of a slot's member.
+/// The number of a slot's member; -1 for none.
 fn number(slab: &[Member], slot: u32) -> RawFd {
     slab.get(slot as usize).map_or(-1, |member| member.fd)
 }

@@ -1,4 +1,9 @@
-//! What a connection's turn brings: a frame of what was read ahead, or of what the kernel has.
+//! Receiving for a connection's turn: the next frame of the bytes read ahead, or of the bytes that the kernel
+//! has.
+//!
+//! The `_quickly` functions are the fast path: they handle the common cases and return `None` for all others.
+//! Whatever they have received before that is in the connection's memory, so that [`Receiver::receive`] goes
+//! on with it.
 
 #![forbid(unsafe_code)]
 
@@ -18,19 +23,19 @@ use crate::kernel::ancillary::Arriving;
 use crate::kernel::{ancillary, socket};
 use crate::process::entry_guard::EntryGuard;
 
-/// How often a connection receives in one turn, as long as there is more of a frame that is half received.
+/// How often a connection receives in one turn, as long as a partly received frame has more bytes.
 const RECEIVES: usize = 4;
 
-/// From which size on a payload costs more to copy than to be received apart from its header.
+/// From this size on, copying a payload costs more than receiving it apart from its header.
 const LARGE: usize = 4096;
 
-/// What a turn's receiving has brought.
+/// The result of a turn's receiving.
 pub enum Received {
     /// A whole frame.
     Message(Frame),
     /// Nothing to report yet.
     Nothing,
-    /// The peer sends no more, and why that is.
+    /// The peer sends no more, for this reason.
     End(Reason),
     /// The peer broke the protocol, or the connection failed.
     Broken(Reason),
@@ -38,45 +43,45 @@ pub enum Received {
     Closed,
 }
 
-/// The same in a straight line.
+/// The result of the fast path.
 pub enum Quick {
-    /// A whole frame, and whether there is more to cut.
+    /// A whole frame, and whether bytes are left to cut.
     Frame(Frame, bool),
-    /// A part of a payload, whose rest is to come.
+    /// A part of a payload; its rest has not arrived.
     Part,
 }
 
-/// What the connections of one list have in common.
+/// What the connections of one list share for receiving.
 #[derive(Default)]
 pub struct Receiver {
-    /// The size of the last message: the next ones are likely to have it, too.
+    /// The payload size of the last message: the next messages are likely to have the same.
     expected: usize,
-    /// A buffer for read-ahead that no connection needs at present.
+    /// A buffer for read-ahead that no connection uses at present.
     spare: Block,
-    /// How many frames it has brought.
+    /// How many frames were received.
     pub received: u64,
-    /// A receive that has failed, of which the kernel says so once.
+    /// An error of a receive in the fast path: the kernel reports an error once, so the step finds it here.
     failure: Option<(Token, Errno)>,
 }
 
 impl Receiver {
-    /// Receives a frame of the connection, or cuts one of what an earlier receive has brought; and whether there is more
-    /// to cut. The descriptor still is the connection.
+    /// Cuts a frame of the bytes read ahead, or receives one; also returns whether bytes are left to cut. The
+    /// number must be verified.
     pub fn receive(
         &mut self,
         guard: &EntryGuard,
         token: Token,
         fd: RawFd,
     ) -> Result<(Received, bool), OutOfMemory> {
-        let mut slot = table::lock_known(guard, fd);
-        // Before anything is taken from the kernel, so that nothing is lost for want of it.
+        let mut slot = table::lock_unverified(guard, fd);
+        // Before anything is received, so that no bytes are lost for lack of memory.
         slot.reserve().map_err(|_| OutOfMemory)?;
         let refuses = slot.refuses_descriptors();
         let mut unwanted = Unwanted::default();
-        let (came, cut, more);
+        let (outcome, cut, more);
         let mut end = Reason::Ended;
         if let Some(connection) = slot.get() {
-            (came, cut) = self.pull(&mut connection.decoder, token, fd, refuses, &mut unwanted);
+            (outcome, cut) = self.pull(&mut connection.decoder, token, fd, refuses, &mut unwanted);
             more = connection.decoder.has_ahead();
             if connection.decoder.has_begun() {
                 end = Reason::Cut;
@@ -86,7 +91,7 @@ impl Receiver {
             }
         } else {
             let mut decoder = slot.settings().decoder();
-            (came, cut) = self.pull(&mut decoder, token, fd, refuses, &mut unwanted);
+            (outcome, cut) = self.pull(&mut decoder, token, fd, refuses, &mut unwanted);
             more = decoder.has_ahead();
             let connection = if decoder.is_empty() { None } else { slot.entry().ok() };
             if let Some(connection) = connection {
@@ -95,7 +100,7 @@ impl Receiver {
         }
         drop(slot);
         drop(unwanted);
-        let received = match (came, cut) {
+        let received = match (outcome, cut) {
             (_, Ok(Some(frame))) => Received::Message(frame),
             (Ok(ReadOutcome::End), _) => Received::End(end),
             (Err(ReadError::System(Errno::EAGAIN | Errno::EINTR)), _) => Received::Nothing,
@@ -108,10 +113,9 @@ impl Receiver {
         Ok((received, more))
     }
 
-    /// The next frame of a connection, of what was read ahead, or of what the kernel has; and whether there is more to cut. With
-    /// none of these, what was received is in memory.
+    /// The next frame, of the bytes read ahead or of the bytes that the kernel has.
     pub fn next_quickly(&mut self, guard: &EntryGuard, token: Token, fd: RawFd) -> Option<Quick> {
-        let mut slot = table::lock_known(guard, fd);
+        let mut slot = table::lock_unverified(guard, fd);
         if slot.get().is_some() {
             return self.go_on_quickly(slot, token, fd);
         }
@@ -137,7 +141,7 @@ impl Receiver {
         None
     }
 
-    /// A frame of the expected size, straight into the block that the program gets.
+    /// A frame of the expected size, received directly into the block that the program gets.
     fn receive_expected_quickly(&mut self, mut slot: Slot<'_>, token: Token, fd: RawFd) -> Option<Quick> {
         let room = first_room(self.expected, || socket::available(fd));
         let mut payload = Block::with_capacity(room).ok()?;
@@ -177,7 +181,7 @@ impl Receiver {
         }
     }
 
-    /// What was read ahead, or the rest of a frame that has begun.
+    /// Goes on with bytes read ahead, or with a frame that has begun.
     fn go_on_quickly(&mut self, mut slot: Slot<'_>, token: Token, fd: RawFd) -> Option<Quick> {
         let has_no_settings = slot.has_no_settings();
         let decoder = &mut slot.get()?.decoder;
@@ -197,7 +201,7 @@ impl Receiver {
         self.cut_quickly(slot)
     }
 
-    /// The next frame of what has come in.
+    /// The next frame of the received bytes.
     fn cut_quickly(&mut self, mut slot: Slot<'_>) -> Option<Quick> {
         let decoder = &mut slot.get()?.decoder;
         if decoder.descriptors.is_some() {
@@ -215,7 +219,7 @@ impl Receiver {
         Some(Quick::Frame(frame, has_more))
     }
 
-    /// Cuts a frame of what has come in, and receives as long as there is none.
+    /// Cuts a frame of the received bytes, and receives until there is one, [`RECEIVES`] times at most.
     fn pull(
         &mut self,
         decoder: &mut FrameDecoder,
@@ -225,14 +229,14 @@ impl Receiver {
         unwanted: &mut Unwanted,
     ) -> (Result<ReadOutcome, ReadError>, Result<Option<Frame>, DecodeError>) {
         let mut cut = decoder.cut();
-        let mut came = Ok(ReadOutcome::Full);
+        let mut outcome = Ok(ReadOutcome::Full);
         for _ in 0..RECEIVES {
-            let (Ok(None), Ok(ReadOutcome::Full)) = (&cut, came) else { break };
+            let (Ok(None), Ok(ReadOutcome::Full)) = (&cut, outcome) else { break };
             if let Some((_, errno)) = self.failure.take().filter(|(failed, _)| *failed == token) {
-                came = Err(ReadError::System(errno));
+                outcome = Err(ReadError::System(errno));
                 break;
             }
-            came = if self.expected < LARGE || decoder.has_begun() || decoder.descriptors.is_some() {
+            outcome = if self.expected < LARGE || decoder.has_begun() || decoder.descriptors.is_some() {
                 decoder.receive_ahead(&mut self.spare, |room, wanted| {
                     unwanted.receive(refuses, wanted, |arriving| ancillary::receive(fd, room, arriving))
                 })
@@ -243,7 +247,7 @@ impl Receiver {
                         .receive(refuses, None, |arriving| ancillary::receive_apart(fd, head, room, arriving))
                 })
             };
-            if let Ok(ReadOutcome::All | ReadOutcome::Full) = came {
+            if let Ok(ReadOutcome::All | ReadOutcome::Full) = outcome {
                 cut = decoder.cut();
             }
         }
@@ -252,6 +256,6 @@ impl Receiver {
         }
         unwanted.collect(&mut decoder.descriptors);
         decoder.return_spare(&mut self.spare);
-        (came, cut)
+        (outcome, cut)
     }
 }

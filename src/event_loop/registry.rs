@@ -1,15 +1,17 @@
-//! Which members epoll watches, and whether their numbers still are the files that were registered.
+//! Which members epoll watches, and whether their numbers still refer to the files that were registered.
 //!
-//! This is the only place that asks whether a number still is the same file, by [`Registry::verify`], and the only one
-//! that decides what follows if it is not, by [`Registry::mark_closed`]. How it asks:
+//! [`Registry::verify`] is the only function that checks whether a number still is the same file, and
+//! [`Registry::mark_closed`] the only one that decides what follows if it is not. How the check is made:
 //!
-//! * what is in the set: EPOLL_CTL_ADD says EEXIST for the file that was registered at the number, and for no other;
-//! * a regular file, which epoll refuses: its device and inode;
-//! * if the set itself is lost (a fork, or the program has closed it): a connection by its socket's cookie, and an extra
-//!   descriptor by its device and inode. Then the set is made anew.
+//! * a descriptor in the set: EPOLL_CTL_ADD fails with EEXIST for the file registered at the number, and for
+//!   no other;
+//! * a regular file, which epoll refuses: by device and inode;
+//! * if the set itself is lost (after a fork, or closed by the program): a connection by its socket's cookie,
+//!   an extra descriptor by device and inode. Then the set is made anew.
 //!
-//! A number has at most one live member in a list. A newcomer with the number of another member has that one verified
-//! first: if it holds its number, the newcomer waits until that member is closed.
+//! A number has at most one live member in a list, its holder. If a new member has the same number, the
+//! holder is verified: if it is right, the new member waits (state `Waiting`) until the holder is closed; if
+//! not, the holder is closed.
 
 #![forbid(unsafe_code)]
 
@@ -46,41 +48,42 @@ pub use self::set::Collected;
 pub struct Registry {
     /// The list's address.
     key: usize,
+    /// The epoll set; `None` before the first wait and after the set was lost.
     poller: Option<Poller>,
-    /// What the program has for another event loop: readable while there is something to report.
+    /// For another event loop of the program: readable while there is something to report.
     event_fd: Option<EventFd>,
-    /// While descriptors or memory have run out, no client is accepted.
+    /// The pause in accepting clients after descriptors or memory ran out.
     pub pause: Pause,
     /// The mirror of the list.
     pub members: Members,
-    /// Whose turn it is.
+    /// The queues of members that are ready or have ended.
     pub turns: Turns,
     /// Which files the extra descriptors are, by slot.
     files: NumberMap<u32, FileId>,
-    /// How many members wait for another one's number.
+    /// How many members are in state `Waiting` because another member holds their number.
     shadows: usize,
-    /// What is left of closed members whose end is yet to be reported, by slot.
+    /// What is kept of closed members whose end is not reported yet, by slot.
     partings: NumberMap<u32, Parting>,
-    /// Memory of closed connections, to be dropped where no lock is held.
+    /// Memory of closed connections, to be dropped when no lock is held.
     pub discarded: Vec<Memory>,
 }
 
-/// What is left of a connection until its end was reported.
+/// What is kept of a closed connection until its end is reported.
 #[derive(Default)]
 pub struct Parting {
-    /// Its number, if that is held.
+    /// Keeps the connection's number in use.
     pub held: Option<KeptFd>,
     /// The program's pointer.
     pub data: Option<UserData>,
 }
 
-/// A wait that failed.
+/// The error of a wait that failed.
 pub fn failed(errno: Errno) -> Error {
     Error::new(Code::IPC_ERROR_WAIT_EVENT__SELECT, errno)
 }
 
 impl Registry {
-    /// No member, and no set.
+    /// A registry without members and without a set.
     pub fn new(key: usize) -> Self {
         Self {
             key,
@@ -101,14 +104,14 @@ impl Registry {
         self.key
     }
 
-    /// Finds the memory for one more member, and for its turns.
+    /// Allocates the memory for one more member, and for its turns.
     pub fn make_room(&mut self) -> Result<(), OutOfMemory> {
         self.members.make_room()?;
         let members = &self.members;
         self.turns.make_room(members.slab_size() as usize + 1, |slot| members.has_end(slot))
     }
 
-    /// Memory of a closed connection, to be dropped where no lock is held.
+    /// Keeps the memory of a closed connection until it can be dropped without a lock.
     pub fn discard(&mut self, memory: Option<Memory>) {
         if memory.is_some() && self.discarded.try_reserve(1).is_ok() {
             self.discarded.extend(memory);
@@ -120,7 +123,8 @@ impl Registry {
         self.members.get(slot).is_some_and(|member| self.instruments().verify(slot, member))
     }
 
-    /// The same where the program may have closed the set: then by what was noted of the member.
+    /// The same if the program may have closed the set: the set is dropped then, and the member checked by
+    /// its cookie or file.
     pub fn verify_without_set(&mut self, slot: u32) -> bool {
         if self.verify(slot) {
             return true;
@@ -128,7 +132,7 @@ impl Registry {
         if self.poller().is_some() {
             return false;
         }
-        self.forget_lost_set();
+        self.drop_lost_set();
         self.verify(slot)
     }
 
@@ -136,19 +140,20 @@ impl Registry {
         Instruments { poller: self.poller.as_ref(), files: &self.files }
     }
 
-    /// The member's number is that of another file, or of none, or about to be closed. What is known of the connection is
-    /// forgotten. If its coming was reported, its end will be.
+    /// The member's number is another file's by now, or none, or is about to be closed. What the library
+    /// knows of the connection is dropped. If the program knows of the connection (REPORTED), its end will be
+    /// reported.
     pub fn mark_closed(&mut self, guard: &EntryGuard, slot: u32) {
         let Some(member) = self.members.get(slot).copied() else { return };
         if member.state == State::Closed {
             return;
         }
-        let data = table::lock_known(guard, member.fd).take_data(member.cookie);
+        let data = table::lock_unverified(guard, member.fd).take_data(member.cookie);
         self.unregister(guard, slot, &member);
         if member.has(REPORTED) {
-            self.part(slot, |parting| parting.data = data);
+            self.keep_parting(slot, |parting| parting.data = data);
         }
-        let (given, _) = table::lock_known(guard, member.fd).counters();
+        let (given, _) = table::lock_unverified(guard, member.fd).counters();
         let Some(member) = self.members.get_mut(slot) else { return };
         member.state = State::Closed;
         if member.reason == Reason::None {
@@ -163,13 +168,13 @@ impl Registry {
         }
     }
 
-    /// Finds the memory to keep something of one closed member more.
-    pub fn make_room_to_part(&mut self) -> Result<(), OutOfMemory> {
+    /// Allocates the memory to keep a parting for one more member.
+    pub fn make_room_for_parting(&mut self) -> Result<(), OutOfMemory> {
         Ok(self.partings.try_reserve(1)?)
     }
 
-    /// Keeps something of a closed member until its end was reported; without memory it ends now.
-    pub fn part(&mut self, slot: u32, keep: impl FnOnce(&mut Parting)) {
+    /// Keeps data of a closed member until its end is reported; without memory the data is dropped at once.
+    pub fn keep_parting(&mut self, slot: u32, keep: impl FnOnce(&mut Parting)) {
         let mut parting = self.partings.remove(&slot).unwrap_or_default();
         keep(&mut parting);
         let is_something = parting.held.is_some() || parting.data.is_some();
@@ -178,32 +183,38 @@ impl Registry {
         }
     }
 
-    /// What was kept of the member.
+    /// Takes what was kept of the member.
     pub fn take_parting(&mut self, slot: u32) -> Parting {
         self.partings.remove(&slot).unwrap_or_default()
     }
 
-    /// Watches the member no more; what is known of another socket with its number is forgotten. It is removed already,
-    /// or about to be.
+    /// Stops watching the member, and clears the table's entry if the number is another socket's by now. The
+    /// member was removed from the mirror, or will be.
     pub fn unregister(&mut self, guard: &EntryGuard, slot: u32, member: &Member) {
-        // Where the number is another file's by now the set has none of it.
+        // If the number is another file's by now, that file is not in the set.
         if member.is_registered() && !member.has(ALWAYS_READY) {
             self.poller().into_iter().for_each(|poller| poller.remove(member.fd));
         }
-        let number = if member.has(NOTED) { Some(table::lock(guard, member.fd)) } else { None };
-        self.forget_member(guard, slot, member, number);
+        let number = if member.has(NOTED) { Some(table::lock_verified(guard, member.fd)) } else { None };
+        self.clear_registration(guard, slot, member, number);
     }
 
-    /// The same for a member that was verified just now: it is in the set, which is the library's own.
+    /// The same for a member that was verified just now, so that the set is known to be intact.
     pub fn unregister_verified(&mut self, guard: &EntryGuard, slot: u32, member: &Member) {
         if let Some(poller) = self.poller_ref().filter(|_| !member.has(ALWAYS_READY)) {
             poller.remove(member.fd);
         }
-        let number = if member.has(NOTED) { Some(table::lock_known(guard, member.fd)) } else { None };
-        self.forget_member(guard, slot, member, number);
+        let number = if member.has(NOTED) { Some(table::lock_unverified(guard, member.fd)) } else { None };
+        self.clear_registration(guard, slot, member, number);
     }
 
-    fn forget_member(&mut self, guard: &EntryGuard, slot: u32, member: &Member, number: Option<Slot<'_>>) {
+    fn clear_registration(
+        &mut self,
+        guard: &EntryGuard,
+        slot: u32,
+        member: &Member,
+        number: Option<Slot<'_>>,
+    ) {
         self.members.release(slot);
         self.files.remove(&slot);
         self.partings.remove(&slot);
@@ -218,7 +229,7 @@ impl Registry {
         self.wake_shadows(guard, member.fd);
     }
 
-    /// A number is free to be held by another member.
+    /// The number is free: another member that waits for it is registered.
     fn wake_shadows(&mut self, guard: &EntryGuard, fd: RawFd) {
         if self.shadows == 0 {
             return;
@@ -227,12 +238,12 @@ impl Registry {
             self.members.slots().find(|(_, member)| member.state == State::Waiting && member.fd == fd);
         if let Some((slot, _)) = shadow {
             self.shadows -= 1;
-            // Should it fail, the next pass through the list tries again.
+            // If this fails, the next scan tries again.
             let _ = self.register(guard, slot);
         }
     }
 
-    /// Has epoll watch a member that waits for it, or one that was just accepted. There is room for all that follows.
+    /// Has epoll watch a member in state `Waiting` or `Accepted`. The memory was allocated before.
     pub fn register(&mut self, guard: &EntryGuard, slot: u32) -> Result<(), Error> {
         let Some(member) = self.members.get(slot).copied() else { return Ok(()) };
         if let Some(holder) = self.members.holder(member.fd).filter(|holder| *holder != slot) {
@@ -247,19 +258,21 @@ impl Registry {
             if member.state == State::Waiting {
                 member.state = State::Open;
             }
-            // It may have something queued from before; a look will show.
+            // Bytes may be queued from before; the next turn finds out.
             member.set(SENDING, member.kind == Kind::Connection && send::any_queued());
         }
         match self.note_file(slot).and_then(|()| self.watch(slot)) {
             Ok(()) => {
                 self.note_listed(guard, slot);
-                // A new client is to be reported; another one may have frames that another list has read ahead.
+                // A new client is to be reported; any other connection may have frames that another list has
+                // read ahead.
                 if slot != LISTENER {
                     self.make_ready(slot, READABLE | WRITABLE);
                 }
                 Ok(())
             }
-            // Perhaps its number is now one of the library's own descriptors; ELOOP is what ipc_event_fd gives out.
+            // EBADF: the number may be one of the library's own descriptors now. ELOOP: it is what
+            // ipc_event_fd returned.
             Err(Errno::EBADF | Errno::ELOOP) if member.state != State::Accepted => {
                 self.mark_closed(guard, slot);
                 Ok(())
@@ -285,7 +298,7 @@ impl Registry {
         }
     }
 
-    /// Notes which file an extra descriptor is: the program may close the set.
+    /// Notes which file an extra descriptor is, for the case that the program closes the set.
     fn note_file(&mut self, slot: u32) -> nix::Result<()> {
         let Some(member) = self.members.get(slot) else { return Ok(()) };
         if matches!(member.kind, Kind::Extra | Kind::Watched) {
@@ -294,14 +307,14 @@ impl Registry {
             match file {
                 Ok(file) => _ = self.files.insert(slot, file),
                 Err(Errno::EBADF) => return Err(Errno::EBADF),
-                // Then any open file counts as this one.
+                // Then any open file at this number counts as the same one.
                 Err(_) => {}
             }
         }
         Ok(())
     }
 
-    /// Reports no event of an extra descriptor any more.
+    /// No further event of an extra descriptor is reported.
     pub fn finish_extra(&mut self, guard: &EntryGuard, slot: u32) {
         if let Some(member) = self.members.get(slot).copied() {
             self.unregister(guard, slot, &member);
@@ -312,7 +325,8 @@ impl Registry {
         }
     }
 
-    /// Queues the member for its turn. There is room for it: it was made when the member came.
+    /// Queues the member for its turn, for the reason `why`. The memory was allocated when the member was
+    /// added.
     pub fn make_ready(&mut self, slot: u32, why: u8) {
         if let Some(member) = self.members.get_mut(slot) {
             member.set(why, true);
@@ -323,7 +337,7 @@ impl Registry {
         }
     }
 
-    /// Makes the mirror as the list is.
+    /// Synchronises the mirror with the list.
     pub fn sync<L: List>(&mut self, guard: &EntryGuard, list: &L) -> Result<(), Error> {
         let mut members = std::mem::replace(&mut self.members, Members::new());
         let instruments = self.instruments();
@@ -346,15 +360,16 @@ impl Registry {
             waiting.try_reserve(self.members.count())?;
             let slots = self.members.slots().filter(|(_, member)| member.state == State::Waiting);
             waiting.extend(slots.map(|(slot, member)| (member.index(), slot)));
-            // Of two new entries with one descriptor the last counts: the other may be older than the descriptor.
+            // If two new entries have the same descriptor, the last one counts: the other may be older than
+            // the descriptor.
             waiting.sort_unstable_by_key(|(index, _)| std::cmp::Reverse(*index));
             waiting.into_iter().try_for_each(|(_, slot)| self.register(guard, slot))?;
         }
         Ok(())
     }
 
-    /// A structure has another descriptor now. Of one whose coming was reported this is the end; another one is
-    /// registered anew.
+    /// A structure has another descriptor now. If its connection was reported, its end is reported; otherwise
+    /// the member is registered anew.
     fn replace(&mut self, guard: &EntryGuard, slot: u32, entry: Entry) {
         let Some(member) = self.members.get(slot).copied() else { return };
         self.mark_closed(guard, slot);
@@ -362,8 +377,8 @@ impl Registry {
         self.members.rebind(slot, entry, state);
     }
 
-    /// Looks at one place of the list: whether the member's number still is its own, and whether one that was closed
-    /// has been given out again.
+    /// Checks one member: whether its number still is its file, and whether the number of a closed member was
+    /// given out again.
     pub fn check(&mut self, guard: &EntryGuard, slot: u32) -> Result<(), Error> {
         let Some(member) = self.members.get(slot).copied() else { return Ok(()) };
         match member.state {
@@ -383,14 +398,15 @@ impl Registry {
         }
     }
 
-    /// Whether the library has given out a closed member's number as a connection that is in no list.
+    /// Whether the library has given out a closed member's number again, as a connection that is in no list.
     fn is_given_out_again(&self, guard: &EntryGuard, member: &Member) -> bool {
-        let number = table::lock_known(guard, member.fd);
+        let number = table::lock_unverified(guard, member.fd);
         let (given, _) = number.counters();
         given != member.registration && number.is_unlisted()
     }
 
-    /// Looks at all members: what the set does not watch any more a new one must not, either.
+    /// Checks all members, before the set is made anew: the new set must not watch files that are no longer
+    /// theirs.
     pub fn check_all(&mut self, guard: &EntryGuard) -> Result<(), Error> {
         let mut slots = Vec::new();
         slots.try_reserve(self.members.count())?;

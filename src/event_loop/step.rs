@@ -1,4 +1,4 @@
-//! What goes into a step of a loop, and what comes out of it.
+//! The input and the result of one step of a loop.
 
 #![forbid(unsafe_code)]
 
@@ -13,45 +13,52 @@ use crate::event_loop::list::Event;
 use crate::event_loop::members::Token;
 use crate::kernel::wait::FEW;
 
-/// What a step begins with.
+/// With what a step begins.
 pub enum Input<C> {
-    /// The program calls: its service, if any; whether the call may wait; how many events it wants.
+    /// A call of the program begins: the service, if any; whether the call may wait; how many events are
+    /// wanted.
     Begin(Option<RawFd>, bool, usize),
-    /// The kernel may have something; these descriptors are ready. Whether signals are blocked but while the call waits, and no
-    /// handler has ended the wait before this.
+    /// A wait has ended with these descriptors ready. The bool says whether signals are blocked except during
+    /// waits, and no handler has ended this wait.
     Woken(Few, bool),
-    /// Signals were blocked just now, before the call waits again: nothing of the program runs but while it waits.
+    /// Signals were blocked just now, before another wait: from here on the program runs nothing except
+    /// during waits.
     Blocked,
-    /// The program wants a further event of the same call.
+    /// The program asks for a further event of the same call.
     More,
-    /// A client of [`Step::Accept`], and the list's shape before and after it was prepared for.
+    /// A client was accepted for [`Step::Accept`]; with the list's shape before and after [`List::prepare`].
+    ///
+    /// [`List::prepare`]: crate::event_loop::list::List::prepare
     Accepted(C, RawFd, Prepared, [(usize, usize); 2]),
-    /// None.
+    /// No client was accepted; with the same shapes.
     NotAccepted(Errno, [(usize, usize); 2]),
-    /// What [`Step::Read`] has come to.
+    /// The result of the read asked for by [`Step::Read`].
     Read(Token, Read),
 }
 
-/// What a step ends with.
+/// With what a step ends.
 pub enum Step<O> {
-    /// Something happened.
+    /// An event to report.
     Event(Event<O>),
-    /// Nothing more is there, in this call.
+    /// No further event, in this call.
     Nothing,
-    /// A client is to be accepted at this service, without the lock: it gets these settings.
+    /// The caller has to accept a client of this service, without the lock; the client gets these settings.
     Accept(RawFd, Prepared),
-    /// This descriptor is to be read, without the lock: by [`extra::read`].
+    /// The caller has to read this descriptor, without the lock, by [`extra::read`].
+    ///
+    /// [`extra::read`]: crate::event_loop::extra::read
     Read(Token, RawFd, Source),
-    /// This connection has ended: it is to be closed, without the lock, and then reported. Whether it may hold
-    /// descriptors that were not received is said, too.
+    /// The caller has to close this connection, without the lock, and then to report its end. `may_hold` says
+    /// whether the socket may hold descriptors that were not received.
     End { fd: RawFd, may_hold: bool, origin: O },
-    /// This descriptor is to be closed, without the lock; then the call fails, or goes on.
+    /// The caller has to close this descriptor, without the lock; then the call fails with this error, or
+    /// goes on.
     Drop(RawFd, Option<Error>),
-    /// This set is to be waited for, for at most so many milliseconds.
+    /// The caller has to wait.
     Wait(WaitFor),
 }
 
-/// A few descriptors.
+/// A small array of descriptors.
 #[derive(Clone, Copy)]
 pub struct Few {
     fds: [RawFd; FEW],
@@ -59,15 +66,15 @@ pub struct Few {
 }
 
 impl Few {
-    /// None.
+    /// No descriptor.
     pub const NONE: Self = Self { fds: [-1; FEW], count: 0 };
 
-    /// This one alone.
+    /// A single descriptor.
     pub fn one(fd: RawFd) -> Self {
         Self { fds: [fd; FEW], count: 1 }
     }
 
-    /// Adds one; whether there was room.
+    /// Adds a descriptor; returns whether there was room.
     pub fn push(&mut self, fd: RawFd) -> bool {
         let place = self.fds.get_mut(self.count);
         self.count += usize::from(place.is_some());
@@ -83,14 +90,14 @@ impl Few {
 /// What to wait for.
 #[derive(Clone, Copy)]
 pub struct WaitFor {
-    /// Until one of these is readable: the set, or a few members, and the clock, if there is one.
+    /// The descriptors to poll for input: the set or a few members, and the clock, if there is one.
     pub fds: Few,
-    /// The clock: it is readable when another thread has something for the loop.
+    /// The clock: readable when another thread has woken the loop.
     pub clock: Option<RawFd>,
-    /// For how long at most, in milliseconds: then there is something to look after. None if there is nothing.
-    pub limit: Option<u32>,
-    /// Whether the kernel was asked just now, and had nothing.
+    /// The most milliseconds to wait, until periodic work is due; `None` if there is no such work.
+    pub timeout: Option<u32>,
+    /// Whether the kernel was asked just now, and had nothing to report.
     pub is_idle: bool,
-    /// How often it is to be asked until all descriptors that were ready have been looked at.
+    /// How often the kernel has to be asked until all descriptors that were ready have been handled.
     pub looks: usize,
 }

@@ -1,11 +1,11 @@
-//! Whose turn it is.
+//! The order in which members take turns.
 //!
 //! Members that are ready stand in a queue, each once, and take turns: one event each. The kernel is asked again after
 //! each round, so that a peer that floods does not keep the others waiting. Connections that have ended go before all
 //! others.
 //!
-//! The queues have the members' slots. A slot stays in its queue if its member is removed, and may then have another
-//! member when its turn is there, which has nothing to report: that is for the caller to see.
+//! The queues hold slots. A slot stays in its queue when its member is removed. At its turn the slot may therefore have another
+//! member, which has nothing to report: the caller checks that.
 
 #![forbid(unsafe_code)]
 
@@ -17,14 +17,14 @@ use crate::process::growth::reserve_queue;
 /// How many ready descriptors the kernel is asked for at a time.
 pub const BATCH: usize = 64;
 
-/// After how many turns at least the kernel is asked: a single member that sends much would cost a system call for each
-/// message.
+/// The kernel is asked after so many turns at the earliest: otherwise a single busy member would cost a
+/// system call for each message.
 const SHORTEST_ROUND: usize = 2;
 
-/// The queues.
+/// The queues of ready and of ended members.
 pub struct Turns {
     ready: VecDeque<u32>,
-    /// Those whose end is to be reported.
+    /// Slots of members whose end has to be reported.
     ends: VecDeque<u32>,
     /// How many may still take their turn before the kernel is asked again.
     left: usize,
@@ -32,16 +32,17 @@ pub struct Turns {
 }
 
 impl Turns {
-    /// Nobody is ready.
+    /// Empty queues.
     pub fn new() -> Self {
         Self { ready: VecDeque::new(), ends: VecDeque::new(), left: 0, shortest_round: SHORTEST_ROUND }
     }
 
-    /// The program calls, and wants so many events.
+    /// A call of the program begins, and asks for at most so many events.
     pub fn begin(&mut self, most: usize) {
         self.shortest_round = most.clamp(SHORTEST_ROUND, BATCH);
         if most > 1 {
-            // Members that are ready by now are reported beside those of which much has been read ahead.
+            // Members that are ready by now are reported along with members that have many messages read
+            // ahead.
             self.end_round();
         }
     }
@@ -61,7 +62,7 @@ impl Turns {
         self.left == 0
     }
 
-    /// Finds the memory for so many slots to be ready, each once, and to have an end to report.
+    /// Allocates the memory for `slots` entries in each queue. `has_end` tells which slots of `ends` still have an end to report.
     pub fn make_room(&mut self, slots: usize, has_end: impl Fn(u32) -> bool) -> Result<(), OutOfMemory> {
         let more = slots.saturating_sub(self.ready.len());
         reserve_queue(&mut self.ready, more)?;

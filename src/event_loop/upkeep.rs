@@ -1,7 +1,6 @@
-//! What the program has changed in its list.
+//! Finding the changes that the program has made in its list.
 //!
-//! A change of the array, or of its size, shows at the next call; what is changed in place shows when the list is looked
-//! through.
+//! A new array or size is found at the next call; a change within the array is found by the scan.
 
 #![forbid(unsafe_code)]
 
@@ -14,11 +13,12 @@ use crate::process::entry_guard::EntryGuard;
 /// What the loop has seen of the list.
 #[derive(Default)]
 pub struct Upkeep {
-    /// The list's shape when the mirror was last made as it is.
+    /// The list's shape when the mirror was last synchronised; written by each step that reports an event,
+    /// too.
     pub seen: (usize, usize),
-    /// Whether the program has changed its list, and not all of it was checked since.
+    /// Whether the list was changed since all of its entries were last checked.
     pub is_unchecked: bool,
-    /// How far it was looked through.
+    /// How far the scan is.
     pub scan: Scan,
     /// How many services the process had opened when the service's socket was last registered.
     pub services: u32,
@@ -31,14 +31,14 @@ impl Upkeep {
         registry: &mut Registry,
         list: &L,
     ) -> Result<(), Error> {
-        registry.forget_lost_set();
+        registry.drop_lost_set();
         registry.sync(guard, list)?;
         (self.seen, self.is_unchecked) = (list.shape(), true);
         Ok(())
     }
 
-    /// Looks through a part of the list for what the program has changed without changing the array or its size: entries
-    /// replaced, descriptors closed, their numbers in use again.
+    /// Checks a part of the list for changes that leave the array and its size as they are: entries replaced,
+    /// descriptors closed, their numbers used again.
     pub fn scan_part<L: List>(
         &mut self,
         guard: &EntryGuard,
@@ -67,7 +67,8 @@ impl Upkeep {
         self.scan.finish();
         let listener = registry.register_listener(guard);
         Self::check(guard, registry, 0..size)?;
-        // What is no service any more fails this call, and does not keep the next ones from the connections.
+        // A socket that is no service any more fails this call, but must not keep later calls from the
+        // connections.
         self.is_unchecked = false;
         listener
     }

@@ -1,4 +1,5 @@
-//! Whether a member's number still is the file that was registered.
+//! How to check whether a member's number still is the file that was registered: by the set, or without it by
+//! the noted cookie, device and inode.
 
 #![forbid(unsafe_code)]
 
@@ -11,7 +12,7 @@ use crate::kernel::internal_fds;
 use crate::kernel::poller::Poller;
 use crate::process::sharded::NumberMap;
 
-/// What is asked whether a number still is the file that was registered.
+/// What the check uses: the set, and the noted files of extra descriptors by slot.
 pub struct Instruments<'a> {
     pub poller: Option<&'a Poller>,
     pub files: &'a NumberMap<u32, FileId>,
@@ -28,7 +29,8 @@ impl Instruments<'_> {
         }
         match poller.probe(member.fd) {
             Err(Errno::EEXIST) => true,
-            // It is not known whether the file is in the set: there was no memory to put it there.
+            // The probe failed for lack of memory or watches, which does not answer the question; a change
+            // needs neither.
             Err(Errno::ENOMEM | Errno::ENOSPC) => {
                 let token = Token::of_member(slot, member).data();
                 poller.change(member.fd, token, member.interest()).is_ok()

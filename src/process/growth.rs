@@ -15,7 +15,7 @@ const FIRST: usize = 8;
 /// Elements from which on a table is large.
 const LARGE: usize = 256;
 
-/// How many elements a table of this length grows by, if so many are asked for.
+/// By how many elements a table of this length grows when `more` are needed.
 pub fn enough(len: usize, more: usize) -> usize {
     more.max(if len < LARGE { len } else { len / 32 }).max(FIRST)
 }

@@ -237,7 +237,7 @@ pub fn adopt(guard: &EntryGuard, fd: RawFd) -> nix::Result<()> {
     fd::set_close_on_exec(fd)?;
     // A longer queue, if that can be had.
     let _ = door::listen(fd, None);
-    table::lock(guard, fd).entry()?.service =
+    table::lock_verified(guard, fd).entry()?.service =
         Some(Service { file: None, maker: Service::this_process(), absolute: None });
     OPENED.fetch_add(1, Ordering::Relaxed);
     Ok(())
@@ -283,7 +283,7 @@ fn remember(guard: &EntryGuard, fd: RawFd, path: &CStr, refuses: bool) -> nix::R
         maker: Service::this_process(),
         absolute: absolute(path)?,
     };
-    let mut slot = table::lock(guard, fd);
+    let mut slot = table::lock_verified(guard, fd);
     slot.entry()?.service = Some(service);
     if refuses {
         slot.note_refuses();
@@ -309,7 +309,7 @@ fn absolute(path: &CStr) -> nix::Result<Option<CString>> {
 
 /// Whether the number is that of a service which this process, or the one it was forked from, has opened.
 pub fn is_service(guard: &EntryGuard, fd: RawFd) -> bool {
-    table::lock(guard, fd).get().is_some_and(|connection| connection.service.is_some())
+    table::lock_verified(guard, fd).get().is_some_and(|connection| connection.service.is_some())
 }
 
 /// Closes a service and removes its socket, and only its own: not one that another server has put at the
@@ -318,10 +318,10 @@ pub fn is_service(guard: &EntryGuard, fd: RawFd) -> bool {
 /// A signal handler that interrupted the library has no guard and is not told who made the socket.
 pub fn close_service(guard: Option<&mut EntryGuard>, fd: RawFd, path: &CStr) -> Result<(), Error> {
     let owned = guard.as_deref().and_then(|guard| {
-        let mut slot = table::lock(guard, fd);
+        let mut slot = table::lock_verified(guard, fd);
         let service = slot.get().and_then(|connection| connection.service.take());
         if service.is_some() {
-            slot.forget();
+            slot.clear();
         }
         service
     });

@@ -17,7 +17,7 @@ tests=("$@")
     c_heap::
     entry_guard::
     frame_decoder::
-    send_queue::tests::the_queue_sends_in_order_and_refuses_whole
+    send_queue::tests::queue_sends_in_order_and_refuses_whole_frames
     path::tests::numbers_are_printed_signed
     path::tests::the_default_has_two_slashes
     path::tests::the_longest_path_and_one_byte_more

@@ -9,7 +9,8 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use ipc::internals::{
-    Deadline, Entry, EntryGuard, Flow, Kind, List, OutOfMemory, Wait, WaitEvent, What, closing, freed,
+    Deadline, Entry, EntryGuard, Flow, Kind, List, OutOfMemory, Wait, WaitEvent, What, note_closing,
+    note_freed,
 };
 
 use crate::support::*;
@@ -55,10 +56,10 @@ impl List for Box<Counting> {
     }
 
     fn take_back(&mut self, index: usize) {
-        self.remove(index);
+        self.remove_entry(index);
     }
 
-    fn remove(&mut self, index: usize) {
+    fn remove_entry(&mut self, index: usize) {
         self.entries.swap_remove(index);
     }
 }
@@ -130,7 +131,7 @@ impl Counted {
 
 impl Drop for Counted {
     fn drop(&mut self) {
-        freed(&EntryGuard::enter().unwrap(), self.list.key());
+        note_freed(&EntryGuard::enter().unwrap(), self.list.key());
         for entry in &self.list.entries {
             close(entry.fd);
         }
@@ -212,7 +213,7 @@ fn promise_10_an_end_by_the_program_costs_the_same_however_many_are_idle() {
             // There is always one that is younger, so that it is not the last in the list that goes.
             let younger = UnixStream::connect(&counted.path).unwrap();
             let (younger_fd, What::Connection) = counted.next() else { panic!("no connection") };
-            closing(&EntryGuard::enter().unwrap(), fd);
+            note_closing(&EntryGuard::enter().unwrap(), fd);
             close(fd);
             assert!(matches!(counted.next(), (gone, What::Disconnection) if gone == fd));
             (client, fd) = (younger, younger_fd);

@@ -1,5 +1,5 @@
-//! Clients of the service: asked for when there is memory for one, taken in, and left waiting while descriptors or memory
-//! have run out.
+//! Accepting clients of the service: only while there is memory for a client, and not in a pause after
+//! descriptors or memory ran out.
 
 #![forbid(unsafe_code)]
 
@@ -18,8 +18,9 @@ use crate::event_loop::step::Step;
 use crate::process::entry_guard::EntryGuard;
 
 impl EventLoop {
-    /// Asks for a client, if there is memory for one: else it waits in the kernel's queue.
-    pub(super) fn accept<O>(&mut self, guard: &EntryGuard) -> Option<Step<O>> {
+    /// Asks the caller to accept a client, if there is memory for one; otherwise clients wait in the kernel's
+    /// queue.
+    pub(super) fn prepare_accept<O>(&mut self, guard: &EntryGuard) -> Option<Step<O>> {
         let fd = self.registry.members.listener()?.fd;
         if self.registry.pause.is_on() {
             return None;
@@ -34,16 +35,16 @@ impl EventLoop {
         }
     }
 
-    /// The array is another one since it was made larger for a client.
+    /// The array was replaced by a larger one for the new client: that is no change of the program's.
     pub(super) fn note_shape(&mut self, [before, after]: [(usize, usize); 2]) {
         if self.upkeep.seen == before {
             self.upkeep.seen = after;
         }
     }
 
-    pub(super) fn not_accepted(&mut self, guard: &EntryGuard, errno: Errno) -> Option<Error> {
+    pub(super) fn note_not_accepted(&mut self, guard: &EntryGuard, errno: Errno) -> Option<Error> {
         match Refused::from(errno) {
-            Refused::Nobody => None,
+            Refused::NoClient => None,
             Refused::NoService => Some(failed(errno)),
             Refused::Later => {
                 self.pause_accepting(guard);
@@ -52,8 +53,8 @@ impl EventLoop {
         }
     }
 
-    /// Takes a client in, and reports it.
-    pub(super) fn accepted<L: List>(
+    /// Adds an accepted client to the list, and reports it.
+    pub(super) fn add_client<L: List>(
         &mut self,
         guard: &EntryGuard,
         list: &mut L,
@@ -67,11 +68,11 @@ impl EventLoop {
             return Some(Step::Drop(fd, None));
         }
         if self.upkeep.seen != list.shape() {
-            // Somebody has changed it while this call was not looking: it is found with the rest.
+            // The list was changed while no lock was held: the change is found with all others.
             let _ = self.upkeep.sync(guard, &mut self.registry, list);
         }
         let Some(index) = list.push(client, fd) else {
-            // A signal handler has freed it.
+            // A signal handler has freed the list.
             return Some(Step::Drop(fd, Some(failed(Errno::EINTR))));
         };
         let addr = list.entry(index).map_or(0, |entry| entry.addr);
@@ -89,26 +90,26 @@ impl EventLoop {
             return Some(Step::Drop(fd, None));
         }
         if self.registry.turns.has_ends() {
-            // That of the connection which had the number goes before.
+            // The end of the connection that had the number is reported first.
             return None;
         }
         let member = self.registry.members.get_mut(slot)?;
         member.state = State::Open;
-        // Epoll reports what it has sent.
+        // epoll will report what the client has sent.
         member.take(READABLE | WRITABLE);
         let origin = list.origin(index)?;
         Some(Step::Event(Event { origin, what: What::Connection }))
     }
 
-    /// Descriptors or memory have run out.
+    /// Descriptors or memory ran out.
     pub(super) fn pause_accepting(&mut self, guard: &EntryGuard) {
         if self.registry.pause.set(true) {
-            // Should it fail, the next pass through the list tries again.
+            // If this fails, the next scan tries again.
             let _ = self.registry.register_listener(guard);
         }
     }
 
-    /// A descriptor has come free.
+    /// A descriptor was closed, and may be used for a client.
     pub(super) fn resume_accepting(&mut self, guard: &EntryGuard) {
         if self.registry.pause.set(false) {
             let _ = self.registry.register_listener(guard);

@@ -1,4 +1,5 @@
-//! What the program does with its list and its connections beside waiting, and what other threads have for the loop.
+//! What the program does to its list and connections other than waiting, and what other threads have for the
+//! loop.
 
 #![forbid(unsafe_code)]
 
@@ -21,7 +22,7 @@ use crate::process::entry_guard::EntryGuard;
 
 impl EventLoop {
     /// The program has added the entry at this index. `before` is the list's shape before that.
-    pub fn added<L: List>(
+    pub fn note_added<L: List>(
         &mut self,
         guard: &EntryGuard,
         list: &L,
@@ -34,8 +35,8 @@ impl EventLoop {
             self.registry.make_room()?;
             self.registry.members.push(entry, index, State::Waiting);
         } else {
-            // A structure that was there before at this address is another one.
-            self.registry.members.forget_address(entry.addr);
+            // Any structure that had this address before is another one.
+            self.registry.members.clear_address(entry.addr);
             self.upkeep.sync(guard, &mut self.registry, list)?;
         }
         self.upkeep.seen = list.shape();
@@ -62,27 +63,27 @@ impl EventLoop {
     ) -> Result<(), Error> {
         if kind != entry.kind {
             self.registry.members.rebind(slot, Entry { kind, ..entry }, State::Waiting);
-            // It is refused now if epoll cannot watch it.
-            self.registry.forget_lost_set();
+            // If epoll cannot watch the descriptor, the entry is refused now.
+            self.registry.drop_lost_set();
             self.registry.build(guard)?;
         }
         let state = |event_loop: &Self| event_loop.registry.members.get(slot).map(|member| member.state);
         if state(self) == Some(State::Waiting) {
-            self.registry.forget_lost_set();
+            self.registry.drop_lost_set();
             self.registry.register(guard, slot)?;
         }
         match entry.kind {
             _ if state(self) != Some(State::Closed) => {}
             _ if kind == Kind::Watched => return Err(failed(Errno::EPERM)),
-            // The loop's own descriptor, or one of an epoll set that watches it.
+            // The descriptor is one of the loop's own, or an epoll set that watches one.
             Kind::Extra => return Err(failed(Errno::ELOOP)),
             _ => {}
         }
         Ok(())
     }
 
-    /// The program has taken the entry with this structure out of its list, at this index.
-    pub fn removed<L: List>(
+    /// The program has removed the entry with this structure from its list, at this index.
+    pub fn note_removed<L: List>(
         &mut self,
         guard: &EntryGuard,
         list: &L,
@@ -99,24 +100,26 @@ impl EventLoop {
             }
             self.upkeep.seen = list.shape();
         } else {
-            // The program has changed more than that.
+            // The program has made other changes, too.
             let _ = self.upkeep.sync(guard, &mut self.registry, list);
         }
     }
 
-    /// How many connections the list has, how many messages they have brought, and whether clients wait because descriptors or
-    /// memory have run out.
+    /// How many connections the list has, how many messages were received on them, and whether clients wait
+    /// because descriptors or memory ran out.
     pub fn status(&self) -> (usize, u64, bool) {
-        let is_it =
+        let is_counted =
             |(_, member): &(u32, &Member)| member.kind == Kind::Connection && member.state != State::Closed;
-        let connections = self.registry.members.slots().filter(is_it).count();
+        let connections = self.registry.members.slots().filter(is_counted).count();
         (connections, self.receiver.received, self.registry.pause.is_on())
     }
 
-    /// The member of the list that reads signals, if there is one: its number, and which signals these are.
+    /// The descriptor of the member that reads signals, if there is one, and which signals these are.
     pub fn signals(&mut self) -> Option<(RawFd, Signals)> {
-        let is_it = |(_, member): &(u32, &Member)| member.kind == Kind::Signals && member.is_registered();
-        let (slot, fd) = self.registry.members.slots().find(is_it).map(|(slot, member)| (slot, member.fd))?;
+        let reads_signals =
+            |(_, member): &(u32, &Member)| member.kind == Kind::Signals && member.is_registered();
+        let (slot, fd) =
+            self.registry.members.slots().find(reads_signals).map(|(slot, member)| (slot, member.fd))?;
         self.registry.verify_without_set(slot).then_some((fd, self.signals))
     }
 
@@ -125,7 +128,7 @@ impl EventLoop {
         self.signals = signals;
     }
 
-    /// Whether the number is that of a timer in the list.
+    /// Whether the number is a timer in the list.
     pub fn is_timer(&mut self, fd: RawFd) -> bool {
         let slot = self
             .slot_of(fd)
@@ -133,9 +136,9 @@ impl EventLoop {
         slot.is_some_and(|slot| self.registry.verify_without_set(slot))
     }
 
-    /// The list is no more.
-    pub fn leave(&mut self, guard: &EntryGuard) {
-        // What was made for the list ends with it.
+    /// The program has freed the list.
+    pub fn note_freed(&mut self, guard: &EntryGuard) {
+        // Signals and timers were made for the list, and are closed with it.
         for slot in 0..self.registry.members.slab_size() {
             let is_made = |member: &&Member| {
                 matches!(member.kind, Kind::Signals | Kind::Timer) && member.is_registered()
@@ -154,7 +157,7 @@ impl EventLoop {
         }
         let key = self.registry.key();
         for fd in fds {
-            table::lock_known(guard, fd).note_unlisted(key);
+            table::lock_unverified(guard, fd).note_unlisted(key);
             if send::is_queued(guard, fd) {
                 background::watch(guard, fd);
             }
@@ -167,31 +170,32 @@ impl EventLoop {
         self.registry.members.holder(fd)
     }
 
-    /// A member's descriptor is about to be closed by the library, at the program's word.
-    pub fn closing(&mut self, guard: &EntryGuard, slot: u32) {
+    /// The library is about to close a member's descriptor, because the program asked for it.
+    pub fn note_closing(&mut self, guard: &EntryGuard, slot: u32) {
         self.registry.mark_closed(guard, slot);
         self.resume_accepting(guard);
         self.wake();
     }
 
-    /// The program ends the connection with this number: nothing is reported of it from now on but its end. Which member it was;
-    /// none if it is no connection, or has ended.
-    pub fn ending(&mut self, guard: &EntryGuard, fd: RawFd) -> Result<Option<Token>, OutOfMemory> {
+    /// The program ends the connection with this number: only its DISCONNECTION is reported from now on.
+    /// Returns the member's token; `None` if the number is no connection of the list, or the connection has
+    /// ended.
+    pub fn mark_ended(&mut self, guard: &EntryGuard, fd: RawFd) -> Result<Option<Token>, OutOfMemory> {
         let Some(slot) = self.slot_of(fd) else { return Ok(None) };
-        let is_it = |member: &&Member| member.kind == Kind::Connection && member.is_registered();
+        let is_connection = |member: &&Member| member.kind == Kind::Connection && member.is_registered();
         if !self.registry.verify_without_set(slot) {
             return Ok(None);
         }
-        let Some(member) = self.registry.members.get(slot).filter(is_it) else { return Ok(None) };
+        let Some(member) = self.registry.members.get(slot).filter(is_connection) else { return Ok(None) };
         let token = Token::of_member(slot, member);
-        self.registry.make_room_to_part()?;
+        self.registry.make_room_for_parting()?;
         if let Some(member) = self.registry.members.get_mut(slot) {
             member.set(REPORTED, true);
             if member.reason == Reason::None {
                 member.reason = Reason::Closed;
             }
         }
-        self.closing(guard, slot);
+        self.note_closing(guard, slot);
         Ok(Some(token))
     }
 
@@ -200,33 +204,34 @@ impl EventLoop {
         self.slot_of(fd).and_then(|slot| self.registry.members.get(slot)).map(|member| member.reason)
     }
 
-    /// The number of a member that has ended in this way is held until the call after the one that reports the end.
+    /// A member ended by [`EventLoop::mark_ended`] was closed; `held` keeps its number in use until the call
+    /// after the one that reports the end.
     pub fn hold_member(&mut self, token: Token, held: Option<KeptFd>) {
         let is_waiting =
             self.registry.members.find(token).is_some_and(|member| member.state == State::Closed);
         let fd = held.as_ref().map(AsRawFd::as_raw_fd);
         match &mut self.ended {
-            _ if is_waiting => self.registry.part(token.slot, |parting| parting.held = held),
-            // Another thread has reported it by now.
+            _ if is_waiting => self.registry.keep_parting(token.slot, |parting| parting.held = held),
+            // Another thread has reported the end already.
             Some(ended) if Some(ended.fd) == fd => ended.held = held,
             _ => {}
         }
     }
 
-    /// There are bytes of the member in memory.
+    /// Received bytes of the member are in memory.
     pub fn note_input(&mut self, slot: u32) {
         self.registry.make_ready(slot, READABLE);
         self.wake();
     }
 
-    /// What a writer to the connection waits for while it is held back: that the connection takes bytes, or that something else
-    /// waits to be served. None if something does, or without memory.
+    /// What a writer that is held back waits for: that its connection takes bytes, or that another member is
+    /// ready. `None` if another member is ready already, or without memory.
     pub fn others(&self, guard: &EntryGuard, fd: RawFd) -> Option<PollSet> {
         let members = &self.registry.members;
         let mut set = PollSet::with_room(members.count() + 2).ok()?;
         set.push(fd, libc::POLLOUT);
         if self.is_waiting {
-            // Another thread serves them.
+            // Another thread serves the other members.
             return Some(set);
         }
         let listener = members.listener().filter(|_| !self.registry.pause.is_on());
@@ -249,7 +254,7 @@ impl EventLoop {
         Some(set)
     }
 
-    /// What was queued for the member is sent: its end may have waited for that.
+    /// The member's queue is empty: the end of the member may have waited for that.
     pub fn note_sent(&mut self, slot: u32) {
         let member = self.registry.members.get_mut(slot).filter(|member| member.state == State::Draining);
         if let Some(member) = member {
@@ -265,25 +270,25 @@ impl EventLoop {
         self.wake();
     }
 
-    /// Another thread may wait for the set.
+    /// Wakes the thread that waits for this loop, if there is one.
     pub fn wake(&self) {
         if self.is_waiting {
             self.registry.poller().into_iter().for_each(|poller| poller.wake());
         }
     }
 
-    /// The descriptor for other event loops, made if there is none of this process yet.
+    /// The descriptor for other event loops, made if this process has none yet.
     pub fn make_event_fd<L: List>(
         &mut self,
         guard: &EntryGuard,
         list: &L,
         listener: Option<RawFd>,
     ) -> Result<RawFd, Error> {
-        self.registry.forget_lost_set();
+        self.registry.drop_lost_set();
         self.begin(guard, list, listener, true, 1)?;
         self.registry.build(guard)?;
         let fd = self.registry.event_fd(guard).map_err(failed)?;
-        // The clock wakes the other loop when something is to be looked after.
+        // The clock wakes the other loop when periodic work is due.
         self.tick();
         Ok(fd)
     }

@@ -1,5 +1,6 @@
-//! The common case in a straight line: a list of a few connections, as it was seen; one of them has a message, which is there
-//! whole. Whatever is not so is left to the steps, which find all as it was.
+//! The fast path of a wait: a list of few connections, unchanged; one connection has a whole message. Every
+//! other case returns `None` and is left to the steps, which find everything as it was, or received bytes in
+//! the connection's memory.
 
 #![forbid(unsafe_code)]
 
@@ -13,16 +14,16 @@ use crate::event_loop::receive::Quick;
 use crate::event_loop::step::WaitFor;
 use crate::process::entry_guard::EntryGuard;
 
-/// What a member that is ready has brought.
+/// What a ready member has delivered.
 pub enum Served<O> {
-    /// A message, and whose it is.
+    /// A message, and the value by which events name its connection.
     Message(O, Frame),
-    /// A part of one.
+    /// A part of a message.
     Part,
 }
 
 impl EventLoop {
-    /// The program calls, has changed nothing, and nothing is left to report: what to wait for.
+    /// A call begins, the list is unchanged, and nothing is left to report: what to wait for.
     pub fn begin_quickly<L: List>(
         &mut self,
         list: &L,
@@ -35,8 +36,7 @@ impl EventLoop {
         self.wait_on(list, false)
     }
 
-    /// The program calls, has changed nothing, and members are left that were found to be ready: the message of the next one, and
-    /// whose it is.
+    /// A call begins, the list is unchanged, and members are still queued: the message of the next one.
     pub fn go_on_quickly<L: List>(
         &mut self,
         guard: &EntryGuard,
@@ -47,13 +47,14 @@ impl EventLoop {
         if !self.is_quick() || self.registry.turns.is_empty() || !self.seems_unchanged(list, listener) {
             return None;
         }
-        self.forget_verified();
+        self.clear_verified();
         let message = self.turn_quickly(guard, list)?;
         self.note_call(list, listener, true, most);
         Some(message)
     }
 
-    /// The same for a further event of a call that reports many: a member that was verified for it is not asked again.
+    /// The same for a further event of a call that reports many events: a member verified for this call is
+    /// not verified again.
     pub fn more_quickly<L: List>(&mut self, guard: &EntryGuard, list: &L) -> Option<(L::Origin, Frame)> {
         if !self.is_quick() {
             return None;
@@ -65,7 +66,7 @@ impl EventLoop {
         Some(message)
     }
 
-    /// The turn of the member that is next.
+    /// The turn of the next member.
     fn turn_quickly<L: List>(&mut self, guard: &EntryGuard, list: &L) -> Option<(L::Origin, Frame)> {
         if self.registry.turns.is_over() && !self.ask_quickly() {
             return None;
@@ -87,22 +88,24 @@ impl EventLoop {
         Some((origin, frame))
     }
 
-    /// [`Receiver::next_quickly`]. Where a step is to go on the member has its turn: what was received the kernel reports no more.
+    /// [`Receiver::next_quickly`]. If a step has to go on, the member is queued: epoll does not report
+    /// received bytes again.
     ///
     /// [`Receiver::next_quickly`]: crate::event_loop::receive::Receiver::next_quickly
     fn receive_quickly(&mut self, guard: &EntryGuard, token: Token, fd: RawFd) -> Option<Quick> {
-        let brought = self.receiver.next_quickly(guard, token, fd);
-        if brought.is_none() {
+        let received = self.receiver.next_quickly(guard, token, fd);
+        if received.is_none() {
             self.registry.make_ready(token.slot, READABLE);
         }
-        brought
+        received
     }
 
-    /// Asks the kernel which members are ready. Whether that is all that it has reported: what else it has is left to a step.
+    /// Asks the kernel which members are ready. Returns false if the kernel has reported anything else, which
+    /// is left to a step.
     fn ask_quickly(&mut self) -> bool {
         let Ok(collected) = self.collect() else { return false };
         if collected.has_ticked {
-            // It was reported once.
+            // The tick was reported once: the clock is set anew, so that a step finds it.
             self.registry.poller_mut().into_iter().for_each(|poller| _ = poller.tick_in(0, false));
         }
         let is_all = !collected.has_ticked && !collected.is_stale;
@@ -120,13 +123,13 @@ impl EventLoop {
             && self.registry.poller_ref().is_some_and(|poller| !poller.is_tick_due())
     }
 
-    /// What events name a member with that stands in the list as it was seen.
+    /// The value by which events name the member, if its entry is unchanged.
     fn origin<L: List>(&self, list: &L, member: &Member) -> Option<L::Origin> {
-        let is_it = list.entry(member.index()).is_some_and(|entry| member.is(entry));
-        list.origin(member.index()).filter(|_| is_it)
+        let is_unchanged = list.entry(member.index()).is_some_and(|entry| member.is(entry));
+        list.origin(member.index()).filter(|_| is_unchanged)
     }
 
-    /// Of the descriptors that were waited for this one is ready: the message of a connection, and whose it is.
+    /// This descriptor is the only one that the wait has found ready: the message of its connection.
     pub fn serve_quickly<L: List>(
         &mut self,
         guard: &EntryGuard,
@@ -142,8 +145,8 @@ impl EventLoop {
                 .serve_set_quickly(guard, list, ready)
                 .map(|(origin, frame)| Served::Message(origin, frame));
         }
-        let is_it = |member: &Member| member.fd == ready && is_common(member);
-        let (slot, member) = self.registry.members.slots().find(|(_, member)| is_it(member))?;
+        let is_served = |member: &Member| member.fd == ready && is_common(member);
+        let (slot, member) = self.registry.members.slots().find(|(_, member)| is_served(member))?;
         let token = Token::of_member(slot, member);
         let origin = self
             .origin(list, member)
@@ -160,16 +163,17 @@ impl EventLoop {
         Some(served)
     }
 
-    /// The call goes on to wait; whether signals were blocked just now: nothing of the program runs from here on but while it waits.
+    /// The call waits again. `has_blocked_signals`: signals were blocked just now, so that from here on the
+    /// program runs nothing except during waits.
     pub fn wait_quickly<L: List>(&mut self, list: &L, has_blocked_signals: bool) -> Option<WaitFor> {
         if has_blocked_signals {
             self.is_undisturbed = true;
-            self.forget_verified();
+            self.clear_verified();
         }
         if self.is_quick() { self.wait_on(list, false) } else { None }
     }
 
-    /// The same if that is the set.
+    /// The same if the ready descriptor is the set.
     fn serve_set_quickly<L: List>(
         &mut self,
         guard: &EntryGuard,
@@ -181,17 +185,18 @@ impl EventLoop {
             return None;
         }
         self.is_waiting = false;
-        self.forget_verified();
+        self.clear_verified();
         self.turn_quickly(guard, list)
     }
 
-    /// Whether the member's number still is the file that was registered; not asked again while nothing can change that.
+    /// Whether the member's number still is the file that was registered; not checked again while nothing can
+    /// change that.
     pub(super) fn is_verified(&self, slot: u32, member: &Member) -> bool {
         self.is_undisturbed && member.has(VERIFIED) || self.registry.verify(slot)
     }
 }
 
-/// Whether the member is a connection, as it should be, with nothing to be sent.
+/// Whether the member is a connection in state `Open` with nothing to be sent.
 fn is_common(member: &Member) -> bool {
     member.state == State::Open
         && member.kind == Kind::Connection

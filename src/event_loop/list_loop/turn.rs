@@ -1,4 +1,5 @@
-//! One member's turn: what is ready is received, sent, or reported, if the member still is what it was.
+//! One member's turn: locate and verify the member, then receive, send or report, depending on its state and
+//! kind.
 
 #![forbid(unsafe_code)]
 
@@ -25,7 +26,8 @@ use crate::kernel::deadline::Deadline;
 use crate::process::entry_guard::EntryGuard;
 
 impl EventLoop {
-    /// Where the member stands in the list, after all that the program has changed; none if it is there no more.
+    /// The member and its entry, after all changes of the program; `None` if the member is no longer in the
+    /// list.
     pub(super) fn locate<L: List>(
         &mut self,
         guard: &EntryGuard,
@@ -34,14 +36,14 @@ impl EventLoop {
     ) -> Result<Option<(Member, L::Origin)>, Error> {
         let Some(member) = self.registry.members.find(token).copied() else { return Ok(None) };
         if !list.entry(member.index()).is_some_and(|entry| member.is(entry)) {
-            // Once for all that it has changed.
+            // One synchronisation handles all changes in the list.
             self.upkeep.sync(guard, &mut self.registry, list)?;
         }
         let Some(member) = self.registry.members.find(token).copied() else { return Ok(None) };
         Ok(list.origin(member.index()).map(|origin| (member, origin)))
     }
 
-    /// One member's turn.
+    /// Makes one member's turn.
     pub(super) fn turn<L: List>(
         &mut self,
         guard: &EntryGuard,
@@ -54,10 +56,10 @@ impl EventLoop {
         let (is_readable, is_writable) = (member.take(READABLE), member.take(WRITABLE));
         let is_writable = is_writable && member.has(SENDING);
         if slot == LISTENER {
-            return Ok(self.accept(guard));
+            return Ok(self.prepare_accept(guard));
         }
         let located = self.locate(guard, list, token);
-        // Without memory, or a watch for a new entry: the next call goes on.
+        // No memory, or no watch for a new entry: the member keeps its turn for the next call.
         let located = located.inspect_err(|_| self.registry.make_ready(slot, READABLE | WRITABLE))?;
         let Some((member, origin)) = located else { return Ok(None) };
         let happened = |what| Ok(Some(Step::Event(Event { origin, what })));
@@ -65,7 +67,7 @@ impl EventLoop {
             State::Accepted => {
                 self.set_state(slot, State::Open);
                 if is_readable {
-                    // Its first message may be there already, and epoll has reported it.
+                    // The first message may be there already, and epoll has reported it once.
                     self.registry.make_ready(slot, READABLE);
                 }
                 return happened(What::Connection);
@@ -85,14 +87,14 @@ impl EventLoop {
             self.send_queued(guard, slot, member.fd);
         }
         if member.state == State::Draining {
-            if !is_owed(guard, member.fd) {
+            if !has_unsent(guard, member.fd) {
                 self.registry.turns.push_end(slot);
             }
             return Ok(None);
         }
         match member.kind {
             _ if !is_readable => Ok(None),
-            Kind::Watched => match self.show_ready(guard, slot, member.fd)? {
+            Kind::Watched => match self.should_report_ready(guard, slot, member.fd)? {
                 true => happened(What::Ready),
                 false => Ok(None),
             },
@@ -109,8 +111,9 @@ impl EventLoop {
         }
     }
 
-    /// Whether the member's number still is the file that was registered. If it is not in the set, that may be another file
-    /// by now: the program has closed it.
+    /// Whether the member's number still is the file that was registered. If the number is not in the set,
+    /// the set's own number may be another file's, because the program has closed the set: then the set is
+    /// made anew.
     pub(super) fn verify(&mut self, guard: &EntryGuard, slot: u32) -> Result<bool, Error> {
         if self.registry.verify(slot) {
             return Ok(true);
@@ -118,7 +121,7 @@ impl EventLoop {
         if self.registry.poller().is_some() {
             return Ok(false);
         }
-        self.registry.forget_lost_set();
+        self.registry.drop_lost_set();
         self.registry.build(guard)?;
         Ok(self.registry.verify(slot))
     }
@@ -133,12 +136,12 @@ impl EventLoop {
         }
     }
 
-    /// All were, and the service.
+    /// All members were verified, and the service.
     pub(super) fn note_all_verified(&mut self) {
         (0..self.registry.members.slab_size()).for_each(|slot| self.note_verified(slot));
     }
 
-    pub(super) fn forget_verified(&mut self) {
+    pub(super) fn clear_verified(&mut self) {
         for slot in self.verified.drain(..) {
             self.registry.members.get_mut(slot).into_iter().for_each(|member| member.set(VERIFIED, false));
         }
@@ -154,7 +157,7 @@ impl EventLoop {
         }
     }
 
-    /// Receives a frame of the connection, or what else its peer has done.
+    /// Receives a frame of the connection, or finds that the connection has ended or failed.
     fn receive(&mut self, guard: &EntryGuard, token: Token, fd: RawFd) -> Result<Option<What>, Error> {
         let slot = token.slot;
         let (received, has_more) = self
@@ -170,7 +173,7 @@ impl EventLoop {
             Received::End(reason) => {
                 self.set_ending(slot, State::Draining, reason);
                 if send::flush_verified(guard, fd) {
-                    // It may still read.
+                    // The peer may still read.
                     self.registry.watch_output(slot, true);
                 } else {
                     self.registry.turns.push_end(slot);
@@ -186,15 +189,16 @@ impl EventLoop {
         Ok(None)
     }
 
-    /// Whether a watched descriptor is to be reported: once in a call, if it still is readable. The program may have
-    /// read it meanwhile, and would wait. Epoll reports it again as long as it is.
-    fn show_ready(&mut self, guard: &EntryGuard, slot: u32, fd: RawFd) -> Result<bool, Error> {
-        if self.shown.contains(&fd) || self.shown.try_reserve(1).is_err() {
+    /// Whether a watched descriptor is to be reported: once in a call, and only if it is readable now. The
+    /// program may have read it since epoll reported it, and would block. epoll reports it again as long as
+    /// it is readable.
+    fn should_report_ready(&mut self, guard: &EntryGuard, slot: u32, fd: RawFd) -> Result<bool, Error> {
+        if self.reported_watched.contains(&fd) || self.reported_watched.try_reserve(1).is_err() {
             return Ok(false);
         }
         match extra::is_ready(fd) {
             Ok(true) => {
-                self.shown.push(fd);
+                self.reported_watched.push(fd);
                 Ok(true)
             }
             Ok(false) => Ok(false),
@@ -206,7 +210,7 @@ impl EventLoop {
         }
     }
 
-    /// What the read of an extra descriptor has come to.
+    /// Handles the result of reading an extra descriptor.
     pub(super) fn finish_read<L: List>(
         &mut self,
         guard: &EntryGuard,
@@ -219,7 +223,7 @@ impl EventLoop {
         let bytes = match read {
             Read::Nothing => return Ok(None),
             Read::Bytes(bytes) => {
-                // Epoll reports only what is new: this may not have been all.
+                // Edge-triggered epoll does not report what is left: there may be more bytes.
                 self.registry.make_ready(slot, READABLE);
                 bytes
             }
@@ -257,8 +261,8 @@ impl EventLoop {
         }))
     }
 
-    /// The end of the next connection that has one. What is sent to it is sent; then it is closed, unless the program has
-    /// done so.
+    /// Reports the end of the next connection that has ended. Its queued bytes are sent in the background;
+    /// then the connection is to be closed, unless the program has closed it.
     pub(super) fn report_end<L: List>(
         &mut self,
         guard: &EntryGuard,
@@ -270,31 +274,33 @@ impl EventLoop {
         let located = self.locate(guard, list, token);
         let located = located.inspect_err(|_| self.registry.turns.push_end(slot))?;
         let Some((member, origin)) = located.filter(|(member, _)| member.has_end()) else { return Ok(None) };
-        if member.state == State::Draining && is_owed(guard, member.fd) {
-            // The end was that of a former member of the slot.
+        if member.state == State::Draining && has_unsent(guard, member.fd) {
+            // This end was queued for a former member of the slot.
             return Ok(None);
         }
-        let is_it = member.state != State::Closed && (member.has(VERIFIED) || self.verify(guard, slot)?);
-        if is_it {
+        let is_verified =
+            member.state != State::Closed && (member.has(VERIFIED) || self.verify(guard, slot)?);
+        if is_verified {
             // Without a descriptor for the rest it is lost: the peer has broken the protocol, or reads no more.
             drop(background::take_over(guard, member.fd, Deadline::NONE));
         }
         let mut parting = self.registry.take_parting(slot);
-        let data = table::lock_known(guard, member.fd).take_data(member.cookie);
+        let data = table::lock_unverified(guard, member.fd).take_data(member.cookie);
         parting.data = parting.data.or(data);
         self.ended = Some(Ended::new(member, parting));
-        list.remove(member.index());
+        list.remove_entry(member.index());
         if let Some(member) = self.registry.members.swap_remove(member.index()) {
-            if is_it {
+            if is_verified {
                 self.registry.unregister_verified(guard, slot, &member);
             } else {
                 self.registry.unregister(guard, slot, &member);
             }
         }
         self.resume_accepting(guard);
-        let may_hold = table::lock_known(guard, member.fd).may_hold_descriptors();
-        // Not if the program is about to close it. What is no socket is not closed, either.
-        let noted = if is_it { table::note_closing_socket(guard, member.fd) } else { Err(Errno::EBADF) };
+        let may_hold = table::lock_unverified(guard, member.fd).may_hold_descriptors();
+        // EBADF if the program is about to close the number. A file that is no socket is not closed, either.
+        let noted =
+            if is_verified { table::note_closing_socket(guard, member.fd) } else { Err(Errno::EBADF) };
         if let Ok(memory) = noted {
             self.registry.discard(memory);
             return Ok(Some(Step::End { fd: member.fd, may_hold, origin }));
@@ -302,18 +308,18 @@ impl EventLoop {
         Ok(Some(Step::Event(Event { origin, what: What::Disconnection })))
     }
 
-    /// Sends what is queued for the member.
+    /// Sends the queued bytes of the member.
     fn send_queued(&mut self, guard: &EntryGuard, slot: u32, fd: RawFd) {
-        let flushed = send::flush(guard, fd);
+        let flushed = send::flush_connection(guard, fd);
         if flushed != Flushed::Full {
             self.registry.watch_output(slot, false);
         }
-        // Epoll would report again and again that there is room.
+        // Not watched for EPOLLOUT then: epoll would report room again and again.
         self.is_stalled |= flushed == Flushed::Later;
     }
 }
 
-/// Whether anything is yet to be sent to the connection: queued, or being written by a thread.
-fn is_owed(guard: &EntryGuard, fd: RawFd) -> bool {
-    table::lock(guard, fd).get().is_some_and(|connection| connection.is_owed())
+/// Whether anything is still to be sent: bytes in the queue, or a frame that a thread is writing.
+fn has_unsent(guard: &EntryGuard, fd: RawFd) -> bool {
+    table::lock_verified(guard, fd).get().is_some_and(|connection| connection.has_unsent())
 }

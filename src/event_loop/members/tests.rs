@@ -1,5 +1,5 @@
-//! The mirror beside a model: whatever the program does with its list, each entry has the member that it had before, if it
-//! had one, and each member an entry.
+//! The mirror compared with a model: whatever the program does with its list, each entry keeps the member
+//! that it had before, if it had one, and each member has an entry.
 
 use std::collections::BTreeMap;
 
@@ -14,7 +14,7 @@ struct Program {
 }
 
 impl Program {
-    /// A structure at an address of its own.
+    /// A structure at a new address.
     fn make(&mut self, fd: RawFd, kind: Kind) -> usize {
         self.next += 8;
         self.structures.insert(self.next, (fd, kind));
@@ -60,15 +60,15 @@ impl List for Program {
 
     fn take_back(&mut self, _: usize) {}
 
-    fn remove(&mut self, index: usize) {
+    fn remove_entry(&mut self, index: usize) {
         self.places.swap_remove(index);
     }
 }
 
-/// Makes the mirror as the list is, and does what the registry does with the changes: each new member holds its number,
-/// if no other does.
-fn sync(members: &mut Members, list: &Program, is_it: bool) -> Changes {
-    let changes = members.sync(list, |_, _| is_it).unwrap();
+/// Synchronises the mirror with the list, and handles the changes as the registry does: each new member gets
+/// its number, if no other member holds it.
+fn sync(members: &mut Members, list: &Program, is_same_file: bool) -> Changes {
+    let changes = members.sync(list, |_, _| is_same_file).unwrap();
     for (slot, entry) in &changes.replaced {
         members.rebind(*slot, *entry, State::Waiting);
     }
@@ -83,7 +83,7 @@ fn sync(members: &mut Members, list: &Program, is_it: bool) -> Changes {
     changes
 }
 
-/// What is true of a mirror at any time.
+/// Asserts what must be true of a mirror at any time.
 fn assert_is_mirror(members: &Members, list: &Program) {
     let entries = (0..list.places.len()).filter_map(|index| Some((index, list.entry(index)?)));
     let mut count = 0;
@@ -121,7 +121,7 @@ fn member_follows_its_structure_to_any_place() {
 
 #[test]
 fn copy_of_a_structure_is_the_member_if_the_file_is_the_same() {
-    for is_it in [true, false] {
+    for is_same_file in [true, false] {
         let (mut members, mut list) = (Members::new(), Program::default());
         let addr = list.add(3, Kind::Connection);
         sync(&mut members, &list, true);
@@ -130,9 +130,9 @@ fn copy_of_a_structure_is_the_member_if_the_file_is_the_same() {
         list.structures.remove(&addr);
         list.places.clear();
         list.add(3, Kind::Connection);
-        let changes = sync(&mut members, &list, is_it);
-        assert_eq!((changes.added.len(), changes.removed.len()), if is_it { (0, 0) } else { (1, 1) });
-        assert_eq!(members.find(token).is_some(), is_it);
+        let changes = sync(&mut members, &list, is_same_file);
+        assert_eq!((changes.added.len(), changes.removed.len()), if is_same_file { (0, 0) } else { (1, 1) });
+        assert_eq!(members.find(token).is_some(), is_same_file);
         assert_is_mirror(&members, &list);
     }
 }
@@ -165,7 +165,7 @@ fn token_of_another_registration_finds_nothing() {
     let member = *members.get(slot).unwrap();
     assert!(members.find(token).is_none() && !member.has(READABLE) && member.has(QUEUED));
     let token = Token::of_member(slot, members.get(slot).unwrap());
-    list.remove(0);
+    list.remove_entry(0);
     assert!(members.swap_remove(0).is_some());
     list.add(4, Kind::Extra);
     sync(&mut members, &list, true);
@@ -177,11 +177,11 @@ fn token_of_another_registration_finds_nothing() {
 }
 
 #[test]
-fn address_that_is_forgotten_leads_to_no_member() {
+fn forgotten_address_finds_no_member() {
     let (mut members, mut list) = (Members::new(), Program::default());
     let addr = list.add(3, Kind::Connection);
     sync(&mut members, &list, true);
-    members.forget_address(addr);
+    members.clear_address(addr);
     let changes = sync(&mut members, &list, false);
     assert_eq!((changes.added.len(), changes.removed.len()), (1, 1));
     assert_is_mirror(&members, &list);
@@ -200,7 +200,7 @@ fn service_is_a_member_without_an_entry() {
     assert!(members.is_empty() && members.holder(9).is_none());
 }
 
-/// Numbers that are not random, but look so.
+/// A fixed sequence of pseudo-random numbers.
 struct Script(u64);
 
 impl Script {
@@ -212,7 +212,7 @@ impl Script {
     }
 }
 
-/// One change by the program's hand.
+/// One direct change of the list by the program.
 fn change(script: &mut Script, list: &mut Program) {
     let size = list.places.len();
     let place = script.below(size.max(1));
@@ -220,7 +220,7 @@ fn change(script: &mut Script, list: &mut Program) {
     let kind = if script.below(4) == 0 { Kind::Extra } else { Kind::Connection };
     match script.below(9) {
         0 | 1 if size < 12 => _ = list.add(fd, kind),
-        2 if size > 0 => list.remove(place),
+        2 if size > 0 => list.remove_entry(place),
         3 if size > 0 => _ = list.places.remove(place),
         4 if size > 0 => list.places[place] = None,
         5 if size > 0 => list.places.swap(place, size - 1),
@@ -230,7 +230,7 @@ fn change(script: &mut Script, list: &mut Program) {
                 list.structures.insert(addr, (fd, kind));
             }
         }
-        // A copy of the structure in the place of it.
+        // A copy of the structure replaces it.
         7 => {
             if let Some(Entry { fd, kind, .. }) = list.entry(place) {
                 list.places[place] = Some(list.make(fd, kind));
@@ -242,7 +242,7 @@ fn change(script: &mut Script, list: &mut Program) {
 }
 
 #[test]
-fn mirror_is_as_the_list_is_after_any_changes() {
+fn mirror_equals_list_after_any_changes() {
     let mut script = Script(0x9E37_79B9_7F4A_7C15);
     for _ in 0..400 {
         let (mut members, mut list) = (Members::new(), Program::default());
@@ -252,15 +252,16 @@ fn mirror_is_as_the_list_is_after_any_changes() {
             for _ in 0..=script.below(3) {
                 change(&mut script, &mut list);
             }
-            let is_it = script.below(2) == 0;
-            let changes = sync(&mut members, &list, is_it);
+            let is_same_file = script.below(2) == 0;
+            let changes = sync(&mut members, &list, is_same_file);
             assert_is_mirror(&members, &list);
             assert!(!members.differs(&list, 0..list.places.len()));
             for (slot, member) in members.slots() {
                 let is_added = changes.added.contains(&slot);
                 let is_replaced = changes.replaced.iter().any(|(replaced, _)| *replaced == slot);
                 match before.get(&member.addr) {
-                    // A structure that is there still has its slot, and all else if nothing in it has changed.
+                    // A structure that is still there keeps its slot, and the rest of its member if it was
+                    // not changed.
                     Some((old, was)) => {
                         assert_eq!((slot, is_added), (*old, false));
                         let has_changed =
@@ -269,10 +270,12 @@ fn mirror_is_as_the_list_is_after_any_changes() {
                         let may_begin = was.state == State::Waiting || has_changed;
                         assert!(may_begin || member.registration == was.registration);
                     }
-                    // A new one is added, or a copy of one that was removed.
+                    // A new structure, or a copy of one that was removed.
                     None => assert!(
                         is_added
-                            != before.values().any(|(old, was)| *old == slot && is_it && was.fd == member.fd)
+                            != before
+                                .values()
+                                .any(|(old, was)| *old == slot && is_same_file && was.fd == member.fd)
                     ),
                 }
             }

@@ -1,7 +1,8 @@
-//! The set that watches the members, and the service's socket in it.
+//! The epoll set that watches the members, and the service's socket in it.
 //!
-//! The program may close the set, as any descriptor that it does not know: it is made anew when the loop finds so. What the
-//! program has for another event loop follows each new set.
+//! The program may close the set, like any descriptor that it does not know; the loop then makes a new one
+//! when it finds the loss. The event descriptor that the program has for another event loop follows each new
+//! set.
 
 #![forbid(unsafe_code)]
 
@@ -20,20 +21,21 @@ use crate::kernel::poller::{PROBE, Poller, Readiness, TICK};
 use crate::kernel::socket;
 use crate::process::entry_guard::EntryGuard;
 
-/// What epoll has reported beside members that are ready.
+/// What epoll has reported in addition to ready members.
 #[derive(Clone, Copy, Default)]
 pub struct Collected {
-    /// Anything at all.
+    /// Whether epoll has reported anything at all.
     pub is_something: bool,
-    /// It is time to look after something.
+    /// The clock has ticked: periodic work is due.
     pub has_ticked: bool,
-    /// A registration has outlived its member: the program closed the descriptor with close(2), and the file is still open
-    /// elsewhere. It cannot be removed alone: the set is to be made anew.
+    /// The set reports a registration whose member no longer exists: the program closed the descriptor with
+    /// close(2), and the file is still open elsewhere. epoll cannot remove such a registration by number: the
+    /// set must be made anew.
     pub is_stale: bool,
 }
 
 impl Registry {
-    /// The set; none if there is none of this process, or the program has closed it.
+    /// The set; `None` if this process has none, or the program has closed it. Asks the kernel.
     pub fn poller(&self) -> Option<&Poller> {
         self.poller.as_ref().filter(|poller| poller.is_intact())
     }
@@ -43,17 +45,17 @@ impl Registry {
         self.poller.as_ref().is_none_or(Poller::has_clock)
     }
 
-    /// The set of a loop that has verified it in this call.
+    /// The set, without asking the kernel: the loop has verified it in this call.
     pub fn poller_mut(&mut self) -> Option<&mut Poller> {
         self.poller.as_mut()
     }
 
-    /// The same, to be asked only.
+    /// The same, to read only.
     pub fn poller_ref(&self) -> Option<&Poller> {
         self.poller.as_ref()
     }
 
-    /// Puts the member into the set; if there is none yet, that is done when it is made.
+    /// Puts the member into the set; if there is no set yet, the member enters when the set is made.
     pub(super) fn watch(&mut self, slot: u32) -> nix::Result<()> {
         let (Some(member), Some(poller)) = (self.members.get(slot), &self.poller) else { return Ok(()) };
         let (fd, token) = (member.fd, Token::of_member(slot, member).data());
@@ -72,8 +74,8 @@ impl Registry {
         result
     }
 
-    /// Has epoll report when more can be sent, or no longer. Should the number be another file's by now, epoll does not
-    /// watch it, and the member's next turn finds it so.
+    /// Has epoll report when the member can send, or no longer. If the number is another file's by now, epoll
+    /// does not watch that file, and the member's next turn finds it closed.
     pub fn watch_output(&mut self, slot: u32, is_sending: bool) {
         let Some(member) = self.members.get_mut(slot) else { return };
         member.set(SENDING, is_sending);
@@ -84,13 +86,13 @@ impl Registry {
     pub fn update_interest(&self, slot: u32) {
         let member = self.members.get(slot).filter(|member| member.is_registered());
         if let (Some(member), Some(poller)) = (member, self.poller()) {
-            // Should it fail, later calls for this connection send what is queued.
+            // If this fails, later calls for this connection send the queued bytes.
             let _ = poller.change(member.fd, Token::of_member(slot, member).data(), member.interest());
         }
     }
 
-    /// Makes the set where there is none, and registers all members. If the one before was lost, each connection is
-    /// first asked whether it still is the socket that was registered.
+    /// Makes the set if there is none, and registers all members. If the former set was lost, each connection
+    /// is first checked by the cookie of its socket.
     pub fn build(&mut self, guard: &EntryGuard) -> Result<(), Error> {
         if self.poller.is_some() {
             return Ok(());
@@ -100,7 +102,8 @@ impl Registry {
         slots.extend(self.members.slots().map(|(slot, _)| slot));
         self.poller = Some(Poller::new().map_err(failed)?);
         self.shadows = 0;
-        // A member that waits for another one's number is registered after that one: the new set must have it.
+        // A member that waits for the number of another member is registered after it: the new set must have
+        // that one.
         let registered = self
             .register_listener(guard)
             .and_then(|()| slots.iter().try_for_each(|slot| self.renew(guard, *slot)))
@@ -112,7 +115,7 @@ impl Registry {
         registered
     }
 
-    /// Registers a member in a set that was made anew: it stays what it is, unless its number is another file's by now.
+    /// Registers a member in a new set: its state remains, unless its number is another file's by now.
     fn renew(&mut self, guard: &EntryGuard, slot: u32) -> Result<(), Error> {
         let Some(member) = self.members.get(slot).copied() else { return Ok(()) };
         if !member.is_registered() {
@@ -137,7 +140,7 @@ impl Registry {
         Ok(())
     }
 
-    /// Watches the service's socket, unless it is watched as it is now.
+    /// Watches the service's socket, or updates what is watched, depending on the pause.
     pub fn register_listener(&mut self, guard: &EntryGuard) -> Result<(), Error> {
         let (Some(listener), Some(poller)) = (self.members.listener().copied(), &self.poller) else {
             return Ok(());
@@ -152,7 +155,7 @@ impl Registry {
             }
         }
         prepare_listener(guard, listener.fd).map_err(failed)?;
-        // A connection that had the number is closed.
+        // If a member holds the number, its connection is closed.
         if let Some(holder) = self.members.holder(listener.fd).filter(|holder| *holder != LISTENER) {
             self.mark_closed(guard, holder);
         }
@@ -168,18 +171,18 @@ impl Registry {
         .map_err(failed)
     }
 
-    /// Whether this is the service's socket, or there is none.
+    /// Whether this is the registered service's socket, or there is none in both cases.
     pub fn has_listener(&self, fd: Option<RawFd>) -> bool {
         self.members.listener().map(|listener| listener.fd) == fd
     }
 
-    /// The program waits for clients of this service, or of none; whether it is another one than before.
+    /// The program waits for clients of this service, or of none; returns whether that is a change.
     pub fn set_listener(&mut self, guard: &EntryGuard, fd: Option<RawFd>) -> Result<bool, Error> {
         if self.has_listener(fd) {
             return Ok(false);
         }
         if let Some(fd) = fd {
-            // Before anything is changed: what is no service is an error.
+            // Before anything is changed: a descriptor that is no service is an error.
             socket::check_listener(fd).map_err(failed)?;
         }
         self.make_room()?;
@@ -190,11 +193,11 @@ impl Registry {
         Ok(true)
     }
 
-    /// Takes in what epoll reports.
-    pub fn collect(&mut self, brought: &[Readiness]) -> Collected {
+    /// Handles the reports of epoll: queues ready members, and begins a round.
+    pub fn collect(&mut self, reports: &[Readiness]) -> Collected {
         let mut is_stale = false;
         let has_ticked = self.poller.as_mut().is_some_and(Poller::take_tick);
-        for readiness in brought {
+        for readiness in reports {
             let (flags, data) = (readiness.events, readiness.u64);
             if data == TICK {
                 self.poller.iter_mut().for_each(Poller::stop_clock);
@@ -215,27 +218,28 @@ impl Registry {
             }
         }
         self.turns.begin_round();
-        Collected { is_something: !brought.is_empty(), has_ticked, is_stale }
+        Collected { is_something: !reports.is_empty(), has_ticked, is_stale }
     }
 
-    /// What the program has closed is not to be used, nor closed.
-    pub fn forget_lost_set(&mut self) {
+    /// Drops a set that the program has closed: its number must be neither used nor closed.
+    pub fn drop_lost_set(&mut self) {
         if self.poller.is_some() && self.poller().is_none() {
             self.poller = None;
         }
         self.event_fd.iter_mut().for_each(EventFd::mend);
     }
 
-    /// The set is to be made anew, or not needed any more.
+    /// Drops the set: it is to be made anew, or is no longer needed.
     pub fn drop_set(&mut self) {
         if let (Some(event_fd), Some(poller)) = (&self.event_fd, self.poller()) {
-            // A forked child may have the set, too, so that it would not leave by itself.
+            // A forked child may have the set, too: then the kernel would not remove it from the event
+            // descriptor.
             event_fd.leave(poller);
         }
         self.poller = None;
     }
 
-    /// The set is new. Should it fail, the next one is tried.
+    /// The set is new: the event descriptor watches it. If this fails, the next set is tried.
     fn follow_set(&self) {
         let event_fd = self.event_fd.as_ref().filter(|event_fd| event_fd.is_intact());
         if let (Some(event_fd), Some(poller)) = (event_fd, &self.poller) {
@@ -243,7 +247,7 @@ impl Registry {
         }
     }
 
-    /// The descriptor for other event loops, made if there is none of this process yet.
+    /// The descriptor for other event loops, made if this process has none yet.
     pub fn event_fd(&mut self, guard: &EntryGuard) -> nix::Result<RawFd> {
         if self.event_fd.as_ref().is_none_or(|event_fd| !event_fd.is_intact()) {
             let event_fd = EventFd::new()?;
@@ -256,12 +260,13 @@ impl Registry {
         self.event_fd.as_ref().map(EventFd::fd).ok_or(Errno::EBADF)
     }
 
-    /// Whether there is one.
+    /// Whether there is an event descriptor.
     pub fn has_event_fd(&self) -> bool {
         self.event_fd.is_some()
     }
 
-    /// Shows other event loops whether something is left to report, or to send in the background.
+    /// Makes the event descriptor readable while something is left to report or to send in the background,
+    /// and not readable otherwise.
     pub fn update_event_fd(&mut self, guard: &EntryGuard) {
         let Some(event_fd) = &mut self.event_fd else { return };
         event_fd.raise(!self.turns.is_empty() || self.turns.has_ends());
@@ -273,11 +278,12 @@ impl Registry {
     }
 }
 
-/// Makes calls on the listener return instead of waiting, for all processes that share it: another one may take the
-/// client that epoll reported. What the program had set before is remembered for `ipc_accept`.
+/// Makes calls on the listening socket return instead of waiting, for all processes that share it: another
+/// process may accept the client that epoll reported. If the program had it blocking, that is noted for
+/// `ipc_accept`.
 fn prepare_listener(guard: &EntryGuard, fd: RawFd) -> nix::Result<()> {
     if socket::prepare_listener(fd)? {
-        table::lock(guard, fd).entry()?.waits_for_clients = true;
+        table::lock_verified(guard, fd).entry()?.waits_for_clients = true;
     }
     Ok(())
 }
