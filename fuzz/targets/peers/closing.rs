@@ -153,6 +153,13 @@ impl World {
         connection.state = State::Closed;
         if way == 5 {
             self.remove_dead(fd);
+            // In the other list a dead entry with the number may be taken for one of the file that still has it.
+            for other in &mut self.connections {
+                if other.is_elsewhere && other.state == State::Closed && other.fd == fd {
+                    other.number_taken = true;
+                    other.own_end = other.own_end.max(Due::Perhaps);
+                }
+            }
         }
         if !self.is_listed(number) && !self.connections[number].is_elsewhere {
             self.is_over(number);
