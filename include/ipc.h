@@ -136,7 +136,7 @@ void log_debug (const char *message, ...);
 #define IPC_VERSION 1
 
 /**
- * What a function returns: IPC_ERROR_NONE or what went wrong. The values are frozen.
+ * What a function returns: IPC_ERROR_NONE, or the code of the error. The values are frozen.
  */
 enum ipc_errors {
     /**
@@ -208,7 +208,7 @@ enum ipc_errors {
      */
     IPC_ERROR_WAIT_EVENT__SELECT = 16,
     /**
-     * Wait for an event: nobody to wait for.
+     * Wait for an event: nothing to wait for.
      */
     IPC_ERROR_WAIT_EVENT__NO_CLIENTS_PARAM = 17,
     /**
@@ -382,7 +382,7 @@ enum ipc_errors {
 };
 
 /**
- * What ipc_wait_event tells.
+ * The event that ipc_wait_event reports.
  */
 enum ipc_event_type {
     /**
@@ -498,7 +498,7 @@ struct ipc_event {
      */
     enum ipc_event_type type;
     /**
-     * Whom it is about.
+     * The connection, service or descriptor that the event is about.
      */
     struct ipc_connection_info *origin;
     /**
@@ -534,7 +534,7 @@ extern enum msg_types message_types;
  * IPC_ERROR_USOCK_INIT__EMPTY_PATH: the path is longer than PATH_MAX (ENAMETOOLONG).
  * IPC_ERROR_USOCK_INIT__WRONG_FILE_DESCRIPTOR: socket(2) failed.
  * IPC_ERROR_USOCK_INIT__BIND: another server has the path (EADDRINUSE), or the directory or the socket
- * cannot be made: errno tells (EACCES, ENOENT, ENOTDIR, EROFS, EMFILE; ENAMETOOLONG for a name that is
+ * cannot be made: errno has the reason (EACCES, ENOENT, ENOTDIR, EROFS, EMFILE; ENAMETOOLONG for a name that is
  * too long for the file system; ...). EBUSY: the structure is that of a service that is open; it stays as it is.
  * IPC_ERROR_USOCK_INIT__LISTEN: listen(2) failed.
  */
@@ -591,7 +591,7 @@ enum ipc_errors ipc_close(struct ipc_connection_info *p);
  * service; type and spath are left alone. ipc_wait_event does this by itself.
  *
  * Errors: IPC_ERROR_ACCEPT__NO_SERVICE_PARAM, IPC_ERROR_ACCEPT__NO_CLIENT_PARAM: NULL (EINVAL).
- * IPC_ERROR_ACCEPT: accept4(2) failed, as errno tells: EINTR, EMFILE, EBADF, ...
+ * IPC_ERROR_ACCEPT: accept4(2) failed, and errno has the reason: EINTR, EMFILE, EBADF, ...
  */
 enum ipc_errors ipc_accept(struct ipc_connection_info *srv,
                            struct ipc_connection_info *p);
@@ -626,7 +626,7 @@ enum ipc_errors ipc_read(const struct ipc_connection_info *p,
  * Errors: IPC_ERROR_MESSAGE_WRITE__NO_MESSAGE_PARAM: `m` is NULL (EINVAL).
  * IPC_ERROR_MESSAGE_FORMAT__LENGTH: its length is over IPC_MAX_MESSAGE_SIZE (EMSGSIZE).
  * IPC_ERROR_MESSAGE_FORMAT__INCONSISTENT_PARAMS: it has a length and no payload (EINVAL).
- * IPC_ERROR_USOCK_SEND: the connection is NULL (EINVAL), the peer is gone (EPIPE; there is no SIGPIPE), a
+ * IPC_ERROR_USOCK_SEND: the connection is NULL (EINVAL), the peer has closed the connection (EPIPE; there is no SIGPIPE), a
  * fork has left unsent messages to the parent (EBUSY), or sendmsg(2) failed.
  * IPC_ERROR_MESSAGE_WRITE__NOT_ENOUGH_DATA: with the message, what waits for this connection would be more than
  * that, and the peer has read nothing for a second, or the call has taken ten (EAGAIN). Nothing of the message was sent; try
@@ -646,8 +646,8 @@ void service_path(char *path,
                   int32_t version);
 
 /**
- * Waits until something happens to one of the connections in `clients` or at the service `srv`, and tells
- * what in `event`. `srv` is NULL in a program that serves nobody.
+ * Waits until something happens to one of the connections in `clients` or at the service `srv`, and reports
+ * the event in `event`. `srv` is NULL in a program that has no service.
  *
  * What `event->m` still holds from the call before is freed first: initialise the event with zeros, and
  * set m to NULL where you have freed the message yourself.
@@ -657,15 +657,15 @@ void service_path(char *path,
  * after its DISCONNECTION.
  * MESSAGE: `m` is a struct ipc_message * from `origin`.
  * EXTRA_SOCKET: `origin` was added with ipc_add_fd; `m` is a message with the bytes read (at most 64 KiB),
- * of length 0 at the end of the file, which is told once, or if the descriptor cannot be read.
+ * of length 0 at the end of the file, which is reported once, or if the descriptor cannot be read.
  * ERROR: the peer broke the protocol or the connection failed; its DISCONNECTION follows.
  * DISCONNECTION: the connection is over. It is closed already and in the list no more (the last element
- * has taken its place); `origin->fd` still tells the number.
+ * has taken its place); `origin->fd` still has the number.
  *
  * What single peers do wrong is an event, not an error. Errors:
  * IPC_ERROR_WAIT_EVENT__NO_EVENT_PARAM, IPC_ERROR_WAIT_EVENT__NO_CLIENTS_PARAM: NULL (EINVAL); the latter
- * also where there is nobody to wait for.
- * IPC_ERROR_WAIT_EVENT__SELECT: a signal handler has run (EINTR), or waiting failed, as errno tells; EBADF,
+ * also if there is nothing to wait for: no service, and no entry in the list that can have an event.
+ * IPC_ERROR_WAIT_EVENT__SELECT: a signal handler has run (EINTR), or waiting failed, and errno has the reason; EBADF,
  * ENOTSOCK or, where it does not listen, EINVAL for a `srv` that is no service.
  * IPC_ERROR_NOT_ENOUGH_MEMORY: ENOMEM. Nothing is lost; the next call goes on.
  */
@@ -699,7 +699,7 @@ enum ipc_errors ipc_del(struct ipc_connection_infos *cinfos,
 
 /**
  * Adds a descriptor of any kind (pipe, terminal, socket, timerfd, eventfd, signalfd, regular file), whose
- * bytes ipc_wait_event then reads and tells as IPC_EVENT_TYPE_EXTRA_SOCKET. The descriptor stays yours. Its
+ * bytes ipc_wait_event then reads and reports as IPC_EVENT_TYPE_EXTRA_SOCKET. The descriptor stays yours. Its
  * ipc_connection_info, of type 'a', is made by malloc(3): `origin` of the events, or found in the list;
  * take it out with ipc_del and free it.
  *
@@ -880,7 +880,7 @@ enum ipc_errors usock_connect(int32_t *fd,
  *
  * Errors: IPC_ERROR_USOCK_INIT__EMPTY_FILE_DESCRIPTOR: `fd` is NULL (EINVAL).
  * IPC_ERROR_USOCK_INIT__EMPTY_PATH: NULL or empty (EINVAL), or too long (ENAMETOOLONG).
- * IPC_ERROR_USOCK_INIT__BIND: another server has the path (EADDRINUSE), or the socket cannot be made: errno tells
+ * IPC_ERROR_USOCK_INIT__BIND: another server has the path (EADDRINUSE), or the socket cannot be made, and errno has the reason
  * (EACCES, ENOENT, ENOTDIR, EROFS, EMFILE; ENAMETOOLONG for a name that is too long for the file system; ...).
  * IPC_ERROR_USOCK_INIT__WRONG_FILE_DESCRIPTOR, IPC_ERROR_USOCK_INIT__LISTEN: as for ipc_server_init.
  */
@@ -891,7 +891,7 @@ enum ipc_errors usock_init(int32_t *fd,
  * Waits for a client at the listening socket `fd` and takes it; `*pfd` becomes its descriptor.
  *
  * Errors: IPC_ERROR_USOCK_ACCEPT__PATH_FILE_DESCRIPTOR: `pfd` is NULL (EINVAL).
- * IPC_ERROR_USOCK_ACCEPT: accept4(2) failed, as errno tells.
+ * IPC_ERROR_USOCK_ACCEPT: accept4(2) failed, and errno has the reason.
  */
 enum ipc_errors usock_accept(int fd, int32_t *pfd);
 

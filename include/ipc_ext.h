@@ -180,11 +180,11 @@ struct ipc_notice {
      */
     uint64_t count;
     /**
-     * Who has sent the signal; 0 for the kernel.
+     * The process that sent the signal; 0 if the kernel sent it.
      */
     pid_t pid;
     /**
-     * The real user of who has sent it.
+     * The real user ID of the process that sent the signal.
      */
     uid_t uid;
 };
@@ -201,7 +201,7 @@ extern "C" {
  * A signal handler that runs meanwhile does not end a wait that has a time-out, nor make it longer; one
  * without end fails with EINTR, as ipc_wait_event does.
  *
- * Errors: as for ipc_wait_event, also where there is nobody to wait for.
+ * Errors: as for ipc_wait_event, also if there is nothing to wait for: no service, and no entry in the list that can have an event.
  */
 enum ipc_errors ipc_wait_event_timeout(struct ipc_connection_infos *clients,
                                        struct ipc_connection_info *srv,
@@ -222,14 +222,14 @@ enum ipc_errors ipc_read_timeout(const struct ipc_connection_info *p,
                                  int timeout_ms);
 
 /**
- * Waits as ipc_wait_event_timeout does, and then tells all that is at hand, up to `*count` events: in turns,
+ * Waits as ipc_wait_event_timeout does, and then reports all pending events, up to `*count` events: in turns,
  * as single calls do, and what concerns one connection in its order. `*count` becomes how many: 0 when the
  * time is over.
  *
  * `events` is an array of `*count` events. Initialise it with zeros: each call frees the messages of the call
  * before. A DISCONNECTION is always the first of its array, so that no event in it is about a connection that
  * has ended; a message with descriptors is the last, since they are to be had until the connection's next one. A
- * watched descriptor is told once.
+ * watched descriptor is reported once.
  *
  * Errors: as for ipc_wait_event, and `*count` is 0 then; IPC_ERROR_WAIT_EVENT__NO_EVENT_PARAM: `events` or
  * `count` is NULL, or `*count` is 0 (EINVAL). What comes after the first event and fails is left for the next
@@ -244,7 +244,7 @@ enum ipc_errors ipc_wait_events(struct ipc_connection_infos *clients,
 /**
  * The descriptor `*fd` is readable while ipc_wait_event, with the same list and service, has something to
  * tell: for poll(2), epoll(7) or another library's event loop, level-triggered. When it is, call
- * ipc_wait_event_timeout or ipc_wait_events with a time-out of 0 until they tell nothing: what made it
+ * ipc_wait_event_timeout or ipc_wait_events with a timeout of 0 until they report nothing: what made it
  * readable may be half a message.
  *
  * The descriptor is the library's: do not read or close it. It is the same at each call, and closed by
@@ -254,7 +254,7 @@ enum ipc_errors ipc_wait_events(struct ipc_connection_infos *clients,
  * Errors: IPC_ERROR_WAIT_EVENT__NO_CLIENTS_PARAM: `clients` is NULL (EINVAL).
  * IPC_ERROR_WAIT_EVENT__NO_EVENT_PARAM: `fd` is NULL (EINVAL).
  * IPC_ERROR_WAIT_EVENT__SELECT: epoll_create1(2), epoll_ctl(2), eventfd(2) or timerfd_create(2) failed, as
- * errno tells;
+ * errno has the reason;
  * EBADF, EINVAL or ENOTSOCK for a `srv` that is no service.
  * IPC_ERROR_NOT_ENOUGH_MEMORY: ENOMEM.
  */
@@ -264,9 +264,9 @@ enum ipc_errors ipc_event_fd(struct ipc_connection_infos *clients,
 
 /**
  * Adds a descriptor that poll(2) can watch (a listening socket, one that another library reads). When it is
- * readable ipc_wait_event tells so, and reads nothing: an event of type IPC_EVENT_TYPE_EXTRA_SOCKET whose `m`
+ * readable ipc_wait_event reports it, and reads nothing: an event of type IPC_EVENT_TYPE_EXTRA_SOCKET whose `m`
  * is NULL, again and again until the program has read it, or taken it out of the list with ipc_del_fd. The end
- * and errors of the descriptor are told so, too. The descriptor stays yours.
+ * and errors of the descriptor are reported in the same way. The descriptor stays yours.
  *
  * Errors: as for ipc_add_fd; IPC_ERROR_WAIT_EVENT__SELECT with EPERM for a regular file, which is readable at
  * all times.
@@ -399,7 +399,7 @@ enum ipc_errors ipc_connection_timeout(struct ipc_connection_info *p,
  *
  * Errors: IPC_ERROR_ADD_FD__NO_PARAM_CINFOS: NULL (EINVAL).
  * IPC_ERROR_WAIT_EVENT__SELECT: there is no such signal, or it cannot be caught (EINVAL); or signalfd(2) or epoll_ctl(2)
- * failed, as errno tells.
+ * failed; errno has the reason.
  * IPC_ERROR_ADD__EMPTY_LIST, IPC_ERROR_NOT_ENOUGH_MEMORY: as for ipc_add_fd. The signal is as before then.
  */
 enum ipc_errors ipc_add_signal(struct ipc_connection_infos *cinfos,
@@ -409,7 +409,7 @@ enum ipc_errors ipc_add_signal(struct ipc_connection_infos *cinfos,
  * Has ipc_wait_event report a time: first in `first_ms` milliseconds, and then each `every_ms`, or never again if that
  * is 0. It is reported as IPC_EVENT_TYPE_EXTRA_SOCKET, whose `m` is a message of type IPC_MSG_TIMER with a struct ipc_notice
  * as its payload. Times that come while the program does something else are reported as one, with their `count`. The
- * clock is CLOCK_MONOTONIC: it stands while the machine sleeps, and nobody sets it.
+ * clock is CLOCK_MONOTONIC: it stops while the machine sleeps, and cannot be set.
  *
  * `*id` becomes the timer's number, for ipc_del_timer, which ends it; `id` may be NULL. In the list it is an entry of
  * type 'a', whose `fd` is that number: `origin` of the events. ipc_connections_free ends it, too, and leaves the entry's
@@ -417,7 +417,7 @@ enum ipc_errors ipc_add_signal(struct ipc_connection_infos *cinfos,
  *
  * Errors: IPC_ERROR_ADD_FD__NO_PARAM_CINFOS: NULL (EINVAL).
  * IPC_ERROR_WAIT_EVENT__SELECT: `first_ms` or `every_ms` is below 0 (EINVAL); or timerfd_create(2) or epoll_ctl(2) failed,
- * as errno tells.
+ * and errno has the reason.
  * IPC_ERROR_ADD__EMPTY_LIST, IPC_ERROR_NOT_ENOUGH_MEMORY: as for ipc_add_fd.
  */
 enum ipc_errors ipc_add_timer(struct ipc_connection_infos *cinfos,
@@ -467,7 +467,7 @@ enum ipc_errors ipc_sendv(const struct ipc_connection_info *p,
  * ipc_watch_fd get none. It does not wait: what a peer does not take at once is queued for it, as by ipc_queue.
  *
  * `*failed`, unless `failed` is NULL, becomes the number of connections that do not get the message: the queue is
- * full, there is no memory, or the peer is gone. The others get it, and IPC_ERROR_NONE is returned. Who is gone is
+ * full, there is no memory, or the peer has closed the connection. The others get it, and IPC_ERROR_NONE is returned. Who is gone is
  * reported by ipc_wait_event.
  *
  * Errors: IPC_ERROR_WAIT_EVENT__NO_CLIENTS_PARAM: `clients` is NULL (EINVAL). IPC_ERROR_MESSAGE_WRITE__NO_MESSAGE_PARAM,
@@ -480,14 +480,14 @@ enum ipc_errors ipc_broadcast(struct ipc_connection_infos *clients,
                               size_t *failed);
 
 /**
- * Puts a copy of the message behind what is queued for the connection; it does not wait. What is queued leaves
+ * Appends a copy of the message to the bytes queued for the connection; the function does not wait. What is queued leaves
  * in batches, many messages in one system call: whenever 64 KiB have come together, as far as the peer reads,
  * with the next ipc_write or ipc_flush, from within ipc_wait_event where the connection is in its list, from
  * within ipc_read, on ipc_close and at exit.
  *
  * Errors: as for ipc_write. IPC_ERROR_MESSAGE_WRITE__NOT_ENOUGH_DATA: what is queued for this connection is as
  * much as its limit (EAGAIN; 16 MiB, or what ipc_limits has set); nothing of the message is queued: ipc_flush,
- * and try again, unless the message alone is over the limit. IPC_ERROR_USOCK_SEND with EPIPE: the peer is gone,
+ * and try again, unless the message alone is over the limit. IPC_ERROR_USOCK_SEND with EPIPE: the peer has closed the connection,
  * and with it what was queued.
  *
  * End the connection with ipc_close: close(2) alone leaves what is queued unsent. Where its number is another
@@ -504,7 +504,7 @@ enum ipc_errors ipc_queue(const struct ipc_connection_info *p,
  * A signal handler that runs meanwhile does not end a wait that has a time-out, nor make it longer.
  *
  * Error: IPC_ERROR_USOCK_SEND: the connection is NULL (EINVAL) or not open (EBADF); the time is over
- * (ETIMEDOUT); the peer is gone (EPIPE), and what was queued with it; a signal handler has run, where there is
+ * (ETIMEDOUT); the peer has closed the connection (EPIPE), and what was queued with it; a signal handler has run, where there is
  * no time-out (EINTR); a fork has left unsent messages to the parent (EBUSY); the call comes from a signal
  * handler that has interrupted a write to this connection (EDEADLK); or sendmsg(2) failed.
  */
@@ -524,7 +524,7 @@ enum ipc_errors ipc_pending(const struct ipc_connection_info *p,
  * Limits the connection, or, set for a service, those that it accepts from then on.
  *
  * `max_message`: the longest payload that the peer may announce, in bytes. One that announces more breaks the
- * protocol: ipc_wait_event tells an ERROR and the DISCONNECTION, ipc_read fails with EPROTO.
+ * protocol: ipc_wait_event reports an ERROR and the DISCONNECTION, ipc_read fails with EPROTO.
  * `max_queue`: how many bytes may be queued by ipc_write, once the peer does not read, and by ipc_queue. The
  * rest of a message that has begun to leave is kept in any case.
  * 0 is the limit that holds where none is set: IPC_MAX_MESSAGE_SIZE, and 16 MiB.
@@ -541,8 +541,8 @@ enum ipc_errors ipc_limits(const struct ipc_connection_info *p,
                            size_t max_queue);
 
 /**
- * Tells who is at the other end of the connection, by the kernel's word (SO_PEERCRED of unix(7)): on a
- * server's side who has connected, on a client's side who has opened the service.
+ * Returns the peer credentials of the connection, as the kernel recorded them (SO_PEERCRED of unix(7)): on the
+ * server's side those of the process that connected, on the client's side those of the process that opened the service.
  *
  * Errors: IPC_ERROR_CONNECTION_GEN__NO_CINFO: a parameter is NULL (EINVAL).
  * IPC_ERROR_USOCK_RECV: the connection is not open (EBADF), no socket (ENOTSOCK) or not connected (ENOTCONN).

@@ -1,7 +1,7 @@
-//! Each way a call can fail: its C code, its sentence, its errno.
+//! The errors of a failed call: the C code, the message for the code, and errno.
 //!
-//! The contract: what a function cannot do it says with one code of the frozen [`ipc_errors`] and with
-//! errno; on success errno is untouched. Where a system call failed, errno is that call's.
+//! The contract: a function that fails returns one code of the frozen [`ipc_errors`] and sets errno; on
+//! success errno is untouched. If a system call failed, errno is the one that this system call set.
 
 #![forbid(unsafe_code)]
 
@@ -10,22 +10,22 @@ use std::ffi::CStr;
 
 use nix::errno::Errno;
 
-/// A failed call, as C will see it.
+/// A failed call, as the C caller sees it: the code that is returned, and errno.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Error {
-    /// What the function returns.
+    /// The code that the function returns.
     pub code: ipc_errors,
-    /// What errno becomes.
+    /// The value that errno is set to.
     pub errno: Errno,
 }
 
 impl Error {
-    /// A failure with both of its names.
+    /// A failure with this code and this errno.
     pub const fn new(code: ipc_errors, errno: Errno) -> Self {
         Self { code, errno }
     }
 
-    /// A wrong argument.
+    /// A wrong argument: errno is EINVAL.
     pub const fn argument(code: ipc_errors) -> Self {
         Self::new(code, Errno::EINVAL)
     }
@@ -37,7 +37,7 @@ impl From<TryReserveError> for Error {
     }
 }
 
-/// What a function returns: IPC_ERROR_NONE or what went wrong. The values are frozen.
+/// What a function returns: IPC_ERROR_NONE, or the code of the error. The values are frozen.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[expect(non_camel_case_types, reason = "the names are those of the C interface")]
@@ -76,7 +76,7 @@ pub enum ipc_errors {
     IPC_ERROR_HANDLE_NEW_CONNECTION__NO_CINFOS_PARAM = 15,
     /// Wait for an event: waiting failed or was interrupted.
     IPC_ERROR_WAIT_EVENT__SELECT = 16,
-    /// Wait for an event: nobody to wait for.
+    /// Wait for an event: nothing to wait for.
     IPC_ERROR_WAIT_EVENT__NO_CLIENTS_PARAM = 17,
     /// Wait for an event: no event structure.
     IPC_ERROR_WAIT_EVENT__NO_EVENT_PARAM = 18,
@@ -164,7 +164,7 @@ pub enum ipc_errors {
     IPC_ERROR_MESSAGE_EMPTY__EMPTY_MESSAGE_LIST = 59,
 }
 
-/// The sentences that `ipc_errors_get` answers with, in the order of the codes.
+/// The messages that `ipc_errors_get` returns, in the order of the codes.
 const SENTENCES: [&CStr; 60] = [
     c"no error",
     c"not enough memory",
@@ -183,7 +183,7 @@ const SENTENCES: [&CStr; 60] = [
     c"new connection: no service structure",
     c"new connection: no list of connections",
     c"wait for an event: waiting failed or was interrupted",
-    c"wait for an event: nobody to wait for",
+    c"wait for an event: nothing to wait for",
     c"wait for an event: no event structure",
     c"new connection: not enough memory",
     c"add: the list has a size but no array",
@@ -228,7 +228,7 @@ const SENTENCES: [&CStr; 60] = [
     c"empty a message: no message structure",
 ];
 
-/// The sentence for a code; none for a number that is no code.
+/// The message for an error code; None if the number is not an error code.
 pub fn sentence(code: i32) -> Option<&'static CStr> {
     SENTENCES.get(usize::try_from(code).ok()?).copied()
 }

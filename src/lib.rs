@@ -1,8 +1,8 @@
 //! libipc: framed messages between programs on one machine.
 //!
 //! A server opens a named service, clients connect, both exchange framed messages over a Unix stream
-//! socket, and one call tells what happened next. Programs use it through the C interface of
-//! `include/ipc.h`; this crate is what stands behind it.
+//! socket, and one call reports what happened next. Programs use it through the C interface of
+//! `include/ipc.h`; this crate implements it.
 //!
 //! The way of a message in: the kernel → `kernel::socket` (one receive for many frames) →
 //! `connection::frame_decoder` (cut into frames) → `event_loop` (whose turn it is) → [`capi`] (the

@@ -1,4 +1,4 @@
-//! Where a service lives, and who owns its path.
+//! The path of a service, and which server owns the path.
 
 pub mod activation;
 pub mod endpoint;

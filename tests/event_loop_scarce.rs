@@ -1,4 +1,4 @@
-//! What is due is told also after the kernel or the heap had nothing to give for a moment.
+//! What is due is reported also after the kernel or the heap had nothing to give for a moment.
 //!
 //! A program of its own, since it replaces syscall(2) and epoll_create1(2), which the sanitizers have to see in all other
 //! tests, and the heap.
@@ -88,7 +88,7 @@ fn stale_registration(server: &mut Program) -> (UnixStream, OwnedFd) {
     let kept = unsafe { OwnedFd::from_raw_fd(libc::fcntl(fd, libc::F_DUPFD_CLOEXEC, 500)) };
     close(fd);
     have_the_list_looked_through(&mut server.list);
-    assert_eq!(server.look(10_000), Told::Disconnection(fd));
+    assert_eq!(server.look(10_000), Reported::Disconnection(fd));
     (peer, kept)
 }
 
@@ -109,9 +109,9 @@ fn a_set_that_could_not_be_made_anew_takes_in_no_other_file() {
     let (mut ours, mut theirs) = (out_of_the_way(ours), out_of_the_way(theirs));
     assert_eq!(unsafe { libc::dup2(ours.as_raw_fd(), fd) }, fd);
     theirs.write_all(&frame(1, b"the program's own")).unwrap();
-    let mut told = vec![server.look(10_000)];
-    told.push(server.look(100));
-    assert_eq!(told, [Seen::Told(Told::Disconnection(fd)), Seen::Nothing]);
+    let mut reported = vec![server.look(10_000)];
+    reported.push(server.look(100));
+    assert_eq!(reported, [Seen::Reported(Reported::Disconnection(fd)), Seen::Nothing]);
     assert_eq!(at_hand(&mut ours), frame(1, b"the program's own"));
     close(fd);
 }
@@ -127,7 +127,7 @@ fn messages_at_hand_are_not_forgotten_for_want_of_memory() {
     assert_eq!(unsafe { ipc_add(&mut listed.program.list, &mut other) }, IPC_ERROR_NONE);
     assert_eq!(listed.program.look(0), Seen::Nothing);
     peer.write_all(&frame(1, b"word").repeat(2)).unwrap();
-    assert_eq!(listed.program.look(10_000), Told::Message(fd, 1, b"word".to_vec()));
+    assert_eq!(listed.program.look(10_000), Reported::Message(fd, 1, b"word".to_vec()));
     // The two change places.
     let all = entries(&listed.program.list);
     unsafe {
@@ -139,7 +139,7 @@ fn messages_at_hand_are_not_forgotten_for_want_of_memory() {
     let code = unsafe { ipc_wait_event_timeout(list, none(), event, 0) };
     NO_MEMORY.set(false);
     assert_eq!(code, IPC_ERROR_NOT_ENOUGH_MEMORY);
-    assert_eq!(listed.program.look(10_000), Told::Message(fd, 1, b"word".to_vec()));
+    assert_eq!(listed.program.look(10_000), Reported::Message(fd, 1, b"word".to_vec()));
 }
 
 /// The end of a connection whose queue the program has flushed itself, since the kernel had no memory before.
@@ -157,7 +157,7 @@ fn the_end_behind_a_queue_that_the_program_has_flushed() {
     }
     SENDS_FAIL.store(0, Ordering::Relaxed);
     flush(fd, 10_000).unwrap();
-    assert_eq!(listed.program.look(10_000), Told::Disconnection(fd));
+    assert_eq!(listed.program.look(10_000), Reported::Disconnection(fd));
     drop(peer);
 }
 
@@ -183,5 +183,5 @@ fn the_clock_goes_on_where_there_was_no_memory() {
     assert_eq!(code, IPC_ERROR_NOT_ENOUGH_MEMORY);
     drop(kept);
     close(fd);
-    assert_eq!(server.look(10_000), Told::Disconnection(fd));
+    assert_eq!(server.look(10_000), Reported::Disconnection(fd));
 }

@@ -1,4 +1,4 @@
-//! What a server keeps of a client, why one has gone, and how to send one away.
+//! Data that a server keeps for a client, why a client disconnected, and how to disconnect a client.
 
 use std::ffi::{c_int, c_void};
 use std::ptr;

@@ -25,8 +25,8 @@ use crate::kernel::fd;
 use crate::kernel::wait::Wait;
 use crate::process::entry_guard::EntryGuard;
 
-/// Waits until something happens to one of the connections in `clients` or at the service `srv`, and tells
-/// what in `event`. `srv` is NULL in a program that serves nobody.
+/// Waits until something happens to one of the connections in `clients` or at the service `srv`, and reports
+/// the event in `event`. `srv` is NULL in a program that has no service.
 ///
 /// What `event->m` still holds from the call before is freed first: initialise the event with zeros, and
 /// set m to NULL where you have freed the message yourself.
@@ -36,15 +36,15 @@ use crate::process::entry_guard::EntryGuard;
 /// after its DISCONNECTION.
 /// MESSAGE: `m` is a struct ipc_message * from `origin`.
 /// EXTRA_SOCKET: `origin` was added with ipc_add_fd; `m` is a message with the bytes read (at most 64 KiB),
-/// of length 0 at the end of the file, which is told once, or if the descriptor cannot be read.
+/// of length 0 at the end of the file, which is reported once, or if the descriptor cannot be read.
 /// ERROR: the peer broke the protocol or the connection failed; its DISCONNECTION follows.
 /// DISCONNECTION: the connection is over. It is closed already and in the list no more (the last element
-/// has taken its place); `origin->fd` still tells the number.
+/// has taken its place); `origin->fd` still has the number.
 ///
 /// What single peers do wrong is an event, not an error. Errors:
 /// IPC_ERROR_WAIT_EVENT__NO_EVENT_PARAM, IPC_ERROR_WAIT_EVENT__NO_CLIENTS_PARAM: NULL (EINVAL); the latter
-/// also where there is nobody to wait for.
-/// IPC_ERROR_WAIT_EVENT__SELECT: a signal handler has run (EINTR), or waiting failed, as errno tells; EBADF,
+/// also if there is nothing to wait for: no service, and no entry in the list that can have an event.
+/// IPC_ERROR_WAIT_EVENT__SELECT: a signal handler has run (EINTR), or waiting failed, and errno has the reason; EBADF,
 /// ENOTSOCK or, where it does not listen, EINVAL for a `srv` that is no service.
 /// IPC_ERROR_NOT_ENOUGH_MEMORY: ENOMEM. Nothing is lost; the next call goes on.
 #[unsafe(no_mangle)]
@@ -344,7 +344,7 @@ pub(super) unsafe fn remove(
 }
 
 /// Adds a descriptor of any kind (pipe, terminal, socket, timerfd, eventfd, signalfd, regular file), whose
-/// bytes ipc_wait_event then reads and tells as IPC_EVENT_TYPE_EXTRA_SOCKET. The descriptor stays yours. Its
+/// bytes ipc_wait_event then reads and reports as IPC_EVENT_TYPE_EXTRA_SOCKET. The descriptor stays yours. Its
 /// ipc_connection_info, of type 'a', is made by malloc(3): `origin` of the events, or found in the list;
 /// take it out with ipc_del and free it.
 ///

@@ -2,7 +2,7 @@
 # Makes the libraries for C programs, libipc.so and libipc.a, of the archive that cargo has made, which holds the library, its
 # crates and Rust's own library.
 #
-#   link.sh ARCHIVE FOLDER SONAME
+#   link.sh ARCHIVE DIRECTORY SONAME
 #
 # Both export the names of exports.txt and exports_ext.txt, and nothing else is visible in them: a static program may have
 # functions of any other name, and link another library that is made by Rust. Of those names a program may define the ones that
@@ -15,10 +15,10 @@ set -eu
 
 names="$(dirname "$0")"
 archive=$1
-folder=$2
+directory=$2
 soname=$3
-mkdir -p "$folder"
-work=$(mktemp -d "$folder/link.XXXXXX")
+mkdir -p "$directory"
+work=$(mktemp -d "$directory/link.XXXXXX")
 trap 'rm -rf "$work"' EXIT
 
 cat "$names/exports.txt" "$names/exports_ext.txt" > "$work/exports"
@@ -55,4 +55,4 @@ ${OBJCOPY:-objcopy} --weaken-symbols="$work/weak" "$work/local.o" "$work/libipc.
 ${AR:-ar} rcsD "$work/libipc.a" "$work/libipc.o"
 
 chmod 755 "$work/libipc.so"
-mv -f "$work/libipc.so" "$work/libipc.a" "$folder"
+mv -f "$work/libipc.so" "$work/libipc.a" "$directory"

@@ -33,7 +33,7 @@ void log_format (const char *tag, const char *message, va_list args)
 
 	if (message == NULL)
 		return;
-	/* Looking for the time zone leaves errno behind. */
+	/* Looking up the time zone may change errno. */
 	if (localtime_r (&now, &local) == NULL || strftime (date, sizeof date, "%Y-%m-%dT%H:%M:%S%z", &local) == 0)
 		date[0] = '\0';
 	errno = before;

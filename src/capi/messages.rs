@@ -33,7 +33,7 @@ pub(super) fn from_frame(frame: Frame) -> ipc_message {
 /// Frees a message's payload and takes the structure back, to be used again.
 ///
 /// # Safety
-/// `message` is NULL, or a message from malloc(3) that nobody uses any more.
+/// `message` is NULL, or a message from malloc(3) that is not used any more.
 pub(super) unsafe fn take_back(message: *mut ipc_message) -> Option<CBox<ipc_message>> {
     if !message.is_null() {
         // SAFETY: as promised by the caller.

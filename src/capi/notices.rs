@@ -1,4 +1,4 @@
-//! Signals and times, reported beside what connections bring.
+//! Signals and times, reported in addition to the events of connections.
 
 use std::ffi::c_int;
 use std::os::fd::{AsRawFd, IntoRawFd, OwnedFd, RawFd};
@@ -33,9 +33,9 @@ pub struct ipc_notice {
     pub timer: c_int,
     /// How often the time has come since it was last reported; 1 for a signal.
     pub count: u64,
-    /// Who has sent the signal; 0 for the kernel.
+    /// The process that sent the signal; 0 if the kernel sent it.
     pub pid: libc::pid_t,
-    /// The real user of who has sent it.
+    /// The real user ID of the process that sent the signal.
     pub uid: libc::uid_t,
 }
 
@@ -66,7 +66,7 @@ fn failed(errno: Errno) -> Error {
 ///
 /// Errors: IPC_ERROR_ADD_FD__NO_PARAM_CINFOS: NULL (EINVAL).
 /// IPC_ERROR_WAIT_EVENT__SELECT: there is no such signal, or it cannot be caught (EINVAL); or signalfd(2) or epoll_ctl(2)
-/// failed, as errno tells.
+/// failed; errno has the reason.
 /// IPC_ERROR_ADD__EMPTY_LIST, IPC_ERROR_NOT_ENOUGH_MEMORY: as for ipc_add_fd. The signal is as before then.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn ipc_add_signal(cinfos: *mut ipc_connection_infos, signo: c_int) -> ipc_errors {
@@ -93,7 +93,7 @@ pub unsafe extern "C" fn ipc_add_signal(cinfos: *mut ipc_connection_infos, signo
 /// Has ipc_wait_event report a time: first in `first_ms` milliseconds, and then each `every_ms`, or never again if that
 /// is 0. It is reported as IPC_EVENT_TYPE_EXTRA_SOCKET, whose `m` is a message of type IPC_MSG_TIMER with a struct ipc_notice
 /// as its payload. Times that come while the program does something else are reported as one, with their `count`. The
-/// clock is CLOCK_MONOTONIC: it stands while the machine sleeps, and nobody sets it.
+/// clock is CLOCK_MONOTONIC: it stops while the machine sleeps, and cannot be set.
 ///
 /// `*id` becomes the timer's number, for ipc_del_timer, which ends it; `id` may be NULL. In the list it is an entry of
 /// type 'a', whose `fd` is that number: `origin` of the events. ipc_connections_free ends it, too, and leaves the entry's
@@ -101,7 +101,7 @@ pub unsafe extern "C" fn ipc_add_signal(cinfos: *mut ipc_connection_infos, signo
 ///
 /// Errors: IPC_ERROR_ADD_FD__NO_PARAM_CINFOS: NULL (EINVAL).
 /// IPC_ERROR_WAIT_EVENT__SELECT: `first_ms` or `every_ms` is below 0 (EINVAL); or timerfd_create(2) or epoll_ctl(2) failed,
-/// as errno tells.
+/// and errno has the reason.
 /// IPC_ERROR_ADD__EMPTY_LIST, IPC_ERROR_NOT_ENOUGH_MEMORY: as for ipc_add_fd.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn ipc_add_timer(

@@ -1,4 +1,4 @@
-//! Who is at the other end, and descriptors that go with messages.
+//! Peer credentials (SO_PEERCRED) and file descriptor passing (SCM_RIGHTS).
 
 use std::ffi::c_int;
 use std::os::fd::IntoRawFd;
@@ -29,8 +29,8 @@ fn failed(errno: Errno) -> Error {
     Error::new(ipc_errors::IPC_ERROR_USOCK_RECV, errno)
 }
 
-/// Tells who is at the other end of the connection, by the kernel's word (SO_PEERCRED of unix(7)): on a
-/// server's side who has connected, on a client's side who has opened the service.
+/// Returns the peer credentials of the connection, as the kernel recorded them (SO_PEERCRED of unix(7)): on the
+/// server's side those of the process that connected, on the client's side those of the process that opened the service.
 ///
 /// Errors: IPC_ERROR_CONNECTION_GEN__NO_CINFO: a parameter is NULL (EINVAL).
 /// IPC_ERROR_USOCK_RECV: the connection is not open (EBADF), no socket (ENOTSOCK) or not connected (ENOTCONN).
@@ -40,9 +40,11 @@ pub unsafe extern "C" fn ipc_peer(p: *const ipc_connection_info, peer: *mut ipc_
     call(ipc_errors::IPC_ERROR_USOCK_RECV, |_| {
         let peer = required(peer, code)?;
         // SAFETY: the caller's structure, if any.
-        let told = socket::peer(unsafe { fd_of(p, code) }?).map_err(failed)?;
+        let credentials = socket::peer(unsafe { fd_of(p, code) }?).map_err(failed)?;
         // SAFETY: the caller's place for a peer.
-        unsafe { peer.write(ipc_peer { pid: told.pid(), uid: told.uid(), gid: told.gid() }) };
+        unsafe {
+            peer.write(ipc_peer { pid: credentials.pid(), uid: credentials.uid(), gid: credentials.gid() })
+        };
         Ok(())
     })
 }

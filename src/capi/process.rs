@@ -1,4 +1,4 @@
-//! What the library asks of the process once: to be told of forks and of its end.
+//! Handlers that the library registers once in the process: for fork(2) and for exit(3).
 //!
 //! Daemons fork after `ipc_server_init`, servers fork workers. While the process is copied all locks of the
 //! library are held, so that the child finds every table whole and no lock taken by a thread that it does

@@ -15,14 +15,14 @@ use crate::frame::header::MAX_PAYLOAD;
 use crate::kernel::deadline::Deadline;
 use crate::process::entry_guard::EntryGuard;
 
-/// Puts a copy of the message behind what is queued for the connection; it does not wait. What is queued leaves
+/// Appends a copy of the message to the bytes queued for the connection; the function does not wait. What is queued leaves
 /// in batches, many messages in one system call: whenever 64 KiB have come together, as far as the peer reads,
 /// with the next ipc_write or ipc_flush, from within ipc_wait_event where the connection is in its list, from
 /// within ipc_read, on ipc_close and at exit.
 ///
 /// Errors: as for ipc_write. IPC_ERROR_MESSAGE_WRITE__NOT_ENOUGH_DATA: what is queued for this connection is as
 /// much as its limit (EAGAIN; 16 MiB, or what ipc_limits has set); nothing of the message is queued: ipc_flush,
-/// and try again, unless the message alone is over the limit. IPC_ERROR_USOCK_SEND with EPIPE: the peer is gone,
+/// and try again, unless the message alone is over the limit. IPC_ERROR_USOCK_SEND with EPIPE: the peer has closed the connection,
 /// and with it what was queued.
 ///
 /// End the connection with ipc_close: close(2) alone leaves what is queued unsent. Where its number is another
@@ -53,7 +53,7 @@ pub unsafe extern "C" fn ipc_queue(p: *const ipc_connection_info, m: *const ipc_
 /// A signal handler that runs meanwhile does not end a wait that has a time-out, nor make it longer.
 ///
 /// Error: IPC_ERROR_USOCK_SEND: the connection is NULL (EINVAL) or not open (EBADF); the time is over
-/// (ETIMEDOUT); the peer is gone (EPIPE), and what was queued with it; a signal handler has run, where there is
+/// (ETIMEDOUT); the peer has closed the connection (EPIPE), and what was queued with it; a signal handler has run, where there is
 /// no time-out (EINTR); a fork has left unsent messages to the parent (EBUSY); the call comes from a signal
 /// handler that has interrupted a write to this connection (EDEADLK); or sendmsg(2) failed.
 #[unsafe(no_mangle)]
@@ -89,7 +89,7 @@ pub unsafe extern "C" fn ipc_pending(p: *const ipc_connection_info, bytes: *mut 
 /// Limits the connection, or, set for a service, those that it accepts from then on.
 ///
 /// `max_message`: the longest payload that the peer may announce, in bytes. One that announces more breaks the
-/// protocol: ipc_wait_event tells an ERROR and the DISCONNECTION, ipc_read fails with EPROTO.
+/// protocol: ipc_wait_event reports an ERROR and the DISCONNECTION, ipc_read fails with EPROTO.
 /// `max_queue`: how many bytes may be queued by ipc_write, once the peer does not read, and by ipc_queue. The
 /// rest of a message that has begun to leave is kept in any case.
 /// 0 is the limit that holds where none is set: IPC_MAX_MESSAGE_SIZE, and 16 MiB.

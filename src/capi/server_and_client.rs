@@ -101,7 +101,7 @@ pub(super) unsafe fn route_of(
 /// IPC_ERROR_USOCK_INIT__EMPTY_PATH: the path is longer than PATH_MAX (ENAMETOOLONG).
 /// IPC_ERROR_USOCK_INIT__WRONG_FILE_DESCRIPTOR: socket(2) failed.
 /// IPC_ERROR_USOCK_INIT__BIND: another server has the path (EADDRINUSE), or the directory or the socket
-/// cannot be made: errno tells (EACCES, ENOENT, ENOTDIR, EROFS, EMFILE; ENAMETOOLONG for a name that is
+/// cannot be made: errno has the reason (EACCES, ENOENT, ENOTDIR, EROFS, EMFILE; ENAMETOOLONG for a name that is
 /// too long for the file system; ...). EBUSY: the structure is that of a service that is open; it stays as it is.
 /// IPC_ERROR_USOCK_INIT__LISTEN: listen(2) failed.
 #[unsafe(no_mangle)]
@@ -283,7 +283,7 @@ pub unsafe extern "C" fn ipc_close(p: *mut ipc_connection_info) -> ipc_errors {
 /// service; type and spath are left alone. ipc_wait_event does this by itself.
 ///
 /// Errors: IPC_ERROR_ACCEPT__NO_SERVICE_PARAM, IPC_ERROR_ACCEPT__NO_CLIENT_PARAM: NULL (EINVAL).
-/// IPC_ERROR_ACCEPT: accept4(2) failed, as errno tells: EINTR, EMFILE, EBADF, ...
+/// IPC_ERROR_ACCEPT: accept4(2) failed, and errno has the reason: EINTR, EMFILE, EBADF, ...
 #[unsafe(no_mangle)]
 pub unsafe extern "C-unwind" fn ipc_accept(
     srv: *mut ipc_connection_info,
@@ -336,7 +336,7 @@ pub unsafe extern "C-unwind" fn ipc_read(p: *const ipc_connection_info, m: *mut 
 /// Errors: IPC_ERROR_MESSAGE_WRITE__NO_MESSAGE_PARAM: `m` is NULL (EINVAL).
 /// IPC_ERROR_MESSAGE_FORMAT__LENGTH: its length is over IPC_MAX_MESSAGE_SIZE (EMSGSIZE).
 /// IPC_ERROR_MESSAGE_FORMAT__INCONSISTENT_PARAMS: it has a length and no payload (EINVAL).
-/// IPC_ERROR_USOCK_SEND: the connection is NULL (EINVAL), the peer is gone (EPIPE; there is no SIGPIPE), a
+/// IPC_ERROR_USOCK_SEND: the connection is NULL (EINVAL), the peer has closed the connection (EPIPE; there is no SIGPIPE), a
 /// fork has left unsent messages to the parent (EBUSY), or sendmsg(2) failed.
 /// IPC_ERROR_MESSAGE_WRITE__NOT_ENOUGH_DATA: with the message, what waits for this connection would be more than
 /// that, and the peer has read nothing for a second, or the call has taken ten (EAGAIN). Nothing of the message was sent; try
@@ -363,9 +363,9 @@ pub unsafe extern "C" fn service_path(path: *mut c_char, sname: *const c_char, i
         let sname = required_const(sname, code)?;
         // SAFETY: the caller's string.
         let name = unsafe { CStr::from_ptr(sname) };
-        let told = path::path(rundir(), name, index as u32, version as u32)
+        let socket_path = path::path(rundir(), name, index as u32, version as u32)
             .map_err(|errno| Error::new(code, errno))?;
-        let bytes = told.to_bytes();
+        let bytes = socket_path.to_bytes();
         // SAFETY: the buffer has PATH_MAX bytes, and the path with its NUL no more than that.
         unsafe {
             ptr::copy_nonoverlapping(bytes.as_ptr().cast(), path, bytes.len());

@@ -36,7 +36,7 @@ pub enum msg_types {
     MSG_TYPE_DATA,
 }
 
-/// What ipc_wait_event tells.
+/// The event that ipc_wait_event reports.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ipc_event_type {
@@ -100,7 +100,7 @@ pub struct ipc_message {
 pub struct ipc_event {
     /// What it is.
     pub r#type: MaybeUninit<ipc_event_type>,
-    /// Whom it is about.
+    /// The connection, service or descriptor that the event is about.
     pub origin: *mut ipc_connection_info,
     /// A struct ipc_message *, or NULL. The next ipc_wait_event with this event frees it, payload and all.
     pub m: *mut c_void,

@@ -159,7 +159,7 @@ pub unsafe extern "C-unwind" fn usock_connect(fd: *mut i32, path: *const c_char)
 ///
 /// Errors: IPC_ERROR_USOCK_INIT__EMPTY_FILE_DESCRIPTOR: `fd` is NULL (EINVAL).
 /// IPC_ERROR_USOCK_INIT__EMPTY_PATH: NULL or empty (EINVAL), or too long (ENAMETOOLONG).
-/// IPC_ERROR_USOCK_INIT__BIND: another server has the path (EADDRINUSE), or the socket cannot be made: errno tells
+/// IPC_ERROR_USOCK_INIT__BIND: another server has the path (EADDRINUSE), or the socket cannot be made, and errno has the reason
 /// (EACCES, ENOENT, ENOTDIR, EROFS, EMFILE; ENAMETOOLONG for a name that is too long for the file system; ...).
 /// IPC_ERROR_USOCK_INIT__WRONG_FILE_DESCRIPTOR, IPC_ERROR_USOCK_INIT__LISTEN: as for ipc_server_init.
 #[unsafe(no_mangle)]
@@ -178,7 +178,7 @@ pub unsafe extern "C" fn usock_init(fd: *mut i32, path: *const c_char) -> ipc_er
 /// Waits for a client at the listening socket `fd` and takes it; `*pfd` becomes its descriptor.
 ///
 /// Errors: IPC_ERROR_USOCK_ACCEPT__PATH_FILE_DESCRIPTOR: `pfd` is NULL (EINVAL).
-/// IPC_ERROR_USOCK_ACCEPT: accept4(2) failed, as errno tells.
+/// IPC_ERROR_USOCK_ACCEPT: accept4(2) failed, and errno has the reason.
 #[unsafe(no_mangle)]
 pub unsafe extern "C-unwind" fn usock_accept(fd: c_int, pfd: *mut i32) -> ipc_errors {
     let accept = Accept::new(fd);

@@ -1,4 +1,4 @@
-//! Waiting with a time-out, for many events at once, and beside another event loop.
+//! Waiting with a timeout, for many events at once, and in another event loop.
 
 use std::ffi::c_int;
 
@@ -21,7 +21,7 @@ use crate::process::entry_guard::EntryGuard;
 /// A signal handler that runs meanwhile does not end a wait that has a time-out, nor make it longer; one
 /// without end fails with EINTR, as ipc_wait_event does.
 ///
-/// Errors: as for ipc_wait_event, also where there is nobody to wait for.
+/// Errors: as for ipc_wait_event, also if there is nothing to wait for: no service, and no entry in the list that can have an event.
 #[unsafe(no_mangle)]
 pub unsafe extern "C-unwind" fn ipc_wait_event_timeout(
     clients: *mut ipc_connection_infos,
@@ -51,14 +51,14 @@ pub unsafe extern "C-unwind" fn ipc_read_timeout(
     unsafe { messages::read(m, boundary::fd_of(p, code), Deadline::of(timeout_ms)) }
 }
 
-/// Waits as ipc_wait_event_timeout does, and then tells all that is at hand, up to `*count` events: in turns,
+/// Waits as ipc_wait_event_timeout does, and then reports all pending events, up to `*count` events: in turns,
 /// as single calls do, and what concerns one connection in its order. `*count` becomes how many: 0 when the
 /// time is over.
 ///
 /// `events` is an array of `*count` events. Initialise it with zeros: each call frees the messages of the call
 /// before. A DISCONNECTION is always the first of its array, so that no event in it is about a connection that
 /// has ended; a message with descriptors is the last, since they are to be had until the connection's next one. A
-/// watched descriptor is told once.
+/// watched descriptor is reported once.
 ///
 /// Errors: as for ipc_wait_event, and `*count` is 0 then; IPC_ERROR_WAIT_EVENT__NO_EVENT_PARAM: `events` or
 /// `count` is NULL, or `*count` is 0 (EINVAL). What comes after the first event and fails is left for the next
@@ -125,7 +125,7 @@ unsafe fn take_more(
 
 /// The descriptor `*fd` is readable while ipc_wait_event, with the same list and service, has something to
 /// tell: for poll(2), epoll(7) or another library's event loop, level-triggered. When it is, call
-/// ipc_wait_event_timeout or ipc_wait_events with a time-out of 0 until they tell nothing: what made it
+/// ipc_wait_event_timeout or ipc_wait_events with a timeout of 0 until they report nothing: what made it
 /// readable may be half a message.
 ///
 /// The descriptor is the library's: do not read or close it. It is the same at each call, and closed by
@@ -135,7 +135,7 @@ unsafe fn take_more(
 /// Errors: IPC_ERROR_WAIT_EVENT__NO_CLIENTS_PARAM: `clients` is NULL (EINVAL).
 /// IPC_ERROR_WAIT_EVENT__NO_EVENT_PARAM: `fd` is NULL (EINVAL).
 /// IPC_ERROR_WAIT_EVENT__SELECT: epoll_create1(2), epoll_ctl(2), eventfd(2) or timerfd_create(2) failed, as
-/// errno tells;
+/// errno has the reason;
 /// EBADF, EINVAL or ENOTSOCK for a `srv` that is no service.
 /// IPC_ERROR_NOT_ENOUGH_MEMORY: ENOMEM.
 #[unsafe(no_mangle)]
@@ -157,9 +157,9 @@ pub unsafe extern "C" fn ipc_event_fd(
 }
 
 /// Adds a descriptor that poll(2) can watch (a listening socket, one that another library reads). When it is
-/// readable ipc_wait_event tells so, and reads nothing: an event of type IPC_EVENT_TYPE_EXTRA_SOCKET whose `m`
+/// readable ipc_wait_event reports it, and reads nothing: an event of type IPC_EVENT_TYPE_EXTRA_SOCKET whose `m`
 /// is NULL, again and again until the program has read it, or taken it out of the list with ipc_del_fd. The end
-/// and errors of the descriptor are told so, too. The descriptor stays yours.
+/// and errors of the descriptor are reported in the same way. The descriptor stays yours.
 ///
 /// Errors: as for ipc_add_fd; IPC_ERROR_WAIT_EVENT__SELECT with EPERM for a regular file, which is readable at
 /// all times.

@@ -109,13 +109,13 @@ impl Block {
 
     /// The bytes held.
     pub fn bytes(&self) -> &[u8] {
-        // SAFETY: the first `length` bytes behind `start` are initialised and `self` owns them.
+        // SAFETY: the first `length` bytes from `start` on are initialised and `self` owns them.
         self.start.map_or(&[], |start| unsafe { slice::from_raw_parts(start.as_ptr(), self.length) })
     }
 
     fn spare(&mut self) -> &mut [MaybeUninit<u8>] {
         let (length, room) = (self.length, self.capacity - self.length);
-        // SAFETY: `capacity` bytes behind `start` belong to `self`; uninitialised ones are typed so.
+        // SAFETY: `capacity` bytes from `start` on belong to `self`; uninitialised ones are typed so.
         self.start.map_or(&mut [], |start| unsafe {
             slice::from_raw_parts_mut(start.as_ptr().add(length).cast(), room)
         })
@@ -200,7 +200,7 @@ impl<T: Copy> CBox<T> {
     /// Takes back a structure that C owned.
     ///
     /// # Safety
-    /// `pointer` is NULL or a live block of malloc(3) with room for a T, and nobody uses it afterwards.
+    /// `pointer` is NULL or a live block of malloc(3) with room for a T, and is not used afterwards.
     pub unsafe fn from_c(pointer: *mut T) -> Option<Self> {
         NonNull::new(pointer).map(Self)
     }
@@ -232,7 +232,7 @@ impl<T: Copy> Drop for CBox<T> {
 /// Frees what C owned.
 ///
 /// # Safety
-/// `pointer` is NULL or a live block of malloc(3), and nobody uses it afterwards.
+/// `pointer` is NULL or a live block of malloc(3), and is not used afterwards.
 pub unsafe fn free<T>(pointer: *mut T) {
     // SAFETY: as promised by the caller.
     unsafe { libc::free(pointer.cast::<c_void>()) };
@@ -299,7 +299,7 @@ mod tests {
         let count = block.fill(2, |room| Ok::<_, ()>(write_front(room, &[7, 7]))).unwrap();
         assert_eq!((count, block.bytes()), (2, &[7, 7][..]));
         let place = Box::into_raw(Box::new([1_u8, 2]));
-        // SAFETY: nobody else has it, and it lives until it is dropped below.
+        // SAFETY: no other code has the pointer, and it lives until it is dropped below.
         let elsewhere = block.fill(2, |_| Ok::<_, ()>(unsafe { &mut *place }));
         // SAFETY: from `into_raw`, and the reference is not used any more.
         drop(unsafe { Box::from_raw(place) });

@@ -56,7 +56,7 @@ pub fn parse_front(bytes: &[u8], longest: usize) -> Result<Option<(Header, &[u8]
     Ok(rest.get(..header.length).map(|payload| (header, payload)))
 }
 
-/// A whole frame in `bytes`, and nothing beside it: its header and its payload.
+/// Splits `bytes`, which must be exactly one whole frame, into header and payload.
 pub fn parse_exact(bytes: &[u8]) -> Option<(Header, &[u8])> {
     let frame = parse_front(bytes, MAX_PAYLOAD).ok()??;
     (HEADER_SIZE + frame.1.len() == bytes.len()).then_some(frame)

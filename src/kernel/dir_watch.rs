@@ -24,7 +24,7 @@ const EVENTS: u32 = libc::IN_CREATE
 /// A descriptor that becomes readable when something happens in the directories that are watched.
 #[allow(unsafe_code, reason = "nix keeps the descriptor to itself")]
 pub fn open() -> Result<RawFd> {
-    // SAFETY: the kernel makes a descriptor, which nobody else knows.
+    // SAFETY: the kernel makes a descriptor, which no other code knows.
     let fd = Errno::result(unsafe { libc::inotify_init1(libc::IN_CLOEXEC | libc::IN_NONBLOCK) })?;
     // SAFETY: as above.
     Ok(beyond_standard(unsafe { OwnedFd::from_raw_fd(fd) }).into_raw_fd())

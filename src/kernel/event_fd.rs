@@ -27,7 +27,7 @@ pub struct EventFd {
     made_by: u32,
 }
 
-#[allow(unsafe_code, reason = "a descriptor that nobody else knows")]
+#[allow(unsafe_code, reason = "a descriptor that no other code knows")]
 fn owned(fd: i32) -> Result<OwnedFd> {
     // SAFETY: new, if there is one.
     Errno::result(fd).map(|fd| unsafe { OwnedFd::from_raw_fd(fd) })
@@ -89,7 +89,7 @@ impl EventFd {
         self.outer.as_raw_fd()
     }
 
-    /// Whether something is left to report, beside what the kernel knows of.
+    /// Whether something is left to report, in addition to what the kernel reports.
     pub fn raise(&mut self, is_left: bool) {
         if is_left == self.is_raised || !self.is_intact() {
             return;

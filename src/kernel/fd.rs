@@ -36,7 +36,7 @@ pub fn borrow(fd: RawFd) -> Result<BorrowedFd<'static>> {
     Ok(unsafe { BorrowedFd::borrow_raw(fd) })
 }
 
-/// The front of `room`, which the kernel has written: `count` elements, or none and errno tells why.
+/// The front of `room`, which the kernel has written: `count` elements, or an error from errno.
 ///
 /// # Safety
 /// The first `count` elements are initialised.
@@ -116,7 +116,7 @@ fn reopen(fd: RawFd) -> Result<Option<OwnedFd>> {
     open(name.get(..length).unwrap_or_default(), flags, Mode::empty()).map(Some)
 }
 
-/// Locks an open file for this process alone, if nobody has it: EWOULDBLOCK. It is free again when it is closed.
+/// Locks an open file for this process alone, if no other open file has the lock (else EWOULDBLOCK). Closing the file frees the lock.
 #[allow(unsafe_code, reason = "nix's lock panics where unlocking fails")]
 pub fn lock(file: &OwnedFd) -> Result<()> {
     // SAFETY: an open descriptor.
@@ -128,7 +128,7 @@ pub fn lock(file: &OwnedFd) -> Result<()> {
 #[allow(unsafe_code, reason = "nix gives the number alone")]
 pub fn duplicate(fd: RawFd) -> Result<KeptFd> {
     let number = fcntl(borrow(fd)?, FcntlArg::F_DUPFD_CLOEXEC(libc::STDERR_FILENO + 1))?;
-    // SAFETY: a new descriptor, which nobody else knows.
+    // SAFETY: a new descriptor, which no other code knows.
     Ok(KeptFd::new(unsafe { OwnedFd::from_raw_fd(number) }))
 }
 

@@ -21,7 +21,7 @@ pub struct FileId {
 pub struct File(libc::stat64);
 
 impl File {
-    /// The file behind this descriptor.
+    /// The file that this descriptor refers to.
     #[allow(unsafe_code, reason = "nix has no 64-bit call on 32-bit machines")]
     pub fn behind(fd: RawFd) -> Result<Self> {
         // SAFETY: there is room for what the kernel writes.
@@ -60,7 +60,7 @@ impl File {
 }
 
 impl FileId {
-    /// That of the file behind this descriptor.
+    /// The identity of the file that this descriptor refers to.
     pub fn of(fd: RawFd) -> Result<Self> {
         File::behind(fd).map(|file| file.id())
     }

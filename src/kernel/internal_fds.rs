@@ -44,7 +44,7 @@ fn set_mark(fd: RawFd, mark: libc::c_int) -> Result<()> {
     Errno::result(unsafe { libc::fcntl(fd, F_SETSIG, mark) }).map(drop)
 }
 
-/// The mark of the open file behind this number.
+/// The mark of the open file that this number refers to.
 #[allow(unsafe_code, reason = "nix does not know F_GETSIG")]
 fn mark_of(fd: RawFd) -> Result<libc::c_int> {
     // SAFETY: it only reads a number of the open file.
@@ -65,7 +65,7 @@ pub fn beyond_standard(file: OwnedFd) -> OwnedFd {
     }
     match fcntl(&file, FcntlArg::F_DUPFD_CLOEXEC(libc::STDERR_FILENO + 1)) {
         #[allow(unsafe_code, reason = "nix gives the number alone")]
-        // SAFETY: a new descriptor, which nobody else knows.
+        // SAFETY: a new descriptor, which no other code knows.
         Ok(fd) => unsafe { OwnedFd::from_raw_fd(fd) },
         Err(_) => file,
     }

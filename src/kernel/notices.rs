@@ -64,7 +64,7 @@ pub fn signal_fd(fd: Option<RawFd>, signals: Signals) -> Result<Option<OwnedFd>>
     let made = Errno::result(unsafe {
         libc::signalfd(fd.unwrap_or(-1), &raw const set, libc::SFD_CLOEXEC | libc::SFD_NONBLOCK)
     })?;
-    // SAFETY: a new descriptor, which nobody else knows.
+    // SAFETY: a new descriptor, which no other code knows.
     Ok(fd.is_none().then(|| shown(unsafe { OwnedFd::from_raw_fd(made) })))
 }
 
@@ -75,7 +75,7 @@ pub fn timer_fd(first: i32, every: i32) -> Result<OwnedFd> {
     let made = Errno::result(unsafe {
         libc::timerfd_create(libc::CLOCK_MONOTONIC, libc::TFD_CLOEXEC | libc::TFD_NONBLOCK)
     })?;
-    // SAFETY: a new descriptor, which nobody else knows.
+    // SAFETY: a new descriptor, which no other code knows.
     let timer = shown(unsafe { OwnedFd::from_raw_fd(made) });
     let time = |milliseconds: i32| libc::timespec {
         tv_sec: (milliseconds / 1000).into(),
@@ -110,7 +110,7 @@ pub struct Notice {
     pub timer: i32,
     /// How often the time has come since it was last read; 1 for a signal.
     pub count: u64,
-    /// Who has sent the signal.
+    /// The process that sent the signal.
     pub pid: i32,
     /// Its real user.
     pub uid: u32,

@@ -47,7 +47,7 @@ pub fn control(epoll: RawFd, operation: i32, fd: RawFd, interest: EpollFlags, to
     Errno::result(unsafe { libc::epoll_ctl(epoll, operation, fd, &raw mut event) }).map(drop)
 }
 
-#[allow(unsafe_code, reason = "a descriptor that nobody else knows")]
+#[allow(unsafe_code, reason = "a descriptor that no other code knows")]
 fn internal(fd: i32) -> Result<InternalFd> {
     // SAFETY: new, if there is one.
     Errno::result(fd).map(|fd| InternalFd::new(unsafe { OwnedFd::from_raw_fd(fd) }))
@@ -70,7 +70,7 @@ impl Poller {
         };
         let poller = Self::of(epoll, clock);
         if let Some(clock) = &poller.clock {
-            // Reported once for each tick: nobody reads the clock.
+            // Reported once for each tick: no code reads the timerfd.
             let interest = EpollFlags::EPOLLIN | EpollFlags::EPOLLET;
             control(poller.fd(), libc::EPOLL_CTL_ADD, clock.as_raw_fd(), interest, TICK)?;
         }

@@ -6,7 +6,7 @@
 use std::cell::UnsafeCell;
 use std::mem::MaybeUninit;
 
-/// The semaphore; nobody waits for one that was never armed.
+/// The semaphore; no thread waits for a semaphore that was never armed.
 #[repr(transparent)]
 pub struct Semaphore(UnsafeCell<MaybeUninit<libc::sem_t>>);
 

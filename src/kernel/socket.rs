@@ -22,16 +22,16 @@ use crate::kernel::internal_fds::beyond_standard;
 /// the kernel, which may wait.
 #[allow(unsafe_code, reason = "nix receives into initialised bytes only")]
 pub fn receive(fd: RawFd, room: &mut [MaybeUninit<u8>]) -> Result<&mut [u8]> {
-    // SAFETY: `room` is writable for its whole length, and the kernel has written as much as it tells.
+    // SAFETY: `room` is writable for its whole length, and the kernel has written as many bytes as it reports.
     unsafe {
         let count = direct::recv(fd, room.as_mut_ptr().cast(), room.len(), libc::MSG_DONTWAIT);
         written(room, count)
     }
 }
 
-/// Who is at the other end of the connection, by the kernel's word.
+/// The peer credentials of the connection (SO_PEERCRED).
 pub fn peer(fd: RawFd) -> Result<socket::UnixCredentials> {
-    // ENOTCONN for what is not connected: a service would be told to be its own peer.
+    // ENOTCONN if the socket is not connected: for a listening socket the kernel would report the service itself as the peer.
     socket::getpeername::<socket::UnixAddr>(fd)?;
     socket::getsockopt(&borrow(fd)?, socket::sockopt::PeerCredentials)
 }
@@ -64,7 +64,7 @@ pub fn next_size(fd: RawFd) -> Result<usize> {
     Errno::result(unsafe { libc::recv(fd, std::ptr::null_mut(), 0, flags) }).map(isize::unsigned_abs)
 }
 
-/// What a send has come to: a peer that closed with bytes of ours unread is gone, like any other.
+/// What a send has come to: a peer that closed before it read all our bytes counts as closed, like any other.
 pub fn sent(count: isize) -> Result<usize> {
     match Errno::result(count) {
         Err(Errno::ECONNRESET) => Err(Errno::EPIPE),
@@ -75,7 +75,7 @@ pub fn sent(count: isize) -> Result<usize> {
 /// Bytes up to which one more copy costs less than to send in pieces.
 const SMALL: usize = 512;
 
-/// Sends what the kernel takes at once of `pieces`, one after the other: a peer that is gone is EPIPE and no signal.
+/// Sends what the kernel takes at once of `pieces`, one after the other: a peer that has closed is EPIPE, without SIGPIPE.
 #[allow(unsafe_code, reason = "nix sends initialised arrays only, and makes room for control messages")]
 pub fn send_pieces(fd: RawFd, pieces: &[IoSlice<'_>]) -> Result<usize> {
     let flags = libc::MSG_NOSIGNAL | libc::MSG_DONTWAIT;
@@ -117,7 +117,7 @@ pub fn accepted(client: RawFd) -> RawFd {
     if client > libc::STDERR_FILENO {
         return client;
     }
-    // SAFETY: nobody else knows it yet.
+    // SAFETY: no other code knows the descriptor yet.
     beyond_standard(unsafe { OwnedFd::from_raw_fd(client) }).into_raw_fd()
 }
 
@@ -195,7 +195,7 @@ pub fn shut_down(fd: RawFd) {
     let _ = socket::shutdown(fd, socket::Shutdown::Both);
 }
 
-/// What tells a reused descriptor from the one before: a number that the kernel gives to one socket only (SO_COOKIE).
+/// Distinguishes a reused descriptor from the socket that had the number before: a number that the kernel gives to one socket only (SO_COOKIE).
 /// Where the kernel does not say it (it is too old, or a security module forbids to ask) it is the socket's inode: no two
 /// sockets have the same at a time. The lowest bit says which of the two it is.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -205,7 +205,7 @@ impl Cookie {
     /// That of no socket.
     pub const NONE: Self = Self(0);
 
-    /// That of the socket behind this descriptor: EBADF or ENOTSOCK where there is none.
+    /// The cookie of the socket that this descriptor refers to: EBADF or ENOTSOCK if there is no socket.
     #[allow(unsafe_code, reason = "nix does not know SO_COOKIE")]
     pub fn of(fd: RawFd) -> Result<Self> {
         let mut cookie = 0_u64;

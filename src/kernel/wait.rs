@@ -277,7 +277,7 @@ impl PollSet {
                 visit(one.fd);
             }
         }
-        // SAFETY: from calloc, and nobody uses it any more.
+        // SAFETY: from calloc, and not used any more.
         unsafe { libc::free(self.fds.cast()) };
     }
 }

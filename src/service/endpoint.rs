@@ -1,4 +1,4 @@
-//! Who owns a path: listen on it, connect to it, close the service behind it.
+//! The owner of a path: listen on the path, connect to it, close its service.
 //!
 //! A living server keeps its path. Whether one lives is asked with a datagram socket: connect(2) then
 //! answers EPROTOTYPE where any socket is bound to the path and ECONNREFUSED where none is, and the server
@@ -111,7 +111,7 @@ fn directory_of(path: &CStr) -> &Path {
     }
 }
 
-/// Waits for the directory of `path` to be ours; without the right to read it, or in vain, goes on alone.
+/// Waits for the directory of `path` to be ours; without the right to read it, or without result, goes on alone.
 fn lock_directory(path: &CStr) -> Option<OwnedFd> {
     let flags = OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
     // A name that is no longer than this is opened without the heap.
@@ -209,7 +209,7 @@ pub struct Options {
 }
 
 impl Options {
-    /// Before listen(2): until then nobody can connect, so at no moment can the wrong ones.
+    /// Before listen(2): until then no client can connect, so at no moment can the wrong ones.
     fn apply(&self, path: &CStr) -> nix::Result<()> {
         let Self { mode, user, group, .. } = *self;
         if (mode, user, group) == (None, None, None) {
@@ -338,7 +338,7 @@ pub fn close_service(guard: Option<&mut EntryGuard>, fd: RawFd, path: &CStr) -> 
     };
     match &owned {
         Some(Service { file: None, .. }) => close(fd),
-        // While the socket lives nobody replaces it: removed first, there is no moment for a mistake.
+        // While the socket lives no server replaces it: removed first, there is no moment for a mistake.
         Some(owned) if ours && owned.maker == Service::this_process() => {
             let removed = remove(path);
             close(fd).and(removed)

@@ -5,7 +5,7 @@ use nix::sys::socket::{AddressFamily, SockFlag, SockType, UnixAddr, connect, soc
 use std::os::fd::{AsRawFd, OwnedFd};
 
 #[test]
-fn promise_29_a_burst_before_the_first_wait_finds_room() {
+fn promise_29_burst_before_first_wait_is_accepted() {
     own_process!(60);
     let granted: usize =
         std::fs::read_to_string("/proc/sys/net/core/somaxconn").unwrap().trim().parse().unwrap();
@@ -31,7 +31,7 @@ fn promise_29_a_burst_before_the_first_wait_finds_room() {
     }
     drop(clients);
     for _ in 0..burst {
-        assert!(matches!(server.next(), Told::Disconnection(_)));
+        assert!(matches!(server.next(), Reported::Disconnection(_)));
     }
     say(&format!("a burst of {burst} clients; the kernel grants {granted}"));
 }

@@ -81,7 +81,7 @@ impl World {
             let (peer, fd) = program.peer();
             let mut peer = out_of_the_way(peer);
             peer.write_all(&frame(1, b"hello")).unwrap();
-            assert_eq!(program.next(), Told::Message(fd, 1, b"hello".to_vec()));
+            assert_eq!(program.next(), Reported::Message(fd, 1, b"hello".to_vec()));
             know(fd);
             peers.push((peer, fd));
         }
@@ -98,7 +98,7 @@ impl World {
         // Its number is held until the next call for the list.
         let (peer, _) = program.peer();
         drop(peer);
-        assert!(matches!(program.next(), Told::Disconnection(_)));
+        assert!(matches!(program.next(), Reported::Disconnection(_)));
         Self { program, peers, has_event_fd, strangers }
     }
 
@@ -110,7 +110,7 @@ impl World {
         let mut left: Vec<_> = self.peers.iter().map(|(_, fd)| *fd).collect();
         while !left.is_empty() {
             match self.program.next() {
-                Told::Message(fd, 2, question) if question == b"question" && left.contains(&fd) => {
+                Reported::Message(fd, 2, question) if question == b"question" && left.contains(&fd) => {
                     left.retain(|other| *other != fd);
                     assert_eq!(write(fd, 3, b"answer"), IPC_ERROR_NONE);
                 }
@@ -130,9 +130,9 @@ impl World {
         } else {
             peer.write_all(&frame(1, b"hello")).unwrap();
         }
-        assert_eq!(self.program.next(), Told::Message(fd, 1, b"hello".to_vec()));
+        assert_eq!(self.program.next(), Reported::Message(fd, 1, b"hello".to_vec()));
         drop(peer);
-        assert_eq!(self.program.next(), Told::Disconnection(fd));
+        assert_eq!(self.program.next(), Reported::Disconnection(fd));
     }
 
     fn assert_files_are_untouched(&self) {
@@ -187,9 +187,9 @@ fn while_it_waits(world: &mut World, act: impl FnOnce(&AtomicBool) + Send) -> Re
             until("it waits", || thread_sleeps(this));
             act(&has_returned);
         });
-        let told = world.program.try_look(-1);
+        let reported = world.program.try_look(-1);
         has_returned.store(true, SeqCst);
-        told
+        reported
     })
 }
 
@@ -206,19 +206,19 @@ fn closes_what_it_does_not_know() {
             let handler: extern "C" fn(i32) = close_in_handler;
             libc::signal(libc::SIGUSR1, handler as libc::sighandler_t);
             let this = libc::pthread_self();
-            let told = while_it_waits(&mut world, |has_returned| {
+            let reported = while_it_waits(&mut world, |has_returned| {
                 until("it returns", || {
                     libc::pthread_kill(this, libc::SIGUSR1);
                     has_returned.load(SeqCst)
                 });
             });
-            assert_eq!(told, Err((IPC_ERROR_WAIT_EVENT__SELECT, libc::EINTR)));
+            assert_eq!(reported, Err((IPC_ERROR_WAIT_EVENT__SELECT, libc::EINTR)));
         },
         "thread" => {
             let path = world.program.path.clone();
             // Made before, so that it does not get the number of the set that is waited for.
             let client = unconnected();
-            let told = while_it_waits(&mut world, |_| {
+            let reported = while_it_waits(&mut world, |_| {
                 close_unknown();
                 // It gets the number of the set that is waited for.
                 let taken = std::fs::File::from(unconnected_low());
@@ -226,8 +226,8 @@ fn closes_what_it_does_not_know() {
                 drop(taken);
             });
             drop(client);
-            let Ok(Seen::Told(Told::Connection(fd))) = told else { panic!("{told:?}") };
-            assert_eq!(world.program.next(), Told::Disconnection(fd));
+            let Ok(Seen::Reported(Reported::Connection(fd))) = reported else { panic!("{reported:?}") };
+            assert_eq!(world.program.next(), Reported::Disconnection(fd));
         }
         _ => {
             let child = fork();
@@ -302,12 +302,12 @@ fn closes_its_clients() {
     let gone: Vec<_> = world.peers.iter().skip(1).step_by(2).map(|(_, fd)| *fd).collect();
     close_unknown();
     world.peers.retain(|(_, fd)| !gone.contains(fd));
-    let mut told: Vec<_> = gone.iter().map(|_| world.program.next()).collect();
-    told.sort_by_key(|told| match told {
-        Told::Disconnection(fd) => *fd,
+    let mut reported: Vec<_> = gone.iter().map(|_| world.program.next()).collect();
+    reported.sort_by_key(|reported| match reported {
+        Reported::Disconnection(fd) => *fd,
         other => panic!("{other:?}"),
     });
-    assert_eq!(told, gone.into_iter().map(Told::Disconnection).collect::<Vec<_>>());
+    assert_eq!(reported, gone.into_iter().map(Reported::Disconnection).collect::<Vec<_>>());
     for _ in 0..3 {
         world.assert_works();
     }
@@ -346,12 +346,12 @@ fn closes_and_frees() {
             "ipc_close" => {
                 let info = world.program.info(first);
                 assert_eq!(ipc_close(info), IPC_ERROR_NONE);
-                assert_eq!(world.program.next(), Told::Disconnection(first));
+                assert_eq!(world.program.next(), Reported::Disconnection(first));
             }
             "ipc_add" => {
                 assert_eq!(ipc_add(list, &mut added), IPC_ERROR_NONE);
                 (&other).write_all(&frame(1, b"hello")).unwrap();
-                assert_eq!(world.program.next(), Told::Message(added.fd, 1, b"hello".to_vec()));
+                assert_eq!(world.program.next(), Reported::Message(added.fd, 1, b"hello".to_vec()));
                 assert_eq!(ipc_del(list, &mut added), IPC_ERROR_NONE);
             }
             "ipc_del" => {
@@ -361,7 +361,7 @@ fn closes_and_frees() {
             "ipc_add_fd" => {
                 assert_eq!(ipc_add_fd(list, added.fd), IPC_ERROR_NONE);
                 (&other).write_all(b"hello").unwrap();
-                assert_eq!(world.program.next(), Told::Extra(added.fd, b"hello".to_vec()));
+                assert_eq!(world.program.next(), Reported::Extra(added.fd, b"hello".to_vec()));
                 assert_eq!(ipc_del_fd(list, added.fd), IPC_ERROR_NONE);
             }
             "ipc_read" => {

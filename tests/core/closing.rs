@@ -101,7 +101,7 @@ fn all_arrives(child: &mut Child, peers: Vec<UnixStream>, ways: &str) {
 const CLOSING: [&str; 4] = ["ipc_close", "usock_close", "ipc_server_close ipc_close", "ipc_connections_free"];
 
 #[test]
-fn promise_17_what_is_queued_leaves_at_exit_after_each_way_to_close() {
+fn promise_17_queue_is_sent_at_exit_after_each_kind_of_close() {
     own_process!(60);
     for way in CLOSING.into_iter().chain(["ipc_server_close", "exit"]) {
         let (mut child, peers) = queued(3);
@@ -111,7 +111,7 @@ fn promise_17_what_is_queued_leaves_at_exit_after_each_way_to_close() {
 }
 
 #[test]
-fn promise_17_what_is_queued_leaves_in_calls_about_other_things() {
+fn promise_17_queue_is_sent_during_unrelated_calls() {
     own_process!(60);
     for way in CLOSING {
         // A connection that is not closed stays open, and its peer sees no end.
@@ -124,7 +124,7 @@ fn promise_17_what_is_queued_leaves_in_calls_about_other_things() {
 }
 
 #[test]
-fn promise_17_one_peer_that_never_reads_does_not_keep_the_others_from_theirs() {
+fn promise_17_stalled_peer_does_not_delay_other_queues() {
     own_process!(60);
     for way in CLOSING.into_iter().chain(["exit"]) {
         let (mut child, mut peers) = queued(3);
@@ -147,7 +147,7 @@ fn time_with_stuck_peers(peers: usize, ways: &str) -> Duration {
 const MANY: usize = 20;
 
 #[test]
-fn promise_17_peers_that_never_read_are_waited_for_together_and_at_exit_only() {
+fn promise_17_stalled_peers_waited_for_together_only_at_exit() {
     own_process!(120);
     for ways in
         ["ipc_close exit", "usock_close exit", "ipc_connections_free exit", "ipc_server_close exit", "exit"]

@@ -18,7 +18,7 @@ fn listed_with_a_queue() -> (Listed, UnixStream) {
 }
 
 #[test]
-fn promise_17_number_is_free_at_once_and_the_peer_sees_the_end_after_the_last_byte() {
+fn promise_17_close_frees_fd_at_once_and_peer_gets_all_bytes() {
     own_process!(60);
     let (mut listed, peer) = listed_with_a_queue();
     let fd = listed.info.fd;
@@ -41,7 +41,7 @@ fn promise_17_number_is_free_at_once_and_the_peer_sees_the_end_after_the_last_by
 }
 
 #[test]
-fn promise_17_rest_is_given_up_when_its_peer_takes_nothing() {
+fn promise_17_queued_bytes_dropped_when_peer_stalls() {
     own_process!(60);
     let before = open_descriptors();
     let (mut listed, peer) = listed_with_a_queue();
@@ -56,7 +56,7 @@ fn promise_17_rest_is_given_up_when_its_peer_takes_nothing() {
 }
 
 #[test]
-fn promise_17_close_without_a_free_descriptor_sends_itself() {
+fn promise_17_close_sends_itself_without_a_free_descriptor() {
     own_process!(60);
     let (mut listed, peer) = listed_with_a_queue();
     let reader = read_to_the_end(peer);
@@ -72,7 +72,7 @@ fn promise_17_close_without_a_free_descriptor_sends_itself() {
 }
 
 #[test]
-fn promise_17_event_fd_wakes_for_a_rest() {
+fn promise_17_event_fd_is_readable_for_background_bytes() {
     own_process!(60);
     let (mut listed, mut peer) = listed_with_a_queue();
     let (ours, _neighbour) = pair();

@@ -1,4 +1,4 @@
-//! Promise 11: where descriptors run out, those who are connected go on, nothing spins, and those who wait
+//! Promise 11: if descriptors run out, connected clients go on, nothing spins, and the clients that wait
 //! are taken in as descriptors come free.
 
 use std::io::Write;
@@ -28,35 +28,35 @@ impl Full {
             (0..CLIENTS).map(|_| out_of_the_way(UnixStream::connect(&server.path).unwrap())).collect();
         set_descriptor_limit(DESCRIPTORS);
         let mut full = Self { server, clients, fds: Vec::new(), spare: Some(spare) };
-        full.take_in_whom_there_is_room_for();
+        full.accept_clients_while_room();
         full
     }
 
     /// Until the first client is heard three times without another one that comes between.
-    fn take_in_whom_there_is_room_for(&mut self) {
+    fn accept_clients_while_room(&mut self) {
         self.fds.push(self.server.next_connection());
         let mut alone = 0;
         while alone < 3 {
             self.clients[0].write_all(&frame(1, b"anybody else?")).unwrap();
             alone += 1;
-            while let Told::Connection(fd) = self.heard_or_come() {
+            while let Reported::Connection(fd) = self.heard_or_come() {
                 self.fds.push(fd);
                 alone = 0;
             }
         }
     }
 
-    fn heard_or_come(&mut self) -> Told {
-        let told = self.server.next();
-        let heard = Told::Message(self.fds[0], 1, b"anybody else?".to_vec());
-        assert!(matches!(told, Told::Connection(_)) || told == heard, "{told:?}");
-        told
+    fn heard_or_come(&mut self) -> Reported {
+        let reported = self.server.next();
+        let heard = Reported::Message(self.fds[0], 1, b"anybody else?".to_vec());
+        assert!(matches!(reported, Reported::Connection(_)) || reported == heard, "{reported:?}");
+        reported
     }
 
     fn assert_all_are_answered(&mut self) {
         for (n, (client, fd)) in self.clients.iter_mut().zip(&self.fds).enumerate() {
             client.write_all(&frame(1, &[n as u8])).unwrap();
-            assert_eq!(self.server.next(), Told::Message(*fd, 1, vec![n as u8]));
+            assert_eq!(self.server.next(), Reported::Message(*fd, 1, vec![n as u8]));
             assert_eq!(self.server.write(*fd, 2, &[n as u8]), IPC_ERROR_NONE);
             assert_eq!(read_frame(client), (2, vec![n as u8]));
         }
@@ -64,15 +64,15 @@ impl Full {
 }
 
 #[test]
-fn promise_11_those_who_are_connected_go_on_and_nothing_spins() {
+fn promise_11_connected_clients_go_on_without_spinning() {
     own_process!(60);
     say("not tried: ENFILE, the limit of the whole machine");
     let mut full = Full::new();
     let connected = full.fds.len();
     assert!((30..DESCRIPTORS as usize).contains(&connected), "{connected} are connected");
     full.assert_all_are_answered();
-    let (told, share) = share_computed(&full.clients[0], &frame(1, b"later"), || full.server.next());
-    assert_eq!(told, Told::Message(full.fds[0], 1, b"later".to_vec()));
+    let (reported, share) = share_computed(&full.clients[0], &frame(1, b"later"), || full.server.next());
+    assert_eq!(reported, Reported::Message(full.fds[0], 1, b"later".to_vec()));
     say(&format!(
         "{connected} of {CLIENTS} clients with {DESCRIPTORS} descriptors: it computes for {:.2} % of its time",
         share * 100.0
@@ -82,7 +82,7 @@ fn promise_11_those_who_are_connected_go_on_and_nothing_spins() {
 }
 
 #[test]
-fn promise_11_those_who_wait_are_taken_in_as_others_leave() {
+fn promise_11_waiting_clients_accepted_when_others_leave() {
     own_process!(60);
     let mut full = Full::new();
     let (mut come, mut gone) = (full.fds.len(), 0);
@@ -95,11 +95,13 @@ fn promise_11_those_who_wait_are_taken_in_as_others_leave() {
         } else {
             assert_eq!(unsafe { ipc_close(full.server.info(fd)) }, IPC_ERROR_NONE);
         }
-        let mut told = [full.server.next(), full.server.next()];
-        if told[0] != Told::Disconnection(fd) {
-            told.reverse();
+        let mut reported = [full.server.next(), full.server.next()];
+        if reported[0] != Reported::Disconnection(fd) {
+            reported.reverse();
         }
-        let [Told::Disconnection(left), Told::Connection(new)] = told else { panic!("{told:?}") };
+        let [Reported::Disconnection(left), Reported::Connection(new)] = reported else {
+            panic!("{reported:?}")
+        };
         assert_eq!(left, fd);
         full.fds.push(new);
         (come, gone) = (come + 1, gone + 1);
@@ -110,14 +112,14 @@ fn promise_11_those_who_wait_are_taken_in_as_others_leave() {
     full.assert_all_are_answered();
     full.clients.clear();
     for _ in gone..CLIENTS {
-        assert!(matches!(full.server.next(), Told::Disconnection(_)));
+        assert!(matches!(full.server.next(), Reported::Disconnection(_)));
     }
     assert_eq!(full.server.list.size, 0);
 }
 
 /// The library does not see it where the program closes a descriptor of its own.
 #[test]
-fn promise_11_those_who_wait_are_taken_in_when_the_program_closes_something_else() {
+fn promise_11_waiting_clients_accepted_when_program_closes_fd() {
     own_process!(60);
     let mut full = Full::new();
     let spare = full.spare.take();

@@ -41,11 +41,11 @@ fn services_and_connections(rundir: &Path) {
     drop(std::os::unix::net::UnixListener::bind(&path).unwrap());
     let (mut srv, mut client, mut accepted, mut list) = (EMPTY_INFO, EMPTY_INFO, EMPTY_INFO, EMPTY_LIST);
     let (mut m, mut new_client) = (EMPTY_MESSAGE, null_mut());
-    let mut told = [1; libc::PATH_MAX as usize];
+    let mut reported = [1; libc::PATH_MAX as usize];
     unsafe {
         succeeds("init", || ipc_server_init(env(), &mut srv, name.as_ptr()));
-        returns("service_path", || service_path(told.as_mut_ptr(), name.as_ptr(), 0, 0));
-        assert_eq!(CStr::from_ptr(told.as_ptr()).to_bytes(), path.as_os_str().as_bytes());
+        returns("service_path", || service_path(reported.as_mut_ptr(), name.as_ptr(), 0, 0));
+        assert_eq!(CStr::from_ptr(reported.as_ptr()).to_bytes(), path.as_os_str().as_bytes());
         succeeds("connection", || ipc_connection(env(), &mut client, name.as_ptr()));
         succeeds("accept", || ipc_accept(&mut srv, &mut accepted));
         succeeds("write", || write(client.fd, 1, b"one"));
@@ -125,7 +125,7 @@ fn messages() {
     }
 }
 
-/// Everything that ipc_wait_event tells, and each way that a message takes to a connection in a list.
+/// Every event of ipc_wait_event, and each way that a message takes to a connection in a list.
 fn events(rundir: &Path) {
     let mut program = child::server();
     let (srv, list) = (program.srv(), &raw mut program.list);
@@ -212,7 +212,7 @@ fn printed_by(role: impl Fn()) -> String {
 }
 
 #[test]
-fn promise_27_success_leaves_errno_and_promise_26_the_output_as_they_are() {
+fn promise_27_success_leaves_errno_and_output_untouched() {
     own_process!(60);
     assert_eq!(printed_by(calls_every_function), "");
 }

@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use crate::support::*;
 
 #[test]
-fn promise_5_two_stuck_in_half_a_frame_and_a_third_is_answered() {
+fn promise_5_two_partial_frames_do_not_delay_a_third_client() {
     own_process!(30);
     let mut server = Program::server();
     let (mut in_header, _) = server.peer();
@@ -18,16 +18,16 @@ fn promise_5_two_stuck_in_half_a_frame_and_a_third_is_answered() {
     in_payload.write_all(&whole[..9]).unwrap();
     for n in 0..100 {
         third.write_all(&frame(2, &[n])).unwrap();
-        assert_eq!(server.next(), Told::Message(third_fd, 2, vec![n]));
+        assert_eq!(server.next(), Reported::Message(third_fd, 2, vec![n]));
         assert_eq!(server.write(third_fd, 3, &[n]), IPC_ERROR_NONE);
         assert_eq!(read_frame(&mut third), (3, vec![n]));
     }
     in_payload.write_all(&whole[9..]).unwrap();
-    assert_eq!(server.next(), Told::Message(in_payload_fd, 1, b"never all of it".to_vec()));
+    assert_eq!(server.next(), Reported::Message(in_payload_fd, 1, b"never all of it".to_vec()));
 }
 
 #[test]
-fn promise_5_one_that_sends_byte_by_byte_holds_nobody_up() {
+fn promise_5_byte_by_byte_sender_delays_no_client() {
     own_process!(30);
     let mut server = Program::server();
     let (mut slow, slow_fd) = server.peer();
@@ -39,14 +39,14 @@ fn promise_5_one_that_sends_byte_by_byte_holds_nobody_up() {
         slow.write_all(&[*byte]).unwrap();
         // Whoever waited for the rest of the slow one's frame would wait for ever.
         other.write_all(&frame(2, &[*byte])).unwrap();
-        assert_eq!(server.next(), Told::Message(other_fd, 2, vec![*byte]));
+        assert_eq!(server.next(), Reported::Message(other_fd, 2, vec![*byte]));
     }
     slow.write_all(&[*last]).unwrap();
-    assert_eq!(server.next(), Told::Message(slow_fd, 1, payload));
+    assert_eq!(server.next(), Reported::Message(slow_fd, 1, payload));
 }
 
 #[test]
-fn promise_5_stuck_servers_do_not_hold_up_a_program_that_is_their_client() {
+fn promise_5_stuck_servers_do_not_block_their_client() {
     own_process!(30);
     let (mut stuck, stuck_end) = pair();
     let (mut lively, lively_end) = pair();
@@ -58,13 +58,13 @@ fn promise_5_stuck_servers_do_not_hold_up_a_program_that_is_their_client() {
     stuck.write_all(&frame(1, b"half a frame")[..8]).unwrap();
     for n in 0..100 {
         lively.write_all(&frame(2, &[n])).unwrap();
-        assert_eq!(program.next(), Told::Message(infos[1].fd, 2, vec![n]));
+        assert_eq!(program.next(), Reported::Message(infos[1].fd, 2, vec![n]));
     }
 }
 
-/// What the kernel told of may have been read by the program itself when its turn comes.
+/// Bytes that the kernel has reported may have been read by the program itself when the turn comes.
 #[test]
-fn promise_5_a_message_that_was_read_directly_holds_nobody_up() {
+fn promise_5_message_read_directly_delays_no_client() {
     own_process!(30);
     let mut server = Program::server();
     let mut peers = [server.peer(), server.peer()];
@@ -73,19 +73,19 @@ fn promise_5_a_message_that_was_read_directly_holds_nobody_up() {
         for (peer, _) in &mut peers {
             peer.write_all(&frame(1, &[n])).unwrap();
         }
-        let told = server.next();
-        let Told::Message(fd, 1, _) = told else { panic!("{told:?}") };
+        let reported = server.next();
+        let Reported::Message(fd, 1, _) = reported else { panic!("{reported:?}") };
         let (_, other) = peers.iter().find(|(_, peer)| *peer != fd).unwrap();
         assert_eq!(read(*other), Ok((1, vec![n])));
         third.write_all(&frame(2, &[n])).unwrap();
-        assert_eq!(server.next(), Told::Message(third_fd, 2, vec![n]));
+        assert_eq!(server.next(), Reported::Message(third_fd, 2, vec![n]));
     }
 }
 
 /// A client floods and never reads, beside another one that asks and waits for each answer. The server
 /// answers both until it has refused a hundred answers to the one and given a hundred more to the other.
 #[test]
-fn promise_5_one_that_floods_and_never_reads_costs_bounded_memory_and_the_others_nothing() {
+fn promise_5_flooding_peer_costs_bounded_memory() {
     own_process!(60);
     const ENOUGH: usize = 100;
     /// What all queues of the process may have together, since others always wait to be served, and messages on their way.
@@ -112,7 +112,7 @@ fn promise_5_one_that_floods_and_never_reads_costs_bounded_memory_and_the_others
     let (before, mut most) = (heap_in_use(), 0);
     loop {
         match server.next() {
-            Told::Message(fd, 1, payload) if fd == flooder_fd => {
+            Reported::Message(fd, 1, payload) if fd == flooder_fd => {
                 assert!(payload.iter().all(|byte| *byte == b'f'));
                 match server.write(fd, 3, &payload) {
                     IPC_ERROR_NONE => {}
@@ -123,12 +123,12 @@ fn promise_5_one_that_floods_and_never_reads_costs_bounded_memory_and_the_others
                     code => panic!("{code:?}"),
                 }
             }
-            Told::Message(fd, 2, payload) if fd == asker_fd => {
+            Reported::Message(fd, 2, payload) if fd == asker_fd => {
                 assert_eq!(server.write(fd, 3, &payload), IPC_ERROR_NONE);
                 answered += 1;
                 answered_since += u64::from(refused > 0);
             }
-            Told::Disconnection(fd) if fd == asker_fd => break,
+            Reported::Disconnection(fd) if fd == asker_fd => break,
             other => panic!("{other:?}"),
         }
         over.store(refused >= ENOUGH && answered_since >= ENOUGH as u64, Ordering::Relaxed);
@@ -144,14 +144,14 @@ fn promise_5_one_that_floods_and_never_reads_costs_bounded_memory_and_the_others
 
 /// The library has work of its own each 10 ms, some of it between the receive that brings both messages and their report.
 #[test]
-fn messages_that_come_together_are_reported_whatever_else_is_due() {
+fn simultaneous_messages_are_all_reported() {
     own_process!(60);
     let mut server = Program::server();
     let (mut peer, fd) = server.peer();
     let both = [frame(1, b"one"), frame(2, b"another")].concat();
     for round in 0..60_000 {
         peer.write_all(&both).unwrap();
-        assert_eq!(server.look(10_000), Told::Message(fd, 1, b"one".to_vec()), "{round}");
-        assert_eq!(server.look(10_000), Told::Message(fd, 2, b"another".to_vec()), "{round}");
+        assert_eq!(server.look(10_000), Reported::Message(fd, 1, b"one".to_vec()), "{round}");
+        assert_eq!(server.look(10_000), Reported::Message(fd, 2, b"another".to_vec()), "{round}");
     }
 }

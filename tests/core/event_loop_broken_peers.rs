@@ -6,29 +6,29 @@ use std::os::fd::AsRawFd;
 
 use crate::support::*;
 
-/// What is told of a broken connection and of nobody else; who is beside it speaks meanwhile.
+/// The events of a broken connection, and of no other; another client sends messages meanwhile.
 fn assert_error_and_end(
     program: &mut Program,
     fd: i32,
     beside: &mut std::os::unix::net::UnixStream,
     beside_fd: i32,
 ) {
-    let (mut told, mut origins) = (Vec::new(), Vec::new());
+    let (mut reported, mut origins) = (Vec::new(), Vec::new());
     for n in 0..4 {
         beside.write_all(&frame(4, &[n])).unwrap();
         loop {
             // next() demands that the call itself returns IPC_ERROR_NONE.
             let event = program.next();
-            if event == Told::Message(beside_fd, 4, vec![n]) {
+            if event == Reported::Message(beside_fd, 4, vec![n]) {
                 break;
             }
-            told.push(event);
+            reported.push(event);
             origins.push(program.event.origin);
         }
         assert_eq!(write(beside_fd, 5, &[n]), IPC_ERROR_NONE);
         assert_eq!(read_frame(beside), (5, vec![n]));
     }
-    assert_eq!(told, [Told::Error(fd), Told::Disconnection(fd)]);
+    assert_eq!(reported, [Reported::Error(fd), Reported::Disconnection(fd)]);
     assert_eq!(origins[0], origins[1]);
 }
 
@@ -42,7 +42,7 @@ fn promise_8_a_length_over_the_maximum() {
         let wrong =
             [&[2][..], &length.to_ne_bytes(), &frame(2, b"is not looked for in the rubbish")].concat();
         peer.write_all(&[frame(2, b"as it should be"), wrong].concat()).unwrap();
-        assert_eq!(server.next(), Told::Message(fd, 2, b"as it should be".to_vec()));
+        assert_eq!(server.next(), Reported::Message(fd, 2, b"as it should be".to_vec()));
         assert_error_and_end(&mut server, fd, &mut beside, beside_fd);
         let end = peer.read(&mut [0]);
         assert!(
@@ -60,9 +60,9 @@ fn promise_8_the_largest_length_is_none() {
     let (mut peer, fd) = server.peer();
     peer.write_all(&[&[2][..], &7_999_995_u32.to_ne_bytes()].concat()).unwrap();
     beside.write_all(&frame(1, b"no error before this")).unwrap();
-    assert_eq!(server.next(), Told::Message(beside_fd, 1, b"no error before this".to_vec()));
+    assert_eq!(server.next(), Reported::Message(beside_fd, 1, b"no error before this".to_vec()));
     drop(peer);
-    assert_eq!(server.next(), Told::Disconnection(fd));
+    assert_eq!(server.next(), Reported::Disconnection(fd));
 }
 
 #[test]
@@ -95,7 +95,7 @@ fn promise_8_in_a_program_that_is_the_client() {
 }
 
 #[test]
-fn promise_8_a_descriptor_that_is_no_socket_is_a_connection_that_fails() {
+fn promise_8_descriptor_that_is_no_socket_fails() {
     own_process!(30);
     let mut program = Program::client();
     let (mut beside, beside_end) = pair();

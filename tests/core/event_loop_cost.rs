@@ -148,7 +148,7 @@ fn sizes() -> [usize; 2] {
 }
 
 #[test]
-fn promise_10_a_message_costs_the_same_however_many_are_idle() {
+fn promise_10_message_cost_is_independent_of_idle_clients() {
     own_process!(60);
     const MESSAGES: usize = 2000;
     for size in sizes() {
@@ -168,7 +168,7 @@ fn promise_10_a_message_costs_the_same_however_many_are_idle() {
 }
 
 #[test]
-fn promise_10_coming_and_going_costs_the_same_however_many_are_idle() {
+fn promise_10_connect_cost_is_independent_of_idle_clients() {
     own_process!(60);
     for size in sizes() {
         let mut counted = Counted::with_idle_members(size);
@@ -202,7 +202,7 @@ fn promise_10_coming_and_going_costs_the_same_however_many_are_idle() {
 
 /// A program closes clients itself, in a list with many others.
 #[test]
-fn promise_10_an_end_by_the_program_costs_the_same_however_many_are_idle() {
+fn promise_10_close_cost_is_independent_of_idle_clients() {
     own_process!(60);
     for size in sizes() {
         let mut counted = Counted::with_idle_members(size);
@@ -223,9 +223,9 @@ fn promise_10_an_end_by_the_program_costs_the_same_however_many_are_idle() {
     }
 }
 
-/// A program puts structures of its own into the list in place of those that it was told of.
+/// A program puts structures of its own into the list in place of the structures that were reported.
 #[test]
-fn promise_10_entries_that_are_replaced_by_copies_cost_the_same() {
+fn promise_10_entries_replaced_by_copies_cost_the_same() {
     own_process!(60);
     for size in sizes() {
         let mut counted = Counted::with_idle_members(0);
@@ -265,15 +265,15 @@ fn promise_10_descriptors_of_1024_and_more() {
     assert_eq!(unsafe { ipc_add_fd(&mut server.list, reader.as_raw_fd()) }, IPC_ERROR_NONE);
     for n in 0..10 {
         peer.write_all(&frame(1, &[n]).repeat(2)).unwrap();
-        assert_eq!(server.next(), Told::Message(fd, 1, vec![n]));
+        assert_eq!(server.next(), Reported::Message(fd, 1, vec![n]));
         assert_eq!(read(fd), Ok((1, vec![n])));
         assert_eq!(server.write(fd, 2, &[n]), IPC_ERROR_NONE);
         assert_eq!(read_frame(&mut peer), (2, vec![n]));
         writer.write_all(b"extra").unwrap();
-        assert_eq!(server.next(), Told::Extra(reader.as_raw_fd(), b"extra".to_vec()));
+        assert_eq!(server.next(), Reported::Extra(reader.as_raw_fd(), b"extra".to_vec()));
     }
     drop(peer);
-    assert_eq!(server.next(), Told::Disconnection(fd));
+    assert_eq!(server.next(), Reported::Disconnection(fd));
     free_extras(&mut server);
     drop(low);
 }

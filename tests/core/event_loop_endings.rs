@@ -7,23 +7,23 @@ use std::net::Shutdown;
 use crate::support::*;
 
 #[test]
-fn promise_7_each_way_to_end_is_told_once() {
+fn promise_7_each_kind_of_end_is_reported_once() {
     own_process!(30);
     for end in ENDS {
         let mut ledger = Ledger::new();
         let (peer, fd, origin) = ledger.peer();
         let _kept = end.happen(&mut ledger, peer, fd, origin);
         if end.is_an_error() {
-            assert_eq!(ledger.next(), (Told::Error(fd), origin), "{end:?}");
+            assert_eq!(ledger.next(), (Reported::Error(fd), origin), "{end:?}");
         }
-        assert_eq!(ledger.next(), (Told::Disconnection(fd), origin), "{end:?}");
+        assert_eq!(ledger.next(), (Reported::Disconnection(fd), origin), "{end:?}");
         assert_eq!(ledger.list.size, 0, "{end:?}");
         ledger.assert_nothing_more();
     }
 }
 
 #[test]
-fn promise_7_connections_that_were_taken_out_of_the_list_get_no_end() {
+fn promise_7_removed_connections_report_no_disconnection() {
     own_process!(30);
     for end in ENDS {
         let mut ledger = Ledger::new();
@@ -55,7 +55,7 @@ fn promise_7_the_ledger_balances_after_all_ends_in_any_order() {
                 let peer = ledger.waiting();
                 come += 1;
                 let (fd, origin) = loop {
-                    if let (Told::Connection(fd), origin) = ledger.next() {
+                    if let (Reported::Connection(fd), origin) = ledger.next() {
                         break (fd, origin);
                     }
                 };
@@ -83,9 +83,9 @@ fn promise_7_the_ledger_balances_after_all_ends_in_any_order() {
     ledger.assert_nothing_more();
 }
 
-/// A peer that sends no more may still read, and is not gone before it has what was accepted for it.
+/// A peer that sends no more may still read: no DISCONNECTION is reported before it has what was accepted for it.
 #[test]
-fn promise_7_a_peer_that_shuts_down_is_gone_when_it_has_what_it_is_owed() {
+fn promise_7_half_closed_peer_ends_after_its_queue_is_sent() {
     own_process!(30);
     let mut ledger = Ledger::new();
     let mut marker = ledger.peer();
@@ -94,20 +94,20 @@ fn promise_7_a_peer_that_shuts_down_is_gone_when_it_has_what_it_is_owed() {
     assert_eq!(ledger.write(fd, 3, &payload), IPC_ERROR_NONE);
     peer.write_all(&frame(2, b"the last word")).unwrap();
     peer.shutdown(Shutdown::Write).unwrap();
-    let told = ledger.all_there_is(1, &mut marker);
-    assert_eq!(told, [(Told::Message(fd, 2, b"the last word".to_vec()), origin)]);
+    let reported = ledger.all_there_is(1, &mut marker);
+    assert_eq!(reported, [(Reported::Message(fd, 2, b"the last word".to_vec()), origin)]);
     let reader = std::thread::spawn(move || {
         let owed = read_frame(&mut peer);
         assert_eq!(std::io::Read::read(&mut peer, &mut [0]).unwrap(), 0);
         owed
     });
-    assert_eq!(ledger.next(), (Told::Disconnection(fd), origin));
+    assert_eq!(ledger.next(), (Reported::Disconnection(fd), origin));
     assert!(reader.join().unwrap() == (3, payload));
     ledger.assert_nothing_more();
 }
 
 #[test]
-fn promise_9_what_a_peer_sent_before_it_closed_is_delivered_first() {
+fn promise_9_bytes_sent_before_close_are_delivered_first() {
     own_process!(30);
     let mut ledger = Ledger::new();
     let sizes = [0, 1, 5, 16_379, 16_380, 40_000, 3, 60_000];
@@ -125,32 +125,32 @@ fn promise_9_what_a_peer_sent_before_it_closed_is_delivered_first() {
         });
         drop(peer);
         for size in sizes {
-            assert!(ledger.next() == (Told::Message(fd, 2, pattern(size, size)), origin), "{size}");
+            assert!(ledger.next() == (Reported::Message(fd, 2, pattern(size, size)), origin), "{size}");
         }
-        assert_eq!(ledger.next(), (Told::Disconnection(fd), origin));
+        assert_eq!(ledger.next(), (Reported::Disconnection(fd), origin));
     }
     ledger.assert_nothing_more();
 }
 
 #[test]
-fn promise_9_also_where_it_has_not_read_what_was_sent_to_it() {
+fn promise_9_delivered_even_if_peer_left_bytes_unread() {
     own_process!(30);
     let mut ledger = Ledger::new();
     let (mut peer, fd, origin) = ledger.peer();
     peer.write_all(&frame(2, b"before").repeat(5000)).unwrap();
     assert_eq!(ledger.write(fd, 1, b"never read"), IPC_ERROR_NONE);
     drop(peer);
-    // The server learns from its writes, too, that the peer is gone.
+    // The server learns from its writes, too, that the peer has closed.
     for n in 0..5000 {
-        assert_eq!(ledger.next(), (Told::Message(fd, 2, b"before".to_vec()), origin), "message {n}");
+        assert_eq!(ledger.next(), (Reported::Message(fd, 2, b"before".to_vec()), origin), "message {n}");
         if n % 100 == 99 {
             assert_eq!(ledger.write(fd, 1, b"an answer"), IPC_ERROR_USOCK_SEND);
         }
     }
     let mut last = ledger.next();
-    if last == (Told::Error(fd), origin) {
+    if last == (Reported::Error(fd), origin) {
         last = ledger.next();
     }
-    assert_eq!(last, (Told::Disconnection(fd), origin));
+    assert_eq!(last, (Reported::Disconnection(fd), origin));
     ledger.assert_nothing_more();
 }

@@ -13,7 +13,7 @@ fn turns(others: usize) -> usize {
 }
 
 /// Takes events until the one expected; how many others came before it.
-fn others_before(server: &mut Program, expected: impl Fn(&Told) -> bool, most: usize) -> usize {
+fn others_before(server: &mut Program, expected: impl Fn(&Reported) -> bool, most: usize) -> usize {
     for count in 0..=most {
         if expected(&server.next()) {
             return count;
@@ -31,13 +31,13 @@ fn promise_6_all_that_have_messages_take_turns() {
     for (peer, _) in &mut peers {
         peer.write_all(&frame(1, b"my turn").repeat(EACH)).unwrap();
     }
-    let mut told = vec![0; peers.len()];
+    let mut reported = vec![0; peers.len()];
     for _ in 0..EACH * peers.len() {
         let event = server.next();
-        let Told::Message(fd, ..) = event else { panic!("{event:?}") };
-        told[peers.iter().position(|(_, peer)| *peer == fd).unwrap()] += 1;
-        let (least, most) = (told.iter().min().unwrap(), told.iter().max().unwrap());
-        assert!(most - least <= 1, "{told:?}");
+        let Reported::Message(fd, ..) = event else { panic!("{event:?}") };
+        reported[peers.iter().position(|(_, peer)| *peer == fd).unwrap()] += 1;
+        let (least, most) = (reported.iter().min().unwrap(), reported.iter().max().unwrap());
+        assert!(most - least <= 1, "{reported:?}");
     }
 }
 
@@ -51,30 +51,30 @@ fn promise_6_large_messages_take_turns_with_small_ones() {
     let payload = pattern(20_000, 3);
     large.write_all(&frame(2, &payload).repeat(5)).unwrap();
     for _ in 0..5 {
-        let expected = Told::Message(large_fd, 2, payload.clone());
+        let expected = Reported::Message(large_fd, 2, payload.clone());
         // Each takes two or three receives, and each receive is a turn.
-        others_before(&mut server, |told| *told == expected, turns(1) + 4);
+        others_before(&mut server, |reported| *reported == expected, turns(1) + 4);
     }
 }
 
 #[test]
-fn promise_6_one_that_comes_after_the_flood_gets_its_turn() {
+fn promise_6_client_that_connects_after_a_flood_is_served() {
     own_process!(30);
     let mut server = Program::server();
     let (mut asker, asker_fd) = server.peer();
     let (mut flooder, flooder_fd) = server.peer();
     flooder.write_all(&frame(1, b"").repeat(20_000)).unwrap();
     for _ in 0..10 {
-        assert_eq!(server.next(), Told::Message(flooder_fd, 1, vec![]));
+        assert_eq!(server.next(), Reported::Message(flooder_fd, 1, vec![]));
     }
     for n in 0..100 {
         asker.write_all(&frame(2, &[n])).unwrap();
-        others_before(&mut server, |told| *told == Told::Message(asker_fd, 2, vec![n]), turns(1));
+        others_before(&mut server, |reported| *reported == Reported::Message(asker_fd, 2, vec![n]), turns(1));
     }
 }
 
 #[test]
-fn promise_6_a_flood_without_end_starves_nobody() {
+fn promise_6_endless_flood_starves_no_client() {
     own_process!(60);
     let mut server = Program::server();
     let (mut asker, asker_fd) = server.peer();
@@ -86,8 +86,8 @@ fn promise_6_a_flood_without_end_starves_nobody() {
     });
     for n in 0..1000_u32 {
         asker.write_all(&frame(2, &n.to_ne_bytes())).unwrap();
-        let expected = Told::Message(asker_fd, 2, n.to_ne_bytes().to_vec());
-        others_before(&mut server, |told| *told == expected, turns(3));
+        let expected = Reported::Message(asker_fd, 2, n.to_ne_bytes().to_vec());
+        others_before(&mut server, |reported| *reported == expected, turns(3));
         assert_eq!(server.write(asker_fd, 3, b"answer"), IPC_ERROR_NONE);
         assert_eq!(read_frame(&mut asker), (3, b"answer".to_vec()));
     }
@@ -106,27 +106,27 @@ fn promise_6_a_new_client_is_taken_in_amid_a_flood() {
     server.next();
     for _ in 0..20 {
         let _new = UnixStream::connect(&server.path).unwrap();
-        others_before(&mut server, |told| matches!(told, Told::Connection(_)), turns(1) + 1);
+        others_before(&mut server, |reported| matches!(reported, Reported::Connection(_)), turns(1) + 1);
     }
 }
 
 #[test]
-fn promise_6_a_descriptor_that_is_always_ready_starves_nobody() {
+fn promise_6_always_ready_descriptor_starves_no_client() {
     own_process!(30);
     let mut server = Program::server();
     let (mut asker, asker_fd) = server.peer();
     let endless = std::fs::File::open("/dev/zero").unwrap();
     assert_eq!(unsafe { ipc_add_fd(&mut server.list, endless.as_raw_fd()) }, IPC_ERROR_NONE);
-    assert!(matches!(server.next(), Told::Extra(fd, _) if fd == endless.as_raw_fd()));
+    assert!(matches!(server.next(), Reported::Extra(fd, _) if fd == endless.as_raw_fd()));
     for n in 0..100 {
         asker.write_all(&frame(2, &[n])).unwrap();
-        others_before(&mut server, |told| *told == Told::Message(asker_fd, 2, vec![n]), turns(1));
+        others_before(&mut server, |reported| *reported == Reported::Message(asker_fd, 2, vec![n]), turns(1));
     }
     free_extras(&mut server);
 }
 
 #[test]
-fn promise_6_a_crowd_at_the_door_starves_nobody() {
+fn promise_6_many_new_clients_starve_no_connected_one() {
     own_process!(30);
     raise_descriptor_limit();
     let mut server = Program::server();
@@ -134,12 +134,12 @@ fn promise_6_a_crowd_at_the_door_starves_nobody() {
     let _crowd: Vec<_> = (0..200).map(|_| UnixStream::connect(&server.path).unwrap()).collect();
     for n in 0..50 {
         asker.write_all(&frame(2, &[n])).unwrap();
-        others_before(&mut server, |told| *told == Told::Message(asker_fd, 2, vec![n]), turns(1));
+        others_before(&mut server, |reported| *reported == Reported::Message(asker_fd, 2, vec![n]), turns(1));
     }
 }
 
 #[test]
-fn promise_6_more_peers_than_the_kernel_tells_of_at_once_take_turns() {
+fn promise_6_more_peers_than_one_epoll_wait_returns_take_turns() {
     own_process!(30);
     const PEERS: usize = 200;
     const EACH: usize = 20;
@@ -149,14 +149,18 @@ fn promise_6_more_peers_than_the_kernel_tells_of_at_once_take_turns() {
     for (peer, _) in &mut peers {
         peer.write_all(&frame(1, b"my turn").repeat(EACH)).unwrap();
     }
-    let mut told = std::collections::HashMap::new();
+    let mut reported = std::collections::HashMap::new();
     for _ in 0..EACH * PEERS {
         let event = server.next();
-        let Told::Message(fd, ..) = event else { panic!("{event:?}") };
-        let count = told.entry(fd).or_insert(0);
+        let Reported::Message(fd, ..) = event else { panic!("{event:?}") };
+        let count = reported.entry(fd).or_insert(0);
         *count += 1;
         // It takes some rounds until all are known to be ready.
-        assert!(*count < EACH / 2 || told.len() == PEERS, "{} have not had a turn", PEERS - told.len());
+        assert!(
+            *count < EACH / 2 || reported.len() == PEERS,
+            "{} have not had a turn",
+            PEERS - reported.len()
+        );
     }
-    assert!(told.values().all(|count| *count == EACH));
+    assert!(reported.values().all(|count| *count == EACH));
 }

@@ -28,13 +28,13 @@ fn let_the_server_read(server: &mut Program, peers: &[UnixStream], marker: &mut 
     };
     until("the server reads", || {
         marker.0.write_all(&frame(1, b"marker")).unwrap();
-        assert_eq!(server.next(), Told::Message(marker.1, 1, b"marker".to_vec()));
+        assert_eq!(server.next(), Reported::Message(marker.1, 1, b"marker".to_vec()));
         peers.iter().all(is_read)
     });
 }
 
 #[test]
-fn promise_8_announced_bytes_cost_nothing_before_they_come() {
+fn promise_8_announced_bytes_cost_nothing_before_arrival() {
     own_process!(60);
     const CLIENTS: usize = 500;
     let mut server = Program::server();
@@ -59,7 +59,7 @@ fn promise_8_announced_bytes_cost_nothing_before_they_come() {
     ));
     drop(peers);
     for _ in 0..clients {
-        assert!(matches!(server.next(), Told::Disconnection(_)));
+        assert!(matches!(server.next(), Reported::Disconnection(_)));
     }
     let left = heap_in_use().saturating_sub(before);
     assert!(left < 1024 * clients, "{left} bytes are left of clients that are gone");
@@ -72,7 +72,7 @@ fn promise_28_an_idle_connection_costs_less_than_256_bytes() {
 }
 
 #[test]
-fn promise_28_holds_where_the_service_has_limits_and_allows_descriptors() {
+fn promise_28_holds_if_service_has_limits_and_descriptors() {
     own_process!(60);
     let server = Program::server();
     let service = server.srv.as_ref().unwrap().fd;
@@ -99,7 +99,7 @@ fn cost_of_idle_connections(mut server: Box<Program>) {
     for (peer, fd) in peers.iter_mut().zip(&fds) {
         peer.write_all(&frame(1, b"a few words").repeat(2)).unwrap();
         for _ in 0..2 {
-            assert_eq!(server.next(), Told::Message(*fd, 1, b"a few words".to_vec()));
+            assert_eq!(server.next(), Reported::Message(*fd, 1, b"a few words".to_vec()));
         }
         assert_eq!(server.write(*fd, 1, b"an answer"), IPC_ERROR_NONE);
         assert_eq!(read_frame(peer), (1, b"an answer".to_vec()));
@@ -114,7 +114,7 @@ fn cost_of_idle_connections(mut server: Box<Program>) {
 }
 
 #[test]
-fn promise_28_a_small_payload_after_a_large_one_has_a_small_block() {
+fn promise_28_small_payload_after_large_one_has_a_small_block() {
     own_process!(30);
     if !heap_can_be_counted() {
         return;
@@ -124,7 +124,7 @@ fn promise_28_a_small_payload_after_a_large_one_has_a_small_block() {
     let mut say = |server: &mut Program, size: usize| {
         let payload = pattern(size, size);
         peer.write_all(&frame(1, &payload)).unwrap();
-        assert_eq!(server.next(), Told::Message(fd, 1, payload));
+        assert_eq!(server.next(), Reported::Message(fd, 1, payload));
         // With the message, which is freed by the next call.
         heap_in_use()
     };

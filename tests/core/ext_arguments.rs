@@ -21,7 +21,7 @@ fn send(way: usize, p: *const ipc_connection_info, m: *const ipc_message, with: 
 }
 
 #[test]
-fn a_wrong_message_and_a_wrong_connection_are_what_they_are_for_ipc_write() {
+fn wrong_arguments_are_reported_as_by_ipc_write() {
     own_process!(30);
     let (ours, mut peer) = patient_pair();
     let (good, closed, pipe) = (info(ours.as_raw_fd()), info(900_000), pipe());
@@ -32,30 +32,30 @@ fn a_wrong_message_and_a_wrong_connection_are_what_they_are_for_ipc_write() {
     let no_payload = ipc_message { length: 4, payload: none(), ..fine };
     for way in 0..3 {
         let with = peer.as_raw_fd();
-        let told = |p, m| {
+        let reported = |p, m| {
             set_errno(0);
             send(way, p, m, with)
         };
-        assert_eq!(told(&good, none()), Err((IPC_ERROR_MESSAGE_WRITE__NO_MESSAGE_PARAM, libc::EINVAL)));
-        assert_eq!(told(none(), none()), Err((IPC_ERROR_MESSAGE_WRITE__NO_MESSAGE_PARAM, libc::EINVAL)));
-        assert_eq!(told(none(), &fine), Err((IPC_ERROR_USOCK_SEND, libc::EINVAL)));
+        assert_eq!(reported(&good, none()), Err((IPC_ERROR_MESSAGE_WRITE__NO_MESSAGE_PARAM, libc::EINVAL)));
+        assert_eq!(reported(none(), none()), Err((IPC_ERROR_MESSAGE_WRITE__NO_MESSAGE_PARAM, libc::EINVAL)));
+        assert_eq!(reported(none(), &fine), Err((IPC_ERROR_USOCK_SEND, libc::EINVAL)));
         for message in [&too_long, &much_too_long] {
-            assert_eq!(told(&good, message), Err((IPC_ERROR_MESSAGE_FORMAT__LENGTH, libc::EMSGSIZE)));
+            assert_eq!(reported(&good, message), Err((IPC_ERROR_MESSAGE_FORMAT__LENGTH, libc::EMSGSIZE)));
         }
         let inconsistent = Err((IPC_ERROR_MESSAGE_FORMAT__INCONSISTENT_PARAMS, libc::EINVAL));
-        assert_eq!(told(&good, &no_payload), inconsistent);
-        assert_eq!(told(&closed, &fine), Err((IPC_ERROR_USOCK_SEND, libc::EBADF)));
-        assert_eq!(told(&EMPTY_INFO, &fine), Err((IPC_ERROR_USOCK_SEND, libc::EBADF)));
-        assert_eq!(told(&no_socket, &fine), Err((IPC_ERROR_USOCK_SEND, libc::ENOTSOCK)), "{way}");
+        assert_eq!(reported(&good, &no_payload), inconsistent);
+        assert_eq!(reported(&closed, &fine), Err((IPC_ERROR_USOCK_SEND, libc::EBADF)));
+        assert_eq!(reported(&EMPTY_INFO, &fine), Err((IPC_ERROR_USOCK_SEND, libc::EBADF)));
+        assert_eq!(reported(&no_socket, &fine), Err((IPC_ERROR_USOCK_SEND, libc::ENOTSOCK)), "{way}");
         assert_eq!(pending(good.fd), 0, "nothing of all that is queued");
-        assert_eq!(told(&good, &fine), Ok(()));
+        assert_eq!(reported(&good, &fine), Ok(()));
         flush(good.fd, -1).unwrap();
         assert_eq!(read_frame(&mut peer), (1, b"fine".to_vec()), "and nothing else is sent");
     }
 }
 
 #[test]
-fn what_asks_for_a_place_to_answer_says_so() {
+fn missing_result_pointer_is_reported() {
     own_process!(30);
     let (ours, _peer) = pair();
     let good = info(ours.as_raw_fd());
@@ -79,8 +79,8 @@ fn what_asks_for_a_place_to_answer_says_so() {
         assert_eq!(outcome(ipc_take_fd(&good, &mut fd)), Err((IPC_ERROR_USOCK_RECV, libc::ENOENT)));
         assert_eq!(fd, -1);
         let (pipe, _writer) = pipe();
-        let told = outcome(ipc_allow_fds(&info(pipe.as_raw_fd())));
-        assert_eq!(told, Err((IPC_ERROR_USOCK_RECV, libc::ENOTSOCK)));
+        let reported = outcome(ipc_allow_fds(&info(pipe.as_raw_fd())));
+        assert_eq!(reported, Err((IPC_ERROR_USOCK_RECV, libc::ENOTSOCK)));
         set_errno(4711);
         assert_eq!(outcome(ipc_pending(&good, &mut bytes)), Ok(()));
         assert_eq!(outcome(ipc_allow_fds(&good)), Ok(()));
@@ -180,14 +180,14 @@ extern "C" fn count_destroyed(_: *mut std::ffi::c_void) {
 extern "C" fn calls_the_library(_: i32) {
     let before = unsafe { *libc::__errno_location() };
     unsafe { ipc_message_empty(none()) };
-    // The library says EDEADLK where it was interrupted.
+    // A call returns EDEADLK if it has interrupted the library.
     if unsafe { *libc::__errno_location() } == libc::EDEADLK {
         INSIDE.fetch_add(1, Relaxed);
         if !unsafe { ipc_data(&ipc_connection_info { fd: FD.load(Relaxed), ..EMPTY_INFO }) }.is_null() {
             WRONG.store(100, Relaxed);
         }
-        for (number, (told, code)) in call_all().iter().zip(INSIDE_CODES).enumerate() {
-            if *told != (code, libc::EDEADLK) {
+        for (number, (reported, code)) in call_all().iter().zip(INSIDE_CODES).enumerate() {
+            if *reported != (code, libc::EDEADLK) {
                 WRONG.store(number + 1, Relaxed);
             }
         }
@@ -260,11 +260,11 @@ fn is_interrupted_inside() {
 }
 
 #[test]
-fn a_handler_that_has_interrupted_the_library_is_told_edeadlk_by_each_function() {
+fn each_function_returns_edeadlk_in_a_nested_handler() {
     own_process!(60);
     let mut program = Child::start(is_interrupted_inside);
-    let told = program.hear();
-    let (inside, outside) = told.split_once(' ').unwrap();
+    let reported = program.hear();
+    let (inside, outside) = reported.split_once(' ').unwrap();
     say(&format!("{inside} signals inside the library, {outside} outside"));
     let inside: usize = inside.parse().unwrap();
     assert!(inside >= 50, "only {inside} signals have come inside the library: not enough to tell");
@@ -307,16 +307,16 @@ fn is_interrupted_while_it_waits() {
             peer
         });
         match call {
-            0 => assert!(matches!(waiting.program.look(20_000), Seen::Told(Told::Message(_, 8, _)))),
+            0 => assert!(matches!(waiting.program.look(20_000), Seen::Reported(Reported::Message(_, 8, _)))),
             1 => {
-                let told = waiting.program.many(&mut events(2), 20_000);
-                assert!(matches!(told[..], [Seen::Told(Told::Message(_, 8, _))]));
+                let reported = waiting.program.many(&mut events(2), 20_000);
+                assert!(matches!(reported[..], [Seen::Reported(Reported::Message(_, 8, _))]));
             }
             _ => {
                 queue(stuck.as_raw_fd(), 1, &vec![0; 1 << 20]).unwrap();
                 until("the handler", || {
-                    let told = flush(stuck.as_raw_fd(), 500);
-                    assert_eq!(told, Err((IPC_ERROR_USOCK_SEND, libc::ETIMEDOUT)));
+                    let reported = flush(stuck.as_raw_fd(), 500);
+                    assert_eq!(reported, Err((IPC_ERROR_USOCK_SEND, libc::ETIMEDOUT)));
                     QUEUED.load(Relaxed)
                 });
             }

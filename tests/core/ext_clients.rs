@@ -80,7 +80,7 @@ fn free_client(program: &mut Program, origin: *mut ipc_connection_info) {
 }
 
 #[test]
-fn a_pointer_is_there_until_the_call_after_the_disconnection_and_is_destroyed_once() {
+fn data_is_kept_until_the_call_after_disconnection() {
     own_process!(30);
     let mut program = Program::server();
     let (mut peer, fd) = program.peer();
@@ -90,7 +90,7 @@ fn a_pointer_is_there_until_the_call_after_the_disconnection_and_is_destroyed_on
     assert_eq!((data(client), data(&info(fd))), (7, 7), "a copy of the structure is the same connection");
     for text in [b"one", b"two"] {
         peer.write_all(&frame(1, text)).unwrap();
-        assert_eq!(program.next(), Told::Message(fd, 1, text.to_vec()));
+        assert_eq!(program.next(), Reported::Message(fd, 1, text.to_vec()));
         assert_eq!(data(client), 7);
     }
     drop(peer);
@@ -194,7 +194,7 @@ fn wrong_arguments_destroy_nothing() {
 
 /// A number that the program has closed itself is another connection's at once: it has nothing of the first.
 #[test]
-fn data_of_a_connection_that_the_program_has_closed_is_nobody_elses() {
+fn data_of_a_closed_connection_is_not_inherited() {
     own_process!(30);
     let mut program = Program::server();
     for close_it in [|fd| _ = usock_close(fd), |fd| _ = unsafe { libc::close(fd) }] {
@@ -246,7 +246,7 @@ fn destroy_may_use_the_library_and_does_not_nest() {
     }
     end(&mut program, peers[0].1, 0).unwrap();
     for _ in 0..500 {
-        assert!(matches!(program.next(), Told::Disconnection(_)));
+        assert!(matches!(program.next(), Reported::Disconnection(_)));
     }
     assert_eq!(program.look(0), Seen::Nothing);
     assert_eq!(destroyed().len(), 500);
@@ -258,14 +258,14 @@ fn destroy_may_use_the_library_and_does_not_nest() {
     }
     have_the_list_looked_through(&mut program.list);
     for _ in 0..500 {
-        assert!(matches!(program.next(), Told::Disconnection(_)));
+        assert!(matches!(program.next(), Reported::Disconnection(_)));
     }
     assert_eq!(program.look(0), Seen::Nothing);
     assert_eq!(destroyed().len(), 500);
 }
 
 #[test]
-fn a_client_that_was_ended_brings_its_disconnection_and_nothing_else() {
+fn ended_client_reports_only_its_disconnection() {
     own_process!(60);
     let mut program = Program::server();
     for linger in [0, -1, 50] {
@@ -274,7 +274,7 @@ fn a_client_that_was_ended_brings_its_disconnection_and_nothing_else() {
         let client = program.info(fd);
         set(client, 5).unwrap();
         peer.write_all(&frame(1, b"first").repeat(5)).unwrap();
-        assert_eq!(program.next(), Told::Message(fd, 1, b"first".to_vec()));
+        assert_eq!(program.next(), Reported::Message(fd, 1, b"first".to_vec()));
         other.write_all(&frame(1, b"other")).unwrap();
         end(&mut program, fd, linger).unwrap();
         assert_eq!(peer.read(&mut [0]).unwrap_or(0), 0, "the peer sees the end at once");
@@ -287,17 +287,17 @@ fn a_client_that_was_ended_brings_its_disconnection_and_nothing_else() {
         assert_eq!((kind, origin), (ipc_event_type::IPC_EVENT_TYPE_DISCONNECTION, client));
         assert_eq!((data(origin), why(origin)), (5, Ok(ipc_reason::IPC_REASON_CLOSED)));
         free_client(&mut program, origin);
-        assert_eq!(program.next(), Told::Message(of_other, 1, b"other".to_vec()));
+        assert_eq!(program.next(), Reported::Message(of_other, 1, b"other".to_vec()));
         assert_eq!(destroyed(), [5]);
         assert_eq!(program.look(0), Seen::Nothing);
         assert!(!is_taken(fd));
         end(&mut program, of_other, linger).unwrap();
-        assert_eq!(program.next(), Told::Disconnection(of_other));
+        assert_eq!(program.next(), Reported::Disconnection(of_other));
     }
 }
 
 #[test]
-fn a_client_is_ended_when_the_library_has_lost_its_own_descriptors() {
+fn client_is_ended_after_internal_fds_are_lost() {
     own_process!(30);
     let mut program = Program::server();
     let srv = program.srv.unwrap().fd;
@@ -314,13 +314,13 @@ fn a_client_is_ended_when_the_library_has_lost_its_own_descriptors() {
         assert_eq!((kind, data(origin)), (ipc_event_type::IPC_EVENT_TYPE_DISCONNECTION, 7));
         free_client(&mut program, origin);
         end(&mut program, of_other, linger).unwrap();
-        assert_eq!(program.next(), Told::Disconnection(of_other));
+        assert_eq!(program.next(), Reported::Disconnection(of_other));
         assert_eq!(destroyed(), [7]);
     }
 }
 
 #[test]
-fn an_array_of_events_stays_usable_when_a_client_of_it_is_ended() {
+fn event_array_stays_valid_when_its_client_is_ended() {
     own_process!(30);
     let mut program = Program::server();
     let peers: Vec<_> = (0..8).map(|_| program.peer()).collect();
@@ -338,7 +338,7 @@ fn an_array_of_events_stays_usable_when_a_client_of_it_is_ended() {
     let mut ends = 0;
     while ends < 8 {
         for seen in program.many(&mut array, 10_000) {
-            assert!(matches!(seen, Seen::Told(Told::Disconnection(_))), "{seen:?}");
+            assert!(matches!(seen, Seen::Reported(Reported::Disconnection(_))), "{seen:?}");
             ends += 1;
         }
     }
@@ -346,7 +346,7 @@ fn an_array_of_events_stays_usable_when_a_client_of_it_is_ended() {
 }
 
 #[test]
-fn a_client_is_ended_by_another_thread_while_the_list_is_waited_for() {
+fn client_is_ended_by_a_thread_while_the_list_waits() {
     own_process!(60);
     let mut program = Program::server();
     for round in 0..50 {
@@ -358,11 +358,11 @@ fn a_client_is_ended_by_another_thread_while_the_list_is_waited_for() {
             let list = std::ptr::with_exposed_provenance_mut(list);
             outcome(unsafe { ipc_end(list, &mut info(fd), 0) })
         });
-        assert_eq!(program.next(), Told::Disconnection(fd));
+        assert_eq!(program.next(), Reported::Disconnection(fd));
         assert_eq!(ender.join().unwrap(), Ok(()));
         for (_, fd) in &others {
             end(&mut program, *fd, 0).unwrap();
-            assert_eq!(program.next(), Told::Disconnection(*fd));
+            assert_eq!(program.next(), Reported::Disconnection(*fd));
         }
         assert_eq!(program.look(0), Seen::Nothing);
     }
@@ -378,7 +378,7 @@ fn queued_then_ended(linger: c_int) -> (usize, usize) {
     }
     assert!(pending(fd) > 0);
     end(&mut program, fd, linger).unwrap();
-    assert_eq!(program.next(), Told::Disconnection(fd));
+    assert_eq!(program.next(), Reported::Disconnection(fd));
     let reader = read_to_the_end(peer);
     // What leaves in the background leaves from within calls.
     until("the peer sees the end", || {
@@ -391,7 +391,7 @@ fn queued_then_ended(linger: c_int) -> (usize, usize) {
 }
 
 #[test]
-fn what_is_queued_for_an_ended_client_has_its_time() {
+fn queued_bytes_of_an_ended_client_are_sent() {
     own_process!(60);
     let (got, all) = queued_then_ended(-1);
     assert_eq!(got, all);
@@ -402,7 +402,7 @@ fn what_is_queued_for_an_ended_client_has_its_time() {
 }
 
 #[test]
-fn the_rest_of_an_ended_client_is_dropped_when_its_time_is_over() {
+fn queued_bytes_of_ended_client_dropped_at_timeout() {
     own_process!(60);
     let mut program = Program::server();
     let (mut peer, fd) = program.peer();
@@ -410,7 +410,7 @@ fn the_rest_of_an_ended_client_is_dropped_when_its_time_is_over() {
         assert_eq!(write(fd, 1, &pattern(100_000, number)), IPC_ERROR_NONE);
     }
     end(&mut program, fd, 200).unwrap();
-    assert_eq!(program.next(), Told::Disconnection(fd));
+    assert_eq!(program.next(), Reported::Disconnection(fd));
     let before = open_descriptors();
     // The peer goes on reading, slowly: without a time it would get all.
     let mut got = 0;
@@ -427,19 +427,19 @@ fn open_descriptors() -> usize {
 }
 
 #[test]
-fn a_connection_that_the_program_has_added_is_ended_alike() {
+fn added_connection_is_ended_like_a_client() {
     own_process!(30);
     let (mut listed, mut peer) = listed();
     let fd = listed.fd();
     let (list, entry) = (&raw mut listed.program.list, &raw mut *listed.info);
     assert_eq!(outcome(unsafe { ipc_end(list, entry, -1) }), Ok(()));
     assert_eq!(peer.read(&mut [0]).unwrap(), 0);
-    assert_eq!(listed.program.look(10_000), Told::Disconnection(fd));
+    assert_eq!(listed.program.look(10_000), Reported::Disconnection(fd));
     assert!(entries(&listed.program.list).is_empty());
 }
 
 #[test]
-fn a_client_whose_connection_is_not_reported_yet_is_not_lost() {
+fn unreported_client_is_not_lost() {
     own_process!(30);
     let mut program = Program::server();
     let peers: Vec<_> = (0..3).map(|_| UnixStream::connect(&program.path).unwrap()).collect();
@@ -449,12 +449,12 @@ fn a_client_whose_connection_is_not_reported_yet_is_not_lost() {
         end(&mut program, *fd, 0).unwrap();
     }
     for _ in &fds {
-        assert!(matches!(program.next(), Told::Disconnection(_)));
+        assert!(matches!(program.next(), Reported::Disconnection(_)));
     }
 }
 
 #[test]
-fn the_reason_of_each_end_is_known_until_the_next_call() {
+fn reason_of_each_end_is_kept_until_the_next_call() {
     own_process!(30);
     let mut program = Program::server();
     let mut ends = |act: &dyn Fn(&mut Program, i32, UnixStream),
@@ -479,7 +479,7 @@ fn the_reason_of_each_end_is_known_until_the_next_call() {
         &|program, fd, mut peer| {
             peer.write_all(&frame(1, b"whole")).unwrap();
             drop(peer);
-            assert_eq!(program.next(), Told::Message(fd, 1, b"whole".to_vec()));
+            assert_eq!(program.next(), Reported::Message(fd, 1, b"whole".to_vec()));
         },
         &[(GONE, IPC_REASON_ENDED)],
     );
@@ -516,7 +516,7 @@ fn status_counts_clients_bytes_and_messages() {
     let (mut other, of_other) = program.peer();
     other.write_all(&frame(1, b"a").repeat(3)).unwrap();
     for _ in 0..3 {
-        assert_eq!(program.next(), Told::Message(of_other, 1, b"a".to_vec()));
+        assert_eq!(program.next(), Reported::Message(of_other, 1, b"a".to_vec()));
     }
     let now = status(&program);
     assert_eq!((before.clients, now.clients, now.received, now.queued, now.accept_paused), (0, 2, 3, 0, 0));
@@ -549,7 +549,7 @@ struct Client {
 }
 
 #[test]
-fn a_structure_of_the_programs_takes_the_place_of_a_clients_at_its_connection() {
+fn program_structure_replaces_the_clients_at_connection() {
     own_process!(30);
     let mut program = Program::server();
     for count in [1, 2, 7, 40] {
@@ -617,7 +617,7 @@ fn forks_with_data() {
 }
 
 #[test]
-fn after_a_fork_each_process_destroys_its_own() {
+fn each_process_destroys_its_own_data_after_fork() {
     own_process!(60);
     assert!(Child::start(forks_with_data).end().success());
 }

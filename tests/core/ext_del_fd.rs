@@ -11,9 +11,9 @@ fn clear(program: &mut Program, fds: &[RawFd]) {
     fds.iter().for_each(|fd| assert_eq!(program.del_fd(fd), Ok(())));
 }
 
-/// What the program has closed without a word is no longer told of, and holds nobody up.
+/// A descriptor that the program has closed by itself is no longer reported, and delays no other.
 #[test]
-fn a_watched_descriptor_that_the_program_closes_is_survived() {
+fn watched_descriptor_may_be_closed_by_the_program() {
     own_process!(30);
     let (mut ours, mut peer) = listed();
     let (reader, mut writer) = pipe();
@@ -22,7 +22,7 @@ fn a_watched_descriptor_that_the_program_closes_is_survived() {
     assert_eq!(ours.program.look(-1), Seen::Ready(fd));
     drop(reader);
     peer.write_all(&frame(1, b"goes on")).unwrap();
-    assert_eq!(ours.program.look(-1), Told::Message(ours.fd(), 1, b"goes on".to_vec()));
+    assert_eq!(ours.program.look(-1), Reported::Message(ours.fd(), 1, b"goes on".to_vec()));
     assert_eq!(ours.program.look(0), Seen::Nothing);
     clear(&mut ours.program, &[fd]);
     // The number is free for another one.
@@ -34,7 +34,7 @@ fn a_watched_descriptor_that_the_program_closes_is_survived() {
 }
 
 #[test]
-fn del_fd_takes_out_both_kinds_frees_them_and_leaves_the_descriptor_open() {
+fn del_fd_removes_both_kinds_and_leaves_descriptor_open() {
     own_process!(30);
     const COUNT: usize = 100;
     let (mut ours, mut peer) = listed();
@@ -75,26 +75,26 @@ fn del_fd_takes_out_both_kinds_frees_them_and_leaves_the_descriptor_open() {
         assert!(left < 10 * COUNT * 24, "{left} bytes are left of {} structures", 10 * COUNT);
     }
     peer.write_all(&frame(1, b"who stayed")).unwrap();
-    assert_eq!(ours.program.look(-1), Told::Message(ours.fd(), 1, b"who stayed".to_vec()));
+    assert_eq!(ours.program.look(-1), Reported::Message(ours.fd(), 1, b"who stayed".to_vec()));
 }
 
 #[test]
-fn del_fd_takes_out_what_has_more_to_tell() {
+fn del_fd_removes_a_descriptor_with_pending_events() {
     own_process!(30);
     let (mut ours, _peer) = listed();
     let (reader, mut writer) = pipe();
     assert_eq!(unsafe { ipc_add_fd(&mut ours.program.list, reader.as_raw_fd()) }, IPC_ERROR_NONE);
     // More than one event brings.
     writer.write_all(&[0; 1000]).unwrap();
-    assert!(matches!(ours.program.look(-1), Seen::Told(Told::Extra(..))));
+    assert!(matches!(ours.program.look(-1), Seen::Reported(Reported::Extra(..))));
     writer.write_all(&[0; 1000]).unwrap();
     clear(&mut ours.program, &[reader.as_raw_fd()]);
     assert_eq!(ours.program.look(0), Seen::Nothing);
-    // Its end was told: it is in the list still, and can be taken out.
+    // Its end was reported: it is in the list still, and can be taken out.
     let (reader, writer) = pipe();
     assert_eq!(unsafe { ipc_add_fd(&mut ours.program.list, reader.as_raw_fd()) }, IPC_ERROR_NONE);
     drop(writer);
-    assert_eq!(ours.program.look(-1), Told::Extra(reader.as_raw_fd(), vec![]));
+    assert_eq!(ours.program.look(-1), Reported::Extra(reader.as_raw_fd(), vec![]));
     clear(&mut ours.program, &[reader.as_raw_fd()]);
     assert!(is_open(reader.as_raw_fd()));
     // One that is in the list no more can be put there again, as the other kind.
@@ -104,7 +104,7 @@ fn del_fd_takes_out_what_has_more_to_tell() {
 }
 
 #[test]
-fn del_fd_says_what_is_wrong() {
+fn del_fd_reports_wrong_arguments() {
     own_process!(30);
     let (mut ours, mut peer) = listed();
     let (reader, _writer) = pipe();
@@ -130,7 +130,7 @@ fn del_fd_says_what_is_wrong() {
     }
     assert_eq!(ours.program.list.size, 2);
     peer.write_all(&frame(1, b"still there")).unwrap();
-    assert_eq!(ours.program.look(-1), Told::Message(ours.fd(), 1, b"still there".to_vec()));
+    assert_eq!(ours.program.look(-1), Reported::Message(ours.fd(), 1, b"still there".to_vec()));
     clear(&mut ours.program, &[fd]);
     clear(&mut other, &[second.as_raw_fd()]);
     assert_eq!((other.list.size, other.list.cinfos), (0, none()), "the last one: the array is freed");

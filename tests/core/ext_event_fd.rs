@@ -10,7 +10,7 @@ use crate::support::ext::*;
 use crate::support::*;
 
 #[test]
-fn it_is_readable_while_there_is_something_to_tell() {
+fn event_fd_is_readable_while_an_event_is_pending() {
     own_process!(30);
     let mut server = Program::server();
     let fd = server.event_fd();
@@ -19,22 +19,22 @@ fn it_is_readable_while_there_is_something_to_tell() {
     assert!(becomes_readable(fd, 10_000), "a client has come");
     let peer_fd = server.next_connection();
     assert_eq!(drain(&mut server, fd), NOTHING);
-    // Half a message makes it readable, and nothing is told.
+    // Half a message makes it readable, and no event is reported.
     peer.write_all(&frame(1, b"words")[..7]).unwrap();
     assert!(becomes_readable(fd, 10_000));
     assert_eq!(drain(&mut server, fd), NOTHING);
     peer.write_all(&frame(1, b"words")[7..]).unwrap();
     assert!(becomes_readable(fd, 10_000));
-    assert_eq!(drain(&mut server, fd), [Seen::Told(Told::Message(peer_fd, 1, b"words".to_vec()))]);
+    assert_eq!(drain(&mut server, fd), [Seen::Reported(Reported::Message(peer_fd, 1, b"words".to_vec()))]);
     drop(peer);
     assert!(becomes_readable(fd, 10_000), "the client has gone");
-    assert_eq!(drain(&mut server, fd), [Seen::Told(Told::Disconnection(peer_fd))]);
+    assert_eq!(drain(&mut server, fd), [Seen::Reported(Reported::Disconnection(peer_fd))]);
     assert_idle(&mut server, fd);
     assert_eq!(server.event_fd(), fd, "it is the same at each call");
 }
 
 #[test]
-fn it_is_readable_while_frames_are_read_ahead() {
+fn event_fd_is_readable_while_frames_are_read_ahead() {
     own_process!(30);
     const COUNT: usize = 300;
     let (mut ours, mut peer) = listed();
@@ -42,27 +42,27 @@ fn it_is_readable_while_frames_are_read_ahead() {
     peer.write_all(&frame(1, b"burst").repeat(COUNT)).unwrap();
     for number in 0..COUNT {
         assert!(is_readable(fd), "{number} of {COUNT} are told");
-        assert_eq!(ours.program.look(0), Told::Message(ours.fd(), 1, b"burst".to_vec()));
+        assert_eq!(ours.program.look(0), Reported::Message(ours.fd(), 1, b"burst".to_vec()));
     }
     assert_eq!(drain(&mut ours.program, fd), NOTHING);
     // Asked for only now that frames are read ahead, it knows of them.
     peer.write_all(&frame(1, b"burst").repeat(3)).unwrap();
     let (mut other, mut second) = listed();
     second.write_all(&frame(1, b"burst").repeat(3)).unwrap();
-    assert_eq!(other.program.look(0), Told::Message(other.fd(), 1, b"burst".to_vec()));
+    assert_eq!(other.program.look(0), Reported::Message(other.fd(), 1, b"burst".to_vec()));
     let fd = other.program.event_fd();
     assert!(is_readable(fd));
     assert_eq!(drain(&mut other.program, fd).len(), 2);
     // Read by another call they are nothing to tell any more, at the latest once that was looked for.
     second.write_all(&frame(1, b"burst").repeat(2)).unwrap();
-    assert_eq!(other.program.look(0), Told::Message(other.fd(), 1, b"burst".to_vec()));
+    assert_eq!(other.program.look(0), Reported::Message(other.fd(), 1, b"burst".to_vec()));
     assert_eq!(read(other.fd()), Ok((1, b"burst".to_vec())));
     assert_eq!(drain(&mut other.program, fd), NOTHING);
     assert_idle(&mut other.program, fd);
 }
 
 #[test]
-fn it_is_readable_while_an_end_is_to_be_told() {
+fn event_fd_is_readable_while_a_disconnection_is_pending() {
     own_process!(30);
     let mut server = Program::server();
     let fd = server.event_fd();
@@ -71,16 +71,16 @@ fn it_is_readable_while_an_end_is_to_be_told() {
     assert_eq!(drain(&mut server, fd), NOTHING);
     assert_eq!(unsafe { ipc_close(server.info(peer_fd)) }, IPC_ERROR_NONE);
     assert!(is_readable(fd), "the program has closed one itself");
-    assert_eq!(drain(&mut server, fd), [Seen::Told(Told::Disconnection(peer_fd))]);
+    assert_eq!(drain(&mut server, fd), [Seen::Reported(Reported::Disconnection(peer_fd))]);
     breaks.write_all(&[1, 255, 255, 255, 255]).unwrap();
-    assert_eq!(server.look(0), Told::Error(breaks_fd));
+    assert_eq!(server.look(0), Reported::Error(breaks_fd));
     assert!(is_readable(fd), "its disconnection follows");
-    assert_eq!(drain(&mut server, fd), [Seen::Told(Told::Disconnection(breaks_fd))]);
+    assert_eq!(drain(&mut server, fd), [Seen::Reported(Reported::Disconnection(breaks_fd))]);
     assert_idle(&mut server, fd);
 }
 
 #[test]
-fn what_is_queued_leaves_by_it() {
+fn queued_bytes_are_sent_through_the_event_fd() {
     own_process!(30);
     const SIZE: usize = 6_000_000;
     let (mut ours, peer) = listed();
@@ -129,7 +129,7 @@ fn behave(number: usize, path: &std::path::Path) -> usize {
             (0..5).for_each(|_| drop(read_frame(&mut stream)));
             5
         }
-        // Gone in the middle of a message.
+        // Closed in the middle of a message.
         3 => {
             stream.write_all(&words(3)).unwrap();
             (0..3).for_each(|_| drop(read_frame(&mut stream)));
@@ -154,7 +154,7 @@ fn behave(number: usize, path: &std::path::Path) -> usize {
 }
 
 #[test]
-fn a_poll_loop_misses_nothing_of_many_clients_and_does_not_spin() {
+fn poll_loop_misses_no_event_and_does_not_spin() {
     own_process!(60);
     const CLIENTS: usize = 54;
     let mut server = Program::server();
@@ -178,22 +178,24 @@ fn a_poll_loop_misses_nothing_of_many_clients_and_does_not_spin() {
     let (mut events, mut in_vain) = (0, 0);
     while gone < CLIENTS || !ended {
         assert!(becomes_readable(fd, 20_000), "{come} came, {gone} went, {events} events");
-        let told = server.all();
-        in_vain += usize::from(told.is_empty());
-        events += told.len();
-        for seen in told {
+        let reported = server.all();
+        in_vain += usize::from(reported.is_empty());
+        events += reported.len();
+        for seen in reported {
             match seen {
-                Seen::Told(Told::Connection(_)) => come += 1,
-                Seen::Told(Told::Disconnection(_)) => gone += 1,
-                Seen::Told(Told::Extra(_, more)) => {
+                Seen::Reported(Reported::Connection(_)) => come += 1,
+                Seen::Reported(Reported::Disconnection(_)) => gone += 1,
+                Seen::Reported(Reported::Extra(_, more)) => {
                     ended = more.is_empty();
                     bytes.extend(more);
                 }
-                Seen::Told(Told::Message(from, 9, _)) => {
+                Seen::Reported(Reported::Message(from, 9, _)) => {
                     assert_eq!(unsafe { ipc_close(server.info(from)) }, IPC_ERROR_NONE);
                 }
-                Seen::Told(Told::Message(from, 8, _)) => queue(from, 8, &pattern(3_000_000, 8)).unwrap(),
-                Seen::Told(Told::Message(from, kind, payload)) => {
+                Seen::Reported(Reported::Message(from, 8, _)) => {
+                    queue(from, 8, &pattern(3_000_000, 8)).unwrap()
+                }
+                Seen::Reported(Reported::Message(from, kind, payload)) => {
                     let text = String::from_utf8(payload.clone()).unwrap();
                     let (number, n) = text.split_once(": ").unwrap();
                     let before = said.entry(number.to_owned()).or_insert(0);

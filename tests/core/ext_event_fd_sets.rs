@@ -1,4 +1,4 @@
-//! ipc_event_fd and the sets behind it: made anew, inside another one, after a fork, closed.
+//! ipc_event_fd and the epoll sets that it stands for: made anew, inside another one, after a fork, closed.
 
 use std::io::Write;
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
@@ -14,7 +14,7 @@ child::roles! { forks_a_child_that_asks_for_its_own, has_a_registration_that_wen
 /// The program closes a connection with close(2) that another descriptor is open for: what epoll has of it
 /// cannot be removed alone, and the library makes its set anew.
 #[test]
-fn it_stays_the_same_where_the_library_makes_its_set_anew() {
+fn event_fd_is_unchanged_when_the_set_is_rebuilt() {
     own_process!(30);
     let mut server = Program::server();
     let fd = server.event_fd();
@@ -27,21 +27,21 @@ fn it_stays_the_same_where_the_library_makes_its_set_anew() {
         have_the_list_looked_through(&mut server.list);
         peer.write_all(&frame(1, b"to nobody")).unwrap();
         assert!(becomes_readable(fd, 10_000));
-        assert_eq!(drain(&mut server, fd), [Seen::Told(Told::Disconnection(peer_fd))]);
+        assert_eq!(drain(&mut server, fd), [Seen::Reported(Reported::Disconnection(peer_fd))]);
         assert_idle(&mut server, fd);
         assert_eq!(server.event_fd(), fd);
         other.write_all(&frame(1, b"to somebody")).unwrap();
         assert!(becomes_readable(fd, 10_000), "who is left is still heard");
-        let told = [Seen::Told(Told::Message(other_fd, 1, b"to somebody".to_vec()))];
-        assert_eq!(drain(&mut server, fd), told);
+        let reported = [Seen::Reported(Reported::Message(other_fd, 1, b"to somebody".to_vec()))];
+        assert_eq!(drain(&mut server, fd), reported);
         drop((kept, peer, other));
         assert!(becomes_readable(fd, 10_000));
-        assert_eq!(drain(&mut server, fd), [Seen::Told(Told::Disconnection(other_fd))]);
+        assert_eq!(drain(&mut server, fd), [Seen::Reported(Reported::Disconnection(other_fd))]);
     }
 }
 
 #[test]
-fn it_works_inside_another_epoll_set() {
+fn event_fd_works_inside_another_epoll_set() {
     own_process!(30);
     let mut server = Program::server();
     let fd = server.event_fd();
@@ -50,34 +50,36 @@ fn it_works_inside_another_epoll_set() {
         let mut event = libc::epoll_event { events: (libc::EPOLLIN | flags) as u32, u64: 7 };
         let added = unsafe { libc::epoll_ctl(set.as_raw_fd(), libc::EPOLL_CTL_ADD, fd, &mut event) };
         assert_eq!(added, 0);
-        let told = || {
+        let reported = || {
             let mut event = libc::epoll_event { events: 0, u64: 0 };
             unsafe { libc::epoll_wait(set.as_raw_fd(), &mut event, 1, 10_000) == 1 && { event.u64 } == 7 }
         };
         let mut peer = UnixStream::connect(&server.path).unwrap();
-        assert!(told());
-        let [Seen::Told(Told::Connection(peer_fd))] = drain(&mut server, fd)[..] else { panic!("nobody") };
+        assert!(reported());
+        let [Seen::Reported(Reported::Connection(peer_fd))] = drain(&mut server, fd)[..] else {
+            panic!("nobody")
+        };
         for n in 0..50 {
             peer.write_all(&frame(1, &[n]).repeat(3)).unwrap();
-            assert!(told());
-            let word = || Seen::Told(Told::Message(peer_fd, 1, vec![n]));
+            assert!(reported());
+            let word = || Seen::Reported(Reported::Message(peer_fd, 1, vec![n]));
             assert_eq!(drain(&mut server, fd), [word(), word(), word()]);
         }
         drop(peer);
-        assert!(told());
-        assert_eq!(drain(&mut server, fd), [Seen::Told(Told::Disconnection(peer_fd))]);
+        assert!(reported());
+        assert_eq!(drain(&mut server, fd), [Seen::Reported(Reported::Disconnection(peer_fd))]);
     }
 }
 
-/// Serves by the descriptor until nobody is left.
+/// Serves by the descriptor until no client is left.
 fn echo_by(program: &mut Program, fd: RawFd, words: usize) {
-    let mut told = 0;
-    while told < words {
-        assert!(becomes_readable(fd, 20_000), "{told} of {words}");
+    let mut reported = 0;
+    while reported < words {
+        assert!(becomes_readable(fd, 20_000), "{reported} of {words}");
         for seen in program.all() {
-            if let Seen::Told(Told::Message(from, kind, payload)) = seen {
+            if let Seen::Reported(Reported::Message(from, kind, payload)) = seen {
                 assert_eq!(write(from, kind, &payload), IPC_ERROR_NONE);
-                told += 1;
+                reported += 1;
             }
         }
     }
@@ -99,7 +101,7 @@ fn forks_a_child_that_asks_for_its_own() {
         let own_fd = own.event_fd();
         peer.write_all(&frame(1, b"mine")).unwrap();
         assert!(becomes_readable(own_fd, 10_000));
-        assert_eq!(own.look(0), Told::Message(info.fd, 1, b"mine".to_vec()));
+        assert_eq!(own.look(0), Reported::Message(info.fd, 1, b"mine".to_vec()));
         // The same list as the parent's.
         let inherited = program.event_fd();
         program.all();
@@ -109,8 +111,8 @@ fn forks_a_child_that_asks_for_its_own() {
         assert_eq!(unsafe { ipc_add(&mut program.list, &mut more) }, IPC_ERROR_NONE);
         peer.write_all(&frame(1, b"in the child's")).unwrap();
         assert!(becomes_readable(inherited, 10_000));
-        let told = drain(&mut program, inherited);
-        assert_eq!(told, [Seen::Told(Told::Message(more.fd, 1, b"in the child's".to_vec()))]);
+        let reported = drain(&mut program, inherited);
+        assert_eq!(reported, [Seen::Reported(Reported::Message(more.fd, 1, b"in the child's".to_vec()))]);
         child::say("the child is done");
         unsafe { libc::_exit(0) };
     }
@@ -124,7 +126,7 @@ fn forks_a_child_that_asks_for_its_own() {
 }
 
 #[test]
-fn after_a_fork_the_child_has_its_own_and_the_parent_s_works_on() {
+fn child_has_its_own_event_fd_after_fork() {
     own_process!(60);
     let mut program = Child::start(forks_a_child_that_asks_for_its_own);
     let mut client = UnixStream::connect(program.hear()).unwrap();
@@ -156,20 +158,20 @@ fn has_a_registration_that_went_stale_in_a_fork() {
     // The child still has it open.
     close(first);
     have_the_list_looked_through(&mut program.list);
-    assert_eq!(drain(&mut program, fd), [Seen::Told(Told::Disconnection(first))]);
+    assert_eq!(drain(&mut program, fd), [Seen::Reported(Reported::Disconnection(first))]);
     child::say("closed");
     assert_eq!(child::hear(), "spoken");
     assert_eq!(drain(&mut program, fd), NOTHING);
     assert_idle(&mut program, fd);
     child::say("idle");
     assert!(becomes_readable(fd, 20_000));
-    assert_eq!(drain(&mut program, fd), [Seen::Told(Told::Message(second, 1, b"here".to_vec()))]);
+    assert_eq!(drain(&mut program, fd), [Seen::Reported(Reported::Message(second, 1, b"here".to_vec()))]);
     drop(sleeps);
     assert_eq!(wait_for(idle), 0);
 }
 
 #[test]
-fn it_does_not_spin_where_a_child_keeps_a_connection_open_that_the_program_has_closed() {
+fn event_fd_does_not_spin_if_child_keeps_a_closed_connection() {
     own_process!(60);
     let mut program = Child::start(has_a_registration_that_went_stale_in_a_fork);
     let path = program.hear();
@@ -183,11 +185,11 @@ fn it_does_not_spin_where_a_child_keeps_a_connection_open_that_the_program_has_c
 }
 
 #[test]
-fn it_is_closed_with_the_list() {
+fn event_fd_is_closed_with_the_list() {
     own_process!(30);
     let mut server = Program::server();
     drop(server.peer());
-    assert!(matches!(server.next(), Told::Disconnection(_)));
+    assert!(matches!(server.next(), Reported::Disconnection(_)));
     drop(server);
     let before = open_descriptors();
     for _ in 0..5 {
@@ -210,7 +212,7 @@ fn it_is_closed_with_the_list() {
 }
 
 #[test]
-fn it_is_close_on_exec() {
+fn event_fd_is_close_on_exec() {
     own_process!(30);
     let mut program = Program::client();
     let fd = program.event_fd();
@@ -218,7 +220,7 @@ fn it_is_close_on_exec() {
 }
 
 #[test]
-fn what_is_wrong_is_said() {
+fn wrong_arguments_are_reported() {
     own_process!(30);
     let mut program = Program::client();
     let mut fd = -7;
@@ -248,7 +250,7 @@ fn what_is_wrong_is_said() {
 }
 
 #[test]
-fn without_descriptors_it_fails_and_the_loop_goes_on() {
+fn event_fd_fails_without_descriptors_and_loop_goes_on() {
     own_process!(30);
     let (mut ours, mut peer) = listed();
     assert_eq!(ours.program.look(0), Seen::Nothing);
@@ -260,7 +262,7 @@ fn without_descriptors_it_fails_and_the_loop_goes_on() {
         let code = unsafe { ipc_event_fd(&mut ours.program.list, none(), &mut fd) };
         assert_eq!((outcome(code), fd), (Err((IPC_ERROR_WAIT_EVENT__SELECT, libc::EMFILE)), -7));
         peer.write_all(&frame(1, b"goes on")).unwrap();
-        assert_eq!(ours.program.look(-1), Told::Message(ours.fd(), 1, b"goes on".to_vec()));
+        assert_eq!(ours.program.look(-1), Reported::Message(ours.fd(), 1, b"goes on".to_vec()));
     }
     raise_descriptor_limit();
     let fd = ours.program.event_fd();
@@ -270,7 +272,7 @@ fn without_descriptors_it_fails_and_the_loop_goes_on() {
 
 /// A client waits for a descriptor that comes free without the library's knowledge.
 #[test]
-fn it_tells_of_a_client_that_had_to_wait_for_a_descriptor() {
+fn event_fd_reports_a_client_delayed_by_emfile() {
     own_process!(30);
     raise_descriptor_limit();
     let mut server = Program::server();
@@ -291,7 +293,7 @@ fn it_tells_of_a_client_that_had_to_wait_for_a_descriptor() {
     assert!(spent < Duration::from_millis(100), "{spent:?} computed while it waits");
     drop(spare);
     until("the client", || {
-        becomes_readable(fd, 1000) && matches!(server.all()[..], [Seen::Told(Told::Connection(_))])
+        becomes_readable(fd, 1000) && matches!(server.all()[..], [Seen::Reported(Reported::Connection(_))])
     });
     drop(client);
 }

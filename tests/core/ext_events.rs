@@ -1,4 +1,4 @@
-//! ipc_wait_events: many events in one call, the same ones that single calls would tell.
+//! ipc_wait_events: many events in one call, the same events that single calls would report.
 
 use std::collections::{BTreeMap, HashMap};
 use std::io::Write;
@@ -8,7 +8,7 @@ use std::os::unix::net::UnixStream;
 use crate::support::ext::*;
 use crate::support::*;
 
-/// A server whose peers are of all kinds: they have said what they say before anything is told of it.
+/// A server whose peers are of all kinds: they have said what they say before anything of it is reported.
 struct Crowd {
     server: Box<Program>,
     peers: Vec<UnixStream>,
@@ -44,26 +44,26 @@ impl Crowd {
     }
 
     fn name(&self, seen: Seen) -> (usize, &'static str, Vec<u8>) {
-        let Seen::Told(told) = seen else { panic!("{seen:?}") };
-        let (fd, what, payload) = match told {
-            Told::Message(fd, 2, payload) => (fd, "message", payload),
-            Told::Error(fd) => (fd, "error", vec![]),
-            Told::Disconnection(fd) => (fd, "disconnection", vec![]),
+        let Seen::Reported(reported) = seen else { panic!("{seen:?}") };
+        let (fd, what, payload) = match reported {
+            Reported::Message(fd, 2, payload) => (fd, "message", payload),
+            Reported::Error(fd) => (fd, "error", vec![]),
+            Reported::Disconnection(fd) => (fd, "disconnection", vec![]),
             other => panic!("{other:?}"),
         };
         (self.names[&fd], what, payload)
     }
 }
 
-/// What was told of each, in its order.
+/// The events of each connection, in their order.
 fn by_name(all: Vec<(usize, &'static str, Vec<u8>)>) -> BTreeMap<usize, Vec<(&'static str, Vec<u8>)>> {
-    let mut told: BTreeMap<_, Vec<_>> = BTreeMap::new();
-    all.into_iter().for_each(|(name, what, payload)| told.entry(name).or_default().push((what, payload)));
-    told
+    let mut reported: BTreeMap<_, Vec<_>> = BTreeMap::new();
+    all.into_iter().for_each(|(name, what, payload)| reported.entry(name).or_default().push((what, payload)));
+    reported
 }
 
 #[test]
-fn what_is_told_of_each_connection_and_its_order_are_those_of_single_calls() {
+fn batch_reports_the_same_events_as_single_calls() {
     own_process!(30);
     let mut crowd = Crowd::new();
     let single: Vec<_> = crowd.server.all().into_iter().map(|seen| crowd.name(seen)).collect();
@@ -75,27 +75,27 @@ fn what_is_told_of_each_connection_and_its_order_are_those_of_single_calls() {
         let mut array = events(size);
         let mut many = Vec::new();
         loop {
-            let told = crowd.server.many(&mut array, 0);
-            if told.is_empty() {
+            let reported = crowd.server.many(&mut array, 0);
+            if reported.is_empty() {
                 break;
             }
-            many.extend(told.into_iter().map(|seen| crowd.name(seen)));
+            many.extend(reported.into_iter().map(|seen| crowd.name(seen)));
         }
         assert_eq!(by_name(many), single, "{size} at once");
     }
 }
 
 #[test]
-fn there_are_never_more_than_the_array_has_room_for() {
+fn batch_never_exceeds_the_array() {
     own_process!(30);
     let (mut ours, mut peer) = listed();
     peer.write_all(&frame(1, b"many").repeat(100)).unwrap();
     for size in [1, 10, 50] {
-        // What is behind the array is not touched.
+        // What follows the array is not touched.
         let mut array = events(size + 1);
         array[size].origin = std::ptr::without_provenance_mut(4711);
-        let told = ours.program.many(&mut array[..size], -1);
-        assert_eq!(told.len(), size, "all that fit are at hand");
+        let reported = ours.program.many(&mut array[..size], -1);
+        assert_eq!(reported.len(), size, "all that fit are at hand");
         assert_eq!(array[size].origin.addr(), 4711);
     }
     assert_eq!(ours.program.many(&mut events(100), -1).len(), 39);
@@ -103,7 +103,7 @@ fn there_are_never_more_than_the_array_has_room_for() {
 }
 
 #[test]
-fn in_one_batch_all_that_have_messages_take_turns() {
+fn connections_with_messages_take_turns_in_a_batch() {
     own_process!(30);
     const EACH: usize = 100;
     let mut server = Program::server();
@@ -112,14 +112,14 @@ fn in_one_batch_all_that_have_messages_take_turns() {
         peer.write_all(&frame(1, b"my turn").repeat(EACH)).unwrap();
     }
     let mut array = events(EACH * 5);
-    let mut told = vec![0; peers.len()];
+    let mut reported = vec![0; peers.len()];
     let mut all = 0;
     while all < EACH * 5 {
         for seen in server.many(&mut array, -1) {
-            let Seen::Told(Told::Message(fd, ..)) = seen else { panic!("{seen:?}") };
-            told[peers.iter().position(|(_, peer)| *peer == fd).unwrap()] += 1;
-            let (least, most) = (told.iter().min().unwrap(), told.iter().max().unwrap());
-            assert!(most - least <= 1, "{told:?}");
+            let Seen::Reported(Reported::Message(fd, ..)) = seen else { panic!("{seen:?}") };
+            reported[peers.iter().position(|(_, peer)| *peer == fd).unwrap()] += 1;
+            let (least, most) = (reported.iter().min().unwrap(), reported.iter().max().unwrap());
+            assert!(most - least <= 1, "{reported:?}");
             all += 1;
         }
     }
@@ -127,27 +127,27 @@ fn in_one_batch_all_that_have_messages_take_turns() {
 
 /// Many frames of one have been read ahead when the others come: single calls would tell of those soon.
 #[test]
-fn one_that_has_much_read_ahead_does_not_keep_others_out_of_a_batch() {
+fn read_ahead_of_one_connection_does_not_fill_the_batch() {
     own_process!(30);
     const AHEAD: usize = 2000;
     let mut server = Program::server();
     let (mut talker, talker_fd) = server.peer();
     let mut others: Vec<_> = (0..5).map(|_| server.peer()).collect();
     talker.write_all(&frame(1, b"x").repeat(AHEAD)).unwrap();
-    assert_eq!(server.look(-1), Told::Message(talker_fd, 1, b"x".to_vec()));
+    assert_eq!(server.look(-1), Reported::Message(talker_fd, 1, b"x".to_vec()));
     for (other, _) in &mut others {
         other.write_all(&frame(2, b"and me")).unwrap();
     }
     let mut array = events(AHEAD / 2);
-    let told = server.many(&mut array, -1);
+    let reported = server.many(&mut array, -1);
     for (_, fd) in &others {
-        let place = told.iter().position(|seen| *seen == Told::Message(*fd, 2, b"and me".to_vec()));
-        assert!(place.is_some_and(|place| place < 20), "told as number {place:?} of {}", told.len());
+        let place = reported.iter().position(|seen| *seen == Reported::Message(*fd, 2, b"and me".to_vec()));
+        assert!(place.is_some_and(|place| place < 20), "told as number {place:?} of {}", reported.len());
     }
 }
 
 #[test]
-fn the_messages_of_a_batch_are_freed_by_the_next_call_with_the_array() {
+fn messages_of_a_batch_are_freed_by_the_next_call() {
     own_process!(30);
     const SIZE: usize = 100_000;
     const COUNT: usize = 20;
@@ -163,14 +163,14 @@ fn the_messages_of_a_batch_are_freed_by_the_next_call_with_the_array() {
             peer.write_all(&frame(1, &payload)).unwrap();
         }
         let (mut count, srv) = (array.len(), server.srv());
-        let mut told = 0;
-        while told < COUNT {
+        let mut reported = 0;
+        while reported < COUNT {
             let code = unsafe { ipc_wait_events(&mut server.list, srv, array.as_mut_ptr(), &mut count, -1) };
             assert_eq!(code, IPC_ERROR_NONE);
-            told += count;
+            reported += count;
             count = array.len();
         }
-        assert_eq!(told, COUNT);
+        assert_eq!(reported, COUNT);
     };
     let empty = |server: &mut Program, array: &mut [ipc_event]| {
         let (mut count, srv) = (array.len(), server.srv());
@@ -197,7 +197,7 @@ fn the_messages_of_a_batch_are_freed_by_the_next_call_with_the_array() {
 }
 
 #[test]
-fn what_is_wrong_is_said_and_the_count_is_zero() {
+fn wrong_arguments_are_reported_with_count_zero() {
     own_process!(30);
     let (mut ours, mut peer) = listed();
     peer.write_all(&frame(1, b"waits")).unwrap();
@@ -224,7 +224,10 @@ fn what_is_wrong_is_said_and_the_count_is_zero() {
         assert_eq!((outcome(code), count), (Err((IPC_ERROR_WAIT_EVENT__SELECT, libc::EINVAL)), 0));
     }
     // Nothing is lost of all that.
-    assert_eq!(ours.program.many(&mut array, 0), [Seen::Told(Told::Message(ours.fd(), 1, b"waits".into()))]);
+    assert_eq!(
+        ours.program.many(&mut array, 0),
+        [Seen::Reported(Reported::Message(ours.fd(), 1, b"waits".into()))]
+    );
 }
 
 #[test]
@@ -242,10 +245,10 @@ fn a_batch_ends_after_a_message_with_descriptors() {
     send_with(&peer, &frame(1, b"without"), &[]);
     let mut array = events(50);
     for number in 0..files.len() {
-        let told = ours.program.many(&mut array, -1);
-        let without = || Seen::Told(Told::Message(fd, 1, b"without".to_vec()));
-        let with = Seen::Told(Told::Message(fd, 2, vec![number as u8]));
-        assert_eq!(told, [without(), without(), with]);
+        let reported = ours.program.many(&mut array, -1);
+        let without = || Seen::Reported(Reported::Message(fd, 1, b"without".to_vec()));
+        let with = Seen::Reported(Reported::Message(fd, 2, vec![number as u8]));
+        assert_eq!(reported, [without(), without(), with]);
         assert_eq!(take_numbers(fd), [number]);
     }
     assert_eq!(ours.program.many(&mut array, -1).len(), 1);
@@ -253,7 +256,7 @@ fn a_batch_ends_after_a_message_with_descriptors() {
 }
 
 #[test]
-fn a_message_with_descriptors_is_the_last_of_its_batch_whatever_others_have_to_say() {
+fn message_with_descriptors_is_the_last_of_its_batch() {
     own_process!(30);
     const WORDS: usize = 30;
     let mut server = Program::server();
@@ -269,20 +272,20 @@ fn a_message_with_descriptors_is_the_last_of_its_batch_whatever_others_have_to_s
     }
     let (mut array, mut with, mut beside) = (events(50), 0, 0);
     while with < 5 || beside < 3 * WORDS {
-        let told = server.many(&mut array, -1);
-        let place = told.iter().position(|seen| *seen == Told::Message(fd, 2, b"with one".to_vec()));
+        let reported = server.many(&mut array, -1);
+        let place = reported.iter().position(|seen| *seen == Reported::Message(fd, 2, b"with one".to_vec()));
         if let Some(place) = place {
-            assert_eq!(place, told.len() - 1);
+            assert_eq!(place, reported.len() - 1);
             assert_eq!(take_numbers(fd), [9]);
             with += 1;
         }
-        beside += told.len() - usize::from(place.is_some());
+        beside += reported.len() - usize::from(place.is_some());
     }
     assert_eq!((with, beside), (5, 3 * WORDS));
 }
 
 #[test]
-fn many_clients_come_speak_and_go_in_batches() {
+fn many_clients_connect_send_and_leave_in_batches() {
     own_process!(30);
     const CLIENTS: usize = 300;
     let mut server = Program::server();
@@ -301,21 +304,21 @@ fn many_clients_come_speak_and_go_in_batches() {
     while gone.len() < CLIENTS {
         for seen in server.many(&mut array, -1) {
             match seen {
-                Seen::Told(Told::Connection(fd)) => {
+                Seen::Reported(Reported::Connection(fd)) => {
                     assert!(here.insert(fd, Vec::new()).is_none(), "came twice");
                     come += 1;
                 }
-                Seen::Told(Told::Message(fd, 1, payload)) => {
+                Seen::Reported(Reported::Message(fd, 1, payload)) => {
                     here.get_mut(&fd).unwrap().push(String::from_utf8(payload).unwrap());
                 }
-                Seen::Told(Told::Disconnection(fd)) => gone.push(here.remove(&fd).unwrap()),
+                Seen::Reported(Reported::Disconnection(fd)) => gone.push(here.remove(&fd).unwrap()),
                 other => panic!("{other:?}"),
             }
         }
     }
     clients.join().unwrap();
     assert_eq!((come, here.len()), (CLIENTS, 0));
-    // Each has told what it had to, in order; who has said nothing has no number.
+    // The messages of each peer have arrived in order; a peer that has sent nothing has no number.
     let mut spoken: Vec<_> = gone.into_iter().filter(|said| !said.is_empty()).collect();
     spoken.sort_by_key(|said| said[0].split(':').next().unwrap().parse::<usize>().unwrap());
     let expected: Vec<Vec<_>> = (0..CLIENTS)
@@ -328,9 +331,9 @@ fn many_clients_come_speak_and_go_in_batches() {
 }
 
 #[test]
-fn what_fails_after_the_first_event_is_left_for_the_next_call() {
+fn failure_after_the_first_event_is_left_for_the_next_call() {
     own_process!(30);
-    // Two events, and then there is nobody to wait for.
+    // Two events, and then there is nothing to wait for.
     let mut program = Program::client();
     let (ours, mut peer) = pair();
     let mut info = Box::new(info(std::os::fd::IntoRawFd::into_raw_fd(ours)));
@@ -338,12 +341,12 @@ fn what_fails_after_the_first_event_is_left_for_the_next_call() {
     peer.write_all(&frame(1, b"the last")).unwrap();
     drop(peer);
     let mut array = events(10);
-    let mut told = Vec::new();
-    while told.len() < 2 {
-        told.extend(program.many(&mut array, -1));
+    let mut reported = Vec::new();
+    while reported.len() < 2 {
+        reported.extend(program.many(&mut array, -1));
     }
-    let expected = [Told::Message(info.fd, 1, b"the last".to_vec()), Told::Disconnection(info.fd)];
-    assert_eq!(told, expected.map(Seen::Told));
+    let expected = [Reported::Message(info.fd, 1, b"the last".to_vec()), Reported::Disconnection(info.fd)];
+    assert_eq!(reported, expected.map(Seen::Reported));
     let mut count = array.len();
     let code = unsafe { ipc_wait_events(&mut program.list, none(), array.as_mut_ptr(), &mut count, -1) };
     assert_eq!((outcome(code), count), (Err((IPC_ERROR_WAIT_EVENT__NO_CLIENTS_PARAM, libc::EINVAL)), 0));

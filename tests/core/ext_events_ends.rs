@@ -17,22 +17,22 @@ fn calls_until_all_have_ended(busy: usize, ends: usize, room: usize) -> usize {
         assert!(!program.many(&mut array, 10_000).is_empty());
     }
     drop(peers);
-    let (mut calls, mut told) = (0, 0);
-    while told < ends {
+    let (mut calls, mut reported) = (0, 0);
+    while reported < ends {
         let seen = program.many(&mut array, 10_000);
         calls += 1;
         assert!(!seen.is_empty());
         for (place, seen) in seen.iter().enumerate() {
             match seen {
-                Seen::Told(Told::Disconnection(_)) => {
+                Seen::Reported(Reported::Disconnection(_)) => {
                     assert_eq!(place, 0, "an end that is not the first of its array");
-                    told += 1;
+                    reported += 1;
                 }
-                Seen::Told(Told::Message(..)) => {}
+                Seen::Reported(Reported::Message(..)) => {}
                 other => panic!("{other:?}"),
             }
         }
-        assert!(calls < 100_000, "{told} of {ends} ends in {calls} calls");
+        assert!(calls < 100_000, "{reported} of {ends} ends in {calls} calls");
     }
     drop(program);
     busy.into_iter().for_each(|busy| busy.join().unwrap());
@@ -40,7 +40,7 @@ fn calls_until_all_have_ended(busy: usize, ends: usize, room: usize) -> usize {
 }
 
 #[test]
-fn promise_42_an_end_that_was_put_off_is_the_next_calls_first() {
+fn promise_42_deferred_end_is_first_event_of_the_next_call() {
     own_process!(60);
     for busy in [1, 4, 20] {
         for ends in [1, 5, 40] {

@@ -1,4 +1,4 @@
-//! ipc_flush: it waits as long as it is told to, for the kernel to have what is queued.
+//! ipc_flush: it waits up to its timeout until the kernel has taken what is queued.
 
 use std::io::Read;
 use std::os::fd::{AsRawFd, IntoRawFd};
@@ -10,7 +10,7 @@ use crate::child::{self, Child};
 use crate::support::ext::*;
 use crate::support::*;
 
-child::roles! { flushes_for_ever_under_a_signal, flushes_to_one_who_dies }
+child::roles! { flushes_for_ever_under_a_signal, flushes_to_a_dying_peer }
 
 const LATE: Result<(), Failure> = Err((IPC_ERROR_USOCK_SEND, libc::ETIMEDOUT));
 const GONE: Result<(), Failure> = Err((IPC_ERROR_USOCK_SEND, libc::EPIPE));
@@ -28,7 +28,7 @@ fn full() -> (Queued, UnixStream) {
 }
 
 #[test]
-fn a_peer_that_does_not_read_is_waited_for_until_the_time_is_over() {
+fn flush_waits_for_a_stalled_peer_until_the_timeout() {
     own_process!(30);
     let (ours, mut peer) = full();
     let fd = ours.as_raw_fd();
@@ -54,7 +54,7 @@ fn a_peer_that_does_not_read_is_waited_for_until_the_time_is_over() {
 }
 
 #[test]
-fn it_takes_no_longer_than_it_is_told_to() {
+fn flush_takes_no_longer_than_its_timeout() {
     own_process!(30);
     let (ours, _peer) = full();
     let mut shortest = Duration::MAX;
@@ -68,7 +68,7 @@ fn it_takes_no_longer_than_it_is_told_to() {
 }
 
 #[test]
-fn one_that_reads_slowly_gets_all() {
+fn slow_reader_receives_all_bytes() {
     own_process!(60);
     for timeout in [-1, 30_000] {
         let (ours, mut peer) = full();
@@ -90,7 +90,7 @@ fn one_that_reads_slowly_gets_all() {
 }
 
 #[test]
-fn with_nothing_queued_there_is_nothing_to_do() {
+fn flush_of_an_empty_queue_succeeds_at_once() {
     own_process!(30);
     let (ours, _peer) = pair();
     for timeout in [0, 50, -1] {
@@ -98,7 +98,7 @@ fn with_nothing_queued_there_is_nothing_to_do() {
     }
 }
 
-fn flushes_to_one_who_dies() {
+fn flushes_to_a_dying_peer() {
     for reads in [0, 1_000_000] {
         for (timeout, listed) in [(-1, false), (20_000, false), (-1, true), (20_000, true)] {
             let (ours, mut peer) = full();
@@ -121,9 +121,9 @@ fn flushes_to_one_who_dies() {
 }
 
 #[test]
-fn one_that_dies_in_the_middle_is_an_error_and_no_signal() {
+fn peer_that_dies_during_flush_is_an_error_and_no_signal() {
     own_process!(60);
-    let mut program = Child::start(flushes_to_one_who_dies);
+    let mut program = Child::start(flushes_to_a_dying_peer);
     assert_eq!(program.hear(), "alive");
     assert!(program.end().success());
 }
@@ -156,8 +156,8 @@ fn flushes_for_ever_under_a_signal() {
     let reader = std::thread::spawn(move || read_frame(&mut peer));
     until("all of it", || match flush(fd, -1) {
         Ok(()) => true,
-        told => {
-            assert_eq!(told, Err((IPC_ERROR_USOCK_SEND, libc::EINTR)));
+        reported => {
+            assert_eq!(reported, Err((IPC_ERROR_USOCK_SEND, libc::EINTR)));
             false
         }
     });
@@ -166,7 +166,7 @@ fn flushes_for_ever_under_a_signal() {
 }
 
 #[test]
-fn a_signal_ends_a_wait_without_end_and_nothing_is_lost() {
+fn signal_ends_a_flush_without_timeout_and_loses_nothing() {
     own_process!(60);
     let mut program = Child::start(flushes_for_ever_under_a_signal);
     assert_eq!(program.hear(), "done");
@@ -175,7 +175,7 @@ fn a_signal_ends_a_wait_without_end_and_nothing_is_lost() {
 
 /// One thread writes a message that the peer does not read, and another wants what is queued gone.
 #[test]
-fn it_waits_for_a_message_that_another_thread_is_writing() {
+fn flush_waits_for_a_message_of_another_thread() {
     own_process!(60);
     let (ours, mut peer) = patient_pair();
     let fd = ours.as_raw_fd();
@@ -209,13 +209,13 @@ fn several_threads_flush_at_once() {
     let fd = ours.as_raw_fd();
     let threads = [-1, 20_000, -5].map(|timeout| std::thread::spawn(move || flush(fd, timeout)));
     let late: Vec<_> = (0..4).map(|_| flush(fd, 20)).collect();
-    assert!(late.iter().all(|told| *told == LATE));
+    assert!(late.iter().all(|reported| *reported == LATE));
     assert!(read_frame(&mut peer) == (1, pattern(MUCH, 1)));
     assert_eq!(threads.map(|thread| thread.join().unwrap()), [Ok(()); 3]);
 }
 
 #[test]
-fn a_wait_ends_where_the_peer_shuts_down() {
+fn flush_ends_when_the_peer_shuts_down() {
     own_process!(30);
     let (ours, peer) = full();
     let fd = ours.as_raw_fd();
@@ -229,11 +229,11 @@ fn a_wait_ends_where_the_peer_shuts_down() {
 }
 
 #[test]
-fn what_is_wrong_is_said() {
+fn wrong_arguments_are_reported() {
     own_process!(30);
     for timeout in [0, 50, -1] {
-        let told = outcome(unsafe { ipc_flush(none(), timeout) });
-        assert_eq!(told, Err((IPC_ERROR_USOCK_SEND, libc::EINVAL)));
+        let reported = outcome(unsafe { ipc_flush(none(), timeout) });
+        assert_eq!(reported, Err((IPC_ERROR_USOCK_SEND, libc::EINVAL)));
         for fd in [-1, 900_000] {
             assert_eq!(flush(fd, timeout), Err((IPC_ERROR_USOCK_SEND, libc::EBADF)));
         }

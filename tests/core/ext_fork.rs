@@ -38,7 +38,7 @@ fn forks_with_settings() {
 }
 
 #[test]
-fn what_was_set_holds_in_the_child_and_what_it_sets_is_its_own() {
+fn child_inherits_settings_and_changes_only_its_own() {
     own_process!(60);
     assert!(Child::start(forks_with_settings).end().success());
 }

@@ -15,20 +15,20 @@ fn head(size: u32) -> Vec<u8> {
     [&[1][..], &size.to_ne_bytes()].concat()
 }
 
-fn message_of(fd: RawFd, size: usize) -> Told {
-    Told::Message(fd, 1, vec![7; size])
+fn message_of(fd: RawFd, size: usize) -> Reported {
+    Reported::Message(fd, 1, vec![7; size])
 }
 
 /// The peer breaks the protocol with this: one error, and the end.
 fn assert_broken(program: &mut Program, peer: &mut UnixStream, fd: RawFd, bytes: &[u8]) {
     peer.write_all(bytes).unwrap();
-    assert_eq!(program.look(10_000), Told::Error(fd));
-    assert_eq!(program.look(10_000), Told::Disconnection(fd));
+    assert_eq!(program.look(10_000), Reported::Error(fd));
+    assert_eq!(program.look(10_000), Reported::Disconnection(fd));
     assert!(!is_open(fd));
 }
 
 #[test]
-fn the_loop_takes_a_message_at_the_limit_and_none_over_it() {
+fn event_loop_accepts_payloads_up_to_the_limit() {
     own_process!(30);
     for limit in [1, 2, 100, 20_000, 1_000_000] {
         let mut server = Program::server();
@@ -37,20 +37,20 @@ fn the_loop_takes_a_message_at_the_limit_and_none_over_it() {
         limits(fd, limit, 0).unwrap();
         let size = limit as usize;
         for size in [0, size - 1, size, size] {
-            let writer = write_beside(peer.try_clone().unwrap(), frame(1, &vec![7; size]));
+            let writer = write_in_thread(peer.try_clone().unwrap(), frame(1, &vec![7; size]));
             assert_eq!(server.look(10_000), message_of(fd, size));
             writer.join().unwrap();
         }
         // Many at once, so that they are read ahead.
-        let writer = write_beside(peer.try_clone().unwrap(), frame(1, &vec![7; size]).repeat(3));
+        let writer = write_in_thread(peer.try_clone().unwrap(), frame(1, &vec![7; size]).repeat(3));
         (0..3).for_each(|_| assert_eq!(server.look(10_000), message_of(fd, size)));
         // One byte more is an error at once, before anything of the message comes, and behind another one.
         let mut peer = writer.join().unwrap();
         peer.write_all(&frame(1, b"7")).unwrap();
-        assert_eq!(server.look(10_000), Told::Message(fd, 1, b"7".to_vec()));
+        assert_eq!(server.look(10_000), Reported::Message(fd, 1, b"7".to_vec()));
         assert_broken(&mut server, &mut peer, fd, &head(limit + 1));
         // The others notice nothing, and have no such limit.
-        let writer = write_beside(other.try_clone().unwrap(), frame(1, &vec![7; size + 1]));
+        let writer = write_in_thread(other.try_clone().unwrap(), frame(1, &vec![7; size + 1]));
         assert_eq!(server.look(10_000), message_of(other_fd, size + 1));
         writer.join().unwrap();
         other.write_all(&frame(1, b"")).unwrap();
@@ -59,18 +59,18 @@ fn the_loop_takes_a_message_at_the_limit_and_none_over_it() {
 }
 
 #[test]
-fn messages_before_the_one_over_the_limit_are_told() {
+fn messages_before_an_oversized_one_are_reported() {
     own_process!(30);
     let mut server = Program::server();
     let (mut peer, fd) = server.peer();
     limits(fd, 10, 0).unwrap();
     peer.write_all(&[frame(1, &[7; 10]), frame(1, &[7; 9]), head(11)].concat()).unwrap();
-    let expected = [message_of(fd, 10), message_of(fd, 9), Told::Error(fd), Told::Disconnection(fd)];
-    assert_eq!(server.all(), expected.map(Seen::Told));
+    let expected = [message_of(fd, 10), message_of(fd, 9), Reported::Error(fd), Reported::Disconnection(fd)];
+    assert_eq!(server.all(), expected.map(Seen::Reported));
 }
 
 #[test]
-fn ipc_read_takes_a_message_at_the_limit_and_none_over_it() {
+fn ipc_read_accepts_payloads_up_to_the_limit() {
     own_process!(30);
     for limit in [1, 100, 70_000] {
         let (ours, mut peer) = patient_pair();
@@ -95,7 +95,7 @@ fn ipc_read_takes_a_message_at_the_limit_and_none_over_it() {
 }
 
 #[test]
-fn a_service_s_limits_are_those_of_the_clients_that_it_accepts_from_then_on() {
+fn service_limits_apply_to_clients_accepted_later() {
     own_process!(30);
     let mut server = Program::server();
     let service = server.srv.unwrap().fd;
@@ -128,17 +128,17 @@ fn a_service_s_limits_are_those_of_the_clients_that_it_accepts_from_then_on() {
     assert_eq!(unsafe { ipc_close(&mut accepted) }, IPC_ERROR_NONE);
     let fd = unsafe { (*new).fd };
     (&_waiting[1]).write_all(&head(11)).unwrap();
-    assert_eq!(server.look(10_000), Told::Error(fd));
+    assert_eq!(server.look(10_000), Reported::Error(fd));
 }
 
 #[test]
-fn zero_is_the_limit_that_holds_where_none_is_set() {
+fn limit_zero_means_the_default() {
     own_process!(30);
     let mut server = Program::server();
     let (peer, fd) = server.peer();
     limits(fd, 10, 100).unwrap();
     limits(fd, 0, 0).unwrap();
-    let writer = write_beside(peer, frame(1, &vec![7; LARGEST as usize]));
+    let writer = write_in_thread(peer, frame(1, &vec![7; LARGEST as usize]));
     assert!(server.look(-1) == message_of(fd, LARGEST as usize));
     let mut peer = writer.join().unwrap();
     queue(fd, 1, &[7; 100_000]).unwrap();
@@ -161,7 +161,7 @@ fn zero_is_the_limit_that_holds_where_none_is_set() {
 }
 
 #[test]
-fn ipc_write_to_one_that_does_not_read_keeps_to_the_limit_of_the_queue() {
+fn ipc_write_keeps_the_queue_limit_if_peer_does_not_read() {
     own_process!(30);
     const ROOM: usize = 200_000;
     const SIZE: usize = 10_000;
@@ -194,7 +194,7 @@ fn ipc_write_to_one_that_does_not_read_keeps_to_the_limit_of_the_queue() {
 }
 
 #[test]
-fn a_half_received_message_that_is_over_a_limit_set_meanwhile_breaks_the_protocol() {
+fn partial_message_over_a_new_limit_is_a_protocol_error() {
     own_process!(30);
     for half in [5, 6, 50, 20_000] {
         let mut server = Program::server();
@@ -220,19 +220,19 @@ fn a_half_received_message_that_is_over_a_limit_set_meanwhile_breaks_the_protoco
 }
 
 #[test]
-fn frames_read_ahead_that_are_over_a_limit_set_meanwhile_break_the_protocol() {
+fn read_ahead_frame_over_a_new_limit_is_a_protocol_error() {
     own_process!(30);
     let mut server = Program::server();
     let (mut peer, fd) = server.peer();
     peer.write_all(&[frame(1, &[7; 10]), frame(1, &[7; 5]), frame(1, &[7; 10])].concat()).unwrap();
     assert_eq!(server.look(0), message_of(fd, 10));
     limits(fd, 9, 0).unwrap();
-    let expected = [message_of(fd, 5), Told::Error(fd), Told::Disconnection(fd)];
-    assert_eq!(server.all(), expected.map(Seen::Told));
+    let expected = [message_of(fd, 5), Reported::Error(fd), Reported::Disconnection(fd)];
+    assert_eq!(server.all(), expected.map(Seen::Reported));
 }
 
 #[test]
-fn what_was_set_and_reset_costs_no_memory() {
+fn limits_set_and_reset_cost_no_memory() {
     own_process!(30);
     const CLIENTS: usize = 400;
     if !heap_can_be_counted() {
@@ -268,7 +268,7 @@ fn what_was_set_and_reset_costs_no_memory() {
 }
 
 #[test]
-fn what_is_wrong_is_said() {
+fn wrong_arguments_are_reported() {
     own_process!(30);
     let (ours, mut peer) = patient_pair();
     let ours = Queued::new(ours);

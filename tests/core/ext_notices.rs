@@ -65,7 +65,7 @@ fn takes_signals() {
     }
     assert_eq!(entries(&program.list).len(), 1, "one entry for all of them");
     assert!(notice(&mut program, 0).is_none());
-    // A client beside them.
+    // A client in addition to them.
     let (mut peer, fd) = program.peer();
     for round in 0..3 {
         for signal in [libc::SIGHUP, libc::SIGTERM] {
@@ -75,7 +75,7 @@ fn takes_signals() {
         let (mut signals, mut messages) = (Vec::new(), 0);
         while signals.len() + messages < 3 {
             match program.next() {
-                Told::Extra(_, bytes) => {
+                Reported::Extra(_, bytes) => {
                     let notice = unsafe { bytes.as_ptr().cast::<ipc_notice>().read_unaligned() };
                     assert_eq!(
                         (notice.pid, notice.uid, notice.timer, notice.count),
@@ -83,7 +83,7 @@ fn takes_signals() {
                     );
                     signals.push(notice.signo);
                 }
-                Told::Message(of, ..) => messages += usize::from(of == fd),
+                Reported::Message(of, ..) => messages += usize::from(of == fd),
                 other => panic!("{other:?}"),
             }
         }
@@ -94,8 +94,8 @@ fn takes_signals() {
     // The child of a fork takes those that it is sent.
     let worker = fork();
     if worker == 0 {
-        let (_, told) = notice(&mut program, 20_000).unwrap();
-        unsafe { libc::_exit(if told.signo == libc::SIGHUP { 0 } else { 1 }) };
+        let (_, reported) = notice(&mut program, 20_000).unwrap();
+        unsafe { libc::_exit(if reported.signo == libc::SIGHUP { 0 } else { 1 }) };
     }
     unsafe { libc::kill(worker, libc::SIGHUP) };
     assert_eq!(wait_for(worker), 0);
@@ -121,7 +121,7 @@ fn takes_signals() {
 }
 
 #[test]
-fn signals_come_among_the_events() {
+fn signals_are_reported_as_events() {
     own_process!(60);
     assert!(Child::start(takes_signals).end().success());
 }
@@ -136,14 +136,14 @@ fn takes_signals_of_many_kinds() {
         unsafe { libc::kill(me, libc::SIGRTMAX()) };
     }
     for _ in 0..100 {
-        assert_eq!(notice(&mut program, 20_000).map(|(_, told)| told.signo), Some(libc::SIGRTMAX()));
+        assert_eq!(notice(&mut program, 20_000).map(|(_, reported)| reported.signo), Some(libc::SIGRTMAX()));
     }
     let ended = fork();
     if ended == 0 {
         unsafe { libc::_exit(3) };
     }
-    let (_, told) = notice(&mut program, 20_000).unwrap();
-    assert_eq!((told.signo, told.pid), (libc::SIGCHLD, ended));
+    let (_, reported) = notice(&mut program, 20_000).unwrap();
+    assert_eq!((reported.signo, reported.pid), (libc::SIGCHLD, ended));
     let mut array = events(16);
     for _ in 0..10 {
         unsafe { libc::kill(me, libc::SIGRTMIN()) };
@@ -157,13 +157,13 @@ fn takes_signals_of_many_kinds() {
 }
 
 #[test]
-fn each_real_time_signal_is_reported_for_itself() {
+fn each_real_time_signal_is_reported_separately() {
     own_process!(60);
     assert!(Child::start(takes_signals_of_many_kinds).end().success());
 }
 
 #[test]
-fn signals_that_cannot_be_had_are_refused_and_nothing_is_blocked() {
+fn refused_signals_leave_the_mask_unchanged() {
     own_process!(30);
     let mut program = Program::client();
     let invalid = Err((IPC_ERROR_WAIT_EVENT__SELECT, libc::EINVAL));
@@ -198,7 +198,7 @@ fn signals_that_cannot_be_had_are_refused_and_nothing_is_blocked() {
 }
 
 #[test]
-fn times_come_once_or_again_and_again() {
+fn timers_expire_once_or_periodically() {
     own_process!(60);
     let mut program = Program::client();
     let begin = Instant::now();
@@ -207,12 +207,12 @@ fn times_come_once_or_again_and_again() {
     assert_eq!(entries(&program.list).len(), 3);
     let (mut seen, mut counts) = (Vec::new(), 0);
     while counts < 10 {
-        let (fd, told) = notice(&mut program, 20_000).unwrap();
-        assert_eq!((told.timer, told.signo, told.pid, told.uid), (fd, 0, 0, 0));
+        let (fd, reported) = notice(&mut program, 20_000).unwrap();
+        assert_eq!((reported.timer, reported.signo, reported.pid, reported.uid), (fd, 0, 0, 0));
         if fd == often {
-            counts += told.count;
+            counts += reported.count;
         } else {
-            assert_eq!(told.count, 1);
+            assert_eq!(reported.count, 1);
             seen.push(fd);
         }
     }
@@ -220,8 +220,8 @@ fn times_come_once_or_again_and_again() {
     assert!(begin.elapsed() >= Duration::from_millis(10 + 9 * 20));
     // Those that have come meanwhile are one event.
     std::thread::sleep(Duration::from_millis(70));
-    let (fd, told) = notice(&mut program, 20_000).unwrap();
-    assert!(fd == often && told.count >= 3, "{}", told.count);
+    let (fd, reported) = notice(&mut program, 20_000).unwrap();
+    assert!(fd == often && reported.count >= 3, "{}", reported.count);
     for id in [once, often, at_once] {
         assert_eq!(del_timer(&mut program, id), Ok(()));
         assert!(!is_open(id));
@@ -270,7 +270,7 @@ fn a_timer_ends_with_its_list_and_by_close() {
 
 /// A program may close what it does not know: the library's own descriptors, and not what it was given.
 #[test]
-fn signals_and_times_are_found_when_the_library_has_lost_its_own() {
+fn signals_and_timers_work_after_internal_fds_are_lost() {
     own_process!(30);
     let before = open_numbers();
     let mut program = Program::client();
@@ -287,7 +287,10 @@ fn signals_and_times_are_found_when_the_library_has_lost_its_own() {
                 assert_eq!(entries(&program.list).len(), 3, "one entry for all signals");
                 assert_eq!((del_timer(&mut program, often), del_timer(&mut program, late)), (Ok(()), Ok(())));
                 unsafe { libc::raise(libc::SIGURG) };
-                assert_eq!(notice(&mut program, 20_000).map(|(_, told)| told.signo), Some(libc::SIGURG));
+                assert_eq!(
+                    notice(&mut program, 20_000).map(|(_, reported)| reported.signo),
+                    Some(libc::SIGURG)
+                );
             }
             1 => assert_eq!(notice(&mut program, 20_000).map(|(fd, _)| fd), Some(often)),
             _ => {}
@@ -313,7 +316,7 @@ fn close_all_but(before: &[c_int], known: &[c_int]) {
 }
 
 #[test]
-fn an_event_loop_of_the_programs_is_woken_by_a_time() {
+fn foreign_event_loop_is_woken_by_a_timer() {
     own_process!(30);
     let mut program = Program::client();
     add_timer(&mut program, 20, 0).unwrap();
@@ -323,7 +326,7 @@ fn an_event_loop_of_the_programs_is_woken_by_a_time() {
     free_extras(&mut program);
 }
 
-/// The two processes have one clock: each time is told to one of them.
+/// The two processes have one clock: each expiration is reported to one of them.
 fn forks_with_a_timer() {
     let mut program = Program::client();
     let id = add_timer(&mut program, 10, 10).unwrap();
@@ -331,8 +334,8 @@ fn forks_with_a_timer() {
     if worker == 0 {
         assert_eq!(del_timer(&mut program, id), Ok(()));
         let own = add_timer(&mut program, 1, 1).unwrap();
-        let told = notice(&mut program, 20_000).unwrap();
-        unsafe { libc::_exit(if told.0 == own { 0 } else { 1 }) };
+        let reported = notice(&mut program, 20_000).unwrap();
+        unsafe { libc::_exit(if reported.0 == own { 0 } else { 1 }) };
     }
     assert_eq!(wait_for(worker), 0);
     assert_eq!(notice(&mut program, 20_000).map(|(fd, _)| fd), Some(id), "it goes on");
@@ -340,7 +343,7 @@ fn forks_with_a_timer() {
 }
 
 #[test]
-fn a_child_ends_a_timer_for_itself_alone() {
+fn child_deletes_a_timer_for_itself_only() {
     own_process!(60);
     assert!(Child::start(forks_with_a_timer).end().success());
 }

@@ -8,7 +8,7 @@ use crate::support::ext::*;
 use crate::support::*;
 
 #[test]
-fn a_file_a_pipe_and_a_socket_arrive_as_other_descriptors_of_the_same() {
+fn passed_file_pipe_and_socket_refer_to_the_same_file() {
     own_process!(30);
     for way in WAYS {
         let (mut receiver, peer) = Receiver::new(way, true);
@@ -51,7 +51,7 @@ fn a_file_a_pipe_and_a_socket_arrive_as_other_descriptors_of_the_same() {
 }
 
 #[test]
-fn each_descriptor_comes_with_its_own_message() {
+fn each_descriptor_arrives_with_its_message() {
     own_process!(30);
     const COUNT: usize = 200;
     for way in WAYS {
@@ -59,9 +59,9 @@ fn each_descriptor_comes_with_its_own_message() {
             let (mut receiver, peer) = Receiver::new(way, true);
             let files: Vec<_> = (0..COUNT).map(numbered_file).collect();
             let has_one = |number: usize| number * 7 % 5 < 2;
-            let mut told = 0;
-            while told < COUNT {
-                let batch = told..COUNT.min(told + at_once);
+            let mut reported = 0;
+            while reported < COUNT {
+                let batch = reported..COUNT.min(reported + at_once);
                 for number in batch.clone() {
                     let payload = vec![number as u8; number % 60];
                     match has_one(number) {
@@ -73,7 +73,7 @@ fn each_descriptor_comes_with_its_own_message() {
                     assert_eq!(receiver.next(), (1, vec![number as u8; number % 60]));
                     let expected = if has_one(number) { vec![number] } else { vec![] };
                     assert_eq!(take_numbers(receiver.fd), expected, "{way:?}, {at_once} at once");
-                    told += 1;
+                    reported += 1;
                 }
             }
         }
@@ -82,7 +82,7 @@ fn each_descriptor_comes_with_its_own_message() {
 
 /// What the loop has read ahead is what ipc_read gets first.
 #[test]
-fn descriptors_of_messages_that_are_read_ahead_come_with_ipc_read() {
+fn descriptors_read_ahead_are_delivered_by_ipc_read() {
     own_process!(30);
     let (mut receiver, peer) = Receiver::new(Way::Loop, true);
     let files: Vec<_> = (0..12).map(numbered_file).collect();
@@ -101,7 +101,7 @@ fn descriptors_of_messages_that_are_read_ahead_come_with_ipc_read() {
 }
 
 #[test]
-fn a_large_message_brings_one_too() {
+fn large_message_carries_a_descriptor() {
     own_process!(30);
     const SIZE: usize = 1 << 20;
     for way in WAYS {
@@ -126,7 +126,7 @@ fn a_large_message_brings_one_too() {
 
 /// A raw peer may cut its bytes as it likes, and attach descriptors to any of them.
 #[test]
-fn wherever_in_a_message_a_descriptor_is_attached_it_comes_with_this_message() {
+fn descriptor_attached_at_any_byte_arrives_with_its_message() {
     own_process!(60);
     const FRAMES: usize = 4;
     const PAYLOAD: &[u8] = b"words";
@@ -158,8 +158,8 @@ fn wherever_in_a_message_a_descriptor_is_attached_it_comes_with_this_message() {
                         }
                     }
                     assert_eq!(receiver.next(), (1, PAYLOAD.to_vec()));
-                    let told = take_numbers(receiver.fd);
-                    assert_eq!(told, [number], "{way:?}, byte {place}, {step} on, {one_by_one}");
+                    let reported = take_numbers(receiver.fd);
+                    assert_eq!(reported, [number], "{way:?}, byte {place}, {step} on, {one_by_one}");
                 }
             }
         }
@@ -167,7 +167,7 @@ fn wherever_in_a_message_a_descriptor_is_attached_it_comes_with_this_message() {
 }
 
 #[test]
-fn several_descriptors_of_one_message_come_in_order() {
+fn descriptors_of_one_message_arrive_in_order() {
     own_process!(30);
     let files: Vec<_> = (0..40).map(numbered_file).collect();
     let fds: Vec<_> = files.iter().map(AsRawFd::as_raw_fd).collect();
@@ -197,7 +197,7 @@ fn several_descriptors_of_one_message_come_in_order() {
 /// At most so many wait to be taken: one that comes behind the most of an earlier message, together with the rest of
 /// its bytes, is closed. Where they come apart, each message has its own.
 #[test]
-fn no_more_than_the_most_wait_to_be_taken() {
+fn untaken_descriptors_are_limited_to_the_maximum() {
     own_process!(30);
     let files: Vec<_> = (0..=MOST).map(numbered_file).collect();
     let fds: Vec<_> = files.iter().map(AsRawFd::as_raw_fd).collect();
@@ -216,7 +216,7 @@ fn no_more_than_the_most_wait_to_be_taken() {
                 send_with(&peer, &frame(1, b"second"), &fds[MOST..]);
             }
             assert_eq!(receiver.next().1, b"second");
-            // ipc_read takes nothing of the second before it has told the first.
+            // ipc_read takes nothing of the second message before it has returned the first.
             let came = take_numbers(receiver.fd);
             assert!(came == [MOST] || together && came.is_empty(), "{way:?}: {came:?}");
         }
@@ -224,7 +224,7 @@ fn no_more_than_the_most_wait_to_be_taken() {
 }
 
 #[test]
-fn more_than_the_most_do_no_harm() {
+fn descriptors_over_the_maximum_do_no_harm() {
     own_process!(30);
     let file = numbered_file(6);
     for way in WAYS {
@@ -253,7 +253,7 @@ fn more_than_the_most_do_no_harm() {
 }
 
 #[test]
-fn a_message_with_one_can_be_queued_and_arrives_in_order_with_its_own() {
+fn queued_message_arrives_in_order_with_its_descriptor() {
     own_process!(60);
     const COUNT: usize = 300;
     for way in WAYS {

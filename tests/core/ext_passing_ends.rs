@@ -1,4 +1,4 @@
-//! Descriptors that go with messages: who closes them, and what happens where there is no room for them.
+//! File descriptor passing (SCM_RIGHTS): when descriptors are closed, and what happens if there is no room for them.
 
 use std::io::Read;
 use std::os::fd::{AsRawFd, IntoRawFd};
@@ -43,7 +43,7 @@ fn uninvited_descriptors_are_not_received() {
 }
 
 #[test]
-fn a_service_allows_them_for_the_clients_that_it_accepts_from_then_on() {
+fn service_allows_descriptors_for_clients_accepted_later() {
     own_process!(30);
     let mut server = Program::server();
     let service = server.srv.unwrap().fd;
@@ -53,13 +53,13 @@ fn a_service_allows_them_for_the_clients_that_it_accepts_from_then_on() {
     let file = numbered_file(3);
     for (peer, fd, expected) in [(&before, before_fd, &[][..]), (&after, after_fd, &[3])] {
         write_fd(peer.as_raw_fd(), 1, b"here", &file).unwrap();
-        assert_eq!(server.look(20_000), Told::Message(fd, 1, b"here".to_vec()));
+        assert_eq!(server.look(20_000), Reported::Message(fd, 1, b"here".to_vec()));
         assert_eq!(take_numbers(fd), expected);
     }
 }
 
 #[test]
-fn those_that_are_not_taken_are_closed_with_the_next_message() {
+fn untaken_descriptors_are_closed_with_the_next_message() {
     own_process!(30);
     for way in WAYS {
         let (mut receiver, peer) = Receiver::new(way, true);
@@ -97,7 +97,7 @@ fn those_that_are_not_taken_are_closed_with_the_next_message() {
 
 /// How far a peer comes before it dies: bytes of two messages, with descriptors attached to the first of each.
 #[test]
-fn those_that_are_not_taken_are_closed_with_the_connection() {
+fn untaken_descriptors_are_closed_with_the_connection() {
     own_process!(60);
     let file = numbered_file(1);
     let fds = [file.as_raw_fd(); 3];
@@ -107,15 +107,15 @@ fn those_that_are_not_taken_are_closed_with_the_connection() {
         drop(warm);
         let before = open_descriptors();
         for step in 0..=2 * one.len() {
-            for told in 0..=step / one.len() {
+            for reported in 0..=step / one.len() {
                 for is_closed in [true, false] {
                     let (mut receiver, peer) = Receiver::new(way, true);
                     for (number, byte) in one.repeat(2).iter().enumerate().take(step) {
                         let fds = if number % one.len() == 0 { &fds[..] } else { &[] };
                         send_with(&peer, &[*byte], fds);
                     }
-                    (0..told).for_each(|_| assert_eq!(receiver.next().1, b"words"));
-                    let is_all = told == step / one.len();
+                    (0..reported).for_each(|_| assert_eq!(receiver.next().1, b"words"));
+                    let is_all = reported == step / one.len();
                     if let Some(listed) = receiver.listed.as_mut().filter(|_| is_all) {
                         assert_eq!(listed.program.look(0), Seen::Nothing);
                     }
@@ -125,11 +125,15 @@ fn those_that_are_not_taken_are_closed_with_the_connection() {
                         drop((receiver, peer));
                     } else {
                         drop(peer);
-                        (told..step / one.len()).for_each(|_| assert_eq!(receiver.next().1, b"words"));
+                        (reported..step / one.len()).for_each(|_| assert_eq!(receiver.next().1, b"words"));
                         receiver.end();
                         drop(receiver);
                     }
-                    assert_eq!(open_descriptors(), before, "{way:?}, {step} bytes, {told} told, {is_closed}");
+                    assert_eq!(
+                        open_descriptors(),
+                        before,
+                        "{way:?}, {step} bytes, {reported} reported, {is_closed}"
+                    );
                 }
             }
         }
@@ -137,7 +141,7 @@ fn those_that_are_not_taken_are_closed_with_the_connection() {
 }
 
 #[test]
-fn those_of_a_peer_that_breaks_the_protocol_are_closed() {
+fn descriptors_closed_on_a_protocol_error() {
     own_process!(30);
     let mut server = Program::server();
     allow(server.srv.unwrap().fd);
@@ -147,17 +151,17 @@ fn those_of_a_peer_that_breaks_the_protocol_are_closed() {
     for _ in 0..3 {
         let (peer, fd) = server.peer();
         send_with(&peer, &frame(1, b"fine"), &[file.as_raw_fd(); 2]);
-        assert_eq!(server.look(20_000), Told::Message(fd, 1, b"fine".to_vec()));
+        assert_eq!(server.look(20_000), Reported::Message(fd, 1, b"fine".to_vec()));
         send_with(&peer, &[1, 255, 255, 255, 255], &[file.as_raw_fd(); MOST]);
-        assert_eq!(server.look(20_000), Told::Error(fd));
-        assert_eq!(server.look(20_000), Told::Disconnection(fd));
+        assert_eq!(server.look(20_000), Reported::Error(fd));
+        assert_eq!(server.look(20_000), Reported::Disconnection(fd));
         drop(peer);
         assert_eq!(open_descriptors(), before);
     }
 }
 
 #[test]
-fn they_are_close_on_exec() {
+fn received_descriptors_are_close_on_exec() {
     own_process!(30);
     for way in WAYS {
         let (mut receiver, peer) = Receiver::new(way, true);
@@ -181,7 +185,7 @@ fn stuck() -> (Listed, UnixStream) {
 }
 
 #[test]
-fn one_that_is_not_open_is_refused_and_nothing_of_the_message_is_sent() {
+fn closed_descriptor_is_refused_with_its_message() {
     own_process!(30);
     let bad = Err((IPC_ERROR_USOCK_SEND, libc::EBADF));
     let (sender, mut peer) = listed();
@@ -203,7 +207,7 @@ fn one_that_is_not_open_is_refused_and_nothing_of_the_message_is_sent() {
 }
 
 #[test]
-fn without_a_descriptor_to_keep_it_with_a_message_is_refused_whole() {
+fn message_refused_whole_if_descriptor_cannot_be_duplicated() {
     own_process!(30);
     let (sender, mut peer) = stuck();
     let file = numbered_file(1);
@@ -235,7 +239,7 @@ fn without_a_descriptor_to_keep_it_with_a_message_is_refused_whole() {
 }
 
 #[test]
-fn without_room_for_a_descriptor_the_message_is_received_all_the_same() {
+fn message_is_received_without_room_for_its_descriptor() {
     own_process!(30);
     for way in WAYS {
         let (mut receiver, peer) = Receiver::new(way, true);
@@ -274,8 +278,8 @@ fn a_queue_that_is_never_sent_leaves_no_descriptor_open() {
         assert!(open_descriptors() >= before + 20);
         if peer_closes {
             drop(peer);
-            let told = flush(sender.fd(), -1);
-            assert_eq!(told, Err((IPC_ERROR_USOCK_SEND, libc::EPIPE)));
+            let reported = flush(sender.fd(), -1);
+            assert_eq!(reported, Err((IPC_ERROR_USOCK_SEND, libc::EPIPE)));
             assert_eq!(unsafe { ipc_close(&mut *sender.info) }, IPC_ERROR_NONE);
         } else {
             assert_eq!(unsafe { ipc_close(&mut *sender.info) }, IPC_ERROR_NONE);
@@ -292,20 +296,20 @@ fn a_queue_that_is_never_sent_leaves_no_descriptor_open() {
 }
 
 #[test]
-fn a_message_over_the_limit_of_the_queue_is_refused_with_its_descriptor() {
+fn message_over_queue_limit_refused_with_its_descriptor() {
     own_process!(30);
     let (sender, _peer) = stuck();
     limits(sender.fd(), 0, 1).unwrap();
     let file = numbered_file(1);
     let before = (open_descriptors(), pending(sender.fd()));
-    let told = write_fd(sender.fd(), 1, b"refused", &file);
-    assert_eq!(told, Err((IPC_ERROR_MESSAGE_WRITE__NOT_ENOUGH_DATA, libc::EAGAIN)));
+    let reported = write_fd(sender.fd(), 1, b"refused", &file);
+    assert_eq!(reported, Err((IPC_ERROR_MESSAGE_WRITE__NOT_ENOUGH_DATA, libc::EAGAIN)));
     assert_eq!((open_descriptors(), pending(sender.fd())), before);
 }
 
 /// In no list the call waits for the peer.
 #[test]
-fn to_one_in_no_list_a_message_with_one_waits_for_the_peer_to_read() {
+fn descriptor_write_outside_lists_waits_for_the_peer() {
     own_process!(30);
     let (ours, peer) = patient_pair();
     let fd = peer.as_raw_fd();
@@ -315,8 +319,8 @@ fn to_one_in_no_list_a_message_with_one_waits_for_the_peer_to_read() {
     ours.set_nonblocking(false).unwrap();
     let sender = std::thread::spawn(move || {
         let file = numbered_file(2);
-        let told = write_fd(ours.as_raw_fd(), 1, &pattern(500_000, 1), &file);
-        (told, ours)
+        let reported = write_fd(ours.as_raw_fd(), 1, &pattern(500_000, 1), &file);
+        (reported, ours)
     });
     let mut last = read(fd).unwrap();
     while last.0 == 9 {
@@ -329,7 +333,7 @@ fn to_one_in_no_list_a_message_with_one_waits_for_the_peer_to_read() {
 }
 
 #[test]
-fn a_peer_that_is_gone_is_epipe() {
+fn closed_peer_is_epipe() {
     own_process!(30);
     let (ours, peer) = pair();
     drop(peer);

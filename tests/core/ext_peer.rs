@@ -1,4 +1,4 @@
-//! ipc_peer: who is at the other end.
+//! ipc_peer: peer credentials (SO_PEERCRED).
 
 use std::os::fd::AsRawFd;
 use std::path::Path;
@@ -35,7 +35,7 @@ fn connects_as_nobody() {
 }
 
 #[test]
-fn a_server_learns_who_has_connected() {
+fn server_gets_the_peer_credentials_of_a_client() {
     own_process!(30);
     let mut server = Program::server();
     let all_may = std::os::unix::fs::PermissionsExt::from_mode(0o777);
@@ -50,9 +50,9 @@ fn a_server_learns_who_has_connected() {
         client.say(server.path.to_str().unwrap());
         client.say(who);
         let fd = server.next_connection();
-        let told = client.hear();
+        let reported = client.hear();
         set_errno(4711);
-        assert_eq!(format!("{:?}", peer(fd).unwrap()), told);
+        assert_eq!(format!("{:?}", peer(fd).unwrap()), reported);
         assert_eq!(errno(), 4711);
         let (pid, uid, gid) = peer(fd).unwrap();
         assert_eq!(pid, client.id());
@@ -60,7 +60,7 @@ fn a_server_learns_who_has_connected() {
             assert_eq!((uid, gid), (65_534, 65_533));
         }
         assert_eq!(unsafe { ipc_close(server.info(fd)) }, IPC_ERROR_NONE);
-        assert_eq!(server.next(), Told::Disconnection(fd));
+        assert_eq!(server.next(), Reported::Disconnection(fd));
         assert!(client.end().success());
     }
 }
@@ -71,24 +71,24 @@ fn opens_a_service() {
     let fd = server.next_connection();
     // A client's side and a server's side.
     child::say(format!("{:?} {:?}", own(), peer(fd).unwrap()));
-    assert_eq!(server.next(), Told::Disconnection(fd));
+    assert_eq!(server.next(), Reported::Disconnection(fd));
 }
 
 #[test]
-fn a_client_learns_who_has_opened_the_service() {
+fn client_gets_the_peer_credentials_of_the_server() {
     own_process!(30);
     let mut server = Child::start(opens_a_service);
     let path = server.hear();
     let fd = child::connect(Path::new(&path));
-    let told = format!("{:?} {:?}", peer(fd).unwrap(), own());
-    assert_eq!(server.hear(), told);
+    let reported = format!("{:?} {:?}", peer(fd).unwrap(), own());
+    assert_eq!(server.hear(), reported);
     assert_eq!(usock_close(fd), IPC_ERROR_NONE);
     assert!(server.end().success());
 }
 
-/// The word is the kernel's, at the time of the connection: it stays when the peer has gone.
+/// The kernel keeps the credentials of the time of the connection: they stay when the peer has closed.
 #[test]
-fn who_has_gone_is_still_told() {
+fn credentials_of_a_closed_peer_are_still_reported() {
     own_process!(30);
     let mut server = Program::server();
     let id = fork();
@@ -118,23 +118,23 @@ fn is_asked_from_another_pid_namespace() {
 }
 
 #[test]
-fn a_peer_outside_of_the_pid_namespace_is_told_without_a_number() {
+fn peer_outside_the_pid_namespace_has_pid_zero() {
     own_process!(30);
     let server = Program::server();
     let mut program = Child::start(is_asked_from_another_pid_namespace);
     program.say(server.path.to_str().unwrap());
-    let told = program.hear();
-    if let Some(why) = told.strip_prefix("no namespace: ") {
+    let reported = program.hear();
+    if let Some(why) = reported.strip_prefix("no namespace: ") {
         say(&format!("SKIPPED: a peer in another pid namespace, which cannot be made here: {why}"));
         return;
     }
     let (_, uid, gid) = own();
     let expected: Result<_, Failure> = Ok((0, uid, gid));
-    assert_eq!(told, format!("{expected:?}"));
+    assert_eq!(reported, format!("{expected:?}"));
 }
 
 #[test]
-fn what_is_wrong_is_said() {
+fn wrong_arguments_are_reported() {
     own_process!(30);
     let mut place = ipc_peer { pid: -7, uid: 7, gid: 7 };
     let (one, _two) = pair();
@@ -150,7 +150,7 @@ fn what_is_wrong_is_said() {
     let fresh = unsafe { libc::socket(libc::AF_UNIX, libc::SOCK_STREAM | libc::SOCK_CLOEXEC, 0) };
     assert_eq!(peer(fresh), Err((IPC_ERROR_USOCK_RECV, libc::ENOTCONN)));
     close(fresh);
-    // A service is connected to nobody.
+    // A service has no peer.
     let server = Program::server();
     assert_eq!(peer(server.srv.unwrap().fd), Err((IPC_ERROR_USOCK_RECV, libc::ENOTCONN)));
     let internet = std::net::TcpListener::bind("127.0.0.1:0").unwrap();

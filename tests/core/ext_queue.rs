@@ -18,7 +18,7 @@ const BATCH: usize = 64 << 10;
 const REFUSED: Result<(), Failure> = Err((IPC_ERROR_MESSAGE_WRITE__NOT_ENOUGH_DATA, libc::EAGAIN));
 
 #[test]
-fn what_is_queued_waits_for_company_and_leaves_in_one_piece() {
+fn queued_messages_are_sent_together() {
     own_process!(30);
     let (ours, mut peer) = patient_pair();
     let fd = ours.as_raw_fd();
@@ -131,7 +131,7 @@ fn a_hundred_thousand_messages_arrive_once_whole_and_in_order() {
 }
 
 #[test]
-fn what_is_queued_leaves_from_within_a_wait_for_an_event() {
+fn queued_bytes_are_sent_during_a_wait_for_events() {
     own_process!(30);
     let (mut ours, mut peer) = listed();
     queue(ours.fd(), 1, b"question").unwrap();
@@ -140,7 +140,7 @@ fn what_is_queued_leaves_from_within_a_wait_for_an_event() {
         peer.write_all(&frame(2, b"answer")).unwrap();
         peer
     });
-    assert_eq!(ours.program.look(-1), Told::Message(ours.fd(), 2, b"answer".to_vec()));
+    assert_eq!(ours.program.look(-1), Reported::Message(ours.fd(), 2, b"answer".to_vec()));
     let mut peer = other.join().unwrap();
     // One that does not wait sends it, too.
     queue(ours.fd(), 1, b"again").unwrap();
@@ -157,13 +157,13 @@ fn what_is_queued_leaves_from_within_a_wait_for_an_event() {
         reads.write_all(&frame(3, b"got it")).unwrap();
         reads
     });
-    assert_eq!(ours.program.look(-1), Told::Message(info.fd, 3, b"got it".to_vec()));
+    assert_eq!(ours.program.look(-1), Reported::Message(info.fd, 3, b"got it".to_vec()));
     let _reads = reader.join().unwrap();
     assert_eq!(unsafe { ipc_del(&mut ours.program.list, &mut info) }, IPC_ERROR_NONE);
 }
 
 #[test]
-fn what_is_queued_leaves_from_within_ipc_read() {
+fn queued_bytes_are_sent_during_ipc_read() {
     own_process!(30);
     let (ours, mut peer) = patient_pair();
     let (third, mut third_peer) = patient_pair();
@@ -186,7 +186,7 @@ fn queues_and_flushes() {
 }
 
 #[test]
-fn over_its_limit_the_queue_refuses_a_message_whole_and_goes_on_when_there_is_room() {
+fn full_queue_refuses_a_message_whole_until_it_has_room() {
     own_process!(60);
     for max_queue in [0, 300_000] {
         let (ours, mut peer) = patient_pair();
@@ -262,19 +262,19 @@ fn frames_that_several_threads_queue_and_write_do_not_mix() {
             }
             // Where it fails nobody waits on for it.
             let _end = Queued::new(peer.try_clone().unwrap());
-            let mut told = [0; THREADS as usize];
+            let mut reported = [0; THREADS as usize];
             let mut stream = std::io::BufReader::new(&mut peer);
-            while told.iter().sum::<usize>() < EACH * usize::from(THREADS) {
+            while reported.iter().sum::<usize>() < EACH * usize::from(THREADS) {
                 let mut header = [0; 5];
                 stream.read_exact(&mut header).unwrap();
                 let thread = usize::from(header[0]);
-                let number = told[thread];
+                let number = reported[thread];
                 let expected = pattern(number % 3000, thread + number);
                 assert_eq!(header[1..], u32::try_from(expected.len()).unwrap().to_ne_bytes());
                 let mut payload = vec![0; expected.len()];
                 stream.read_exact(&mut payload).unwrap();
                 assert!(payload == expected, "thread {thread}, message {number}");
-                told[thread] += 1;
+                reported[thread] += 1;
             }
             assert_eq!((stream.buffer(), pending(fd)), (&[][..], 0));
             assert_eq!(at_hand(&mut peer), b"");
@@ -282,9 +282,9 @@ fn frames_that_several_threads_queue_and_write_do_not_mix() {
     }
 }
 
-/// Neighbours wait for nobody who does not read.
+/// Other connections do not wait for a peer that does not read.
 #[test]
-fn a_full_queue_is_no_matter_of_others() {
+fn full_queue_does_not_affect_other_connections() {
     own_process!(30);
     let (stuck, _never_reads) = pair();
     let stuck = Queued::new(stuck);

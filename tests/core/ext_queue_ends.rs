@@ -1,4 +1,4 @@
-//! ipc_queue where something ends: the connection, the peer, the process, its parent.
+//! ipc_queue when the connection, the peer, the process or its parent ends.
 
 use std::io::Read;
 use std::os::fd::{AsRawFd, IntoRawFd};
@@ -9,7 +9,7 @@ use crate::child::{self, Child, fork, wait_for};
 use crate::support::ext::*;
 use crate::support::*;
 
-child::roles! { queues_and_ends, queues_to_who_has_gone, forks_with_a_queue }
+child::roles! { queues_and_ends, queues_to_a_closed_peer, forks_with_a_queue }
 
 /// How much is put together before it leaves without being asked.
 const BATCH: usize = 64 << 10;
@@ -35,7 +35,7 @@ fn queues_and_ends() {
 }
 
 #[test]
-fn what_is_queued_leaves_on_ipc_close_and_at_exit() {
+fn queued_bytes_are_sent_on_ipc_close_and_at_exit() {
     own_process!(60);
     const COUNT: usize = 500;
     let directory = tempfile::tempdir().unwrap();
@@ -56,7 +56,7 @@ fn what_is_queued_leaves_on_ipc_close_and_at_exit() {
     }
 }
 
-fn queues_to_who_has_gone() {
+fn queues_to_a_closed_peer() {
     let (ours, peer) = pair();
     let fd = ours.as_raw_fd();
     queue(fd, 1, b"never read").unwrap();
@@ -66,16 +66,16 @@ fn queues_to_who_has_gone() {
     assert_eq!(pending(fd), 0, "with the peer went what was queued");
     assert_eq!(flush(fd, -1), Ok(()), "nothing is left");
     // It may be taken, as the peer is asked only when a batch is full.
-    let told = (0..100).map(|_| queue(fd, 1, &[1; 1000])).find(Result::is_err);
-    assert_eq!(told, Some(GONE));
+    let reported = (0..100).map(|_| queue(fd, 1, &[1; 1000])).find(Result::is_err);
+    assert_eq!(reported, Some(GONE));
     assert_eq!(pending(fd), 0);
     assert_eq!(queue(fd, 1, &vec![1; BATCH]), GONE);
-    // In a list: from within the wait, which tells the end.
+    // In a list: from within the wait, which reports the disconnection.
     let (mut ours, peer) = listed();
     let fd = ours.fd();
     queue(fd, 1, b"never read").unwrap();
     drop(peer);
-    assert_eq!(ours.program.look(-1), Told::Disconnection(fd));
+    assert_eq!(ours.program.look(-1), Reported::Disconnection(fd));
     assert_eq!(queue(fd, 1, b"closed"), Err((IPC_ERROR_USOCK_SEND, libc::EBADF)));
     // On a closing call and at exit it is no more than lost.
     let (ours, peer) = pair();
@@ -88,9 +88,9 @@ fn queues_to_who_has_gone() {
 }
 
 #[test]
-fn a_peer_that_is_gone_is_an_error_and_no_signal() {
+fn closed_peer_is_an_error_and_no_signal() {
     own_process!(60);
-    let mut program = Child::start(queues_to_who_has_gone);
+    let mut program = Child::start(queues_to_a_closed_peer);
     assert_eq!(program.hear(), "alive");
     assert!(program.end().success());
 }
@@ -121,7 +121,7 @@ fn forks_with_a_queue() {
 }
 
 #[test]
-fn a_forked_child_does_not_send_what_its_parent_has_queued() {
+fn forked_child_does_not_send_its_parents_queue() {
     own_process!(60);
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("service");

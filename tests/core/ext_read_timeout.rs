@@ -12,13 +12,13 @@ const TIME_IS_OVER: Result<(u8, Vec<u8>), Failure> = Err((IPC_ERROR_USOCK_RECV, 
 fn read_timeout(fd: RawFd, timeout: i32) -> Result<(u8, Vec<u8>), Failure> {
     let mut message = EMPTY_MESSAGE;
     outcome(unsafe { ipc_read_timeout(&info(fd), &mut message, timeout) })?;
-    let told = take_payload(message);
+    let reported = take_payload(message);
     unsafe { ipc_message_empty(&mut message) };
-    Ok(told)
+    Ok(reported)
 }
 
 #[test]
-fn a_message_that_is_there_is_taken_without_a_wait() {
+fn pending_message_is_read_without_waiting() {
     own_process!(30);
     let (ours, mut peer) = patient_pair();
     let fd = ours.as_raw_fd();
@@ -34,7 +34,7 @@ fn a_message_that_is_there_is_taken_without_a_wait() {
 }
 
 #[test]
-fn it_ends_in_time_also_while_bytes_of_a_message_come_and_keeps_them() {
+fn timed_read_ends_in_time_and_keeps_a_partial_message() {
     own_process!(60);
     let (ours, mut peer) = patient_pair();
     let fd = ours.as_raw_fd();
@@ -60,7 +60,7 @@ fn it_ends_in_time_also_while_bytes_of_a_message_come_and_keeps_them() {
 }
 
 #[test]
-fn the_socket_s_own_time_and_o_nonblock_do_not_count() {
+fn timed_read_ignores_so_rcvtimeo_and_o_nonblock() {
     own_process!(30);
     let (ours, mut peer) = pair();
     let fd = ours.as_raw_fd();
@@ -95,7 +95,7 @@ fn end_within_a_message_is_reported_without_a_wait() {
 }
 
 #[test]
-fn the_end_and_wrong_arguments_are_what_they_are_for_ipc_read() {
+fn timed_read_reports_end_and_wrong_arguments_like_ipc_read() {
     own_process!(30);
     let (ours, peer) = pair();
     let good = info(ours.as_raw_fd());

@@ -55,7 +55,7 @@ fn ipc_send_sends_what_ipc_write_sends() {
 }
 
 #[test]
-fn pieces_arrive_as_one_message_however_they_are_cut() {
+fn pieces_of_any_size_arrive_as_one_message() {
     own_process!(60);
     for is_listed in [false, true] {
         let (listed, mut peer) = listed();
@@ -92,7 +92,7 @@ fn pieces_arrive_as_one_message_however_they_are_cut() {
 }
 
 #[test]
-fn pieces_to_a_peer_that_reads_nothing_yet_wait_whole_and_in_order() {
+fn pieces_for_a_slow_peer_are_queued_whole_and_in_order() {
     own_process!(30);
     let (ours, peer) = listed();
     let mut expected = Vec::new();
@@ -160,7 +160,7 @@ fn wrong_arguments_send_nothing() {
 }
 
 #[test]
-fn a_broadcast_goes_to_each_connection_but_one_and_to_no_other_descriptor() {
+fn broadcast_reaches_each_connection_but_the_excluded_one() {
     own_process!(30);
     let mut server = Program::server();
     let mut peers = [(); 5].map(|()| server.peer());
@@ -183,7 +183,7 @@ fn a_broadcast_goes_to_each_connection_but_one_and_to_no_other_descriptor() {
 }
 
 #[test]
-fn a_broadcast_waits_for_nobody_and_says_how_many_it_does_not_reach() {
+fn broadcast_never_waits_and_counts_failures() {
     own_process!(30);
     const SIZE: usize = 100_000;
     let mut server = Program::server();
@@ -217,7 +217,7 @@ fn a_broadcast_waits_for_nobody_and_says_how_many_it_does_not_reach() {
 }
 
 #[test]
-fn a_broadcast_to_who_has_gone_fails_for_it_alone_and_leaves_its_end_to_be_reported() {
+fn broadcast_fails_only_for_the_closed_connection() {
     own_process!(30);
     let mut server = Program::server();
     let (gone, gone_fd) = server.peer();
@@ -225,7 +225,7 @@ fn a_broadcast_to_who_has_gone_fails_for_it_alone_and_leaves_its_end_to_be_repor
     drop(gone);
     assert_eq!(broadcast(&mut server.list, b"news", none()), 1);
     assert_eq!(read_frame(&mut there), (5, b"news".to_vec()));
-    assert_eq!(server.look(10_000), Told::Disconnection(gone_fd));
+    assert_eq!(server.look(10_000), Reported::Disconnection(gone_fd));
     // An entry whose descriptor the program has closed, and one that is NULL.
     let (_closed, closed_fd) = server.peer();
     close(closed_fd);

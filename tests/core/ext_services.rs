@@ -83,7 +83,7 @@ fn without_options_it_is_ipc_server_init() {
 }
 
 #[test]
-fn the_mode_is_the_one_asked_for_whatever_the_umask_is() {
+fn mode_is_as_requested_for_any_umask() {
     own_process!(30);
     for umask in [0o077, 0o022, 0, 0o777] {
         unsafe { libc::umask(umask) };
@@ -102,7 +102,7 @@ fn the_mode_is_the_one_asked_for_whatever_the_umask_is() {
 }
 
 #[test]
-fn owner_and_group_are_those_asked_for_or_it_fails_and_leaves_nothing() {
+fn owner_and_group_are_as_requested_or_open_fails() {
     own_process!(30);
     if !is_root() {
         say("SKIPPED: another owner of a socket, which only root can give");
@@ -126,7 +126,7 @@ fn owner_and_group_are_those_asked_for_or_it_fails_and_leaves_nothing() {
 
 /// From the moment that anybody can connect, mode and group are right: one who may not connect is refused at each moment.
 #[test]
-fn nobody_gets_in_before_the_mode_is_set() {
+fn no_client_connects_before_the_mode_is_set() {
     own_process!(60);
     if !is_root() {
         return say("SKIPPED: a stranger who tries to connect, which only root can become");
@@ -268,7 +268,7 @@ fn first_message(srv: &mut ipc_connection_info) -> Vec<u8> {
 }
 
 #[test]
-fn a_socket_that_the_program_has_serves_and_its_file_stays() {
+fn socket_of_the_program_serves_and_its_file_is_kept() {
     own_process!(30);
     let elsewhere = rundir().join("anywhere");
     let listener = UnixListener::bind(&elsewhere).unwrap();
@@ -332,7 +332,7 @@ fn serves_what_is_handed_over() {
 }
 
 #[test]
-fn a_service_manager_hands_over_the_socket_and_keeps_its_file() {
+fn socket_of_a_service_manager_is_used_and_file_is_kept() {
     own_process!(60);
     let listeners = ["other", "activated"].map(|name| UnixListener::bind(path_of(name)).unwrap());
     let mut peer = UnixStream::connect(path_of("activated")).unwrap();
@@ -370,7 +370,7 @@ fn takes_nothing_that_is_not_its_own() {
 }
 
 #[test]
-fn sockets_that_are_not_for_this_process_or_beyond_the_count_are_left_alone() {
+fn sockets_for_other_processes_are_left_alone() {
     own_process!(60);
     let listeners = ["other", "activated"].map(|name| UnixListener::bind(path_of(name)).unwrap());
     let mut child = handed_over(takes_nothing_that_is_not_its_own, &listeners);
@@ -380,7 +380,7 @@ fn sockets_that_are_not_for_this_process_or_beyond_the_count_are_left_alone() {
 }
 
 #[test]
-fn a_service_that_comes_in_time_is_connected_to() {
+fn service_started_within_timeout_is_connected() {
     own_process!(60);
     let before = open_descriptors();
     for timeout in [60_000, -1] {
@@ -395,7 +395,7 @@ fn a_service_that_comes_in_time_is_connected_to() {
 }
 
 #[test]
-fn a_dead_service_that_is_started_again_is_connected_to() {
+fn restarted_service_is_connected() {
     own_process!(60);
     for timeout in [60_000, -1] {
         drop(UnixListener::bind(path_of("dead")).unwrap());
@@ -410,7 +410,7 @@ fn a_dead_service_that_is_started_again_is_connected_to() {
 }
 
 #[test]
-fn one_that_is_bound_and_listens_later_is_connected_to() {
+fn service_that_listens_after_bind_is_connected() {
     own_process!(60);
     rundir();
     let before = open_descriptors();
@@ -433,7 +433,7 @@ fn one_that_is_bound_and_listens_later_is_connected_to() {
 }
 
 #[test]
-fn a_service_in_a_directory_that_is_yet_to_come_is_connected_to() {
+fn service_in_a_directory_made_later_is_connected() {
     own_process!(60);
     let top = rundir().clone();
     let run = top.join("a/b/c");
@@ -456,7 +456,7 @@ fn a_service_in_a_directory_that_is_yet_to_come_is_connected_to() {
 }
 
 #[test]
-fn it_ends_in_time_and_leaves_nothing() {
+fn connection_timeout_ends_in_time_and_leaves_nothing() {
     own_process!(60);
     rundir();
     let _other_kind = UnixDatagram::bind(path_of("datagrams")).unwrap();
@@ -478,7 +478,7 @@ fn it_ends_in_time_and_leaves_nothing() {
 extern "C" fn nothing(_: c_int) {}
 
 #[test]
-fn a_signal_handler_ends_only_a_wait_without_end() {
+fn signal_handler_ends_only_a_wait_without_timeout() {
     own_process!(60);
     rundir();
     unsafe { libc::signal(libc::SIGUSR1, nothing as *const () as libc::sighandler_t) };
@@ -528,7 +528,7 @@ fn waits_in_its_thread_that_is_cancelled() {
 }
 
 #[test]
-fn a_thread_that_is_cancelled_meanwhile_leaves_nothing_open() {
+fn cancelled_thread_leaves_no_descriptor_open() {
     own_process!(60);
     assert!(Child::start(waits_in_its_thread_that_is_cancelled).end().success());
 }

@@ -29,7 +29,7 @@ fn takes_its_time(mut call: impl FnMut() -> Seen) {
 }
 
 #[test]
-fn a_time_out_ends_an_idle_wait_in_time() {
+fn timeout_ends_an_idle_wait_in_time() {
     own_process!(30);
     let (mut ours, _peer) = listed();
     takes_its_time(|| ours.program.look(TIMEOUT));
@@ -40,7 +40,7 @@ fn a_time_out_ends_an_idle_wait_in_time() {
 }
 
 #[test]
-fn a_time_out_ends_a_wait_in_time_while_half_a_message_comes_byte_by_byte() {
+fn timeout_ends_a_wait_while_a_message_trickles_in() {
     own_process!(30);
     let (mut ours, mut peer) = listed();
     let stop = std::sync::atomic::AtomicBool::new(false);
@@ -96,9 +96,9 @@ fn waits_under_signals() {
             Seen::Nothing
         });
         assert!(SIGNALS.load(Ordering::Relaxed) > before + 18 * 20, "too few signals for a storm");
-        // What comes meanwhile is told.
+        // An event that arrives meanwhile is reported.
         peer.write_all(&frame(1, b"here")).unwrap();
-        assert_eq!(ours.program.look(10_000), Told::Message(ours.fd(), 1, b"here".to_vec()));
+        assert_eq!(ours.program.look(10_000), Reported::Message(ours.fd(), 1, b"here".to_vec()));
         alarm(0, 0);
     }
     child::say("done");
@@ -110,7 +110,7 @@ fn fill(fd: i32) {
 }
 
 #[test]
-fn a_storm_of_signals_neither_ends_nor_prolongs_a_wait_that_has_a_time_out() {
+fn signals_neither_end_nor_prolong_a_wait_with_timeout() {
     own_process!(60);
     let mut child = Child::start(waits_under_signals);
     assert_eq!(child.hear(), "done");
@@ -123,8 +123,8 @@ fn waits_for_ever_under_a_signal() {
         handle_alarm(0);
         // Again and again, for the first may come before the wait begins.
         alarm(20_000, 20_000);
-        let told = ours.program.try_look(timeout);
-        assert_eq!(told, Err((IPC_ERROR_WAIT_EVENT__SELECT, libc::EINTR)));
+        let reported = ours.program.try_look(timeout);
+        assert_eq!(reported, Err((IPC_ERROR_WAIT_EVENT__SELECT, libc::EINTR)));
         let (mut array, mut number) = (events(2), 2);
         let list = &mut ours.program.list;
         let code = unsafe { ipc_wait_events(list, none(), array.as_mut_ptr(), &mut number, timeout) };
@@ -134,13 +134,13 @@ fn waits_for_ever_under_a_signal() {
         assert_eq!(errno(), libc::EINTR);
         alarm(0, 0);
         peer.write_all(&frame(1, b"goes on")).unwrap();
-        assert_eq!(ours.program.look(timeout), Told::Message(ours.fd(), 1, b"goes on".to_vec()));
+        assert_eq!(ours.program.look(timeout), Reported::Message(ours.fd(), 1, b"goes on".to_vec()));
     }
     child::say("done");
 }
 
 #[test]
-fn a_signal_ends_a_wait_without_end() {
+fn signal_ends_a_wait_without_timeout() {
     own_process!(60);
     let mut child = Child::start(waits_for_ever_under_a_signal);
     assert_eq!(child.hear(), "done");
@@ -148,7 +148,7 @@ fn a_signal_ends_a_wait_without_end() {
 }
 
 #[test]
-fn zero_looks_and_does_not_wait() {
+fn timeout_zero_does_not_wait() {
     own_process!(30);
     let mut server = Program::server();
     // Not even if it is asked so often that one wait for each would take very long.
@@ -158,23 +158,23 @@ fn zero_looks_and_does_not_wait() {
     let (mut peer, fd) = server.peer();
     assert_eq!(server.look(0), Seen::Nothing);
     peer.write_all(&[frame(1, b"one"), frame(2, b"two"), frame(3, b"half")[..6].to_vec()].concat()).unwrap();
-    assert_eq!(server.look(0), Told::Message(fd, 1, b"one".to_vec()));
-    assert_eq!(server.look(0), Told::Message(fd, 2, b"two".to_vec()));
+    assert_eq!(server.look(0), Reported::Message(fd, 1, b"one".to_vec()));
+    assert_eq!(server.look(0), Reported::Message(fd, 2, b"two".to_vec()));
     assert_eq!(server.look(0), Seen::Nothing);
     peer.write_all(b"alf").unwrap();
-    assert_eq!(server.look(0), Told::Message(fd, 3, b"half".to_vec()));
+    assert_eq!(server.look(0), Reported::Message(fd, 3, b"half".to_vec()));
     let mut second = std::os::unix::net::UnixStream::connect(&server.path).unwrap();
-    let Seen::Told(Told::Connection(second_fd)) = server.look(0) else { panic!("no connection") };
+    let Seen::Reported(Reported::Connection(second_fd)) = server.look(0) else { panic!("no connection") };
     drop(peer);
-    assert_eq!(server.look(0), Told::Disconnection(fd));
+    assert_eq!(server.look(0), Reported::Disconnection(fd));
     second.write_all(&frame(1, b"last")).unwrap();
     drop(second);
-    let expected = [Told::Message(second_fd, 1, b"last".to_vec()), Told::Disconnection(second_fd)];
-    assert_eq!(server.all(), expected.map(Seen::Told));
+    let expected = [Reported::Message(second_fd, 1, b"last".to_vec()), Reported::Disconnection(second_fd)];
+    assert_eq!(server.all(), expected.map(Seen::Reported));
 }
 
 #[test]
-fn a_look_finds_a_message_behind_many_that_have_half_of_one() {
+fn timeout_zero_finds_a_message_after_many_partial_ones() {
     own_process!(30);
     const HALVES: usize = 200;
     let mut server = Program::server();
@@ -184,22 +184,22 @@ fn a_look_finds_a_message_behind_many_that_have_half_of_one() {
         half.write_all(&frame(1, b"half")[..6]).unwrap();
     }
     whole.write_all(&frame(1, b"whole")).unwrap();
-    assert_eq!(server.look(0), Told::Message(fd, 1, b"whole".to_vec()));
+    assert_eq!(server.look(0), Reported::Message(fd, 1, b"whole".to_vec()));
 }
 
 #[test]
-fn a_look_finds_the_end_behind_half_a_message() {
+fn timeout_zero_finds_the_end_after_a_partial_message() {
     own_process!(30);
     let mut server = Program::server();
     let (mut peer, fd) = server.peer();
     peer.write_all(&frame(1, b"words")[..7]).unwrap();
     drop(peer);
-    assert_eq!(server.look(0), Told::Disconnection(fd));
+    assert_eq!(server.look(0), Reported::Disconnection(fd));
     assert_eq!(server.look(0), Seen::Nothing);
 }
 
 #[test]
-fn below_zero_waits_for_ever() {
+fn negative_timeout_waits_for_ever() {
     own_process!(30);
     let (mut ours, peer) = listed();
     for timeout in [-1, -50, i32::MIN] {
@@ -209,27 +209,27 @@ fn below_zero_waits_for_ever() {
                 std::thread::sleep(Duration::from_millis(150));
                 (&peer).write_all(&frame(1, b"at last")).unwrap();
             });
-            assert_eq!(ours.program.look(timeout), Told::Message(fd, 1, b"at last".to_vec()));
+            assert_eq!(ours.program.look(timeout), Reported::Message(fd, 1, b"at last".to_vec()));
             ((), writer.join().unwrap())
         });
     }
 }
 
 #[test]
-fn what_comes_before_the_time_is_over_ends_the_wait() {
+fn event_before_the_timeout_ends_the_wait() {
     own_process!(30);
     let (mut ours, peer) = listed();
     for timeout in [60_000, i32::MAX] {
-        let writer = write_beside(peer.try_clone().unwrap(), frame(1, b"early"));
+        let writer = write_in_thread(peer.try_clone().unwrap(), frame(1, b"early"));
         let begin = Instant::now();
-        assert_eq!(ours.program.look(timeout), Told::Message(ours.fd(), 1, b"early".to_vec()));
+        assert_eq!(ours.program.look(timeout), Reported::Message(ours.fd(), 1, b"early".to_vec()));
         assert!(begin.elapsed() < Duration::from_secs(20));
         writer.join().unwrap();
     }
 }
 
 #[test]
-fn nobody_to_wait_for_is_an_error_whatever_the_time_out() {
+fn empty_list_is_an_error_for_any_timeout() {
     own_process!(30);
     for timeout in [0, TIMEOUT, -1] {
         let mut program = Program::client();
@@ -239,18 +239,18 @@ fn nobody_to_wait_for_is_an_error_whatever_the_time_out() {
         let code =
             unsafe { ipc_wait_events(&mut program.list, none(), array.as_mut_ptr(), &mut number, timeout) };
         assert_eq!((outcome(code), number), (Err((IPC_ERROR_WAIT_EVENT__NO_CLIENTS_PARAM, libc::EINVAL)), 0));
-        // One whose end was told does not count.
+        // A descriptor whose end was reported does not count.
         let (reader, writer) = pipe();
         assert_eq!(unsafe { ipc_add_fd(&mut program.list, reader.as_raw_fd()) }, IPC_ERROR_NONE);
         drop(writer);
-        assert_eq!(program.look(timeout), Told::Extra(reader.as_raw_fd(), vec![]));
+        assert_eq!(program.look(timeout), Reported::Extra(reader.as_raw_fd(), vec![]));
         assert_eq!(program.try_look(timeout), Err((IPC_ERROR_WAIT_EVENT__NO_CLIENTS_PARAM, libc::EINVAL)));
         free_extras(&mut program);
     }
 }
 
 #[test]
-fn errno_is_untouched_where_something_is_told_and_where_the_time_is_over() {
+fn errno_is_untouched_on_event_and_on_timeout() {
     own_process!(30);
     let (mut ours, mut peer) = listed();
     for timeout in [0, 1, 20] {
@@ -262,13 +262,13 @@ fn errno_is_untouched_where_something_is_told_and_where_the_time_is_over() {
         assert_eq!(errno(), 4711);
         peer.write_all(&frame(1, b"here")).unwrap();
         set_errno(4711);
-        assert_eq!(ours.program.look(timeout), Told::Message(ours.fd(), 1, b"here".to_vec()));
+        assert_eq!(ours.program.look(timeout), Reported::Message(ours.fd(), 1, b"here".to_vec()));
         assert_eq!(errno(), 4711);
     }
 }
 
 #[test]
-fn the_message_of_the_event_before_is_freed_also_where_the_time_is_over() {
+fn previous_message_is_freed_on_timeout() {
     own_process!(30);
     const SIZE: usize = 4 << 20;
     if !heap_can_be_counted() {
@@ -278,8 +278,8 @@ fn the_message_of_the_event_before_is_freed_also_where_the_time_is_over() {
     let before = heap_in_use();
     for timeout in [0, 1] {
         for _ in 0..5 {
-            let writer = write_beside(peer.try_clone().unwrap(), frame(1, &vec![1; SIZE]));
-            assert!(matches!(ours.program.look(-1), Seen::Told(Told::Message(_, 1, _))));
+            let writer = write_in_thread(peer.try_clone().unwrap(), frame(1, &vec![1; SIZE]));
+            assert!(matches!(ours.program.look(-1), Seen::Reported(Reported::Message(_, 1, _))));
             writer.join().unwrap();
             assert!(heap_in_use() >= before + SIZE, "the message is there");
             assert_eq!(ours.program.look(timeout), Seen::Nothing);
@@ -288,8 +288,8 @@ fn the_message_of_the_event_before_is_freed_also_where_the_time_is_over() {
         }
     }
     // A failing call frees it, too.
-    let writer = write_beside(peer.try_clone().unwrap(), frame(1, &vec![1; SIZE]));
-    assert!(matches!(ours.program.look(-1), Seen::Told(Told::Message(..))));
+    let writer = write_in_thread(peer.try_clone().unwrap(), frame(1, &vec![1; SIZE]));
+    assert!(matches!(ours.program.look(-1), Seen::Reported(Reported::Message(..))));
     writer.join().unwrap();
     let code = unsafe { ipc_wait_event_timeout(none(), none(), &mut ours.program.event, 0) };
     assert_eq!(outcome(code), Err((IPC_ERROR_WAIT_EVENT__NO_CLIENTS_PARAM, libc::EINVAL)));

@@ -13,7 +13,7 @@ fn clear(program: &mut Program, fds: &[RawFd]) {
 }
 
 #[test]
-fn a_pipe_is_told_again_and_again_until_it_is_read() {
+fn watched_pipe_is_reported_until_it_is_read() {
     own_process!(30);
     let mut program = Program::client();
     let (mut reader, mut writer) = pipe();
@@ -38,7 +38,7 @@ fn a_pipe_is_told_again_and_again_until_it_is_read() {
 }
 
 #[test]
-fn an_error_of_the_descriptor_is_told() {
+fn error_of_a_watched_descriptor_is_reported() {
     own_process!(30);
     let mut program = Program::client();
     let (mut one, two) = pair();
@@ -50,7 +50,7 @@ fn an_error_of_the_descriptor_is_told() {
     }
     assert_eq!(one.read(&mut [0; 1]).unwrap_err().raw_os_error(), Some(libc::ECONNRESET));
     clear(&mut program, &[fd]);
-    // The end of a pipe that nobody reads is one for the writer.
+    // The end of a pipe that has no reader is an error for the writer.
     let (reader, writer) = pipe();
     let fd = program.watch(&writer);
     assert_eq!(program.look(0), Seen::Nothing);
@@ -60,7 +60,7 @@ fn an_error_of_the_descriptor_is_told() {
 }
 
 #[test]
-fn the_clients_of_a_listening_socket_of_the_program_are_told_until_it_takes_them() {
+fn watched_listener_is_reported_until_clients_are_accepted() {
     own_process!(30);
     let mut server = Program::server();
     let path = rundir().join("own-listener");
@@ -81,7 +81,7 @@ fn the_clients_of_a_listening_socket_of_the_program_are_told_until_it_takes_them
 /// The program takes more than it was told of, before others are told: what is in the library's queue by then is
 /// no longer so.
 #[test]
-fn what_the_program_has_taken_before_its_turn_came_is_not_told() {
+fn watched_descriptor_emptied_before_its_turn_not_reported() {
     own_process!(30);
     let mut program = Program::client();
     let path = rundir().join("taken-before");
@@ -135,9 +135,13 @@ fn a_batch_names_a_watched_descriptor_once() {
     writer.write_all(b"x").unwrap();
     peer.write_all(&frame(1, b"beside it").repeat(5)).unwrap();
     for messages in [5, 0, 0] {
-        let told = ours.program.many(&mut array, -1);
-        let ready = told.iter().filter(|seen| **seen == Seen::Ready(fd)).count();
-        assert_eq!((told.len() - ready, ready), (messages, 1), "the program cannot have read it meanwhile");
+        let reported = ours.program.many(&mut array, -1);
+        let ready = reported.iter().filter(|seen| **seen == Seen::Ready(fd)).count();
+        assert_eq!(
+            (reported.len() - ready, ready),
+            (messages, 1),
+            "the program cannot have read it meanwhile"
+        );
     }
     reader.read_exact(&mut [0]).unwrap();
     assert_eq!(ours.program.many(&mut array, 0), NOTHING);
@@ -145,26 +149,29 @@ fn a_batch_names_a_watched_descriptor_once() {
 }
 
 #[test]
-fn connections_take_turns_with_a_watched_descriptor_that_nobody_reads() {
+fn connections_take_turns_with_an_unread_watched_descriptor() {
     own_process!(30);
     let mut server = Program::server();
     let (reader, mut writer) = pipe();
     let fd = server.watch(&reader);
     writer.write_all(b"never read").unwrap();
     let mut peer = UnixStream::connect(&server.path).unwrap();
-    until("a connection beside it", || matches!(server.look(-1), Seen::Told(Told::Connection(_))));
+    until("a connection beside it", || matches!(server.look(-1), Seen::Reported(Reported::Connection(_))));
     let peer_fd = unsafe { (*server.event.origin).fd };
     peer.write_all(&frame(1, b"turn").repeat(50)).unwrap();
-    let (mut told, mut ready) = (0, 0);
-    while told < 50 {
+    let (mut reported, mut ready) = (0, 0);
+    while reported < 50 {
         match server.look(-1) {
             Seen::Ready(_) => ready += 1,
             seen => {
-                assert_eq!(seen, Told::Message(peer_fd, 1, b"turn".to_vec()));
-                told += 1;
+                assert_eq!(seen, Reported::Message(peer_fd, 1, b"turn".to_vec()));
+                reported += 1;
             }
         }
-        assert!(ready <= 2 * told + 4 && told <= 2 * ready + 4, "{told} messages, {ready} times ready");
+        assert!(
+            ready <= 2 * reported + 4 && reported <= 2 * ready + 4,
+            "{reported} messages, {ready} times ready"
+        );
     }
     clear(&mut server, &[fd]);
 }
@@ -176,21 +183,21 @@ fn a_regular_file_is_refused_and_the_list_is_as_before() {
     let before = (ours.program.list.size, entries(&ours.program.list));
     let (file, directory) = (numbered_file(1), std::fs::File::open("/").unwrap());
     for fd in [file.as_raw_fd(), directory.as_raw_fd()] {
-        let told = outcome(unsafe { ipc_watch_fd(&mut ours.program.list, fd) });
-        assert_eq!(told, Err((IPC_ERROR_WAIT_EVENT__SELECT, libc::EPERM)));
+        let reported = outcome(unsafe { ipc_watch_fd(&mut ours.program.list, fd) });
+        assert_eq!(reported, Err((IPC_ERROR_WAIT_EVENT__SELECT, libc::EPERM)));
         assert_eq!((ours.program.list.size, entries(&ours.program.list)), before);
         assert_eq!(ours.program.del_fd(&fd), Err((IPC_ERROR_DEL__CANNOT_FIND_CLIENT, libc::ENOENT)));
     }
     // The same where there is no set yet, and where it is empty.
     let mut program = Program::client();
     for _ in 0..2 {
-        let told = outcome(unsafe { ipc_watch_fd(&mut program.list, file.as_raw_fd()) });
-        assert_eq!(told, Err((IPC_ERROR_WAIT_EVENT__SELECT, libc::EPERM)));
+        let reported = outcome(unsafe { ipc_watch_fd(&mut program.list, file.as_raw_fd()) });
+        assert_eq!(reported, Err((IPC_ERROR_WAIT_EVENT__SELECT, libc::EPERM)));
         assert_eq!(program.list.size, 0);
         assert_eq!(program.try_look(0), Err((IPC_ERROR_WAIT_EVENT__NO_CLIENTS_PARAM, libc::EINVAL)));
     }
     peer.write_all(&frame(1, b"goes on")).unwrap();
-    assert_eq!(ours.program.look(-1), Told::Message(ours.fd(), 1, b"goes on".to_vec()));
+    assert_eq!(ours.program.look(-1), Reported::Message(ours.fd(), 1, b"goes on".to_vec()));
     assert_eq!(ours.program.look(0), Seen::Nothing);
 }
 
@@ -199,24 +206,24 @@ fn a_closed_descriptor_is_refused() {
     own_process!(30);
     let mut program = Program::client();
     for fd in [-1, -100, 900_000] {
-        let told = outcome(unsafe { ipc_watch_fd(&mut program.list, fd) });
-        assert_eq!(told, Err((IPC_ERROR_WAIT_EVENT__SELECT, libc::EBADF)));
+        let reported = outcome(unsafe { ipc_watch_fd(&mut program.list, fd) });
+        assert_eq!(reported, Err((IPC_ERROR_WAIT_EVENT__SELECT, libc::EBADF)));
     }
     assert_eq!((program.list.size, program.list.cinfos), (0, none()));
 }
 
 #[test]
-fn watch_fd_says_what_is_wrong() {
+fn watch_fd_reports_wrong_arguments() {
     own_process!(30);
     let (reader, _writer) = pipe();
     let fd = reader.as_raw_fd();
-    let told = outcome(unsafe { ipc_watch_fd(none(), fd) });
-    assert_eq!(told, Err((IPC_ERROR_ADD_FD__NO_PARAM_CINFOS, libc::EINVAL)));
+    let reported = outcome(unsafe { ipc_watch_fd(none(), fd) });
+    assert_eq!(reported, Err((IPC_ERROR_ADD_FD__NO_PARAM_CINFOS, libc::EINVAL)));
     let mut list = EMPTY_LIST;
     for size in [-1, 3] {
         list.size = size;
-        let told = outcome(unsafe { ipc_watch_fd(&mut list, fd) });
-        assert_eq!((told, list.size), (Err((IPC_ERROR_ADD__EMPTY_LIST, libc::EINVAL)), size));
+        let reported = outcome(unsafe { ipc_watch_fd(&mut list, fd) });
+        assert_eq!((reported, list.size), (Err((IPC_ERROR_ADD__EMPTY_LIST, libc::EINVAL)), size));
     }
 }
 

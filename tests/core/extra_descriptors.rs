@@ -38,21 +38,21 @@ impl Waiting {
     fn assert_silence(&mut self, open: RawFd) {
         for n in 0..5 {
             self.peer.write_all(&frame(1, &[n])).unwrap();
-            assert_eq!(self.server.next(), Told::Message(self.peer_fd, 1, vec![n]));
+            assert_eq!(self.server.next(), Reported::Message(self.peer_fd, 1, vec![n]));
         }
-        let (told, share) = share_computed(&self.peer, &frame(1, b"later"), || self.server.next());
-        assert_eq!(told, Told::Message(self.peer_fd, 1, b"later".to_vec()));
+        let (reported, share) = share_computed(&self.peer, &frame(1, b"later"), || self.server.next());
+        assert_eq!(reported, Reported::Message(self.peer_fd, 1, b"later".to_vec()));
         assert!(share < 0.2, "it has computed for {share} of the time");
         assert!(is_open(open), "the descriptor stays the program's");
     }
 
-    /// All bytes of the descriptor up to its end, as they are told.
+    /// All bytes of the descriptor up to its end, as they are reported.
     fn until_the_end_of(&mut self, fd: RawFd) -> Vec<u8> {
         let mut all = Vec::new();
         loop {
             match self.server.next() {
-                Told::Extra(told, bytes) if told == fd && bytes.is_empty() => return all,
-                Told::Extra(told, bytes) if told == fd => {
+                Reported::Extra(reported, bytes) if reported == fd && bytes.is_empty() => return all,
+                Reported::Extra(reported, bytes) if reported == fd => {
                     assert!(bytes.len() <= MOST, "{} bytes in one event", bytes.len());
                     all.extend(bytes);
                 }
@@ -76,7 +76,7 @@ fn promise_12_a_pipe() {
     let fd = add(&mut waiting.server, &reader);
     for text in [b"a line\n", b"a\0 byte", b"\xff\xff\xff\xff\xff\xff\xff"] {
         writer.write_all(text).unwrap();
-        assert_eq!(waiting.server.next(), Told::Extra(fd, text.to_vec()));
+        assert_eq!(waiting.server.next(), Reported::Extra(fd, text.to_vec()));
     }
     writer.write_all(b"the last").unwrap();
     drop(writer);
@@ -85,14 +85,14 @@ fn promise_12_a_pipe() {
 }
 
 #[test]
-fn promise_12_a_descriptor_without_bytes_holds_nobody_up() {
+fn promise_12_descriptor_without_bytes_blocks_no_member() {
     own_process!(30);
     let mut waiting = Waiting::new();
     let (reader, writer) = pipe();
     let fd = add(&mut waiting.server, &reader);
     waiting.assert_silence(fd);
     drop(writer);
-    assert_eq!(waiting.server.next(), Told::Extra(fd, vec![]));
+    assert_eq!(waiting.server.next(), Reported::Extra(fd, vec![]));
 }
 
 /// Both sides of a terminal, if there are terminals here.
@@ -114,11 +114,11 @@ fn promise_12_a_terminal() {
     let fd = add(&mut waiting.server, &slave);
     for line in ["first\n", "second\n"] {
         keyboard.write_all(line.as_bytes()).unwrap();
-        assert_eq!(waiting.server.next(), Told::Extra(fd, line.as_bytes().to_vec()));
+        assert_eq!(waiting.server.next(), Reported::Extra(fd, line.as_bytes().to_vec()));
     }
-    // Ctrl-D at the beginning of a line, and then a hang-up: both are ends, and one is told.
+    // Ctrl-D at the beginning of a line, and then a hang-up: both are ends, and one is reported.
     keyboard.write_all(&[4]).unwrap();
-    assert_eq!(waiting.server.next(), Told::Extra(fd, vec![]));
+    assert_eq!(waiting.server.next(), Reported::Extra(fd, vec![]));
     waiting.assert_silence(fd);
     drop(keyboard);
     waiting.assert_silence(fd);
@@ -134,7 +134,7 @@ fn promise_12_a_terminal_that_hangs_up() {
         let fd = add(&mut waiting.server, &added);
         waiting.assert_silence(fd);
         drop(closed);
-        assert_eq!(waiting.server.next(), Told::Extra(fd, vec![]));
+        assert_eq!(waiting.server.next(), Reported::Extra(fd, vec![]));
         waiting.assert_silence(fd);
     }
 }
@@ -146,7 +146,7 @@ fn promise_12_a_socket() {
     let (mut other, end) = pair();
     let fd = add(&mut waiting.server, &end);
     other.write_all(&frame(1, b"not taken for a frame")).unwrap();
-    assert_eq!(waiting.server.next(), Told::Extra(fd, frame(1, b"not taken for a frame")));
+    assert_eq!(waiting.server.next(), Reported::Extra(fd, frame(1, b"not taken for a frame")));
     let bytes = pattern(150_000, 5);
     other.write_all(&bytes).unwrap();
     drop(other);
@@ -173,11 +173,11 @@ fn promise_12_a_timer_a_counter_and_a_signal() {
         let soon = libc::timespec { tv_sec: 0, tv_nsec: 1_000_000 };
         let once = libc::itimerspec { it_interval: libc::timespec { tv_sec: 0, tv_nsec: 0 }, it_value: soon };
         assert_eq!(unsafe { libc::timerfd_settime(timer_fd, 0, &once, std::ptr::null_mut()) }, 0);
-        assert_eq!(waiting.server.next(), Told::Extra(timer_fd, 1_u64.to_ne_bytes().to_vec()));
+        assert_eq!(waiting.server.next(), Reported::Extra(timer_fd, 1_u64.to_ne_bytes().to_vec()));
         assert_eq!(unsafe { libc::write(counter_fd, (&raw const n).cast(), 8) }, 8);
-        assert_eq!(waiting.server.next(), Told::Extra(counter_fd, n.to_ne_bytes().to_vec()));
+        assert_eq!(waiting.server.next(), Reported::Extra(counter_fd, n.to_ne_bytes().to_vec()));
         assert_eq!(unsafe { libc::pthread_kill(libc::pthread_self(), libc::SIGUSR2) }, 0);
-        let Told::Extra(fd, signal) = waiting.server.next() else { panic!("no signal") };
+        let Reported::Extra(fd, signal) = waiting.server.next() else { panic!("no signal") };
         assert_eq!((fd, signal.len()), (signals_fd, size_of::<libc::signalfd_siginfo>()));
         assert_eq!(signal[..4], libc::SIGUSR2.to_ne_bytes());
     }
@@ -194,16 +194,16 @@ fn promise_12_a_regular_file() {
     std::io::Seek::rewind(&mut file).unwrap();
     let fd = add(&mut waiting.server, &file);
     // It is ready at all times, and others have their turn all the same.
-    let Told::Extra(_, first) = waiting.server.next() else { panic!("no bytes of the file") };
+    let Reported::Extra(_, first) = waiting.server.next() else { panic!("no bytes of the file") };
     waiting.peer.write_all(&frame(1, b"between")).unwrap();
     let mut all = first;
-    let mut told = waiting.server.next();
-    while let Told::Extra(_, bytes) = told {
+    let mut reported = waiting.server.next();
+    while let Reported::Extra(_, bytes) = reported {
         assert!(!bytes.is_empty() && bytes.len() <= MOST);
         all.extend(bytes);
-        told = waiting.server.next();
+        reported = waiting.server.next();
     }
-    assert_eq!(told, Told::Message(waiting.peer_fd, 1, b"between".to_vec()));
+    assert_eq!(reported, Reported::Message(waiting.peer_fd, 1, b"between".to_vec()));
     all.extend(waiting.until_the_end_of(fd));
     assert!(all == bytes);
     waiting.assert_silence(fd);
@@ -216,14 +216,14 @@ fn promise_12_descriptors_that_have_nothing_to_read() {
     for path in ["/dev/null", "/"] {
         let file = std::fs::File::open(path).unwrap();
         let fd = add(&mut waiting.server, &file);
-        assert_eq!(waiting.server.next(), Told::Extra(fd, vec![]), "{path}");
+        assert_eq!(waiting.server.next(), Reported::Extra(fd, vec![]), "{path}");
         waiting.assert_silence(fd);
         free_extras(&mut waiting.server);
     }
 }
 
 #[test]
-fn promise_12_a_listening_socket_is_told_for_each_that_comes() {
+fn promise_12_listening_socket_reported_for_each_new_client() {
     own_process!(30);
     let mut waiting = Waiting::new();
     let path = rundir().join("listening");
@@ -233,7 +233,7 @@ fn promise_12_a_listening_socket_is_told_for_each_that_comes() {
     let mut clients = Vec::new();
     for taken in [true, false, true, false] {
         clients.push(UnixStream::connect(&path).unwrap());
-        assert_eq!(waiting.server.next(), Told::Extra(fd, vec![]));
+        assert_eq!(waiting.server.next(), Reported::Extra(fd, vec![]));
         // Not even one that the program leaves where it is is told again.
         if taken {
             listener.accept().unwrap();
@@ -242,9 +242,9 @@ fn promise_12_a_listening_socket_is_told_for_each_that_comes() {
     }
 }
 
-/// Programs share descriptors: what was there when the kernel told of it may be gone when its turn comes.
+/// Programs share descriptors: bytes that the kernel has reported may have been read when the turn comes.
 #[test]
-fn promise_12_bytes_that_somebody_else_has_read_hold_nobody_up() {
+fn promise_12_bytes_read_by_another_reader_block_no_member() {
     own_process!(30);
     let mut waiting = Waiting::new();
     let pipes: Vec<_> = (0..2).map(|_| pipe()).collect();
@@ -255,28 +255,28 @@ fn promise_12_bytes_that_somebody_else_has_read_hold_nobody_up() {
         for (_, writer) in &pipes {
             (&*writer).write_all(&[n]).unwrap();
         }
-        let Told::Extra(told, bytes) = waiting.server.next() else { panic!("no bytes") };
+        let Reported::Extra(reported, bytes) = waiting.server.next() else { panic!("no bytes") };
         assert_eq!(bytes, [n]);
-        let (other, _) = pipes.iter().find(|(reader, _)| reader.as_raw_fd() != told).unwrap();
+        let (other, _) = pipes.iter().find(|(reader, _)| reader.as_raw_fd() != reported).unwrap();
         let mut byte = [0];
         std::io::Read::read_exact(&mut &*other, &mut byte).unwrap();
         assert_eq!(byte, [n]);
         waiting.peer.write_all(&frame(1, &[n])).unwrap();
-        assert_eq!(waiting.server.next(), Told::Message(waiting.peer_fd, 1, vec![n]));
+        assert_eq!(waiting.server.next(), Reported::Message(waiting.peer_fd, 1, vec![n]));
     }
 }
 
 #[test]
-fn promise_12_an_empty_datagram_is_no_end_and_hides_nothing() {
+fn promise_12_empty_datagram_is_not_end_of_file() {
     own_process!(30);
     let mut program = Program::client();
     let (one, two) = std::os::unix::net::UnixDatagram::pair().unwrap();
     one.send(b"").unwrap();
     one.send(b"behind it").unwrap();
     assert_eq!(unsafe { ipc_add_fd(&mut program.list, two.as_raw_fd()) }, IPC_ERROR_NONE);
-    assert_eq!(program.next(), Told::Extra(two.as_raw_fd(), vec![]));
-    assert_eq!(program.next(), Told::Extra(two.as_raw_fd(), b"behind it".to_vec()));
+    assert_eq!(program.next(), Reported::Extra(two.as_raw_fd(), vec![]));
+    assert_eq!(program.next(), Reported::Extra(two.as_raw_fd(), b"behind it".to_vec()));
     one.send(b"later").unwrap();
-    assert_eq!(program.next(), Told::Extra(two.as_raw_fd(), b"later".to_vec()));
+    assert_eq!(program.next(), Reported::Extra(two.as_raw_fd(), b"later".to_vec()));
     free_extras(&mut program);
 }

@@ -44,7 +44,7 @@ fn owned(fd: RawFd) -> OwnedFd {
 /// The bytes of the next event of this descriptor.
 fn next(program: &mut Program, fd: RawFd) -> Vec<u8> {
     match program.next() {
-        Told::Extra(extra, bytes) if extra == fd => bytes,
+        Reported::Extra(extra, bytes) if extra == fd => bytes,
         other => panic!("{other:?}"),
     }
 }
@@ -63,7 +63,7 @@ fn udp_error_is_reported_once_and_datagrams_go_on() {
         let mut program = WithExtras(Program::client());
         let fd = add(&mut program, &socket);
         for round in 0..3_u8 {
-            // Nobody is there: the kernel says so with the next receive.
+            // No peer is there: the kernel reports it with the next receive.
             socket.send(b"lost").unwrap();
             assert_eq!(next(&mut program, fd), b"", "round {round}");
             assert_eq!(program.look(0), Seen::Nothing);

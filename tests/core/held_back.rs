@@ -135,13 +135,13 @@ fn queue_grows_beyond_its_limit_while_others_wait_to_be_served() {
     let queued = queued_beside(|listed| {
         assert_eq!(unsafe { ipc_add(&mut listed.program.list, &mut ahead) }, IPC_ERROR_NONE);
         neighbour.write_all(&[frame(1, b"one"), frame(1, b"two")].concat()).unwrap();
-        assert_eq!(listed.program.next(), Told::Message(ours.as_raw_fd(), 1, b"one".to_vec()));
+        assert_eq!(listed.program.next(), Reported::Message(ours.as_raw_fd(), 1, b"one".to_vec()));
     });
     is_full(queued, "a message that was read ahead");
 }
 
 #[test]
-fn connection_s_own_requests_are_nothing_else() {
+fn own_requests_do_not_count_as_other_ready_members() {
     own_process!(60);
     let (listed, mut peer) = listed();
     peer.write_all(&frame(1, b"request")).unwrap();
@@ -151,7 +151,7 @@ fn connection_s_own_requests_are_nothing_else() {
 }
 
 #[test]
-fn limit_of_the_program_s_own_is_kept_at_once() {
+fn limit_set_by_the_program_applies_at_once() {
     own_process!(60);
     let (listed, _peer) = listed();
     limits(listed.fd(), 0, QUEUE).unwrap();
@@ -162,7 +162,7 @@ fn limit_of_the_program_s_own_is_kept_at_once() {
 }
 
 #[test]
-fn so_many_descriptors_wait_for_one_connection_and_no_more() {
+fn descriptors_queued_for_a_connection_are_limited() {
     own_process!(60);
     let (listed, peer) = listed();
     while pending(listed.fd()) == 0 {

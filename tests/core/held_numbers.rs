@@ -33,13 +33,13 @@ fn end_of_a_client(program: &mut Program) -> RawFd {
     let peer = out_of_the_way(UnixStream::connect(&program.path).unwrap());
     let fd = program.next_connection();
     drop(peer);
-    assert_eq!(program.next(), Told::Disconnection(fd));
+    assert_eq!(program.next(), Reported::Disconnection(fd));
     assert!(is_held(fd));
     fd
 }
 
 #[test]
-fn promise_41_every_call_for_a_held_number_fails_and_leaves_it() {
+fn promise_41_calls_for_a_held_number_fail_without_effect() {
     own_process!(30);
     let (mut program, fd) = with_held();
     let sent = (IPC_ERROR_USOCK_SEND, libc::EBADF);
@@ -91,7 +91,7 @@ fn promise_41_no_other_file_gets_a_held_number() {
 }
 
 #[test]
-fn promise_41_each_call_for_the_list_gives_it_up() {
+fn promise_41_next_call_for_the_list_releases_the_number() {
     own_process!(30);
     type Call = fn(&mut Program);
     let calls: [(&str, Call); 5] = [
@@ -105,7 +105,7 @@ fn promise_41_each_call_for_the_list_gives_it_up() {
             let peer = UnixStream::connect(&program.path).unwrap();
             let fd = program.next_connection();
             drop(peer);
-            assert_eq!(program.next(), Told::Disconnection(fd));
+            assert_eq!(program.next(), Reported::Disconnection(fd));
         }),
     ];
     for (name, call) in calls {
@@ -135,9 +135,9 @@ fn promise_41_the_peer_sees_the_end_at_once() {
             peer.shutdown(std::net::Shutdown::Write).unwrap();
         } else {
             peer.write_all(bytes).unwrap();
-            assert_eq!(program.next(), Told::Error(fd));
+            assert_eq!(program.next(), Reported::Error(fd));
         }
-        assert_eq!(program.next(), Told::Disconnection(fd));
+        assert_eq!(program.next(), Reported::Disconnection(fd));
         assert!(is_held(fd));
         // Without another call.
         peer.set_read_timeout(Some(std::time::Duration::from_secs(10))).unwrap();
@@ -150,7 +150,7 @@ fn promise_41_the_peer_sees_the_end_at_once() {
 }
 
 #[test]
-fn promise_41_the_program_may_close_it_and_use_the_number() {
+fn promise_41_program_may_close_and_reuse_the_number() {
     own_process!(30);
     for is_closed_first in [true, false] {
         for kind in KINDS {
@@ -174,7 +174,7 @@ fn promise_41_the_program_may_close_it_and_use_the_number() {
 
 /// A connection of the program's own may have the number as well: it is written, read and closed as any.
 #[test]
-fn promise_41_a_connection_at_the_number_is_a_connection() {
+fn promise_41_new_connection_with_the_held_number_works() {
     own_process!(30);
     let (mut program, fd) = with_held();
     let (one, mut other) = pair();
@@ -197,7 +197,7 @@ fn promise_41_many_ends_hold_one_number_at_a_time() {
     let (peers, fds): (Vec<_>, Vec<_>) = peers.into_iter().unzip();
     drop(peers);
     for count in 1..=50 {
-        let Told::Disconnection(fd) = program.next() else { panic!("{count}") };
+        let Reported::Disconnection(fd) = program.next() else { panic!("{count}") };
         assert!(is_held(fd));
         assert_eq!(fds.iter().filter(|fd| is_held(**fd)).count(), 1);
     }
@@ -213,7 +213,7 @@ fn promise_41_the_end_in_an_array_is_held_as_well() {
     let (peer, fd) = program.peer();
     let mut events = events(8);
     drop(peer);
-    assert_eq!(program.many(&mut events, 10_000), [Seen::Told(Told::Disconnection(fd))]);
+    assert_eq!(program.many(&mut events, 10_000), [Seen::Reported(Reported::Disconnection(fd))]);
     assert!(is_held(fd) && is_open(busy_fd));
     assert_eq!(program.many(&mut events, 0), NOTHING);
     assert!(is_free(fd));
@@ -224,7 +224,7 @@ fn forks_while_a_number_is_held() {
     let peer = UnixStream::connect(&program.path).unwrap();
     let fd = program.next_connection();
     drop(peer);
-    assert_eq!(program.next(), Told::Disconnection(fd));
+    assert_eq!(program.next(), Reported::Disconnection(fd));
     for how in 0..3 {
         let child = fork();
         if child == 0 {

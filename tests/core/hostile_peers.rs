@@ -61,7 +61,7 @@ fn serves_anybody() {
             assert!(events > 2 * PEERS, "{events} events");
             break;
         }
-        if let Told::Message(fd, kind, payload) = program.next() {
+        if let Reported::Message(fd, kind, payload) = program.next() {
             // It may be refused: many do not read.
             let _ = write(fd, kind, &payload);
             last_has_asked |= payload == LAST;
@@ -137,13 +137,13 @@ fn reads_anything() {
                 frames += 1;
             };
             assert!(frames <= 5000);
-            let told = (code, errno());
+            let reported = (code, errno());
             let ends = [
                 (IPC_ERROR_CLOSED_RECIPIENT, libc::EPIPE),
                 (IPC_ERROR_CLOSED_RECIPIENT, libc::ECONNRESET),
                 (IPC_ERROR_USOCK_RECV, libc::EPROTO),
             ];
-            assert!(ends.contains(&told), "{told:?}");
+            assert!(ends.contains(&reported), "{reported:?}");
             assert_eq!(usock_close(two.into_raw_fd()), IPC_ERROR_NONE);
         }
     };

@@ -31,10 +31,10 @@ impl Own {
         self.peer.write_all(&frame(1, text.as_bytes())).unwrap();
     }
 
-    /// It speaks, and is the next that is told of, by its own structure.
+    /// The peer sends a message, which is the next event, with the connection's own structure as origin.
     pub fn assert_heard(&mut self, program: &mut Program) {
         self.say("heard");
-        assert_eq!(program.next(), Told::Message(self.info.fd, 1, b"heard".to_vec()));
+        assert_eq!(program.next(), Reported::Message(self.info.fd, 1, b"heard".to_vec()));
         assert_eq!(program.event.origin, self.pointer());
     }
 }
@@ -77,12 +77,12 @@ fn promise_13_entries_that_are_set_to_null() {
             own.iter_mut().for_each(|one| one.assert_heard(&mut program));
         }
         // Nobody computes for the bytes of the one that is left out.
-        let (told, share) = share_computed(&own[0].peer, &frame(1, b"later"), || program.next());
-        assert_eq!(told, Told::Message(own[0].fd(), 1, b"later".to_vec()));
+        let (reported, share) = share_computed(&own[0].peer, &frame(1, b"later"), || program.next());
+        assert_eq!(reported, Reported::Message(own[0].fd(), 1, b"later".to_vec()));
         assert!(share < 0.2, "it has computed for {share} of the time");
         // The place is used again.
         set_entry(&mut program, place, gone.pointer());
-        assert_eq!(program.next(), Told::Message(gone.fd(), 1, b"to nobody".to_vec()));
+        assert_eq!(program.next(), Reported::Message(gone.fd(), 1, b"to nobody".to_vec()));
     }
 }
 
@@ -111,7 +111,7 @@ fn promise_13_entries_whose_descriptor_is_closed() {
 }
 
 #[test]
-fn promise_13_entries_whose_descriptor_is_closed_before_the_first_wait() {
+fn promise_13_entries_closed_before_the_first_wait() {
     own_process!(30);
     for by_ipc_close in [true, false] {
         let mut program = Program::client();
@@ -134,7 +134,7 @@ fn promise_13_entries_whose_descriptor_is_closed_before_the_first_wait() {
 }
 
 #[test]
-fn promise_13_a_descriptor_that_becomes_minus_one_and_comes_back() {
+fn promise_13_descriptor_set_to_minus_one_and_restored() {
     own_process!(30);
     let (mut program, mut own) = with_own(2);
     let fd = std::mem::replace(&mut own[0].info.fd, -1);
@@ -144,7 +144,7 @@ fn promise_13_a_descriptor_that_becomes_minus_one_and_comes_back() {
         own[1].assert_heard(&mut program);
     }
     own[0].info.fd = fd;
-    assert_eq!(program.next(), Told::Message(fd, 1, b"to nobody".to_vec()));
+    assert_eq!(program.next(), Reported::Message(fd, 1, b"to nobody".to_vec()));
 }
 
 #[test]
@@ -178,10 +178,10 @@ fn promise_13_another_size() {
     own[0].assert_heard(&mut program);
     own[1].assert_heard(&mut program);
     program.list.size = 4;
-    let mut told = [program.next(), program.next()];
-    told.sort_by_key(|told| if let Told::Message(fd, ..) = told { *fd } else { -1 });
-    let expected = |one: &Own| Told::Message(one.fd(), 1, b"beyond the end".to_vec());
-    assert_eq!(told, [expected(&own[2]), expected(&own[3])]);
+    let mut reported = [program.next(), program.next()];
+    reported.sort_by_key(|reported| if let Reported::Message(fd, ..) = reported { *fd } else { -1 });
+    let expected = |one: &Own| Reported::Message(one.fd(), 1, b"beyond the end".to_vec());
+    assert_eq!(reported, [expected(&own[2]), expected(&own[3])]);
     program.list.size = 0;
     assert_eq!(program.try_next(), Err(IPC_ERROR_WAIT_EVENT__NO_CLIENTS_PARAM));
 }
@@ -194,7 +194,7 @@ fn promise_13_an_entry_replaced_in_place() {
     new.say("already there");
     own[1].say("to nobody");
     set_entry(&mut program, 1, new.pointer());
-    assert_eq!(program.next(), Told::Message(new.fd(), 1, b"already there".to_vec()));
+    assert_eq!(program.next(), Reported::Message(new.fd(), 1, b"already there".to_vec()));
     assert_eq!(program.event.origin, new.pointer());
     // Two that change places are known by their new ones.
     let (first, last) = (own[0].pointer(), own[2].pointer());
@@ -207,19 +207,19 @@ fn promise_13_an_entry_replaced_in_place() {
     }
     let fd = own[0].fd();
     own[0].peer.shutdown(std::net::Shutdown::Both).unwrap();
-    assert_eq!(program.next(), Told::Disconnection(fd));
+    assert_eq!(program.next(), Reported::Disconnection(fd));
     assert_eq!(program.event.origin, first);
     own[0].info.fd = -1;
     assert_eq!(entries(&program.list), [last, new.pointer()]);
 }
 
 #[test]
-fn promise_13_copies_by_value_are_as_good_as_the_structure() {
+fn promise_13_copy_by_value_works_like_the_structure() {
     own_process!(30);
     let mut server = Program::server();
     let (mut peer, fd) = server.peer();
     peer.write_all(&frame(1, b"ahead").repeat(3)).unwrap();
-    assert_eq!(server.next(), Told::Message(fd, 1, b"ahead".to_vec()));
+    assert_eq!(server.next(), Reported::Message(fd, 1, b"ahead".to_vec()));
     let copy = unsafe { *server.event.origin };
     let mut message = EMPTY_MESSAGE;
     assert_eq!(unsafe { ipc_read(&copy, &mut message) }, IPC_ERROR_NONE);
@@ -227,8 +227,8 @@ fn promise_13_copies_by_value_are_as_good_as_the_structure() {
     assert_eq!(read_frame(&mut peer), (1, b"ahead".to_vec()));
     assert_eq!(take_payload(message), (1, b"ahead".to_vec()));
     assert_eq!(unsafe { ipc_message_empty(&mut message) }, IPC_ERROR_NONE);
-    assert_eq!(server.next(), Told::Message(fd, 1, b"ahead".to_vec()));
+    assert_eq!(server.next(), Reported::Message(fd, 1, b"ahead".to_vec()));
     let mut copy = copy;
     assert_eq!(unsafe { ipc_close(&mut copy) }, IPC_ERROR_NONE);
-    assert_eq!(server.next(), Told::Disconnection(fd));
+    assert_eq!(server.next(), Reported::Disconnection(fd));
 }

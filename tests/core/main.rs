@@ -1,5 +1,5 @@
-//! The tests that call the library within themselves: one program, since each that is linked takes seconds. A module is
-//! a family of promises. Each test runs in a process of its own, see `support/own_process.rs`; programs that have one
+//! The tests that call the library in their own process: one test program, since each linked program takes seconds to
+//! build. A module is a family of promises. Each test runs in a process of its own, see `support/own_process.rs`; programs that have one
 //! thread and no test around them are in `child`.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing, reason = "tests")]
 #![allow(clippy::undocumented_unsafe_blocks, reason = "the functions are called as their header says")]
@@ -47,7 +47,7 @@ mod held_numbers;
 mod hostile_peers;
 mod list_by_hand;
 mod messages;
-mod nobody_to_wait_for;
+mod nothing_to_wait_for;
 mod number_reuse;
 mod odd_places;
 mod old_programs;
@@ -65,7 +65,7 @@ mod support;
 mod targets;
 mod threads;
 mod threads_share;
-mod waits_hold_up_nobody;
+mod waits_block_no_thread;
 mod writing;
 
 use std::path::{Path, PathBuf};
@@ -80,7 +80,7 @@ fn sources(directory: &Path) -> Vec<PathBuf> {
 
 /// A test without one would run among the others and see what they do; one in a file that is no module would not run.
 #[test]
-fn every_test_runs_in_a_process_of_its_own() {
+fn every_test_runs_in_its_own_process() {
     own_process!(30);
     let mut count = 0;
     for file in sources(&Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/core")) {

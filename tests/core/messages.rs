@@ -1,4 +1,4 @@
-//! Promises 1 to 4: messages arrive once, whole and in order; the NUL behind them; what reads take from the
+//! Promises 1 to 4: messages arrive once, whole and in order; the NUL after them; what reads take from the
 //! kernel; writes from several threads.
 
 use std::io::{Read, Write};
@@ -10,14 +10,14 @@ use crate::support::*;
 const SIZES: [usize; 9] = [0, 1, 5, 4096, 65_531, 65_536, 212_992, 1_000_000, 7_999_995];
 
 #[test]
-fn promise_1_every_size_arrives_through_the_event_loop_and_comes_back() {
+fn promise_1_every_size_is_echoed_by_the_event_loop() {
     own_process!(60);
     let mut server = Program::server();
     let (peer, fd) = server.peer();
     for (seed, size) in SIZES.into_iter().enumerate() {
         let payload = pattern(size, seed);
-        let writer = write_beside(peer.try_clone().unwrap(), frame(9, &payload));
-        assert!(server.next() == Told::Message(fd, 9, payload.clone()), "size {size}");
+        let writer = write_in_thread(peer.try_clone().unwrap(), frame(9, &payload));
+        assert!(server.next() == Reported::Message(fd, 9, payload.clone()), "size {size}");
         writer.join().unwrap();
         let mut reader = peer.try_clone().unwrap();
         let reader = std::thread::spawn(move || read_frame(&mut reader));
@@ -50,7 +50,7 @@ fn promise_1_every_size_arrives_by_direct_reads_and_writes() {
 }
 
 #[test]
-fn promise_1_a_hundred_thousand_messages_in_one_go_and_then_the_end() {
+fn promise_1_100000_messages_then_end_of_file() {
     own_process!(60);
     let mut server = Program::server();
     let (mut peer, fd) = server.peer();
@@ -59,14 +59,14 @@ fn promise_1_a_hundred_thousand_messages_in_one_go_and_then_the_end() {
         peer.write_all(&all).unwrap();
     });
     for n in 0..100_000 {
-        assert_eq!(server.next(), Told::Message(fd, 2, format!("{n:010}").into_bytes()));
+        assert_eq!(server.next(), Reported::Message(fd, 2, format!("{n:010}").into_bytes()));
     }
-    assert_eq!(server.next(), Told::Disconnection(fd));
+    assert_eq!(server.next(), Reported::Disconnection(fd));
     writer.join().unwrap();
 }
 
 #[test]
-fn promise_1_a_frame_that_comes_byte_by_byte_is_put_together() {
+fn promise_1_frame_received_byte_by_byte_is_assembled() {
     own_process!(60);
     let mut server = Program::server();
     let (mut peer, fd) = server.peer();
@@ -77,10 +77,10 @@ fn promise_1_a_frame_that_comes_byte_by_byte_is_put_together() {
         if n + 1 < bytes.len() {
             // That the loop has gone through its turn is seen by somebody else's message.
             other.write_all(&frame(1, &[n as u8])).unwrap();
-            assert_eq!(server.next(), Told::Message(other_fd, 1, vec![n as u8]));
+            assert_eq!(server.next(), Reported::Message(other_fd, 1, vec![n as u8]));
         }
     }
-    assert_eq!(server.next(), Told::Message(fd, 1, b"piecemeal".to_vec()));
+    assert_eq!(server.next(), Reported::Message(fd, 1, b"piecemeal".to_vec()));
     let (mut one, two) = pair();
     let reader = std::thread::spawn(move || read(two.as_raw_fd()));
     for byte in bytes {
@@ -96,15 +96,15 @@ fn promise_2_a_nul_follows_each_payload() {
     let mut server = Program::server();
     let (mut peer, fd) = server.peer();
     for size in [1, 15, 16, 17, 4095, 4096, 16_379, 16_380, 100_000] {
-        let writer = write_beside(peer.try_clone().unwrap(), frame(1, &vec![b'x'; size]).repeat(3));
+        let writer = write_in_thread(peer.try_clone().unwrap(), frame(1, &vec![b'x'; size]).repeat(3));
         for _ in 0..2 {
-            assert_eq!(server.next(), Told::Message(fd, 1, vec![b'x'; size]));
+            assert_eq!(server.next(), Reported::Message(fd, 1, vec![b'x'; size]));
         }
         assert_eq!(read(fd), Ok((1, vec![b'x'; size])));
         writer.join().unwrap();
     }
     peer.write_all(&frame(1, b"")).unwrap();
-    assert_eq!(server.next(), Told::Message(fd, 1, vec![]));
+    assert_eq!(server.next(), Reported::Message(fd, 1, vec![]));
 }
 
 #[test]
@@ -127,21 +127,21 @@ fn promise_3_direct_reads_take_no_byte_beyond_their_frame() {
 }
 
 #[test]
-fn promise_3_what_was_read_ahead_comes_first() {
+fn promise_3_bytes_read_ahead_are_delivered_first() {
     own_process!(60);
     let mut server = Program::server();
     let (mut peer, fd) = server.peer();
     let last = pattern(50_000, 1);
     peer.write_all(&[frame(1, b"told"), frame(2, b"ahead"), frame(3, &last)].concat()).unwrap();
-    assert_eq!(server.next(), Told::Message(fd, 1, b"told".to_vec()));
+    assert_eq!(server.next(), Reported::Message(fd, 1, b"told".to_vec()));
     assert_eq!(read(fd), Ok((2, b"ahead".to_vec())));
     assert!(read(fd) == Ok((3, last)), "half of it read ahead, half from the kernel");
     peer.write_all(&frame(4, b"again")).unwrap();
-    assert_eq!(server.next(), Told::Message(fd, 4, b"again".to_vec()));
+    assert_eq!(server.next(), Reported::Message(fd, 4, b"again".to_vec()));
 }
 
 #[test]
-fn promise_3_a_read_that_is_interrupted_keeps_what_has_come() {
+fn promise_3_interrupted_read_keeps_received_bytes() {
     own_process!(60);
     let (mut one, two) = pair();
     let fd = two.as_raw_fd();
@@ -156,7 +156,7 @@ fn promise_3_a_read_that_is_interrupted_keeps_what_has_come() {
 }
 
 #[test]
-fn promise_3_a_frame_that_is_too_large_for_the_buffer_stays() {
+fn promise_3_frame_too_large_for_the_buffer_is_kept() {
     own_process!(60);
     let (mut one, two) = pair();
     one.write_all(&frame(6, b"twelve bytes")).unwrap();
@@ -170,12 +170,12 @@ fn promise_3_a_frame_that_is_too_large_for_the_buffer_stays() {
 }
 
 #[test]
-fn promise_3_a_frame_that_was_read_ahead_and_is_too_large_for_the_buffer_stays() {
+fn promise_3_read_ahead_frame_too_large_for_buffer_is_kept() {
     own_process!(60);
     let mut program = Program::server();
     let (mut one, fd) = program.peer();
     one.write_all(&[frame(1, b"first"), frame(6, b"twelve bytes")].concat()).unwrap();
-    assert_eq!(program.next(), Told::Message(fd, 1, b"first".to_vec()));
+    assert_eq!(program.next(), Reported::Message(fd, 1, b"first".to_vec()));
     let mut room = [0_u8; 64];
     let (mut place, mut length) = (room.as_mut_ptr().cast(), 16);
     assert_eq!(unsafe { usock_recv(fd, &mut place, &mut length) }, IPC_ERROR_USOCK_RECV);

@@ -68,7 +68,7 @@ fn link_at_the_path_is_neither_followed_nor_removed() {
 }
 
 #[test]
-fn lock_of_somebody_who_reads_the_directory_does_not_keep_it() {
+fn flock_of_another_process_does_not_block_the_service() {
     own_process!(30);
     let directory = std::fs::File::open(rundir()).unwrap();
     assert_eq!(unsafe { libc::flock(directory.as_raw_fd(), libc::LOCK_EX) }, 0);
@@ -86,7 +86,7 @@ fn foreign_socket(path: &Path, lives: bool) -> Option<std::os::unix::net::UnixLi
 }
 
 #[test]
-fn dead_socket_of_another_user_is_replaced_and_a_living_one_is_not() {
+fn only_a_dead_socket_of_another_user_is_replaced() {
     own_process!(30);
     if unsafe { libc::geteuid() } != 0 {
         say("SKIPPED: sockets of another user: only root can make them");

@@ -82,7 +82,7 @@ fn server_close(srv: &mut ipc_connection_info) -> Result<(), Failure> {
 const ZEROS: ipc_connection_info = ipc_connection_info { fd: 0, ..EMPTY_INFO };
 
 #[test]
-fn promise_35_failed_structures_are_printed_and_closed_without_harm() {
+fn promise_35_failed_structures_can_be_printed_and_closed() {
     own_process!(30);
     let mut living = ZEROS;
     assert_eq!(server_init(&mut living, c"living"), Ok(()));
@@ -201,7 +201,7 @@ fn promise_48_close_of_what_is_not_open_is_an_error() {
 }
 
 #[test]
-fn promise_48_descriptors_that_cannot_be_added_leave_the_list_as_it_was() {
+fn promise_48_refused_descriptor_leaves_the_list_unchanged() {
     own_process!(30);
     let (mut listed, _peer) = listed();
     let event_fd = listed.program.event_fd();
@@ -234,7 +234,7 @@ fn equality_is_0_or_1_as_a_number_of_any_size() {
 
 /// The kernel gives the program's socket a descriptor of the peer's process with each message.
 #[test]
-fn promise_44_descriptors_of_other_control_messages_do_not_stay() {
+fn promise_44_descriptors_of_other_control_messages_closed() {
     own_process!(30);
     const SO_PASSPIDFD: libc::c_int = 76;
     let (ours, peer) = pair();

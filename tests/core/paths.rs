@@ -100,21 +100,21 @@ fn promise_20_usock_refuses_one_byte_more() {
 fn serves_itself() {
     let name = CString::new(child::hear()).unwrap();
     let (mut srv, mut client, mut accepted) = (EMPTY_INFO, EMPTY_INFO, EMPTY_INFO);
-    let told = |code| format!("{} {}", code as i32, if code == IPC_ERROR_NONE { 0 } else { errno() });
+    let reported = |code| format!("{} {}", code as i32, if code == IPC_ERROR_NONE { 0 } else { errno() });
     let mut path: [c_char; libc::PATH_MAX as usize] = [1; libc::PATH_MAX as usize];
     unsafe {
         service_path(path.as_mut_ptr(), name.as_ptr(), 0, 0);
         child::say(CStr::from_ptr(path.as_ptr()).to_bytes());
         let opened = ipc_server_init(env(), &mut srv, name.as_ptr());
-        child::say(told(opened));
+        child::say(reported(opened));
         let connected = ipc_connection(env(), &mut client, name.as_ptr());
-        child::say(told(connected));
+        child::say(reported(connected));
         if opened == IPC_ERROR_NONE && connected == IPC_ERROR_NONE {
             assert_eq!(ipc_accept(&mut srv, &mut accepted), IPC_ERROR_NONE);
             assert_eq!(write(client.fd, 1, b"from afar"), IPC_ERROR_NONE);
             assert_eq!(read(accepted.fd), Ok((1, b"from afar".to_vec())));
             assert_eq!(CStr::from_ptr(srv.spath).to_bytes(), CStr::from_ptr(path.as_ptr()).to_bytes());
-            child::say(told(ipc_server_close(&mut srv)));
+            child::say(reported(ipc_server_close(&mut srv)));
         } else {
             child::say("nothing to close");
         }
@@ -262,7 +262,7 @@ fn counts_what_it_inherits() {
 }
 
 #[test]
-fn promise_21_what_is_open_for_a_moment_is_close_on_exec_too() {
+fn promise_21_temporary_descriptors_are_close_on_exec() {
     own_process!(60);
     let top = tempfile::tempdir().unwrap();
     let mut command = child::command(opens_and_closes_while_others_start);

@@ -65,7 +65,7 @@ fn run(program: &Path, user: u32, rundir: &Path, service: &str) -> [String; 4] {
 }
 
 #[test]
-fn promise_25_a_set_user_id_program_does_not_listen_to_its_environment() {
+fn promise_25_set_user_id_program_ignores_its_environment() {
     own_process!(60);
     if unsafe { libc::geteuid() } != 0 {
         say("SKIPPED: promise 25 needs root, to make a set-user-ID program of somebody else");

@@ -35,7 +35,7 @@ fn ask(stream: &mut UnixStream, question: &[u8]) -> Vec<u8> {
 /// Answers each message with itself until one says "end". How many events there were.
 fn echo_until_the_end(program: &mut Program) -> usize {
     for events in 1.. {
-        if let Told::Message(fd, kind, payload) = program.next() {
+        if let Reported::Message(fd, kind, payload) = program.next() {
             assert_eq!(write(fd, kind, &payload), IPC_ERROR_NONE);
             if payload == b"end" {
                 return events;
@@ -65,7 +65,7 @@ fn becomes_a_daemon() {
 }
 
 #[test]
-fn promise_22_a_daemon_serves_after_its_parent_has_ended_and_removes_its_path() {
+fn promise_22_daemon_serves_after_parent_exit_and_removes_path() {
     own_process!(60);
     for how in ["_exit", "exit"] {
         let mut daemon = Child::start(becomes_a_daemon);
@@ -113,7 +113,7 @@ fn forks_a_worker_that_closes_all() {
                 let mut own = Program::client();
                 let mut info = ipc_connection_info { fd: two.into_raw_fd(), ..EMPTY_INFO };
                 assert_eq!(unsafe { ipc_add(&mut own.list, &mut info) }, IPC_ERROR_NONE);
-                assert_eq!(own.next(), Told::Message(info.fd, 1, b"mine".to_vec()));
+                assert_eq!(own.next(), Reported::Message(info.fd, 1, b"mine".to_vec()));
                 assert_eq!(unsafe { ipc_close(&mut info) }, IPC_ERROR_NONE);
             }
             close_all(&mut program);
@@ -137,7 +137,7 @@ fn promise_22_a_parent_does_not_notice_what_its_worker_closes() {
         assert_eq!(ask(client, b"still there?"), b"still there?");
     }
     assert_eq!(ask(&mut patient(&path), b"end"), b"end");
-    // Three messages, one connection, one message: nothing else was told.
+    // Three messages, one connection, one message: nothing else was reported.
     assert_eq!(child.hear(), "5");
     assert!(child.end().success());
 }
@@ -149,7 +149,7 @@ fn forks_with_bytes_in_hand() {
     let mut program = child::server();
     child::say(program.path.to_str().unwrap());
     let fd = program.next_connection();
-    assert_eq!(program.next(), Told::Message(fd, 1, b"first".to_vec()));
+    assert_eq!(program.next(), Reported::Message(fd, 1, b"first".to_vec()));
     assert_eq!(write(fd, 1, &pattern(LARGE, 22)), IPC_ERROR_NONE);
     let worker = fork();
     if worker == 0 {
@@ -163,14 +163,14 @@ fn forks_with_bytes_in_hand() {
     }
     assert_eq!(wait_for(worker), 0);
     child::say("forked");
-    assert_eq!(program.next(), Told::Message(fd, 2, b"ahead".to_vec()));
+    assert_eq!(program.next(), Reported::Message(fd, 2, b"ahead".to_vec()));
     assert_eq!(read(fd), Ok((3, b"ahead too".to_vec())));
-    assert_eq!(program.next(), Told::Message(fd, 4, b"got it".to_vec()));
+    assert_eq!(program.next(), Reported::Message(fd, 4, b"got it".to_vec()));
     assert_eq!(write(fd, 5, b"last"), IPC_ERROR_NONE);
 }
 
 #[test]
-fn promise_22_what_is_queued_at_a_fork_is_sent_once_by_the_parent() {
+fn promise_22_queue_is_sent_once_by_the_parent_after_fork() {
     own_process!(60);
     let mut child = Child::start(forks_with_bytes_in_hand);
     let mut peer = patient(&child.hear());
@@ -189,7 +189,7 @@ fn hands_a_connection_over() {
     let mut program = child::server();
     child::say(program.path.to_str().unwrap());
     let fd = program.next_connection();
-    assert_eq!(program.next(), Told::Message(fd, 1, b"first".to_vec()));
+    assert_eq!(program.next(), Reported::Message(fd, 1, b"first".to_vec()));
     let worker = fork();
     if worker == 0 {
         end_after(20);
@@ -199,10 +199,10 @@ fn hands_a_connection_over() {
         assert_eq!(unsafe { ipc_add(&mut own.list, client) }, IPC_ERROR_NONE);
         own.clients.push(client);
         for (kind, payload) in [(2, "ahead"), (3, "ahead too"), (4, "later")] {
-            assert_eq!(own.next(), Told::Message(fd, kind, payload.as_bytes().to_vec()));
+            assert_eq!(own.next(), Reported::Message(fd, kind, payload.as_bytes().to_vec()));
             assert_eq!(write(fd, kind, payload.as_bytes()), IPC_ERROR_NONE);
         }
-        assert_eq!(own.next(), Told::Disconnection(fd));
+        assert_eq!(own.next(), Reported::Disconnection(fd));
         unsafe { libc::exit(0) };
     }
     let client = program.clients.pop().unwrap();
@@ -218,7 +218,7 @@ fn hands_a_connection_over() {
 }
 
 #[test]
-fn promise_22_a_worker_goes_on_with_a_connection_where_its_parent_stopped() {
+fn promise_22_worker_continues_the_connection_of_its_parent() {
     own_process!(60);
     let mut child = Child::start(hands_a_connection_over);
     let path = child.hear();
@@ -261,18 +261,18 @@ fn forks_a_worker_that_serves_beside_it() {
     let (mut served, mut service) = (0, None);
     loop {
         match program.next() {
-            Told::Message(fd, 1, question) if question == b"who?" => {
+            Reported::Message(fd, 1, question) if question == b"who?" => {
                 assert_eq!(write(fd, 1, &std::process::id().to_ne_bytes()), IPC_ERROR_NONE);
                 served += 1;
             }
-            Told::Message(fd, 1, question) => {
+            Reported::Message(fd, 1, question) => {
                 assert_eq!(fd, first, "of the parent");
                 assert_eq!(write(fd, 1, &question), IPC_ERROR_NONE);
                 if question == b"end" {
                     break;
                 }
             }
-            Told::Connection(_) | Told::Disconnection(_) => {}
+            Reported::Connection(_) | Reported::Disconnection(_) => {}
             other => panic!("{other:?}"),
         }
         if served == CLIENTS && worker == 0 {
@@ -317,7 +317,7 @@ fn be_busy(number: usize, stop: &AtomicBool) {
     assert_eq!(unsafe { ipc_add(&mut never.list, &mut unread) }, IPC_ERROR_NONE);
     while !stop.load(Ordering::Relaxed) {
         assert_eq!(write(one.as_raw_fd(), 1, b"busy"), IPC_ERROR_NONE);
-        assert_eq!(here.next(), Told::Message(ours.fd, 1, b"busy".to_vec()));
+        assert_eq!(here.next(), Reported::Message(ours.fd, 1, b"busy".to_vec()));
         assert_eq!(write(ours.fd, 1, b"busy"), IPC_ERROR_NONE);
         assert_eq!(read(one.as_raw_fd()), Ok((1, b"busy".to_vec())));
         // In the end it is refused.
@@ -338,11 +338,11 @@ fn use_the_library() {
     let client = child::connect(&server.path);
     let fd = server.next_connection();
     assert_eq!(write(client, 1, b"question"), IPC_ERROR_NONE);
-    assert_eq!(server.next(), Told::Message(fd, 1, b"question".to_vec()));
+    assert_eq!(server.next(), Reported::Message(fd, 1, b"question".to_vec()));
     assert_eq!(write(fd, 1, &[22; 400_000]), IPC_ERROR_NONE);
     assert!(read(client) == Ok((1, vec![22; 400_000])));
     assert_eq!(usock_close(client), IPC_ERROR_NONE);
-    assert_eq!(server.next(), Told::Disconnection(fd));
+    assert_eq!(server.next(), Reported::Disconnection(fd));
 }
 
 fn forks_beside_busy_threads() {
@@ -370,7 +370,7 @@ fn forks_beside_busy_threads() {
 const FORKS: usize = 200;
 
 #[test]
-fn promise_22_a_fork_while_other_threads_are_in_the_library_leaves_the_child_a_whole_one() {
+fn promise_22_child_of_a_threaded_process_can_use_the_library() {
     own_process!(300);
     let rundir = tempfile::tempdir().unwrap();
     let mut command = child::command(forks_beside_busy_threads);

@@ -72,7 +72,7 @@ fn goes_to(name: &str, place: &Place) {
 }
 
 #[test]
-fn connections_go_where_the_variables_say() {
+fn connections_follow_the_network_variables() {
     own_process!(30);
     let [audio, pong, other] = ["audio", "pong", "other"].map(Place::service);
     let elsewhere = Place::at(&rundir().join("elsewhere"));
@@ -101,7 +101,7 @@ fn connections_go_where_the_variables_say() {
 }
 
 #[test]
-fn paths_up_to_path_max_are_gone_to() {
+fn target_paths_up_to_path_max_are_connected() {
     own_process!(30);
     let mut folder = rundir().clone();
     while folder.as_os_str().len() < 3860 {
@@ -125,7 +125,7 @@ fn paths_up_to_path_max_are_gone_to() {
 }
 
 #[test]
-fn what_is_no_target_is_an_error_and_the_service_is_not_gone_to() {
+fn invalid_target_is_an_error_without_a_connection() {
     own_process!(60);
     let [audio, other] = ["audio", "other"].map(Place::service);
     let long = format!("ssh://{}", "x".repeat(1019));
@@ -147,7 +147,7 @@ fn what_is_no_target_is_an_error_and_the_service_is_not_gone_to() {
 }
 
 #[test]
-fn servers_paths_and_names_are_where_they_were() {
+fn server_paths_and_names_are_not_rerouted() {
     own_process!(30);
     set("IPC_NETWORK", "* other");
     let mut program = Program::server();
@@ -201,7 +201,7 @@ fn system_calls_of_a_connect(variables: &[(&str, &str)]) -> Option<Vec<String>> 
 }
 
 #[test]
-fn without_a_variable_a_connect_makes_the_system_calls_that_it_made() {
+fn connect_without_variables_makes_the_same_system_calls() {
     own_process!(60);
     if Command::new("strace").arg("-V").output().is_err() {
         return say("SKIPPED: system calls are not compared, strace is not installed");

@@ -38,7 +38,7 @@ fn promise_10_ten_thousand_clients_of_one_server() {
     }
     let mut server = Program::server();
     drop(server.peer());
-    assert!(matches!(server.next(), Told::Disconnection(_)));
+    assert!(matches!(server.next(), Reported::Disconnection(_)));
     let before = open_descriptors();
     let mut clients = Child::start(connects_many);
     clients.say(server.path.to_str().unwrap());
@@ -48,12 +48,12 @@ fn promise_10_ten_thousand_clients_of_one_server() {
     let speak = count.div_ceil(SPEAKS);
     while come < count || spoken < speak {
         match server.next() {
-            Told::Connection(_) => come += 1,
-            Told::Message(fd, 1, payload) => {
+            Reported::Connection(_) => come += 1,
+            Reported::Message(fd, 1, payload) => {
                 assert_eq!(server.write(fd, 2, &payload), IPC_ERROR_NONE);
                 spoken += 1;
             }
-            told => panic!("{told:?}"),
+            reported => panic!("{reported:?}"),
         }
         most = most.max(server.list.size);
     }
@@ -62,8 +62,8 @@ fn promise_10_ten_thousand_clients_of_one_server() {
     clients.say("go");
     let begin = Instant::now();
     for _ in 0..count {
-        let told = server.next();
-        assert!(matches!(told, Told::Disconnection(_)), "{told:?}");
+        let reported = server.next();
+        assert!(matches!(reported, Reported::Disconnection(_)), "{reported:?}");
     }
     let gone = begin.elapsed();
     assert!(clients.end().success());
@@ -71,8 +71,8 @@ fn promise_10_ten_thousand_clients_of_one_server() {
     assert_eq!((server.list.size, server.clients.len()), (0, 0));
     assert_eq!(open_descriptors(), before);
     say(&format!("{count} clients: came and spoke in {connected:.1?}, went in {gone:.1?}"));
-    // Nothing is left to be told.
+    // No event is pending.
     let (mut last, fd) = server.peer();
     last.write_all(&frame(1, b"the last")).unwrap();
-    assert_eq!(server.next(), Told::Message(fd, 1, b"the last".to_vec()));
+    assert_eq!(server.next(), Reported::Message(fd, 1, b"the last".to_vec()));
 }

@@ -1,4 +1,4 @@
-//! Promise 19: who gets the path of a service, who keeps it, and what is left of it.
+//! Promise 19: which server gets the path of a service, which server keeps it, and what is left of it.
 
 use std::ffi::CString;
 use std::io::{Read, Write};
@@ -52,7 +52,7 @@ fn names(directory: &Path) -> Vec<String> {
 }
 
 #[test]
-fn promise_19_the_last_directory_is_made_where_it_is_missing() {
+fn promise_19_last_directory_is_made_if_missing() {
     own_process!(60);
     let top = tempfile::tempdir().unwrap();
     let (mut child, said) = start(&top.path().join("run"));
@@ -104,7 +104,7 @@ fn usock_init_at(path: &Path) -> (ipc_errors, i32, i32) {
     (code, errno(), fd)
 }
 
-/// Nobody else gets the path, neither in this process nor in another one.
+/// No other server gets the path, neither in this process nor in another process.
 fn stays_with_its_owner(rundir: &Path) {
     let before = names(rundir);
     let (code, errno, fd) = usock_init_at(&rundir.join("s-0-0"));
@@ -115,7 +115,7 @@ fn stays_with_its_owner(rundir: &Path) {
 }
 
 #[test]
-fn promise_19_a_living_server_keeps_its_path_and_sees_no_ghost() {
+fn promise_19_running_server_keeps_its_path() {
     own_process!(60);
     let rundir = tempfile::tempdir().unwrap();
     let path = rundir.path().join("s-0-0");
@@ -156,7 +156,7 @@ fn promise_19_a_living_server_keeps_its_path_and_sees_no_ghost() {
 }
 
 #[test]
-fn promise_19_what_is_no_socket_keeps_its_path() {
+fn promise_19_file_that_is_no_socket_is_not_replaced() {
     own_process!(60);
     let rundir = tempfile::tempdir().unwrap();
     let path = rundir.path().join("s-0-0");
@@ -191,7 +191,7 @@ fn opens_many_at_once() {
 const ROUNDS: usize = 10;
 
 #[test]
-fn promise_19_of_many_that_start_at_once_one_wins() {
+fn promise_19_one_of_many_servers_started_at_once_wins() {
     own_process!(60);
     let rundir = tempfile::tempdir().unwrap();
     let shot = rundir.path().join("shot");

@@ -1,5 +1,5 @@
 //! Promise 45: O_NONBLOCK and SO_RCVTIMEO that a program sets on its sockets hold for the whole call, counted from its begin,
-//! however the bytes arrive. Whether a call is ended by them is told by what it returns; the limits that are measured are wide.
+//! however the bytes arrive. The result of a call shows whether they have ended it; the limits that are measured are wide.
 
 use std::io::Write;
 use std::os::fd::{AsRawFd, RawFd};
@@ -147,7 +147,7 @@ fn promise_45_a_read_keeps_to_its_time_however_bytes_arrive() {
 }
 
 #[test]
-fn promise_45_a_header_that_drips_in_is_no_reason_to_wait_longer() {
+fn promise_45_slow_header_does_not_extend_the_timeout() {
     own_process!(60);
     for call in CALLS {
         let (ours, mut peer) = pair();
@@ -236,7 +236,7 @@ fn with_each_accept(mut test: impl FnMut(&str, Accept, &mut Program)) {
             if is_listed {
                 let (peer, fd) = program.peer();
                 drop(peer);
-                assert_eq!(program.next(), Told::Disconnection(fd));
+                assert_eq!(program.next(), Reported::Disconnection(fd));
                 assert_eq!(program.look(0), Seen::Nothing);
             }
             test(&format!("{name}, listed {is_listed}"), accept, &mut program);
@@ -265,7 +265,7 @@ fn promise_45_an_accept_keeps_to_its_time() {
 
 /// The flag that the program has set before a list has waited for the service.
 #[test]
-fn promise_45_an_accept_of_a_nonblocking_service_returns_at_once() {
+fn promise_45_accept_of_a_nonblocking_service_returns_at_once() {
     own_process!(60);
     for (name, accept) in [("ipc_accept", accept as Accept), ("usock_accept", usock)] {
         let mut program = Program::server();

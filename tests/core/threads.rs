@@ -19,7 +19,7 @@ impl<T> Moved<T> {
 }
 
 #[test]
-fn promise_23_several_servers_and_clients_each_in_a_thread_of_its_own() {
+fn promise_23_servers_and_clients_in_one_thread_each() {
     own_process!(60);
     const SERVERS: usize = 4;
     const CLIENTS: usize = 3;
@@ -31,27 +31,27 @@ fn promise_23_several_servers_and_clients_each_in_a_thread_of_its_own() {
         let server = Moved(server);
         threads.push(std::thread::spawn(move || {
             let mut server = server.here();
-            let (mut told, mut clients) = ([0; 3], 0);
-            while told[2] < CLIENTS {
+            let (mut reported, mut clients) = ([0; 3], 0);
+            while reported[2] < CLIENTS {
                 match server.next() {
-                    Told::Connection(_) => {
-                        told[0] += 1;
+                    Reported::Connection(_) => {
+                        reported[0] += 1;
                         clients += 1;
                     }
-                    Told::Message(fd, kind, payload) => {
-                        told[1] += 1;
+                    Reported::Message(fd, kind, payload) => {
+                        reported[1] += 1;
                         assert_eq!(usize::from(kind), number, "a message for another server");
                         assert_eq!(server.write(fd, kind, &payload), IPC_ERROR_NONE);
                     }
-                    Told::Disconnection(_) => {
-                        told[2] += 1;
+                    Reported::Disconnection(_) => {
+                        reported[2] += 1;
                         clients -= 1;
                     }
                     other => panic!("{other:?}"),
                 }
                 assert_eq!(server.list.size, clients);
             }
-            assert_eq!(told, [CLIENTS, CLIENTS * QUESTIONS, CLIENTS]);
+            assert_eq!(reported, [CLIENTS, CLIENTS * QUESTIONS, CLIENTS]);
         }));
         for client in 0..CLIENTS {
             let stream = UnixStream::connect(&paths[number]).unwrap();
@@ -64,7 +64,7 @@ fn promise_23_several_servers_and_clients_each_in_a_thread_of_its_own() {
                     assert_eq!(write(info.fd, number as u8, &payload), IPC_ERROR_NONE);
                     // Both ways to wait for the answer.
                     if question % 2 == 0 {
-                        assert_eq!(program.next(), Told::Message(info.fd, number as u8, payload));
+                        assert_eq!(program.next(), Reported::Message(info.fd, number as u8, payload));
                     } else {
                         assert_eq!(read(info.fd), Ok((number as u8, payload)));
                     }
@@ -86,14 +86,14 @@ fn promise_23_lists_of_several_threads_come_and_go() {
                 for n in 0..100 {
                     let mut server = Program::server();
                     let (mut peer, fd) = server.peer();
-                    // What is read ahead and never told is not told in another thread either.
+                    // What is read ahead and never reported is not reported in another thread either.
                     peer.write_all(&frame(thread, &[n]).repeat(3)).unwrap();
-                    assert_eq!(server.next(), Told::Message(fd, thread, vec![n]));
+                    assert_eq!(server.next(), Reported::Message(fd, thread, vec![n]));
                     if n % 2 == 0 {
                         drop(peer);
-                        assert_eq!(server.next(), Told::Message(fd, thread, vec![n]));
-                        assert_eq!(server.next(), Told::Message(fd, thread, vec![n]));
-                        assert_eq!(server.next(), Told::Disconnection(fd));
+                        assert_eq!(server.next(), Reported::Message(fd, thread, vec![n]));
+                        assert_eq!(server.next(), Reported::Message(fd, thread, vec![n]));
+                        assert_eq!(server.next(), Reported::Disconnection(fd));
                     }
                 }
             })
@@ -103,7 +103,7 @@ fn promise_23_lists_of_several_threads_come_and_go() {
 }
 
 #[test]
-fn promise_23_a_thread_that_waits_sends_what_another_one_has_queued() {
+fn promise_23_waiting_thread_sends_the_queue_of_another_thread() {
     own_process!(60);
     const SIZE: usize = 4_000_000;
     let mut server = Program::server();
@@ -112,7 +112,7 @@ fn promise_23_a_thread_that_waits_sends_what_another_one_has_queued() {
     let server = Moved(server);
     let waiting = std::thread::spawn(move || {
         let mut server = server.here();
-        assert_eq!(server.next(), Told::Message(fd, 2, b"all of it".to_vec()));
+        assert_eq!(server.next(), Reported::Message(fd, 2, b"all of it".to_vec()));
     });
     // Nothing but the thread that waits is in the library from here on.
     let writer = std::thread::spawn(move || write(fd, 1, &pattern(SIZE, 23)));
@@ -165,7 +165,7 @@ fn promise_23_any_connection_may_be_written_from_any_thread() {
     // Meanwhile this thread waits for events of the same connections.
     let mut heard: Vec<_> = (0..fds.len())
         .map(|_| match server.next() {
-            Told::Message(fd, 0, all) if all == b"all" => fd,
+            Reported::Message(fd, 0, all) if all == b"all" => fd,
             other => panic!("{other:?}"),
         })
         .collect();
@@ -177,7 +177,7 @@ fn promise_23_any_connection_may_be_written_from_any_thread() {
 }
 
 #[test]
-fn promise_23_one_thread_reads_a_connection_while_others_write_it() {
+fn promise_23_one_thread_reads_while_others_write() {
     own_process!(60);
     let (one, two) = pair();
     let echo = std::thread::spawn(move || {

@@ -25,19 +25,19 @@ fn promise_49_a_service_in_two_lists_is_served_by_both() {
     for round in 0..200 {
         let [one, other] = if round % 2 == 0 { [&mut first, &mut second] } else { [&mut second, &mut first] };
         let mut peer = UnixStream::connect(if round % 2 == 0 { &one.path } else { &other.path }).unwrap();
-        let Seen::Told(Told::Connection(fd)) = one.look(10_000) else { panic!("{round}") };
+        let Seen::Reported(Reported::Connection(fd)) = one.look(10_000) else { panic!("{round}") };
         assert_eq!(other.look(0), Seen::Nothing, "{round}");
         peer.write_all(&frame(1, b"hello")).unwrap();
-        assert_eq!(one.look(10_000), Told::Message(fd, 1, b"hello".to_vec()));
+        assert_eq!(one.look(10_000), Reported::Message(fd, 1, b"hello".to_vec()));
         drop(peer);
-        assert_eq!(one.look(10_000), Told::Disconnection(fd));
+        assert_eq!(one.look(10_000), Reported::Disconnection(fd));
     }
     // It is the first that closes it.
     second.srv = None;
 }
 
 #[test]
-fn promise_49_the_end_of_one_list_leaves_the_service_to_the_other() {
+fn promise_49_freeing_one_list_leaves_service_to_the_other() {
     own_process!(30);
     let mut first = Program::server();
     let mut second = Program::client();
@@ -50,7 +50,7 @@ fn promise_49_the_end_of_one_list_leaves_the_service_to_the_other() {
     drop(second);
     let (mut peer, fd) = first.peer();
     peer.write_all(&frame(1, b"hello")).unwrap();
-    assert_eq!(first.look(10_000), Told::Message(fd, 1, b"hello".to_vec()));
+    assert_eq!(first.look(10_000), Reported::Message(fd, 1, b"hello".to_vec()));
 }
 
 /// Each byte is got by one of the two, and both are told of those that come when the other one is busy.
@@ -70,7 +70,7 @@ fn promise_49_a_descriptor_in_two_lists_is_read_by_both() {
                 while !is_over.load(SeqCst) {
                     match program.look(10) {
                         Seen::Nothing => {}
-                        Seen::Told(Told::Extra(told, bytes)) if told == fd => {
+                        Seen::Reported(Reported::Extra(reported, bytes)) if reported == fd => {
                             count.fetch_add(1, SeqCst);
                             total.fetch_add(bytes.len(), SeqCst);
                         }
@@ -92,7 +92,7 @@ fn promise_49_a_descriptor_in_two_lists_is_read_by_both() {
 }
 
 #[test]
-fn promise_49_a_watched_descriptor_in_two_lists_is_reported_to_both() {
+fn promise_49_watched_descriptor_in_two_lists_reported_to_both() {
     own_process!(30);
     let (mut reader, mut writer) = pipe();
     let [mut one, mut other] = [Program::client(), Program::client()];
@@ -139,17 +139,17 @@ fn serve(shared: &Shared, service: RawFd) {
         let key = program.event.origin as usize;
         match seen {
             // An error is that of a client which has left with answers unread; its end follows.
-            Seen::Nothing | Seen::Told(Told::Error(_)) => {}
-            Seen::Told(Told::Connection(fd)) => {
+            Seen::Nothing | Seen::Reported(Reported::Error(_)) => {}
+            Seen::Reported(Reported::Connection(fd)) => {
                 let client = Client { fd: Mutex::new(Some(fd)) };
                 shared.clients.lock().unwrap().insert(key, client.into());
                 shared.came.fetch_add(1, SeqCst);
             }
-            Seen::Told(Told::Message(_, 1, question)) => {
+            Seen::Reported(Reported::Message(_, 1, question)) => {
                 let client = shared.clients.lock().unwrap()[&key].clone();
                 shared.questions.lock().unwrap().push((client, question));
             }
-            Seen::Told(Told::Disconnection(_)) => {
+            Seen::Reported(Reported::Disconnection(_)) => {
                 let client = shared.clients.lock().unwrap().remove(&key).unwrap();
                 *client.fd.lock().unwrap() = None;
                 shared.went.fetch_add(1, SeqCst);
@@ -191,7 +191,7 @@ fn fork_children(shared: &Shared) {
             let mut added = connection(&ours);
             assert_eq!(unsafe { ipc_add(&mut own.list, &mut added) }, IPC_ERROR_NONE);
             peer.write_all(&frame(1, b"in the child")).unwrap();
-            assert_eq!(own.look(10_000), Told::Message(added.fd, 1, b"in the child".to_vec()));
+            assert_eq!(own.look(10_000), Reported::Message(added.fd, 1, b"in the child".to_vec()));
             assert_eq!(unsafe { ipc_del(&mut own.list, &mut added) }, IPC_ERROR_NONE);
             unsafe {
                 ipc_connections_free(&mut own.list);
@@ -253,7 +253,7 @@ fn ask(path: &Path, client: usize, round: usize) {
 }
 
 #[test]
-fn promise_49_two_lists_a_writer_and_forks_lose_and_mix_nothing() {
+fn promise_49_two_lists_a_writer_and_forks_lose_nothing() {
     own_process!(100);
     let mut child = Child::start(serves_in_two_threads);
     let path = child.hear();

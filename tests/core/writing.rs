@@ -1,4 +1,4 @@
-//! Promises 15, 16 and 18: when ipc_write returns and what it leaves in memory; a peer that is gone.
+//! Promises 15, 16 and 18: when ipc_write returns and what it leaves in memory; a closed peer.
 
 use std::io::Read;
 use std::os::fd::{AsRawFd, IntoRawFd};
@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use crate::child::{self, Child};
 use crate::support::*;
 
-child::roles! { writes_and_is_killed, writes_before_it_reads, writes_to_those_who_have_gone }
+child::roles! { writes_and_is_killed, writes_before_it_reads, writes_to_closed_peers }
 
 const LARGEST: usize = 7_999_995;
 
@@ -40,7 +40,7 @@ impl Drop for Listed {
     }
 }
 
-/// Bytes that tell their number.
+/// Bytes that contain their number.
 fn numbered(size: usize, number: usize) -> Vec<u8> {
     let mut payload = vec![number as u8; size];
     payload[..8].copy_from_slice(&number.to_ne_bytes());
@@ -53,8 +53,8 @@ fn fill(fd: i32, size: usize, first: usize) -> usize {
         match write(fd, 1, &numbered(size, number)) {
             IPC_ERROR_NONE => {}
             code => {
-                let told = (code, errno());
-                assert_eq!(told, (IPC_ERROR_MESSAGE_WRITE__NOT_ENOUGH_DATA, libc::EAGAIN));
+                let reported = (code, errno());
+                assert_eq!(reported, (IPC_ERROR_MESSAGE_WRITE__NOT_ENOUGH_DATA, libc::EAGAIN));
                 return number - first;
             }
         }
@@ -104,7 +104,7 @@ fn promise_15_what_was_written_survives_its_writer() {
 }
 
 #[test]
-fn promise_16_the_queue_is_bounded_and_a_refused_message_is_refused_whole() {
+fn promise_16_full_queue_refuses_a_message_whole() {
     own_process!(60);
     const SIZE: usize = 1_000_000;
     let (mut ours, mut peer) = listed();
@@ -132,7 +132,7 @@ fn promise_16_the_queue_is_bounded_and_a_refused_message_is_refused_whole() {
     let mut peer = reader.join().unwrap();
     assert_eq!(read_frame(&mut peer), (2, b"after".to_vec()), "nothing of what was refused");
     std::io::Write::write_all(&mut peer, &frame(4, b"answer")).unwrap();
-    assert_eq!(ours.program.next(), Told::Message(ours.info.fd, 4, b"answer".to_vec()));
+    assert_eq!(ours.program.next(), Reported::Message(ours.info.fd, 4, b"answer".to_vec()));
     assert_eq!(write(ours.info.fd, 5, b"as before"), IPC_ERROR_NONE);
     while let (3, empty) = read_frame(&mut peer) {
         assert_eq!(empty, b"");
@@ -140,7 +140,7 @@ fn promise_16_the_queue_is_bounded_and_a_refused_message_is_refused_whole() {
 }
 
 #[test]
-fn promise_16_a_peer_that_does_not_read_costs_its_milliseconds_once() {
+fn promise_16_stalled_peer_costs_its_wait_once() {
     own_process!(60);
     let (ours, _peer) = listed();
     assert_eq!(write(ours.info.fd, 1, &vec![0; 1_000_000]), IPC_ERROR_NONE);
@@ -170,7 +170,7 @@ fn queued_bytes_leave_from(mut next: impl FnMut(&mut Listed)) {
 fn promise_16_queued_bytes_leave_from_ipc_wait_event() {
     own_process!(60);
     queued_bytes_leave_from(|ours| {
-        assert_eq!(ours.program.next(), Told::Message(ours.info.fd, 2, b"all of it".to_vec()));
+        assert_eq!(ours.program.next(), Reported::Message(ours.info.fd, 2, b"all of it".to_vec()));
     });
 }
 
@@ -215,11 +215,11 @@ fn writes_before_it_reads() {
     assert_eq!(unsafe { ipc_add(&mut program.list, &mut info) }, IPC_ERROR_NONE);
     assert_eq!(write(info.fd, 1, &numbered(LARGEST, 1)), IPC_ERROR_NONE);
     child::say("written");
-    assert!(program.next() == Told::Message(info.fd, 1, numbered(LARGEST, 2)));
+    assert!(program.next() == Reported::Message(info.fd, 1, numbered(LARGEST, 2)));
 }
 
 #[test]
-fn promise_16_two_programs_that_both_write_before_they_read_both_finish() {
+fn promise_16_two_programs_that_write_before_reading_finish() {
     own_process!(60);
     let mut server = Program::server();
     let mut other = Child::start(writes_before_it_reads);
@@ -227,13 +227,13 @@ fn promise_16_two_programs_that_both_write_before_they_read_both_finish() {
     let fd = server.next_connection();
     assert_eq!(server.write(fd, 1, &numbered(LARGEST, 2)), IPC_ERROR_NONE);
     assert_eq!(other.hear(), "written");
-    assert!(server.next() == Told::Message(fd, 1, numbered(LARGEST, 1)));
-    assert_eq!(server.next(), Told::Disconnection(fd));
+    assert!(server.next() == Reported::Message(fd, 1, numbered(LARGEST, 1)));
+    assert_eq!(server.next(), Reported::Disconnection(fd));
     assert!(other.end().success());
 }
 
 #[test]
-fn promise_16_a_half_closed_peer_gets_all_it_is_owed_before_its_disconnection() {
+fn promise_16_half_closed_peer_gets_its_queue_first() {
     own_process!(60);
     let mut server = Program::server();
     let (mut other, other_fd) = server.peer();
@@ -241,23 +241,23 @@ fn promise_16_a_half_closed_peer_gets_all_it_is_owed_before_its_disconnection() 
     assert_eq!(server.write(fd, 1, &numbered(LARGEST, 1)), IPC_ERROR_NONE);
     assert_eq!(server.write(fd, 2, &numbered(LARGEST, 2)), IPC_ERROR_NONE);
     peer.shutdown(std::net::Shutdown::Write).unwrap();
-    // It reads nothing yet; the others are served meanwhile, and its end is not told.
+    // It reads nothing yet; the others are served meanwhile, and its disconnection is not reported.
     for number in 0..10 {
         std::io::Write::write_all(&mut other, &frame(3, &[number])).unwrap();
-        assert_eq!(server.next(), Told::Message(other_fd, 3, vec![number]));
+        assert_eq!(server.next(), Reported::Message(other_fd, 3, vec![number]));
     }
     let reader = std::thread::spawn(move || {
         let mut got = Vec::new();
         (&peer).read_to_end(&mut got).unwrap();
         got
     });
-    assert_eq!(server.next(), Told::Disconnection(fd));
+    assert_eq!(server.next(), Reported::Disconnection(fd));
     let owed = [frame(1, &numbered(LARGEST, 1)), frame(2, &numbered(LARGEST, 2))].concat();
     assert!(reader.join().unwrap() == owed);
 }
 
-/// Writes to peers that have gone, one after the other, with the default action for SIGPIPE: to end.
-fn writes_to_those_who_have_gone() {
+/// Writes to closed peers, one after the other, with the default action for SIGPIPE: to end.
+fn writes_to_closed_peers() {
     assert_eq!(unsafe { libc::signal(libc::SIGPIPE, libc::SIG_DFL) }, libc::SIG_DFL);
     let gone = |code| assert_eq!((code, errno()), (IPC_ERROR_USOCK_SEND, libc::EPIPE));
     let bytes = frame(1, b"to nobody");
@@ -302,9 +302,9 @@ fn writes_to_those_who_have_gone() {
 }
 
 #[test]
-fn promise_18_a_peer_that_is_gone_is_an_error_and_no_signal() {
+fn promise_18_closed_peer_is_an_error_and_no_signal() {
     own_process!(60);
-    let mut child = Child::start(writes_to_those_who_have_gone);
+    let mut child = Child::start(writes_to_closed_peers);
     let status = child.end();
     assert!(status.success(), "{status}");
     assert_eq!(child.hear(), "no signal");

@@ -42,13 +42,13 @@ fn construct_the_rest(this: extern "C" fn()) {
 
 /// Plays the role that this process was started in, if any, and ends with it, as by return from main.
 pub fn play(this: extern "C" fn(), roles: &[(&str, fn())]) {
-    let Some(told) = std::env::var_os(ROLE) else { return };
+    let Some(reported) = std::env::var_os(ROLE) else { return };
     // It may be one of another module.
-    let Some((_, role)) = roles.iter().find(|(name, _)| told == *name) else { return };
+    let Some((_, role)) = roles.iter().find(|(name, _)| reported == *name) else { return };
     construct_the_rest(this);
     unsafe {
         std::env::remove_var(ROLE);
-        // Nobody is left behind where the whole test has been ended.
+        // The child ends if the whole test has been ended.
         libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL);
     }
     let played = std::panic::catch_unwind(role);
@@ -164,7 +164,7 @@ pub fn hear() -> String {
         match unsafe { libc::read(0, (&raw mut byte).cast(), 1) } {
             1 if byte != b'\n' => line.push(byte),
             1 => return String::from_utf8(line).unwrap(),
-            // The test has gone.
+            // The test has ended.
             _ => unsafe { libc::_exit(102) },
         }
     }

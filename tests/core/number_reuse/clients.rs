@@ -1,5 +1,5 @@
 //! What has the number of a client that the program has closed: the next client, a connection or a file of the program's
-//! own. Each end is told once and of the right origin.
+//! own. Each end is reported once and with the right origin.
 
 use std::io::{Read, Write};
 use std::os::fd::{AsRawFd, FromRawFd, IntoRawFd};
@@ -11,7 +11,7 @@ use crate::support::ext::*;
 use crate::support::*;
 
 #[test]
-fn promise_7_a_number_that_the_next_client_gets_is_the_end_of_the_one_before() {
+fn promise_7_disconnection_reported_when_next_client_reuses_fd() {
     own_process!(30);
     for end in [IpcClose, Close, ReadAheadThenIpcClose, HalfReadThenClose] {
         let mut ledger = Ledger::new();
@@ -21,28 +21,29 @@ fn promise_7_a_number_that_the_next_client_gets_is_the_end_of_the_one_before() {
         let _first = end.happen(&mut ledger, first, fd, origin);
         let mut next = ledger.waiting();
         next.write_all(&frame(1, b"from the next")).unwrap();
-        let mut told = vec![ledger.next(), ledger.next(), ledger.next()];
-        let place = told.iter().position(|(told, _)| *told == Told::Disconnection(fd)).unwrap();
-        assert_eq!(told.remove(place), (Told::Disconnection(fd), origin), "{end:?}");
-        let [(Told::Connection(next_fd), next_origin), message] = &told[..] else {
-            panic!("{end:?}: {told:?}")
+        let mut reported = vec![ledger.next(), ledger.next(), ledger.next()];
+        let place =
+            reported.iter().position(|(reported, _)| *reported == Reported::Disconnection(fd)).unwrap();
+        assert_eq!(reported.remove(place), (Reported::Disconnection(fd), origin), "{end:?}");
+        let [(Reported::Connection(next_fd), next_origin), message] = &reported[..] else {
+            panic!("{end:?}: {reported:?}")
         };
         assert_eq!(*next_fd, fd, "the number is to be used again");
-        assert_eq!(*message, (Told::Message(fd, 1, b"from the next".to_vec()), *next_origin), "{end:?}");
+        assert_eq!(*message, (Reported::Message(fd, 1, b"from the next".to_vec()), *next_origin), "{end:?}");
         let next_origin = *next_origin;
         second.write_all(&frame(1, b"still here")).unwrap();
-        assert_eq!(ledger.next(), (Told::Message(second_fd, 1, b"still here".to_vec()), second_origin));
+        assert_eq!(ledger.next(), (Reported::Message(second_fd, 1, b"still here".to_vec()), second_origin));
         drop(next);
-        assert_eq!(ledger.next(), (Told::Disconnection(fd), next_origin), "{end:?}");
+        assert_eq!(ledger.next(), (Reported::Disconnection(fd), next_origin), "{end:?}");
         drop(second);
-        assert_eq!(ledger.next(), (Told::Disconnection(second_fd), second_origin), "{end:?}");
+        assert_eq!(ledger.next(), (Reported::Disconnection(second_fd), second_origin), "{end:?}");
         ledger.assert_nothing_more();
     }
 }
 
 /// The program may have moved the entries since the library last saw them.
 #[test]
-fn promise_7_a_number_that_the_next_client_gets_wherever_the_one_before_stands() {
+fn promise_7_disconnection_reported_at_any_place_in_the_list() {
     own_process!(30);
     for end in [IpcClose, Close] {
         let mut ledger = Ledger::new();
@@ -55,21 +56,21 @@ fn promise_7_a_number_that_the_next_client_gets_wherever_the_one_before_stands()
             ledger.list.cinfos.write(marker.2);
             ledger.list.cinfos.add(1).write(origin);
         }
-        let mut told = vec![ledger.next()];
-        told.extend(ledger.all_there_is(2, &mut marker));
-        assert!(told.contains(&(Told::Disconnection(fd), origin)), "{end:?}: {told:?}");
-        let come = told.iter().find(|(told, _)| *told == Told::Connection(fd)).unwrap();
+        let mut reported = vec![ledger.next()];
+        reported.extend(ledger.all_there_is(2, &mut marker));
+        assert!(reported.contains(&(Reported::Disconnection(fd), origin)), "{end:?}: {reported:?}");
+        let come = reported.iter().find(|(reported, _)| *reported == Reported::Connection(fd)).unwrap();
         assert!(
-            told.contains(&(Told::Message(fd, 1, b"from the next".to_vec()), come.1)),
-            "{end:?}: {told:?}"
+            reported.contains(&(Reported::Message(fd, 1, b"from the next".to_vec()), come.1)),
+            "{end:?}: {reported:?}"
         );
-        assert_eq!(told.len(), 3, "{end:?}: {told:?}");
+        assert_eq!(reported.len(), 3, "{end:?}: {reported:?}");
     }
 }
 
 /// A server that closes a client and then connects somewhere gets the client's number for that.
 #[test]
-fn promise_7_a_number_that_a_connection_of_the_programs_own_gets_hides_no_end() {
+fn promise_7_own_connection_reusing_a_number_hides_no_end() {
     own_process!(30);
     for end in [IpcClose, Close] {
         let mut ledger = Ledger::new();
@@ -84,11 +85,11 @@ fn promise_7_a_number_that_a_connection_of_the_programs_own_gets_hides_no_end() 
         assert_eq!(unsafe { ipc_add(&mut ledger.list, &mut own) }, IPC_ERROR_NONE);
         ledger.here.insert(&raw mut own);
         other.write_all(&frame(1, b"to the new one")).unwrap();
-        let told = ledger.all_there_is(2, &mut marker);
-        let message = (Told::Message(fd, 1, b"to the new one".to_vec()), &raw mut own);
-        assert!(told.contains(&message), "{end:?}: {told:?}");
-        assert!(told.contains(&(Told::Disconnection(fd), origin)), "{end:?}: {told:?}");
-        assert_eq!(told.len(), 2, "{told:?}");
+        let reported = ledger.all_there_is(2, &mut marker);
+        let message = (Reported::Message(fd, 1, b"to the new one".to_vec()), &raw mut own);
+        assert!(reported.contains(&message), "{end:?}: {reported:?}");
+        assert!(reported.contains(&(Reported::Disconnection(fd), origin)), "{end:?}: {reported:?}");
+        assert_eq!(reported.len(), 2, "{reported:?}");
         assert_eq!(unsafe { ipc_del(&mut ledger.list, &mut own) }, IPC_ERROR_NONE);
         close(fd);
         ledger.assert_nothing_more();
@@ -97,7 +98,7 @@ fn promise_7_a_number_that_a_connection_of_the_programs_own_gets_hides_no_end() 
 
 /// A program that closes a client with close(2) and opens a file gets the client's number for that.
 #[test]
-fn promise_7_a_number_that_a_file_of_the_programs_own_gets_is_not_the_librarys() {
+fn promise_7_own_file_reusing_a_number_is_left_alone() {
     own_process!(30);
     for end in [IpcClose, Close, HalfReadThenClose, PeerAnnouncesTooMuch] {
         let mut ledger = Ledger::new();
@@ -105,15 +106,15 @@ fn promise_7_a_number_that_a_file_of_the_programs_own_gets_is_not_the_librarys()
         let (peer, fd, origin) = ledger.peer();
         let _peer = end.happen(&mut ledger, peer, fd, origin);
         if end.is_an_error() {
-            assert_eq!(ledger.next(), (Told::Error(fd), origin));
+            assert_eq!(ledger.next(), (Reported::Error(fd), origin));
             close(fd);
         }
         let (reader, mut writer) = pipe();
         assert_eq!(reader.into_raw_fd(), fd, "the number is to be used again");
         writer.write_all(b"the program's").unwrap();
-        let told = ledger.all_there_is(1, &mut marker);
-        // That an error is told before is no harm.
-        assert_eq!(told.last(), Some(&(Told::Disconnection(fd), origin)), "{end:?}");
+        let reported = ledger.all_there_is(1, &mut marker);
+        // An ERROR that is reported before does no harm.
+        assert_eq!(reported.last(), Some(&(Reported::Disconnection(fd), origin)), "{end:?}");
         assert!(is_open(fd), "{end:?}: the library has closed the program's file");
         let mut bytes = [0; 13];
         unsafe { std::fs::File::from_raw_fd(fd) }.read_exact(&mut bytes).unwrap();
@@ -123,9 +124,9 @@ fn promise_7_a_number_that_a_file_of_the_programs_own_gets_is_not_the_librarys()
 }
 
 /// A program leaves the structure of a connection that it has closed in the list, and a client gets the
-/// number. What happens to the client is told of the client.
+/// number. What happens to the client is reported with the client's structure.
 #[test]
-fn promise_7_a_dead_entry_with_the_same_number_does_not_take_a_clients_events() {
+fn promise_7_dead_entry_does_not_take_events_of_its_number() {
     own_process!(30);
     let mut ledger = Ledger::new();
     let _first = ledger.peer();
@@ -139,16 +140,16 @@ fn promise_7_a_dead_entry_with_the_same_number_does_not_take_a_clients_events() 
     assert_eq!(fd, dead.fd, "the number is to be used again");
     for n in 0..3 {
         peer.write_all(&frame(1, &[n])).unwrap();
-        assert_eq!(ledger.next(), (Told::Message(fd, 1, vec![n]), origin));
+        assert_eq!(ledger.next(), (Reported::Message(fd, 1, vec![n]), origin));
         have_the_list_looked_through(&mut ledger.list);
     }
     drop(peer);
-    assert_eq!(ledger.next(), (Told::Disconnection(fd), origin));
+    assert_eq!(ledger.next(), (Reported::Disconnection(fd), origin));
 }
 
 /// Many a program marks what it has closed.
 #[test]
-fn promise_7_an_end_is_told_where_the_program_sets_the_descriptor_to_minus_one() {
+fn promise_7_disconnection_reported_if_fd_set_to_minus_one() {
     own_process!(30);
     for by_the_library in [true, false] {
         let mut server = Program::server();
@@ -164,9 +165,9 @@ fn promise_7_an_end_is_told_where_the_program_sets_the_descriptor_to_minus_one()
             (*info).fd = -1;
         }
         have_the_list_looked_through(&mut server.list);
-        assert_eq!(server.next(), Told::Disconnection(-1));
+        assert_eq!(server.next(), Reported::Disconnection(-1));
         other.write_all(&frame(1, b"still here")).unwrap();
-        assert_eq!(server.next(), Told::Message(other_fd, 1, b"still here".to_vec()));
+        assert_eq!(server.next(), Reported::Message(other_fd, 1, b"still here".to_vec()));
         assert_eq!(server.list.size, 1);
     }
 }
@@ -174,7 +175,7 @@ fn promise_7_an_end_is_told_where_the_program_sets_the_descriptor_to_minus_one()
 /// The connection that has the number now is one that the list had before with another one, and something is queued
 /// for it before the library looks.
 #[test]
-fn promise_7_a_number_that_another_entry_is_given_by_hand_hides_no_end() {
+fn promise_7_number_given_to_another_entry_hides_no_end() {
     own_process!(30);
     let mut server = Program::server();
     let (_peer, fd) = server.peer();
@@ -189,42 +190,42 @@ fn promise_7_a_number_that_another_entry_is_given_by_hand_hides_no_end() {
     close(std::mem::replace(&mut own.fd, fd));
     queue(fd, 1, b"to the new one").unwrap();
     have_the_list_looked_through(&mut server.list);
-    assert_eq!(server.next(), Told::Disconnection(-1));
+    assert_eq!(server.next(), Reported::Disconnection(-1));
     flush(fd, 10_000).unwrap();
     let mut bytes = frame(0, b"to the new one");
     theirs.read_exact(&mut bytes).unwrap();
     assert_eq!(bytes, frame(1, b"to the new one"));
     theirs.write_all(&frame(2, b"from the new one")).unwrap();
-    assert_eq!(server.next(), Told::Message(fd, 2, b"from the new one".to_vec()));
+    assert_eq!(server.next(), Reported::Message(fd, 2, b"from the new one".to_vec()));
     assert_eq!(unsafe { ipc_del(&mut server.list, &mut own) }, IPC_ERROR_NONE);
     close(fd);
 }
 
 /// In an array of events, the client that has got the number of one that the program has closed.
 #[test]
-fn promise_7_an_end_comes_before_the_next_connection_with_the_number() {
+fn promise_7_disconnection_precedes_next_connection_of_number() {
     own_process!(60);
     let mut server = Program::server();
     let (mut first, first_fd) = server.peer();
     let (_peer, fd) = server.peer();
     first.write_all(&frame(1, b"word").repeat(2)).unwrap();
-    assert_eq!(server.look(10_000), Told::Message(first_fd, 1, b"word".to_vec()));
+    assert_eq!(server.look(10_000), Reported::Message(first_fd, 1, b"word".to_vec()));
     std::thread::sleep(PAUSE);
     close(fd);
     let _next = out_of_the_way(UnixStream::connect(&server.path).unwrap());
     let mut array = events(8);
-    let mut told = server.many(&mut array, 10_000);
+    let mut reported = server.many(&mut array, 10_000);
     for _ in 0..3 {
-        told.extend(server.many(&mut array, 50));
+        reported.extend(server.many(&mut array, 50));
     }
-    let end = told.iter().position(|seen| *seen == Told::Disconnection(fd)).unwrap();
-    let come = told.iter().position(|seen| *seen == Told::Connection(fd)).unwrap();
-    assert!(end < come, "{told:?}");
+    let end = reported.iter().position(|seen| *seen == Reported::Disconnection(fd)).unwrap();
+    let come = reported.iter().position(|seen| *seen == Reported::Connection(fd)).unwrap();
+    assert!(end < come, "{reported:?}");
 }
 
 /// In a forked child, before it has waited.
 #[test]
-fn promise_7_a_child_that_closes_a_client_and_gets_its_number_for_something_else() {
+fn promise_7_child_reuses_the_number_of_a_closed_client() {
     own_process!(60);
     let mut server = Program::server();
     let (_first, _) = server.peer();
@@ -240,12 +241,13 @@ fn promise_7_a_child_that_closes_a_client_and_gets_its_number_for_something_else
         assert_eq!(ours.as_raw_fd(), fd, "the number is to be used again");
         let mut theirs = out_of_the_way(theirs);
         theirs.write_all(&frame(1, b"to the child's own")).unwrap();
-        let told = all_now(&mut server);
+        let reported = all_now(&mut server);
         let mut ours = ours;
         let left = at_hand(&mut ours);
-        let good = told == [Seen::Told(Told::Disconnection(fd))] && left == frame(1, b"to the child's own");
+        let good = reported == [Seen::Reported(Reported::Disconnection(fd))]
+            && left == frame(1, b"to the child's own");
         if !good {
-            say(&format!("{told:?}, left: {left:?}"));
+            say(&format!("{reported:?}, left: {left:?}"));
         }
         unsafe { libc::_exit(if good { 0 } else { 1 }) };
     }
@@ -276,17 +278,17 @@ fn promise_13_the_same_number_with_another_socket() {
         let info: *mut ipc_connection_info = &mut *own[0].info;
         assert_eq!(unsafe { ipc_del(&mut program.list, info) }, IPC_ERROR_NONE);
         assert_eq!(unsafe { ipc_add(&mut program.list, info) }, IPC_ERROR_NONE);
-        assert_eq!(program.next(), Told::Message(own[0].fd(), 9, b"to the new one".to_vec()));
+        assert_eq!(program.next(), Reported::Message(own[0].fd(), 9, b"to the new one".to_vec()));
         own[0].assert_heard(&mut program);
         let fd = own[0].fd();
         own[0].peer.shutdown(std::net::Shutdown::Both).unwrap();
-        assert_eq!(program.next(), Told::Disconnection(fd));
+        assert_eq!(program.next(), Reported::Disconnection(fd));
         own[0].info.fd = -1;
     }
 }
 
 #[test]
-fn one_that_waits_is_not_taken_for_a_connection_that_had_its_number() {
+fn waiting_member_not_taken_for_previous_user_of_its_number() {
     own_process!(30);
     let mut server = Program::server();
     let (peer, fd) = server.peer();
@@ -299,7 +301,7 @@ fn one_that_waits_is_not_taken_for_a_connection_that_had_its_number() {
     assert_eq!(unsafe { ipc_close(&mut ours) }, IPC_ERROR_NONE);
     other_end.write_all(&frame(9, b"of the program's own")).unwrap();
     send_with(&peer, &frame(1, b"with a file"), &[passed.as_raw_fd()]);
-    assert_eq!(server.look(10_000), Told::Message(fd, 1, b"with a file".to_vec()));
+    assert_eq!(server.look(10_000), Reported::Message(fd, 1, b"with a file".to_vec()));
     assert!(is_open(ours.fd), "it has the number");
     // The program may forget that it has closed it, too.
     let again = outcome(unsafe { ipc_close(&mut ours) });

@@ -39,7 +39,7 @@ impl Had {
                 assert_eq!(write(fd, 1, &vec![0; 3_000_000]), IPC_ERROR_NONE);
             }
         }
-        assert_eq!(ledger.next(), (Told::Message(fd, 1, b"first".to_vec()), origin));
+        assert_eq!(ledger.next(), (Reported::Message(fd, 1, b"first".to_vec()), origin));
     }
 }
 
@@ -64,8 +64,8 @@ fn promise_32_a_client_ends_whatever_keeps_its_file_alive() {
                 peer.write_all(&frame(1, b"to the old file")).unwrap();
                 Some(peer)
             };
-            let told = ledger.all_there_is(1, &mut marker);
-            assert_eq!(told, [(Told::Disconnection(fd), origin)], "{what}");
+            let reported = ledger.all_there_is(1, &mut marker);
+            assert_eq!(reported, [(Reported::Disconnection(fd), origin)], "{what}");
             stranger.assert_untouched(fd);
             // The old file goes as well, and the number is free for the next client.
             drop((copy, peer));
@@ -87,7 +87,7 @@ enum Added {
 }
 
 #[test]
-fn promise_32_an_added_descriptor_is_dead_until_it_is_added_again() {
+fn promise_32_reused_descriptor_ignored_until_added_again() {
     own_process!(90);
     for (number, added) in
         [Added::Connection, Added::ReadPipe, Added::WatchedPipe, Added::ReadSocket].into_iter().enumerate()
@@ -116,9 +116,11 @@ fn promise_32_an_added_descriptor_is_dead_until_it_is_added_again() {
             assert_eq!(code, IPC_ERROR_NONE);
             writer.write_all(&frame(1, b"before")).unwrap();
             let first = match added {
-                Added::Connection => Seen::Told(Told::Message(fd, 1, b"before".to_vec())),
+                Added::Connection => Seen::Reported(Reported::Message(fd, 1, b"before".to_vec())),
                 Added::WatchedPipe => Seen::Ready(fd),
-                Added::ReadPipe | Added::ReadSocket => Seen::Told(Told::Extra(fd, frame(1, b"before"))),
+                Added::ReadPipe | Added::ReadSocket => {
+                    Seen::Reported(Reported::Extra(fd, frame(1, b"before")))
+                }
             };
             assert_eq!(program.look(10_000), first, "{what}");
             let stranger = Stranger::new(KINDS[1 + (number + way) % 4]);
@@ -130,7 +132,7 @@ fn promise_32_an_added_descriptor_is_dead_until_it_is_added_again() {
                 client.write_all(&frame(9, b"marker")).unwrap();
                 assert_eq!(
                     all_now(&mut program),
-                    [Seen::Told(Told::Message(client_fd, 9, b"marker".to_vec()))],
+                    [Seen::Reported(Reported::Message(client_fd, 9, b"marker".to_vec()))],
                     "{what}"
                 );
             }
@@ -145,7 +147,7 @@ fn promise_32_an_added_descriptor_is_dead_until_it_is_added_again() {
                 let mut other = out_of_the_way(other);
                 assert_eq!(unsafe { ipc_add(&mut program.list, &mut own) }, IPC_ERROR_NONE);
                 other.write_all(&frame(1, b"after")).unwrap();
-                assert_eq!(program.look(10_000), Told::Message(fd, 1, b"after".to_vec()), "{what}");
+                assert_eq!(program.look(10_000), Reported::Message(fd, 1, b"after".to_vec()), "{what}");
                 assert_eq!(unsafe { ipc_del(&mut program.list, &mut own) }, IPC_ERROR_NONE);
             } else {
                 assert_eq!(program.del_fd(&fd), Ok(()), "{what}");
@@ -153,7 +155,7 @@ fn promise_32_an_added_descriptor_is_dead_until_it_is_added_again() {
                 at_number(reader.as_raw_fd(), fd);
                 assert_eq!(unsafe { ipc_add_fd(&mut program.list, fd) }, IPC_ERROR_NONE);
                 writer.write_all(b"after").unwrap();
-                assert_eq!(program.look(10_000), Told::Extra(fd, b"after".to_vec()), "{what}");
+                assert_eq!(program.look(10_000), Reported::Extra(fd, b"after".to_vec()), "{what}");
                 assert_eq!(program.del_fd(&fd), Ok(()));
             }
             close(fd);
@@ -163,7 +165,7 @@ fn promise_32_an_added_descriptor_is_dead_until_it_is_added_again() {
 
 /// A regular file is in no set of the kernel's: it is always ready.
 #[test]
-fn promise_32_another_regular_file_is_not_read_in_place_of_the_first() {
+fn promise_32_regular_file_reusing_a_number_is_not_read() {
     own_process!(30);
     for copy in COPIES {
         let mut program = Program::server();
@@ -175,13 +177,16 @@ fn promise_32_another_regular_file_is_not_read_in_place_of_the_first() {
         let fd = file.into_raw_fd();
         assert_eq!(unsafe { ipc_add_fd(&mut program.list, fd) }, IPC_ERROR_NONE);
         assert!(
-            matches!(program.look(10_000), Seen::Told(Told::Extra(told, bytes)) if told == fd && !bytes.is_empty())
+            matches!(program.look(10_000), Seen::Reported(Reported::Extra(reported, bytes)) if reported == fd && !bytes.is_empty())
         );
         let stranger = Stranger::new(Kind::File);
         let copy = copy(fd);
         stranger.take(fd);
         client.write_all(&frame(9, b"marker")).unwrap();
-        assert_eq!(all_now(&mut program), [Seen::Told(Told::Message(client_fd, 9, b"marker".to_vec()))]);
+        assert_eq!(
+            all_now(&mut program),
+            [Seen::Reported(Reported::Message(client_fd, 9, b"marker".to_vec()))]
+        );
         stranger.assert_untouched(fd);
         drop(copy);
         assert_eq!(program.del_fd(&fd), Ok(()));
@@ -205,14 +210,14 @@ fn promise_32_another_file_is_not_taken_for_the_service() {
             for _ in 0..2 {
                 client.write_all(&frame(9, b"marker")).unwrap();
                 have_the_list_looked_through(&mut program.list);
-                let marker = Seen::Told(Told::Message(client_fd, 9, b"marker".to_vec()));
+                let marker = Seen::Reported(Reported::Message(client_fd, 9, b"marker".to_vec()));
                 // That the service is no socket may be an error of the call; nobody has come by it.
-                let mut told = Vec::new();
+                let mut reported = Vec::new();
                 until("the marker", || {
-                    told.extend(program.try_look(50).ok().filter(|seen| *seen != Seen::Nothing));
-                    !told.is_empty()
+                    reported.extend(program.try_look(50).ok().filter(|seen| *seen != Seen::Nothing));
+                    !reported.is_empty()
                 });
-                assert_eq!(told, [marker], "copy {way}, {kind:?}");
+                assert_eq!(reported, [marker], "copy {way}, {kind:?}");
             }
             stranger.assert_untouched(fd);
             drop((copy, late));

@@ -18,21 +18,21 @@ fn have_looked(program: &mut Program) {
 
 /// A copy behind an ERROR.
 #[test]
-fn promise_13_an_error_is_told_once_also_where_the_structure_is_copied() {
+fn promise_13_error_reported_once_if_structure_is_copied() {
     own_process!(60);
     let (mut listed, mut peer) = listed();
     peer.write_all(&[1, 255, 255, 255, 255]).unwrap();
     let fd = listed.fd();
-    assert_eq!(listed.program.look(10_000), Told::Error(fd));
+    assert_eq!(listed.program.look(10_000), Reported::Error(fd));
     let mut copy = *listed.info;
     unsafe { listed.program.list.cinfos.write(&mut copy) };
-    let told = all_now(&mut listed.program);
-    assert_eq!(told, [Seen::Told(Told::Disconnection(fd))]);
+    let reported = all_now(&mut listed.program);
+    assert_eq!(reported, [Seen::Reported(Reported::Disconnection(fd))]);
 }
 
 /// A watched descriptor whose structure is copied.
 #[test]
-fn promise_13_a_watched_descriptor_is_not_read_where_the_structure_is_copied() {
+fn promise_13_watched_fd_not_read_if_structure_is_copied() {
     own_process!(60);
     let mut program = Program::client();
     let (reader, mut writer) = pipe();
@@ -43,8 +43,8 @@ fn promise_13_a_watched_descriptor_is_not_read_where_the_structure_is_copied() {
     unsafe { program.list.cinfos.write(copy) };
     have_the_list_looked_through(&mut program.list);
     writer.write_all(b"the program's").unwrap();
-    let told = program.look(10_000);
-    assert_eq!(told, Seen::Ready(fd));
+    let reported = program.look(10_000);
+    assert_eq!(reported, Seen::Ready(fd));
     unsafe {
         assert_eq!(ipc_del(&mut program.list, copy), IPC_ERROR_NONE);
         libc::free(copy.cast());
@@ -54,7 +54,7 @@ fn promise_13_a_watched_descriptor_is_not_read_where_the_structure_is_copied() {
 
 /// Taken out with its descriptor set to -1, and put in again by hand.
 #[test]
-fn promise_13_who_was_taken_out_by_ipc_del_is_not_told_to_be_gone() {
+fn promise_13_deleted_connection_reports_no_disconnection() {
     own_process!(60);
     let mut server = Program::server();
     let (_first, _) = server.peer();
@@ -71,13 +71,13 @@ fn promise_13_who_was_taken_out_by_ipc_del_is_not_told_to_be_gone() {
     all.push(client);
     replace_array(&mut server.list, &all);
     peer.write_all(&frame(1, b"again")).unwrap();
-    let told = all_now(&mut server);
-    assert_eq!(told, [Seen::Told(Told::Message(unsafe { (*client).fd }, 1, b"again".to_vec()))]);
+    let reported = all_now(&mut server);
+    assert_eq!(reported, [Seen::Reported(Reported::Message(unsafe { (*client).fd }, 1, b"again".to_vec()))]);
 }
 
 /// A client that the program has taken out by hand, whose structure it has freed: the next client gets the memory.
 #[test]
-fn promise_13_who_gets_the_memory_of_one_that_was_taken_out_is_not_gone() {
+fn promise_13_new_entry_in_reused_memory_is_not_closed() {
     own_process!(60);
     if !heap_can_be_counted() {
         return;
@@ -119,8 +119,8 @@ fn promise_13_who_gets_the_memory_of_one_that_was_taken_out_is_not_gone() {
             libc::free(block);
         }
         server.srv = srv;
-        let told = server.look(10_000);
-        let Seen::Told(Told::Connection(next_fd)) = told else { panic!("{way}: {told:?}") };
+        let reported = server.look(10_000);
+        let Seen::Reported(Reported::Connection(next_fd)) = reported else { panic!("{way}: {reported:?}") };
         assert_eq!(server.info(next_fd).addr(), was, "the memory is to be used again");
         assert_ne!(next_fd, fd);
         let is_another = way == "ipc_close of another";
@@ -128,9 +128,9 @@ fn promise_13_who_gets_the_memory_of_one_that_was_taken_out_is_not_gone() {
             assert_eq!(unsafe { ipc_close(info) }, IPC_ERROR_NONE);
         }
         next.write_all(&frame(1, b"word")).unwrap();
-        let told = all_now(&mut server);
-        if told != [Seen::Told(Told::Message(next_fd, 1, b"word".to_vec()))] {
-            wrong.push((way, told));
+        let reported = all_now(&mut server);
+        if reported != [Seen::Reported(Reported::Message(next_fd, 1, b"word".to_vec()))] {
+            wrong.push((way, reported));
         }
     }
     assert!(wrong.is_empty(), "{wrong:?}");
@@ -138,7 +138,7 @@ fn promise_13_who_gets_the_memory_of_one_that_was_taken_out_is_not_gone() {
 
 /// A copy that is taken out at once is in no list.
 #[test]
-fn promise_13_a_copy_that_is_taken_out_is_in_no_list() {
+fn promise_13_removed_copy_is_in_no_list() {
     own_process!(60);
     let mut server = Program::server();
     let (mut peer, fd) = server.peer();
@@ -168,7 +168,7 @@ fn promise_13_a_copy_that_is_taken_out_is_in_no_list() {
 /// The program may take the structure out by hand and free it: its memory may be that of a client then, or of a
 /// descriptor to be read.
 #[test]
-fn what_was_taken_out_by_hand_is_watched_no_more_whatever_its_memory_is_used_for() {
+fn entry_removed_by_hand_is_no_longer_watched() {
     own_process!(30);
     const COUNT: usize = 30;
     for looked in [true, false] {
@@ -187,11 +187,11 @@ fn what_was_taken_out_by_hand_is_watched_no_more_whatever_its_memory_is_used_for
         watched.iter().for_each(|entry| unsafe { libc::free(entry.cast()) });
         if looked {
             first.write_all(&frame(1, b"first")).unwrap();
-            until("the first one's", || server.look(-1) == Told::Message(first_fd, 1, b"first".to_vec()));
+            until("the first one's", || server.look(-1) == Reported::Message(first_fd, 1, b"first".to_vec()));
         }
         // The next blocks of that size are the clients'.
         while server.clients.len() < COUNT + 1 {
-            assert!(matches!(server.look(-1), Seen::Told(Told::Connection(_))));
+            assert!(matches!(server.look(-1), Seen::Reported(Reported::Connection(_))));
         }
         let again = server.clients.iter().filter(|client| watched.contains(client)).count();
         if again == 0 {
@@ -201,22 +201,22 @@ fn what_was_taken_out_by_hand_is_watched_no_more_whatever_its_memory_is_used_for
             peer.write_all(&frame(1, b"to be read")).unwrap();
             let seen = server.look(-1);
             assert!(
-                matches!(&seen, Seen::Told(Told::Message(_, 1, said)) if said == b"to be read"),
+                matches!(&seen, Seen::Reported(Reported::Message(_, 1, said)) if said == b"to be read"),
                 "{seen:?}"
             );
             drop(peer);
-            assert!(matches!(server.look(-1), Seen::Told(Told::Disconnection(_))));
+            assert!(matches!(server.look(-1), Seen::Reported(Reported::Disconnection(_))));
         }
         for (reader, mut writer) in pipes {
             assert_eq!(unsafe { ipc_add_fd(&mut server.list, reader.as_raw_fd()) }, IPC_ERROR_NONE);
             writer.write_all(b"to be read").unwrap();
-            assert_eq!(server.look(-1), Told::Extra(reader.as_raw_fd(), b"to be read".to_vec()));
+            assert_eq!(server.look(-1), Reported::Extra(reader.as_raw_fd(), b"to be read".to_vec()));
             assert_eq!(server.del_fd(&reader), Ok(()));
         }
     }
 }
 
-/// A list on the stack that nobody frees, and then another one at the same address.
+/// A list on the stack that is never freed, and then another one at the same address.
 #[test]
 fn promise_13_an_abandoned_list_and_another_at_its_address() {
     own_process!(30);
@@ -259,8 +259,8 @@ fn promise_13_an_abandoned_list_of_clients() {
         let peers: Vec<_> = (0..4).map(|_| out_of_the_way(server.peer().0)).collect();
         for n in [2, 0, 3, 1] {
             (&peers[n]).write_all(&frame(1, b"new")).unwrap();
-            let told = server.next();
-            assert!(matches!(told, Told::Message(_, 1, _)), "round {round}: {told:?}");
+            let reported = server.next();
+            assert!(matches!(reported, Reported::Message(_, 1, _)), "round {round}: {reported:?}");
             assert!(server.clients.contains(&server.event.origin));
         }
         for client in std::mem::take(&mut server.clients) {

@@ -4,7 +4,7 @@
 //! one and free the other without a word to the library. Soon the same number is that of another file, the same
 //! memory that of another structure. Then
 //!
-//! * the end of the one before is still told, once, and of its structure (promise 7);
+//! * the end of the one before is still reported, once, and with its structure (promise 7);
 //! * nothing of the one before is the next one's: no bytes, no queue, no limits, no end;
 //! * what the program uses the number for is not read, and not closed.
 //!
@@ -34,7 +34,7 @@ fn put_at(fd: RawFd, file: impl IntoRawFd) {
     close(other);
 }
 
-/// What is told now, and what follows at once.
+/// The next event, and the events that follow at once.
 fn all_now(program: &mut Program) -> Vec<Seen> {
     let mut all = vec![program.look(10_000)];
     while let Some(seen) = program.try_look(50).ok().filter(|seen| *seen != Seen::Nothing) {

@@ -28,22 +28,22 @@ fn service_with(number: RawFd, name: &str) -> (ipc_connection_info, PathBuf) {
 
 /// A client closed with close(2), and a new service that gets its number.
 #[test]
-fn promise_7_a_service_with_the_number_of_a_closed_client_hides_no_end() {
+fn promise_7_service_with_a_clients_number_hides_no_end() {
     own_process!(60);
     let mut server = Program::server();
     let (_first, _) = server.peer();
     let (_peer, fd) = server.peer();
     close(fd);
     let old = server.srv.replace(service_with(fd, "closed").0).unwrap();
-    let told = all_now(&mut server);
+    let reported = all_now(&mut server);
     server.srv.replace(old);
-    assert_eq!(told, [Seen::Told(Told::Disconnection(fd))]);
+    assert_eq!(reported, [Seen::Reported(Reported::Disconnection(fd))]);
 }
 
 /// A connection of the list closed with ipc_close, and a service that gets its number, before the list is first
 /// waited for and later.
 #[test]
-fn promise_7_a_service_with_the_number_of_a_dead_entry_is_heard() {
+fn promise_7_service_with_a_dead_entrys_number_is_served() {
     own_process!(60);
     for is_waited_for in [false, true] {
         let mut program = Program::client();
@@ -65,9 +65,9 @@ fn promise_7_a_service_with_the_number_of_a_dead_entry_is_heard() {
             have_the_list_looked_through(&mut program.list);
         }
         let _client = out_of_the_way(UnixStream::connect(&path).unwrap());
-        let told = program.try_look(10_000);
-        assert!(is_open(service.fd), "the library has closed the service: {told:?}");
-        assert!(matches!(told, Ok(Seen::Told(Told::Connection(_)))), "{told:?}");
+        let reported = program.try_look(10_000);
+        assert!(is_open(service.fd), "the library has closed the service: {reported:?}");
+        assert!(matches!(reported, Ok(Seen::Reported(Reported::Connection(_)))), "{reported:?}");
         program.srv = None;
         close(service.fd);
         close(kept.fd);
@@ -76,7 +76,7 @@ fn promise_7_a_service_with_the_number_of_a_dead_entry_is_heard() {
 
 /// The service's socket is another one with the same number, and the list was changed by hand.
 #[test]
-fn promise_7_another_service_with_the_number_of_the_one_before() {
+fn promise_7_service_with_the_number_of_a_closed_service() {
     own_process!(60);
     let mut server = Program::server();
     let (_peer, _fd) = server.peer();
@@ -85,13 +85,13 @@ fn promise_7_another_service_with_the_number_of_the_one_before() {
     listen_at(number, &path);
     have_the_list_looked_through(&mut server.list);
     let _client = out_of_the_way(UnixStream::connect(&path).unwrap());
-    let told = server.look(10_000);
-    assert!(matches!(told, Seen::Told(Told::Connection(_))), "{told:?}");
+    let reported = server.look(10_000);
+    assert!(matches!(reported, Seen::Reported(Reported::Connection(_))), "{reported:?}");
 }
 
 /// And it must not be waited for in accept(2).
 #[test]
-fn promise_7_another_service_with_the_number_of_the_one_before_does_not_hold_up() {
+fn promise_7_service_with_a_reused_number_does_not_block() {
     own_process!(60);
     let mut server = Program::server();
     let (mut peer, _fd) = server.peer();
@@ -101,23 +101,23 @@ fn promise_7_another_service_with_the_number_of_the_one_before_does_not_hold_up(
     assert_eq!(server.look(50), Seen::Nothing);
     peer.write_all(&frame(1, b"word").repeat(2)).unwrap();
     let _client = out_of_the_way(UnixStream::connect(&path).unwrap());
-    let mut told = Vec::new();
+    let mut reported = Vec::new();
     // Whichever comes first; the program takes the client itself.
-    told.push(server.look(10_000));
-    if let Seen::Told(Told::Message(..)) = told[0] {
+    reported.push(server.look(10_000));
+    if let Seen::Reported(Reported::Message(..)) = reported[0] {
         let mut taken = EMPTY_INFO;
         let srv = server.srv();
         assert_eq!(unsafe { ipc_accept(srv, &mut taken) }, IPC_ERROR_NONE);
     } else {
-        panic!("the client came first: {told:?}");
+        panic!("the client came first: {reported:?}");
     }
-    told.extend(all_now(&mut server));
-    assert_eq!(told.len(), 2, "{told:?}");
+    reported.extend(all_now(&mut server));
+    assert_eq!(reported.len(), 2, "{reported:?}");
 }
 
 /// A service closed with close(2) whose number a connection of the list has got.
 #[test]
-fn promise_7_a_connection_with_the_number_of_a_service_is_heard() {
+fn promise_7_connection_with_a_services_number_is_served() {
     own_process!(60);
     let mut server = Program::server();
     let (_first, _) = server.peer();
@@ -133,12 +133,12 @@ fn promise_7_a_connection_with_the_number_of_a_service_is_heard() {
     assert_eq!(server.all(), NOTHING);
     peer.write_all(&frame(1, b"word")).unwrap();
     assert!(becomes_readable(fd, 10_000));
-    assert_eq!(server.look(0), Told::Message(own.fd, 1, b"word".to_vec()));
+    assert_eq!(server.look(0), Reported::Message(own.fd, 1, b"word".to_vec()));
 }
 
 /// What was set for another service with the number.
 #[test]
-fn promise_7_a_service_has_no_settings_of_another_one_with_its_number() {
+fn promise_7_service_inherits_no_settings_by_its_number() {
     own_process!(60);
     let mut server = Program::server();
     let number = server.srv.as_ref().unwrap().fd;
@@ -146,8 +146,8 @@ fn promise_7_a_service_has_no_settings_of_another_one_with_its_number() {
     let path = rundir().join("r1");
     listen_at(number, &path);
     let mut client = UnixStream::connect(&path).unwrap();
-    let told = server.look(10_000);
-    let Seen::Told(Told::Connection(fd)) = told else { panic!("{told:?}") };
+    let reported = server.look(10_000);
+    let Seen::Reported(Reported::Connection(fd)) = reported else { panic!("{reported:?}") };
     client.write_all(&frame(1, b"longer than ten bytes")).unwrap();
-    assert_eq!(server.look(10_000), Told::Message(fd, 1, b"longer than ten bytes".to_vec()));
+    assert_eq!(server.look(10_000), Reported::Message(fd, 1, b"longer than ten bytes".to_vec()));
 }

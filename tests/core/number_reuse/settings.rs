@@ -11,7 +11,7 @@ use crate::support::*;
 const BATCH: usize = 64 << 10;
 
 #[test]
-fn promise_3_bytes_of_a_closed_connection_never_show_up_on_its_successor() {
+fn promise_3_bytes_of_a_closed_connection_not_inherited() {
     own_process!(60);
     for half in [false, true] {
         let (mut one, two) = pair();
@@ -21,7 +21,7 @@ fn promise_3_bytes_of_a_closed_connection_never_show_up_on_its_successor() {
         assert_eq!(unsafe { ipc_add(&mut program.list, &mut info) }, IPC_ERROR_NONE);
         let ahead = if half { frame(1, b"stale")[..7].to_vec() } else { frame(1, b"stale").repeat(3) };
         one.write_all(&[frame(1, b"told"), ahead].concat()).unwrap();
-        assert_eq!(program.next(), Told::Message(fd, 1, b"told".to_vec()));
+        assert_eq!(program.next(), Reported::Message(fd, 1, b"told".to_vec()));
         // The program closes it with close(2), and the number is taken again.
         let (mut new, other) = pair();
         assert_eq!(unsafe { libc::dup2(other.as_raw_fd(), fd) }, fd);
@@ -30,14 +30,14 @@ fn promise_3_bytes_of_a_closed_connection_never_show_up_on_its_successor() {
         // The entry is that of the old connection until it is added anew (promise 32).
         assert_eq!(unsafe { ipc_del(&mut program.list, &mut info) }, IPC_ERROR_NONE);
         assert_eq!(unsafe { ipc_add(&mut program.list, &mut info) }, IPC_ERROR_NONE);
-        assert_eq!(program.next(), Told::Message(fd, 3, b"new too".to_vec()));
+        assert_eq!(program.next(), Reported::Message(fd, 3, b"new too".to_vec()));
         unsafe { ipc_close(&mut info) };
     }
 }
 
 /// A number is used again: limits, and permission for descriptors, are of the connection before alone.
 #[test]
-fn what_is_set_for_a_closed_connection_does_not_hold_for_the_next_one_with_its_number() {
+fn settings_of_a_closed_connection_not_inherited() {
     own_process!(30);
     // What the next one is: a pair of the program's, an accepted client, one who connects.
     for next in 0..3 {
@@ -82,7 +82,7 @@ fn what_is_set_for_a_closed_connection_does_not_hold_for_the_next_one_with_its_n
             send_with(&peer, &frame(1, b"longer"), &[file.as_raw_fd()]);
             let before = open_descriptors();
             if next == 1 {
-                assert_eq!(server.look(-1), Told::Message(fd, 1, b"longer".to_vec()));
+                assert_eq!(server.look(-1), Reported::Message(fd, 1, b"longer".to_vec()));
             } else {
                 assert_eq!(read(fd), Ok((1, b"longer".to_vec())));
             }
@@ -99,7 +99,7 @@ fn what_is_set_for_a_closed_connection_does_not_hold_for_the_next_one_with_its_n
 /// The program has closed a connection with close(2), and with it what was queued: none of that is sent to
 /// another one that has got its number, and nothing that was queued for that one is lost without a word.
 #[test]
-fn what_was_queued_for_a_closed_connection_is_not_sent_to_the_next_one_with_its_number() {
+fn queue_of_a_closed_connection_not_sent_to_its_successor() {
     own_process!(30);
     for size in [10, 1000, BATCH] {
         for flushed in [true, false] {
@@ -112,10 +112,10 @@ fn what_was_queued_for_a_closed_connection_is_not_sent_to_the_next_one_with_its_
             assert_eq!(unsafe { libc::dup2(second.as_raw_fd(), fd) }, fd);
             drop(second);
             queue(fd, 2, &pattern(size, 2)).unwrap();
-            let told = if flushed { flush(fd, 0) } else { outcome(write(fd, 3, b"written")) };
+            let reported = if flushed { flush(fd, 0) } else { outcome(write(fd, 3, b"written")) };
             assert_eq!(pending(fd), 0);
             let got = at_hand(&mut peer);
-            if told == Err((IPC_ERROR_USOCK_SEND, libc::EBADF)) {
+            if reported == Err((IPC_ERROR_USOCK_SEND, libc::EBADF)) {
                 // It is said that the queue is gone, and from then on the connection is as good as any.
                 assert!(got.is_empty(), "{} bytes at {size}", got.len());
                 queue(fd, 2, &pattern(size, 2)).unwrap();
@@ -123,7 +123,7 @@ fn what_was_queued_for_a_closed_connection_is_not_sent_to_the_next_one_with_its_
                 assert!(at_hand(&mut peer) == frame(2, &pattern(size, 2)));
                 continue;
             }
-            assert_eq!(told, Ok(()));
+            assert_eq!(reported, Ok(()));
             let mut expected = frame(2, &pattern(size, 2));
             if !flushed {
                 expected.extend(frame(3, b"written"));
@@ -135,7 +135,7 @@ fn what_was_queued_for_a_closed_connection_is_not_sent_to_the_next_one_with_its_
 
 /// Nothing was queued for this one: nothing can have been lost of it.
 #[test]
-fn a_connection_does_not_pay_for_the_queue_of_one_that_had_its_number_before() {
+fn queue_of_a_closed_connection_not_counted_for_successor() {
     own_process!(30);
     for size in [10, BATCH] {
         let new = || {

@@ -11,7 +11,7 @@ use super::owed::{Owed, at_hand};
 use crate::support::ext::*;
 use crate::support::*;
 
-/// What may be queued where no other limit is set.
+/// What may be queued if no other limit is set.
 const QUEUE_LIMIT: usize = 16 << 20;
 
 /// How much is put together before it leaves without being asked.
@@ -29,9 +29,9 @@ const LATE: Result<(), Failure> = Err((IPC_ERROR_USOCK_SEND, libc::ETIMEDOUT));
 /// A call of the library; where it succeeds it leaves errno alone.
 fn call(call: impl FnOnce() -> Result<(), Failure>) -> Result<Result<(), Failure>, String> {
     set_errno(4711);
-    let told = call();
-    ensure!(told.is_err() || errno() == 4711, "it succeeds, and errno is {}", errno());
-    Ok(told)
+    let reported = call();
+    ensure!(reported.is_err() || errno() == 4711, "it succeeds, and errno is {}", errno());
+    Ok(reported)
 }
 
 pub struct Connection {
@@ -143,23 +143,26 @@ impl Connection {
         let begin = if reading { AT_ONCE } else { LATER };
         // In no list it waits for the peer.
         let reading = reading || !self.is_listed;
-        let told = match reading {
+        let reported = match reading {
             true => self.while_reading(begin, |info| call(|| send(info.fd)))??,
             false => call(|| send(self.info.fd))?,
         };
         let queued = pending(self.fd());
         if !self.reads {
-            ensure!(told == GONE && queued == 0, "{told:?} where the peer is gone, {queued} bytes queued");
+            ensure!(
+                reported == GONE && queued == 0,
+                "{reported:?} where the peer is gone, {queued} bytes queued"
+            );
             return self.owed.take_back();
         }
-        if told == REFUSED && self.is_listed {
+        if reported == REFUSED && self.is_listed {
             self.owed.take_back()?;
             let least = if reading { before } else { queued };
             ensure!(least + size > self.limit, "refused, and {least} bytes are queued of {}", self.limit);
             ensure!(reading || !self.is_writable(), "refused, and the kernel has room");
             return Ok(());
         }
-        ensure!(told == DONE, "{told:?}");
+        ensure!(reported == DONE, "{reported:?}");
         ensure!(self.is_listed || queued == 0, "in no list, and {queued} bytes are queued");
         // The rest of one that the kernel has a part of is kept whatever the limit is.
         ensure!(queued <= self.limit || queued < size, "{queued} bytes queued of {}", self.limit);
@@ -169,9 +172,9 @@ impl Connection {
     pub fn queue(&mut self, kind: u8, payload: &[u8]) -> Result<(), String> {
         let (before, size) = (pending(self.fd()), payload.len() + 5);
         self.owed.push(kind, payload, None);
-        let told = call(|| queue(self.fd(), kind, payload))?;
+        let reported = call(|| queue(self.fd(), kind, payload))?;
         let queued = pending(self.fd());
-        match told {
+        match reported {
             Ok(()) => {
                 ensure!(queued <= self.limit, "{queued} bytes queued of {}", self.limit);
                 if before + size <= self.limit && before / BATCH < (before + size) / BATCH {
@@ -193,7 +196,10 @@ impl Connection {
                 self.check_sent()
             }
             _ => {
-                ensure!(told == GONE && !self.reads && queued == 0, "{told:?}, {queued} bytes queued");
+                ensure!(
+                    reported == GONE && !self.reads && queued == 0,
+                    "{reported:?}, {queued} bytes queued"
+                );
                 self.owed.take_back()
             }
         }
@@ -214,39 +220,42 @@ impl Connection {
             let queued = call(|| queue(fd, kind, behind));
             // In no list it waits for the peer.
             let join = || writer.join().map_err(|_| "the writer has panicked");
-            let told = if is_listed { join()? } else { self.while_reading(AT_ONCE, |_| join())?? };
-            ensure!(told == DONE, "the first: {told:?}");
-            let (told, sizes) = (queued?, payload.len() + behind.len() + 10);
-            if told == REFUSED {
+            let reported = if is_listed { join()? } else { self.while_reading(AT_ONCE, |_| join())?? };
+            ensure!(reported == DONE, "the first: {reported:?}");
+            let (reported, sizes) = (queued?, payload.len() + behind.len() + 10);
+            if reported == REFUSED {
                 ensure!(sizes > self.limit, "refused, and {} bytes may be queued", self.limit);
                 return self.owed.take_back();
             }
-            ensure!(told == DONE, "the second: {told:?}");
+            ensure!(reported == DONE, "the second: {reported:?}");
             Ok(())
         })
     }
 
-    /// ipc_limits; 0 is the limit that holds where none is set.
+    /// ipc_limits; 0 is the limit that holds if none is set.
     pub fn set_limit(&mut self, bytes: usize) -> Result<(), String> {
-        let told = call(|| limits(self.fd(), 0, bytes))?;
-        ensure!(told == DONE, "ipc_limits: {told:?}");
+        let reported = call(|| limits(self.fd(), 0, bytes))?;
+        ensure!(reported == DONE, "ipc_limits: {reported:?}");
         self.limit = if bytes == 0 { QUEUE_LIMIT } else { bytes };
         Ok(())
     }
 
     pub fn flush(&mut self, timeout: Option<i32>) -> Result<(), String> {
         let before = pending(self.fd());
-        let told = match timeout {
+        let reported = match timeout {
             Some(timeout) => call(|| flush(self.fd(), timeout))?,
             None => self.while_reading(AT_ONCE, |info| call(|| flush(info.fd, -1)))??,
         };
         let queued = pending(self.fd());
         if before > 0 && !self.reads {
-            ensure!(told == GONE && queued == 0, "{told:?} where the peer is gone, {queued} bytes queued");
+            ensure!(
+                reported == GONE && queued == 0,
+                "{reported:?} where the peer is gone, {queued} bytes queued"
+            );
         } else if queued == 0 {
-            ensure!(told == DONE, "{told:?}, and nothing is queued");
+            ensure!(reported == DONE, "{reported:?}, and nothing is queued");
         } else {
-            ensure!(told == LATE && timeout.is_some(), "{told:?}, and {queued} bytes are queued");
+            ensure!(reported == LATE && timeout.is_some(), "{reported:?}, and {queued} bytes are queued");
             self.check_sent()?;
         }
         Ok(())

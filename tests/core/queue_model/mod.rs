@@ -90,7 +90,7 @@ fn count() -> u64 {
 }
 
 #[test]
-fn what_is_accepted_arrives_once_in_order_with_its_own_descriptors_and_what_is_refused_leaves_nothing() {
+fn accepted_messages_arrive_once_and_refused_ones_never() {
     own_process!(SECONDS.saturating_mul(count().saturating_add(TRIES)));
     let seed = number("LIBIPC_MODEL_SEED", 1);
     for seed in (0..count()).map(|number| seed.wrapping_add(number)) {

@@ -20,7 +20,7 @@ struct Frame {
     file: Option<usize>,
 }
 
-/// What a peer is owed.
+/// What is queued for a peer.
 #[derive(Default)]
 pub struct Owed {
     frames: VecDeque<Frame>,

@@ -123,7 +123,7 @@ pub enum Doing {
     /// The peer reads no more what is sent from now on.
     PeerStopsReading,
     PeerCloses,
-    /// ipc_wait_event that does not wait, until it tells nothing; of all connections.
+    /// ipc_wait_event that does not wait, until it reports nothing; of all connections.
     Look,
 }
 

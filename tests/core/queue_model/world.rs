@@ -149,7 +149,7 @@ impl World {
             Wrong::NoFile => return Ok(()),
         };
         // What is queued may have to leave before.
-        let told = connection.while_reading(AT_ONCE, |info| match wrong {
+        let reported = connection.while_reading(AT_ONCE, |info| match wrong {
             Wrong::NoFile => vec![outcome(unsafe { ipc_write_fd(info, message, -1) })],
             _ => vec![
                 outcome(unsafe { ipc_write(info, message) }),
@@ -157,18 +157,18 @@ impl World {
                 outcome(unsafe { ipc_write_fd(info, message, file.as_raw_fd()) }),
             ],
         })?;
-        ensure!(told.iter().all(|told| *told == expected), "{told:?}");
+        ensure!(reported.iter().all(|reported| *reported == expected), "{reported:?}");
         Ok(())
     }
 
     fn add_or_delete(&mut self, to: usize) -> Result<(), String> {
         let connection = &mut self.connections[to];
         let (list, info) = (&mut self.program.list, &mut *connection.info);
-        let told = match connection.is_listed {
+        let reported = match connection.is_listed {
             true => outcome(unsafe { ipc_del(list, info) }),
             false => outcome(unsafe { ipc_add(list, info) }),
         };
-        ensure!(told == Ok(()), "{told:?}");
+        ensure!(reported == Ok(()), "{reported:?}");
         connection.is_listed = !connection.is_listed;
         Ok(())
     }
@@ -186,8 +186,8 @@ impl World {
             self.add_or_delete(to)?;
         }
         let connection = &mut self.connections[to];
-        let told = outcome(unsafe { ipc_close(&mut *connection.info) });
-        ensure!(told == Ok(()), "ipc_close: {told:?}");
+        let reported = outcome(unsafe { ipc_close(&mut *connection.info) });
+        ensure!(reported == Ok(()), "ipc_close: {reported:?}");
         // What is queued leaves from within later calls, whatever they are about.
         let (begin, neighbour) = (Instant::now(), self.neighbour.0.fd);
         while connection.peer_reads_on()? {
@@ -213,8 +213,8 @@ impl World {
             self.add_or_delete(to)?;
         }
         let connection = &mut self.connections[to];
-        let told = outcome(unsafe { ipc_close(&mut *connection.info) });
-        ensure!(told == Ok(()), "ipc_close: {told:?}");
+        let reported = outcome(unsafe { ipc_close(&mut *connection.info) });
+        ensure!(reported == Ok(()), "ipc_close: {reported:?}");
         connection.peer_reads_to_the_end(false)?;
         self.replace(to, was_listed)
     }
@@ -228,24 +228,28 @@ impl World {
         connection.peer_writes(&frame(ANSWER, &payload));
         if connection.is_listed {
             let fd = connection.fd();
-            return self.look(Some(Told::Message(fd, ANSWER, payload)));
+            return self.look(Some(Reported::Message(fd, ANSWER, payload)));
         }
-        let told = read(connection.fd());
-        ensure!(told == Ok((ANSWER, payload)), "ipc_read: {:?}", told.map(|(kind, got)| (kind, got.len())));
+        let reported = read(connection.fd());
+        ensure!(
+            reported == Ok((ANSWER, payload)),
+            "ipc_read: {:?}",
+            reported.map(|(kind, got)| (kind, got.len()))
+        );
         Ok(())
     }
 
     /// Takes all that there is to tell: what is awaited, and the ends of connections whose peers have ended them.
-    fn look(&mut self, mut awaited: Option<Told>) -> Result<(), String> {
+    fn look(&mut self, mut awaited: Option<Reported>) -> Result<(), String> {
         loop {
             match self.program.try_look(0) {
                 Ok(Seen::Nothing) => break,
-                Ok(Seen::Told(Told::Error(fd))) => {
+                Ok(Seen::Reported(Reported::Error(fd))) => {
                     let connection = &self.connections[self.number_of(fd)?];
                     ensure!(connection.peer.is_none(), "an ERROR of a connection whose peer is there");
                 }
-                Ok(Seen::Told(Told::Disconnection(fd))) => self.ended(fd)?,
-                Ok(Seen::Told(told)) if awaited.as_ref() == Some(&told) => awaited = None,
+                Ok(Seen::Reported(Reported::Disconnection(fd))) => self.ended(fd)?,
+                Ok(Seen::Reported(reported)) if awaited.as_ref() == Some(&reported) => awaited = None,
                 other => return Err(format!("ipc_wait_event_timeout: {other:?}")),
             }
         }
@@ -264,7 +268,7 @@ impl World {
         place.ok_or_else(|| format!("an event of {fd}, which is no connection of the list"))
     }
 
-    /// A DISCONNECTION was told.
+    /// A DISCONNECTION was reported.
     fn ended(&mut self, fd: i32) -> Result<(), String> {
         let to = self.number_of(fd)?;
         let connection = &mut self.connections[to];
@@ -302,9 +306,9 @@ impl Drop for World {
 
 fn send(fd: i32, bytes: &[u8]) -> Result<(), Failure> {
     let mut sent = -7;
-    let told = outcome(unsafe { usock_send(fd, bytes.as_ptr().cast(), bytes.len() as isize, &mut sent) });
-    assert_eq!(sent, if told.is_ok() { bytes.len() as isize } else { 0 });
-    told
+    let reported = outcome(unsafe { usock_send(fd, bytes.as_ptr().cast(), bytes.len() as isize, &mut sent) });
+    assert_eq!(sent, if reported.is_ok() { bytes.len() as isize } else { 0 });
+    reported
 }
 
 fn set_send_buffer(connection: &Connection, bytes: usize) {

@@ -71,7 +71,7 @@ extern "C" fn close_everything(_: i32) {
     }
     let before = errno_now();
     unsafe {
-        // The library says EDEADLK where it was interrupted.
+        // A call returns EDEADLK if it has interrupted the library.
         ipc_message_empty(ptr::null_mut());
         NESTED.store(errno_now() == libc::EDEADLK, Relaxed);
         let was_open = OPEN.load(Relaxed);
@@ -259,11 +259,11 @@ fn be_interrupted(number: usize) -> ! {
         let client = child::connect(&server.path);
         let fd = server.next_connection();
         assert_eq!(write(client, 1, b"question"), IPC_ERROR_NONE);
-        assert_eq!(server.next(), Told::Message(fd, 1, b"question".to_vec()));
+        assert_eq!(server.next(), Reported::Message(fd, 1, b"question".to_vec()));
         assert_eq!(write(fd, 1, b"answer"), IPC_ERROR_NONE);
         assert_eq!(read(client), Ok((1, b"answer".to_vec())));
         assert_eq!(usock_close(client), IPC_ERROR_NONE);
-        assert_eq!(server.next(), Told::Disconnection(fd));
+        assert_eq!(server.next(), Reported::Disconnection(fd));
         drop(server);
         libc::exit(if NESTED.load(Relaxed) { INSIDE } else { OUTSIDE });
     }
@@ -321,7 +321,7 @@ fn promise_24_a_handler_may_clean_up_and_return_at_any_moment() {
 }
 
 #[test]
-fn promise_24_a_handler_may_clean_up_at_any_moment_where_the_path_is_long() {
+fn promise_24_handler_may_clean_up_a_long_path_at_any_moment() {
     own_process!(100);
     let top = tempfile::tempdir().unwrap();
     for depth in [1, 10] {

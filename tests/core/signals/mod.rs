@@ -69,7 +69,7 @@ fn has_cleaned_up(child: &mut Child, path: &str, what: &str) {
     assert!(!Path::new(path).exists(), "{what}: the path is left");
 }
 
-/// A client that asks until the server has gone.
+/// A client that asks until the server has closed.
 fn asks_on(path: &str, answers: &'static AtomicUsize, size: usize) -> JoinHandle<()> {
     let mut stream = UnixStream::connect(path).unwrap();
     let bytes = frame(1, &vec![24; size]);
@@ -116,7 +116,7 @@ fn end_in_mid_traffic(number: usize) {
 }
 
 #[test]
-fn promise_24_programs_that_are_ended_in_mid_traffic_clean_up() {
+fn promise_24_programs_ended_in_mid_traffic_clean_up() {
     own_process!(100);
     for number in 0..30 {
         end_in_mid_traffic(number);
@@ -124,7 +124,7 @@ fn promise_24_programs_that_are_ended_in_mid_traffic_clean_up() {
 }
 
 #[test]
-fn promise_24_programs_that_are_ended_in_mid_traffic_under_load_clean_up() {
+fn promise_24_programs_ended_under_load_clean_up() {
     own_process!(100);
     for first in (30..60).step_by(10) {
         let together: Vec<_> = (first..first + 10)
@@ -135,7 +135,7 @@ fn promise_24_programs_that_are_ended_in_mid_traffic_under_load_clean_up() {
 }
 
 #[test]
-fn promise_24_programs_that_are_ended_when_idle_clean_up() {
+fn promise_24_programs_ended_when_idle_clean_up() {
     own_process!(60);
     for clients in 0..15 {
         let mut server = Child::start(serves_until_a_signal);
@@ -151,7 +151,7 @@ fn promise_24_programs_that_are_ended_when_idle_clean_up() {
     }
 }
 
-/// Calls that wait for somebody who never comes.
+/// Calls that wait for a peer that never connects.
 const CALLS: [&str; 8] = [
     "ipc_wait_event",
     "ipc_read",
@@ -208,7 +208,7 @@ fn blocks_until_a_signal() {
 }
 
 #[test]
-fn promise_24_programs_that_wait_in_the_library_clean_up() {
+fn promise_24_programs_ended_in_a_wait_clean_up() {
     own_process!(60);
     for call in CALLS {
         let mut child = Child::start(blocks_until_a_signal);
@@ -255,7 +255,7 @@ fn waits_while_threads_block() {
 }
 
 #[test]
-fn promise_24_a_program_whose_threads_wait_in_the_library_cleans_up() {
+fn promise_24_program_with_waiting_threads_cleans_up() {
     own_process!(60);
     for _ in 0..10 {
         let mut child = Child::start(waits_while_threads_block);

@@ -270,7 +270,7 @@ fn ptrace(request: libc::c_uint, child: &Child) -> Option<()> {
 }
 
 #[test]
-fn promise_30_a_debugger_that_attaches_and_detaches_ends_no_call() {
+fn promise_30_debugger_attach_and_detach_end_no_call() {
     own_process!(100);
     for call in every_call() {
         let child = waiting(call, if TIMED.contains(&call) { "restart" } else { "no restart" });
@@ -327,7 +327,7 @@ fn promise_30_a_handler_ends_a_wait_for_events() {
 }
 
 #[test]
-fn promise_30_a_handler_ends_other_calls_without_sa_restart_alone() {
+fn promise_30_handler_ends_other_calls_without_sa_restart_only() {
     own_process!(60);
     for call in RESTARTED.into_iter().chain(TIMED).chain(NEVER_ENDED) {
         for action in ["restart", "no restart"] {
@@ -353,13 +353,13 @@ fn waits_amid_half_frames() {
     let mut server = child::server();
     child::say(server.path.to_str().unwrap());
     for _ in 0..20 {
-        assert!(matches!(server.next(), Told::Connection(_)));
+        assert!(matches!(server.next(), Reported::Connection(_)));
     }
     child::say("all are here");
     for _ in 0..child::hear().parse().unwrap() {
         child::say("about to wait");
-        let told = server.try_look(-1);
-        assert_eq!(told, Err((IPC_ERROR_WAIT_EVENT__SELECT, libc::EINTR)));
+        let reported = server.try_look(-1);
+        assert_eq!(reported, Err((IPC_ERROR_WAIT_EVENT__SELECT, libc::EINTR)));
         child::say("interrupted");
     }
 }

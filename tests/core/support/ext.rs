@@ -17,18 +17,18 @@ pub const EMPTY_EVENT: ipc_event = ipc_event {
     m: std::ptr::null_mut(),
 };
 
-/// What a call has told that may tell nothing.
+/// The result of a call that may return without an event.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Seen {
     Nothing,
     /// A watched descriptor is ready.
     Ready(RawFd),
-    Told(Told),
+    Reported(Reported),
 }
 
-impl PartialEq<Told> for Seen {
-    fn eq(&self, other: &Told) -> bool {
-        matches!(self, Self::Told(told) if told == other)
+impl PartialEq<Reported> for Seen {
+    fn eq(&self, other: &Reported) -> bool {
+        matches!(self, Self::Reported(reported) if reported == other)
     }
 }
 
@@ -259,24 +259,24 @@ fn seen(program: &mut Program, event: &ipc_event) -> Seen {
     let origin = event.origin;
     let fd = unsafe { (*origin).fd };
     let message = || unsafe { take_payload(*event.m.cast::<ipc_message>()) };
-    Seen::Told(match kind {
+    Seen::Reported(match kind {
         ipc_event_type::IPC_EVENT_TYPE_EXTRA_SOCKET if event.m.is_null() => return Seen::Ready(fd),
-        ipc_event_type::IPC_EVENT_TYPE_EXTRA_SOCKET => Told::Extra(fd, message().1),
+        ipc_event_type::IPC_EVENT_TYPE_EXTRA_SOCKET => Reported::Extra(fd, message().1),
         ipc_event_type::IPC_EVENT_TYPE_MESSAGE => {
             let (kind, payload) = message();
-            Told::Message(fd, kind, payload)
+            Reported::Message(fd, kind, payload)
         }
-        ipc_event_type::IPC_EVENT_TYPE_ERROR => Told::Error(fd),
+        ipc_event_type::IPC_EVENT_TYPE_ERROR => Reported::Error(fd),
         ipc_event_type::IPC_EVENT_TYPE_CONNECTION => {
             program.clients.push(origin);
-            Told::Connection(fd)
+            Reported::Connection(fd)
         }
         _ => {
             if let Some(place) = program.clients.iter().position(|client| *client == origin) {
                 program.clients.swap_remove(place);
                 unsafe { libc::free(origin.cast()) };
             }
-            Told::Disconnection(fd)
+            Reported::Disconnection(fd)
         }
     })
 }
@@ -298,7 +298,7 @@ impl Program {
         self.try_look(timeout).unwrap_or_else(|failure| panic!("{failure:?}"))
     }
 
-    /// All that is to be told until a call tells nothing.
+    /// All pending events, until a call returns without an event.
     pub fn all(&mut self) -> Vec<Seen> {
         std::iter::from_fn(|| Some(self.look(0)).filter(|seen| *seen != Seen::Nothing)).collect()
     }
@@ -402,7 +402,7 @@ impl Receiver {
     pub fn next(&mut self) -> (u8, Vec<u8>) {
         match &mut self.listed {
             Some(listed) => match listed.program.look(20_000) {
-                Seen::Told(Told::Message(_, kind, payload)) => (kind, payload),
+                Seen::Reported(Reported::Message(_, kind, payload)) => (kind, payload),
                 other => panic!("{other:?}"),
             },
             None => read(self.fd).unwrap_or_else(|code| panic!("{code:?}")),
@@ -413,7 +413,10 @@ impl Receiver {
     pub fn end(&mut self) {
         match &mut self.listed {
             Some(listed) => {
-                assert!(matches!(listed.program.try_look(20_000), Ok(Seen::Told(Told::Disconnection(_)))))
+                assert!(matches!(
+                    listed.program.try_look(20_000),
+                    Ok(Seen::Reported(Reported::Disconnection(_)))
+                ))
             }
             None => {
                 assert_eq!(read(self.fd), Err(IPC_ERROR_CLOSED_RECIPIENT));
@@ -432,10 +435,10 @@ impl Drop for Receiver {
     }
 }
 
-/// Takes what there is to tell, until a call tells nothing; then the descriptor is not readable.
+/// Takes all pending events, until a call returns without an event; then the descriptor is not readable.
 pub fn drain(program: &mut Program, fd: RawFd) -> Vec<Seen> {
     let mut all = Vec::new();
-    // What has made it readable may be told by and by: half a message, a queue that is sent.
+    // What has made it readable may take several calls to be reported: half a message, a queue that is sent.
     until("nothing is left", || {
         all.extend(program.all());
         !is_readable(fd)

@@ -1,4 +1,4 @@
-//! Who has come and not gone, and the ways to go.
+//! The clients that are connected, and the ways in which a connection can end.
 
 use std::collections::HashSet;
 use std::io::Write;
@@ -11,10 +11,10 @@ use super::*;
 
 pub type Origin = *mut ipc_connection_info;
 
-/// A server that keeps a ledger of the origins that have come and not gone.
+/// A server that keeps a ledger of the origins whose CONNECTION was reported, and no DISCONNECTION yet.
 pub struct Ledger {
     pub server: Box<Program>,
-    /// The origins that have come and not gone.
+    /// The origins whose CONNECTION was reported, and no DISCONNECTION yet.
     pub here: HashSet<Origin>,
 }
 
@@ -38,29 +38,29 @@ impl Ledger {
     }
 
     /// The next event and its origin, which is entered in the ledger.
-    pub fn next(&mut self) -> (Told, Origin) {
-        let told = self.server.next();
+    pub fn next(&mut self) -> (Reported, Origin) {
+        let reported = self.server.next();
         let origin = self.server.event.origin;
-        match told {
-            Told::Connection(_) => assert!(self.here.insert(origin), "came twice: {told:?}"),
-            Told::Disconnection(_) => {
-                assert!(self.here.remove(&origin), "gone twice, or never come: {told:?}")
+        match reported {
+            Reported::Connection(_) => assert!(self.here.insert(origin), "connected twice: {reported:?}"),
+            Reported::Disconnection(_) => {
+                assert!(self.here.remove(&origin), "disconnected twice, or never connected: {reported:?}")
             }
-            _ => assert!(self.here.contains(&origin), "not here: {told:?}"),
+            _ => assert!(self.here.contains(&origin), "not connected: {reported:?}"),
         }
-        (told, origin)
+        (reported, origin)
     }
 
-    /// A peer out of the way of the server's descriptors, connected but not told of.
+    /// A connected peer, with a number apart from the server's descriptors, whose CONNECTION is not reported yet.
     pub fn waiting(&self) -> UnixStream {
         out_of_the_way(UnixStream::connect(&self.path).unwrap())
     }
 
-    /// A peer that is told of; its descriptor here, and its origin.
+    /// A peer whose CONNECTION was reported; the server's descriptor for it, and its origin.
     pub fn peer(&mut self) -> (UnixStream, i32, Origin) {
         let peer = self.waiting();
         match self.next() {
-            (Told::Connection(fd), origin) => (peer, fd, origin),
+            (Reported::Connection(fd), origin) => (peer, fd, origin),
             other => panic!("{other:?} instead of a connection"),
         }
     }
@@ -71,14 +71,14 @@ impl Ledger {
         &mut self,
         expected: usize,
         marker: &mut (UnixStream, i32, Origin),
-    ) -> Vec<(Told, Origin)> {
+    ) -> Vec<(Reported, Origin)> {
         let (peer, fd, origin) = marker;
         let (mut all, mut rounds, end) = (Vec::new(), 0, Instant::now() + Duration::from_secs(5));
         while rounds < 5 {
             have_the_list_looked_through(&mut self.server.list);
             peer.write_all(&frame(9, b"marker")).unwrap();
-            let last = (Told::Message(*fd, 9, b"marker".to_vec()), *origin);
-            all.extend(std::iter::from_fn(|| Some(self.next()).filter(|told| *told != last)));
+            let last = (Reported::Message(*fd, 9, b"marker".to_vec()), *origin);
+            all.extend(std::iter::from_fn(|| Some(self.next()).filter(|reported| *reported != last)));
             if all.len() >= expected || Instant::now() > end {
                 rounds += 1;
             } else {
@@ -88,15 +88,15 @@ impl Ledger {
         all
     }
 
-    /// Nothing is left to be told: whoever comes now is the next, and the one after that.
+    /// No event is pending: the next client that connects is the next event, and the one after that.
     pub fn assert_nothing_more(&mut self) {
         for _ in 0..2 {
             have_the_list_looked_through(&mut self.server.list);
             let (mut peer, fd, origin) = self.peer();
             peer.write_all(&frame(1, b"the next")).unwrap();
-            assert_eq!(self.next(), (Told::Message(fd, 1, b"the next".to_vec()), origin));
+            assert_eq!(self.next(), (Reported::Message(fd, 1, b"the next".to_vec()), origin));
             drop(peer);
-            assert_eq!(self.next(), (Told::Disconnection(fd), origin));
+            assert_eq!(self.next(), (Reported::Disconnection(fd), origin));
         }
     }
 }
@@ -163,13 +163,13 @@ impl End {
             }
             ReadAheadThenIpcClose => {
                 peer.write_all(&frame(1, b"told").repeat(3)).unwrap();
-                assert_eq!(ledger.next(), (Told::Message(fd, 1, b"told".to_vec()), origin));
+                assert_eq!(ledger.next(), (Reported::Message(fd, 1, b"told".to_vec()), origin));
                 assert_eq!(unsafe { ipc_close(origin) }, IPC_ERROR_NONE);
                 return Some(peer);
             }
             HalfReadThenClose => {
                 peer.write_all(&[frame(1, b"told"), frame(1, b"half")[..7].to_vec()].concat()).unwrap();
-                assert_eq!(ledger.next(), (Told::Message(fd, 1, b"told".to_vec()), origin));
+                assert_eq!(ledger.next(), (Reported::Message(fd, 1, b"told".to_vec()), origin));
                 close(fd);
                 return Some(peer);
             }

@@ -31,7 +31,7 @@ pub const EMPTY_MESSAGE: ipc_message = ipc_message { r#type: 0, length: 0, paylo
 pub fn until(what: &str, mut condition: impl FnMut() -> bool) {
     let end = std::time::Instant::now() + Duration::from_secs(10) * patience();
     while !condition() {
-        assert!(std::time::Instant::now() < end, "in vain: {what}");
+        assert!(std::time::Instant::now() < end, "timed out: {what}");
         std::thread::sleep(Duration::from_millis(1));
     }
 }
@@ -68,7 +68,7 @@ pub fn frame(kind: u8, payload: &[u8]) -> Vec<u8> {
     [&[kind][..], &length.to_ne_bytes(), payload].concat()
 }
 
-/// Bytes that are easy to tell from others.
+/// Bytes that are easy to distinguish from other bytes.
 pub fn pattern(size: usize, seed: usize) -> Vec<u8> {
     (0..size)
         .map(|n| (n.wrapping_mul(31).wrapping_add(seed).wrapping_mul(2_654_435_761) >> 7) as u8)
@@ -85,9 +85,9 @@ pub fn read_frame(stream: &mut UnixStream) -> (u8, Vec<u8>) {
     (header[0], payload)
 }
 
-/// What ipc_wait_event told.
+/// The event that ipc_wait_event reported.
 #[derive(Debug, PartialEq, Eq)]
-pub enum Told {
+pub enum Reported {
     NotSet,
     Error(i32),
     Extra(i32, Vec<u8>),
@@ -102,7 +102,7 @@ pub struct Program {
     pub list: ipc_connection_infos,
     pub event: ipc_event,
     pub path: PathBuf,
-    /// The clients that it was told of and that it has to free.
+    /// The clients whose CONNECTION was reported; the program has to free them.
     pub clients: Vec<*mut ipc_connection_info>,
 }
 
@@ -136,7 +136,7 @@ impl Program {
     }
 
     /// One call; its code, and what the event says.
-    pub fn try_next(&mut self) -> Result<Told, ipc_errors> {
+    pub fn try_next(&mut self) -> Result<Reported, ipc_errors> {
         let srv = self.srv();
         let code = unsafe { ipc_wait_event(&mut self.list, srv, &mut self.event) };
         let kind = unsafe { self.event.r#type.assume_init() };
@@ -153,40 +153,40 @@ impl Program {
             take_payload(*message)
         };
         Ok(match kind {
-            ipc_event_type::IPC_EVENT_TYPE_NOT_SET => Told::NotSet,
-            ipc_event_type::IPC_EVENT_TYPE_ERROR => Told::Error(fd),
-            ipc_event_type::IPC_EVENT_TYPE_EXTRA_SOCKET => Told::Extra(fd, message().1),
+            ipc_event_type::IPC_EVENT_TYPE_NOT_SET => Reported::NotSet,
+            ipc_event_type::IPC_EVENT_TYPE_ERROR => Reported::Error(fd),
+            ipc_event_type::IPC_EVENT_TYPE_EXTRA_SOCKET => Reported::Extra(fd, message().1),
             ipc_event_type::IPC_EVENT_TYPE_CONNECTION => {
                 self.clients.push(origin);
-                Told::Connection(fd)
+                Reported::Connection(fd)
             }
             ipc_event_type::IPC_EVENT_TYPE_DISCONNECTION => {
                 if let Some(place) = self.clients.iter().position(|client| *client == origin) {
                     self.clients.swap_remove(place);
                     unsafe { libc::free(origin.cast()) };
                 }
-                Told::Disconnection(fd)
+                Reported::Disconnection(fd)
             }
             ipc_event_type::IPC_EVENT_TYPE_MESSAGE => {
                 let (kind, payload) = message();
-                Told::Message(fd, kind, payload)
+                Reported::Message(fd, kind, payload)
             }
         })
     }
 
-    pub fn next(&mut self) -> Told {
+    pub fn next(&mut self) -> Reported {
         self.try_next().unwrap_or_else(|code| panic!("{code:?}: {}", std::io::Error::last_os_error()))
     }
 
     /// The next event that is a connection; its descriptor.
     pub fn next_connection(&mut self) -> i32 {
         match self.next() {
-            Told::Connection(fd) => fd,
+            Reported::Connection(fd) => fd,
             other => panic!("{other:?} instead of a connection"),
         }
     }
 
-    /// A raw peer, connected and told.
+    /// A raw peer whose CONNECTION was reported, and the server's descriptor for it.
     pub fn peer(&mut self) -> (UnixStream, i32) {
         let stream = UnixStream::connect(&self.path).unwrap();
         let fd = self.next_connection();
@@ -236,9 +236,9 @@ pub fn read(fd: i32) -> Result<(u8, Vec<u8>), ipc_errors> {
     let mut message = EMPTY_MESSAGE;
     match unsafe { ipc_read(&info, &mut message) } {
         IPC_ERROR_NONE => {
-            let told = take_payload(message);
+            let reported = take_payload(message);
             unsafe { ipc_message_empty(&mut message) };
-            Ok(told)
+            Ok(reported)
         }
         code => Err(code),
     }
@@ -252,7 +252,7 @@ pub fn take_payload(message: ipc_message) -> (u8, Vec<u8>) {
     }
     let length = message.length as usize;
     let bytes = unsafe { std::slice::from_raw_parts(message.payload.cast::<u8>(), length + 1) };
-    assert_eq!(bytes[length], 0, "the NUL behind the payload");
+    assert_eq!(bytes[length], 0, "the NUL after the payload");
     (message.r#type as u8, bytes[..length].to_vec())
 }
 
@@ -278,14 +278,14 @@ pub fn pipe() -> (std::fs::File, std::fs::File) {
 }
 
 /// Writes from another thread, since it may take longer than a socket buffer holds.
-pub fn write_beside(mut stream: UnixStream, bytes: Vec<u8>) -> std::thread::JoinHandle<UnixStream> {
+pub fn write_in_thread(mut stream: UnixStream, bytes: Vec<u8>) -> std::thread::JoinHandle<UnixStream> {
     std::thread::spawn(move || {
         stream.write_all(&bytes).unwrap();
         stream
     })
 }
 
-/// Reads until the end of the connection, beside the test.
+/// Reads until end of file, in a thread.
 pub fn read_to_the_end(mut peer: UnixStream) -> std::thread::JoinHandle<Vec<u8>> {
     std::thread::spawn(move || {
         let mut got = Vec::new();

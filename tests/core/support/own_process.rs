@@ -1,4 +1,4 @@
-//! Each test in a process of its own.
+//! Runs each test in its own process.
 //!
 //! A test counts the open descriptors and the bytes of the heap, expects that the next file gets the number that it
 //! has just closed, sets limits, forks, replaces handlers of signals. What it sees of its process has to be its own
@@ -7,7 +7,7 @@
 //!
 //! * in the one that cargo has started, it starts the program once more for this test alone, waits, and returns from
 //!   the test, which has failed if it failed there;
-//! * in the one that was started so, the test goes on behind it. Nothing else runs there, and its time is limited.
+//! * in the one that was started so, the test goes on after that line. Nothing else runs there, and its time is limited.
 //!
 //! In the environment:
 //! LIBIPC_TEST_OWN_PROCESS: the test that the process was made for;
@@ -45,15 +45,15 @@ pub fn enter(here: &str, seconds: u64) -> Option<Limit> {
         run(test);
         return None;
     }
-    // A test is not left behind where the whole program has been ended.
+    // The process of the test ends if the whole test program is ended.
     unsafe { libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL) };
     Some(limit_of(test.to_owned(), seconds))
 }
 
-/// Runs the test in a process of its own. What it says is shown where it has failed with the failure, and else as what
-/// [`say`] says.
+/// Runs the test in its own process. The output of the test is printed with the failure if the test has failed, and else
+/// by [`say`].
 fn run(test: &str) {
-    // Files, not pipes: a process that the test leaves behind may keep them open.
+    // Files, not pipes: a process that outlives the test may keep them open.
     let [mut results, mut said] = [(); 2].map(|()| tempfile::tempfile().unwrap());
     let under = std::env::var(UNDER).unwrap_or_default();
     let program = std::env::current_exe().unwrap();
@@ -80,7 +80,7 @@ fn content(file: &mut File) -> String {
     String::from_utf8_lossy(&bytes).into_owned()
 }
 
-/// Says something that is seen also where the test succeeds.
+/// Prints a text that is shown even if the test succeeds.
 pub fn say(text: &str) {
     if !text.is_empty() {
         // Past the harness, which keeps to itself what a test prints.

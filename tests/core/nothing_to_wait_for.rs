@@ -1,11 +1,11 @@
-//! Promise 14: with nobody to wait for, ipc_wait_event says so instead of waiting for ever.
+//! Promise 14: if no connection can be waited for, ipc_wait_event returns an error instead of waiting for ever.
 
 use std::os::fd::AsRawFd;
 
 use crate::support::*;
 
 /// The answer of a list where nothing can happen, each time it is asked.
-fn assert_nobody(program: &mut Program) {
+fn assert_nothing_to_wait_for(program: &mut Program) {
     for _ in 0..3 {
         set_errno(0);
         assert_eq!(program.try_next(), Err(IPC_ERROR_WAIT_EVENT__NO_CLIENTS_PARAM));
@@ -15,9 +15,9 @@ fn assert_nobody(program: &mut Program) {
 }
 
 #[test]
-fn promise_14_an_empty_list_and_no_service() {
+fn promise_14_empty_list_without_service_is_an_error() {
     own_process!(30);
-    assert_nobody(&mut Program::client());
+    assert_nothing_to_wait_for(&mut Program::client());
 }
 
 #[test]
@@ -25,19 +25,19 @@ fn promise_14_a_list_of_nothing_but_null() {
     own_process!(30);
     let mut program = Program::client();
     replace_array(&mut program.list, &[std::ptr::null_mut(); 5]);
-    assert_nobody(&mut program);
+    assert_nothing_to_wait_for(&mut program);
 }
 
 #[test]
 fn promise_14_a_list_of_nothing_but_closed_descriptors() {
     own_process!(30);
     let mut program = Program::client();
-    // Numbers that nobody has.
+    // Numbers that no file has.
     let mut infos = [-1, 900_001, 900_002].map(|fd| ipc_connection_info { fd, ..EMPTY_INFO });
     for info in &mut infos {
         assert_eq!(unsafe { ipc_add(&mut program.list, info) }, IPC_ERROR_NONE);
     }
-    assert_nobody(&mut program);
+    assert_nothing_to_wait_for(&mut program);
 }
 
 #[test]
@@ -45,17 +45,17 @@ fn promise_14_a_size_without_an_array_and_a_size_below_zero() {
     own_process!(30);
     let mut program = Program::client();
     program.list.size = 3;
-    assert_nobody(&mut program);
+    assert_nothing_to_wait_for(&mut program);
     program.list.size = 0;
     let (one, _two) = pair();
     let mut info = connection(&one);
     assert_eq!(unsafe { ipc_add(&mut program.list, &mut info) }, IPC_ERROR_NONE);
     program.list.size = -1;
-    assert_nobody(&mut program);
+    assert_nothing_to_wait_for(&mut program);
 }
 
 #[test]
-fn promise_14_extra_descriptors_whose_end_was_told() {
+fn promise_14_extra_descriptors_whose_end_was_reported() {
     own_process!(30);
     let mut program = Program::client();
     let (reader, writer) = pipe();
@@ -63,10 +63,10 @@ fn promise_14_extra_descriptors_whose_end_was_told() {
     for fd in [reader.as_raw_fd(), file.as_raw_fd()] {
         assert_eq!(unsafe { ipc_add_fd(&mut program.list, fd) }, IPC_ERROR_NONE);
     }
-    assert_eq!(program.next(), Told::Extra(file.as_raw_fd(), vec![]));
+    assert_eq!(program.next(), Reported::Extra(file.as_raw_fd(), vec![]));
     drop(writer);
-    assert_eq!(program.next(), Told::Extra(reader.as_raw_fd(), vec![]));
-    assert_nobody(&mut program);
+    assert_eq!(program.next(), Reported::Extra(reader.as_raw_fd(), vec![]));
+    assert_nothing_to_wait_for(&mut program);
     free_extras(&mut program);
 }
 
@@ -79,8 +79,8 @@ fn promise_14_an_extra_socket_whose_end_was_an_error() {
     assert_eq!(unsafe { ipc_add_fd(&mut program.list, one.as_raw_fd()) }, IPC_ERROR_NONE);
     std::io::Write::write_all(&mut one, b"never read").unwrap();
     drop(two);
-    assert_eq!(program.next(), Told::Extra(one.as_raw_fd(), vec![]));
-    assert_nobody(&mut program);
+    assert_eq!(program.next(), Reported::Extra(one.as_raw_fd(), vec![]));
+    assert_nothing_to_wait_for(&mut program);
     free_extras(&mut program);
 }
 
@@ -92,13 +92,13 @@ fn promise_14_after_the_last_connection_has_ended() {
     let mut info = ipc_connection_info { fd: std::os::fd::IntoRawFd::into_raw_fd(one), ..EMPTY_INFO };
     assert_eq!(unsafe { ipc_add(&mut program.list, &mut info) }, IPC_ERROR_NONE);
     drop(two);
-    assert_eq!(program.next(), Told::Disconnection(info.fd));
+    assert_eq!(program.next(), Reported::Disconnection(info.fd));
     assert!(program.list.cinfos.is_null());
-    assert_nobody(&mut program);
+    assert_nothing_to_wait_for(&mut program);
 }
 
 #[test]
-fn promise_14_somebody_is_waited_for() {
+fn promise_14_list_with_an_open_member_is_waited_for() {
     own_process!(30);
     // A service without clients, and a client beside what has ended: here it does wait.
     let mut server = Program::server();

@@ -148,10 +148,10 @@ fn work() {
         assert_eq!(write(own.fd, 1, b"to the peer"), IPC_ERROR_NONE);
         assert_eq!(read_frame(&mut peer), (1, b"to the peer".to_vec()));
         peer.write_all(&frame(2, b"from the peer").repeat(2)).unwrap();
-        assert_eq!(server.look(10_000), Told::Message(own.fd, 2, b"from the peer".to_vec()));
+        assert_eq!(server.look(10_000), Reported::Message(own.fd, 2, b"from the peer".to_vec()));
         assert_eq!(read(own.fd), Ok((2, b"from the peer".to_vec())));
         writer.write_all(b"more").unwrap();
-        assert_eq!(server.look(10_000), Told::Extra(reader.as_raw_fd(), b"more".to_vec()));
+        assert_eq!(server.look(10_000), Reported::Extra(reader.as_raw_fd(), b"more".to_vec()));
         queue(own.fd, 3, b"queued").unwrap();
         flush(own.fd, 10_000).unwrap();
         limits(own.fd, 1000, 1000).unwrap();
@@ -163,7 +163,7 @@ fn work() {
 }
 
 #[test]
-fn promise_46_other_threads_fork_and_exit_are_not_held_up() {
+fn promise_46_other_threads_fork_and_exit_do_not_block() {
     own_process!(100);
     for call in CALLS {
         for then in ["exit", "exit in a thread", "fork"] {
@@ -187,7 +187,7 @@ fn reads_what_another_reader_takes() {
         let mut program = Program::client();
         assert_eq!(unsafe { ipc_add_fd(&mut program.list, watched) }, IPC_ERROR_NONE);
         loop {
-            let Told::Extra(..) = program.next() else { panic!("no bytes") };
+            let Reported::Extra(..) = program.next() else { panic!("no bytes") };
         }
     });
     let mut bytes = [0; 64];
@@ -210,7 +210,7 @@ fn reads_what_another_reader_takes() {
 }
 
 #[test]
-fn promise_46_a_file_that_another_reader_empties_holds_up_nobody() {
+fn promise_46_file_emptied_by_another_reader_does_not_block() {
     own_process!(60);
     for kind in ["FIFO", "terminal"] {
         let mut child = Child::start(reads_what_another_reader_takes);
@@ -244,8 +244,8 @@ fn promise_46_ipc_close_does_not_wait_for_a_reader() {
         assert_eq!(read(fd), Ok((2, b"to the next".to_vec())));
         next_peer.write_all(&frame(2, b"to the next")).unwrap();
         drop(peer);
-        let told = reader.join().unwrap();
-        assert!(told.is_err(), "{told:?}");
+        let reported = reader.join().unwrap();
+        assert!(reported.is_err(), "{reported:?}");
         assert_eq!(read(fd), Ok((2, b"to the next".to_vec())));
     }
 }
