@@ -10,6 +10,9 @@ fn main() {
         // A thread that is cancelled while it waits is unwound from there.
         .flag("-fexceptions")
         .flag("-fvisibility=hidden")
+        // Dates after 2038 on 32-bit machines.
+        .define("_FILE_OFFSET_BITS", "64")
+        .define("_TIME_BITS", "64")
         .warnings(true)
         .extra_warnings(true)
         .compile("ipc_c");

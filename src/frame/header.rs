@@ -66,7 +66,7 @@ pub fn parse_exact(bytes: &[u8]) -> Option<(Header, &[u8])> {
 mod tests {
     use super::*;
 
-    /// Frames as the original library puts them on the wire, on a little-endian machine.
+    /// Frames as the original library puts them on the wire: the length is in the byte order of the machine.
     #[cfg(target_endian = "little")]
     const GOLDEN: [(u8, &[u8], &[u8]); 4] = [
         (0, b"", b"\x00\x00\x00\x00\x00"),
@@ -74,9 +74,15 @@ mod tests {
         (255, b"\0", b"\xff\x01\x00\x00\x00\x00"),
         (b'a', &[b'x'; 258], b"a\x02\x01\x00\x00"),
     ];
+    #[cfg(target_endian = "big")]
+    const GOLDEN: [(u8, &[u8], &[u8]); 4] = [
+        (0, b"", b"\x00\x00\x00\x00\x00"),
+        (2, b"hello", b"\x02\x00\x00\x00\x05hello"),
+        (255, b"\0", b"\xff\x00\x00\x00\x01\x00"),
+        (b'a', &[b'x'; 258], b"a\x00\x00\x01\x02"),
+    ];
 
     #[test]
-    #[cfg(target_endian = "little")]
     fn golden_vectors() {
         for (kind, payload, wire) in GOLDEN {
             let header = Header { kind, length: payload.len() };

@@ -239,10 +239,25 @@ impl Cookie {
 }
 
 /// How long a receive on this descriptor may wait, by its SO_RCVTIMEO, in milliseconds: -1 for ever.
+#[allow(
+    unsafe_code,
+    reason = "nix panics if the size that is returned is not that of a timeval, as in an emulator"
+)]
 pub fn receive_time(fd: RawFd) -> Result<i32> {
-    let limit = socket::getsockopt(&borrow(fd)?, socket::sockopt::ReceiveTimeout)?;
-    let microseconds = limit.num_microseconds();
-    Ok(if microseconds == 0 { -1 } else { i32::try_from((microseconds + 999) / 1000).unwrap_or(i32::MAX) })
+    let mut limit = libc::timeval { tv_sec: 0, tv_usec: 0 };
+    let mut size = size_of_val(&limit) as libc::socklen_t;
+    // SAFETY: the structure has as many bytes as `size` announces, and any bytes are numbers.
+    Errno::result(unsafe {
+        let place = (&raw mut limit).cast();
+        libc::getsockopt(fd, libc::SOL_SOCKET, libc::SO_RCVTIMEO, place, &raw mut size)
+    })?;
+    if limit.tv_sec == 0 && limit.tv_usec == 0 {
+        return Ok(-1);
+    }
+    // Part of a millisecond is a whole one.
+    let rest = i32::try_from(limit.tv_usec).unwrap_or(0).saturating_add(999) / 1000;
+    let whole = i32::try_from(limit.tv_sec).unwrap_or(i32::MAX).saturating_mul(1000);
+    Ok(whole.saturating_add(rest))
 }
 
 /// How long a send or connect on this descriptor may wait (SO_SNDTIMEO), in milliseconds: below 0 for ever.
@@ -254,4 +269,29 @@ pub fn set_send_time(fd: RawFd, milliseconds: i32) -> Result<()> {
 /// Whether the program wants no wait at all on this descriptor.
 pub fn is_nonblocking(fd: RawFd) -> Result<bool> {
     Ok(OFlag::from_bits_retain(fcntl(borrow(fd)?, FcntlArg::F_GETFL)?).contains(OFlag::O_NONBLOCK))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::os::fd::AsRawFd;
+    use std::os::unix::net::UnixStream;
+
+    #[test]
+    fn receive_timeout_is_in_milliseconds_rounded_up() {
+        let (socket, _peer) = UnixStream::pair().unwrap();
+        let set = |tv_sec, tv_usec| {
+            set_option(socket.as_raw_fd(), libc::SO_RCVTIMEO, libc::timeval { tv_sec, tv_usec }).unwrap();
+            receive_time(socket.as_raw_fd())
+        };
+        assert_eq!(set(0, 0), Ok(-1));
+        assert_eq!(set(5, 0), Ok(5000));
+        // The kernel keeps ticks of 1 to 10 milliseconds.
+        assert!((1..=20).contains(&set(0, 1).unwrap()));
+        assert_eq!(set(libc::time_t::from(i32::MAX), 0), Ok(i32::MAX));
+        #[cfg(target_pointer_width = "64")]
+        // More microseconds than an i64 has room for; a kernel of other ticks takes it for none.
+        assert!([Ok(i32::MAX), Ok(-1)].contains(&set(10_000_000_000_000, 0)));
+        assert_eq!(receive_time(-1), Err(Errno::EBADF));
+    }
 }

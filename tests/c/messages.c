@@ -6,8 +6,12 @@
 
 #include <sys/socket.h>
 
-/* Type MSG_TYPE_DATA, length 5 in the byte order of the supported machines, payload. */
+/* Type MSG_TYPE_DATA, length 5 in the byte order of the machine, payload. */
+#if __BYTE_ORDER__ == __ORDER_BIG_ENDIAN__
+static const char golden[] = { 2, 0, 0, 0, 5, 'h', 'e', 'l', 'l', 'o' };
+#else
 static const char golden[] = { 2, 5, 0, 0, 0, 'h', 'e', 'l', 'l', 'o' };
+#endif
 
 static const char hello[] = { 'h', 'e', 'l', 'l', 'o' };
 

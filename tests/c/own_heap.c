@@ -141,6 +141,8 @@ static void next_event (enum ipc_event_type type)
 static void serve (void)
 {
 	static const ssize_t sizes[] = { 0, 1, 17, 4096, 70000, 1000000 };
+	static const uint32_t announced = 100;
+	char half[] = { 1, 0, 0, 0, 0, 'h', 'a', 'l', 'f' };
 	struct ipc_message m = { 0, 0, NULL }, *made;
 	struct ipc_connection_info *copy;
 	size_t count;
@@ -195,7 +197,8 @@ static void serve (void)
 	for (i = 0; i < 10; i++)
 		IPC_EVENT_CLEAN (&events[i]);
 	/* Half a frame, and settings. */
-	CHECK (send (clients[2].fd, "\1\144\0\0\0half", 9, 0) == 9);
+	memcpy (half + 1, &announced, sizeof announced);
+	CHECK (send (clients[2].fd, half, sizeof half, 0) == (ssize_t) sizeof half);
 	EXPECT_OK (ipc_limits (&clients[3], 100, 100));
 	EXPECT_OK (ipc_allow_fds (&clients[3]));
 	EXPECT_OK (ipc_event_fd (&list, &srv, &fd));

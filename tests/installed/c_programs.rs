@@ -19,9 +19,14 @@ use std::sync::OnceLock;
 use crate::staging::Language::{C, Cpp};
 use crate::staging::Linkage::{Shared, Static};
 use crate::staging::{
-    Language, Linkage, Program, WARNINGS, answer, files_below, has, outcome, printed, root, run, sanitizers,
-    skipped, stage, text_of,
+    Language, Linkage, Program, WARNINGS, answer, c_compiler, files_below, foreign_target, has, outcome,
+    printed, root, run, runner, sanitizers, skipped, stage, text_of,
 };
+
+/// Whether there is a compiler for C++ that makes what runs here.
+fn has_cpp() -> bool {
+    has("g++") && foreign_target().is_none()
+}
 
 /// A program of `tests/c`.
 struct Source {
@@ -45,8 +50,8 @@ impl Source {
     fn outputs(&self, languages: &[Language]) -> Vec<String> {
         let mut outputs = Vec::new();
         for language in languages {
-            if *language == Cpp && !has("g++") {
-                skipped(&format!("{:?} as C++", self.files), "g++");
+            if *language == Cpp && !has_cpp() {
+                skipped(&format!("{:?} as C++", self.files), "g++ for it");
                 continue;
             }
             for linkage in [Shared, Static] {
@@ -320,10 +325,10 @@ fn in_the_tree_of_the_library() {
     fs::copy(root().join("tests/c/in_tree.c"), &source).unwrap();
     // Without the flags of pkg-config: the header is found by the link alone.
     let program = tree.path().join("program");
-    let mut compiler = Command::new("cc");
+    let mut compiler = c_compiler();
     compiler.arg("-std=c99").args(WARNINGS).arg(source).arg("-o").arg(&program);
     run(compiler.args(stage().libs(Shared)));
-    printed(Command::new(program).env("LD_LIBRARY_PATH", stage().lib()));
+    printed(runner(&program).env("LD_LIBRARY_PATH", stage().lib()));
 }
 
 /// The static library leaves the program nothing to ask the loader for.

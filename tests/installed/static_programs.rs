@@ -4,17 +4,17 @@ use std::fs;
 use std::path::Path;
 use std::process::Command;
 
-use crate::staging::{answer, has, printed, root, run, skipped, stage};
+use crate::staging::{answer, c_compiler, foreign_target, has, printed, root, run, runner, skipped, stage};
 
 /// What `cc` makes of these arguments, in this folder, with the static library.
 fn compile(folder: &Path, arguments: &[&str]) -> Command {
     let binary = folder.join("program");
-    let mut cc = Command::new("cc");
+    let mut cc = c_compiler();
     cc.arg(format!("-I{}", root().join("tests/c").display())).args(stage().cflags());
     cc.args(["-std=c99", "-Wall", "-Wextra", "-Werror", "-o"]).arg(&binary).args(arguments);
     cc.arg(stage().lib().join("libipc.a")).arg("-pthread");
     run(&mut cc);
-    let mut program = Command::new(binary);
+    let mut program = runner(&binary);
     program.env("IPC_RUNDIR", folder);
     program
 }
@@ -46,6 +46,9 @@ fn static_library_stands_beside_another_one_made_by_rust() {
     let library = folder.path().join("libother.a");
     let mut rustc = Command::new("rustc");
     rustc.args(["--edition=2024", "--crate-type", "staticlib", "-o"]).arg(&library).arg(&other);
+    if let Some(target) = foreign_target() {
+        rustc.args(["--target", &target]);
+    }
     run(&mut rustc);
     let main = folder.path().join("main.c");
     let text = "#include <ipc.h>\nsize_t other (uint32_t);\nint main (void)\n{\n\tstruct ipc_message m = { 0, 0, NULL };\n\

@@ -35,6 +35,32 @@ pub fn has(tool: &str) -> bool {
     env::var_os("PATH").is_some_and(|path| env::split_paths(&path).any(|folder| folder.join(tool).is_file()))
 }
 
+/// The target that cargo builds for, if it is another one than its own. The tests then run on this machine all the same, and
+/// compile C programs with `CC` and run them with `LIBIPC_TEST_RUNNER`.
+pub fn foreign_target() -> Option<String> {
+    env::var("CARGO_BUILD_TARGET").ok().filter(|target| !target.is_empty())
+}
+
+/// What compiles programs in C.
+pub fn c_compiler() -> Command {
+    command_of(&env::var("CC").unwrap_or_else(|_| "cc".to_owned()))
+}
+
+/// What runs a program that was compiled.
+pub fn runner(program: &Path) -> Command {
+    let mut words = env::var("LIBIPC_TEST_RUNNER").unwrap_or_default();
+    words.push(' ');
+    words.push_str(program.to_str().unwrap());
+    command_of(&words)
+}
+
+fn command_of(words: &str) -> Command {
+    let mut words = words.split_whitespace();
+    let mut command = Command::new(words.next().expect("a command"));
+    command.args(words);
+    command
+}
+
 /// Runs the command, which must succeed; its output.
 pub fn run(command: &mut Command) -> Output {
     let output = command.output().unwrap_or_else(|error| panic!("{command:?}: {error}"));
@@ -67,7 +93,8 @@ pub fn make_in(folder: &Path) -> Command {
 pub fn make(target: &str, destination: &Path) -> Command {
     let mut make = make_in(root());
     make.arg(target).arg("PREFIX=/usr").arg(format!("DESTDIR={}", destination.display()));
-    if !has("strip") {
+    // That of this machine may know no other one.
+    if !has("strip") || foreign_target().is_some() {
         make.arg("STRIP=");
     }
     make
@@ -216,11 +243,10 @@ const RUNDIR_IN_VALGRIND: &str = "run-in-valgrind";
 impl Program {
     pub fn compile(language: Language, linkage: Linkage, sources: &[&Path], extra: &[&str]) -> Self {
         let folder = tempfile::tempdir_in(&stage().top).unwrap();
-        let (compiler, standard): (_, &[_]) = match language {
-            Language::C => ("cc", &["-std=c99"]),
-            Language::Cpp => ("g++", &["-std=c++17", "-x", "c++"]),
+        let (mut command, standard): (_, &[_]) = match language {
+            Language::C => (c_compiler(), &["-std=c99"]),
+            Language::Cpp => (Command::new("g++"), &["-std=c++17", "-x", "c++"]),
         };
-        let mut command = Command::new(compiler);
         command.args(standard).args(WARNINGS).args(extra).args(stage().cflags()).args(sources);
         run(command.arg("-o").arg(folder.path().join("program")).args(stage().libs(linkage)));
         for rundir in [RUNDIR, RUNDIR_IN_VALGRIND] {
@@ -249,7 +275,7 @@ impl Program {
     }
 
     pub fn command(&self) -> Command {
-        self.prepare(Command::new(self.path()), RUNDIR)
+        self.prepare(runner(&self.path()), RUNDIR)
     }
 
     pub fn command_in_valgrind(&self) -> Command {

@@ -20,7 +20,10 @@ pub enum Kind {
 
 pub const KINDS: [Kind; 5] = [Kind::File, Kind::Pipe, Kind::Socket, Kind::Epoll, Kind::Counter];
 
+#[cfg(target_endian = "little")]
 const CONTENT: &[u8] = b"\x01\x0d\0\0\0the program's";
+#[cfg(target_endian = "big")]
+const CONTENT: &[u8] = b"\x01\0\0\0\x0dthe program's";
 
 /// A file of the program's, and how it looked at first.
 pub struct Stranger {
