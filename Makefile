@@ -21,8 +21,6 @@ MAN7DIR = $(MANDIR)/man7
 
 CARGO ?= cargo
 INSTALL ?= install
-STRIP ?= strip
-OBJCOPY ?= objcopy
 LDCONFIG ?= ldconfig
 
 # Cargo.toml is where the version is written; the SONAME, in build.rs, has its first number.
@@ -38,6 +36,27 @@ LIBRARIES := $(BUILT)/libipc.so $(BUILT)/libipc.a
 SOURCES := Cargo.toml Cargo.lock build.rs $(shell find src -type f)
 
 VERBOSE := $(filter-out 0,$(V))
+
+# For another machine, the tools with Debian's and GNU's names for it, unless they are set: aarch64-linux-gnu-gcc. Rust has other
+# names than GNU for some processors.
+ifneq ($(CARGO_BUILD_TARGET),)
+GNU_CPU := $(firstword $(subst -, ,$(CARGO_BUILD_TARGET)))
+GNU_CPU := $(or $(and $(filter armv%,$(GNU_CPU)),arm),$(patsubst riscv64%,riscv64,$(GNU_CPU)))
+CROSS := $(GNU_CPU)-$(subst unknown-,,$(patsubst $(firstword $(subst -, ,$(CARGO_BUILD_TARGET)))-%,%,$(CARGO_BUILD_TARGET)))-
+first_found = $(firstword $(foreach tool,$(1),$(if $(shell command -v $(tool)),$(tool))) $(lastword $(1)))
+ifeq ($(origin CC),default)
+CC := $(call first_found,$(CROSS)gcc $(if $(findstring musl,$(CROSS)),musl-gcc) cc)
+endif
+ifeq ($(origin AR),default)
+AR := $(call first_found,$(CROSS)ar ar)
+endif
+OBJCOPY ?= $(call first_found,$(CROSS)objcopy objcopy)
+STRIP ?= $(call first_found,$(CROSS)strip strip)
+LINKER_OF_CARGO := CARGO_TARGET_$(shell echo '$(CARGO_BUILD_TARGET)' | tr a-z- A-Z_)_LINKER
+export $(LINKER_OF_CARGO) := $(or $($(LINKER_OF_CARGO)),$(firstword $(CC)))
+endif
+STRIP ?= strip
+OBJCOPY ?= objcopy
 
 # Before cargo says of an older one that it does not know the edition.
 RUST_NEEDED := $(shell sed -n 's/^rust-version = "\(.*\)"$$/\1/p' Cargo.toml)
@@ -72,6 +91,7 @@ include fuzz/fuzz.mk
 include soak/soak.mk
 include tests/abi/abi.mk
 include tests/checked/checked.mk
+include tests/everywhere/everywhere.mk
 
 # A page for each function; most of them lead to the page of another one.
 FUNCTION_PAGES := $(wildcard man/*.3)

@@ -7,6 +7,7 @@
 use std::io::Write;
 use std::mem::MaybeUninit;
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
+use std::ptr;
 
 use nix::Result;
 use nix::errno::Errno;
@@ -57,8 +58,8 @@ pub unsafe fn written<T>(room: &mut [MaybeUninit<T>], count: isize) -> Result<&m
 pub fn read(fd: RawFd, room: &mut [MaybeUninit<u8>], patience: Patience) -> Result<&mut [u8]> {
     if patience == Patience::DontWait {
         let piece = libc::iovec { iov_base: room.as_mut_ptr().cast(), iov_len: room.len() };
-        // SAFETY: `piece` is `room`, which is writable for its whole length; -1 is the file's own position.
-        let count = unsafe { libc::preadv2(fd, &raw const piece, 1, -1, libc::RWF_NOWAIT) };
+        // SAFETY: `piece` is `room`, which is writable for its whole length.
+        let count = unsafe { read_without_waiting(fd, &piece) };
         // EPERM and EINVAL: of a sandbox.
         let is_refused =
             || matches!(Errno::last(), Errno::EOPNOTSUPP | Errno::ENOSYS | Errno::EPERM | Errno::EINVAL);
@@ -71,6 +72,26 @@ pub fn read(fd: RawFd, room: &mut [MaybeUninit<u8>], patience: Patience) -> Resu
         }
     }
     read_waiting(fd, room)
+}
+
+/// preadv2(2) at the file's own position (-1), with RWF_NOWAIT.
+///
+/// # Safety
+/// The memory of `piece` is writable for its whole length.
+#[allow(unsafe_code, reason = "nix reads into initialised bytes only")]
+unsafe fn read_without_waiting(fd: RawFd, piece: &libc::iovec) -> isize {
+    let piece = ptr::from_ref(piece);
+    #[cfg(not(target_env = "musl"))]
+    // SAFETY: as promised by the caller.
+    let count = unsafe { libc::preadv2(fd, piece, 1, -1, libc::RWF_NOWAIT) };
+    // musl has the function since 1.2.5. The system call takes the position in two halves.
+    #[cfg(target_env = "musl")]
+    // SAFETY: as promised by the caller.
+    let count = unsafe {
+        let half: libc::c_long = -1;
+        libc::syscall(libc::SYS_preadv2, fd, piece, 1_usize, half, half, libc::RWF_NOWAIT) as isize
+    };
+    count
 }
 
 #[allow(unsafe_code, reason = "nix reads into initialised bytes only")]

@@ -78,7 +78,7 @@ pub fn timer_fd(first: i32, every: i32) -> Result<OwnedFd> {
     // SAFETY: a new descriptor, which nobody else knows.
     let timer = shown(unsafe { OwnedFd::from_raw_fd(made) });
     let time = |milliseconds: i32| libc::timespec {
-        tv_sec: libc::time_t::from(milliseconds / 1000),
+        tv_sec: (milliseconds / 1000).into(),
         tv_nsec: (milliseconds % 1000 * 1_000_000).into(),
     };
     let mut times = libc::itimerspec { it_interval: time(every), it_value: time(first) };

@@ -7,7 +7,10 @@ use std::path::{Path, PathBuf};
 use std::process::{ChildStdin, ChildStdout, Command, Stdio};
 use std::sync::OnceLock;
 
-use super::{LIMIT, Running, make_in, outcome, root, run, sanitizers, stage, until, valgrind};
+use super::{
+    LIMIT, Running, c_compiler_words, foreign_target, make_in, outcome, root, run, runner, sanitizers, stage,
+    until, valgrind,
+};
 
 /// The type of a message, MSG_TYPE_DATA.
 pub const DATA: u8 = 2;
@@ -27,6 +30,9 @@ pub fn program(name: &str, with_sanitizers: bool) -> PathBuf {
         let mut make = make_in(&copy);
         // All anew: a copied program may have been compiled against another library.
         make.arg("--always-make").arg(format!("CFLAGS=-O2 -g -Werror {}", flags.join(" ")));
+        if foreign_target().is_some() {
+            make.arg(format!("CC={}", c_compiler_words()));
+        }
         run(stage().tell_make(&mut make));
         copy
     });
@@ -43,7 +49,7 @@ pub enum Under {
 pub fn command(name: &str, rundir: &Path, under: Under) -> Command {
     let program = program(name, under == Under::Sanitizers);
     let mut command = match under {
-        Under::Nothing => Command::new(program),
+        Under::Nothing => runner(&program),
         Under::Valgrind => {
             let mut valgrind = valgrind();
             valgrind.arg(program);
