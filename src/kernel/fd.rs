@@ -46,7 +46,7 @@ pub unsafe fn written<T>(room: &mut [MaybeUninit<T>], count: isize) -> Result<&m
     let count = usize::try_from(count).map_err(|_| Errno::last())?;
     let (front, _) = room.split_at_mut_checked(count).ok_or(Errno::EOVERFLOW)?;
     // SAFETY: as promised by the caller.
-    Ok(unsafe { &mut *(std::ptr::from_mut(front) as *mut [T]) })
+    Ok(unsafe { &mut *(ptr::from_mut(front) as *mut [T]) })
 }
 
 /// Reads at most `room` from a descriptor of any kind that poll(2) calls readable; an empty answer is the end of the file.
