@@ -65,10 +65,11 @@ RUST_IS = printf '%s\n' '$(1)' "$(RUST_FOUND)" | sort -C -V
 CHECK_RUST = $(call RUST_IS,$(RUST_NEEDED)) || \
 	{ echo "libipc needs Rust $(RUST_NEEDED), this is $(RUST_FOUND)" >&2; exit 1; }
 
-# Without the library for Rust programs: beside one there is no optimisation across crates.
+# Without the library for Rust programs: beside one there is no optimisation across crates. What is for C programs alone is
+# compiled with libipc_for_c.
 define BUILD_LIBRARIES
 	@$(CHECK_RUST)
-	$(CARGO) rustc $(if $(VERBOSE),-vv) --release --locked --lib --crate-type staticlib
+	$(CARGO) rustc $(if $(VERBOSE),-vv) --release --locked --lib --crate-type staticlib -- --cfg libipc_for_c
 	VERBOSE='$(VERBOSE)' CC='$(CC)' AR='$(AR)' OBJCOPY='$(OBJCOPY)' LDFLAGS='$(LDFLAGS)' \
 	    src/capi/link.sh '$(RELEASE)/libipc.a' '$(BUILT)' 'libipc.so.$(MAJOR)'
 endef

@@ -105,7 +105,7 @@ one_target () {
         left_out+=("$test ($reason)")
     done < <(grep -v '^#' "$here/left_out.tsv")
 
-    if env -u CARGO_BUILD_TARGET "${environment[@]:1}" LIBIPC_TEST_TARGET="$target" LIBIPC_TEST_CC="$compiler$flags" \
+    if env -u CARGO_BUILD_TARGET -u LDFLAGS "${environment[@]:2}" LIBIPC_TEST_TARGET="$target" LIBIPC_TEST_CC="$compiler$flags" \
         LIBIPC_TEST_RUNNER="$runner" "$cargo" test --locked --test installed -- "${modules[@]}" "${skip[@]}" >> "$log" 2>&1; then
         row "$name" "$built" "$(passed "$log")${runner:+, $emulator}" "$(join "${left_out[@]}")"
     else
