@@ -159,6 +159,12 @@ ifneq ($(shell sed -n '/^\[dev-dependencies\]/p' Cargo.toml),)
 # Tests call make themselves: they get no job server and no flag of this make.
 CARGO_TEST = env -u MAKEFLAGS -u MFLAGS -u MAKELEVEL $(CARGO) test --locked
 
+# Built for another machine, the test programs in Rust do not run here; the C programs do, perhaps in an emulator.
+ifneq ($(filter-out $(shell $(CARGO) -vV | sed -n 's/^host: //p'),$(CARGO_BUILD_TARGET)),)
+test:
+	CARGO='$(CARGO)' EVERYWHERE_OUTPUT='$(abspath $(TARGET))/everywhere' tests/everywhere/run.sh '$(CARGO_BUILD_TARGET)'
+	@echo 'SKIPPED: the unit tests and all test programs but the C programs and examples: they are built for $(CARGO_BUILD_TARGET); make test without CARGO_BUILD_TARGET runs them'
+else
 # Its last lines repeat, after much output, what was left out because a tool is missing.
 test: all check ## run every test; what is left out because a tool is missing is reported as "SKIPPED:"
 	man/generate.sh --check
@@ -167,6 +173,10 @@ test: all check ## run every test; what is left out because a tool is missing is
 	@for tool in abidiff valgrind pkg-config groff man mandoc lexgrog dpkg-buildpackage dh lintian git xz python3 cmake meson $(firstword $(CXX)); do \
 	    command -v "$$tool" > /dev/null || echo "SKIPPED: the tests that need $$tool, which is not installed"; \
 	done
+	CARGO='$(CARGO)' EVERYWHERE_OUTPUT='$(abspath $(TARGET))/everywhere/test' \
+	    EVERYWHERE_TESTS='c_programs::messages c_programs::errors c_programs::exchange c_programs::layout promise_33 static_programs' \
+	    tests/everywhere/run.sh i386 musl-static
+endif
 
 # A build of its own, in which the model checker decides which thread goes on. That needs a later Rust than the library.
 RUST_OF_MODEL := 1.87
