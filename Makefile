@@ -47,8 +47,9 @@ first_found = $(firstword $(foreach tool,$(1),$(if $(shell command -v $(tool)),$
 ifeq ($(origin CC),default)
 CC := $(call first_found,$(CROSS)gcc $(if $(findstring musl,$(CROSS)),musl-gcc) cc)
 endif
+# That of gcc first: the other one asks every plugin there is, and that of LLVM 14 aborts on ARM's attributes.
 ifeq ($(origin AR),default)
-AR := $(call first_found,$(CROSS)ar ar)
+AR := $(call first_found,$(CROSS)gcc-ar $(CROSS)ar ar)
 endif
 OBJCOPY ?= $(call first_found,$(CROSS)objcopy objcopy)
 STRIP ?= $(call first_found,$(CROSS)strip strip)
