@@ -66,11 +66,15 @@ RUST_IS = printf '%s\n' '$(1)' "$(RUST_FOUND)" | sort -C -V
 CHECK_RUST = $(call RUST_IS,$(RUST_NEEDED)) || \
 	{ echo "libipc needs Rust $(RUST_NEEDED), this is $(RUST_FOUND)" >&2; exit 1; }
 
+# LLVM moves the begin of a function's frame into its branches, and copies it; on aarch64 the tables for unwinding are then wrong
+# (ipc_write), and a thread that is cancelled there never ends. So it stays at the beginning.
+UNWINDING := $(if $(filter x86_64% i386% i486% i586% i686%,$(or $(CARGO_BUILD_TARGET),$(shell uname -m))),,-C llvm-args=-enable-shrink-wrap=false)
+
 # Without the library for Rust programs: beside one there is no optimisation across crates. What is for C programs alone is
 # compiled with libipc_for_c.
 define BUILD_LIBRARIES
 	@$(CHECK_RUST)
-	$(CARGO) rustc $(if $(VERBOSE),-vv) --release --locked --lib --crate-type staticlib -- --cfg libipc_for_c
+	$(CARGO) rustc $(if $(VERBOSE),-vv) --release --locked --lib --crate-type staticlib -- --cfg libipc_for_c $(UNWINDING)
 	VERBOSE='$(VERBOSE)' CC='$(CC)' AR='$(AR)' OBJCOPY='$(OBJCOPY)' LDFLAGS='$(LDFLAGS)' \
 	    src/capi/link.sh '$(RELEASE)/libipc.a' '$(BUILT)' 'libipc.so.$(MAJOR)'
 endef

@@ -39,7 +39,7 @@ runs () {
 
 one_target () {
     local name=$1 target=$2 prefix=$3 package=$4 emulator=$5 linkage=$6
-    local log=$output/$name.log compiler=$prefix-gcc flags='' linker_flags='' runner='' left_out=() skip=() built variable
+    local log=$output/$name.log compiler=$prefix-gcc flags='' linker_flags='' runner='' left_out=() skip=() built variable nm
 
     echo "== $name ($target)"
     if ! command -v "$compiler" > /dev/null; then
@@ -92,6 +92,9 @@ one_target () {
         fi
     fi
 
+    # That of gcc asks no plugin but gcc's.
+    nm=$prefix-gcc-nm
+    command -v "$nm" > /dev/null || nm=nm
     left_out+=("C++" valgrind sanitizers)
     skip+=(--skip _in_valgrind --skip ::in_valgrind --skip _with_sanitizers --skip ::with_sanitizers --skip what_is_wrong_is_seen
         --skip _in_all_standards --skip is_forgotten --skip if_it_says_so)
@@ -106,7 +109,7 @@ one_target () {
     done < <(grep -v '^#' "$here/left_out.tsv")
 
     if env -u CARGO_BUILD_TARGET -u LDFLAGS "${environment[@]:2}" LIBIPC_TEST_TARGET="$target" LIBIPC_TEST_CC="$compiler$flags" \
-        LIBIPC_TEST_RUNNER="$runner" "$cargo" test --locked --test installed -- "${modules[@]}" "${skip[@]}" >> "$log" 2>&1; then
+        LIBIPC_TEST_NM="$nm" LIBIPC_TEST_RUNNER="$runner" "$cargo" test --locked --test installed -- "${modules[@]}" "${skip[@]}" >> "$log" 2>&1; then
         row "$name" "$built" "$(passed "$log")${runner:+, $emulator}" "$(join "${left_out[@]}")"
     else
         grep -E '^test .*FAILED|panicked at|^error' "$log"
