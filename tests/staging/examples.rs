@@ -165,7 +165,7 @@ impl Raw {
     pub fn hear(&mut self) -> String {
         let mut header = [0; 5];
         self.0.read_exact(&mut header).unwrap();
-        let length = u32::from_ne_bytes(header[1..].try_into().unwrap());
+        let length = on_the_wire(u32::from_ne_bytes(header[1..].try_into().unwrap()));
         let mut payload = vec![0; usize::try_from(length).unwrap()];
         self.0.read_exact(&mut payload).unwrap();
         String::from_utf8(payload).unwrap()
@@ -179,9 +179,18 @@ impl Raw {
     }
 }
 
+/// A length in the byte order of the machine that the programs run on, which may be emulated.
+fn on_the_wire(length: u32) -> u32 {
+    match foreign_target() {
+        Some(target) if target.starts_with("s390x") => length.to_be(),
+        Some(_) => length.to_le(),
+        None => length,
+    }
+}
+
 pub fn frame(payload: &[u8]) -> Vec<u8> {
     let length = u32::try_from(payload.len()).unwrap();
-    [&[DATA][..], &length.to_ne_bytes(), payload].concat()
+    [&[DATA][..], &on_the_wire(length).to_ne_bytes(), payload].concat()
 }
 
 /// A program that is talked with by its standard input and output.
