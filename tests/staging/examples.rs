@@ -180,7 +180,7 @@ impl Raw {
 }
 
 /// A length in the byte order of the machine that the programs run on, which may be emulated.
-fn on_the_wire(length: u32) -> u32 {
+pub fn on_the_wire(length: u32) -> u32 {
     match foreign_target() {
         Some(target) if target.starts_with("s390x") => length.to_be(),
         Some(_) => length.to_le(),
