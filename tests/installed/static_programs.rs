@@ -1,5 +1,6 @@
 //! Static programs: all of it, with names of their own, and beside another library that is made by Rust.
 
+use std::env;
 use std::fs;
 use std::path::Path;
 use std::process::Command;
@@ -67,11 +68,12 @@ fn static_library_stands_beside_another_one_made_by_rust() {
 /// In the static library nothing is visible but what the shared one exports.
 #[test]
 fn static_library_shows_what_it_exports_and_nothing_else() {
-    if !has("nm") {
-        return skipped("what the static library shows", "nm");
+    let nm = env::var("LIBIPC_TEST_NM").unwrap_or_else(|_| "nm".to_owned());
+    if !has(&nm) {
+        return skipped("what the static library shows", &nm);
     }
     let archive = stage().lib().join("libipc.a");
-    let table = answer(Command::new("nm").args(["-g", "--defined-only", "--format=posix"]).arg(&archive));
+    let table = answer(Command::new(nm).args(["-g", "--defined-only", "--format=posix"]).arg(&archive));
     let mut shown: Vec<(&str, bool)> = table
         .lines()
         .filter_map(|line| line.split_once(' '))
