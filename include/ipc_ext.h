@@ -94,7 +94,7 @@ enum ipc_reason {
  */
 struct ipc_status {
     /**
-     * How many connections the list has; descriptors of ipc_add_fd and the like are not counted.
+     * How many connections the list has that have not ended; descriptors of ipc_add_fd and the like are not counted.
      */
     size_t clients;
     /**
@@ -281,9 +281,10 @@ enum ipc_errors ipc_watch_fd(struct ipc_connection_infos *cinfos,
  * Errors: IPC_ERROR_DEL__NO_CLIENTS_PARAM: `cinfos` is NULL (EINVAL).
  * IPC_ERROR_DEL__EMPTY_LIST: there is nothing in the list (ENOENT).
  * IPC_ERROR_DEL__EMPTIED_LIST: the list has a size but no array (EINVAL).
- * IPC_ERROR_DEL__CANNOT_FIND_CLIENT: it is not in the list, or a connection (ENOENT).
+ * IPC_ERROR_DEL__CANNOT_FIND_CLIENT: it is not in the list, or it is a connection, a timer or the entry of ipc_add_signal (ENOENT).
  */
-enum ipc_errors ipc_del_fd(struct ipc_connection_infos *cinfos, int fd);
+enum ipc_errors ipc_del_fd(struct ipc_connection_infos *cinfos,
+                           int fd);
 
 /**
  * Ends a connection of the list: nothing is reported of it from then on but its DISCONNECTION, by the next
@@ -465,6 +466,8 @@ enum ipc_errors ipc_sendv(const struct ipc_connection_info *p,
 /**
  * Sends the message to all connections of the list but `except`, which may be NULL; descriptors of ipc_add_fd and
  * ipc_watch_fd get none. It does not wait: what a peer does not take at once is queued for it, as by ipc_queue.
+ *
+ * `except` may be a copy of the structure.
  *
  * `*failed`, unless `failed` is NULL, becomes the number of connections that do not get the message: the queue is
  * full, there is no memory, or the peer has closed the connection. The others get it, and IPC_ERROR_NONE is returned. Who is gone is

@@ -7,7 +7,7 @@ use nix::sys::stat::Mode;
 use nix::unistd::{Gid, Uid};
 
 use super::boundary::{call, required, required_const, run};
-use super::server_and_client::{open, open_here, route_of};
+use super::server_and_client::{forget_number, open, open_here, route_of};
 use super::types::ipc_connection_info;
 use crate::calls::connect::TimedConnect;
 use crate::error::{Error, ipc_errors};
@@ -67,6 +67,8 @@ pub unsafe extern "C" fn ipc_server_open(
     options: *const ipc_server_options,
 ) -> ipc_errors {
     call(ipc_errors::IPC_ERROR_USOCK_INIT__BIND, |guard| {
+        // SAFETY: the caller's structure, if any.
+        unsafe { forget_number(guard, srv) };
         let srv = required(srv, ipc_errors::IPC_ERROR_SERVER_INIT__NO_SERVICE_PARAM)?;
         let sname = required_const(sname, ipc_errors::IPC_ERROR_SERVER_INIT__NO_SERVER_NAME_PARAM)?;
         // SAFETY: the caller's options, if any.
@@ -126,11 +128,11 @@ pub unsafe extern "C-unwind" fn ipc_connection_timeout(
     // SAFETY: plain data in this frame; the caller's structure and string.
     unsafe {
         run(ipc_errors::IPC_ERROR_USOCK_CONNECT__SOCKET, |guard, wait| {
-            let p = required(p, ipc_errors::IPC_ERROR_CONNECTION__NO_SERVER)?;
-            let sname = required_const(sname, ipc_errors::IPC_ERROR_CONNECTION__NO_SERVICE_NAME)?;
-            if wait.is_first() {
+            if wait.is_first() && !p.is_null() {
                 (*p).fd = -1;
             }
+            let p = required(p, ipc_errors::IPC_ERROR_CONNECTION__NO_SERVER)?;
+            let sname = required_const(sname, ipc_errors::IPC_ERROR_CONNECTION__NO_SERVICE_NAME)?;
             let path =
                 route_of(p, sname).inspect_err(|_| state.iter_mut().for_each(TimedConnect::give_up))?;
             let connect = state.get_or_insert_with(|| TimedConnect::new(Deadline::of(timeout_ms)));

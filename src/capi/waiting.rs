@@ -177,13 +177,17 @@ pub unsafe extern "C" fn ipc_watch_fd(cinfos: *mut ipc_connection_infos, fd: c_i
 /// Errors: IPC_ERROR_DEL__NO_CLIENTS_PARAM: `cinfos` is NULL (EINVAL).
 /// IPC_ERROR_DEL__EMPTY_LIST: there is nothing in the list (ENOENT).
 /// IPC_ERROR_DEL__EMPTIED_LIST: the list has a size but no array (EINVAL).
-/// IPC_ERROR_DEL__CANNOT_FIND_CLIENT: it is not in the list, or a connection (ENOENT).
+/// IPC_ERROR_DEL__CANNOT_FIND_CLIENT: it is not in the list, or it is a connection, a timer or the entry of ipc_add_signal (ENOENT).
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn ipc_del_fd(cinfos: *mut ipc_connection_infos, fd: c_int) -> ipc_errors {
     call(ipc_errors::IPC_ERROR_DEL__CANNOT_FIND_CLIENT, |guard| {
         let cinfos = required(cinfos, ipc_errors::IPC_ERROR_DEL__NO_CLIENTS_PARAM)?;
+        let key = cinfos.addr();
+        // Those of ipc_add_signal and ipc_add_timer are the library's.
+        let is_own = loops::is_timer(guard, key, fd)
+            || loops::signals(guard, key).is_some_and(|(signals, _)| signals == fd);
         let find = |list: &CList| {
-            let is_it = |entry: Entry| entry.fd == fd && entry.kind != Kind::Connection;
+            let is_it = |entry: Entry| !is_own && entry.fd == fd && entry.kind != Kind::Connection;
             (0..list.size()).find(|index| list.entry(*index).is_some_and(is_it))
         };
         // SAFETY: the caller's list, whose structure for the descriptor is from malloc(3).

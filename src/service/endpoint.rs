@@ -255,8 +255,10 @@ pub fn listen(guard: &mut EntryGuard, path: &CStr, options: &Options) -> Result<
         .map_err(|errno| Error::new(Code::IPC_ERROR_USOCK_INIT__WRONG_FILE_DESCRIPTOR, errno))?;
     let _alone = guard.outside(|| lock_directory(path));
     remove_dead(path).map_err(failed_to_bind)?;
-    // The file gets no more rights than the socket has.
-    options.mode.map_or(Ok(()), |mode| fchmod(&socket, mode)).map_err(failed_to_bind)?;
+    // The file gets no more rights than the socket has: until it has its owner and group, none for others than the owner.
+    let is_given_away = options.user.is_some() || options.group.is_some();
+    let first = options.mode.map(|mode| if is_given_away { mode & Mode::S_IRWXU } else { mode });
+    first.map_or(Ok(()), |mode| fchmod(&socket, mode)).map_err(failed_to_bind)?;
     bind_at(&socket, path).map_err(failed_to_bind)?;
     let fd = socket.as_raw_fd();
     let listen = || door::listen(fd, options.backlog);
