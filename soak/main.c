@@ -208,19 +208,19 @@ make_folder (char *path, size_t size)
 
 /* Removes the run directory, in which the server has to have left nothing, if it came to its end. */
 static void
-remove_folder (const char *folder, bool is_well)
+remove_folder (const char *dir, bool is_well)
 {
     char socket[PATH_MAX];
 
-    if (rmdir (folder) == 0) {
+    if (rmdir (dir) == 0) {
         return;
     }
     if (is_well) {
-        broken (LEFT_BEHIND, "%s: %s", folder, strerror (errno));
+        broken (LEFT_BEHIND, "%s: %s", dir, strerror (errno));
     }
     service_path (socket, SERVICE, 0, 0);
     unlink (socket);
-    rmdir (folder);
+    rmdir (dir);
 }
 
 /* What the C library keeps for the next malloc of each thread would count as in use. It reads this when a
@@ -279,7 +279,7 @@ int
 main (int argc, char *argv[])
 {
     struct run run = {0};
-    char folder[PATH_MAX];
+    char dir[PATH_MAX];
     pid_t server;
     uint64_t begin;
     bool is_well;
@@ -289,7 +289,7 @@ main (int argc, char *argv[])
     printf ("soak: %d clients at a time, seed %llu\n", run.clients, (unsigned long long) run.seed);
     fflush (stdout);
 
-    make_folder (folder, sizeof folder);
+    make_folder (dir, sizeof dir);
     shared_begin (run.clients);
     signal (SIGINT, interrupt);
     signal (SIGTERM, interrupt);
@@ -311,6 +311,6 @@ main (int argc, char *argv[])
         check_events ();
         check_resources (&run);
     }
-    remove_folder (folder, is_well);
+    remove_folder (dir, is_well);
     return print_tables (&run) ? EXIT_SUCCESS : EXIT_FAILURE;
 }

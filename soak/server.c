@@ -58,18 +58,18 @@ open_descriptors (void)
 {
     uint64_t number = 0;
     struct dirent *entry;
-    DIR *folder = opendir ("/proc/self/fd");
+    DIR *dir = opendir ("/proc/self/fd");
 
-    if (folder == NULL) {
+    if (dir == NULL) {
         give_up ("/proc/self/fd");
     }
-    while ((entry = readdir (folder)) != NULL) {
+    while ((entry = readdir (dir)) != NULL) {
         int flags = entry->d_name[0] == '.' ? -1 : fcntl (atoi (entry->d_name), F_GETFL);
 
         number += flags >= 0 && (flags & O_PATH) == 0;
     }
-    closedir (folder);
-    return number - 1; /* that of the folder itself */
+    closedir (dir);
+    return number - 1; /* that of the directory itself */
 }
 
 static void

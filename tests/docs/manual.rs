@@ -214,20 +214,20 @@ fn references_lead_somewhere() {
     }
 }
 
-/// What a reader sees, for whom the pages are installed in a folder.
-fn folder_of_pages() -> tempfile::TempDir {
-    let folder = tempfile::tempdir().unwrap();
+/// What a reader sees, for whom the pages are installed in a directory.
+fn directory_of_pages() -> tempfile::TempDir {
+    let dir = tempfile::tempdir().unwrap();
     for section in ["man3", "man7"] {
-        fs::create_dir(folder.path().join(section)).unwrap();
+        fs::create_dir(dir.path().join(section)).unwrap();
     }
     let copy = |from: &Path, section: &str| {
-        fs::copy(from, folder.path().join(section).join(from.file_name().unwrap())).unwrap();
+        fs::copy(from, dir.path().join(section).join(from.file_name().unwrap())).unwrap();
     };
     for name in installed_pages() {
         copy(&root().join(format!("man/{name}.3")), "man3");
     }
     copy(&root().join("man/libipc.7"), "man7");
-    folder
+    dir
 }
 
 /// There are several programs with that name; this is the one that has the options used here.
@@ -244,12 +244,12 @@ fn man_shows_the_pages_of_all_functions_within_80_columns_and_without_a_warning(
     if !has_man_db() {
         return skipped("how the manual pages look", "man (of man-db)");
     }
-    let folder = folder_of_pages();
+    let dir = directory_of_pages();
     let names = installed_pages().into_iter().map(|name| ("3", name));
     for (section, name) in names.chain([("7", "libipc".to_owned())]) {
         let mut man = Command::new("man");
         man.env("MANWIDTH", "80").env("LC_ALL", "C.UTF-8").env_remove("MANPAGER").env_remove("PAGER");
-        man.args(["--warnings=w", "-M"]).arg(folder.path()).args([section, &name]);
+        man.args(["--warnings=w", "-M"]).arg(dir.path()).args([section, &name]);
         let output = run(&mut man);
         let (shown, warnings) = (String::from_utf8(output.stdout).unwrap(), output.stderr);
         assert_eq!(String::from_utf8_lossy(&warnings), "", "man {section} {name}");

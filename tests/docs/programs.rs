@@ -29,10 +29,10 @@ fn blocks(text: &str) -> Vec<(usize, String)> {
     blocks
 }
 
-/// A file with the text, named for where it comes from, in a folder of its own.
+/// A file with the text, named for where it comes from, in a directory of its own.
 fn with_source<R>(document: &str, (line, text): &(usize, String), act: impl FnOnce(&Path) -> R) -> R {
-    let folder = tempfile::tempdir().unwrap();
-    let source = folder.path().join(format!("{}-line-{line}.c", document.replace('/', "-")));
+    let dir = tempfile::tempdir().unwrap();
+    let source = dir.path().join(format!("{}-line-{line}.c", document.replace('/', "-")));
     fs::write(&source, text).unwrap();
     act(&source)
 }
@@ -58,8 +58,8 @@ fn program_with(document: &str, call: &str) -> Program {
 
 /// The sources of section 3.
 fn pages() -> Vec<String> {
-    let folder = fs::read_dir(root().join("man")).unwrap();
-    let names = folder.map(|entry| entry.unwrap().file_name().into_string().unwrap());
+    let dir = fs::read_dir(root().join("man")).unwrap();
+    let names = dir.map(|entry| entry.unwrap().file_name().into_string().unwrap());
     names.filter(|name| name.ends_with(".3.md")).map(|name| format!("man/{name}")).collect()
 }
 
@@ -97,17 +97,17 @@ fn the_server_and_the_client_of_the_manual_work_as_it_is_said() {
         return skipped("how to try both programs of libipc(7)", "pkg-config");
     }
     let text = text_of("libipc.7.md");
-    let folder = tempfile::tempdir().unwrap();
+    let dir = tempfile::tempdir().unwrap();
     for (name, (_, program)) in ["server.c", "client.c"].iter().zip(programs("libipc.7.md")) {
         assert!(text.contains(name), "libipc.7.md does not say what {name} is");
-        fs::write(folder.path().join(name), program).unwrap();
+        fs::write(dir.path().join(name), program).unwrap();
     }
     let (_, section) = text.split_once("## To try both\n").expect("how to try both");
     let (_, commands) = section.split_once("```sh\n").unwrap();
     let (commands, _) = commands.split_once("```").unwrap();
     let mut shell = Command::new("sh");
-    shell.arg("-c").arg(format!("set -e\n{commands}wait $!")).current_dir(folder.path());
-    stage().point_pkg_config(&mut shell).env("LD_LIBRARY_PATH", stage().lib()).env("TMPDIR", folder.path());
+    shell.arg("-c").arg(format!("set -e\n{commands}wait $!")).current_dir(dir.path());
+    stage().point_pkg_config(&mut shell).env("LD_LIBRARY_PATH", stage().lib()).env("TMPDIR", dir.path());
     assert_eq!(printed(&mut shell), "a message\n");
 }
 
@@ -187,13 +187,13 @@ fn the_examples_of_the_pages_print_what_they_are_to_show() {
         ("usock_init", "usock_accept", "hello\n"),
     ] {
         let program = program_with(&format!("man/{page}.3.md"), call);
-        let folder = tempfile::tempdir().unwrap();
+        let dir = tempfile::tempdir().unwrap();
         let (input, writer) = nix::unistd::pipe().unwrap();
         let mut writer = fs::File::from(writer);
         writer.write_all(b"input").unwrap();
         drop(writer);
-        assert_eq!(printed(program.command().stdin(input).current_dir(folder.path())), expected, "{page}");
-        assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 0, "{page} has left a file");
+        assert_eq!(printed(program.command().stdin(input).current_dir(dir.path())), expected, "{page}");
+        assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 0, "{page} has left a file");
     }
     let codes = printed(&mut program_with("man/ipc_errors_get.3.md", "sentence").command());
     assert_eq!(codes.lines().count(), 60, "{codes}");

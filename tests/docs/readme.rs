@@ -57,8 +57,8 @@ fn script(blocks: &[Block]) -> String {
     "set -ex\n".to_owned() + &blocks.iter().map(step).collect::<String>()
 }
 
-/// Runs the script in that folder, which must succeed; what it printed. Nothing of it goes on afterwards.
-fn follow(script: &str, folder: &Path, home: &Path) -> String {
+/// Runs the script in that directory, which must succeed; what it printed. Nothing of it goes on afterwards.
+fn follow(script: &str, dir: &Path, home: &Path) -> String {
     let mut shell = Command::new("sh");
     for variable in
         ["MAKEFLAGS", "MFLAGS", "MAKELEVEL", "LIBDIR", "INCLUDEDIR", "MANDIR", "DESTDIR", "PREFIX"]
@@ -72,7 +72,7 @@ fn follow(script: &str, folder: &Path, home: &Path) -> String {
     shell.env("LDCONFIG", "").env("HOME", home).env("TMPDIR", home);
     let (mut said, mut errors) = (tempfile::tempfile().unwrap(), tempfile::tempfile().unwrap());
     shell.stdout(said.try_clone().unwrap()).stderr(errors.try_clone().unwrap());
-    let shell = Running::start(shell.arg("-c").arg(script).current_dir(folder).process_group(0));
+    let shell = Running::start(shell.arg("-c").arg(script).current_dir(dir).process_group(0));
     let group = i32::try_from(shell.child().id()).unwrap();
     until("the end of the script", || shell.has_ended());
     let status = shell.end();
@@ -100,13 +100,13 @@ fn the_quick_start_works_as_it_is_written() {
     // cargo and rustup look for their files in the home of the one who runs the tests.
     let mut preamble = String::new();
     if let Some(own) = std::env::home_dir() {
-        for (variable, folder) in [("CARGO_HOME", ".cargo"), ("RUSTUP_HOME", ".rustup")] {
-            preamble += &format!(": ${{{variable}:={}}}; export {variable}\n", own.join(folder).display());
+        for (variable, dir) in [("CARGO_HOME", ".cargo"), ("RUSTUP_HOME", ".rustup")] {
+            preamble += &format!(": ${{{variable}:={}}}; export {variable}\n", own.join(dir).display());
         }
     }
     let said = follow(&(preamble + &script(&blocks)), root(), home.path());
     assert_eq!(said.lines().last(), Some("hello"), "{said}");
-    // What is to be installed is in the folder that it names, and what is to be compiled beside it.
+    // What is to be installed is in the directory that it names, and what is to be compiled beside it.
     assert!(home.path().join("libipc/lib/libipc.so").exists());
     assert!(home.path().join("echo/client").exists());
 }
@@ -120,13 +120,13 @@ fn the_snippets_for_build_systems_build() {
             skipped(&format!("the snippet below \"{heading}\""), tool);
             continue;
         }
-        let folder = tempfile::tempdir().unwrap();
-        fs::copy(root().join("examples-c/pong.c"), folder.path().join("program.c")).unwrap();
+        let dir = tempfile::tempdir().unwrap();
+        fs::copy(root().join("examples-c/pong.c"), dir.path().join("program.c")).unwrap();
         let mut shell = Command::new("sh");
-        stage().point_pkg_config(&mut shell).current_dir(folder.path());
+        stage().point_pkg_config(&mut shell).current_dir(dir.path());
         run(shell.arg("-c").arg(script(&blocks_below(heading, &text))));
-        let mut program = Command::new(folder.path().join("build/program"));
-        program.env("IPC_RUNDIR", folder.path()).env("LD_LIBRARY_PATH", stage().lib());
+        let mut program = Command::new(dir.path().join("build/program"));
+        program.env("IPC_RUNDIR", dir.path()).env("LD_LIBRARY_PATH", stage().lib());
         let (_, errors, status) = outcome(&mut program);
         assert_eq!(status.code(), Some(1));
         assert!(errors.contains("No such file or directory"), "{heading}: {errors}");
@@ -135,9 +135,9 @@ fn the_snippets_for_build_systems_build() {
 
 fn documents() -> Vec<PathBuf> {
     let mut found: Vec<PathBuf> = ["README.md", "CONTRIBUTING.md", "CHANGELOG.md"].map(PathBuf::from).into();
-    for folder in ["docs", "examples-c", "examples-cpp", "examples-python", "benches", "fuzz", "soak"] {
-        let entries = fs::read_dir(root().join(folder)).unwrap();
-        let names = entries.map(|entry| Path::new(folder).join(entry.unwrap().file_name()));
+    for dir in ["docs", "examples-c", "examples-cpp", "examples-python", "benches", "fuzz", "soak"] {
+        let entries = fs::read_dir(root().join(dir)).unwrap();
+        let names = entries.map(|entry| Path::new(dir).join(entry.unwrap().file_name()));
         found.extend(names.filter(|name| name.extension().is_some_and(|extension| extension == "md")));
     }
     found

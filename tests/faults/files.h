@@ -9,20 +9,20 @@
 /* What functions want that want an environment. */
 extern char *environment[];
 
-/* A folder of this process alone, and the run directory in it. */
+/* A directory of this process alone, and the run directory in it. */
 extern char top[200], rundir[500];
 
-/* Makes the folder; removes it, which has to be empty. */
+/* Makes the directory; removes it, which has to be empty. */
 void files_begin (void);
 void files_end (void);
 
-/* From now on services live in the folder of this name, which may be missing. */
+/* From now on services live in the directory of this name, which may be missing. */
 void set_rundir (const char *name);
 
 /* Removes it, which has to be empty. */
 void remove_rundir (void);
 
-/* How much is in a folder; nothing where there is none. */
+/* How much is in a directory; nothing where there is none. */
 int entries_of (const char *path);
 
 /* Whether this function is the one that fails. */

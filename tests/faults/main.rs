@@ -40,8 +40,8 @@ struct Laboratory {
 
 impl Laboratory {
     fn new() -> Self {
-        let folder = root().join("tests/faults");
-        let at = |name: &str| folder.join(name);
+        let dir = root().join("tests/faults");
+        let at = |name: &str| dir.join(name);
         let shim = stage().room_for("faults").join("shim.so");
         let mut compiler = Command::new("cc");
         // A libc that checks what it is called with puts functions of its own before those of the shim.

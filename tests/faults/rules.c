@@ -180,15 +180,15 @@ int can_be_used (int fd)
 
 int open_descriptors (void)
 {
-	DIR *folder = opendir ("/proc/self/fd");
+	DIR *dir = opendir ("/proc/self/fd");
 	struct dirent *entry;
 	int count = 0;
 
-	if (folder == NULL)
+	if (dir == NULL)
 		complain (__FILE__, __LINE__, "/proc/self/fd can be read");
-	while ((entry = readdir (folder)) != NULL)
+	while ((entry = readdir (dir)) != NULL)
 		count += entry->d_name[0] != '.' && can_be_used (atoi (entry->d_name));
-	closedir (folder);
+	closedir (dir);
 	return count;
 }
 

@@ -307,10 +307,10 @@ static void greet (int here, int there)
 	TRY (ipc_message_empty (&m));
 }
 
-/* Paths that are longer than the address of a socket, of a folder that is not there yet. */
+/* Paths that are longer than the address of a socket, of a directory that is not there yet. */
 static void use_long_paths (void)
 {
-	static const char folder[] = "a-folder-with-a-name-that-is-as-long-as-the-address-of-a-socket-is-with-all-of-"
+	static const char dir[] = "a-folder-with-a-name-that-is-as-long-as-the-address-of-a-socket-is-with-all-of-"
 		"its-bytes-and-then-one-more-so-that-it-does-not-fit";
 	static const char long_name[] = "a-service-with-a-name-that-is-as-long-as-the-address-of-a-socket-is-with-all-"
 		"of-its-bytes-and-then-one-more-so-that-it-does-not-fit";
@@ -319,7 +319,7 @@ static void use_long_paths (void)
 
 	names[0] = "short";
 	names[1] = long_name;
-	set_rundir (folder);
+	set_rundir (dir);
 	for (i = 0; i < 2; i++) {
 		struct ipc_connection_info srv, here, there;
 

@@ -46,29 +46,29 @@ impl Interface {
         changed
     }
 
-    /// A shared library with this interface, and what a compiler notes of it, in the folder.
-    fn compile(&self, folder: &Path) -> PathBuf {
+    /// A shared library with this interface, and what a compiler notes of it, in the directory.
+    fn compile(&self, dir: &Path) -> PathBuf {
         for (name, text) in &self.headers {
-            fs::write(folder.join(name), text).unwrap();
+            fs::write(dir.join(name), text).unwrap();
         }
         let includes: String =
             self.headers.iter().map(|(name, _)| format!("#include \"{name}\"\n")).collect();
-        fs::write(folder.join("includes.c"), &includes).unwrap();
+        fs::write(dir.join("includes.c"), &includes).unwrap();
         // Without comments and without what is for C++.
-        let plain = run(cc(folder).args(["-E", "-P", "includes.c"])).stdout;
+        let plain = run(cc(dir).args(["-E", "-P", "includes.c"])).stdout;
         let plain = String::from_utf8(plain).unwrap();
         let definitions: String = self.names.iter().map(|name| definition(name, &plain)).collect();
-        fs::write(folder.join("interface.c"), includes + &definitions).unwrap();
+        fs::write(dir.join("interface.c"), includes + &definitions).unwrap();
         let flags = ["-g", "-gdwarf-4", "-O0", "-fPIC", "-shared", "-nostdlib", "-Wl,-soname,libipc.so.0"];
-        run(cc(folder).args(flags).args(["-o", "libipc.so", "interface.c"]));
-        folder.join("libipc.so")
+        run(cc(dir).args(flags).args(["-o", "libipc.so", "interface.c"]));
+        dir.join("libipc.so")
     }
 }
 
 /// A compiler that is told no path: none is noted in what it makes.
-fn cc(folder: &Path) -> Command {
+fn cc(dir: &Path) -> Command {
     let mut command = Command::new("cc");
-    command.current_dir(folder).args(["-std=c99", "-I."]);
+    command.current_dir(dir).args(["-std=c99", "-I."]);
     command
 }
 
@@ -145,8 +145,8 @@ fn assert_same(library: &Path, what: &str) {
 
 #[test]
 fn the_interface_is_that_of_the_baseline() {
-    let folder = tempfile::tempdir().unwrap();
-    let library = Interface::new().compile(folder.path());
+    let dir = tempfile::tempdir().unwrap();
+    let library = Interface::new().compile(dir.path());
     if env::var_os("LIBIPC_WRITE_ABI").is_some() {
         let mut abidw = Command::new("abidw");
         abidw.args(["--no-show-locs", "--no-comp-dir-path", "--no-corpus-path", "--type-id-style", "hash"]);
@@ -211,8 +211,8 @@ const NO_CHANGES: [(&str, &str, &str); 3] = [
 fn a_changed_interface_is_told_from_the_baseline() {
     let Some(baseline) = baseline_to_compare("what the comparison of binary interfaces sees") else { return };
     let compare = |interface: &Interface| {
-        let folder = tempfile::tempdir().unwrap();
-        difference(&baseline, &interface.compile(folder.path()))
+        let dir = tempfile::tempdir().unwrap();
+        difference(&baseline, &interface.compile(dir.path()))
     };
     let assert_seen = |what: &str, named: &str, changed: &Interface| match compare(changed) {
         Ok(()) => panic!("not seen: {what}"),

@@ -317,8 +317,8 @@ fn old_names_are_the_program_s_own_if_it_says_so() {
 #[test]
 fn in_the_tree_of_the_library() {
     let tree = tempfile::tempdir().unwrap();
-    for folder in ["src", "programs"] {
-        fs::create_dir(tree.path().join(folder)).unwrap();
+    for dir in ["src", "programs"] {
+        fs::create_dir(tree.path().join(dir)).unwrap();
     }
     std::os::unix::fs::symlink(stage().header(), tree.path().join("src/ipc.h")).unwrap();
     let source = tree.path().join("programs/in_tree.c");
@@ -453,9 +453,9 @@ fn what_is_wrong_is_seen() {
     if !sanitizers::watch("faults that are planted") {
         return;
     }
-    let folder = tempfile::tempdir().unwrap();
+    let dir = tempfile::tempdir().unwrap();
     for (number, (wrong, report)) in WRONG.iter().enumerate() {
-        let source = folder.path().join(format!("wrong{number}.c"));
+        let source = dir.path().join(format!("wrong{number}.c"));
         fs::write(&source, program_that_does(wrong)).unwrap();
         let program = Program::compile(C, Shared, &[Path::new(&source)], &sanitizers::FLAGS);
         let (_, errors, status) = outcome(sanitizers::configure(&mut program.command()));

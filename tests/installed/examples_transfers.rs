@@ -55,31 +55,31 @@ fn batchd_takes_messages_of_several_clients() {
 
 // openfiled and openfile
 
-/// A folder with some of everything, in one that openfiled is not to leave.
-fn folder() -> (tempfile::TempDir, PathBuf) {
+/// A directory with some of everything, in one that openfiled is not to leave.
+fn dir() -> (tempfile::TempDir, PathBuf) {
     let outside = tempfile::tempdir().unwrap();
-    let folder = outside.path().join("served");
-    fs::create_dir_all(folder.join("below")).unwrap();
+    let dir = outside.path().join("served");
+    fs::create_dir_all(dir.join("below")).unwrap();
     fs::write(outside.path().join("secret"), "secret").unwrap();
-    fs::write(folder.join("below/file"), "too deep").unwrap();
-    fs::write(folder.join("file"), "a file\nof two lines").unwrap();
-    fs::write(folder.join("..dots"), "a name like another").unwrap();
-    fs::write(folder.join("empty"), "").unwrap();
-    fs::write(folder.join("n".repeat(255)), "the longest name").unwrap();
-    symlink("file", folder.join("link")).unwrap();
-    run(Command::new("mkfifo").arg(folder.join("fifo")));
-    (outside, folder)
+    fs::write(dir.join("below/file"), "too deep").unwrap();
+    fs::write(dir.join("file"), "a file\nof two lines").unwrap();
+    fs::write(dir.join("..dots"), "a name like another").unwrap();
+    fs::write(dir.join("empty"), "").unwrap();
+    fs::write(dir.join("n".repeat(255)), "the longest name").unwrap();
+    symlink("file", dir.join("link")).unwrap();
+    run(Command::new("mkfifo").arg(dir.join("fifo")));
+    (outside, dir)
 }
 
 fn open_files(under: Under) {
-    let (_outside, folder) = folder();
-    let server = Server::start("openfiled", "openfiled", &[folder.to_str().unwrap()], under);
+    let (_outside, dir) = dir();
+    let server = Server::start("openfiled", "openfiled", &[dir.to_str().unwrap()], under);
     let longest = "n".repeat(255);
     for name in ["file", "..dots", "empty", &longest] {
-        let expected = fs::read_to_string(folder.join(name)).unwrap();
+        let expected = fs::read_to_string(dir.join(name)).unwrap();
         assert_eq!(printed(&mut server.client("openfile", &[name])), expected, "{name}");
     }
-    let below = format!("{}/file", folder.display());
+    let below = format!("{}/file", dir.display());
     for (name, reason) in [
         ("missing", "No such file or directory"),
         ("", "Invalid argument"),
@@ -114,21 +114,21 @@ fn openfile_reads_files_of_the_folder_and_nothing_else() {
 
 #[test]
 fn openfile_prints_a_large_file_as_it_is() {
-    let (_outside, folder) = folder();
+    let (_outside, dir) = dir();
     let large: String = (0..1_000_000).fold(String::new(), |mut text, n| {
         writeln!(text, "line {n}").unwrap();
         text
     });
-    fs::write(folder.join("large"), &large).unwrap();
-    let server = Server::start("openfiled", "openfiled", &[folder.to_str().unwrap()], Under::Nothing);
+    fs::write(dir.join("large"), &large).unwrap();
+    let server = Server::start("openfiled", "openfiled", &[dir.to_str().unwrap()], Under::Nothing);
     assert!(printed(&mut server.client("openfile", &["large"])) == large, "another file");
     server.stop_content();
 }
 
 #[test]
 fn openfiled_keeps_no_descriptor_of_what_it_hands_over() {
-    let (_outside, folder) = folder();
-    let server = Server::start("openfiled", "openfiled", &[folder.to_str().unwrap()], Under::Nothing);
+    let (_outside, dir) = dir();
+    let server = Server::start("openfiled", "openfiled", &[dir.to_str().unwrap()], Under::Nothing);
     let descriptors = format!("/proc/{}/fd", server.running.child().id());
     let open = || fs::read_dir(&descriptors).unwrap().count();
     let mut raw = server.connect();
@@ -154,8 +154,8 @@ fn openfiled_serves_its_own_user_alone() {
     if unsafe { libc::geteuid() } != 0 {
         return skipped("a client of another user", "right to become one");
     }
-    let (_outside, folder) = folder();
-    let server = Server::start("openfiled", "openfiled", &[folder.to_str().unwrap()], Under::Nothing);
+    let (_outside, dir) = dir();
+    let server = Server::start("openfiled", "openfiled", &[dir.to_str().unwrap()], Under::Nothing);
     // Where everybody finds the socket and the program.
     let open_to_all = tempfile::tempdir().unwrap();
     fs::set_permissions(open_to_all.path(), Permissions::from_mode(0o755)).unwrap();

@@ -49,9 +49,9 @@ fn the_files_are_those_that_programs_look_for() {
         files_below(&root().join("man")).into_iter().filter(|file| file.ends_with(".3")).collect();
     expected.extend(pages.iter().map(|page| format!("usr/share/man/man3/{page}")));
     expected.sort();
-    assert_eq!(files_below(&stage().folder()), expected);
+    assert_eq!(files_below(&stage().dir()), expected);
 
-    // Relative, so that they also lead to the library in a folder that is moved.
+    // Relative, so that they also lead to the library in a directory that is moved.
     for link in links {
         let target = fs::read_link(stage().lib().join(&link)).unwrap();
         assert_eq!(target, Path::new(&real), "{link}");
@@ -74,20 +74,20 @@ fn libipc_pc_names_the_version_and_no_folder_of_the_staging() {
     let text = fs::read_to_string(stage().lib().join("pkgconfig/libipc.pc")).unwrap();
     assert!(text.lines().any(|line| line == format!("Version: {VERSION}")), "{text}");
     assert!(text.lines().any(|line| line == "prefix=/usr"), "{text}");
-    assert!(!text.contains(stage().folder().to_str().unwrap()), "{text}");
+    assert!(!text.contains(stage().dir().to_str().unwrap()), "{text}");
     assert!(!text.contains('@'), "something was not filled in: {text}");
 }
 
 #[test]
 fn uninstall_leaves_nothing() {
-    let folder = tempfile::tempdir().unwrap();
-    run(&mut make("install", folder.path()));
-    assert_eq!(files_below(folder.path()), files_below(&stage().folder()));
+    let dir = tempfile::tempdir().unwrap();
+    run(&mut make("install", dir.path()));
+    assert_eq!(files_below(dir.path()), files_below(&stage().dir()));
     // What others have put beside our files stays.
-    let other = folder.path().join("usr/lib/libother.so");
+    let other = dir.path().join("usr/lib/libother.so");
     fs::write(&other, "").unwrap();
-    run(&mut make("uninstall", folder.path()));
-    assert_eq!(files_below(folder.path()), ["usr/lib/libother.so"]);
+    run(&mut make("uninstall", dir.path()));
+    assert_eq!(files_below(dir.path()), ["usr/lib/libother.so"]);
 }
 
 #[test]
@@ -167,8 +167,8 @@ fn the_installed_library_is_stripped() {
     if !has("strip") {
         return skipped("whether the library is stripped", "strip");
     }
-    let folder = tempfile::tempdir().unwrap();
-    let stripped = folder.path().join("libipc.so");
+    let dir = tempfile::tempdir().unwrap();
+    let stripped = dir.path().join("libipc.so");
     run(Command::new("strip").arg("--strip-unneeded").arg("-o").arg(&stripped).arg(stage().library()));
     let size = |path: &Path| fs::metadata(path).unwrap().len();
     assert_eq!(size(&stage().library()), size(&stripped));

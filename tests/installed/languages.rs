@@ -45,10 +45,10 @@ fn the_examples_of_all_languages_understand_each_other() {
 #[test]
 fn the_examples_of_all_languages_say_why_they_fail() {
     for language in In::all() {
-        let folder = tempfile::tempdir().unwrap();
+        let dir = tempfile::tempdir().unwrap();
         for (name, rundir, reason) in [
-            ("pong", folder.path().join(""), "No such file or directory"),
-            ("pongd", folder.path().join("one/two"), "No such file or directory"),
+            ("pong", dir.path().join(""), "No such file or directory"),
+            ("pongd", dir.path().join("one/two"), "No such file or directory"),
             ("pongd", PathBuf::from("/proc/self/status"), "Not a directory"),
         ] {
             let (_, errors, status) = outcome(&mut language.command(name, &rundir));
@@ -141,8 +141,8 @@ fn the_structures_of_python_are_those_of_the_header() {
         number(c.to_owned(), format!("ipc.{python}"));
     }
     in_c += "return 0;\n}\n";
-    let folder = tempfile::tempdir().unwrap();
-    let source = folder.path().join("numbers.c");
+    let dir = tempfile::tempdir().unwrap();
+    let source = dir.path().join("numbers.c");
     fs::write(&source, in_c).unwrap();
     let c = Program::compile(Language::C, Linkage::Shared, &[&source], &[]);
     let mut python = Command::new("python3");

@@ -18,9 +18,9 @@ fn soak() -> &'static Program {
 }
 
 fn compile() -> Program {
-    let folder = std::fs::read_dir(root().join("soak")).unwrap();
+    let dir = std::fs::read_dir(root().join("soak")).unwrap();
     let is_c = |path: &PathBuf| path.extension().is_some_and(|extension| extension == "c");
-    let sources: Vec<PathBuf> = folder.map(|file| file.unwrap().path()).filter(is_c).collect();
+    let sources: Vec<PathBuf> = dir.map(|file| file.unwrap().path()).filter(is_c).collect();
     let sources: Vec<&Path> = sources.iter().map(PathBuf::as_path).collect();
     Program::compile(C, Shared, &sources, &["-pthread"])
 }

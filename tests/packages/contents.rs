@@ -74,8 +74,8 @@ fn the_debug_symbols_are_those_of_the_library() {
     if !has("readelf") {
         return skipped("whose debug symbols there are", "readelf");
     }
-    let folder = packages.unpacked();
-    let library = folder.path().join(&packages.lib).join("libipc.so");
+    let dir = packages.unpacked();
+    let library = dir.path().join(&packages.lib).join("libipc.so");
     let notes = answer(Command::new("readelf").arg("-n").arg(library).env("LC_ALL", "C"));
     let id = notes.lines().find_map(|line| line.trim().strip_prefix("Build ID: ")).expect("a build ID");
     let file = format!("usr/lib/debug/.build-id/{}/{}.debug", &id[..2], &id[2..]);
@@ -94,15 +94,15 @@ fn each_package_goes_beside_itself_of_another_architecture() {
 #[test]
 fn no_file_tells_where_it_was_built() {
     let Some(packages) = packages() else { return };
-    let folder = packages.unpacked();
+    let dir = packages.unpacked();
     let home = env::var("CARGO_HOME").or_else(|_| env::var("HOME").map(|home| home + "/.cargo")).unwrap();
-    for file in files_below(folder.path()) {
-        let path = folder.path().join(&file);
+    for file in files_below(dir.path()) {
+        let path = dir.path().join(&file);
         if path.symlink_metadata().unwrap().is_symlink() {
             continue;
         }
         let bytes = fs::read(&path).unwrap();
-        for place in [packages.folder.to_str().unwrap(), root().to_str().unwrap(), &home] {
+        for place in [packages.dir.to_str().unwrap(), root().to_str().unwrap(), &home] {
             let told = bytes.windows(place.len()).any(|window| window == place.as_bytes());
             assert!(!told, "{file} has {place} in it");
         }
@@ -127,7 +127,7 @@ fn each_manual_page_has_a_text() {
     if !has("gzip") {
         return skipped("the manual pages of the package", "gzip");
     }
-    let folder = packages.unpacked();
+    let dir = packages.unpacked();
     let pages: Vec<String> = packages
         .files_of("libipc-dev")
         .into_iter()
@@ -137,7 +137,7 @@ fn each_manual_page_has_a_text() {
         // Through links, which must lead somewhere.
         let mut gzip = Command::new("gzip");
         gzip.arg("-dc")
-            .stdin(File::open(folder.path().join(page)).unwrap_or_else(|error| panic!("{page}: {error}")));
+            .stdin(File::open(dir.path().join(page)).unwrap_or_else(|error| panic!("{page}: {error}")));
         let text = answer(&mut gzip);
         assert!(text.contains("\n.SH NAME\n"), "{page} is no page of a manual");
     }

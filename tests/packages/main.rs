@@ -25,9 +25,9 @@ const VERSION: &str = env!("CARGO_PKG_VERSION");
 const PACKAGES: [&str; 3] = ["libipc0", "libipc-dev", "libipc0-dbgsym"];
 
 struct Packages {
-    folder: PathBuf,
+    dir: PathBuf,
     architecture: String,
-    /// Where the libraries are, below the folder into which the packages are unpacked.
+    /// Where the libraries are, below the directory into which the packages are unpacked.
     lib: String,
 }
 
@@ -67,9 +67,9 @@ impl Surroundings {
     /// `make deb` there; the directory that has the packages.
     fn make_packages(&self, source: &Path, target: &Path) -> PathBuf {
         let told = answer(self.make(source).arg("deb").env("CARGO_TARGET_DIR", target));
-        let folder = target.join("deb");
-        assert!(told.contains(folder.to_str().unwrap()), "it does not say where the packages are: {told}");
-        folder
+        let dir = target.join("deb");
+        assert!(told.contains(dir.to_str().unwrap()), "it does not say where the packages are: {told}");
+        dir
     }
 }
 
@@ -117,11 +117,11 @@ fn packages() -> Option<&'static Packages> {
     static PACKAGES: OnceLock<Packages> = OnceLock::new();
     Some(PACKAGES.get_or_init(|| {
         let target = Path::new(env!("CARGO_TARGET_TMPDIR")).join("packages");
-        let folder = Surroundings::PLAIN.make_packages(root(), &target);
+        let dir = Surroundings::PLAIN.make_packages(root(), &target);
         let of_host =
             |variable| answer(Command::new("dpkg-architecture").args(["-q", variable])).trim().to_owned();
         let lib = format!("usr/lib/{}", of_host("DEB_HOST_MULTIARCH"));
-        Packages { folder, architecture: of_host("DEB_HOST_ARCH"), lib }
+        Packages { dir, architecture: of_host("DEB_HOST_ARCH"), lib }
     }))
 }
 
@@ -131,34 +131,34 @@ impl Packages {
         let end = format!("_{}.deb", self.architecture);
         let is_it = |name: &str| name.starts_with(&format!("{package}_{VERSION}-")) && name.ends_with(&end);
         let mut found: Vec<String> =
-            files_directly_in(&self.folder).into_iter().filter(|name| is_it(name)).collect();
+            files_directly_in(&self.dir).into_iter().filter(|name| is_it(name)).collect();
         assert_eq!(found.len(), 1, "{package}: {found:?}");
-        self.folder.join(found.pop().unwrap())
+        self.dir.join(found.pop().unwrap())
     }
 
     fn field(&self, package: &str, name: &str) -> String {
         answer(Command::new("dpkg-deb").arg("--field").arg(self.file(package)).arg(name)).trim().to_owned()
     }
 
-    fn unpack(&self, package: &str, folder: &Path) {
-        run(Command::new("dpkg-deb").arg("--extract").arg(self.file(package)).arg(folder));
+    fn unpack(&self, package: &str, dir: &Path) {
+        run(Command::new("dpkg-deb").arg("--extract").arg(self.file(package)).arg(dir));
     }
 
     fn files_of(&self, package: &str) -> BTreeSet<String> {
-        let folder = tempfile::tempdir().unwrap();
-        self.unpack(package, folder.path());
-        files_below(folder.path()).into_iter().collect()
+        let dir = tempfile::tempdir().unwrap();
+        self.unpack(package, dir.path());
+        files_below(dir.path()).into_iter().collect()
     }
 
-    /// The library and what it takes to compile programs, in a folder.
+    /// The library and what it takes to compile programs, in a directory.
     fn unpacked(&self) -> tempfile::TempDir {
-        let folder = tempfile::tempdir().unwrap();
-        self.unpack("libipc0", folder.path());
-        self.unpack("libipc-dev", folder.path());
-        folder
+        let dir = tempfile::tempdir().unwrap();
+        self.unpack("libipc0", dir.path());
+        self.unpack("libipc-dev", dir.path());
+        dir
     }
 }
 
-fn files_directly_in(folder: &Path) -> Vec<String> {
-    fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect()
+fn files_directly_in(dir: &Path) -> Vec<String> {
+    fs::read_dir(dir).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect()
 }

@@ -25,13 +25,13 @@ fn the_symbols_are_those_that_the_library_exports() {
     assert_eq!(listed.into_iter().collect::<BTreeSet<_>>(), exports.lines().collect());
 }
 
-/// Who may write to the folder of the sockets may pose as any server that does not run at the time.
+/// Who may write to the directory of the sockets may pose as any server that does not run at the time.
 #[test]
 fn root_alone_opens_services_unless_the_administrator_says_otherwise() {
     let text = text_of("debian/libipc0.tmpfiles");
     let said: Vec<&str> = text.lines().filter(|line| !line.starts_with('#')).collect();
     assert_eq!(said, ["d /run/ipc 0755 root root -"]);
-    assert!(text_of("include/ipc.h").contains("#define RUNDIR \"/run/ipc/\""), "another folder in ipc.h");
+    assert!(text_of("include/ipc.h").contains("#define RUNDIR \"/run/ipc/\""), "another directory in ipc.h");
 }
 
 /// Their licenses ask for that.

@@ -12,10 +12,10 @@ use super::{LIMIT, Running, make_in, outcome, root, run, sanitizers, stage, unti
 /// The type of a message, MSG_TYPE_DATA.
 pub const DATA: u8 = 2;
 
-/// The examples, built by their own Makefile in a copy of their folder.
+/// The examples, built by their own Makefile in a copy of their directory.
 pub fn program(name: &str, with_sanitizers: bool) -> PathBuf {
     static BUILT: [OnceLock<PathBuf>; 2] = [const { OnceLock::new() }; 2];
-    let folder = BUILT[usize::from(with_sanitizers)].get_or_init(|| {
+    let dir = BUILT[usize::from(with_sanitizers)].get_or_init(|| {
         let (room, flags) = match with_sanitizers {
             true => ("examples-c-sanitizers", &sanitizers::FLAGS[..]),
             false => ("examples-c", &[][..]),
@@ -30,7 +30,7 @@ pub fn program(name: &str, with_sanitizers: bool) -> PathBuf {
         run(stage().tell_make(&mut make));
         copy
     });
-    folder.join(name)
+    dir.join(name)
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]

@@ -12,7 +12,7 @@ use super::{Running, examples, has, make_in, root, run, skipped, stage, until, v
 /// pong or pongd of examples-cpp, built by its own Makefile.
 fn program_in_cpp(name: &str) -> PathBuf {
     static BUILT: OnceLock<PathBuf> = OnceLock::new();
-    let folder = BUILT.get_or_init(|| {
+    let dir = BUILT.get_or_init(|| {
         let room = stage().room_for("examples-cpp");
         let mut make = make_in(&root().join("examples-cpp"));
         make.arg(format!("BUILD={}", room.display())).arg("CXXFLAGS=-O2 -g -Werror");
@@ -20,7 +20,7 @@ fn program_in_cpp(name: &str) -> PathBuf {
         run(stage().tell_make(&mut make));
         room
     });
-    folder.join(name)
+    dir.join(name)
 }
 
 /// One of the languages in which there are a pong and a pongd.

@@ -1,4 +1,4 @@
-//! What the tests of the installed library share: one installation into a folder of its own, made by
+//! What the tests of the installed library share: one installation into a directory of its own, made by
 //! `make install`, and C programs compiled against it as its users compile theirs.
 #![allow(dead_code, reason = "each test file uses a part of it")]
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing, reason = "tests")]
@@ -32,7 +32,7 @@ pub fn skipped(what: &str, missing: &str) {
 
 /// Whether the tool is installed.
 pub fn has(tool: &str) -> bool {
-    env::var_os("PATH").is_some_and(|path| env::split_paths(&path).any(|folder| folder.join(tool).is_file()))
+    env::var_os("PATH").is_some_and(|path| env::split_paths(&path).any(|dir| dir.join(tool).is_file()))
 }
 
 /// The target that cargo builds for, if it is another one than its own. The tests then run on this machine all the same, and
@@ -80,12 +80,12 @@ pub fn answer(command: &mut Command) -> String {
 }
 
 /// `make` there, with nothing from the make or the shell that may have called us.
-pub fn make_in(folder: &Path) -> Command {
+pub fn make_in(dir: &Path) -> Command {
     let mut make = Command::new("make");
     for variable in ["MAKEFLAGS", "MFLAGS", "MAKELEVEL", "LIBDIR", "INCLUDEDIR", "MANDIR", "STRIP", "BUILD"] {
         make.env_remove(variable);
     }
-    make.arg("-C").arg(folder);
+    make.arg("-C").arg(dir);
     make
 }
 
@@ -127,19 +127,19 @@ pub fn stage() -> &'static Stage {
 
 impl Stage {
     /// What DESTDIR was.
-    pub fn folder(&self) -> PathBuf {
+    pub fn dir(&self) -> PathBuf {
         self.top.join(INSTALLED)
     }
 
-    /// A folder for what is made of the installation.
+    /// A directory for what is made of the installation.
     pub fn room_for(&self, what: &str) -> PathBuf {
-        let folder = self.top.join(what);
-        fs::create_dir(&folder).unwrap();
-        folder
+        let dir = self.top.join(what);
+        fs::create_dir(&dir).unwrap();
+        dir
     }
 
     pub fn usr(&self) -> PathBuf {
-        self.folder().join("usr")
+        self.dir().join("usr")
     }
 
     pub fn lib(&self) -> PathBuf {
@@ -155,12 +155,12 @@ impl Stage {
         self.lib().join(concat!("libipc.so.", env!("CARGO_PKG_VERSION")))
     }
 
-    /// Has pkg-config find this installation, below its folder.
+    /// Has pkg-config find this installation, below its directory.
     pub fn point_pkg_config<'a>(&self, command: &'a mut Command) -> &'a mut Command {
         command
             .env("PKG_CONFIG_PATH", self.lib().join("pkgconfig"))
-            .env("PKG_CONFIG_SYSROOT_DIR", self.folder())
-            // /usr/include below the folder is not the one that every compiler knows.
+            .env("PKG_CONFIG_SYSROOT_DIR", self.dir())
+            // /usr/include below the directory is not the one that every compiler knows.
             .env("PKG_CONFIG_ALLOW_SYSTEM_CFLAGS", "1")
             .env("PKG_CONFIG_ALLOW_SYSTEM_LIBS", "1")
     }
@@ -229,10 +229,10 @@ pub enum Language {
     Cpp,
 }
 
-/// A C program, compiled in a folder of its own that also has its run directories. It may be kept until the end: the
-/// folder is within that of the stage.
+/// A C program, compiled in a directory of its own that also has its run directories. It may be kept until the end: the
+/// directory is within that of the stage.
 pub struct Program {
-    folder: tempfile::TempDir,
+    dir: tempfile::TempDir,
     linkage: Linkage,
 }
 
@@ -242,17 +242,17 @@ const RUNDIR_IN_VALGRIND: &str = "run-in-valgrind";
 
 impl Program {
     pub fn compile(language: Language, linkage: Linkage, sources: &[&Path], extra: &[&str]) -> Self {
-        let folder = tempfile::tempdir_in(&stage().top).unwrap();
+        let dir = tempfile::tempdir_in(&stage().top).unwrap();
         let (mut command, standard): (_, &[_]) = match language {
             Language::C => (c_compiler(), &["-std=c99"]),
             Language::Cpp => (Command::new("g++"), &["-std=c++17", "-x", "c++"]),
         };
         command.args(standard).args(WARNINGS).args(extra).args(stage().cflags()).args(sources);
-        run(command.arg("-o").arg(folder.path().join("program")).args(stage().libs(linkage)));
+        run(command.arg("-o").arg(dir.path().join("program")).args(stage().libs(linkage)));
         for rundir in [RUNDIR, RUNDIR_IN_VALGRIND] {
-            fs::create_dir(folder.path().join(rundir)).unwrap();
+            fs::create_dir(dir.path().join(rundir)).unwrap();
         }
-        Self { folder, linkage }
+        Self { dir, linkage }
     }
 
     /// The program from `tests/c`, of one or more files there.
@@ -263,11 +263,11 @@ impl Program {
     }
 
     pub fn path(&self) -> PathBuf {
-        self.folder.path().join("program")
+        self.dir.path().join("program")
     }
 
     fn prepare(&self, mut command: Command, rundir: &str) -> Command {
-        command.env("IPC_RUNDIR", self.folder.path().join(rundir)).env_remove("LD_LIBRARY_PATH");
+        command.env("IPC_RUNDIR", self.dir.path().join(rundir)).env_remove("LD_LIBRARY_PATH");
         if self.linkage == Linkage::Shared {
             command.env("LD_LIBRARY_PATH", stage().lib());
         }
@@ -372,17 +372,17 @@ pub fn printed(command: &mut Command) -> String {
     printed
 }
 
-/// All that lies in the folder and is no folder, as paths below it, in order.
-pub fn files_below(folder: &Path) -> Vec<String> {
+/// All that lies in the directory and is no directory, as paths below it, in order.
+pub fn files_below(dir: &Path) -> Vec<String> {
     let mut found = Vec::new();
-    let mut folders = vec![folder.to_owned()];
-    while let Some(next) = folders.pop() {
+    let mut dirs = vec![dir.to_owned()];
+    while let Some(next) = dirs.pop() {
         for entry in fs::read_dir(&next).unwrap().map(Result::unwrap) {
             if entry.file_type().unwrap().is_dir() {
-                folders.push(entry.path());
+                dirs.push(entry.path());
             } else {
                 let path = entry.path();
-                found.push(path.strip_prefix(folder).unwrap().to_str().unwrap().to_owned());
+                found.push(path.strip_prefix(dir).unwrap().to_str().unwrap().to_owned());
             }
         }
     }

@@ -24,8 +24,8 @@ enum Found {
 
 /// A program of two lines, compiled with the sanitizers; whether it could be, and whether it then ended well and
 /// what it complained of.
-fn tried(folder: &Path, body: &str) -> Option<(bool, String)> {
-    let (source, program) = (folder.join("probe.c"), folder.join("probe"));
+fn tried(dir: &Path, body: &str) -> Option<(bool, String)> {
+    let (source, program) = (dir.join("probe.c"), dir.join("probe"));
     fs::write(
         &source,
         format!("#include <stdlib.h>\nstatic void *volatile kept;\nint main (void) {{ {body} }}\n"),
@@ -43,8 +43,8 @@ fn tried(folder: &Path, body: &str) -> Option<(bool, String)> {
 fn found() -> Found {
     static FOUND: OnceLock<Found> = OnceLock::new();
     *FOUND.get_or_init(|| {
-        let folder = tempfile::tempdir().unwrap();
-        match tried(folder.path(), "return 0;") {
+        let dir = tempfile::tempdir().unwrap();
+        match tried(dir.path(), "return 0;") {
             None => return Found::Nothing,
             Some((true, _)) => {}
             Some((false, errors)) => {
@@ -53,13 +53,13 @@ fn found() -> Found {
             }
         }
         // What sees nothing here would see nothing there.
-        let (clean, errors) = tried(folder.path(), "kept = malloc (7); kept = NULL; return 0;").unwrap();
+        let (clean, errors) = tried(dir.path(), "kept = malloc (7); kept = NULL; return 0;").unwrap();
         assert!(!clean && errors.contains("7 byte(s) leaked"), "a leak is not seen: {errors}");
         let (clean, errors) =
-            tried(folder.path(), "kept = malloc (7); free (kept); free (kept); return 0;").unwrap();
+            tried(dir.path(), "kept = malloc (7); free (kept); free (kept); return 0;").unwrap();
         assert!(!clean && errors.contains("double-free"), "a block freed twice is not seen: {errors}");
         let (clean, errors) =
-            tried(folder.path(), "volatile int most = 2147483647; most = most + 1; return 0;").unwrap();
+            tried(dir.path(), "volatile int most = 2147483647; most = most + 1; return 0;").unwrap();
         assert!(!clean && errors.contains("signed integer overflow"), "an overflow is not seen: {errors}");
         Found::All
     })

@@ -107,8 +107,8 @@ impl Page {
 
 /// The pages of section 3.
 pub fn pages() -> Vec<Page> {
-    let folder = fs::read_dir(root().join("man")).unwrap();
-    let mut files: Vec<String> = folder
+    let dir = fs::read_dir(root().join("man")).unwrap();
+    let mut files: Vec<String> = dir
         .map(|entry| entry.unwrap().file_name().into_string().unwrap())
         .filter(|name| name.ends_with(".3.md"))
         .collect();
@@ -119,8 +119,8 @@ pub fn pages() -> Vec<Page> {
 
 /// The pages as they are installed: a file for each function.
 pub fn installed_pages() -> Vec<String> {
-    let folder = fs::read_dir(root().join("man")).unwrap();
-    let names = folder.map(|entry| entry.unwrap().file_name().into_string().unwrap());
+    let dir = fs::read_dir(root().join("man")).unwrap();
+    let names = dir.map(|entry| entry.unwrap().file_name().into_string().unwrap());
     let mut names: Vec<String> =
         names.filter_map(|name| name.strip_suffix(".3").map(str::to_owned)).collect();
     names.sort();

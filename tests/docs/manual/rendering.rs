@@ -217,8 +217,8 @@ fn faults_planted_in_a_page_are_found() {
         ("NAME is not first", page.replacen(".SH NAME", "Text.\n.SH NAME", 1)),
         ("warned", page.replacen(".SH NAME", ".NoSuchMacro\n.SH NAME", 1)),
     ];
-    let folder = tempfile::tempdir().unwrap();
-    let file = folder.path().join("ipc_read.3");
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("ipc_read.3");
     let tools = Tool::installed();
     for (place, (reason, broken)) in planted.iter().enumerate() {
         assert_ne!(*broken, page, "fault {place}");
