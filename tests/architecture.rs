@@ -227,7 +227,7 @@ fn planted(lines: &[(&str, &str)]) -> Vec<String> {
 }
 
 #[test]
-fn import_from_a_later_part_is_seen() {
+fn import_from_a_later_part_is_reported() {
     let upward = |module, line| {
         let wrong = planted(&[(module, line)]).into_iter();
         wrong.filter(|line| line.ends_with("a later part")).collect::<Vec<_>>()
@@ -245,7 +245,7 @@ fn import_from_a_later_part_is_seen() {
 }
 
 #[test]
-fn circle_of_two_or_three_files_is_seen() {
+fn circle_of_two_or_three_files_is_reported() {
     let two = planted(&[
         ("process::growth", "\nuse super::sharded::Part;\n"),
         ("process::sharded", "\nuse crate::process::growth::boxed;\n"),
@@ -266,7 +266,7 @@ fn circle_of_two_or_three_files_is_seen() {
 }
 
 #[test]
-fn public_module_and_another_table_are_seen() {
+fn public_module_and_wrong_table_are_reported() {
     assert_eq!(planted(&[("lib", "\npub mod kernel;\n")]), ["lib.rs: kernel is public"]);
     let mut files = source();
     let lib = files.get_mut("lib").unwrap();

@@ -94,7 +94,7 @@ fn stale_registration(server: &mut Program) -> (UnixStream, OwnedFd) {
 
 /// The set could not be made anew, and a client was closed meanwhile.
 #[test]
-fn a_set_that_could_not_be_made_anew_takes_in_no_other_file() {
+fn reused_number_is_not_registered_after_set_creation_failed() {
     own_process!(60);
     let mut server = Program::server();
     let (stale, kept) = stale_registration(&mut server);
@@ -118,7 +118,7 @@ fn a_set_that_could_not_be_made_anew_takes_in_no_other_file() {
 
 /// No memory while the list is looked through, and messages that have come already.
 #[test]
-fn messages_at_hand_are_not_forgotten_for_want_of_memory() {
+fn pending_messages_are_delivered_after_out_of_memory() {
     own_process!(60);
     let (mut listed, mut peer) = listed();
     let fd = listed.fd();
@@ -144,7 +144,7 @@ fn messages_at_hand_are_not_forgotten_for_want_of_memory() {
 
 /// The end of a connection whose queue the program has flushed itself, since the kernel had no memory before.
 #[test]
-fn the_end_behind_a_queue_that_the_program_has_flushed() {
+fn disconnection_is_reported_after_the_program_flushed() {
     own_process!(60);
     let (mut listed, peer) = listed();
     let fd = listed.fd();
@@ -163,7 +163,7 @@ fn the_end_behind_a_queue_that_the_program_has_flushed() {
 
 /// No memory when the clock has ticked.
 #[test]
-fn the_clock_goes_on_where_there_was_no_memory() {
+fn clock_continues_after_out_of_memory() {
     own_process!(60);
     let mut server = Program::server();
     let (stale, kept) = stale_registration(&mut server);

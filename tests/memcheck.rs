@@ -25,7 +25,7 @@ const TESTS: [&str; 12] = [
 ];
 
 #[test]
-fn under_valgrind() {
+fn promise_tests_pass_under_valgrind() {
     if !has("valgrind") {
         return skipped("the tests of the promises under valgrind", "valgrind");
     }
@@ -41,7 +41,7 @@ fn under_valgrind() {
 
 /// Each line of the list names a test that there is: one that got another name would run where it cannot.
 #[test]
-fn what_is_left_out_is_there() {
+fn every_test_left_out_exists() {
     let list = fs::read_to_string(root().join("tests/checked/left_out.tsv")).unwrap();
     for line in list.lines().filter(|line| !line.starts_with('#')) {
         let [tool, file, test, reason] = line.split('\t').collect::<Vec<_>>()[..] else { panic!("{line}") };

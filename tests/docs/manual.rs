@@ -53,7 +53,7 @@ fn every_function_has_a_page() {
 }
 
 #[test]
-fn the_sections_of_the_pages_are_the_usual_ones() {
+fn pages_have_the_usual_sections() {
     for page in pages() {
         let headings: Vec<&str> = page.sections.iter().map(|(heading, _)| heading.as_str()).collect();
         let expected: Vec<&str> = SECTIONS
@@ -65,7 +65,7 @@ fn the_sections_of_the_pages_are_the_usual_ones() {
 }
 
 #[test]
-fn the_prototypes_are_those_of_the_headers() {
+fn prototypes_equal_those_of_the_headers() {
     let functions = functions();
     let check = |page: &Page, name: &str, prototype: &str| {
         let declared = functions.get(name).unwrap_or_else(|| panic!("{}: {name} is not declared", page.file));
@@ -94,7 +94,7 @@ fn the_prototypes_are_those_of_the_headers() {
 }
 
 #[test]
-fn the_codes_are_those_that_exist() {
+fn codes_on_the_pages_exist() {
     let (functions, codes) = (functions(), codes());
     for (name, function) in &functions {
         for code in errors_of_comment(&function.comment).keys() {
@@ -109,7 +109,7 @@ fn the_codes_are_those_that_exist() {
 }
 
 #[test]
-fn the_codes_of_a_function_are_those_that_the_header_names() {
+fn codes_of_a_function_equal_those_of_the_header() {
     let functions = functions();
     for page in pages() {
         for (name, told) in page.errors(&functions) {
@@ -139,7 +139,7 @@ fn the_codes_of_a_function_are_those_that_the_header_names() {
 /// ERRORS of libipc(7) goes by codes: each is there, with its number, in order, and with all functions that
 /// return it.
 #[test]
-fn the_manual_names_the_functions_of_each_code() {
+fn manual_names_the_functions_of_each_code() {
     let (functions, manual) = (functions(), Page::read(MANUAL));
     let mut entries: Vec<(String, String)> = Vec::new();
     for line in manual.section("ERRORS").lines() {
@@ -175,7 +175,7 @@ fn the_manual_names_the_functions_of_each_code() {
 
 /// Where a page says "see X in libipc(7)" there is an X, and where it names a page of ours there is one.
 #[test]
-fn references_lead_somewhere() {
+fn references_have_targets() {
     let (pages, manual) = (pages(), Page::read(MANUAL));
     let installed = installed_pages();
     let headings: Vec<&str> = manual.sections.iter().map(|(heading, _)| heading.as_str()).collect();
@@ -240,7 +240,7 @@ fn has_man_db() -> bool {
 }
 
 #[test]
-fn man_shows_the_pages_of_all_functions_within_80_columns_and_without_a_warning() {
+fn man_shows_all_pages_in_80_columns_without_warnings() {
     if !has_man_db() {
         return skipped("how the manual pages look", "man (of man-db)");
     }
@@ -263,7 +263,7 @@ fn man_shows_the_pages_of_all_functions_within_80_columns_and_without_a_warning(
 }
 
 #[test]
-fn mandoc_has_nothing_to_say_of_the_pages() {
+fn mandoc_reports_nothing_for_the_pages() {
     if !has("mandoc") {
         return skipped("what mandoc says of the manual pages", "mandoc");
     }
@@ -279,7 +279,7 @@ fn mandoc_has_nothing_to_say_of_the_pages() {
 
 /// Programs that index pages find each function under its own name.
 #[test]
-fn the_index_of_manual_pages_has_every_function() {
+fn index_of_manual_pages_has_every_function() {
     if !has("lexgrog") {
         return skipped("what the index of manual pages will have", "lexgrog (of man-db)");
     }

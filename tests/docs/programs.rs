@@ -82,7 +82,7 @@ fn talk(rundir: &Path, server: &Program, client: &Program) -> (Running, String) 
 }
 
 #[test]
-fn the_programs_of_the_manual_compile() {
+fn programs_of_the_manual_compile() {
     let programs = programs("libipc.7.md");
     assert!(!programs.is_empty(), "libipc.7.md shows no program");
     for program in programs {
@@ -92,7 +92,7 @@ fn the_programs_of_the_manual_compile() {
 
 /// libipc(7) shows a server and a client, and says how to try both; the server ends well on the signal.
 #[test]
-fn the_server_and_the_client_of_the_manual_work_as_it_is_said() {
+fn server_and_client_of_the_manual_work_as_described() {
     if !has("pkg-config") {
         return skipped("how to try both programs of libipc(7)", "pkg-config");
     }
@@ -112,7 +112,7 @@ fn the_server_and_the_client_of_the_manual_work_as_it_is_said() {
 }
 
 #[test]
-fn every_block_of_c_in_the_readme_is_a_program_that_compiles() {
+fn every_c_program_of_the_readme_compiles() {
     let programs = programs("README.md");
     assert_eq!(programs, blocks(&text_of("README.md")), "a block that is no program");
     assert!(!programs.is_empty(), "README.md shows no program");
@@ -123,7 +123,7 @@ fn every_block_of_c_in_the_readme_is_a_program_that_compiles() {
 
 /// README.md shows a server and a client, and how to run them.
 #[test]
-fn the_server_and_the_client_of_the_readme_understand_each_other() {
+fn server_and_client_of_the_readme_exchange_messages() {
     let server = program_with("README.md", "ipc_server_init");
     let client = program_with("README.md", "ipc_read");
     let rundir = tempfile::tempdir().unwrap();
@@ -132,7 +132,7 @@ fn the_server_and_the_client_of_the_readme_understand_each_other() {
 }
 
 #[test]
-fn the_examples_of_the_pages_compile() {
+fn examples_of_the_pages_compile() {
     for page in pages() {
         let text = text_of(&page);
         let Some(examples) = text.lines().position(|line| line == "# EXAMPLES") else { continue };
@@ -152,7 +152,7 @@ fn the_examples_of_the_pages_compile() {
 
 /// ipc_server_init(3) shows a server, and ipc_connection(3) a client for it.
 #[test]
-fn the_server_and_the_client_of_the_pages_understand_each_other() {
+fn server_and_client_of_the_pages_exchange_messages() {
     let server = program_with("man/ipc_server_init.3.md", "ipc_accept");
     let client = program_with("man/ipc_connection.3.md", "ipc_connection");
     let rundir = tempfile::tempdir().unwrap();
@@ -164,7 +164,7 @@ fn the_server_and_the_client_of_the_pages_understand_each_other() {
 
 /// ipc_event_fd(3) shows a server that ends with its standard input.
 #[test]
-fn the_server_beside_standard_input_answers_and_ends() {
+fn server_with_standard_input_answers_and_ends() {
     let server = program_with("man/ipc_event_fd.3.md", "ipc_event_fd");
     let client = program_with("README.md", "ipc_read");
     let rundir = tempfile::tempdir().unwrap();
@@ -177,7 +177,7 @@ fn the_server_beside_standard_input_answers_and_ends() {
 
 /// What needs nobody else prints what it is there to print.
 #[test]
-fn the_examples_of_the_pages_print_what_they_are_to_show() {
+fn examples_of_the_pages_print_what_they_should() {
     for (page, call, expected) in [
         ("ipc_connection_gen", "fork", "hello\n"),
         ("ipc_message_format_write", "ipc_message_format_read", "a frame of 10 bytes: hello\n"),

@@ -89,7 +89,7 @@ fn follow(script: &str, dir: &Path, home: &Path) -> String {
 }
 
 #[test]
-fn the_quick_start_works_as_it_is_written() {
+fn quick_start_works_as_written() {
     if !has("pkg-config") {
         return skipped("the quick start of README.md", "pkg-config");
     }
@@ -113,7 +113,7 @@ fn the_quick_start_works_as_it_is_written() {
 
 /// docs/build-systems.md has a project for each, for a file program.c.
 #[test]
-fn the_snippets_for_build_systems_build() {
+fn snippets_for_build_systems_build() {
     let text = text_of("docs/build-systems.md");
     for (heading, tools) in [("## CMake", ["cmake", "pkg-config"]), ("## Meson", ["meson", "pkg-config"])] {
         if let Some(tool) = tools.into_iter().find(|tool| !has(tool)) {
@@ -150,7 +150,7 @@ fn anchor(heading: &str) -> String {
 }
 
 #[test]
-fn every_link_leads_somewhere() {
+fn every_link_has_a_target() {
     for document in documents() {
         let text = text_of(&document);
         for link in text.split("](").skip(1).map(|rest| rest.split_once(')').expect("the end of a link").0) {
@@ -175,7 +175,7 @@ fn every_link_leads_somewhere() {
 
 /// docs/migrating.md names the test that proves each of its lines.
 #[test]
-fn every_test_that_is_named_exists() {
+fn every_named_test_exists() {
     let text = text_of("docs/migrating.md");
     let rows: Vec<&str> =
         text.lines().filter(|line| line.starts_with("| ") && line.contains("` in [`")).collect();
@@ -194,7 +194,7 @@ fn every_test_that_is_named_exists() {
 
 /// The table in src/lib.rs has each module.
 #[test]
-fn the_map_of_the_source_is_complete() {
+fn map_of_the_source_is_complete() {
     let map = text_of("src/lib.rs");
     for entry in fs::read_dir(root().join("src")).unwrap() {
         let file = entry.unwrap().file_name().into_string().unwrap();
@@ -207,7 +207,7 @@ fn the_map_of_the_source_is_complete() {
 
 /// examples-c/README.md names each program.
 #[test]
-fn the_index_is_complete() {
+fn index_of_examples_is_complete() {
     let readme = text_of("examples-c/README.md");
     for entry in fs::read_dir(root().join("examples-c")).unwrap() {
         let name = entry.unwrap().file_name().into_string().unwrap();

@@ -131,7 +131,7 @@ fn where_there_is_no_right(rows: &mut Rows, dir: &Path) {
 }
 
 #[test]
-fn programs_fail_as_it_is_told_that_they_do() {
+fn programs_fail_as_documented() {
     let mut rows = Rows::read();
     let dir = tempfile::tempdir().unwrap();
     where_nothing_is_right(&mut rows, dir.path());

@@ -144,7 +144,7 @@ fn assert_same(library: &Path, what: &str) {
 }
 
 #[test]
-fn the_interface_is_that_of_the_baseline() {
+fn interface_equals_the_baseline() {
     let dir = tempfile::tempdir().unwrap();
     let library = Interface::new().compile(dir.path());
     if env::var_os("LIBIPC_WRITE_ABI").is_some() {
@@ -158,7 +158,7 @@ fn the_interface_is_that_of_the_baseline() {
 
 /// Without what a compiler has noted of types: names, kinds and versions of symbols, and the SONAME.
 #[test]
-fn the_library_exports_the_symbols_of_the_baseline() {
+fn library_exports_the_symbols_of_the_baseline() {
     if !has("strip") {
         return skipped("the symbols of the library against the baseline", "strip");
     }
@@ -208,7 +208,7 @@ const NO_CHANGES: [(&str, &str, &str); 3] = [
 
 /// The comparison itself: changes of each kind are seen, and those of no kind are not.
 #[test]
-fn a_changed_interface_is_told_from_the_baseline() {
+fn change_of_the_interface_is_reported() {
     let Some(baseline) = baseline_to_compare("what the comparison of binary interfaces sees") else { return };
     let compare = |interface: &Interface| {
         let dir = tempfile::tempdir().unwrap();

@@ -207,27 +207,27 @@ fn runs_silently_in_c(source: &Source) {
 }
 
 #[test]
-fn promise_24_a_pending_cancellation_ends_a_call_at_its_begin() {
+fn promise_24_pending_cancellation_ends_a_call_at_its_begin() {
     runs_silently_in_c(&ENDING_BEGIN);
 }
 
 #[test]
-fn promise_24_threads_that_wait_for_input_may_end() {
+fn promise_24_thread_may_end_while_it_waits_for_input() {
     runs_silently_in_c(&ENDING_RECEIVERS);
 }
 
 #[test]
-fn promise_24_threads_that_wait_for_a_reader_may_end() {
+fn promise_24_thread_may_end_while_it_waits_for_a_reader() {
     runs_silently_in_c(&ENDING_WRITERS);
 }
 
 #[test]
-fn promise_24_no_frame_is_lost_or_cut_by_a_cancellation() {
+fn promise_24_frames_stay_whole_when_a_thread_is_cancelled() {
     runs_silently_in_c(&ENDING_ANYTIME);
 }
 
 #[test]
-fn promise_33_a_program_may_bring_its_own_heap() {
+fn promise_33_program_may_define_its_own_heap() {
     runs_silently_in_c(&OWN_HEAP);
 }
 
@@ -307,7 +307,7 @@ fn old_sources_compile_in_all_standards() {
 }
 
 #[test]
-fn old_names_are_the_program_s_own_if_it_says_so() {
+fn old_names_are_hidden_if_the_program_asks_for_it() {
     for more in ["-DNOTHING", "-DIPC_WITH_ERRORS"] {
         compiles_in_all_standards("own_names.c", COMPILERS, &["-Wall", "-Wextra", "-Werror", more]);
     }
@@ -315,7 +315,7 @@ fn old_names_are_the_program_s_own_if_it_says_so() {
 
 /// A program that stood beside the library's source, in a tree where there is a link in that place.
 #[test]
-fn in_the_tree_of_the_library() {
+fn old_tree_finds_the_header_through_a_link() {
     let tree = tempfile::tempdir().unwrap();
     for dir in ["src", "programs"] {
         fs::create_dir(tree.path().join(dir)).unwrap();
@@ -333,7 +333,7 @@ fn in_the_tree_of_the_library() {
 
 /// The static library leaves the program nothing to ask the loader for.
 #[test]
-fn a_static_program_does_not_need_the_shared_library() {
+fn static_program_does_not_need_the_shared_library() {
     if !has("readelf") {
         return skipped("what a static program needs", "readelf");
     }
@@ -443,7 +443,7 @@ fn undeclared_with_sanitizers() {
 
 /// What a program does wrong with blocks of the library is seen, so what the library did wrong would be, too.
 #[test]
-fn what_is_wrong_is_seen() {
+fn sanitizers_report_planted_errors() {
     const WRONG: [(&str, &str); 4] = [
         ("(void) m;", "5 byte(s) leaked"),
         ("free (m.payload); free (m.payload);", "double-free"),
@@ -481,7 +481,7 @@ fn program_that_does(wrong: &str) -> String {
 
 /// Each program of `tests/c` is one that a test above compiles.
 #[test]
-fn no_program_is_forgotten() {
+fn every_c_program_has_a_test() {
     let these = ["c_programs", "static_programs"].map(|name| text_of(format!("tests/installed/{name}.rs")));
     let these = these.concat();
     for file in files_below(&root().join("tests/c")) {

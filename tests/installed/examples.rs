@@ -96,7 +96,7 @@ fn messages_of_every_size_come_back() {
 }
 
 #[test]
-fn a_message_sent_byte_by_byte_comes_back() {
+fn message_sent_byte_by_byte_comes_back() {
     let server = Server::start(Under::Nothing);
     let mut client = server.connect();
     let sent = frame(b"byte by byte");
@@ -110,7 +110,7 @@ fn a_message_sent_byte_by_byte_comes_back() {
 }
 
 #[test]
-fn clients_stuck_in_half_a_message_keep_nobody_waiting() {
+fn clients_stuck_in_half_a_message_do_not_delay_others() {
     let server = Server::start(Under::Nothing);
     let (mut in_header, mut in_payload, mut third) = (server.connect(), server.connect(), server.connect());
     let sent = frame(b"two halves");
@@ -127,7 +127,7 @@ fn clients_stuck_in_half_a_message_keep_nobody_waiting() {
 }
 
 #[test]
-fn a_length_over_the_maximum_ends_that_client_alone() {
+fn length_over_the_maximum_ends_only_its_client() {
     let server = Server::start(Under::Nothing);
     let (mut bad, mut good) = (server.connect(), server.connect());
     assert_echo(&mut bad, b"still good");
@@ -140,7 +140,7 @@ fn a_length_over_the_maximum_ends_that_client_alone() {
 }
 
 #[test]
-fn sigterm_ends_a_server_with_clients() {
+fn server_with_clients_ends_on_sigterm() {
     let server = Server::start(Under::Nothing);
     let (mut idle, mut half) = (server.connect(), server.connect());
     assert_echo(&mut idle, b"here");
@@ -150,14 +150,14 @@ fn sigterm_ends_a_server_with_clients() {
 }
 
 #[test]
-fn pong_asks_once() {
+fn pong_sends_one_message_without_arguments() {
     let server = Server::start(Under::Nothing);
     assert_eq!(printed(&mut server.pong(&[], Under::Nothing)), "hello\n");
     server.stop();
 }
 
 #[test]
-fn pong_without_a_server_says_so() {
+fn pong_prints_an_error_without_a_server() {
     let rundir = tempfile::tempdir().unwrap();
     for arguments in [&[][..], &["-i"][..]] {
         let mut pong = command("pong", rundir.path(), Under::Nothing);
@@ -209,7 +209,7 @@ fn pipe_of(talk: &Talk) -> std::process::ChildStdin {
 }
 
 #[test]
-fn pong_talks_over_a_pipe_until_its_end() {
+fn pong_exchanges_lines_until_its_pipe_ends() {
     let server = Server::start(Under::Nothing);
     let mut talk = Talk::start(&server, Under::Nothing, Stdio::piped());
     let mut input = pipe_of(&talk);
@@ -220,7 +220,7 @@ fn pong_talks_over_a_pipe_until_its_end() {
 }
 
 #[test]
-fn pong_talks_over_a_pipe_until_exit() {
+fn pong_exchanges_lines_until_exit() {
     let server = Server::start(Under::Nothing);
     let mut talk = Talk::start(&server, Under::Nothing, Stdio::piped());
     let mut input = pipe_of(&talk);
@@ -232,7 +232,7 @@ fn pong_talks_over_a_pipe_until_exit() {
 }
 
 #[test]
-fn pong_takes_lines_from_a_file() {
+fn pong_sends_the_lines_of_a_file() {
     let server = Server::start(Under::Nothing);
     let mut file = tempfile::tempfile().unwrap();
     // More than one read brings, and a last line without its end.
@@ -262,7 +262,7 @@ fn terminal() -> (File, OwnedFd) {
 }
 
 #[test]
-fn pong_talks_at_a_terminal() {
+fn pong_exchanges_lines_at_a_terminal() {
     const END_OF_FILE: &[u8] = b"\x04";
     for end in [END_OF_FILE, b"exit\n"] {
         let server = Server::start(Under::Nothing);

@@ -10,7 +10,7 @@ use crate::staging::examples::{Raw, Server, Talk, Under, command, complaints, fr
 use crate::staging::{Running, has, outcome, printed, sanitizers, skipped, until};
 
 #[test]
-fn clients_without_a_server_and_servers_without_arguments_say_so() {
+fn programs_print_errors_without_a_server_or_arguments() {
     let rundir = tempfile::tempdir().unwrap();
     let complaints_of =
         |name, arguments: &[&str]| complaints(command(name, rundir.path(), Under::Nothing).args(arguments));
@@ -77,12 +77,12 @@ fn talk_in_a_room(under: Under) {
 }
 
 #[test]
-fn all_others_hear_what_one_says_and_who_it_is() {
+fn chatd_sends_a_line_with_its_user_to_all_others() {
     talk_in_a_room(Under::Nothing);
 }
 
 #[test]
-fn chat_cuts_lines_that_are_longer_than_the_server_takes() {
+fn chat_cuts_lines_over_the_limit_of_the_server() {
     let server = Server::start("chatd", "chatd", &[], Under::Nothing);
     let mut witness = server.connect();
     let mut talk = Talk::start(server.client("chat", &[]));
@@ -96,7 +96,7 @@ fn chat_cuts_lines_that_are_longer_than_the_server_takes() {
 }
 
 #[test]
-fn chatd_closes_who_sends_too_long_a_line_and_nobody_else() {
+fn chatd_closes_only_the_client_with_too_long_a_line() {
     let server = Server::start("chatd", "chatd", &[], Under::Nothing);
     let (mut good, mut bad) = (server.connect(), server.connect());
     let user = user();
@@ -115,7 +115,7 @@ fn chatd_closes_who_sends_too_long_a_line_and_nobody_else() {
 }
 
 #[test]
-fn chatd_gives_up_who_does_not_read_and_keeps_nobody_waiting_for_it() {
+fn chatd_drops_a_client_that_does_not_read_without_delay() {
     let server = Server::start("chatd", "chatd", &[], Under::Nothing);
     let (mut stuck, mut reader, mut speaker) = (server.connect(), server.connect(), server.connect());
     let user = user();
@@ -170,13 +170,13 @@ fn tell_the_time(under: Under) {
 }
 
 #[test]
-fn tickerd_tells_the_time_and_closes_who_is_quiet() {
+fn tickerd_sends_the_time_and_closes_silent_clients() {
     tell_the_time(Under::Nothing);
 }
 
 /// Its answers keep one client, of two that came at the same time: it has seconds for each.
 #[test]
-fn tickerd_keeps_who_answers() {
+fn tickerd_keeps_a_client_that_answers() {
     let server = Server::start("tickerd", "tickerd", &["20", "150"], Under::Nothing);
     let mut lively = server.connect();
     let quiet = Running::start(
@@ -194,7 +194,7 @@ fn tickerd_keeps_who_answers() {
 
 /// The queue of a client that does not read holds 4 KiB: then times are left out, and the client stays.
 #[test]
-fn tickerd_leaves_out_times_for_who_does_not_read() {
+fn tickerd_skips_times_for_a_client_that_does_not_read() {
     let server = Server::start("tickerd", "tickerd", &["1", "10000000"], Under::Nothing);
     let mut lazy = server.connect();
     // The kernel takes some thousand before, one in a millisecond.
@@ -246,7 +246,7 @@ fn pollpongd_serves_and_takes_commands_in_one_loop() {
 }
 
 #[test]
-fn pollpongd_counts_clients_that_come_and_go() {
+fn pollpongd_counts_clients_as_they_connect_and_leave() {
     let server = Server::start("pollpongd", "pongd", &[], Under::Nothing);
     let mut input = server.input();
     let clients: Vec<Raw> = (0..20).map(|_| server.connect()).collect();
@@ -263,7 +263,7 @@ fn pollpongd_counts_clients_that_come_and_go() {
 }
 
 #[test]
-fn pollpongd_serves_on_when_its_input_ends() {
+fn pollpongd_continues_when_its_input_ends() {
     let server = Server::start("pollpongd", "pongd", &[], Under::Nothing);
     drop(server.input());
     let mut client = server.connect();

@@ -51,7 +51,7 @@ fn keep_values(under: Under) {
 }
 
 #[test]
-fn kvd_keeps_values_and_tells_who_watches() {
+fn kvd_keeps_values_and_notifies_watchers() {
     keep_values(Under::Nothing);
 }
 
@@ -105,7 +105,7 @@ fn kvd_serves_two_hundred_clients_of_all_kinds() {
 }
 
 #[test]
-fn kvd_sends_idle_clients_away_and_keeps_who_watches() {
+fn kvd_closes_idle_clients_and_keeps_watchers() {
     use std::io::Write;
     let server = Server::start("kvd", "kvd", &["1"], Under::Nothing);
     let (mut idle, mut watches) = (server.connect(), server.connect());
@@ -118,7 +118,7 @@ fn kvd_sends_idle_clients_away_and_keeps_who_watches() {
 }
 
 #[test]
-fn kvd_is_killed_and_started_again_and_its_client_waits_for_it() {
+fn kv_waits_while_kvd_is_killed_and_restarted() {
     let server = Server::start("kvd", "kvd", &[], Under::Nothing);
     let Server { running, rundir, socket, .. } = server;
     signal(&running, libc::SIGKILL);
@@ -135,7 +135,7 @@ fn kvd_is_killed_and_started_again_and_its_client_waits_for_it() {
 }
 
 #[test]
-fn kv_says_what_is_wrong() {
+fn kv_prints_its_errors() {
     let rundir = tempfile::tempdir().unwrap();
     for wrong in [&[][..], &["get"], &["set", "a"], &["put", "a", "b"], &["delete", "a", "b"]] {
         let text = complaints(command("kv", rundir.path(), Under::Nothing).args(wrong));
@@ -189,7 +189,7 @@ fn starts_on_demand(name: &str, service: &str, ask: &dyn Fn(&Path)) {
 }
 
 #[test]
-fn a_daemon_starts_on_demand() {
+fn daemon_starts_on_demand() {
     starts_on_demand("kvd", "kvd", &|rundir| {
         let mut client = command("kv", rundir, Under::Nothing);
         assert_eq!(printed(client.args(["set", "a", "b"])), "b\n");
@@ -198,7 +198,7 @@ fn a_daemon_starts_on_demand() {
 
 /// pongd knows nothing of it: it uses ipc.h alone, as in 2019.
 #[test]
-fn a_program_of_2019_starts_on_demand_without_a_change() {
+fn program_of_2019_starts_on_demand_unchanged() {
     let source = text_of("examples-c/pongd.c");
     assert!(!source.contains("ipc_ext.h") && !source.contains("LISTEN"));
     starts_on_demand("pongd", "pongd", &|rundir| {

@@ -33,18 +33,18 @@ fn send_many(under: Under, count: u64, size: u64) {
 }
 
 #[test]
-fn batch_sends_and_batchd_takes_each_of_many_messages() {
+fn batchd_receives_each_of_many_messages() {
     send_many(Under::Nothing, 300_000, 100);
 }
 
 /// More than the queue holds, in messages that are larger than what leaves by itself.
 #[test]
-fn batch_waits_for_room() {
+fn batch_waits_until_the_queue_has_room() {
     send_many(Under::Nothing, 300, 1_000_000);
 }
 
 #[test]
-fn batchd_takes_messages_of_several_clients() {
+fn batchd_receives_messages_of_several_clients() {
     let server = Server::start("batchd", "batchd", &[], Under::Nothing);
     let mut commands: Vec<_> = (0..3).map(|_| server.client("batch", &["20000", "10"])).collect();
     let running: Vec<_> = commands.iter_mut().map(|one| Running::start(one.stdout(Stdio::null()))).collect();
@@ -108,12 +108,12 @@ fn open_files(under: Under) {
 }
 
 #[test]
-fn openfile_reads_files_of_the_folder_and_nothing_else() {
+fn openfile_reads_only_files_of_the_directory() {
     open_files(Under::Nothing);
 }
 
 #[test]
-fn openfile_prints_a_large_file_as_it_is() {
+fn openfile_prints_a_large_file_unchanged() {
     let (_outside, dir) = dir();
     let large: String = (0..1_000_000).fold(String::new(), |mut text, n| {
         writeln!(text, "line {n}").unwrap();
@@ -126,7 +126,7 @@ fn openfile_prints_a_large_file_as_it_is() {
 }
 
 #[test]
-fn openfiled_keeps_no_descriptor_of_what_it_hands_over() {
+fn openfiled_closes_its_descriptor_of_a_passed_file() {
     let (_outside, dir) = dir();
     let server = Server::start("openfiled", "openfiled", &[dir.to_str().unwrap()], Under::Nothing);
     let descriptors = format!("/proc/{}/fd", server.running.child().id());
@@ -149,7 +149,7 @@ fn openfiled_keeps_no_descriptor_of_what_it_hands_over() {
 const NOBODY: u32 = 65_534;
 
 #[test]
-fn openfiled_serves_its_own_user_alone() {
+fn openfiled_serves_only_its_own_user() {
     // SAFETY: it only tells a number.
     if unsafe { libc::geteuid() } != 0 {
         return skipped("a client of another user", "right to become one");

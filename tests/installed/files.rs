@@ -22,7 +22,7 @@ fn exports(list: &str) -> BTreeSet<String> {
 }
 
 #[test]
-fn the_files_are_those_that_programs_look_for() {
+fn installed_files_are_where_programs_expect_them() {
     let (major, _) = VERSION.split_once('.').unwrap();
     let (minor, _) = VERSION.rsplit_once('.').unwrap();
     let real = format!("libipc.so.{VERSION}");
@@ -70,7 +70,7 @@ fn the_files_are_those_that_programs_look_for() {
 }
 
 #[test]
-fn libipc_pc_names_the_version_and_no_folder_of_the_staging() {
+fn libipc_pc_has_the_version_and_no_staging_directory() {
     let text = fs::read_to_string(stage().lib().join("pkgconfig/libipc.pc")).unwrap();
     assert!(text.lines().any(|line| line == format!("Version: {VERSION}")), "{text}");
     assert!(text.lines().any(|line| line == "prefix=/usr"), "{text}");
@@ -79,7 +79,7 @@ fn libipc_pc_names_the_version_and_no_folder_of_the_staging() {
 }
 
 #[test]
-fn uninstall_leaves_nothing() {
+fn uninstall_removes_all_installed_files() {
     let dir = tempfile::tempdir().unwrap();
     run(&mut make("install", dir.path()));
     assert_eq!(files_below(dir.path()), files_below(&stage().dir()));
@@ -91,7 +91,7 @@ fn uninstall_leaves_nothing() {
 }
 
 #[test]
-fn the_exported_symbols_are_those_of_the_list() {
+fn exported_symbols_equal_the_list() {
     let mut expected = BTreeSet::new();
     for (list, _, size) in LISTS {
         assert_eq!(exports(list).len(), size);
@@ -114,7 +114,7 @@ fn the_exported_symbols_are_those_of_the_list() {
 }
 
 #[test]
-fn the_headers_declare_what_the_library_exports() {
+fn headers_declare_the_exported_functions() {
     for (list, header, _) in LISTS {
         let text = fs::read_to_string(stage().header().with_file_name(header)).unwrap();
         let mut declared = declared_functions(&text);
@@ -150,7 +150,7 @@ fn declared_functions(header: &str) -> BTreeSet<String> {
 }
 
 #[test]
-fn the_soname_is_that_of_the_version() {
+fn soname_has_the_first_number_of_the_version() {
     if !has("readelf") {
         return skipped("the SONAME", "readelf");
     }
@@ -163,7 +163,7 @@ fn the_soname_is_that_of_the_version() {
 }
 
 #[test]
-fn the_installed_library_is_stripped() {
+fn installed_library_is_stripped() {
     if !has("strip") {
         return skipped("whether the library is stripped", "strip");
     }

@@ -11,7 +11,7 @@ use crate::staging::languages::{In, Server};
 use crate::staging::{Language, Linkage, Program, has, outcome, printed, root, run, skipped, stage, until};
 
 #[test]
-fn the_examples_of_all_languages_understand_each_other() {
+fn examples_of_all_languages_exchange_messages() {
     for server_in in In::all() {
         let server = Server::start(server_in);
         for client_in in In::all() {
@@ -43,7 +43,7 @@ fn the_examples_of_all_languages_understand_each_other() {
 }
 
 #[test]
-fn the_examples_of_all_languages_say_why_they_fail() {
+fn examples_of_all_languages_print_their_errors() {
     for language in In::all() {
         let dir = tempfile::tempdir().unwrap();
         for (name, rundir, reason) in [
@@ -61,7 +61,7 @@ fn the_examples_of_all_languages_say_why_they_fail() {
 
 /// Time-outs, types, limits, signals, asyncio, and exceptions that are Python's own.
 #[test]
-fn the_binding_of_python_does_what_it_says() {
+fn python_binding_does_what_it_documents() {
     if !has("python3") {
         return skipped("the binding of examples-python", "python3");
     }
@@ -74,7 +74,7 @@ fn the_binding_of_python_does_what_it_says() {
 
 /// Every function can be reached from ipc.hpp, and nothing in it or in the headers is an old cast.
 #[test]
-fn the_classes_of_cpp_reach_every_function_without_old_casts() {
+fn cpp_classes_reach_every_function_without_old_casts() {
     if !has("g++") {
         return skipped("the classes of examples-cpp", "g++");
     }
@@ -102,7 +102,7 @@ fn the_classes_of_cpp_reach_every_function_without_old_casts() {
 
 /// What ctypes makes of the structures is what the compiler makes of the header.
 #[test]
-fn the_structures_of_python_are_those_of_the_header() {
+fn python_structures_equal_those_of_the_header() {
     if !has("python3") {
         return skipped("the structures of examples-python", "python3");
     }

@@ -39,7 +39,7 @@ fn number(cell: &str) -> u64 {
 
 /// 40 clients at a time, each seat taken three times: the seed says how they behave.
 #[test]
-fn a_crowd_of_all_kinds_finds_every_promise_kept() {
+fn soak_of_all_clients_breaks_no_promise() {
     let program = soak();
     let table = printed(program.command().args(["-c", "40", "-r", "3", "-s", "1"]));
     assert!(table.ends_with("\nEvery promise was kept.\n"), "{table}");
@@ -58,7 +58,7 @@ fn a_crowd_of_all_kinds_finds_every_promise_kept() {
 
 /// A seat for each behaviour is needed, and a time.
 #[test]
-fn what_cannot_be_run_is_refused() {
+fn wrong_options_are_refused() {
     let program = soak();
     for arguments in [&["-c", "19"][..], &["-m", "0"], &["-x"], &["more"]] {
         let (table, errors, status) = outcome(program.command().args(arguments));
@@ -69,7 +69,7 @@ fn what_cannot_be_run_is_refused() {
 
 /// The Makefile's way, short.
 #[test]
-fn make_soak_runs_it() {
+fn make_soak_runs_the_soak_test() {
     // One make at a time builds.
     let _ = stage();
     run(make_in(root()).arg("all"));

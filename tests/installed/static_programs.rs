@@ -34,7 +34,7 @@ fn static_program_has_functions_of_its_own() {
 }
 
 #[test]
-fn static_library_stands_beside_another_one_made_by_rust() {
+fn static_library_links_with_another_library_in_rust() {
     if !has("rustc") {
         return skipped("another library made by Rust beside this one", "rustc");
     }
@@ -66,7 +66,7 @@ fn static_library_stands_beside_another_one_made_by_rust() {
 
 /// In the static library nothing is visible but what the shared one exports.
 #[test]
-fn static_library_shows_what_it_exports_and_nothing_else() {
+fn static_library_exports_only_the_listed_symbols() {
     if !has("nm") {
         return skipped("what the static library shows", "nm");
     }

@@ -16,7 +16,7 @@ fn documents_of(package: &str) -> impl Iterator<Item = String> {
 }
 
 #[test]
-fn the_runtime_has_both_names_and_the_folder_of_the_sockets() {
+fn runtime_has_both_names_and_the_run_directory() {
     let Some(packages) = packages() else { return };
     let mut expected: BTreeSet<String> = documents_of("libipc0").collect();
     for name in
@@ -31,7 +31,7 @@ fn the_runtime_has_both_names_and_the_folder_of_the_sockets() {
 }
 
 #[test]
-fn the_development_package_has_headers_static_library_manual_documents_and_examples() {
+fn development_package_has_all_that_compiling_needs() {
     let Some(packages) = packages() else { return };
     let mut expected: BTreeSet<String> = documents_of("libipc-dev").collect();
     expected.extend(["usr/include/ipc.h", "usr/include/ipc_ext.h"].map(str::to_owned));
@@ -69,7 +69,7 @@ fn the_development_package_has_headers_static_library_manual_documents_and_examp
 }
 
 #[test]
-fn the_debug_symbols_are_those_of_the_library() {
+fn debug_symbols_match_the_library() {
     let Some(packages) = packages() else { return };
     if !has("readelf") {
         return skipped("whose debug symbols there are", "readelf");
@@ -84,7 +84,7 @@ fn the_debug_symbols_are_those_of_the_library() {
 
 /// Those of two architectures can be installed at the same time.
 #[test]
-fn each_package_goes_beside_itself_of_another_architecture() {
+fn packages_of_two_architectures_install_together() {
     let Some(packages) = packages() else { return };
     for package in PACKAGES {
         assert_eq!(packages.field(package, "Multi-Arch"), "same", "{package}");
@@ -92,7 +92,7 @@ fn each_package_goes_beside_itself_of_another_architecture() {
 }
 
 #[test]
-fn no_file_tells_where_it_was_built() {
+fn no_file_contains_its_build_directory() {
     let Some(packages) = packages() else { return };
     let dir = packages.unpacked();
     let home = env::var("CARGO_HOME").or_else(|_| env::var("HOME").map(|home| home + "/.cargo")).unwrap();
@@ -110,7 +110,7 @@ fn no_file_tells_where_it_was_built() {
 }
 
 #[test]
-fn lintian_has_nothing_to_say() {
+fn lintian_reports_nothing() {
     let Some(packages) = packages() else { return };
     if !has("lintian") {
         return skipped("what lintian says of the packages", "lintian");
@@ -122,7 +122,7 @@ fn lintian_has_nothing_to_say() {
 
 /// Manual pages of several functions are found under the name of each.
 #[test]
-fn each_manual_page_has_a_text() {
+fn each_manual_page_has_text() {
     let Some(packages) = packages() else { return };
     if !has("gzip") {
         return skipped("the manual pages of the package", "gzip");

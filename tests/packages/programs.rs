@@ -10,7 +10,7 @@ use crate::{VERSION, packages};
 /// The examples that the package brings, compiled with the Makefile that it brings: what autopkgtest runs where the
 /// packages are installed.
 #[test]
-fn the_examples_compile_with_pkg_config_and_run() {
+fn examples_compile_with_pkg_config_and_run() {
     let Some(packages) = packages() else { return };
     if !has("pkg-config") {
         return skipped("the examples of the package", "pkg-config");
@@ -68,7 +68,7 @@ fn compile(source: &str, program: &Path, arguments: &[String]) {
 }
 
 #[test]
-fn both_names_load_and_are_one_library() {
+fn both_names_load_the_same_library() {
     let Some(packages) = packages() else { return };
     let dir = packages.unpacked();
     let lib = dir.path().join(&packages.lib);

@@ -68,7 +68,7 @@ impl System {
 }
 
 #[test]
-fn removal_leaves_nothing() {
+fn removal_leaves_no_file() {
     let Some(packages) = packages() else { return };
     let system = System::new();
     let before = system.content();
@@ -80,7 +80,7 @@ fn removal_leaves_nothing() {
 
 /// A program that has the library in itself goes on serving.
 #[test]
-fn removal_leaves_a_folder_in_which_there_are_sockets() {
+fn removal_keeps_a_run_directory_that_has_sockets() {
     let Some(packages) = packages() else { return };
     let system = System::new();
     system.install(packages);

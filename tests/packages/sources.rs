@@ -7,14 +7,14 @@ use crate::staging::{answer, has, root, skipped, text_of};
 use crate::{Surroundings, VERSION};
 
 #[test]
-fn the_packages_have_the_version_of_the_library() {
+fn packages_have_the_version_of_the_library() {
     let changelog = text_of("debian/changelog");
     let top = changelog.lines().next().unwrap();
     assert!(top.starts_with(&format!("libipc ({VERSION}-")), "debian/changelog begins with: {top}");
 }
 
 #[test]
-fn the_symbols_are_those_that_the_library_exports() {
+fn symbols_file_lists_the_exported_symbols() {
     let text = text_of("debian/libipc0.symbols");
     let mut lines = text.lines();
     assert_eq!(lines.next(), Some("libipc.so.0 libipc0 #MINVER#"));
@@ -27,7 +27,7 @@ fn the_symbols_are_those_that_the_library_exports() {
 
 /// Who may write to the directory of the sockets may pose as any server that does not run at the time.
 #[test]
-fn root_alone_opens_services_unless_the_administrator_says_otherwise() {
+fn only_root_opens_services_by_default() {
     let text = text_of("debian/libipc0.tmpfiles");
     let said: Vec<&str> = text.lines().filter(|line| !line.starts_with('#')).collect();
     assert_eq!(said, ["d /run/ipc 0755 root root -"]);
@@ -36,7 +36,7 @@ fn root_alone_opens_services_unless_the_administrator_says_otherwise() {
 
 /// Their licenses ask for that.
 #[test]
-fn the_copyright_names_the_crates_that_go_into_the_library() {
+fn copyright_names_the_crates_in_the_library() {
     let mut cargo = Command::new(env!("CARGO"));
     cargo.current_dir(root()).args([
         "tree",
