@@ -77,7 +77,7 @@ static void open_by_a_socket (void)
 	memset (&other, 0, sizeof other);
 	memset (&address, 0, sizeof address);
 	address.sun_family = AF_UNIX;
-	/* A name with a directory that does not exist. */
+	/* The kernel chooses an abstract address, which has no file. */
 	CHECK (fd >= 0 && bind (fd, (struct sockaddr *) &address, sizeof (sa_family_t)) == 0 && listen (fd, 1) == 0);
 	options.flags = IPC_SERVER_FD;
 	options.fd = fd;
