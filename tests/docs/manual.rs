@@ -1,5 +1,4 @@
-//! The manual pages say what the headers say: which functions there are, how they are called, and with which
-//! codes they fail.
+//! The manual pages agree with the headers: which functions exist, their prototypes, and their error codes.
 
 mod header;
 mod page;
@@ -14,13 +13,13 @@ use crate::staging::{answer, has, root, run, skipped, text_of};
 use header::{codes, errnos, errors_of_comment, errors_of_header, functions, is_code, tokens};
 use page::{Page, installed_pages, pages};
 
-/// The sections of a page. All but EXAMPLES are on each.
+/// The sections of a page, in order. Each page has all of them, but EXAMPLES is optional.
 const SECTIONS: [&str; 8] =
     ["NAME", "SYNOPSIS", "DESCRIPTION", "RETURN VALUE", "ERRORS", "NOTES", "EXAMPLES", "SEE ALSO"];
 
 const MANUAL: &str = "libipc.7.md";
 
-/// What is in one of the two only.
+/// The elements that only one of the two has.
 fn differences<'a>(
     one: impl IntoIterator<Item = &'a String>,
     other: impl IntoIterator<Item = &'a String>,
@@ -112,7 +111,7 @@ fn codes_on_the_pages_exist() {
 fn codes_of_a_function_equal_those_of_the_header() {
     let functions = functions();
     for page in pages() {
-        for (name, told) in page.errors(&functions) {
+        for (name, listed) in page.errors(&functions) {
             let expected = errors_of_header(&name, &functions);
             let function = &functions[&name];
             assert_eq!(
@@ -121,7 +120,7 @@ fn codes_of_a_function_equal_those_of_the_header() {
                 "{}: {name}: errors?",
                 function.header
             );
-            let different = differences(told.keys(), expected.keys());
+            let different = differences(listed.keys(), expected.keys());
             assert!(
                 different.is_empty(),
                 "{}: {name}: either in ERRORS, or in {}: {different:?}",
@@ -129,15 +128,15 @@ fn codes_of_a_function_equal_those_of_the_header() {
                 function.header
             );
             for (code, text) in expected {
-                let missing: Vec<_> = errnos(&text).difference(&errnos(&told[&code])).copied().collect();
+                let missing: Vec<_> = errnos(&text).difference(&errnos(&listed[&code])).copied().collect();
                 assert!(missing.is_empty(), "{}: {name}: {code} without {missing:?}", page.file);
             }
         }
     }
 }
 
-/// ERRORS of libipc(7) goes by codes: each is there, with its number, in order, and with all functions that
-/// return it.
+/// ERRORS of libipc(7) is a list of codes: each code is there, with its number, in order, and with all
+/// functions that return it.
 #[test]
 fn manual_names_the_functions_of_each_code() {
     let (functions, manual) = (functions(), Page::read(MANUAL));
@@ -157,23 +156,23 @@ fn manual_names_the_functions_of_each_code() {
         numbered.iter().map(|(code, number)| format!("`{code}` ({number})")).collect();
     assert_eq!(terms, expected.iter().collect::<Vec<_>>(), "{MANUAL}");
 
-    // Success, and what any function returns that needs memory.
+    // Success, and the codes that any function that needs memory returns.
     let of_all = ["IPC_ERROR_NONE", "IPC_ERROR_NOT_ENOUGH_MEMORY"];
     for ((_, text), (code, _)) in
         entries.iter().zip(&numbered).filter(|(_, (code, _))| !of_all.contains(&code.as_str()))
     {
         let words = text.split('`').skip(1).step_by(2);
-        let told: BTreeSet<&str> = words.filter(|word| functions.contains_key(*word)).collect();
+        let named: BTreeSet<&str> = words.filter(|word| functions.contains_key(*word)).collect();
         let expected: BTreeSet<&str> = functions
             .keys()
             .map(String::as_str)
             .filter(|name| errors_of_header(name, &functions).contains_key(code))
             .collect();
-        assert_eq!(told, expected, "{MANUAL}: functions that return {code}");
+        assert_eq!(named, expected, "{MANUAL}: functions that return {code}");
     }
 }
 
-/// Where a page says "see X in libipc(7)" there is an X, and where it names a page of ours there is one.
+/// If a page says "see X in libipc(7)", the section X exists, and each page of libipc that it names exists.
 #[test]
 fn references_have_targets() {
     let (pages, manual) = (pages(), Page::read(MANUAL));
@@ -214,7 +213,7 @@ fn references_have_targets() {
     }
 }
 
-/// What a reader sees, for whom the pages are installed in a directory.
+/// A directory in which the pages are installed, as a reader has them.
 fn directory_of_pages() -> tempfile::TempDir {
     let dir = tempfile::tempdir().unwrap();
     for section in ["man3", "man7"] {
@@ -230,7 +229,7 @@ fn directory_of_pages() -> tempfile::TempDir {
     dir
 }
 
-/// There are several programs with that name; this is the one that has the options used here.
+/// Several programs have this name; this one has the options that are used here.
 fn has_man_db() -> bool {
     has("man")
         && Command::new("man")
@@ -284,10 +283,10 @@ fn index_of_manual_pages_has_every_function() {
         return skipped("what the index of manual pages will have", "lexgrog (of man-db)");
     }
     for page in pages() {
-        let told = answer(Command::new("lexgrog").arg(root().join(page.file.trim_end_matches(".md"))));
-        let told: Vec<&str> = told.lines().collect();
-        assert_eq!(told.len(), page.names().len(), "{}: {told:?}", page.file);
-        for (line, name) in told.iter().zip(page.names()) {
+        let output = answer(Command::new("lexgrog").arg(root().join(page.file.trim_end_matches(".md"))));
+        let lines: Vec<&str> = output.lines().collect();
+        assert_eq!(lines.len(), page.names().len(), "{}: {lines:?}", page.file);
+        for (line, name) in lines.iter().zip(page.names()) {
             assert!(line.contains(&format!(": \"{name} - ")), "{line}");
         }
     }

@@ -10,7 +10,7 @@ use crate::staging::{
     Language, Linkage, Program, Running, WARNINGS, has, printed, root, run, skipped, stage, text_of, until,
 };
 
-/// The blocks of C in a text, and the number of the first line of each.
+/// The blocks of C in a text, each with the number of its first line.
 fn blocks(text: &str) -> Vec<(usize, String)> {
     let mut blocks = Vec::new();
     let mut open: Option<(usize, String)> = None;
@@ -29,7 +29,7 @@ fn blocks(text: &str) -> Vec<(usize, String)> {
     blocks
 }
 
-/// A file with the text, named for where it comes from, in a directory of its own.
+/// Writes the text into a file, named after its origin, in a directory of its own.
 fn with_source<R>(document: &str, (line, text): &(usize, String), act: impl FnOnce(&Path) -> R) -> R {
     let dir = tempfile::tempdir().unwrap();
     let source = dir.path().join(format!("{}-line-{line}.c", document.replace('/', "-")));
@@ -49,21 +49,22 @@ fn programs(document: &str) -> Vec<(usize, String)> {
     blocks(&text_of(document)).into_iter().filter(|(_, text)| is_program(text)).collect()
 }
 
-/// The program in the document that has this in it.
+/// The program in the document that contains this text.
 fn program_with(document: &str, call: &str) -> Program {
     let programs = programs(document);
     let program = programs.iter().find(|(_, text)| text.contains(call));
     compile(document, program.unwrap_or_else(|| panic!("{document} has no program with {call}")))
 }
 
-/// The sources of section 3.
+/// The sources of the pages of section 3.
 fn pages() -> Vec<String> {
     let dir = fs::read_dir(root().join("man")).unwrap();
     let names = dir.map(|entry| entry.unwrap().file_name().into_string().unwrap());
     names.filter(|name| name.ends_with(".3.md")).map(|name| format!("man/{name}")).collect()
 }
 
-/// Runs both in the run directory, the client once the server has its socket. What the client has printed.
+/// Runs both in the run directory, the client when the server has its socket. Returns the output of the
+/// client.
 fn talk(rundir: &Path, server: &Program, client: &Program) -> (Running, String) {
     let in_rundir = |program: &Program| {
         let mut command: Command = program.command();
@@ -73,7 +74,7 @@ fn talk(rundir: &Path, server: &Program, client: &Program) -> (Running, String) 
     let server = Running::start(in_rundir(server).stdin(Stdio::piped()).stdout(Stdio::null()));
     until("the server listens", || {
         assert!(!server.has_ended(), "the server has ended");
-        // The file is there a moment before: proc(5) tells of the flag.
+        // The file exists a moment before the socket listens: proc(5) shows the flag of a listening socket.
         let sockets = fs::read_to_string("/proc/net/unix").unwrap();
         sockets.lines().any(|line| line.contains(" 00010000 ") && line.contains(rundir.to_str().unwrap()))
     });
@@ -90,7 +91,7 @@ fn programs_of_the_manual_compile() {
     }
 }
 
-/// libipc(7) shows a server and a client, and says how to try both; the server ends well on the signal.
+/// libipc(7) shows a server and a client, and how to run both; the server ends on the signal with status 0.
 #[test]
 fn server_and_client_of_the_manual_work_as_described() {
     if !has("pkg-config") {
@@ -175,7 +176,7 @@ fn server_with_standard_input_answers_and_ends() {
     assert_eq!(fs::read_dir(rundir.path()).unwrap().count(), 0, "the server has left its socket");
 }
 
-/// What needs nobody else prints what it is there to print.
+/// The examples that need no other process print what they are made to print.
 #[test]
 fn examples_of_the_pages_print_what_they_should() {
     for (page, call, expected) in [
@@ -198,7 +199,7 @@ fn examples_of_the_pages_print_what_they_should() {
     let codes = printed(&mut program_with("man/ipc_errors_get.3.md", "sentence").command());
     assert_eq!(codes.lines().count(), 60, "{codes}");
     assert_eq!(codes.lines().next(), Some(" 0  no error"));
-    // The date is another one each time.
+    // The date differs each time.
     let shape = |line: &str| line.replace(|c: char| c.is_ascii_digit(), "0");
     let log = printed(program_with("man/log_error.3.md", "log_info").command().env("TZ", "UTC"));
     let shown = text_of("man/log_error.3.md");

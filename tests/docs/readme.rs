@@ -1,5 +1,5 @@
-//! The documents say what is true: the quick start of README.md works as it is written, the snippets for build
-//! systems build, and links and tests that are named exist. `troubleshooting.rs` has the failures that are told.
+//! The documents are true: the quick start of README.md works as it is written, the snippets for build
+//! systems build, and links and named tests exist. `troubleshooting.rs` tests the documented failures.
 
 use std::fs::{self, File};
 use std::io::{Read, Seek};
@@ -9,14 +9,14 @@ use std::process::Command;
 
 use crate::staging::{Running, has, outcome, root, run, skipped, stage, text_of, until};
 
-/// A block of code: its language, the text before it back to the block before, the code.
+/// A block of code: its language, the text between the previous block and this one, and the code.
 struct Block {
     language: String,
     before: String,
     code: String,
 }
 
-/// The blocks below the heading, up to the next one of its level.
+/// The blocks below the heading, up to the next heading of the same level.
 fn blocks_below(heading: &str, text: &str) -> Vec<Block> {
     let level = heading.split(' ').next().unwrap();
     let start = text.lines().position(|line| line == heading).unwrap_or_else(|| panic!("no {heading}"));
@@ -45,7 +45,7 @@ fn file_named_before(block: &Block) -> &str {
     names.filter(|name| name.contains('.') && !name.contains('/')).last().expect("the name of a file")
 }
 
-/// A script that does what a reader does: commands are run, files are saved.
+/// A script that does what the reader does: it runs the commands and saves the files.
 fn script(blocks: &[Block]) -> String {
     let step = |block: &Block| match block.language.as_str() {
         "sh" => block.code.clone(),
@@ -53,11 +53,11 @@ fn script(blocks: &[Block]) -> String {
             format!("cat > {} <<'END OF THE FILE'\n{}END OF THE FILE\n", file_named_before(block), block.code)
         }
     };
-    // The command that is run, for whoever looks for the one that has failed.
+    // The shell prints each command, so that a failure shows which command has failed.
     "set -ex\n".to_owned() + &blocks.iter().map(step).collect::<String>()
 }
 
-/// Runs the script in that directory, which must succeed; what it printed. Nothing of it goes on afterwards.
+/// Runs the script in this directory; it must succeed. Returns its output. No process of it remains.
 fn follow(script: &str, dir: &Path, home: &Path) -> String {
     let mut shell = Command::new("sh");
     for variable in
@@ -76,7 +76,7 @@ fn follow(script: &str, dir: &Path, home: &Path) -> String {
     let group = i32::try_from(shell.child().id()).unwrap();
     until("the end of the script", || shell.has_ended());
     let status = shell.end();
-    // SAFETY: a signal to what the script may have left, if anything: its group had no other member.
+    // SAFETY: a signal to processes that the script may have left: its process group had no other member.
     unsafe { libc::kill(-group, libc::SIGKILL) };
     let text = |file: &mut File| {
         let mut text = String::new();
@@ -93,11 +93,11 @@ fn quick_start_works_as_written() {
     if !has("pkg-config") {
         return skipped("the quick start of README.md", "pkg-config");
     }
-    // The library is built then, and nobody else installs it while the script does.
+    // The library is built now, and no other test installs it while the script does.
     stage();
     let home = tempfile::tempdir().unwrap();
     let blocks = blocks_below("## Quick start", &text_of("README.md"));
-    // cargo and rustup look for their files in the home of the one who runs the tests.
+    // cargo and rustup look for their files in the home directory of the user who runs the tests.
     let mut preamble = String::new();
     if let Some(own) = std::env::home_dir() {
         for (variable, dir) in [("CARGO_HOME", ".cargo"), ("RUSTUP_HOME", ".rustup")] {
@@ -106,12 +106,13 @@ fn quick_start_works_as_written() {
     }
     let said = follow(&(preamble + &script(&blocks)), root(), home.path());
     assert_eq!(said.lines().last(), Some("hello"), "{said}");
-    // What is to be installed is in the directory that it names, and what is to be compiled beside it.
+    // The library is installed in the directory that the text names, and the programs are compiled in the
+    // other one.
     assert!(home.path().join("libipc/lib/libipc.so").exists());
     assert!(home.path().join("echo/client").exists());
 }
 
-/// docs/build-systems.md has a project for each, for a file program.c.
+/// docs/build-systems.md has a project for each build system, for a file program.c.
 #[test]
 fn snippets_for_build_systems_build() {
     let text = text_of("docs/build-systems.md");
@@ -143,7 +144,7 @@ fn documents() -> Vec<PathBuf> {
     found
 }
 
-/// The name by which a link leads to the heading, as the usual renderers make it.
+/// The anchor of a heading, as the usual renderers make it.
 fn anchor(heading: &str) -> String {
     let kept = heading.chars().filter(|c| c.is_alphanumeric() || [' ', '-', '_'].contains(c));
     kept.flat_map(char::to_lowercase).collect::<String>().replace(' ', "-")
@@ -173,7 +174,7 @@ fn every_link_has_a_target() {
     }
 }
 
-/// docs/migrating.md names the test that proves each of its lines.
+/// docs/migrating.md names the test for each of its lines.
 #[test]
 fn every_named_test_exists() {
     let text = text_of("docs/migrating.md");
@@ -186,7 +187,7 @@ fn every_named_test_exists() {
         let (before, after) = row.split_once("` in [`").unwrap();
         let (name, file) = (before.rsplit('`').next().unwrap(), after.split('`').next().unwrap());
         let source = text_of(file);
-        // A test of its own, or a line of a macro that makes one.
+        // A function, or a line of a macro that makes one.
         let found = source.contains(&format!("fn {name}(")) || source.contains(&format!("{name}:"));
         assert!(found, "{file} has no test {name}");
     }

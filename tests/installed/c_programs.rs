@@ -1,15 +1,15 @@
-//! C programs against the installed library. Each is compiled once in each way that it is meant for, and each run of it
+//! C programs with the installed library. Each is compiled once in each way that it is meant for, and each kind of run
 //! shows something else:
 //!
-//! * as C99 and as C++17, with the shared and with the static library: it compiles without a warning, and does what it
-//!   checks itself;
-//! * under valgrind: what the library does with memory;
-//! * with AddressSanitizer, LeakSanitizer and UndefinedBehaviorSanitizer in the program: what the program does with the
-//!   memory that it gets from the library, and what neither frees. The library itself is compiled without them here;
-//!   `make asan` does that, with a nightly compiler.
+//! * as C99 and as C++17, with the shared and with the static library: the program compiles without a warning, and its
+//!   own checks succeed;
+//! * under valgrind: how the library uses memory;
+//! * with AddressSanitizer, LeakSanitizer and UndefinedBehaviorSanitizer in the program: how the program uses memory
+//!   that it gets from the library, and which blocks are not freed. The library itself is compiled without sanitizers
+//!   here; `make asan` compiles it with them, with a nightly compiler.
 //!
-//! Each program of `tests/c` checks its own promises. Here it is expected to end with status 0 and to print
-//! nothing but what it was made to print: the library prints nothing by itself.
+//! Each program of `tests/c` checks its own promises. The tests here expect that it ends with status 0 and prints only
+//! what it is made to print: the library prints nothing by itself.
 
 use std::fs;
 use std::path::Path;
@@ -23,7 +23,7 @@ use crate::staging::{
     printed, root, run, runner, sanitizers, skipped, stage, text_of,
 };
 
-/// Whether there is a compiler for C++ that makes what runs here.
+/// Whether there is a compiler for C++ whose programs run on this machine.
 fn has_cpp() -> bool {
     has("g++") && foreign_target().is_none()
 }
@@ -46,7 +46,7 @@ impl Source {
         self.in_c[place].get_or_init(|| Program::of_tests(C, linkage, self.files, self.flags))
     }
 
-    /// Runs the program in each way that it is meant for; what it has printed each time.
+    /// Runs the program in each way that it is meant for; returns the output of each run.
     fn outputs(&self, languages: &[Language]) -> Vec<String> {
         let mut outputs = Vec::new();
         for language in languages {
@@ -77,7 +77,7 @@ impl Source {
         printed(&mut self.in_c(Shared).command_in_valgrind());
     }
 
-    /// No report, and no block that is left behind, be it the program's or the library's.
+    /// No report of valgrind, and no leaked block, of the program or of the library.
     fn is_clean_with_sanitizers(&self, linkages: &[Linkage]) {
         if !sanitizers::watch(&format!("{:?}", self.files)) {
             return;
@@ -98,7 +98,7 @@ static EXCHANGE: Source = Source::new(&["exchange.c"], &[]);
 static ALONE: Source = Source::new(&["alone.c"], &["-pthread"]);
 static THREADS: Source = Source::new(&["threads.c"], &["-pthread"]);
 static TWO_FILES: Source = Source::new(&["two_files_a.c", "two_files_b.c"], &[]);
-/// The macros are empty, as they were.
+/// The macros are empty, as they were in 2019.
 static OLD_STYLE: Source = Source::new(&["old_style.c"], &["-Wno-empty-body"]);
 static OLD_STYLE_WITH_ERRORS: Source = Source::new(&["old_style.c"], &["-DIPC_WITH_ERRORS"]);
 static PRINTING: Source = Source::new(&["printing.c"], &[]);
@@ -262,7 +262,7 @@ fn old_style_with_errors() {
     }
 }
 
-/// Every standard that the compilers of this machine know.
+/// Every standard that the compilers of this machine support.
 const C_STANDARDS: [&str; 8] = ["gnu89", "c99", "gnu99", "c11", "gnu11", "gnu17", "gnu2x", "gnu23"];
 const CPP_STANDARDS: [&str; 7] = ["c++98", "c++11", "c++14", "c++17", "gnu++17", "c++20", "c++23"];
 
@@ -313,7 +313,7 @@ fn old_names_are_hidden_if_the_program_asks_for_it() {
     }
 }
 
-/// A program that stood beside the library's source, in a tree where there is a link in that place.
+/// A program that was kept in the source tree of the library, in a tree that has a link in its place.
 #[test]
 fn old_tree_finds_the_header_through_a_link() {
     let tree = tempfile::tempdir().unwrap();
@@ -323,7 +323,7 @@ fn old_tree_finds_the_header_through_a_link() {
     std::os::unix::fs::symlink(stage().header(), tree.path().join("src/ipc.h")).unwrap();
     let source = tree.path().join("programs/in_tree.c");
     fs::copy(root().join("tests/c/in_tree.c"), &source).unwrap();
-    // Without the flags of pkg-config: the header is found by the link alone.
+    // Without the flags of pkg-config: the header is found only through the link.
     let program = tree.path().join("program");
     let mut compiler = c_compiler();
     compiler.arg("-std=c99").args(WARNINGS).arg(source).arg("-o").arg(&program);
@@ -331,7 +331,7 @@ fn old_tree_finds_the_header_through_a_link() {
     printed(runner(&program).env("LD_LIBRARY_PATH", stage().lib()));
 }
 
-/// The static library leaves the program nothing to ask the loader for.
+/// A static program needs no shared library from the loader.
 #[test]
 fn static_program_does_not_need_the_shared_library() {
     if !has("readelf") {
@@ -413,7 +413,7 @@ fn undeclared() {
     for output in UNDECLARED.outputs(&[C, Cpp]) {
         let parts = parts(&output);
         let [message, bare, hexa, nothing, mprint, log] = &parts[..] else { panic!("{output}") };
-        // It prints nothing, as it did.
+        // It prints nothing, as in 2019.
         assert_eq!((&message.1[..], &bare.1[..]), (&[""; 0][..], &[""; 0][..]));
 
         let mut dump = Vec::new();
@@ -441,7 +441,7 @@ fn undeclared_with_sanitizers() {
     UNDECLARED.is_clean_with_sanitizers(&[Shared]);
 }
 
-/// What a program does wrong with blocks of the library is seen, so what the library did wrong would be, too.
+/// Errors of a program with blocks of the library are reported; so errors of the library would be, too.
 #[test]
 fn sanitizers_report_planted_errors() {
     const WRONG: [(&str, &str); 4] = [
@@ -463,7 +463,7 @@ fn sanitizers_report_planted_errors() {
     }
 }
 
-/// It has a message whose payload the library has allocated: four bytes and the NUL.
+/// A program with a message whose payload the library has allocated: four bytes and the NUL.
 fn program_that_does(wrong: &str) -> String {
     format!(
         "#include <ipc.h>\n\
@@ -479,7 +479,7 @@ fn program_that_does(wrong: &str) -> String {
     )
 }
 
-/// Each program of `tests/c` is one that a test above compiles.
+/// Each program of `tests/c` is compiled by a test above.
 #[test]
 fn every_c_program_has_a_test() {
     let these = ["c_programs", "static_programs"].map(|name| text_of(format!("tests/installed/{name}.rs")));

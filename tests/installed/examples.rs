@@ -1,5 +1,5 @@
-//! The examples: pongd sends every message back, whatever its size and whoever else is stuck; pong talks to
-//! it, once or line by line; both end as they should, also under valgrind and with sanitizers.
+//! The examples: pongd sends every message back, whatever its size, and even if other clients are stuck; pong
+//! sends one message, or line by line; both end as they should, also under valgrind and with sanitizers.
 
 use std::fs::File;
 use std::io::{BufRead, BufReader, Read, Seek, Write};
@@ -24,7 +24,7 @@ struct Server {
 impl Server {
     fn start(under: Under) -> Self {
         let rundir = tempfile::tempdir().unwrap();
-        // A file, which is never full: what it prints of large messages is large.
+        // A file, since a pipe could become full: its output for large messages is large.
         let said = tempfile::tempfile().unwrap();
         let mut command = command("pongd", rundir.path(), under);
         command.stdout(said.try_clone().unwrap()).stderr(said.try_clone().unwrap());
@@ -73,7 +73,8 @@ fn pattern(size: usize) -> Vec<u8> {
     (0..size).map(|n| (n.wrapping_mul(2_654_435_761) >> 9) as u8).collect()
 }
 
-/// Sends from a thread of its own, so that a large message does not wait for who should read its echo.
+/// Sends from a thread of its own, so that the sender of a large message does not block the reader of its
+/// echo.
 fn assert_echo(stream: &mut UnixStream, payload: &[u8]) {
     let sent = frame(payload);
     let mut echo = vec![0; sent.len()];
@@ -167,7 +168,7 @@ fn pong_prints_an_error_without_a_server() {
     }
 }
 
-/// A pong that talks, its standard output, and one line of it after the other.
+/// A pong that runs line by line, and its standard output.
 struct Talk {
     running: Running,
     answers: BufReader<std::process::ChildStdout>,
@@ -187,7 +188,7 @@ impl Talk {
         assert_eq!(answer, format!("{line}\n"));
     }
 
-    /// It has nothing more to say and ends well.
+    /// It must print nothing more and end with status 0.
     fn assert_end(mut self) {
         let mut rest = String::new();
         self.answers.read_to_string(&mut rest).unwrap();
@@ -196,7 +197,7 @@ impl Talk {
     }
 }
 
-/// One line, its answer, the next line: pong must not wait for more than it has.
+/// One line, its answer, the next line: pong must not wait for more input than one line.
 fn ask(talk: &mut Talk, input: &mut impl Write, lines: &[&str]) {
     for line in lines {
         writeln!(input, "{line}").unwrap();
@@ -225,7 +226,7 @@ fn pong_exchanges_lines_until_exit() {
     let mut talk = Talk::start(&server, Under::Nothing, Stdio::piped());
     let mut input = pipe_of(&talk);
     ask(&mut talk, &mut input, &["one", "exit not", "two"]);
-    // The pipe stays open, and what comes after is not sent.
+    // The pipe stays open, and later lines are not sent.
     input.write_all(b"exit\nthree\n").unwrap();
     talk.assert_end();
     server.stop();
@@ -235,7 +236,7 @@ fn pong_exchanges_lines_until_exit() {
 fn pong_sends_the_lines_of_a_file() {
     let server = Server::start(Under::Nothing);
     let mut file = tempfile::tempfile().unwrap();
-    // More than one read brings, and a last line without its end.
+    // More lines than one read returns, and a last line without its newline.
     let lines: Vec<String> = (0..20_000).map(|n| format!("line {n}")).collect();
     file.write_all(lines.join("\n").as_bytes()).unwrap();
     file.rewind().unwrap();
@@ -247,7 +248,7 @@ fn pong_sends_the_lines_of_a_file() {
     server.stop();
 }
 
-/// Both ends of a terminal: the one of who types, and the one of the program.
+/// Both ends of a terminal: the end of the user, and the end of the program.
 fn terminal() -> (File, OwnedFd) {
     let (mut user, mut program) = (-1, -1);
     let (nowhere, default, size) = (std::ptr::null_mut(), std::ptr::null(), std::ptr::null());
@@ -287,7 +288,7 @@ fn talk_and_stop(under: Under) {
     let (mut client, mut half) = (server.connect(), server.connect());
     assert_echo(&mut client, &pattern(1_000_000));
     half.write_all(&frame(b"half")[..7]).unwrap();
-    // Both are still connected; pongd closes and frees what it has of them.
+    // Both clients are still connected; pongd closes their connections and frees them.
     server.stop();
 }
 

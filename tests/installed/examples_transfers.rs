@@ -1,5 +1,5 @@
-//! The examples that transfer many messages and open files do what examples-c/README.md says of them, and end as
-//! they should, also under valgrind and with sanitizers.
+//! The examples that transfer many messages and open files do what examples-c/README.md says, and end as they
+//! should, also under valgrind and with sanitizers.
 
 use std::fmt::Write as _;
 use std::fs::{self, Permissions};
@@ -28,7 +28,7 @@ fn send_many(under: Under, count: u64, size: u64) {
     let at_once = at_once.and_then(|rest| rest.strip_suffix(" events at once"));
     let at_once: u64 = at_once.unwrap_or_else(|| panic!("{taken}")).parse().unwrap();
     assert!((1..=256).contains(&at_once), "{taken}");
-    // What comes together is told together.
+    // Messages that arrive together are reported together.
     assert!(size > 1000 || at_once > 10, "{taken}");
 }
 
@@ -37,7 +37,7 @@ fn batchd_receives_each_of_many_messages() {
     send_many(Under::Nothing, 300_000, 100);
 }
 
-/// More than the queue holds, in messages that are larger than what leaves by itself.
+/// More than the queue holds, in messages that are larger than those that are sent at once.
 #[test]
 fn batch_waits_until_the_queue_has_room() {
     send_many(Under::Nothing, 300, 1_000_000);
@@ -55,7 +55,7 @@ fn batchd_receives_messages_of_several_clients() {
 
 // openfiled and openfile
 
-/// A directory with some of everything, in one that openfiled is not to leave.
+/// A directory with files of several kinds, within a directory that openfiled must not leave.
 fn dir() -> (tempfile::TempDir, PathBuf) {
     let outside = tempfile::tempdir().unwrap();
     let dir = outside.path().join("served");
@@ -98,7 +98,7 @@ fn open_files(under: Under) {
     let mut raw = server.connect();
     raw.send(b"file\0");
     assert_eq!(raw.hear(), "Invalid argument");
-    // One that asks for what is no name any more does not disturb the others.
+    // A client that requests an invalid name does not disturb the others.
     let text = complaints(&mut server.client("openfile", &[&"n".repeat(256)]));
     assert!(text.starts_with("openfile: "), "{text}");
     raw.send(b"file");
@@ -139,7 +139,7 @@ fn openfiled_closes_its_descriptor_of_a_passed_file() {
         raw.send(name.as_bytes());
         raw.hear();
     }
-    // The last answer says that the one before it is done with.
+    // When the last answer arrives, the one before it is completed.
     raw.send(b"missing");
     raw.hear();
     assert_eq!(open(), before);
@@ -150,20 +150,20 @@ const NOBODY: u32 = 65_534;
 
 #[test]
 fn openfiled_serves_only_its_own_user() {
-    // SAFETY: it only tells a number.
+    // SAFETY: it only returns a number.
     if unsafe { libc::geteuid() } != 0 {
         return skipped("a client of another user", "right to become one");
     }
     let (_outside, dir) = dir();
     let server = Server::start("openfiled", "openfiled", &[dir.to_str().unwrap()], Under::Nothing);
-    // Where everybody finds the socket and the program.
+    // In a directory in which all users find the socket and the program.
     let open_to_all = tempfile::tempdir().unwrap();
     fs::set_permissions(open_to_all.path(), Permissions::from_mode(0o755)).unwrap();
     fs::set_permissions(server.rundir.path(), Permissions::from_mode(0o755)).unwrap();
     fs::set_permissions(&server.socket, Permissions::from_mode(0o777)).unwrap();
     let copy = open_to_all.path().join("openfile");
-    // By a process of its own: one that another test starts would have a copy open that is written here, and what
-    // is open for writing cannot be run.
+    // Copied by a separate process: a process that another test starts would inherit the file that is open
+    // for writing here, and a file that is open for writing cannot be executed.
     run(Command::new("cp").arg(program("openfile", false)).arg(&copy));
     fs::copy(stage().library(), open_to_all.path().join("libipc.so.0")).unwrap();
     let mut client = Command::new(&copy);

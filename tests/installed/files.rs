@@ -1,4 +1,4 @@
-//! What `make install` puts where, and what the installed library is made of.
+//! The files that `make install` installs, their places, and the properties of the installed library.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -9,11 +9,11 @@ use crate::staging::{answer, files_below, has, make, root, run, skipped, stage, 
 
 const VERSION: &str = env!("CARGO_PKG_VERSION");
 
-/// Exported, and declared by no header: old programs declare them themselves.
+/// Exported, and declared by no header: old programs declare these functions themselves.
 const UNDECLARED: [&str; 5] =
     ["handle_new_connection", "ipc_message_print", "log_format", "mprint_hexa", "print_hexa"];
 
-/// The interface of 2019, which is frozen, and what has been added.
+/// The interface of 2019, which is frozen, and the added one.
 const LISTS: [(&str, &str, usize); 2] =
     [("src/capi/exports.txt", "ipc.h", 44), ("src/capi/exports_ext.txt", "ipc_ext.h", 27)];
 
@@ -26,7 +26,7 @@ fn installed_files_are_where_programs_expect_them() {
     let (major, _) = VERSION.split_once('.').unwrap();
     let (minor, _) = VERSION.rsplit_once('.').unwrap();
     let real = format!("libipc.so.{VERSION}");
-    // The last one is the library of 2019.
+    // The last link has the name of the library of 2019.
     let links = [
         "libipc.so".to_owned(),
         format!("libipc.so.{major}"),
@@ -51,7 +51,7 @@ fn installed_files_are_where_programs_expect_them() {
     expected.sort();
     assert_eq!(files_below(&stage().dir()), expected);
 
-    // Relative, so that they also lead to the library in a directory that is moved.
+    // Relative, so that the links also lead to the library if the directory is moved.
     for link in links {
         let target = fs::read_link(stage().lib().join(&link)).unwrap();
         assert_eq!(target, Path::new(&real), "{link}");
@@ -83,7 +83,7 @@ fn uninstall_removes_all_installed_files() {
     let dir = tempfile::tempdir().unwrap();
     run(&mut make("install", dir.path()));
     assert_eq!(files_below(dir.path()), files_below(&stage().dir()));
-    // What others have put beside our files stays.
+    // Files that other packages have installed there stay.
     let other = dir.path().join("usr/lib/libother.so");
     fs::write(&other, "").unwrap();
     run(&mut make("uninstall", dir.path()));

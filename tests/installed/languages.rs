@@ -1,5 +1,5 @@
-//! The examples in C, C++ and Python understand each other, and say why they fail; the structures that Python
-//! declares are those of the header.
+//! The examples in C, C++ and Python exchange messages with each other, and print their errors; the
+//! structures that Python declares equal those of the header.
 
 use std::fs;
 use std::io::{Read, Write};
@@ -24,11 +24,11 @@ fn examples_of_all_languages_exchange_messages() {
             };
             assert_eq!(printed(&mut client), expected, "pongd: {server_in:?}, pong: {client_in:?}");
         }
-        // One that breaks the protocol, and one that is still there at the end.
+        // One client that violates the protocol, and one that is still connected at the end.
         let mut hostile = UnixStream::connect(server.socket()).unwrap();
         hostile.write_all(b"GET / HTTP/1.1\r\n\r\n").unwrap();
         let _ = hostile.read(&mut [0]);
-        until("the server to tell of it", || server.said().contains("broke the protocol"));
+        until("the line about the violation", || server.said().contains("broke the protocol"));
         let mut stays = UnixStream::connect(server.socket()).unwrap();
         stays.write_all(&[2, 1, 0, 0, 0, b'x']).ok();
         stays.read_exact(&mut [0; 6]).unwrap();
@@ -59,7 +59,7 @@ fn examples_of_all_languages_print_their_errors() {
     }
 }
 
-/// Time-outs, types, limits, signals, asyncio, and exceptions that are Python's own.
+/// Timeouts, types, limits, signals, asyncio, and exceptions of Python.
 #[test]
 fn python_binding_does_what_it_documents() {
     if !has("python3") {
@@ -100,7 +100,7 @@ fn cpp_classes_reach_every_function_without_old_casts() {
     );
 }
 
-/// What ctypes makes of the structures is what the compiler makes of the header.
+/// The layout of ctypes equals that of the compiler for the header.
 #[test]
 fn python_structures_equal_those_of_the_header() {
     if !has("python3") {

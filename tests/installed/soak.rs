@@ -1,5 +1,5 @@
-//! `make soak` runs for minutes or hours, when somebody wants it to; this is the same crowd for some rounds, so
-//! that the tool works when it is needed. What it looks at is told in `soak/README.md`.
+//! `make soak` runs for minutes or hours when it is started by hand; this test runs the same clients for some
+//! rounds, so that the tool works when it is needed. `soak/README.md` says what it checks.
 
 use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
@@ -25,7 +25,7 @@ fn compile() -> Program {
     Program::compile(C, Shared, &sources, &["-pthread"])
 }
 
-/// The cells of the line that begins so.
+/// The cells of the line that begins with this text.
 fn cells<'a>(table: &'a str, first: &str) -> Vec<&'a str> {
     let begin = format!("| {first} |");
     let line =
@@ -37,7 +37,7 @@ fn number(cell: &str) -> u64 {
     cell.parse().unwrap_or_else(|_| panic!("{cell} is no number"))
 }
 
-/// 40 clients at a time, each seat taken three times: the seed says how they behave.
+/// 40 clients at a time, each seat taken three times; their behaviour follows from the seed.
 #[test]
 fn soak_of_all_clients_breaks_no_promise() {
     let program = soak();
@@ -48,7 +48,7 @@ fn soak_of_all_clients_breaks_no_promise() {
         assert!(number(cells[0]) > 0, "no {behaviour} client\n{table}");
         assert!(number(cells[1]) > 0, "no message of a {behaviour} client\n{table}");
     }
-    // What the crowd is there for has happened.
+    // Each kind of client has done its work.
     assert!(number(cells(&table, "refused, since the queue was full (EAGAIN)")[0]) > 0, "{table}");
     assert!(
         cells(&table, "ERROR; breaches of the protocol")[0].split("; ").all(|part| number(part) > 0),
@@ -56,7 +56,7 @@ fn soak_of_all_clients_breaks_no_promise() {
     );
 }
 
-/// A seat for each behaviour is needed, and a time.
+/// Each behaviour needs a seat, and the run needs a time.
 #[test]
 fn wrong_options_are_refused() {
     let program = soak();
@@ -67,10 +67,10 @@ fn wrong_options_are_refused() {
     }
 }
 
-/// The Makefile's way, short.
+/// The target of the Makefile, for a short time.
 #[test]
 fn make_soak_runs_the_soak_test() {
-    // One make at a time builds.
+    // Two runs of make must not build at the same time.
     let _ = stage();
     run(make_in(root()).arg("all"));
     let mut make = make_in(root());

@@ -1,4 +1,5 @@
-//! Static programs: all of it, with names of their own, and beside another library that is made by Rust.
+//! Static programs: with all of the library, with functions whose names the library uses, too, and with
+//! another static library that is made with Rust.
 
 use std::fs;
 use std::path::Path;
@@ -6,7 +7,7 @@ use std::process::Command;
 
 use crate::staging::{answer, c_compiler, foreign_target, has, printed, root, run, runner, skipped, stage};
 
-/// What `cc` makes of these arguments, in this directory, with the static library.
+/// The program that `cc` makes of these arguments, in this directory, with the static library.
 fn compile(dir: &Path, arguments: &[&str]) -> Command {
     let binary = dir.join("program");
     let mut cc = c_compiler();
@@ -36,7 +37,7 @@ fn static_program_has_functions_of_its_own() {
 #[test]
 fn static_library_links_with_another_library_in_rust() {
     if !has("rustc") {
-        return skipped("another library made by Rust beside this one", "rustc");
+        return skipped("another library made with Rust in one program", "rustc");
     }
     let dir = tempfile::tempdir().unwrap();
     let other = dir.path().join("other.rs");
@@ -57,14 +58,14 @@ fn static_library_links_with_another_library_in_rust() {
     fs::write(&main, text).unwrap();
     let ours = stage().lib().join("libipc.a");
     let [main, library, ours] = [main, library, ours].map(|path| path.display().to_string());
-    // Whichever comes first.
+    // In both orders on the command line.
     for order in [[&main, &library, &ours], [&main, &ours, &library]] {
         let arguments = [&order.map(String::as_str)[..], &["-lm", "-ldl"]].concat();
         assert_eq!(printed(&mut compile(dir.path(), &arguments)), "");
     }
 }
 
-/// In the static library nothing is visible but what the shared one exports.
+/// The static library has only those global symbols that the shared library exports.
 #[test]
 fn static_library_exports_only_the_listed_symbols() {
     if !has("nm") {

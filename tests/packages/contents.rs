@@ -1,4 +1,4 @@
-//! What is in the packages.
+//! The content of the packages.
 
 use std::collections::BTreeSet;
 use std::env;
@@ -8,7 +8,7 @@ use std::process::Command;
 use crate::staging::{answer, files_below, has, root, run, skipped};
 use crate::{PACKAGES, VERSION, files_directly_in, packages};
 
-/// What is in each `/usr/share/doc/PACKAGE`.
+/// The files in each `/usr/share/doc/PACKAGE`.
 fn documents_of(package: &str) -> impl Iterator<Item = String> {
     ["changelog.Debian.gz", "changelog.gz", "copyright"]
         .into_iter()
@@ -61,7 +61,7 @@ fn development_package_has_all_that_compiling_needs() {
     expected.insert("usr/share/doc/libipc-dev/README.md".to_owned());
     assert_eq!(packages.files_of("libipc-dev"), expected);
     assert!(packages.files_of("libipc0").is_disjoint(&expected), "both packages have a file of this name");
-    // The name that it leaves to the other one is what the linker looks for.
+    // The package leaves this name to the other package; the linker looks for it.
     assert_eq!(
         packages.field("libipc-dev", "Depends"),
         format!("libipc0 (= {})", packages.field("libipc0", "Version"))
@@ -82,7 +82,7 @@ fn debug_symbols_match_the_library() {
     assert!(packages.files_of("libipc0-dbgsym").contains(&file), "{file}");
 }
 
-/// Those of two architectures can be installed at the same time.
+/// The packages of two architectures can be installed at the same time.
 #[test]
 fn packages_of_two_architectures_install_together() {
     let Some(packages) = packages() else { return };
@@ -103,8 +103,8 @@ fn no_file_contains_its_build_directory() {
         }
         let bytes = fs::read(&path).unwrap();
         for place in [packages.dir.to_str().unwrap(), root().to_str().unwrap(), &home] {
-            let told = bytes.windows(place.len()).any(|window| window == place.as_bytes());
-            assert!(!told, "{file} has {place} in it");
+            let is_named = bytes.windows(place.len()).any(|window| window == place.as_bytes());
+            assert!(!is_named, "{file} has {place} in it");
         }
     }
 }
@@ -120,7 +120,7 @@ fn lintian_reports_nothing() {
     run(lintian.args(PACKAGES.map(|package| packages.file(package))));
 }
 
-/// Manual pages of several functions are found under the name of each.
+/// Manual pages of several functions are found under the name of each function.
 #[test]
 fn each_manual_page_has_text() {
     let Some(packages) = packages() else { return };
@@ -134,7 +134,7 @@ fn each_manual_page_has_text() {
         .filter(|file| file.starts_with("usr/share/man"))
         .collect();
     for page in &pages {
-        // Through links, which must lead somewhere.
+        // Through links, which must have targets.
         let mut gzip = Command::new("gzip");
         gzip.arg("-dc")
             .stdin(File::open(dir.path().join(page)).unwrap_or_else(|error| panic!("{page}: {error}")));

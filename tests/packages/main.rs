@@ -1,5 +1,5 @@
-//! The packages for Debian: what they say of the library, and what `make deb` makes, where there are Debian's tools.
-//! `make check-packages` runs these tests.
+//! The packages for Debian: what they declare about the library, and what `make deb` builds, if Debian's
+//! tools are installed. `make check-packages` runs these tests.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing, reason = "tests")]
 
 mod archive;
@@ -27,11 +27,11 @@ const PACKAGES: [&str; 3] = ["libipc0", "libipc-dev", "libipc0-dbgsym"];
 struct Packages {
     dir: PathBuf,
     architecture: String,
-    /// Where the libraries are, below the directory into which the packages are unpacked.
+    /// The directory of the libraries, below the directory into which the packages are unpacked.
     lib: String,
 }
 
-/// What of the user's settings and the machine's could find its way into what is built.
+/// Settings of the user and the machine that could change the built files.
 struct Surroundings {
     umask: &'static str,
     zone: &'static str,
@@ -40,10 +40,10 @@ struct Surroundings {
 
 impl Surroundings {
     const PLAIN: Self = Self { umask: "022", zone: "UTC0", locale: "C" };
-    /// A locale that is not installed is that of C, with complaints.
+    /// A locale that is not installed acts like C, with warnings.
     const FOREIGN: Self = Self { umask: "077", zone: "Pacific/Kiritimati", locale: "et_EE.UTF-8" };
 
-    /// A program that runs in this directory, with none of the variables that say how something is built.
+    /// A command that runs in this directory, without the variables that influence a build.
     fn command(&self, program: &str, directory: &Path) -> Command {
         let mut command = Command::new("sh");
         command.arg("-c").arg(format!("umask {} && exec {program} \"$@\"", self.umask)).arg("sh");
@@ -64,11 +64,11 @@ impl Surroundings {
         self.command("make", directory)
     }
 
-    /// `make deb` there; the directory that has the packages.
+    /// Runs `make deb` in this directory; returns the directory of the packages.
     fn make_packages(&self, source: &Path, target: &Path) -> PathBuf {
-        let told = answer(self.make(source).arg("deb").env("CARGO_TARGET_DIR", target));
+        let output = answer(self.make(source).arg("deb").env("CARGO_TARGET_DIR", target));
         let dir = target.join("deb");
-        assert!(told.contains(dir.to_str().unwrap()), "it does not say where the packages are: {told}");
+        assert!(output.contains(dir.to_str().unwrap()), "it does not say where the packages are: {output}");
         dir
     }
 }
@@ -96,7 +96,7 @@ const SETTINGS: [&str; 20] = [
     "V",
 ];
 
-/// Whether there are Debian's tools; where not, a line says so.
+/// Whether Debian's tools are installed; if not, prints "SKIPPED:".
 fn can_build_packages() -> bool {
     static SAID: Once = Once::new();
     let missing: Vec<&str> = ["dpkg-deb", "dpkg-buildpackage", "dh", "dpkg-architecture"]
@@ -109,7 +109,7 @@ fn can_build_packages() -> bool {
     missing.is_empty()
 }
 
-/// `None`, and a line that says so, where they cannot be made.
+/// The packages; `None`, with a line "SKIPPED:", if they cannot be built.
 fn packages() -> Option<&'static Packages> {
     if !can_build_packages() {
         return None;
@@ -150,7 +150,7 @@ impl Packages {
         files_below(dir.path()).into_iter().collect()
     }
 
-    /// The library and what it takes to compile programs, in a directory.
+    /// The library and the files that compiling needs, in a directory.
     fn unpacked(&self) -> tempfile::TempDir {
         let dir = tempfile::tempdir().unwrap();
         self.unpack("libipc0", dir.path());

@@ -1,4 +1,4 @@
-//! What is left when the packages are removed: nothing but what is in use.
+//! What remains after the packages are removed: only directories that are in use.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -8,7 +8,7 @@ use std::process::Command;
 use crate::staging::run;
 use crate::{PACKAGES, Packages, packages};
 
-/// A system of nothing but these packages, in a directory.
+/// A system that contains only these packages, in a directory.
 struct System {
     dir: tempfile::TempDir,
 }
@@ -23,8 +23,9 @@ impl System {
         Self { dir }
     }
 
-    /// Scripts of the packages run outside of the directory, which has no shell, and work below it. The test need
-    /// not be root's, nor have the administrator's tools in its PATH, and there is no C library to depend on.
+    /// The scripts of the packages run outside of the directory, which has no shell, and work below it. The
+    /// test need not run as root, nor have the administrator's tools in its PATH, and there is no C library
+    /// package to depend on.
     fn dpkg(&self, arguments: impl IntoIterator<Item = PathBuf>) {
         let mut dpkg = Command::new("dpkg");
         dpkg.arg(format!("--root={}", self.dir.path().display()));
@@ -33,7 +34,7 @@ impl System {
         run(dpkg.args(arguments));
     }
 
-    /// All files and directories but dpkg's own.
+    /// All files and directories but those of dpkg.
     fn content(&self) -> BTreeSet<PathBuf> {
         let mut found = BTreeSet::new();
         let mut dirs = vec![self.dir.path().to_owned()];
@@ -54,7 +55,7 @@ impl System {
     fn install(&self, packages: &Packages) {
         let files = PACKAGES.map(|package| packages.file(package));
         self.dpkg([PathBuf::from("--install")].into_iter().chain(files));
-        // systemd makes it, if it is there and root asks.
+        // systemd creates the directory, if systemd is installed and root asks for it.
         fs::create_dir_all(self.rundir()).unwrap();
     }
 
@@ -78,7 +79,7 @@ fn removal_leaves_no_file() {
     assert_eq!(system.content(), before);
 }
 
-/// A program that has the library in itself goes on serving.
+/// A program that is linked statically continues to serve.
 #[test]
 fn removal_keeps_a_run_directory_that_has_sockets() {
     let Some(packages) = packages() else { return };

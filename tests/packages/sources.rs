@@ -1,4 +1,4 @@
-//! What the files in `debian` say of the library.
+//! The files in `debian` agree with the library.
 
 use std::collections::BTreeSet;
 use std::process::Command;
@@ -25,7 +25,7 @@ fn symbols_file_lists_the_exported_symbols() {
     assert_eq!(listed.into_iter().collect::<BTreeSet<_>>(), exports.lines().collect());
 }
 
-/// Who may write to the directory of the sockets may pose as any server that does not run at the time.
+/// A user who may write to the directory of the sockets can impersonate any server that is not running.
 #[test]
 fn only_root_opens_services_by_default() {
     let text = text_of("debian/libipc0.tmpfiles");
@@ -34,7 +34,7 @@ fn only_root_opens_services_by_default() {
     assert!(text_of("include/ipc.h").contains("#define RUNDIR \"/run/ipc/\""), "another directory in ipc.h");
 }
 
-/// Their licenses ask for that.
+/// The licenses of the crates require it.
 #[test]
 fn copyright_names_the_crates_in_the_library() {
     let mut cargo = Command::new(env!("CARGO"));
@@ -68,7 +68,7 @@ fn copyright_names_the_crates_in_the_library() {
     assert!(crates > 0, "{tree}");
 }
 
-/// Debian's name of each architecture it releases, the target of Rust, and the linker.
+/// Debian's name of each architecture, the target of Rust, and the linker.
 const RELEASED: [[&str; 3]; 7] = [
     ["amd64", "x86_64-unknown-linux-gnu", "x86_64-linux-gnu-gcc"],
     ["arm64", "aarch64-unknown-linux-gnu", "aarch64-linux-gnu-gcc"],
@@ -79,7 +79,8 @@ const RELEASED: [[&str; 3]; 7] = [
     ["s390x", "s390x-unknown-linux-gnu", "s390x-linux-gnu-gcc"],
 ];
 
-/// What `dpkg-buildpackage --host-arch` hands to cargo. For the machine itself it names none.
+/// The settings that `dpkg-buildpackage --host-arch` passes to cargo. For the machine's own architecture
+/// there is none.
 #[test]
 fn cargo_builds_for_the_architecture_of_the_packages() {
     if !has("dpkg-architecture") {

@@ -1,4 +1,5 @@
-//! The programs of examples-c, for the tests of them: built, run beside the test, talked with.
+//! Helpers for the tests of examples-c: the programs are built, run at the same time as the test, and
+//! exchange messages with it.
 
 use std::fs::{self, File};
 use std::io::{BufRead, BufReader, Read, Seek, Write};
@@ -27,7 +28,7 @@ pub fn program(name: &str, with_sanitizers: bool) -> PathBuf {
         let mut make = make_in(&copy);
         // All anew: a copied program may have been compiled against another library.
         make.arg("--always-make").arg(format!("CFLAGS=-O2 -g -Werror {}", flags.join(" ")));
-        run(stage().tell_make(&mut make));
+        run(stage().configure_make(&mut make));
         copy
     });
     dir.join(name)
@@ -78,7 +79,7 @@ pub struct Server {
 }
 
 impl Server {
-    /// `service` is what it opens; its input stays open until somebody takes it.
+    /// Starts a server that opens `service`. Its standard input stays open until the test takes it.
     pub fn start(name: &str, service: &str, arguments: &[&str], under: Under) -> Self {
         let rundir = tempfile::tempdir().unwrap();
         let [said, complained] = [tempfile::tempfile().unwrap(), tempfile::tempfile().unwrap()];
@@ -103,7 +104,7 @@ impl Server {
         content(&self.complained)
     }
 
-    /// One of its clients; under valgrind where the server is.
+    /// A client of this server; it runs under valgrind if the server does.
     pub fn client(&self, name: &str, arguments: &[&str]) -> Command {
         let mut command = command(name, self.rundir.path(), self.under);
         command.args(arguments);
@@ -118,7 +119,8 @@ impl Server {
         self.running.child().stdin.take().unwrap()
     }
 
-    /// It ends by itself, or has been told to: status 0, and no socket is left. What it has said on both.
+    /// The server ends, by itself or after a signal: its status is 0, and it leaves no socket. Returns its standard output
+    /// and standard error.
     pub fn end(self) -> (String, String) {
         let status = self.running.end();
         assert_eq!(status.code(), Some(0), "{status}: {}", self.complaints());
@@ -133,7 +135,7 @@ impl Server {
         self.end()
     }
 
-    /// It ends on a signal, and has had nothing to complain of.
+    /// The server ends on a signal, and has printed nothing on standard error. Returns its standard output.
     pub fn stop_content(self) -> String {
         let (said, complaints) = self.stop();
         assert_eq!(complaints, "");
@@ -141,7 +143,7 @@ impl Server {
     }
 }
 
-/// A client that is in the hands of the test.
+/// A client that is controlled by the test.
 pub struct Raw(pub UnixStream);
 
 impl Raw {
@@ -165,7 +167,7 @@ impl Raw {
         String::from_utf8(payload).unwrap()
     }
 
-    /// What comes until the server closes the connection.
+    /// All bytes until the server closes the connection.
     pub fn hear_all(&mut self) -> Vec<u8> {
         let mut all = Vec::new();
         self.0.read_to_end(&mut all).unwrap();
@@ -178,7 +180,7 @@ pub fn frame(payload: &[u8]) -> Vec<u8> {
     [&[DATA][..], &length.to_ne_bytes(), payload].concat()
 }
 
-/// A program that is talked with by its standard input and output.
+/// A program that the test controls by standard input and output.
 pub struct Talk {
     running: Running,
     input: Option<ChildStdin>,
@@ -203,7 +205,7 @@ impl Talk {
         assert_eq!(line, format!("{expected}\n"));
     }
 
-    /// Its input is over, it has nothing more to say and ends well.
+    /// Closes the program's input; it must print nothing more and end with status 0.
     pub fn end(mut self) {
         drop(self.input.take());
         let mut rest = String::new();
@@ -213,7 +215,7 @@ impl Talk {
     }
 }
 
-/// What a client has complained of that has printed nothing and failed.
+/// The standard error of a client, which must fail and print nothing on standard output.
 pub fn complaints(command: &mut Command) -> String {
     let (printed, complaints, status) = outcome(command.stdin(Stdio::null()));
     assert_eq!((printed.as_str(), status.code()), ("", Some(1)), "{complaints}");

@@ -1,5 +1,5 @@
-//! The pongd and pong of each language, for the tests of the documents, too: examples-c,
-//! examples-cpp, examples-python.
+//! The programs pongd and pong in each language (examples-c, examples-cpp, examples-python), also for the
+//! tests of the documents.
 
 use std::fs::File;
 use std::io::{Read, Seek};
@@ -17,7 +17,7 @@ fn program_in_cpp(name: &str) -> PathBuf {
         let mut make = make_in(&root().join("examples-cpp"));
         make.arg(format!("BUILD={}", room.display())).arg("CXXFLAGS=-O2 -g -Werror");
         make.args([room.join("pong"), room.join("pongd")]);
-        run(stage().tell_make(&mut make));
+        run(stage().configure_make(&mut make));
         room
     });
     dir.join(name)

@@ -1,5 +1,5 @@
-//! What the tests of the installed library share: one installation into a directory of its own, made by
-//! `make install`, and C programs compiled against it as its users compile theirs.
+//! Shared by the tests of the installed library: one installation in a directory of its own, made by `make
+//! install`, and C programs that are compiled for it as its users compile theirs.
 #![allow(dead_code, reason = "each test file uses a part of it")]
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing, reason = "tests")]
 
@@ -17,14 +17,14 @@ use std::sync::{Arc, Mutex, MutexGuard, Once, OnceLock, mpsc};
 use std::thread;
 use std::time::{Duration, Instant};
 
-/// With these every C program compiles without a word.
+/// With these options every C program must compile without a warning.
 pub const WARNINGS: [&str; 6] = ["-O2", "-g", "-Wall", "-Wextra", "-Wpedantic", "-Werror"];
 
 pub fn root() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR"))
 }
 
-/// Says, also where the output of tests is captured, what was not tested and why.
+/// Prints which test was skipped and why, even if the output of tests is captured.
 pub fn skipped(what: &str, missing: &str) {
     // The macros that print are captured, a direct write is not.
     let _ = writeln!(std::io::stderr(), "SKIPPED: {what}: there is no {missing} here");
@@ -35,18 +35,18 @@ pub fn has(tool: &str) -> bool {
     env::var_os("PATH").is_some_and(|path| env::split_paths(&path).any(|dir| dir.join(tool).is_file()))
 }
 
-/// The target that cargo builds for, if it is another one than its own. The tests then run on this machine all the same, and
-/// compile C programs with `CC` and run them with `LIBIPC_TEST_RUNNER`.
+/// The target that cargo builds for, if it is not the default target. The tests themselves still run on this
+/// machine; they compile C programs with `CC` and run them with `LIBIPC_TEST_RUNNER`.
 pub fn foreign_target() -> Option<String> {
     env::var("CARGO_BUILD_TARGET").ok().filter(|target| !target.is_empty())
 }
 
-/// What compiles programs in C.
+/// The compiler for programs in C.
 pub fn c_compiler() -> Command {
     command_of(&env::var("CC").unwrap_or_else(|_| "cc".to_owned()))
 }
 
-/// What runs a program that was compiled.
+/// The command that runs a compiled program.
 pub fn runner(program: &Path) -> Command {
     let mut words = env::var("LIBIPC_TEST_RUNNER").unwrap_or_default();
     words.push(' ');
@@ -61,7 +61,7 @@ fn command_of(words: &str) -> Command {
     command
 }
 
-/// Runs the command, which must succeed; its output.
+/// Runs the command, which must succeed; returns its output.
 pub fn run(command: &mut Command) -> Output {
     let output = command.output().unwrap_or_else(|error| panic!("{command:?}: {error}"));
     assert!(
@@ -74,12 +74,12 @@ pub fn run(command: &mut Command) -> Output {
     output
 }
 
-/// Runs the command, which must succeed; what it prints on standard output.
+/// Runs the command, which must succeed; returns its standard output.
 pub fn answer(command: &mut Command) -> String {
     String::from_utf8(run(command).stdout).unwrap()
 }
 
-/// `make` there, with nothing from the make or the shell that may have called us.
+/// `make` in this directory, without the variables of a make or shell that has started the tests.
 pub fn make_in(dir: &Path) -> Command {
     let mut make = Command::new("make");
     for variable in ["MAKEFLAGS", "MFLAGS", "MAKELEVEL", "LIBDIR", "INCLUDEDIR", "MANDIR", "STRIP", "BUILD"] {
@@ -93,14 +93,14 @@ pub fn make_in(dir: &Path) -> Command {
 pub fn make(target: &str, destination: &Path) -> Command {
     let mut make = make_in(root());
     make.arg(target).arg("PREFIX=/usr").arg(format!("DESTDIR={}", destination.display()));
-    // That of this machine may know no other one.
+    // The strip of this machine may not know the binary format of another one.
     if !has("strip") || foreign_target().is_some() {
         make.arg("STRIP=");
     }
     make
 }
 
-/// An installation, for this test program alone, and room for what is made of it; removed at its end.
+/// An installation for this test program alone, and directories for what is built from it; removed at exit.
 pub struct Stage {
     top: PathBuf,
 }
@@ -126,12 +126,12 @@ pub fn stage() -> &'static Stage {
 }
 
 impl Stage {
-    /// What DESTDIR was.
+    /// The value of DESTDIR.
     pub fn dir(&self) -> PathBuf {
         self.top.join(INSTALLED)
     }
 
-    /// A directory for what is made of the installation.
+    /// A directory for what is built from the installation.
     pub fn room_for(&self, what: &str) -> PathBuf {
         let dir = self.top.join(what);
         fs::create_dir(&dir).unwrap();
@@ -155,18 +155,18 @@ impl Stage {
         self.lib().join(concat!("libipc.so.", env!("CARGO_PKG_VERSION")))
     }
 
-    /// Has pkg-config find this installation, below its directory.
+    /// Makes pkg-config find this installation, below its directory.
     pub fn point_pkg_config<'a>(&self, command: &'a mut Command) -> &'a mut Command {
         command
             .env("PKG_CONFIG_PATH", self.lib().join("pkgconfig"))
             .env("PKG_CONFIG_SYSROOT_DIR", self.dir())
-            // /usr/include below the directory is not the one that every compiler knows.
+            // /usr/include below the directory is not the one that every compiler searches.
             .env("PKG_CONFIG_ALLOW_SYSTEM_CFLAGS", "1")
             .env("PKG_CONFIG_ALLOW_SYSTEM_LIBS", "1")
     }
 
-    /// Has the Makefile of the examples find this installation.
-    pub fn tell_make<'a>(&self, make: &'a mut Command) -> &'a mut Command {
+    /// Makes the Makefile of the examples find this installation.
+    pub fn configure_make<'a>(&self, make: &'a mut Command) -> &'a mut Command {
         if !has("pkg-config") {
             make.arg(format!("LIBIPC_CFLAGS={}", self.cflags().join(" ")));
             make.arg(format!("LIBIPC_LIBS={}", self.libs(Linkage::Shared).join(" ")));
@@ -183,17 +183,17 @@ impl Stage {
             return None;
         }
         let mut command = Command::new("pkg-config");
-        let told = answer(self.point_pkg_config(command.args(arguments).arg("libipc")));
-        Some(told.split_whitespace().map(str::to_owned).collect())
+        let output = answer(self.point_pkg_config(command.args(arguments).arg("libipc")));
+        Some(output.split_whitespace().map(str::to_owned).collect())
     }
 
-    /// What a program is compiled with.
+    /// The compiler options for a program.
     pub fn cflags(&self) -> Vec<String> {
         let plain = || vec![format!("-I{}", self.usr().join("include").display())];
         self.pkg_config(&["--cflags"]).unwrap_or_else(plain)
     }
 
-    /// What a program is linked with.
+    /// The linker options for a program.
     pub fn libs(&self, linkage: Linkage) -> Vec<String> {
         let plain = || vec![format!("-L{}", self.lib().display()), "-lipc".to_owned()];
         match linkage {
@@ -229,14 +229,14 @@ pub enum Language {
     Cpp,
 }
 
-/// A C program, compiled in a directory of its own that also has its run directories. It may be kept until the end: the
-/// directory is within that of the stage.
+/// A C program, compiled in a directory of its own that also has its run directories. The program may be kept
+/// until the end: the directory is within that of the stage.
 pub struct Program {
     dir: tempfile::TempDir,
     linkage: Linkage,
 }
 
-/// A program may run both ways at the same time.
+/// A program may run with and without valgrind at the same time.
 const RUNDIR: &str = "run";
 const RUNDIR_IN_VALGRIND: &str = "run-in-valgrind";
 
@@ -285,8 +285,8 @@ impl Program {
     }
 }
 
-/// Every error and every block that is lost, or that nothing but a pointer into its middle is left of, is a
-/// failure.
+/// valgrind, which fails for every error and for every block that is lost, or to which only a pointer into
+/// its middle is left.
 pub fn valgrind() -> Command {
     let mut valgrind = Command::new("valgrind");
     valgrind.args(["--quiet", "--error-exitcode=99", "--leak-check=full"]);
@@ -294,20 +294,20 @@ pub fn valgrind() -> Command {
     valgrind
 }
 
-/// Waits for a condition, `LIMIT` at most.
+/// Waits for a condition, for `LIMIT` at most.
 pub fn until(what: &str, mut condition: impl FnMut() -> bool) {
     let end = Instant::now() + LIMIT;
     while !condition() {
-        assert!(Instant::now() < end, "in vain: {what}");
+        assert!(Instant::now() < end, "waited without result: {what}");
         thread::sleep(Duration::from_millis(2));
     }
 }
 
-/// How long a program may run; it is long, since several may run under valgrind at a time.
+/// How long a program may run. The limit is long, since several programs may run under valgrind at a time.
 pub const LIMIT: Duration = Duration::from_secs(120);
 
-/// A program that runs beside the test. It ends with the test, or when its time is over; whoever reads what
-/// it says then comes to the end of it.
+/// A program that runs at the same time as the test. It is killed at the end of the test, or at the limit;
+/// readers of its output then see end of file.
 pub struct Running {
     child: Arc<Mutex<Child>>,
     _not_yet: mpsc::Sender<()>,
@@ -350,8 +350,8 @@ impl Drop for Running {
     }
 }
 
-/// Runs a program, not a tool that may take its time; what it printed on standard output and on standard
-/// error, and its end.
+/// Runs a program, which has a limit of time, and not a tool; returns its standard output, its standard error
+/// and its status.
 pub fn outcome(command: &mut Command) -> (String, String, ExitStatus) {
     let mut files = [tempfile::tempfile().unwrap(), tempfile::tempfile().unwrap()];
     let [stdout, stderr] = files.each_ref().map(|file| file.try_clone().unwrap());
@@ -365,14 +365,14 @@ pub fn outcome(command: &mut Command) -> (String, String, ExitStatus) {
     (printed, errors, status)
 }
 
-/// Runs a program that must succeed and have nothing to say on standard error; what it printed.
+/// Runs a program that must succeed and print nothing on standard error; returns its standard output.
 pub fn printed(command: &mut Command) -> String {
     let (printed, errors, status) = outcome(command);
     assert!(status.success() && errors.is_empty(), "{command:?}: {status}\n{printed}{errors}");
     printed
 }
 
-/// All that lies in the directory and is no directory, as paths below it, in order.
+/// All files below the directory, as paths relative to it, in order.
 pub fn files_below(dir: &Path) -> Vec<String> {
     let mut found = Vec::new();
     let mut dirs = vec![dir.to_owned()];
