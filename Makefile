@@ -53,9 +53,27 @@ SOURCES := Cargo.toml Cargo.lock build.rs $(shell find src -type f)
 
 VERBOSE := $(filter-out 0,$(V))
 
-# Rust for musl brings code of its own to unwind with.
-LIBDIR_OF_RUST = $(shell rustc --print target-libdir $(if $(CARGO_BUILD_TARGET),--target '$(CARGO_BUILD_TARGET)') 2> /dev/null)
-UNWINDER = $(wildcard $(LIBDIR_OF_RUST)/self-contained/libunwind.a)
+# For another machine, the tools with Debian's and GNU's names for it, unless they are set: aarch64-linux-gnu-gcc. Rust has other
+# names than GNU for some processors.
+ifneq ($(CARGO_BUILD_TARGET),)
+GNU_CPU := $(firstword $(subst -, ,$(CARGO_BUILD_TARGET)))
+GNU_CPU := $(or $(and $(filter armv%,$(GNU_CPU)),arm),$(patsubst riscv64%,riscv64,$(GNU_CPU)))
+CROSS := $(GNU_CPU)-$(subst unknown-,,$(patsubst $(firstword $(subst -, ,$(CARGO_BUILD_TARGET)))-%,%,$(CARGO_BUILD_TARGET)))-
+first_found = $(firstword $(foreach tool,$(1),$(if $(shell command -v $(tool)),$(tool))) $(lastword $(1)))
+ifeq ($(origin CC),default)
+CC := $(call first_found,$(CROSS)gcc $(if $(findstring musl,$(CROSS)),musl-gcc) cc)
+endif
+# That of gcc first: the other one asks every plugin there is, and that of LLVM 14 aborts on ARM's attributes.
+ifeq ($(origin AR),default)
+AR := $(call first_found,$(CROSS)gcc-ar $(CROSS)ar ar)
+endif
+OBJCOPY ?= $(call first_found,$(CROSS)objcopy objcopy)
+STRIP ?= $(call first_found,$(CROSS)strip strip)
+LINKER_OF_CARGO := CARGO_TARGET_$(shell echo '$(CARGO_BUILD_TARGET)' | tr a-z- A-Z_)_LINKER
+export $(LINKER_OF_CARGO) := $(or $($(LINKER_OF_CARGO)),$(firstword $(CC)))
+endif
+STRIP ?= strip
+OBJCOPY ?= objcopy
 
 # Before cargo says of an older one that it does not know the edition.
 RUST_NEEDED := $(shell sed -n 's/^rust-version = "\(.*\)"$$/\1/p' Cargo.toml)
@@ -64,11 +82,16 @@ RUST_IS = printf '%s\n' '$(1)' "$(RUST_FOUND)" | sort -C -V
 CHECK_RUST = $(call RUST_IS,$(RUST_NEEDED)) || \
 	{ echo "libipc needs Rust $(RUST_NEEDED), this is $(RUST_FOUND)" >&2; exit 1; }
 
-# Without the library for Rust programs: beside one there is no optimisation across crates.
+# LLVM moves the begin of a function's frame into its branches, and copies it; on aarch64 the tables for unwinding are then wrong
+# (ipc_write), and a thread that is cancelled there never ends. So it stays at the beginning.
+UNWINDING := $(if $(filter x86_64% i386% i486% i586% i686%,$(or $(CARGO_BUILD_TARGET),$(shell uname -m))),,-C llvm-args=-enable-shrink-wrap=false)
+
+# Without the library for Rust programs: beside one there is no optimisation across crates. What is for C programs alone is
+# compiled with libipc_for_c.
 define BUILD_LIBRARIES
 	@$(CHECK_RUST)
-	$(CARGO) rustc $(if $(VERBOSE),-vv) --release --locked --lib --crate-type staticlib
-	VERBOSE='$(VERBOSE)' CC='$(CC)' AR='$(AR)' OBJCOPY='$(OBJCOPY)' LDFLAGS='$(LDFLAGS)' UNWINDER='$(UNWINDER)' \
+	$(CARGO) rustc $(if $(VERBOSE),-vv) --release --locked --lib --crate-type staticlib -- --cfg libipc_for_c $(UNWINDING)
+	VERBOSE='$(VERBOSE)' CC='$(CC)' AR='$(AR)' OBJCOPY='$(OBJCOPY)' LDFLAGS='$(LDFLAGS)' \
 	    src/capi/link.sh '$(RELEASE)/libipc.a' '$(BUILT)' 'libipc.so.$(MAJOR)'
 endef
 
@@ -90,6 +113,7 @@ include fuzz/fuzz.mk
 include soak/soak.mk
 include tests/abi/abi.mk
 include tests/checked/checked.mk
+include tests/everywhere/everywhere.mk
 
 # A page for each function; most of them lead to the page of another one.
 FUNCTION_PAGES := $(wildcard man/*.3)
@@ -156,6 +180,12 @@ ifneq ($(shell sed -n '/^\[dev-dependencies\]/p' Cargo.toml),)
 # Tests call make themselves: they get no job server and no flag of this make.
 CARGO_TEST = env -u MAKEFLAGS -u MFLAGS -u MAKELEVEL $(CARGO) test --locked
 
+# Built for another machine, the test programs in Rust do not run here; the C programs do, perhaps in an emulator.
+ifneq ($(filter-out $(shell $(CARGO) -vV | sed -n 's/^host: //p'),$(CARGO_BUILD_TARGET)),)
+test:
+	CARGO='$(CARGO)' EVERYWHERE_OUTPUT='$(abspath $(TARGET))/everywhere' tests/everywhere/run.sh '$(CARGO_BUILD_TARGET)'
+	@echo 'SKIPPED: the unit tests and all test programs but the C programs and examples: they are built for $(CARGO_BUILD_TARGET); make test without CARGO_BUILD_TARGET runs them'
+else
 # Its last lines repeat, after much output, what was left out because a tool is missing.
 test: all check ## run every test; what is left out because a tool is missing is reported as "SKIPPED:"
 	man/generate.sh --check
@@ -164,6 +194,10 @@ test: all check ## run every test; what is left out because a tool is missing is
 	@for tool in abidiff valgrind pkg-config groff man mandoc lexgrog dpkg-buildpackage dh lintian git xz python3 cmake meson $(firstword $(CXX)); do \
 	    command -v "$$tool" > /dev/null || echo "SKIPPED: the tests that need $$tool, which is not installed"; \
 	done
+	CARGO='$(CARGO)' EVERYWHERE_OUTPUT='$(abspath $(TARGET))/everywhere/test' \
+	    EVERYWHERE_TESTS='c_programs::messages c_programs::errors c_programs::exchange c_programs::layout promise_33 static_programs' \
+	    tests/everywhere/run.sh i386 musl-static
+endif
 
 # A build of its own, in which the model checker decides which thread goes on. That needs a later Rust than the library.
 RUST_OF_MODEL := 1.87

@@ -19,8 +19,8 @@
 #define LONGEST_MESSAGE 64
 #define LONGEST_QUEUE 4096
 
-static long interval; /* milliseconds */
-static long patience; /* milliseconds */
+static long long interval; /* milliseconds */
+static long long patience; /* milliseconds */
 
 /* What is kept of each client. */
 struct guest {
@@ -165,12 +165,12 @@ main (int argc, char *argv[], char *env[])
 {
     struct ipc_connection_info service = {0};
     struct ipc_connection_infos list = {0};
-    long intervals;
+    long long intervals;
     bool good;
 
     setvbuf (stdout, NULL, _IOLBF, 0);
-    interval = argc == 3 ? atol (argv[1]) : 0;
-    intervals = argc == 3 ? atol (argv[2]) : 0;
+    interval = argc == 3 ? atoll (argv[1]) : 0;
+    intervals = argc == 3 ? atoll (argv[2]) : 0;
     if (interval <= 0 || intervals <= 0 || intervals > INT32_MAX / interval) {
         fprintf (stderr, "usage: tickerd INTERVAL N\n");
         return EXIT_FAILURE;

@@ -8,8 +8,7 @@
 # functions of any other name, and link another library that is made by Rust. Of those names a program may define the ones that
 # ipc.h does not declare, and log_*: in the static library they are weak.
 #
-# Variables: CC (cc), AR (ar), OBJCOPY (objcopy), LDFLAGS; UNWINDER, an archive of what unwinds, if that is not the C compiler's;
-# VERBOSE shows the commands.
+# Variables: CC (cc), AR (ar), OBJCOPY (objcopy), LDFLAGS; VERBOSE shows the commands.
 set -eu
 [ -z "${VERBOSE:-}" ] || set -x
 
@@ -41,7 +40,7 @@ END
 # What the exported functions need, in one object. Its sections are in no group any more: of two groups with one name, as any two
 # libraries that are made by Rust have, the linker would keep one, and the names in it are ours alone.
 # shellcheck disable=SC2046 # options, one for each name
-${CC:-cc} -r -nostdlib -Wl,--gc-sections -Wl,--force-group-allocation $(sed 's/^/-Wl,-u,/' "$work/exports") -o "$work/whole.o" "$archive" ${UNWINDER:+"$UNWINDER"}
+${CC:-cc} -r -nostdlib -Wl,--gc-sections -Wl,--force-group-allocation $(sed 's/^/-Wl,-u,/' "$work/exports") -o "$work/whole.o" "$archive"
 
 # Before the shared library, too: what the C compiler brings on its own (__x86.get_pc_thunk.bx on i386) also stands in the files
 # that it links to every library, and must not be there twice.

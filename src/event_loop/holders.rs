@@ -29,9 +29,8 @@ impl Holders {
         Self { places: Vec::new(), count: 0 }
     }
 
-    /// Allocates the memory for `more` numbers.
-    pub fn reserve(&mut self, more: usize, number: impl Fn(u32) -> RawFd) -> Result<(), OutOfMemory> {
-        let count = self.count + more;
+    /// Allocates the memory for `count` numbers in all. There are never more: a free place ends each search.
+    pub fn reserve(&mut self, count: usize, number: impl Fn(u32) -> RawFd) -> Result<(), OutOfMemory> {
         if count * 8 <= self.places.len() * 7 {
             return Ok(());
         }
@@ -130,7 +129,7 @@ mod tests {
                 if map.remove(&fd).is_some() {
                     holders.remove(fd, number);
                 } else {
-                    holders.reserve(1, number).unwrap();
+                    holders.reserve(map.len() + 1, number).unwrap();
                     holders.insert(fd, slot);
                     map.insert(fd, slot);
                 }

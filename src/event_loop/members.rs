@@ -5,7 +5,7 @@
 //! socket is the member of slot 0, though it is in no list.
 //!
 //! ```text
-//! an entry is added ──► Waiting ──registered──► Open ──peer sends no more──► Draining ──all sent──► (end reported)
+//! an entry is added ──► Waiting ──registered──► Open ──peer sends no more──► Draining ──all sent──► Drained ──► (end reported)
 //! a client is accepted ──► Accepted ──reported──► Open ──error reported──► Broken ─────────────► (end reported)
 //!                                     Open (extra) ──end of file reported──► AtEof
 //! any of these, when the number is found to be another file's ──► Closed
@@ -49,6 +49,8 @@ pub enum State {
     Broken,
     /// The peer sends no more; the queued bytes are sent before the DISCONNECTION is reported.
     Draining,
+    /// The peer sends no more, and all queued bytes are sent; the DISCONNECTION follows.
+    Drained,
     /// An extra descriptor whose end of file was reported.
     AtEof,
     /// The number is another file's by now, or none.
@@ -136,10 +138,10 @@ impl Member {
         self.flags |= queued;
     }
 
-    /// Whether the member's end has to be reported, now or when all queued bytes are sent.
+    /// Whether the member's end has to be reported now.
     pub fn has_end(&self) -> bool {
         match self.state {
-            State::Broken | State::Draining => true,
+            State::Broken | State::Drained => true,
             State::Closed => self.has(REPORTED),
             _ => false,
         }
@@ -179,7 +181,7 @@ impl Member {
     /// level-triggered: the program reads it.
     pub fn interest(&self) -> EpollFlags {
         let mut interest = match (self.state, self.kind) {
-            (State::Draining, _) => EpollFlags::empty(),
+            (State::Draining | State::Drained, _) => EpollFlags::empty(),
             (_, Kind::Extra | Kind::Signals | Kind::Timer) => EpollFlags::EPOLLIN | EpollFlags::EPOLLET,
             _ => EpollFlags::EPOLLIN,
         };
@@ -189,7 +191,7 @@ impl Member {
 
     /// Whether the member holds its number: epoll watches it, or would if it could.
     pub fn is_registered(&self) -> bool {
-        matches!(self.state, State::Accepted | State::Open | State::Broken | State::Draining)
+        matches!(self.state, State::Accepted | State::Open | State::Broken | State::Draining | State::Drained)
     }
 }
 
@@ -298,7 +300,7 @@ impl Members {
         self.get(token.slot).filter(|member| member.registration == token.registration)
     }
 
-    /// Whether the end of the slot's member has to be reported, now or when all queued bytes are sent.
+    /// Whether the end of the slot's member has to be reported now.
     pub fn has_end(&self, slot: u32) -> bool {
         self.get(slot).is_some_and(Member::has_end)
     }
@@ -337,8 +339,9 @@ impl Members {
         self.holders.find(fd, |slot| number(&self.slab, slot))
     }
 
+    /// Every slot may hold a number, also those that do not yet.
     fn reserve_holders(&mut self, more: usize) -> Result<(), OutOfMemory> {
-        self.holders.reserve(more, |slot| number(&self.slab, slot))
+        self.holders.reserve(self.slab.len() + more, |slot| number(&self.slab, slot))
     }
 
     /// Gives the member its number, with a new registration: tokens of earlier registrations find no member

@@ -382,7 +382,7 @@ impl Registry {
     pub fn check(&mut self, guard: &EntryGuard, slot: u32) -> Result<(), Error> {
         let Some(member) = self.members.get(slot).copied() else { return Ok(()) };
         match member.state {
-            State::Accepted | State::Open | State::Broken | State::Draining => {
+            State::Accepted | State::Open | State::Broken | State::Draining | State::Drained => {
                 if !self.verify(slot) {
                     self.mark_closed(guard, slot);
                 }

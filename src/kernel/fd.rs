@@ -7,6 +7,7 @@
 use std::io::Write;
 use std::mem::MaybeUninit;
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
+use std::ptr;
 
 use nix::Result;
 use nix::errno::Errno;
@@ -45,7 +46,7 @@ pub unsafe fn written<T>(room: &mut [MaybeUninit<T>], count: isize) -> Result<&m
     let count = usize::try_from(count).map_err(|_| Errno::last())?;
     let (front, _) = room.split_at_mut_checked(count).ok_or(Errno::EOVERFLOW)?;
     // SAFETY: as promised by the caller.
-    Ok(unsafe { &mut *(std::ptr::from_mut(front) as *mut [T]) })
+    Ok(unsafe { &mut *(ptr::from_mut(front) as *mut [T]) })
 }
 
 /// Reads at most `room` from a descriptor of any kind that poll(2) calls readable; an empty answer is the end of the file.
@@ -57,8 +58,8 @@ pub unsafe fn written<T>(room: &mut [MaybeUninit<T>], count: isize) -> Result<&m
 pub fn read(fd: RawFd, room: &mut [MaybeUninit<u8>], patience: Blocking) -> Result<&mut [u8]> {
     if patience == Blocking::DontWait {
         let piece = libc::iovec { iov_base: room.as_mut_ptr().cast(), iov_len: room.len() };
-        // SAFETY: `piece` is `room`, which is writable for its whole length; -1 is the file's own position.
-        let count = unsafe { preadv2(fd, &raw const piece, 1, -1, libc::RWF_NOWAIT) };
+        // SAFETY: `piece` is `room`, which is writable for its whole length.
+        let count = unsafe { read_without_waiting(fd, &piece) };
         // EPERM and EINVAL: of a sandbox.
         let is_refused =
             || matches!(Errno::last(), Errno::EOPNOTSUPP | Errno::ENOSYS | Errno::EPERM | Errno::EINVAL);
@@ -73,19 +74,24 @@ pub fn read(fd: RawFd, room: &mut [MaybeUninit<u8>], patience: Blocking) -> Resu
     read_waiting(fd, room)
 }
 
-#[cfg(not(target_env = "musl"))]
-use libc::preadv2;
-
-/// musl has the function since version 1.2.5.
+/// preadv2(2) at the file's own position (-1), with RWF_NOWAIT.
 ///
 /// # Safety
-/// As for preadv2(2).
-#[cfg(target_env = "musl")]
-#[allow(unsafe_code, reason = "a system call of that name, with its safety")]
-unsafe fn preadv2(fd: RawFd, pieces: *const libc::iovec, count: i32, offset: i64, flags: i32) -> isize {
-    let (low, high) = (offset as libc::c_long, (offset >> 32) as libc::c_long);
+/// The memory of `piece` is writable for its whole length.
+#[allow(unsafe_code, reason = "nix reads into initialised bytes only")]
+unsafe fn read_without_waiting(fd: RawFd, piece: &libc::iovec) -> isize {
+    let piece = ptr::from_ref(piece);
+    #[cfg(not(target_env = "musl"))]
     // SAFETY: as promised by the caller.
-    (unsafe { libc::syscall(libc::SYS_preadv2, fd, pieces, count, low, high, flags) }) as isize
+    let count = unsafe { libc::preadv2(fd, piece, 1, -1, libc::RWF_NOWAIT) };
+    // musl has the function since 1.2.5. The system call takes the position in two halves.
+    #[cfg(target_env = "musl")]
+    // SAFETY: as promised by the caller.
+    let count = unsafe {
+        let half: libc::c_long = -1;
+        libc::syscall(libc::SYS_preadv2, fd, piece, 1_usize, half, half, libc::RWF_NOWAIT) as isize
+    };
+    count
 }
 
 #[allow(unsafe_code, reason = "nix reads into initialised bytes only")]

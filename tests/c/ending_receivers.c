@@ -361,6 +361,11 @@ int main (void)
 	before = open_fds ();
 	for (i = 0; i < sizeof CALLS / sizeof CALLS[0]; i++)
 		for (way = 0; way < sizeof WAYS / sizeof WAYS[0]; way++) {
+#ifndef __GLIBC__
+			/* In musl a cancellation that is disabled interrupts poll(2), as a signal does: EINTR. */
+			if (WAYS[way] == DISABLED)
+				continue;
+#endif
 			current_call = CALLS[i].name;
 			end_in (&CALLS[i], WAYS[way], 3);
 			if (open_fds () != before)

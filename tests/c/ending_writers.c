@@ -283,7 +283,7 @@ static enum ipc_errors print (void)
 	return IPC_ERROR_NONE;
 }
 
-/* Standard output is a pipe that is full. */
+/* Standard output is a pipe that is full. Threads are not cancelled in printf of musl. */
 static void in_a_print (enum way way)
 {
 	int ends[2], before = dup (STDOUT_FILENO);
@@ -330,7 +330,11 @@ int main (void)
 		in_a_flush (ways[i]);
 		while_another_thread_writes (ways[i]);
 		CHECK (open_fds () == before);
+#ifdef __GLIBC__
 		in_a_print (ways[i]);
+#else
+		(void) in_a_print;
+#endif
 		CHECK (open_fds () == before);
 	}
 	in_a_list ();

@@ -9,7 +9,7 @@ use std::path::PathBuf;
 use std::process::{Command, Stdio};
 use std::thread;
 
-use crate::staging::examples::{DATA, Under, command, content, frame};
+use crate::staging::examples::{DATA, Under, command, content, frame, on_the_wire};
 use crate::staging::{LIMIT, Running, has, outcome, printed, sanitizers, skipped, until};
 
 const MOST: usize = 7_999_995;
@@ -133,7 +133,7 @@ fn length_over_the_maximum_ends_only_its_client() {
     let (mut bad, mut good) = (server.connect(), server.connect());
     assert_echo(&mut bad, b"still good");
     let length = u32::try_from(MOST + 1).unwrap();
-    bad.write_all(&[&[DATA][..], &length.to_ne_bytes()].concat()).unwrap();
+    bad.write_all(&[&[DATA][..], &on_the_wire(length).to_ne_bytes()].concat()).unwrap();
     assert_eq!(bad.read(&mut [0]).unwrap(), 0, "the connection is still open");
     assert_echo(&mut good, b"nothing noticed");
     assert_echo(&mut server.connect(), b"a new client");

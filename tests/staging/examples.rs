@@ -8,7 +8,10 @@ use std::path::{Path, PathBuf};
 use std::process::{ChildStdin, ChildStdout, Command, Stdio};
 use std::sync::OnceLock;
 
-use super::{LIMIT, Running, make_in, outcome, root, run, sanitizers, stage, until, valgrind};
+use super::{
+    LIMIT, Running, c_compiler_words, foreign_target, make_in, outcome, root, run, runner, sanitizers, stage,
+    until, valgrind,
+};
 
 /// The type of a message, MSG_TYPE_DATA.
 pub const DATA: u8 = 2;
@@ -28,6 +31,9 @@ pub fn program(name: &str, with_sanitizers: bool) -> PathBuf {
         let mut make = make_in(&copy);
         // All anew: a copied program may have been compiled against another library.
         make.arg("--always-make").arg(format!("CFLAGS=-O2 -g -Werror {}", flags.join(" ")));
+        if foreign_target().is_some() {
+            make.arg(format!("CC={}", c_compiler_words()));
+        }
         run(stage().configure_make(&mut make));
         copy
     });
@@ -44,7 +50,7 @@ pub enum Under {
 pub fn command(name: &str, rundir: &Path, under: Under) -> Command {
     let program = program(name, under == Under::Sanitizers);
     let mut command = match under {
-        Under::Nothing => Command::new(program),
+        Under::Nothing => runner(&program),
         Under::Valgrind => {
             let mut valgrind = valgrind();
             valgrind.arg(program);
@@ -161,7 +167,7 @@ impl Raw {
     pub fn hear(&mut self) -> String {
         let mut header = [0; 5];
         self.0.read_exact(&mut header).unwrap();
-        let length = u32::from_ne_bytes(header[1..].try_into().unwrap());
+        let length = on_the_wire(u32::from_ne_bytes(header[1..].try_into().unwrap()));
         let mut payload = vec![0; usize::try_from(length).unwrap()];
         self.0.read_exact(&mut payload).unwrap();
         String::from_utf8(payload).unwrap()
@@ -175,9 +181,18 @@ impl Raw {
     }
 }
 
+/// A length in the byte order of the machine that the programs run on, which may be emulated.
+pub fn on_the_wire(length: u32) -> u32 {
+    match foreign_target() {
+        Some(target) if target.starts_with("s390x") => length.to_be(),
+        Some(_) => length.to_le(),
+        None => length,
+    }
+}
+
 pub fn frame(payload: &[u8]) -> Vec<u8> {
     let length = u32::try_from(payload.len()).unwrap();
-    [&[DATA][..], &length.to_ne_bytes(), payload].concat()
+    [&[DATA][..], &on_the_wire(length).to_ne_bytes(), payload].concat()
 }
 
 /// A program that the test controls by standard input and output.

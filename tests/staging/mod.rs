@@ -35,18 +35,22 @@ pub fn has(tool: &str) -> bool {
     env::var_os("PATH").is_some_and(|path| env::split_paths(&path).any(|dir| dir.join(tool).is_file()))
 }
 
-/// The target that cargo builds for, if it is not the default target. The tests themselves still run on this
-/// machine; they compile C programs with `CC` and run them with `LIBIPC_TEST_RUNNER`.
+/// The Rust target of the library under test, if `tests/everywhere/run.sh` has set one. The test program itself runs on this
+/// machine; C programs are compiled with `LIBIPC_TEST_CC` and run with `LIBIPC_TEST_RUNNER`.
 pub fn foreign_target() -> Option<String> {
-    env::var("CARGO_BUILD_TARGET").ok().filter(|target| !target.is_empty())
+    env::var("LIBIPC_TEST_TARGET").ok().filter(|target| !target.is_empty())
 }
 
-/// The compiler for programs in C.
+/// The C compiler and its options.
 pub fn c_compiler() -> Command {
-    command_of(&env::var("CC").unwrap_or_else(|_| "cc".to_owned()))
+    command_of(&c_compiler_words())
 }
 
-/// The command that runs a compiled program.
+pub fn c_compiler_words() -> String {
+    env::var("LIBIPC_TEST_CC").unwrap_or_else(|_| "cc".to_owned())
+}
+
+/// The command for a compiled program: the emulator, if one is set, and the program.
 pub fn runner(program: &Path) -> Command {
     let mut words = env::var("LIBIPC_TEST_RUNNER").unwrap_or_default();
     words.push(' ');
@@ -93,10 +97,12 @@ pub fn make_in(dir: &Path) -> Command {
 pub fn make(target: &str, destination: &Path) -> Command {
     let mut make = make_in(root());
     make.arg(target).arg("PREFIX=/usr").arg(format!("DESTDIR={}", destination.display()));
-    // The strip of this machine may not know the binary format of another one.
-    if !has("strip") || foreign_target().is_some() {
+    let target = foreign_target();
+    // The strip of this machine may not read files for another one.
+    if !has("strip") || target.is_some() {
         make.arg("STRIP=");
     }
+    make.envs(target.map(|target| ("CARGO_BUILD_TARGET", target)));
     make
 }
 

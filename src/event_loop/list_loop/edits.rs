@@ -243,7 +243,12 @@ impl EventLoop {
             match member.state {
                 State::Open | State::Broken => set.push(member.fd, libc::POLLIN),
                 State::Accepted => is_any_ready = true,
-                State::Waiting | State::Draining | State::AtEof | State::Closed | State::Vacant => {}
+                State::Waiting
+                | State::Draining
+                | State::Drained
+                | State::AtEof
+                | State::Closed
+                | State::Vacant => {}
             }
             is_any_ready |= member.has(READABLE) && table::has_ahead(guard, member.fd);
         }

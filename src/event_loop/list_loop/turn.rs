@@ -73,7 +73,12 @@ impl EventLoop {
                 return happened(What::Connection);
             }
             State::Open | State::Draining => {}
-            State::Waiting | State::Broken | State::AtEof | State::Closed | State::Vacant => return Ok(None),
+            State::Waiting
+            | State::Broken
+            | State::Drained
+            | State::AtEof
+            | State::Closed
+            | State::Vacant => return Ok(None),
         }
         if !is_readable && !is_writable {
             return Ok(None);
@@ -88,6 +93,7 @@ impl EventLoop {
         }
         if member.state == State::Draining {
             if !has_unsent(guard, member.fd) {
+                self.set_state(slot, State::Drained);
                 self.registry.turns.push_end(slot);
             }
             return Ok(None);
@@ -176,6 +182,7 @@ impl EventLoop {
                     // The peer may still read.
                     self.registry.watch_output(slot, true);
                 } else {
+                    self.set_state(slot, State::Drained);
                     self.registry.turns.push_end(slot);
                 }
             }
@@ -274,10 +281,6 @@ impl EventLoop {
         let located = self.locate(guard, list, token);
         let located = located.inspect_err(|_| self.registry.turns.push_end(slot))?;
         let Some((member, origin)) = located.filter(|(member, _)| member.has_end()) else { return Ok(None) };
-        if member.state == State::Draining && has_unsent(guard, member.fd) {
-            // This end was queued for a former member of the slot.
-            return Ok(None);
-        }
         let is_verified =
             member.state != State::Closed && (member.has(VERIFIED) || self.verify(guard, slot)?);
         if is_verified {
