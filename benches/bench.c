@@ -126,9 +126,9 @@ ping (struct client *client, int connection)
     check_number (transport->receive (peer), size, number);
 }
 
-/* The folder of the sockets. */
+/* The directory of the sockets. */
 
-static char folder[64];
+static char dir[64];
 static pid_t folder_owner;
 
 static void
@@ -137,14 +137,14 @@ remove_folder (void)
     DIR *directory;
     struct dirent *entry;
 
-    if (getpid () != folder_owner || (directory = opendir (folder)) == NULL) {
+    if (getpid () != folder_owner || (directory = opendir (dir)) == NULL) {
         return;
     }
     while ((entry = readdir (directory)) != NULL) {
         unlinkat (dirfd (directory), entry->d_name, 0);
     }
     closedir (directory);
-    rmdir (folder);
+    rmdir (dir);
 }
 
 void
@@ -153,12 +153,12 @@ make_folder (void)
     const char *parent = getenv ("TMPDIR");
 
     /* Paths of sockets are short. */
-    if (parent == NULL || strlen (parent) > sizeof folder - sizeof "/libipc-bench-XXXXXX") {
+    if (parent == NULL || strlen (parent) > sizeof dir - sizeof "/libipc-bench-XXXXXX") {
         parent = "/tmp";
     }
-    snprintf (folder, sizeof folder, "%s/libipc-bench-XXXXXX", parent);
-    if (mkdtemp (folder) == NULL || setenv ("IPC_RUNDIR", folder, 1) != 0) {
-        fail ("%s: %s", folder, strerror (errno));
+    snprintf (dir, sizeof dir, "%s/libipc-bench-XXXXXX", parent);
+    if (mkdtemp (dir) == NULL || setenv ("IPC_RUNDIR", dir, 1) != 0) {
+        fail ("%s: %s", dir, strerror (errno));
     }
     folder_owner = getpid ();
     atexit (remove_folder);
@@ -167,7 +167,7 @@ make_folder (void)
 void
 path_in_folder (char *path, size_t size, const char *name)
 {
-    if (snprintf (path, size, "%s/%s", folder, name) >= (int) size) {
+    if (snprintf (path, size, "%s/%s", dir, name) >= (int) size) {
         fail ("the path of %s is too long", name);
     }
 }

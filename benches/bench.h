@@ -137,7 +137,7 @@ struct inbox {
 };
 bool wants_answer (struct inbox *inbox, const char *payload, size_t size);
 
-/* The folder of the sockets, which is removed when this process exits; and a path in it. */
+/* The directory of the sockets, which is removed when this process exits; and a path in it. */
 void make_folder (void);
 void path_in_folder (char *path, size_t size, const char *name);
 

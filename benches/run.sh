@@ -2,7 +2,7 @@
 # Builds and runs all benchmarks and makes a table and a picture of their figures: `make bench` calls it.
 # README.md tells how to read them.
 #
-# Variables: CARGO_TARGET_DIR (target), LIBIPC_BUILD (its folder with the release library), CC, CARGO,
+# Variables: CARGO_TARGET_DIR (target), LIBIPC_BUILD (its directory with the release library), CC, CARGO,
 # PKG_CONFIG; QUICK=1 for a look that takes seconds. It ends with another status than 0 if something does not
 # work; a figure, however bad, is no failure.
 #
@@ -180,7 +180,7 @@ size () {
         >> "$out/results.tsv"
 }
 
-# The framing alone, in Rust. In a folder of its own: it would put a library without link-time optimisation
+# The framing alone, in Rust. In a directory of its own: it would put a library without link-time optimisation
 # where cargo keeps the one to be installed.
 framing () {
     say "  framing"

@@ -21,7 +21,7 @@ client_run (enum behaviour behaviour, int seat, uint64_t seed)
     client.hello.seed = dice_roll (&client.dice);
     client.hello.behaviour = behaviour;
     client.hello.seat = (uint32_t) seat;
-    snprintf (who, sizeof who, "a %s client, seat %d, seed %llu", behaviour_names[behaviour], seat,
+    snprintf (process_name, sizeof process_name, "a %s client, seat %d, seed %llu", behaviour_names[behaviour], seat,
               (unsigned long long) seed);
     client_limit ();
     behave[behaviour](&client);
@@ -38,7 +38,7 @@ void
 client_connect (struct client *client)
 {
     if (! good ("ipc_connection", ipc_connection (environ, &client->info, SERVICE))) {
-        _exit (EXIT_SUCCESS); /* told already */
+        _exit (EXIT_SUCCESS); /* reported already */
     }
     ADD (shared->tallies[client->behaviour].connections, 1);
     SET (client->seat->connected, true);
@@ -133,7 +133,7 @@ client_awaits_end (struct client *client)
     client_limit ();
     code = ipc_read (&client->info, &m);
     if (code == IPC_ERROR_NONE) {
-        broken (DOUBLED, "a message of %u bytes behind the last one", (unsigned) m.length);
+        broken (DOUBLED, "a message of %u bytes after the last one", (unsigned) m.length);
         ipc_message_empty (&m);
     } else if (code != IPC_ERROR_CLOSED_RECIPIENT) {
         broken (CALLS, "ipc_read at the end: %s (%s)", ipc_errors_get (code), strerror (errno));

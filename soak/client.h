@@ -1,5 +1,5 @@
 /*
- * A client: one process, one connection to the server, and what each behaviour makes of it.
+ * A client: one process, one connection to the server, and the behaviours that a client can have.
  *
  * SPDX-License-Identifier: MIT OR Apache-2.0
  */
@@ -8,7 +8,7 @@
 
 #include "sessions.h"
 
-/* The largest payload of the clients that have the room for it. */
+/* The largest payload of clients that allocate that much. */
 #define LARGEST IPC_MAX_MESSAGE_SIZE
 
 struct client {
@@ -17,47 +17,47 @@ struct client {
     struct dice dice;
     struct ipc_connection_info info;
     struct hello hello;
-    /* What it sends, and what has to come back, which is the same. */
+    /* The messages that it sends, and the answers, which are the same messages. */
     struct stream up[LANES], back[LANES];
-    /* For a payload to send: hello.largest bytes. */
+    /* A buffer for a payload to send, of hello.largest bytes. */
     char *room;
 };
 
-/* A whole session, from before the connection to after it; in a process of its own. */
+/* A whole session, from before the connection until after it; in a process of its own. */
 void client_run (enum behaviour behaviour, int seat, uint64_t seed);
 
-/* ---- What the behaviours share ---- */
+/* ---- Shared by the behaviours ---- */
 
-/* Connects. Without it nothing goes: ends the process. */
+/* Connects; ends the process if that fails. */
 void client_connect (struct client *client);
 
-/* Connects, says hello with what client->hello has, and waits for the answer. */
+/* Connects, sends HELLO with the content of client->hello, and waits for the answer. */
 void client_begin (struct client *client);
 
 /* Sends the next message of the lane. */
 void client_send (struct client *client, enum verb verb, int lane);
 
-/* Waits for a message; whether there was one. It is the caller's to empty. */
+/* Waits for a message; returns whether one arrived. The caller frees it. */
 bool client_read (struct client *client, struct ipc_message *m);
 
-/* Waits for the next answer, which has to be right; whether there was one. */
+/* Waits for the next answer, which must be right; returns whether one arrived. */
 bool client_receive (struct client *client);
 
-/* An answer has come. */
+/* Checks an answer. */
 void client_take (struct client *client, const struct ipc_message *m);
 
-/* Everything that was asked has to be answered by now. */
+/* Checks that every request was answered. */
 void client_has_all (const struct client *client);
 
-/* The server has to have ended the connection: nothing more comes. */
+/* Checks that the server has ended the connection: no byte arrives any more. */
 void client_awaits_end (struct client *client);
 
 void client_close (struct client *client);
 
-/* Nothing that the process waits for from now on may take longer than LIMIT_SECONDS. */
+/* From now on no wait of this process may take longer than LIMIT_SECONDS. */
 void client_limit (void);
 
-/* A question and its answer have taken so long. */
+/* Records how long a request and its answer took. */
 void client_turn (const struct client *client, uint64_t begin);
 
 /* ---- Behaviours ---- */

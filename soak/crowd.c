@@ -7,20 +7,20 @@
 
 #include "client.h"
 
-/* Who sits where; then it begins again. */
+/* The behaviours of the seats, in order; after the last the list begins again. */
 static const enum behaviour order[FEWEST_SEATS] = {
     POLITE, FLOODING, POLITE, STUCK,   DESCRIPTORS, POLITE,  HOSTILE,     SLOW,   POLITE, THREADS,
     POLITE, HOSTILE,  SLOW,   POLITE,  KILLED,      HOSTILE, DESCRIPTORS, POLITE, DISMISSED, FLOODING,
 };
 
-/* One who is to be killed lives for less than that. */
+/* A client that is to be killed lives no longer than this. */
 #define LIFE_MILLISECONDS 400
 
 struct place {
     pid_t process;
     enum behaviour behaviour;
-    uint64_t taken; /* how many have sat here */
-    uint64_t seed;  /* of the one that does */
+    uint64_t taken; /* how many clients have had this seat */
+    uint64_t seed;  /* of the client that has it now */
     uint64_t kill_at;
 };
 

@@ -1,5 +1,5 @@
 /*
- * Those who send a lot before they read: the flooding ones, those who write from several threads, and those who
+ * Clients that send much before they read: flooding clients, clients that write from several threads, and clients that
  * do not read at all, or only after the server could queue no more.
  *
  * SPDX-License-Identifier: MIT OR Apache-2.0
@@ -11,7 +11,7 @@
 
 #define WRITERS 3
 
-/* All answers together are well below what the server may queue. */
+/* All answers together are well below the limit of the server's queue. */
 #define FLOOD 4000
 
 void
@@ -41,7 +41,7 @@ be_flooding (struct client *client)
     client_close (client);
 }
 
-/* One of several that write to the same connection. */
+/* One of several threads that write to the same connection. */
 struct writer {
     pthread_t thread;
     struct ipc_connection_info *info;
@@ -97,7 +97,7 @@ be_threads (struct client *client)
     client_close (client);
 }
 
-/* Reads what the server has accepted for it; that has to be all that the server says it was. */
+/* Reads the messages that the server has accepted for this client; the server says how many there must be. */
 static void
 read_late (struct client *client)
 {
@@ -133,12 +133,12 @@ be_stuck (struct client *client)
     client_send (client, FILL, 0);
     AWAIT (GET (client->seat->full));
     if (! GET (client->seat->full)) {
-        broken (HUNG, "one who does not read is not refused");
+        broken (HUNG, "one process_name does not read is not refused");
     }
     pause_ms (dice_below (&client->dice, 1000));
     if (reads_late) {
         read_late (client);
-        /* The connection is as good as any. */
+        /* The connection can be used like any other. */
         client->back[0].next = client->up[0].next;
         for (int i = 0; i < 10; i++) {
             client_send (client, ECHO, 0);

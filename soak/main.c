@@ -1,6 +1,6 @@
 /*
- * soak: one server and a crowd of clients of all kinds, for minutes or hours; at the end what has come of the
- * promises. README.md tells how to read it.
+ * soak: one server and many clients of all kinds, for minutes or hours; at the end, which promises were broken.
+ * README.md describes the output.
  *
  * SPDX-License-Identifier: MIT OR Apache-2.0
  */
@@ -16,15 +16,15 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
-/* What the server may have more at the end than after the first wave. The library's tables of connections grow
- * with the most that there were at a time, and do not shrink: some of those that have gone are still to be told.
- * What is lost with each connection comes to more within minutes. */
+/* How much more the server may have at the end than after the first wave. The library's tables of connections grow
+ * with the largest number of connections at a time, and do not shrink: connections that were closed stay in them
+ * until their disconnection is reported. A leak with each connection exceeds this within minutes. */
 #define MORE_HEAP (64 << 10)
 #define MORE_HEAP_PER_CLIENT (1 << 10)
 #define MORE_RESIDENT (8 << 20)
 
-/* What the median of the heap in use and not queued for clients may be in the last quarter above that of the
- * second: messages that have come in part. With fewer samples it is not judged. */
+/* How much higher the median of the heap in use, without queues for clients, may be in the last quarter than in the
+ * second: messages that were received in part. With fewer samples it is not checked. */
 #define MORE_IN_QUARTER (64 << 20)
 #define FEWEST_SAMPLES 40
 
@@ -41,7 +41,7 @@ interrupt (int number)
     is_interrupted = 1;
 }
 
-/* What a client does not need of the driver. */
+/* Closes the descriptors of the driver that a client does not need. */
 static void
 leave (void)
 {
@@ -81,7 +81,7 @@ ring (void)
     rung++;
 }
 
-/* Nobody is there: has the server look at itself. `when` is 0 after the first wave, 1 at the end. */
+/* No client is connected: the server measures itself. `when` is 0 after the first wave, 1 at the end. */
 static void
 measure (struct run *run, int when)
 {
@@ -102,7 +102,7 @@ measure (struct run *run, int when)
     run->open[when] = GET (counts->open);
 }
 
-/* The crowd comes and goes until the time is over, or until each seat was taken so many times. False: the server
+/* Starts clients until the time is over, or until each seat was taken this many times. Returns false if the server
  * has ended before. */
 static bool
 let_come_and_go (const struct run *run, pid_t server)
@@ -154,7 +154,7 @@ check_events (void)
                 (unsigned long long) shared->breaches);
     }
     if (counts->watched != rung) {
-        broken (CALLS, "ipc_watch_fd: told of %llu of %llu", (unsigned long long) counts->watched,
+        broken (CALLS, "ipc_watch_fd: reported %llu of %llu", (unsigned long long) counts->watched,
                 (unsigned long long) rung);
     }
 }
@@ -206,25 +206,25 @@ make_folder (char *path, size_t size)
     }
 }
 
-/* Removes the run directory, in which the server has to have left nothing, if it came to its end. */
+/* Removes the run directory, which must be empty if the server ended normally. */
 static void
-remove_folder (const char *folder, bool is_well)
+remove_folder (const char *dir, bool is_well)
 {
     char socket[PATH_MAX];
 
-    if (rmdir (folder) == 0) {
+    if (rmdir (dir) == 0) {
         return;
     }
     if (is_well) {
-        broken (LEFT_BEHIND, "%s: %s", folder, strerror (errno));
+        broken (LEFT_BEHIND, "%s: %s", dir, strerror (errno));
     }
     service_path (socket, SERVICE, 0, 0);
     unlink (socket);
-    rmdir (folder);
+    rmdir (dir);
 }
 
-/* What the C library keeps for the next malloc of each thread would count as in use. It reads this when a
- * program begins. */
+/* Free blocks that the C library caches for each thread would count as in use. The C library reads this variable
+ * when a program begins. */
 static void
 without_cache (char *argv[])
 {
@@ -279,7 +279,7 @@ int
 main (int argc, char *argv[])
 {
     struct run run = {0};
-    char folder[PATH_MAX];
+    char dir[PATH_MAX];
     pid_t server;
     uint64_t begin;
     bool is_well;
@@ -289,7 +289,7 @@ main (int argc, char *argv[])
     printf ("soak: %d clients at a time, seed %llu\n", run.clients, (unsigned long long) run.seed);
     fflush (stdout);
 
-    make_folder (folder, sizeof folder);
+    make_folder (dir, sizeof dir);
     shared_begin (run.clients);
     signal (SIGINT, interrupt);
     signal (SIGTERM, interrupt);
@@ -311,6 +311,6 @@ main (int argc, char *argv[])
         check_events ();
         check_resources (&run);
     }
-    remove_folder (folder, is_well);
+    remove_folder (dir, is_well);
     return print_tables (&run) ? EXIT_SUCCESS : EXIT_FAILURE;
 }

@@ -1,6 +1,6 @@
 /*
- * Those who ask, wait for the answer, look at every byte of it, and go: the polite ones, those who are dismissed
- * by the server, those who pass descriptors, and the first wave.
+ * Clients that send a request, wait for the answer, check every byte of it, and leave: polite clients, clients that the
+ * server dismisses, clients that pass descriptors, and the first wave.
  *
  * SPDX-License-Identifier: MIT OR Apache-2.0
  */
@@ -19,7 +19,7 @@ some_largest (struct client *client)
     return largest[dice_below (&client->dice, sizeof largest / sizeof largest[0])];
 }
 
-/* ipc_write, ipc_read. */
+/* With ipc_write and ipc_read. */
 static void
 ask_and_wait (struct client *client, uint32_t messages)
 {
@@ -34,7 +34,7 @@ ask_and_wait (struct client *client, uint32_t messages)
     }
 }
 
-/* The client's own list: its answers are events. */
+/* The client has a list of its own: its answers are events. */
 static void
 ask_and_wait_for_events (struct client *client, uint32_t messages)
 {
@@ -61,7 +61,7 @@ ask_and_wait_for_events (struct client *client, uint32_t messages)
     ipc_connections_free (&list);
 }
 
-/* ipc_queue, ipc_flush; a batch is less than the kernel and the server's queue hold. */
+/* With ipc_queue and ipc_flush; a batch is smaller than the socket buffer and the server's queue. */
 static void
 ask_in_batches (struct client *client, uint32_t messages)
 {
@@ -115,7 +115,7 @@ be_dismissed (struct client *client)
     client_close (client);
 }
 
-/* Gives a file with a message; the server looks into it. */
+/* Passes a file with a message; the server checks its content. */
 static void
 give (struct client *client)
 {
@@ -127,7 +127,7 @@ give (struct client *client)
     client_receive (client);
 }
 
-/* Wants a file with the answer, and looks into it. */
+/* Requests a file with the answer, and checks its content. */
 static void
 want (struct client *client)
 {
@@ -170,7 +170,7 @@ be_descriptors (struct client *client)
 void
 be_warming (struct client *client)
 {
-    /* As much as can be remembered of a connection. */
+    /* The library shall keep all kinds of data for the connection. */
     client->hello.max_message = 1000000;
     client->hello.max_queue = 1000000;
     client->hello.wants_descriptors = 1;

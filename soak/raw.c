@@ -1,5 +1,5 @@
 /*
- * Those who speak the wire format by themselves, or do not: the slow ones, the hostile ones, and those who are
+ * Clients that implement the wire format themselves, or violate it: slow clients, hostile clients, and clients that are
  * killed while they send.
  *
  * SPDX-License-Identifier: MIT OR Apache-2.0
@@ -10,10 +10,10 @@
 #include <sys/uio.h>
 #include <unistd.h>
 
-/* How many descriptors come with one message that nobody has asked for. */
+/* How many descriptors are sent with one message although the server did not ask for them. */
 #define UNASKED 20
 
-/* What the server takes no more is not of interest. */
+/* Bytes that the server no longer accepts are ignored. */
 static bool
 send_bytes (const struct client *client, const char *bytes, size_t size)
 {
@@ -51,7 +51,7 @@ next_frame (struct client *client, enum verb verb, size_t *size)
     return frame;
 }
 
-/* Reads the rest of a frame in small pieces, with pauses; whether it came. */
+/* Reads the rest of a frame in small pieces, with pauses; returns whether it arrived. */
 static bool
 read_slowly (struct client *client, char *bytes, size_t size, size_t piece)
 {
@@ -71,7 +71,7 @@ read_slowly (struct client *client, char *bytes, size_t size, size_t piece)
     return true;
 }
 
-/* Asks byte by byte, or all at once, and reads the answer in pieces. */
+/* Sends a request byte by byte, or at once, and reads the answer in pieces. */
 static bool
 ask_slowly (struct client *client, bool asks_at_once, size_t piece)
 {
@@ -135,9 +135,9 @@ be_killed (struct client *client)
     }
 }
 
-/* ---- The hostile ones ---- */
+/* ---- Hostile clients ---- */
 
-/* The server has to end the connection of one who breaks the protocol. */
+/* The server must end the connection of a client that violates the protocol. */
 static void
 has_broken_the_protocol (struct client *client)
 {
@@ -223,7 +223,7 @@ come_and_go (struct client *client)
     client_connect (client);
 }
 
-/* Asks, says that nothing more comes, and reads the answers to the end. */
+/* Sends requests, shuts down its sending side, and reads the answers to end of file. */
 static void
 half_close (struct client *client)
 {
@@ -239,7 +239,7 @@ half_close (struct client *client)
     client_awaits_end (client);
 }
 
-/* Asks for much, and goes with the answers unread. */
+/* Requests many answers, and closes the connection with the answers unread. */
 static void
 leave_answers_unread (struct client *client)
 {
@@ -277,7 +277,7 @@ send_with_descriptors (struct client *client, const char *frame, size_t size)
     ssize_t sent = sendmsg (client->info.fd, &message, MSG_NOSIGNAL);
 
     if (sent < 0 && errno == EPERM) {
-        /* From Linux 6.16 on the kernel refuses what was not asked for. */
+        /* From Linux 6.16 on the kernel refuses descriptors that the server did not ask for. */
         message.msg_control = NULL;
         message.msg_controllen = 0;
         sent = sendmsg (client->info.fd, &message, MSG_NOSIGNAL);
@@ -287,7 +287,7 @@ send_with_descriptors (struct client *client, const char *frame, size_t size)
     }
 }
 
-/* Passes descriptors that nobody has asked for, or that the server allows and does not take. */
+/* Passes descriptors that the server did not ask for, or that it allows and does not take. */
 static void
 pass_descriptors (struct client *client)
 {
@@ -317,6 +317,6 @@ be_hostile (struct client *client)
 
     pause_ms (dice_below (&client->dice, 50));
     tricks[dice_below (&client->dice, sizeof tricks / sizeof tricks[0])](client);
-    /* Without the library, which would be more polite. */
+    /* Without the library, which would close the connection in order. */
     close (client->info.fd);
 }

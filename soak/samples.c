@@ -12,7 +12,7 @@ look (pid_t server, struct sample *sample)
     char path[64];
     unsigned long pages;
     FILE *file;
-    DIR *folder;
+    DIR *dir;
     bool found;
 
     snprintf (path, sizeof path, "/proc/%d/statm", (int) server);
@@ -23,18 +23,18 @@ look (pid_t server, struct sample *sample)
     found = fscanf (file, "%*u %lu", &pages) == 1;
     fclose (file);
     snprintf (path, sizeof path, "/proc/%d/fd", (int) server);
-    folder = opendir (path);
-    if (! found || folder == NULL) {
+    dir = opendir (path);
+    if (! found || dir == NULL) {
         return false;
     }
     sample->resident = pages * (uint64_t) sysconf (_SC_PAGESIZE);
     sample->heap = GET (shared->server.heap);
     sample->queued = GET (shared->server.queued);
     sample->open = 0;
-    while (readdir (folder) != NULL) {
+    while (readdir (dir) != NULL) {
         sample->open++;
     }
-    closedir (folder);
+    closedir (dir);
     sample->open -= sample->open < 2 ? sample->open : 2; /* "." and ".." */
     return true;
 }

@@ -9,23 +9,23 @@
 
 #include "sessions.h"
 
-/* Another C library does not tell what is in use: there the resident memory has to do. */
+/* Other C libraries do not report the heap in use: then the resident memory is used. */
 #ifdef __GLIBC__
 #if __GLIBC_PREREQ (2, 33)
 #define HAS_MALLINFO2
 #endif
 #endif
 
-/* How many events are taken at once. */
+/* How many events one call receives. */
 #define EVENTS 32
 
-/* After how many waits the way of waiting changes. */
+/* After how many waits the server changes its way of waiting. */
 #define WAITS_OF_A_WAY 200
 
-/* After how many ticks the timer is taken out of the list, and put in again. */
+/* After how many ticks the timer is removed from the list, and added again. */
 #define TICKS_OF_A_TIMER 20
 
-/* How often at most events are taken before poll is asked again: a busy server would never get there. */
+/* How many events are handled at most before the next poll: a busy server would otherwise never poll. */
 #define TURNS_OF_A_POLL 8
 
 enum way { ONE, TIMED, MANY, POLLED, WAYS };
@@ -36,7 +36,7 @@ static struct ipc_event events[EVENTS];
 
 static int control_fd, timer_fd, watched_fd;
 
-/* What is to be done once the events in hand are seen to. */
+/* Work that is done after the current events are handled. */
 static bool is_to_measure, is_to_end, is_to_renew;
 
 static uint64_t
@@ -52,24 +52,24 @@ resident_bytes (void)
     return pages * (uint64_t) sysconf (_SC_PAGESIZE);
 }
 
-/* But for those that the library keeps to hold numbers: they can only be closed. */
+/* Without the descriptors with which the library holds numbers: they can only be closed. */
 static uint64_t
 open_descriptors (void)
 {
     uint64_t number = 0;
     struct dirent *entry;
-    DIR *folder = opendir ("/proc/self/fd");
+    DIR *dir = opendir ("/proc/self/fd");
 
-    if (folder == NULL) {
+    if (dir == NULL) {
         give_up ("/proc/self/fd");
     }
-    while ((entry = readdir (folder)) != NULL) {
+    while ((entry = readdir (dir)) != NULL) {
         int flags = entry->d_name[0] == '.' ? -1 : fcntl (atoi (entry->d_name), F_GETFL);
 
         number += flags >= 0 && (flags & O_PATH) == 0;
     }
-    closedir (folder);
-    return number - 1; /* that of the folder itself */
+    closedir (dir);
+    return number - 1; /* that of the directory itself */
 }
 
 static void
@@ -90,7 +90,7 @@ clean_events (void)
     }
 }
 
-/* What is in use when nobody is there: the driver compares it with what was in use before. */
+/* The memory in use without clients: the driver compares it with an earlier measurement. */
 static void
 measure (void)
 {
@@ -114,7 +114,7 @@ take_extra (const struct ipc_event *event)
 
     if (event->origin->fd == watched_fd) {
         if (m != NULL || read (watched_fd, &number, sizeof number) != sizeof number) {
-            broken (CALLS, "ipc_watch_fd: told without a cause");
+            broken (CALLS, "ipc_watch_fd: reported without a cause");
             return;
         }
         ADD (shared->server.watched, number);
@@ -162,7 +162,7 @@ take_event (const struct ipc_event *event)
             break;
         }
         if (session->has_failed || ! may_go (session)) {
-            broken (TURNS, "an ERROR of one who is %s%s", behaviour_names[session->behaviour],
+            broken (TURNS, "an ERROR of one process_name is %s%s", behaviour_names[session->behaviour],
                     session->has_failed ? ", after another" : "");
         }
         session->has_failed = true;
@@ -183,7 +183,7 @@ take_event (const struct ipc_event *event)
     }
 }
 
-/* Does what would have been wrong while events were in hand. */
+/* Makes the changes that would be wrong while events are being handled. */
 static void
 tidy (void)
 {
@@ -199,7 +199,8 @@ tidy (void)
     }
 }
 
-/* Takes what is there, several at once; waits as long as that for the first. How many there were. */
+/* Handles the pending events, several at once; waits for the first one for at most this time. Returns how many there
+ * were. */
 static size_t
 take_many (int timeout)
 {
@@ -282,7 +283,7 @@ end (uint64_t open_before)
     ipc_connections_free (&clients);
     good ("ipc_server_close", ipc_server_close (&service));
     if (open_descriptors () != open_before) {
-        broken (OPEN, "%d descriptors where there were %d", (int) open_descriptors (), (int) open_before);
+        broken (OPEN, "%d descriptors, and there were %d", (int) open_descriptors (), (int) open_before);
     }
 }
 
@@ -293,7 +294,7 @@ serve (int control, int watched)
     uint64_t broken_calls = GET (shared->broken[CALLS]);
     int event_fd;
 
-    strcpy (who, "server");
+    strcpy (process_name, "server");
     control_fd = control;
     watched_fd = watched;
     begin_timer ();
@@ -303,7 +304,7 @@ serve (int control, int watched)
         || ! good ("ipc_watch_fd", ipc_watch_fd (&clients, watched_fd))) {
         return EXIT_FAILURE;
     }
-    /* Its descriptors stay from now on. */
+    /* From now on this process keeps its descriptors. */
     good ("ipc_event_fd", ipc_event_fd (&clients, &service, &event_fd));
     measure ();
     while (! is_to_end) {

@@ -8,10 +8,10 @@
 
 #include "shared.h"
 
-/* Commands on the control pipe. Its end ends the server. */
+/* Commands on the control pipe. The server ends at its end of file. */
 #define MEASURE 'm'
 
-/* Serves; the status to exit with. `watched` is an eventfd that the driver writes to. */
+/* Runs the server; returns the exit status. `watched` is an eventfd that the driver writes to. */
 int serve (int control, int watched);
 
 #endif

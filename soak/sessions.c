@@ -2,7 +2,7 @@
 
 #include <unistd.h>
 
-/* What the kernel may hold for one who does not read, and what was on its way before. */
+/* The bytes that the kernel may hold for a client that does not read, including bytes that were sent before. */
 #define KERNEL_ROOM (4 << 20)
 
 #define ALL_QUEUES ((size_t) 256 << 20)
@@ -43,7 +43,7 @@ session_of (const struct ipc_connection_info *origin, const char *event)
     struct session *session = find (origin);
 
     if (session == NULL) {
-        broken (TURNS, "%s of somebody who is not there", event);
+        broken (TURNS, "%s of somebody process_name is not there", event);
     }
     return session;
 }
@@ -100,7 +100,7 @@ may_go (const struct session *session)
     }
 }
 
-/* Judges a write to the client that was begun then; whether it was accepted. */
+/* Checks the result of a write to the client, which began at that time; returns whether it was accepted. */
 static bool
 accepted (const struct session *session, const char *call, uint64_t begin, enum ipc_errors code)
 {
@@ -112,9 +112,9 @@ accepted (const struct session *session, const char *call, uint64_t begin, enum 
         && (session->behaviour == STUCK || session->behaviour == HOSTILE)) {
         ADD (shared->server.refusals, 1);
     } else if (code == IPC_ERROR_USOCK_SEND && errno == EPIPE && may_go (session)) {
-        ADD (shared->server.gone, 1);
+        ADD (shared->server.epipes, 1);
     } else {
-        broken (CALLS, "%s to one who is %s: %s (%s)", call, behaviour_names[session->behaviour],
+        broken (CALLS, "%s to one process_name is %s: %s (%s)", call, behaviour_names[session->behaviour],
                 ipc_errors_get (code), strerror (errno));
     }
     return false;
@@ -150,7 +150,7 @@ take_hello (struct session *session, const struct ipc_message *m)
     answer (session, m);
 }
 
-/* Looks at the file that has come with the message. */
+/* Checks the file that was passed with the message. */
 static void
 take_file (const struct session *session, int lane)
 {
@@ -178,7 +178,7 @@ give_file (const struct session *session, const struct ipc_message *m, int lane)
     close (fd);
 }
 
-/* Says how much was accepted; tried again later where there is no room for that. */
+/* Sends the number of accepted messages; it is sent later if the queue has no room for it. */
 static void
 tell_count (struct session *session)
 {
@@ -188,7 +188,7 @@ tell_count (struct session *session)
     session->owes_count = ! answer (session, &m) && errno == EAGAIN;
 }
 
-/* Sends to one who does not read, until no more is accepted. */
+/* Sends to a client that does not read, until a message is refused. */
 static void
 fill (struct session *session)
 {
@@ -272,7 +272,7 @@ sessions_drop (struct ipc_connection_infos *clients)
         }
         session->is_to_drop = false;
         if (session->hello.seed % 2 == 0) {
-            /* The event loop will tell the end. */
+            /* The event loop will report the disconnection. */
             session->is_dropped = true;
             good ("ipc_close", ipc_close (session->origin));
         } else {

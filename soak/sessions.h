@@ -1,6 +1,6 @@
 /*
- * The server's sessions: one for each connection, from its CONNECTION to its DISCONNECTION, with what the server
- * expects of it. What the event loop tells is compared with them.
+ * The server's sessions: one for each connection, from its CONNECTION to its DISCONNECTION, with the server's
+ * expectations. The events of the event loop are compared with them.
  *
  * SPDX-License-Identifier: MIT OR Apache-2.0
  */
@@ -9,18 +9,18 @@
 
 #include "stream.h"
 
-/* What a client says of itself, in the payload of its first message. */
+/* The description that a client sends of itself, in the payload of its first message. */
 struct hello {
     uint64_t seed;
     uint32_t behaviour;
     uint32_t seat;
     uint32_t largest;
     uint32_t is_flat;
-    /* What the server is to set for the connection. */
+    /* The settings that the server must make for the connection. */
     uint32_t max_message, max_queue, wants_descriptors;
 };
 
-/* The streams of a client's lanes, and the one that fills its queue. */
+/* The streams of a client's lanes, and the stream that fills its queue. */
 struct stream up_stream (const struct hello *hello, int lane);
 struct stream down_stream (const struct hello *hello);
 
@@ -30,32 +30,32 @@ struct session {
     struct hello hello;
     struct stream up[LANES];
     struct stream down;
-    /* An ERROR was told: nothing but the DISCONNECTION may follow. */
+    /* An ERROR was reported: only the DISCONNECTION may follow. */
     bool has_failed;
-    /* It is to be ended; and the server has closed it, and is to be told the end. */
+    /* The session must be ended; and the server has closed it, and its DISCONNECTION must be reported. */
     bool is_to_drop, is_dropped;
-    /* It was refused, and is to be told how many messages were accepted, when there is room. */
+    /* A message was refused; the number of accepted messages must be sent when the queue has room. */
     bool owes_count;
 };
 
-/* The session of an event's origin, which has to have one. */
+/* The session of an event's origin, which must have one. */
 struct session *session_of (const struct ipc_connection_info *origin, const char *event);
 
 void session_begin (struct ipc_connection_info *origin);
-/* Frees the origin, too. */
+/* Also frees the origin. */
 void session_end (struct session *session);
 int sessions_open (void);
 
-/* Whether the client may end its connection, or break it, when it likes. */
+/* Returns whether the client may end its connection, or violate the protocol, at any time. */
 bool may_go (const struct session *session);
 
-/* Does what the message asks for. */
+/* Does what the message requests. */
 void session_take (struct session *session, const struct ipc_message *m);
 
-/* Ends those that are to be dropped. Not while there are events in hand that may name them. */
+/* Ends the sessions that must be ended. Not while events are being handled that may name them. */
 void sessions_drop (struct ipc_connection_infos *clients);
 
-/* Tries again what was refused, and adds up what is queued. */
+/* Sends refused messages again, and adds up the queued bytes. */
 void sessions_tick (void);
 
 #endif

@@ -3,7 +3,7 @@
 #include <sys/mman.h>
 #include <unistd.h>
 
-/* More lines of complaint say nothing new. */
+/* Further lines would not help. */
 #define MOST_COMPLAINTS 30
 
 const char *const behaviour_names[BEHAVIOURS] = {
@@ -26,7 +26,7 @@ const char *const promise_names[PROMISES] = {
 };
 
 struct shared *shared;
-char who[64] = "driver";
+char process_name[64] = "driver";
 
 void
 shared_begin (int seats)
@@ -63,7 +63,7 @@ broken (enum promise promise, const char *format, ...)
         va_start (arguments, format);
         vsnprintf (text, sizeof text, format, arguments);
         va_end (arguments);
-        fprintf (stderr, "BROKEN (%s): %s: %s\n", promise_names[promise], who, text);
+        fprintf (stderr, "BROKEN (%s): %s: %s\n", promise_names[promise], process_name, text);
     }
     errno = errno_before;
 }
@@ -80,7 +80,7 @@ good (const char *call, enum ipc_errors code)
 void
 give_up (const char *what)
 {
-    fprintf (stderr, "%s: %s: %s\n", who, what, strerror (errno));
+    fprintf (stderr, "%s: %s: %s\n", process_name, what, strerror (errno));
     _exit (EXIT_FAILURE);
 }
 

@@ -3,7 +3,7 @@
 #include <sys/mman.h>
 #include <unistd.h>
 
-/* How far around the expected message is looked for the one that came. */
+/* How many neighbours of the expected message are compared with the message that arrived. */
 #define NEAR 64
 
 static uint64_t
@@ -32,7 +32,7 @@ dice_below (struct dice *dice, uint32_t below)
 uint32_t
 stream_length (const struct stream *stream, uint64_t number)
 {
-    /* Out of a hundred: 10 empty, 60 below the first of these, 20 below the second, ... */
+    /* Of a hundred messages: 10 are empty, 60 shorter than the first of these, 20 shorter than the second, ... */
     static const struct {
         uint32_t share, below;
     } classes[] = {{60, 129}, {20, 4097}, {7, 65537}, {2, 1000001}};
@@ -56,7 +56,7 @@ stream_length (const struct stream *stream, uint64_t number)
     return dice_below (&dice, 2) == 0 ? stream->largest : dice_below (&dice, stream->largest + 1);
 }
 
-/* The pattern: word after word of a congruential generator, with its high bits in the low ones. */
+/* The pattern: words of a congruential generator, whose high bits are mixed into the low ones. */
 static uint64_t
 begin_pattern (const struct stream *stream, uint64_t number)
 {
@@ -142,7 +142,7 @@ stream_take (struct stream *stream, const struct ipc_message *m)
 
     if (is_message (stream, expected, m)) {
         if (m->length > 0 && m->payload[m->length] != '\0') {
-            broken (CORRUPT, "no NUL behind message %llu", (unsigned long long) expected);
+            broken (CORRUPT, "no NUL after message %llu", (unsigned long long) expected);
         }
         return;
     }
@@ -153,7 +153,7 @@ stream_take (struct stream *stream, const struct ipc_message *m)
             return;
         }
         if (n <= expected && is_message (stream, expected - n, m)) {
-            broken (DOUBLED, "message %llu where %llu belongs", (unsigned long long) (expected - n),
+            broken (DOUBLED, "message %llu instead of %llu", (unsigned long long) (expected - n),
                     (unsigned long long) expected);
             stream->next--;
             return;

@@ -73,7 +73,7 @@ print_server (const struct run *run)
             counts->connections, counts->disconnections, counts->dismissed);
     printf ("| ERROR; breaches of the protocol | %" PRIu64 "; %" PRIu64 " |\n", counts->errors, shared->breaches);
     printf ("| refused, since the queue was full (EAGAIN) | %" PRIu64 " |\n", counts->refusals);
-    printf ("| writes to those who had gone (EPIPE) | %" PRIu64 " |\n", counts->gone);
+    printf ("| writes to those process_name had gone (EPIPE) | %" PRIu64 " |\n", counts->epipes);
     printf ("| longest write, ms | %.1f |\n", (double) counts->longest_write / 1e6);
     printf ("| descriptors taken, passed; sent to it and not taken | %" PRIu64 ", %" PRIu64 "; %" PRIu64 " |\n",
             counts->descriptors_in, counts->descriptors_out, shared->untaken);
@@ -86,11 +86,11 @@ print_resources (const struct run *run)
 {
     static const char *const parts[] = {"begin", "1/4", "1/2", "3/4", "end"};
 
-    printf ("\n| the server has | nobody there | ");
+    printf ("\n| the server has | no client | ");
     for (int i = 0; i < 5; i++) {
         printf ("%s | ", parts[i]);
     }
-    printf ("median | most | nobody there any more |\n|---|---|---|---|---|---|---|---|---|---|\n");
+    printf ("median | most | no client any more |\n|---|---|---|---|---|---|---|---|---|---|\n");
     printf ("| memory (RSS), MiB | %.1f | ", (double) run->resident[0] / MIB);
     for (int i = 0; i < 5; i++) {
         printf ("%.1f | ", (double) sample_at (i / 4.0).resident / MIB);

@@ -1,5 +1,5 @@
 /*
- * What a run has come to, as tables in Markdown.
+ * The results of a run, as tables in Markdown.
  *
  * SPDX-License-Identifier: MIT OR Apache-2.0
  */
@@ -9,22 +9,22 @@
 #include "shared.h"
 
 struct run {
-    /* What was asked for; without rounds the minutes count. */
+    /* The options; if there are no rounds the minutes count. */
     int clients;
     double minutes;
     uint64_t rounds, seed;
-    /* What it has come to. */
+    /* The results. */
     double seconds;
-    double server_seconds; /* of the processor, that the server took */
+    double server_seconds; /* processor time of the server */
     uint64_t sessions;
-    /* Of the server when nobody was there: after the first wave, and at the end. */
+    /* Measurements of the server without clients: after the first wave, and at the end. */
     uint64_t heap[2], resident[2], open[2];
 };
 
-/* A line while it runs. */
+/* Prints a line of progress. */
 void print_progress (double minutes);
 
-/* Whether every promise was kept. */
+/* Prints the tables; returns whether every promise was kept. */
 bool print_tables (const struct run *run);
 
 #endif

@@ -1,22 +1,23 @@
-//! The parts of the library import in one direction only: a file imports from the parts before its own in the table at the
-//! head of `src/lib.rs`, and from its own, and no two files import each other, directly or around a corner. So each file
-//! can be read, changed and tested with what stands before it.
+//! The parts of the library import in one direction only: a file imports from its own part and from earlier
+//! parts of the table at the head of `src/lib.rs`, and no two files import each other, directly or
+//! indirectly. So each file can be read, changed and tested with the parts before it.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing, reason = "tests")]
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
-/// The parts, each of which may import from those before it.
+/// The parts; each may import from those before it.
 const PARTS: [&str; 9] =
     ["error", "frame", "process", "kernel", "connection", "service", "event_loop", "calls", "capi"];
 
-/// What C calls, and what the fuzz targets and the benchmarks use.
+/// The modules that C calls, and that the fuzz targets and the benchmarks use.
 const PUBLIC: [&str; 2] = ["capi", "internals"];
 
-/// A file of `src` by the path of its module: `event_loop::list` for `src/event_loop/list.rs`. The text is without tests.
+/// A file of `src`, by the path of its module: `event_loop::list` for `src/event_loop/list.rs`. The text is
+/// without tests.
 type Files = BTreeMap<String, String>;
 
-/// What an ordinary build compiles: unit tests stand at the end of a file, in a module of their own.
+/// The text that an ordinary build compiles: unit tests are at the end of a file, in a module of their own.
 fn without_tests(text: &str) -> &str {
     let end =
         ["#[cfg(test)]\nmod tests", "#[cfg(all(test, not(miri)))]\nmod tests"].map(|mark| text.find(mark));
@@ -37,12 +38,12 @@ fn files_of(directory: &Path, module: &str, files: &mut Files) {
     }
 }
 
-/// The text without comments: a path in one is no import.
+/// The text without comments: a path in a comment is not an import.
 fn code_of(text: &str) -> String {
     text.lines().map(|line| line.split("//").next().unwrap()).collect::<Vec<_>>().join("\n")
 }
 
-/// Splits a `use` tree at commas that stand in no braces.
+/// Splits a `use` tree at commas outside of braces.
 fn branches(tree: &str) -> Vec<&str> {
     let (mut depth, mut begin, mut all) = (0, 0, Vec::new());
     for (at, character) in tree.char_indices() {
@@ -85,10 +86,10 @@ fn paths_of(module: &str, text: &str) -> Vec<String> {
     while let Some(at) = rest.find("use ") {
         let is_word =
             rest[..at].chars().next_back().is_none_or(|before| !before.is_alphanumeric() && before != '_');
-        let (statement, behind) = rest[at + 4..].split_once(';').unwrap_or((&rest[at + 4..], ""));
+        let (statement, after) = rest[at + 4..].split_once(';').unwrap_or((&rest[at + 4..], ""));
         if is_word && ["crate::", "super::", "self::"].iter().any(|begin| statement.starts_with(begin)) {
             flatten("", statement, &mut paths);
-            rest = behind;
+            rest = after;
         } else {
             rest = &rest[at + 4..];
         }
@@ -108,7 +109,8 @@ fn paths_of(module: &str, text: &str) -> Vec<String> {
     paths.into_iter().map(absolute).collect()
 }
 
-/// The file that a path leads to: the longest module in it, and from there to where a name is re-exported from.
+/// The file that a path refers to: the longest module in it, and from there the file that a re-exported name
+/// belongs to.
 fn target(files: &Files, path: &str) -> Option<String> {
     let path = path.strip_prefix("crate::")?;
     let mut module = path;
@@ -123,7 +125,7 @@ fn target(files: &Files, path: &str) -> Option<String> {
     }
 }
 
-/// What a file passes on: the name, and the path that it comes from.
+/// The names that a file re-exports, each with its path.
 fn reexports(module: &str, text: &str) -> BTreeMap<String, String> {
     let code = code_of(text);
     let mut paths = Vec::new();
@@ -135,7 +137,7 @@ fn reexports(module: &str, text: &str) -> BTreeMap<String, String> {
     paths.into_iter().map(|path| (path.rsplit_once("::").unwrap().1.to_owned(), path)).collect()
 }
 
-/// Which files each file imports. `lib.rs` names all of them, and is none of the parts.
+/// The files that each file imports. `lib.rs` names all files, and belongs to no part.
 fn imports(files: &Files) -> BTreeMap<&str, BTreeSet<String>> {
     let mut all = BTreeMap::new();
     for (module, text) in files.iter().filter(|(module, _)| *module != "lib") {
@@ -152,7 +154,7 @@ fn part(module: &str) -> usize {
     PARTS.iter().position(|part| *part == name).unwrap_or_else(|| panic!("{module} is in none of the parts"))
 }
 
-/// What is against the rules.
+/// The violations of the rules.
 fn wrong(files: &Files) -> Vec<String> {
     let imports = imports(files);
     let mut wrong = Vec::new();
@@ -181,8 +183,8 @@ fn wrong(files: &Files) -> Vec<String> {
     wrong
 }
 
-/// The shortest way from a file back to it, if there is one, and if no other file of it comes first in the alphabet: each
-/// circle is reported once.
+/// The shortest circle of imports through a file, if there is one, and if no other file of the circle is
+/// earlier in the alphabet: each circle is reported once.
 fn circle_through<'a>(imports: &'a BTreeMap<&str, BTreeSet<String>>, begin: &'a str) -> Option<Vec<&'a str>> {
     let mut ways = vec![vec![begin]];
     let mut seen = BTreeSet::new();
@@ -217,7 +219,7 @@ fn files_import_from_parts_before_their_own_and_in_no_circle() {
     assert_eq!(wrong(&files), [""; 0]);
 }
 
-/// The real files with these lines at the end of one of them.
+/// The real files with these lines added to one of them.
 fn planted(lines: &[(&str, &str)]) -> Vec<String> {
     let mut files = source();
     for (module, line) in lines {
@@ -227,7 +229,7 @@ fn planted(lines: &[(&str, &str)]) -> Vec<String> {
 }
 
 #[test]
-fn import_from_a_later_part_is_seen() {
+fn import_from_a_later_part_is_reported() {
     let upward = |module, line| {
         let wrong = planted(&[(module, line)]).into_iter();
         wrong.filter(|line| line.ends_with("a later part")).collect::<Vec<_>>()
@@ -238,14 +240,14 @@ fn import_from_a_later_part_is_seen() {
     let nested = "\nuse crate::{connection::{state::Settings as S, table::{self, Slot}}, error};\n";
     let state = "kernel::fd imports from connection::state, a later part";
     assert_eq!(upward("kernel::fd", nested), [state, table]);
-    // The file behind a name that another one passes on.
+    // The file that defines a name which another file re-exports.
     let list = "connection::send imports from event_loop::list, a later part";
     assert_eq!(upward("connection::send", "\nuse crate::event_loop::Event;\n"), [list]);
     assert_eq!(planted(&[("kernel::fd", "\n// use crate::connection::table;\n")]), [""; 0]);
 }
 
 #[test]
-fn circle_of_two_or_three_files_is_seen() {
+fn circle_of_two_or_three_files_is_reported() {
     let two = planted(&[
         ("process::growth", "\nuse super::sharded::Part;\n"),
         ("process::sharded", "\nuse crate::process::growth::boxed;\n"),
@@ -266,7 +268,7 @@ fn circle_of_two_or_three_files_is_seen() {
 }
 
 #[test]
-fn public_module_and_another_table_are_seen() {
+fn public_module_and_wrong_table_are_reported() {
     assert_eq!(planted(&[("lib", "\npub mod kernel;\n")]), ["lib.rs: kernel is public"]);
     let mut files = source();
     let lib = files.get_mut("lib").unwrap();

@@ -1,7 +1,7 @@
-//! What is due is reported also after the kernel or the heap had nothing to give for a moment.
+//! Events are reported even after system calls or allocations have failed for a moment.
 //!
-//! A program of its own, since it replaces syscall(2) and epoll_create1(2), which the sanitizers have to see in all other
-//! tests, and the heap.
+//! A test program of its own, since it replaces syscall(2) and epoll_create1(2), which the sanitizers must
+//! see in all other tests, and the heap.
 #![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing, reason = "tests")]
 #![allow(clippy::undocumented_unsafe_blocks, reason = "the functions are called as their header says")]
 
@@ -21,14 +21,14 @@ use std::time::Duration;
 use support::ext::*;
 use support::*;
 
-/// After that long the clock has ticked.
+/// After this time the clock has expired.
 const PAUSE: Duration = Duration::from_millis(30);
 
 thread_local! {
     static NO_MEMORY: Cell<bool> = const { Cell::new(false) };
 }
 
-/// Has no memory where a test says so.
+/// Fails to allocate if a test says so.
 struct Scarce;
 
 unsafe impl GlobalAlloc for Scarce {
@@ -54,7 +54,7 @@ static SETS_FAIL: AtomicI32 = AtomicI32::new(0);
 type Word = std::ffi::c_long;
 type Syscall = unsafe extern "C" fn(Word, Word, Word, Word, Word, Word, Word) -> Word;
 
-/// syscall(2) of this program, by which the library sends.
+/// syscall(2) of this program, with which the library sends.
 #[unsafe(no_mangle)]
 unsafe extern "C" fn syscall(number: Word, a: Word, b: Word, c: Word, d: Word, e: Word, f: Word) -> Word {
     static NEXT: AtomicPtr<libc::c_void> = AtomicPtr::new(std::ptr::null_mut());
@@ -81,7 +81,8 @@ unsafe extern "C" fn epoll_create1(flags: i32) -> i32 {
     unsafe { libc::syscall(libc::SYS_epoll_create1, flags) as i32 }
 }
 
-/// A registration that outlives its number: of a client that the server has closed, and that is open somewhere else.
+/// A registration that outlives its number: of a client that the server has closed, and that is still open
+/// elsewhere.
 fn stale_registration(server: &mut Program) -> (UnixStream, OwnedFd) {
     let (peer, fd) = server.peer();
     assert_eq!(server.look(0), Seen::Nothing);
@@ -92,14 +93,14 @@ fn stale_registration(server: &mut Program) -> (UnixStream, OwnedFd) {
     (peer, kept)
 }
 
-/// The set could not be made anew, and a client was closed meanwhile.
+/// The epoll set could not be made anew, and a client was closed meanwhile.
 #[test]
-fn a_set_that_could_not_be_made_anew_takes_in_no_other_file() {
+fn reused_number_is_not_registered_after_set_creation_failed() {
     own_process!(60);
     let mut server = Program::server();
     let (stale, kept) = stale_registration(&mut server);
     let (_peer, fd) = server.peer();
-    (&stale).write_all(&frame(1, b"to nobody")).unwrap();
+    (&stale).write_all(&frame(1, b"not read")).unwrap();
     SETS_FAIL.store(libc::ENFILE, Ordering::Relaxed);
     let failed = server.try_look(10_000);
     SETS_FAIL.store(0, Ordering::Relaxed);
@@ -116,9 +117,9 @@ fn a_set_that_could_not_be_made_anew_takes_in_no_other_file() {
     close(fd);
 }
 
-/// No memory while the list is looked through, and messages that have come already.
+/// Out of memory while the list is scanned, when messages have already arrived.
 #[test]
-fn messages_at_hand_are_not_forgotten_for_want_of_memory() {
+fn pending_messages_are_delivered_after_out_of_memory() {
     own_process!(60);
     let (mut listed, mut peer) = listed();
     let fd = listed.fd();
@@ -128,7 +129,7 @@ fn messages_at_hand_are_not_forgotten_for_want_of_memory() {
     assert_eq!(listed.program.look(0), Seen::Nothing);
     peer.write_all(&frame(1, b"word").repeat(2)).unwrap();
     assert_eq!(listed.program.look(10_000), Reported::Message(fd, 1, b"word".to_vec()));
-    // The two change places.
+    // The two entries are swapped.
     let all = entries(&listed.program.list);
     unsafe {
         listed.program.list.cinfos.write(all[1]);
@@ -142,9 +143,10 @@ fn messages_at_hand_are_not_forgotten_for_want_of_memory() {
     assert_eq!(listed.program.look(10_000), Reported::Message(fd, 1, b"word".to_vec()));
 }
 
-/// The end of a connection whose queue the program has flushed itself, since the kernel had no memory before.
+/// The disconnection of a connection whose queue the program has flushed itself, after the kernel was out of
+/// memory.
 #[test]
-fn the_end_behind_a_queue_that_the_program_has_flushed() {
+fn disconnection_is_reported_after_the_program_flushed() {
     own_process!(60);
     let (mut listed, peer) = listed();
     let fd = listed.fd();
@@ -161,21 +163,21 @@ fn the_end_behind_a_queue_that_the_program_has_flushed() {
     drop(peer);
 }
 
-/// No memory when the clock has ticked.
+/// Out of memory when the clock has expired.
 #[test]
-fn the_clock_goes_on_where_there_was_no_memory() {
+fn clock_continues_after_out_of_memory() {
     own_process!(60);
     let mut server = Program::server();
     let (stale, kept) = stale_registration(&mut server);
     let (_peer, fd) = server.peer();
-    // The clock has ticked, and is to tick again.
+    // The clock has expired, and must expire again.
     for _ in 0..2 {
         std::thread::sleep(PAUSE);
         assert_eq!(server.look(0), Seen::Nothing);
         assert_eq!(server.look(1), Seen::Nothing);
     }
     std::thread::sleep(PAUSE);
-    (&stale).write_all(&frame(1, b"to nobody")).unwrap();
+    (&stale).write_all(&frame(1, b"not read")).unwrap();
     let (list, srv, event) = (&raw mut server.list, server.srv(), &raw mut server.event);
     NO_MEMORY.set(true);
     let code = unsafe { ipc_wait_event_timeout(list, srv, event, 10_000) };

@@ -1,4 +1,5 @@
-//! `include/ipc.h` and `include/ipc_ext.h` are what cbindgen makes of the source. `make header` writes them anew.
+//! `include/ipc.h` and `include/ipc_ext.h` equal the output of cbindgen for the source. `make header` writes
+//! them anew.
 
 #![allow(clippy::unwrap_used, reason = "a test")]
 use std::path::Path;

@@ -1,4 +1,5 @@
-//! Tests of the promises once more, under valgrind: those that take seconds there. `make memcheck` runs all.
+//! Modules of `tests/core` under valgrind: those that take only seconds there. `make memcheck` runs all
+//! modules.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing, reason = "tests")]
 
 mod staging;
@@ -25,23 +26,23 @@ const TESTS: [&str; 12] = [
 ];
 
 #[test]
-fn under_valgrind() {
+fn promise_tests_pass_under_valgrind() {
     if !has("valgrind") {
         return skipped("the tests of the promises under valgrind", "valgrind");
     }
     let output = tempfile::tempdir().unwrap();
     let mut run = Command::new(root().join("tests/checked/run.sh"));
-    let told = answer(run.arg("memcheck").args(TESTS).env("CHECKED_OUTPUT", output.path()));
+    let output = answer(run.arg("memcheck").args(TESTS).env("CHECKED_OUTPUT", output.path()));
     for test in TESTS {
         let passed =
-            told.lines().any(|line| line.starts_with(&format!("{test} ")) && line.contains("  ok. "));
-        assert!(passed, "{test} has not run: {told}");
+            output.lines().any(|line| line.starts_with(&format!("{test} ")) && line.contains("  ok. "));
+        assert!(passed, "{test} has not run: {output}");
     }
 }
 
-/// Each line of the list names a test that there is: one that got another name would run where it cannot.
+/// Each line of the list names a test that exists: a renamed test would run under a tool that cannot run it.
 #[test]
-fn what_is_left_out_is_there() {
+fn every_test_left_out_exists() {
     let list = fs::read_to_string(root().join("tests/checked/left_out.tsv")).unwrap();
     for line in list.lines().filter(|line| !line.starts_with('#')) {
         let [tool, file, test, reason] = line.split('\t').collect::<Vec<_>>()[..] else { panic!("{line}") };

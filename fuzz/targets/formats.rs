@@ -1,4 +1,4 @@
-//! One message through the functions that make it, and make a frame of it and a message of a frame, with
+//! One message through the functions that create it, that encode it as a frame, and that decode a frame, with
 //! right and wrong lengths, against a model of the message.
 
 use std::ffi::{c_char, c_void};
@@ -12,15 +12,15 @@ use super::script::{Script, append_pattern};
 use super::stream::{HEADER, MOST, Next, Stream, any_header, frame};
 use super::trace;
 
-/// What errno is before each call: a success leaves it.
+/// The value of errno before each call: a call that succeeds leaves it.
 const UNTOUCHED: i32 = 4095;
 
-/// The message as C has it, and as it should be.
+/// The message as C has it, and the model of it.
 struct Message {
     c: ipc_message,
     kind: u8,
     length: usize,
-    /// What the pointer points to: none for NULL. `length` can be less.
+    /// The bytes that the pointer points to; `None` for NULL. `length` may be smaller.
     payload: Option<Vec<u8>>,
 }
 
@@ -42,7 +42,7 @@ pub fn run(input: &[u8]) {
     message.check();
 }
 
-/// The code of a failure and what errno is then. A success leaves errno alone.
+/// The code of a failure, and errno after it. A call that succeeds leaves errno unchanged.
 fn call(function: impl FnOnce() -> ipc_errors) -> Result<(), (ipc_errors, i32)> {
     unsafe { *libc::__errno_location() = UNTOUCHED };
     let code = function();
@@ -76,7 +76,7 @@ impl Message {
             9 => self.read(script, false),
             10 => self.read(script, true),
             11 => self.null_pointers(script),
-            // They take long.
+            // Large payloads take long.
             _ if *large < 2 && script.byte() == 0xA5 => {
                 *large += 1;
                 self.largest(script);
@@ -85,7 +85,7 @@ impl Message {
         }
     }
 
-    /// What C has is what it should be.
+    /// The message in C equals the model.
     fn check(&self) {
         assert_eq!((self.c.r#type as u8, self.c.length as usize), (self.kind, self.length));
         assert_eq!(self.c.payload.is_null(), self.payload.is_none());
@@ -102,14 +102,14 @@ impl Message {
         &self.payload.as_deref().unwrap_or_default()[..self.length]
     }
 
-    /// A payload of the message's own, of another block, or none.
+    /// A payload that is part of the message's own, of another block, or NULL.
     fn format(&mut self, script: &mut Script<'_>, data: bool) {
         let kind = if data { msg_types::MSG_TYPE_DATA as u8 } else { script.byte() };
         let size = script.size();
         let own = self.payload.as_ref().filter(|_| script.coin()).map(Vec::len);
         let mut bytes = Vec::new();
         let source = match own {
-            // From somewhere within the payload that it has, which is freed by this.
+            // A part of the message's present payload, which the call frees.
             Some(have) if have > 0 => {
                 let (from, size) = (size % have, 1 + script.size() % (have - size % have));
                 bytes.extend_from_slice(bytes_of(self.c.payload.wrapping_add(from), size));
@@ -138,10 +138,10 @@ impl Message {
         }
     }
 
-    /// One NUL stands behind a payload that the library has made.
+    /// A NUL follows a payload that the library has allocated.
     fn assert_nul(&self) {
-        let behind = bytes_of(self.c.payload.wrapping_add(self.length), 1);
-        assert_eq!(behind, [0], "the NUL behind the payload");
+        let after = bytes_of(self.c.payload.wrapping_add(self.length), 1);
+        assert_eq!(after, [0], "the NUL after the payload");
     }
 
     fn format_wrongly(&mut self, script: &mut Script<'_>) {
@@ -166,13 +166,13 @@ impl Message {
         assert_eq!(result, expected, "length {length}");
     }
 
-    /// The frame that the message should become.
+    /// The expected frame of the message.
     fn frame(&self) -> Vec<u8> {
         let length = u32::try_from(self.length).unwrap().to_ne_bytes();
         [&[self.kind][..], &length, self.value()].concat()
     }
 
-    /// To a buffer that the library makes, and back.
+    /// Encodes into a buffer that the library allocates, and decodes it.
     fn write_to_new(&mut self) {
         let (mut buffer, mut size) = (ptr::null_mut(), -1);
         assert_eq!(call(|| unsafe { ipc_message_format_write(&self.c, &mut buffer, &mut size) }), Ok(()));
@@ -184,16 +184,17 @@ impl Message {
         assert_eq!(back.payload.is_null(), self.length == 0);
         if self.length > 0 {
             assert!(bytes_of(back.payload, self.length) == self.value());
-            assert_eq!(bytes_of(back.payload, self.length + 1)[self.length], 0, "the NUL behind the payload");
+            assert_eq!(bytes_of(back.payload, self.length + 1)[self.length], 0, "the NUL after the payload");
         }
         free(back.payload);
         free(buffer);
     }
 
-    /// To a buffer of exactly the size that it takes, which may hold the payload already.
+    /// Encodes into a buffer of exactly the size of the frame; the message's payload may already be in that
+    /// buffer.
     fn write_to_own(&mut self, script: &mut Script<'_>) {
         let (size, payload) = (HEADER + self.length, self.value().to_vec());
-        // Behind it stand bytes that are nobody's business.
+        // The bytes after it must not change.
         let mut buffer = vec![0xEE_u8; size + 8];
         let mut message = self.c;
         if script.coin() && self.length > 0 {
@@ -201,15 +202,15 @@ impl Message {
             buffer[from..from + self.length].copy_from_slice(&payload);
             message.payload = buffer.as_mut_ptr().wrapping_add(from).cast();
         }
-        let (mut place, mut told) = (buffer.as_mut_ptr().cast::<c_char>(), -1);
+        let (mut place, mut written) = (buffer.as_mut_ptr().cast::<c_char>(), -1);
         let given = place;
-        assert_eq!(call(|| unsafe { ipc_message_format_write(&message, &mut place, &mut told) }), Ok(()));
-        assert_eq!((place, told), (given, size as isize));
+        assert_eq!(call(|| unsafe { ipc_message_format_write(&message, &mut place, &mut written) }), Ok(()));
+        assert_eq!((place, written), (given, size as isize));
         assert!(buffer[..size] == self.frame(), "another frame");
-        assert_eq!(buffer[size..], [0xEE; 8], "written behind the frame");
+        assert_eq!(buffer[size..], [0xEE; 8], "written after the frame");
     }
 
-    /// Messages that are none leave the buffer and its size as they were.
+    /// Invalid messages leave the buffer and its size unchanged.
     fn write_wrongly(&mut self, script: &mut Script<'_>) {
         let mut message = self.c;
         let expected = match script.below(3) {
@@ -235,7 +236,7 @@ impl Message {
         assert_eq!((buffer, size, room), (given, -7, [7; 4]));
     }
 
-    /// A buffer that may hold a frame, whole or not, or more than one, or none.
+    /// Decodes a buffer with a whole frame, a part of one, more than one, or none.
     fn read(&mut self, script: &mut Script<'_>, nearly: bool) {
         let mut bytes = if nearly {
             let mut bytes = frame(script.byte(), script.size(), 1);
@@ -255,7 +256,7 @@ impl Message {
             let common = bytes.len().min(HEADER);
             bytes[..common].copy_from_slice(&header[..common]);
         }
-        // At most what the buffer has.
+        // No more bytes than the buffer has.
         let size = match script.below(4) {
             0 => -1 - (script.size() as isize),
             1 => (script.size() % (bytes.len() + 1)) as isize,
@@ -271,7 +272,7 @@ impl Message {
             Next::Frame(kind, payload) if HEADER + payload.len() == stream.len() => Some((kind, payload)),
             _ => None,
         };
-        // What the message held is freed, unless it fails.
+        // The old payload of the message is freed, unless the call fails.
         let before = self.c;
         let result = call(|| unsafe { ipc_message_format_read(&mut self.c, bytes.as_ptr().cast(), size) });
         let Some((kind, payload)) = expected else {
@@ -288,7 +289,7 @@ impl Message {
         }
     }
 
-    /// A message as large as any, or larger by one.
+    /// A message of the maximum size, or one byte larger.
     fn largest(&mut self, script: &mut Script<'_>) {
         let (size, kind) = (MOST + script.below(2), script.byte());
         let mut bytes = frame(kind, size, 3);
@@ -353,14 +354,14 @@ fn new_message(script: &mut Script<'_>) {
         return;
     }
     assert_eq!(result, Ok(()));
-    let (told, size) = (unsafe { *message }, length as usize);
-    assert_eq!(told.length as usize, size);
-    assert_eq!(told.payload.is_null(), size == 0);
+    let (created, size) = (unsafe { *message }, length as usize);
+    assert_eq!(created.length as usize, size);
+    assert_eq!(created.payload.is_null(), size == 0);
     if size > 0 {
-        // And the NUL behind it.
-        assert!(bytes_of(told.payload, size + 1).iter().all(|byte| *byte == 0));
+        // Including the NUL after it.
+        assert!(bytes_of(created.payload, size + 1).iter().all(|byte| *byte == 0));
     }
-    free(told.payload);
+    free(created.payload);
     free(message);
 }
 

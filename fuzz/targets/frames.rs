@@ -1,5 +1,5 @@
-//! A stream of bytes, cut in arbitrary pieces, through `FrameDecoder` in all its ways to receive, against the
-//! model of the frames. Two connections take turns and share the buffer for read-ahead, as in the event loop.
+//! A stream of bytes, cut into arbitrary pieces, received by `FrameDecoder` in all its ways, against the
+//! model of the frames. Two connections take turns and share the read-ahead buffer, as in the event loop.
 
 use std::ffi::CStr;
 use std::mem::MaybeUninit;
@@ -16,11 +16,12 @@ use super::script::Script;
 use super::stream::{HEADER, MOST, Next, Stream, any_header, frame};
 use super::trace;
 
-/// What may be allocated for a payload of which little has come, and for how many times of what has come.
+/// How much may be allocated for a payload of which little has arrived, and how many times as much as has
+/// arrived.
 const ANNOUNCED: usize = 64 << 10;
 const GROWTH: usize = 16;
 
-/// Bytes of one stream, beside one frame that is as large as any.
+/// Limit of the bytes of one stream, without one frame of the maximum size.
 const BUDGET: usize = 500_000;
 
 /// A way to receive.
@@ -31,27 +32,27 @@ enum Way {
     Expected(usize),
 }
 
-/// What the kernel answers to a receive.
+/// The result of the kernel for a receive.
 #[derive(Clone, Copy, Debug)]
 enum Answer {
-    /// So many bytes at most; if there are none, that there are none now.
+    /// At most this many bytes; if none are left, EAGAIN.
     Bytes(usize),
-    /// All there is; if there is nothing, the end.
+    /// All bytes; if none are left, end of file.
     Rest,
     Error(Errno),
 }
 
-/// One connection: the bytes that its peer sends, how many of them the kernel has handed out, and what the
-/// library makes of them.
+/// One connection: the bytes that its peer sends, how many of them the kernel has delivered, and the decoder.
 #[derive(Default)]
 struct Lane {
     stream: Stream,
     given: usize,
     decoder: FrameDecoder,
-    /// A frame was told to be too long: nothing more can be received.
+    /// A frame was reported as too long: nothing more can be received.
     broken: bool,
     had_largest: bool,
-    /// The largest room that was made for the frame at hand by what was there, though less of it came.
+    /// The largest buffer that was allowed for the current frame by the bytes that had arrived, although
+    /// fewer were received.
     room: usize,
 }
 
@@ -87,13 +88,13 @@ impl Lane {
                 let whole = frame(script.byte(), script.size(), self.stream.len());
                 self.send(&whole[..whole.len().min(script.size())]);
             }
-            // It takes long: once only, and not by chance too often.
+            // This takes long: only once, and seldom by chance.
             5 if script.byte() == 0xA5 && !self.had_largest => {
                 self.had_largest = true;
                 self.stream.send(&frame(3, MOST - script.below(2), 0));
             }
             5 | 6 => _ = self.cut(),
-            // The program limits what the peer may announce.
+            // The program limits the length that the peer may announce.
             10 if !self.broken => self.limit([MOST, script.size(), MOST - 1, 0][script.below(4)]),
             7 => self.receive_if_nothing(Way::Exact, answer(script), spare),
             8 => self.receive_if_nothing(Way::Ahead, answer(script), spare),
@@ -108,13 +109,13 @@ impl Lane {
         }
     }
 
-    fn limit(&mut self, longest: usize) {
-        trace!("  the limit is {longest}");
-        self.stream.limit(longest);
-        self.decoder.longest = MaxPayload(longest);
+    fn limit(&mut self, max_payload: usize) {
+        trace!("  the limit is {max_payload}");
+        self.stream.limit(max_payload);
+        self.decoder.longest = MaxPayload(max_payload);
     }
 
-    /// Receives in this way, as soon as all frames at hand are told.
+    /// Receives in this way, after all complete frames were delivered.
     fn receive_if_nothing(&mut self, way: Way, answer: Answer, spare: &mut Block) {
         while self.cut() {}
         if !self.broken {
@@ -129,12 +130,12 @@ impl Lane {
         }
     }
 
-    /// Cuts one frame; whether there was one.
+    /// Decodes one frame; returns whether there was one.
     fn cut(&mut self) -> bool {
         self.check_what_is_held();
         let announced = self.stream.announced(self.given).map(|(kind, length)| Header { kind, length });
         match announced {
-            Some(header) if header.length > self.stream.longest() => {
+            Some(header) if header.length > self.stream.max_payload() => {
                 assert_eq!(self.decoder.announced(), Err(TooLong))
             }
             announced => assert_eq!(self.decoder.announced(), Ok(announced)),
@@ -144,12 +145,12 @@ impl Lane {
             (Next::Frame(kind, payload), Ok(Some(frame))) => {
                 trace!("  a frame of {} bytes", payload.len());
                 check_frame(frame, kind, payload);
-                self.stream.tell();
+                self.stream.deliver();
                 self.room = 0;
                 true
             }
             (Next::Nothing, Ok(None)) => {
-                assert!(!self.decoder.has_ahead(), "bytes read ahead stay behind");
+                assert!(!self.decoder.has_ahead(), "bytes read ahead are left");
                 false
             }
             (Next::TooLong, Err(DecodeError::TooLong)) => {
@@ -166,7 +167,7 @@ impl Lane {
     }
 
     fn check_what_is_held(&self) {
-        let held = self.given - self.stream.told();
+        let held = self.given - self.stream.delivered();
         assert_eq!(self.decoder.is_empty(), held == 0, "{held} bytes are held");
         assert_eq!(self.decoder.is_empty(), !self.decoder.has_begun() && !self.decoder.has_ahead());
     }
@@ -184,7 +185,7 @@ impl Lane {
             }
         };
         let mut count = Ok(0);
-        let came = match way {
+        let outcome = match way {
             Way::Exact => self.decoder.receive_exact(|room, _| {
                 count = count_for(room.len());
                 Ok(write(room, &left[..count?]))
@@ -206,23 +207,23 @@ impl Lane {
         assert!(asked > 0, "no room: nothing could come but what looks like the end");
         let available = left.len();
         self.check_room(way, asked, available);
-        match (count, came) {
+        match (count, outcome) {
             (Ok(0), Ok(ReadOutcome::End)) => return false,
-            (Ok(count), Ok(came)) => {
+            (Ok(count), Ok(outcome)) => {
                 assert_eq!(
-                    came,
+                    outcome,
                     if count < asked { ReadOutcome::All } else { ReadOutcome::Full },
                     "{count} of {asked}"
                 );
                 self.given += count;
             }
-            (Err(errno), Err(ReadError::System(told))) => assert_eq!(told, errno),
-            (count, came) => panic!("{came:?} where {count:?} came"),
+            (Err(errno), Err(ReadError::System(reported))) => assert_eq!(reported, errno),
+            (count, outcome) => panic!("{outcome:?} instead of {count:?}"),
         }
         true
     }
 
-    /// Whether the room that was asked to be filled is in bounds.
+    /// Checks that the buffer to be filled is within bounds.
     fn check_room(&mut self, way: Way, asked: usize, available: usize) {
         let announced = self.stream.announced(self.given);
         match (way, announced) {
@@ -233,10 +234,10 @@ impl Lane {
             }
             (Way::Ahead, None) => assert!(asked <= READ_AHEAD),
             (Way::Exact, None) => {
-                assert!(asked <= self.stream.told() + HEADER - self.given, "bytes beyond the header");
+                assert!(asked <= self.stream.delivered() + HEADER - self.given, "bytes beyond the header");
             }
             (Way::Exact | Way::Ahead, Some((_, length))) => {
-                let have = self.given - self.stream.told() - HEADER;
+                let have = self.given - self.stream.delivered() - HEADER;
                 assert!(asked <= length - have, "bytes beyond the frame");
                 assert!(
                     asked <= ANNOUNCED.max(GROWTH * have).max(self.room),
@@ -246,7 +247,7 @@ impl Lane {
         }
     }
 
-    /// Receives all that is left.
+    /// Receives all bytes that are left.
     fn finish(&mut self, spare: &mut Block) {
         loop {
             while self.cut() {}
@@ -271,8 +272,8 @@ fn answer(script: &mut Script<'_>) -> Answer {
     }
 }
 
-/// A frame is what was sent, and its payload fit for C: followed by a NUL, NULL where it is empty, and in a
-/// block that is not much larger.
+/// Checks that a frame is what was sent, and that its payload is fit for C: followed by a NUL, NULL if it is
+/// empty, and in a block that is not much larger.
 fn check_frame(frame: Frame, kind: u8, payload: &[u8]) {
     assert_eq!(frame.kind, kind);
     assert!(frame.payload.bytes() == payload, "another payload, of {} bytes", frame.payload.len());
@@ -281,7 +282,7 @@ fn check_frame(frame: Frame, kind: u8, payload: &[u8]) {
     assert_eq!(c.is_null(), payload.is_empty());
     if !c.is_null() {
         let last = unsafe { CStr::from_ptr(c.add(payload.len())) };
-        assert!(last.is_empty(), "no NUL behind the payload");
+        assert!(last.is_empty(), "no NUL after the payload");
     }
     unsafe { c_heap::free(c) };
 }

@@ -1,6 +1,6 @@
-//! What the fuzz targets do with an input, for the fuzzer and for the ordinary tests, which replay the
-//! corpora. An input is a script: bytes that say what to do next. A target plays it against the library and
-//! against a model of what the library promises, and panics where the two differ.
+//! The code of the fuzz targets, for the fuzzer and for the ordinary tests, which run the corpora again. An
+//! input is a script: bytes that say what to do next. A target runs it against the library and against a
+//! model of what the library promises, and panics if the two differ.
 //!
 //! `FUZZ_TRACE=1` in the environment prints each step.
 #![allow(dead_code, reason = "each fuzz target uses a part of it")]
@@ -14,7 +14,7 @@ pub mod routes;
 pub mod script;
 mod stream;
 
-/// Prints a step of the script, if that is asked for.
+/// Prints a step of the script, if the environment asks for it.
 macro_rules! trace {
     ($($what:tt)*) => {
         if $crate::targets::script::is_traced() {

@@ -1,10 +1,10 @@
-//! A program with a service and a list, and hostile peers: the script says who does what next. What the
-//! program is told is compared with a model of what it has to be told; at the end nothing may be left of
-//! anybody.
+//! A program with a service and a list, and hostile peers: the script says what the program and the peers do
+//! next. The events are compared with a model of the events that must be reported; at the end no memory,
+//! descriptor or queued byte may be left.
 //!
-//! ipc_wait_event is called only where something is certain to be told: it never has a reason to wait, but for
-//! the 10 milliseconds in which it notices what the program has changed by hand. Should it wait all the same,
-//! the limit of whoever runs the script ends the process.
+//! ipc_wait_event is called only if an event is certain: it never has a reason to wait, except for the 10
+//! milliseconds in which the scan finds changes that the program has made by hand. If it waits all the same,
+//! the time limit of the caller of the script ends the process.
 
 mod by_hand;
 mod closing;
@@ -27,20 +27,21 @@ use super::script::Script;
 use super::stream::{any_header, frame};
 use super::trace;
 
-/// The first step of those that disturb the program.
+/// The first of the steps that disturb the program.
 const DISTURBING: u8 = 240;
 
-/// The first step of those that a program does by mistake, and those with extra descriptors of other kinds.
+/// The first of the steps that are mistakes of the program, and of those with extra descriptors of other
+/// kinds.
 const ODD: u8 = 236;
 
-/// The first step of those that a daemon does with its clients.
+/// The first of the steps that a daemon makes with its clients.
 const ENDING: u8 = 232;
 
-/// Steps of one run, and bytes that one peer sends.
+/// Limits: the steps of one run, and the bytes that one peer sends.
 const STEPS: usize = 300;
 const BUDGET: usize = 600_000;
 
-/// More than how often a single one is told before the kernel is asked who else is ready.
+/// More events of one connection than the library reports before it asks the kernel which others are ready.
 const TURNS: usize = 100;
 
 pub fn run(input: &[u8]) {
@@ -74,7 +75,7 @@ impl World {
                 self.add(number);
             }
             3 if !self.is_full() => _ = self.add_extra(script.coin()),
-            // What the peers do.
+            // Steps of the peers.
             4 | 5 => self.peer_sends(script, |script| frame(script.byte(), script.size(), 0)),
             6 => self.peer_sends(script, |script| {
                 let (count, size) = (1 + script.below(256), script.below(128));
@@ -103,7 +104,7 @@ impl World {
                 let picked = self.pick_anywhere(script, |_, _| true);
                 picked.into_iter().for_each(|number| _ = self.connections[number].read(count));
             }
-            // What the program does.
+            // Steps of the program.
             14..=17 => _ = self.wait(step % 40 != 17),
             18 => self.wait_for_all(script.coin()),
             19 if !self.is_full() => self.ring(),
@@ -122,7 +123,7 @@ impl World {
             23 => {
                 let (way, at_once) = (script.below(6), script.below(4) > 0);
                 let closeable = |world: &Self, number: usize| {
-                    matches!(world.connections[number].state, State::Open | State::ErrorTold)
+                    matches!(world.connections[number].state, State::Open | State::ErrorReported)
                 };
                 if let Some(number) = self.pick(script, closeable) {
                     self.close_in_some_way(number, way, at_once);
@@ -159,7 +160,7 @@ impl World {
                 }
             },
             31 => {
-                // Who may read what the library was to read: the program, or another process.
+                // Another reader than the library: the program, or another process.
                 let count = script.size();
                 let readable = |world: &Self, number: usize| {
                     let connection = &world.connections[number];
@@ -176,7 +177,7 @@ impl World {
         }
     }
 
-    /// What a program does seldom.
+    /// Steps that a program seldom makes.
     fn play_odd(&mut self, step: u8, script: &mut Script<'_>) {
         trace!("step {}", ODD + step);
         match step {
@@ -196,7 +197,7 @@ impl World {
         }
     }
 
-    /// What a daemon does with its clients.
+    /// Steps of a daemon with its clients.
     fn play_ending(&mut self, step: u8, script: &mut Script<'_>) {
         trace!("step {}", ENDING + step);
         let usable = |world: &Self, number: usize| world.connections[number].is_usable();
@@ -226,7 +227,7 @@ impl World {
         }
     }
 
-    /// The same for what ipc_ext.h adds.
+    /// The same for the functions of ipc_ext.h.
     fn play_extension(&mut self, step: u8, script: &mut Script<'_>) {
         let usable = |world: &Self, number: usize| world.connections[number].is_usable();
         let open = |world: &Self, number: usize| {
@@ -253,10 +254,10 @@ impl World {
             }
             36 => {
                 let of_service = script.below(4) == 0;
-                let (longest, queue) = (script.size(), [0, 1, 3000, script.size()][script.below(4)]);
+                let (max_payload, queue) = (script.size(), [0, 1, 3000, script.size()][script.below(4)]);
                 let number = if of_service { None } else { self.pick(script, open) };
                 if of_service || number.is_some() {
-                    self.limit(number, longest, queue);
+                    self.limit(number, max_payload, queue);
                 }
             }
             37 if !self.is_full() => {
@@ -289,7 +290,7 @@ impl World {
         }
     }
 
-    /// The number of the connection becomes that of another file, or of another connection.
+    /// The number of the connection is reused by another file, or by another connection.
     fn reuse(&mut self, number: usize, same_number: bool, by_library: bool, at_once: bool, lives_on: bool) {
         if !self.may_change(at_once) {
             return;
@@ -302,7 +303,7 @@ impl World {
         self.have_it_noticed(at_once);
     }
 
-    /// What disturbs a program, and its other list.
+    /// Steps that disturb a program, and its other list.
     fn disturb(&mut self, step: u8, script: &mut Script<'_>) {
         trace!("step {}", DISTURBING + step);
         match step {
@@ -345,7 +346,7 @@ impl World {
         self.is_listed(number) && self.connections[number].state != State::Fresh
     }
 
-    /// One of the connections that fit and are not in the other list.
+    /// One of the connections that match and are not in the other list.
     fn pick(&self, script: &mut Script<'_>, fits: impl Fn(&Self, usize) -> bool) -> Option<usize> {
         self.pick_anywhere(script, |world, number| {
             !world.connections[number].is_elsewhere && fits(world, number)
@@ -357,7 +358,7 @@ impl World {
         (!fitting.is_empty()).then(|| fitting[script.below(fitting.len())])
     }
 
-    /// A peer has something to send, and sends some of it.
+    /// A peer gets bytes to send, and sends some of them.
     fn peer_sends(&mut self, script: &mut Script<'_>, what: impl Fn(&mut Script<'_>) -> Vec<u8>) {
         let has_peer = |world: &Self, number: usize| world.connections[number].peer.is_some();
         let Some(number) = self.pick_anywhere(script, has_peer) else { return };
@@ -399,7 +400,7 @@ impl World {
         }
     }
 
-    /// Everybody gets what they are owed and goes, and everything is told.
+    /// All peers read what is queued for them and leave, and all events are reported.
     fn finish(&mut self) {
         trace!("the end");
         self.in_each_list(|world| {
@@ -419,7 +420,7 @@ impl World {
                 world.ring();
             });
             in_vain = if self.queued() < queued { 0 } else { in_vain + 1 };
-            // Who is ready has some turns before the kernel is asked who else is.
+            // Ready connections take some turns before the kernel is asked which others are ready.
             assert!(in_vain < TURNS, "{queued} bytes stay queued for peers that read");
         }
         self.connections.iter_mut().for_each(Connection::leave);
@@ -429,7 +430,7 @@ impl World {
         });
         for number in 0..self.connections.len() {
             match self.connections[number].state {
-                State::Open | State::ErrorTold => self.close_in_some_way(number, 0, true),
+                State::Open | State::ErrorReported => self.close_in_some_way(number, 0, true),
                 State::Over => {}
                 state => panic!("{state:?} at the end"),
             }

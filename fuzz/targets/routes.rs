@@ -1,5 +1,5 @@
-//! The route of a connection, from a service's name and the two variables, against a second reading of the rules: this one
-//! goes through the text from its end and asks of each byte what it may be.
+//! The route of a connection, from a service's name and the two variables, against a second implementation of
+//! the rules: this one reads the text from its end, and checks for each byte what it may be.
 
 use ipc::internals::{Errno, Route, route};
 
@@ -7,8 +7,8 @@ use super::trace;
 
 const BRIDGE: &[u8] = b"network";
 
-/// The input has the lengths of the service's name and of its own variable, then both, and IPC_NETWORK. A length of 255 is
-/// a variable that is not set.
+/// The input has the lengths of the service's name and of its own variable, then both texts, and IPC_NETWORK.
+/// A length of 255 means that the variable is not set.
 pub fn run(input: &[u8]) {
     let [name, own, rest @ ..] = input else { return };
     let (service, rest) = rest.split_at(rest.len().min(usize::from(*name)));
@@ -60,7 +60,7 @@ fn trim(mut text: &[u8]) -> &[u8] {
     text
 }
 
-/// Names and targets, without what is empty.
+/// Names and targets, without empty ones.
 fn entries(all: &[u8]) -> impl DoubleEndedIterator<Item = (&[u8], &[u8])> {
     all.split(|byte| *byte == b';').map(trim).filter(|entry| !entry.is_empty()).map(|entry| {
         let blank = (0..entry.len()).find(|index| is_blank(entry[*index])).unwrap_or(entry.len());
@@ -68,7 +68,7 @@ fn entries(all: &[u8]) -> impl DoubleEndedIterator<Item = (&[u8], &[u8])> {
     })
 }
 
-/// The entries of a service and of all services, and no others.
+/// The entries of a service and of all services, and no other entries.
 fn only_for(service: &[u8], all: &[u8]) -> Vec<u8> {
     let is_its = |(name, _): &(&[u8], &[u8])| *name == service || *name == b"*";
     entries(all)

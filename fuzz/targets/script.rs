@@ -1,8 +1,8 @@
-//! The input, read as a script: whatever its bytes are, they say something.
+//! The input, read as a script: every sequence of bytes is valid.
 
 use std::sync::OnceLock;
 
-/// Sizes at which something changes: the header, powers of two, the library's buffers, with and without a
+/// Sizes at which the behaviour changes: the header, powers of two, the library's buffers, with and without a
 /// header.
 const SIZES: [usize; 32] = [
     250, 251, 255, 256, 507, 512, 1019, 1024, 4091, 4095, 4096, 4097, 8187, 8192, 16_374, 16_378, 16_379,
@@ -10,7 +10,7 @@ const SIZES: [usize; 32] = [
     150_000, 200_000,
 ];
 
-/// What is left of the input.
+/// The rest of the input.
 #[derive(Clone, Copy)]
 pub struct Script<'a>(&'a [u8]);
 
@@ -19,7 +19,7 @@ impl<'a> Script<'a> {
         Self(input)
     }
 
-    /// The next byte; none at the end.
+    /// The next byte; `None` at the end.
     pub fn next(&mut self) -> Option<u8> {
         let (first, rest) = self.0.split_first()?;
         self.0 = rest;
@@ -58,11 +58,11 @@ impl<'a> Script<'a> {
     }
 }
 
-/// Appends bytes that tell by their values where they belong: no two places of a few hundred thousand look
-/// the same over a length of eight bytes or more.
+/// Appends bytes whose values show their position: no two positions within a few hundred thousand have the
+/// same eight bytes.
 pub fn append_pattern(to: &mut Vec<u8>, size: usize, seed: usize) {
     static PATTERN: OnceLock<Vec<u8>> = OnceLock::new();
-    // A prime number of them: no power of two brings the same bytes again.
+    // The period is a prime number: no power of two repeats the same bytes.
     let pattern = PATTERN.get_or_init(|| {
         let mut state = 0x9E37_79B9_7F4A_7C15_u64;
         let mut byte = || {

@@ -9,47 +9,47 @@ pub const MOST: usize = 7_999_995;
 /// Bytes before the payload.
 pub const HEADER: usize = 5;
 
-/// What a receiver can tell next of the bytes that it has.
+/// The next element that a receiver can deliver of the bytes that it has.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Next<'a> {
-    /// Too little is there.
+    /// Too few bytes have arrived.
     Nothing,
     /// A message.
     Frame(u8, &'a [u8]),
-    /// More was announced than a frame may hold.
+    /// A header announces more than a frame may have.
     TooLong,
 }
 
-/// A stream, and how far it was told.
+/// A stream, and how many bytes of it were delivered to the program.
 pub struct Stream {
     bytes: Vec<u8>,
-    told: usize,
-    longest: usize,
+    delivered: usize,
+    max_payload: usize,
 }
 
 impl Default for Stream {
     fn default() -> Self {
-        Self { bytes: Vec::new(), told: 0, longest: MOST }
+        Self { bytes: Vec::new(), delivered: 0, max_payload: MOST }
     }
 }
 
 impl Stream {
-    /// The receiver takes no payload that is longer.
-    pub fn limit(&mut self, longest: usize) {
-        self.longest = longest;
+    /// The receiver accepts no longer payload from now on.
+    pub fn limit(&mut self, max_payload: usize) {
+        self.max_payload = max_payload;
     }
 
-    /// The longest payload that the receiver takes.
-    pub fn longest(&self) -> usize {
-        self.longest
+    /// The longest payload that the receiver accepts.
+    pub fn max_payload(&self) -> usize {
+        self.max_payload
     }
 
-    /// Appends what the sender sends.
+    /// Appends bytes that the sender has sent.
     pub fn send(&mut self, bytes: &[u8]) {
         self.bytes.extend_from_slice(bytes);
     }
 
-    /// Bytes sent in all.
+    /// The number of bytes sent.
     pub fn len(&self) -> usize {
         self.bytes.len()
     }
@@ -59,51 +59,51 @@ impl Stream {
         &self.bytes
     }
 
-    /// Where the frame at hand begins.
-    pub fn told(&self) -> usize {
-        self.told
+    /// The offset of the current frame: the number of bytes that were delivered.
+    pub fn delivered(&self) -> usize {
+        self.delivered
     }
 
-    /// Type and length that the frame at hand announces, if the first `come` bytes have brought its header.
-    pub fn announced(&self, come: usize) -> Option<(u8, usize)> {
-        let header = self.bytes[..come].get(self.told..self.told + HEADER)?;
+    /// Type and length of the current frame's header, if the first `received` bytes include this header.
+    pub fn announced(&self, received: usize) -> Option<(u8, usize)> {
+        let header = self.bytes[..received].get(self.delivered..self.delivered + HEADER)?;
         Some((header[0], u32::from_ne_bytes(header[1..].try_into().unwrap()) as usize))
     }
 
-    /// What is to be told next, when the first `come` bytes have come.
-    pub fn next(&self, come: usize) -> Next<'_> {
-        let Some((kind, length)) = self.announced(come) else { return Next::Nothing };
-        if length > self.longest {
+    /// The next element to deliver, if the first `received` bytes have arrived.
+    pub fn next(&self, received: usize) -> Next<'_> {
+        let Some((kind, length)) = self.announced(received) else { return Next::Nothing };
+        if length > self.max_payload {
             return Next::TooLong;
         }
-        let begin = self.told + HEADER;
-        match self.bytes[..come].get(begin..begin + length) {
+        let begin = self.delivered + HEADER;
+        match self.bytes[..received].get(begin..begin + length) {
             Some(payload) => Next::Frame(kind, payload),
             None => Next::Nothing,
         }
     }
 
-    /// The frame at hand was told.
-    pub fn tell(&mut self) {
+    /// Notes that the current frame was delivered.
+    pub fn deliver(&mut self) {
         match self.next(self.bytes.len()) {
-            Next::Frame(_, payload) => self.told += HEADER + payload.len(),
-            other => panic!("{other:?} was told as a frame"),
+            Next::Frame(_, payload) => self.delivered += HEADER + payload.len(),
+            other => panic!("{other:?} was delivered as a frame"),
         }
     }
 
     /// Whether the sender stopped within a frame.
     pub fn is_partial(&self) -> bool {
-        self.told < self.bytes.len()
+        self.delivered < self.bytes.len()
     }
 
-    /// So many bytes were told, where they are no frames.
+    /// Notes that this many bytes were delivered that are not frames.
     pub fn skip(&mut self, count: usize) {
-        self.told += count;
+        self.delivered += count;
     }
 
-    /// The receiver forgets what it has of the frame at hand.
+    /// The receiver drops its part of the current frame.
     pub fn drop_partial(&mut self) {
-        self.told = self.bytes.len();
+        self.delivered = self.bytes.len();
     }
 }
 
@@ -116,7 +116,7 @@ pub fn frame(kind: u8, size: usize, seed: usize) -> Vec<u8> {
     frame
 }
 
-/// A header that announces a length that the script chooses, much of it near the largest.
+/// A header with a length that the script chooses, often near the maximum.
 pub fn any_header(script: &mut Script<'_>) -> Vec<u8> {
     let kind = script.byte();
     let length = match script.below(8) {

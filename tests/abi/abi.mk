@@ -2,4 +2,4 @@
 
 .PHONY: abi
 abi: ## write the baseline of the binary interface anew, with abidw
-	LIBIPC_WRITE_ABI=1 $(CARGO) test --locked --test installed -- the_interface_is_that_of_the_baseline
+	LIBIPC_WRITE_ABI=1 $(CARGO) test --locked --test installed -- interface_equals_the_baseline

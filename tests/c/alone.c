@@ -1,6 +1,7 @@
 /*
- * A server of one thread, which waits without a time limit for its few connections: whatever it has done to their descriptors
- * before, or a signal handler does meanwhile, is noticed all the same. IPC_RUNDIR names a directory.
+ * A server of one thread, which waits without a timeout for its few connections. Whatever the program has done to their
+ * descriptors before the wait, or a signal handler does during the wait, must be noticed all the same. IPC_RUNDIR names
+ * a directory.
  */
 #ifndef _GNU_SOURCE
 #define _GNU_SOURCE
@@ -45,7 +46,8 @@ static void expect_text (const char *text)
 	CHECK (m->length == strlen (text) && memcmp (m->payload, text, m->length) == 0);
 }
 
-/* So many clients, each of which has spoken, so that the next wait is one like those in the middle of a service. */
+/* Connects this many clients, each of which has sent a message, so that the next wait is like those in the middle of
+ * a service. */
 static void begin (int clients)
 {
 	int i;
@@ -77,7 +79,8 @@ static void end (int clients)
 	IPC_EVENT_CLEAN (&event)
 }
 
-/* The end of a connection whose number is `file`'s by now, or none's; nothing was done to the file. */
+/* Expects the disconnection of a connection whose number now belongs to `file`, or to no file; the file must be
+ * unchanged. */
 static void expect_end (struct ipc_connection_info *origin)
 {
 	wait_for (IPC_EVENT_TYPE_DISCONNECTION);
@@ -87,28 +90,28 @@ static void expect_end (struct ipc_connection_info *origin)
 
 static void closed_by_hand (int clients)
 {
-	struct ipc_connection_info *gone;
+	struct ipc_connection_info *closed;
 
 	begin (clients);
-	gone = list.cinfos[clients - 1];
-	CHECK (close (gone->fd) == 0);
-	expect_end (gone);
+	closed = list.cinfos[clients - 1];
+	CHECK (close (closed->fd) == 0);
+	expect_end (closed);
 	end (clients);
 }
 
-/* Neither end of a pipe that nobody writes is ready. */
+/* Neither end of a pipe that is not written is ready. */
 static void number_in_use_again (int clients)
 {
-	struct ipc_connection_info *gone;
+	struct ipc_connection_info *closed;
 	int ends[2], number;
 	char byte;
 
 	CHECK (pipe (ends) == 0);
 	begin (clients);
-	gone = list.cinfos[0];
-	number = gone->fd;
+	closed = list.cinfos[0];
+	number = closed->fd;
 	CHECK (dup2 (ends[0], number) == number);
-	expect_end (gone);
+	expect_end (closed);
 	CHECK (fcntl (number, F_GETFD) >= 0 && write (ends[1], "x", 1) == 1 && read (number, &byte, 1) == 1);
 	CHECK (close (number) == 0 && close (ends[0]) == 0 && close (ends[1]) == 0);
 	end (clients);
@@ -132,7 +135,7 @@ static void service_in_use_again (void)
 	end (1);
 }
 
-/* Another structure in the place of the first one, without a call of the library. */
+/* Puts another structure in the place of the first one, without a call of the library. */
 static void entry_replaced (void)
 {
 	struct ipc_connection_info *before, other, service, taken;
@@ -152,7 +155,7 @@ static void entry_replaced (void)
 	list.cinfos[0] = before;
 	say (0, "back");
 	expect_text ("back");
-	/* Another connection, which speaks before the wait, and the one that it replaces never does. */
+	/* The other connection sends before the wait; the connection that it replaces never sends. */
 	EXPECT_OK (ipc_server_init (environment, &service, "other"));
 	EXPECT_OK (ipc_connection (environment, &peer[2], "other"));
 	EXPECT_OK (ipc_accept (&service, &taken));
@@ -176,30 +179,30 @@ static void close_one (int number)
 		close ((int) to_close);
 }
 
-/* A wait with a time limit goes on after a handler. */
+/* A wait with a timeout goes on after a handler. */
 static void closed_by_a_handler (void)
 {
-	struct ipc_connection_info *gone;
+	struct ipc_connection_info *closed;
 	struct sigaction action;
 	timer_t timer;
 	struct itimerspec soon = { { 0, 0 }, { 0, 50 * 1000 * 1000 } };
-	struct sigevent tell;
+	struct sigevent notification;
 
 	memset (&action, 0, sizeof action);
-	memset (&tell, 0, sizeof tell);
+	memset (&notification, 0, sizeof notification);
 	action.sa_handler = close_one;
 	CHECK (sigaction (SIGUSR1, &action, NULL) == 0);
-	tell.sigev_notify = SIGEV_SIGNAL;
-	tell.sigev_signo = SIGUSR1;
-	CHECK (timer_create (CLOCK_MONOTONIC, &tell, &timer) == 0);
+	notification.sigev_notify = SIGEV_SIGNAL;
+	notification.sigev_signo = SIGUSR1;
+	CHECK (timer_create (CLOCK_MONOTONIC, &notification, &timer) == 0);
 	begin (2);
-	gone = list.cinfos[1];
-	to_close = gone->fd;
+	closed = list.cinfos[1];
+	to_close = closed->fd;
 	CHECK (timer_settime (timer, 0, &soon, NULL) == 0);
 	EXPECT_OK (ipc_wait_event_timeout (&list, &srv, &event, 1000 * LIMIT_SECONDS));
-	CHECK (event.type == IPC_EVENT_TYPE_DISCONNECTION && event.origin == gone);
-	free (gone);
-	/* And one without a limit ends. */
+	CHECK (event.type == IPC_EVENT_TYPE_DISCONNECTION && event.origin == closed);
+	free (closed);
+	/* A wait without a timeout ends. */
 	to_close = -1;
 	CHECK (timer_settime (timer, 0, &soon, NULL) == 0);
 	EXPECT (ipc_wait_event (&list, &srv, &event), IPC_ERROR_WAIT_EVENT__SELECT, EINTR);
@@ -215,34 +218,34 @@ static void swap (int number)
 	dup2 (stranger, swapped);
 }
 
-/* While the call waits for the rest of a message a handler makes the number another socket's. Without a time limit the handler
- * ends the call, and the next one reports the end, though the other socket has nothing to read; else the call reports it, and
- * reads nothing of what that socket has. */
+/* While the call waits for the rest of a message, a handler puts another socket at the number. Without a timeout the
+ * handler ends the call, and the next call reports the disconnection, although the other socket has nothing to read;
+ * with a timeout the call reports it itself, and reads no byte of the other socket. */
 static void swapped_amid_a_message (int limit)
 {
 	static char half[100 * 1000];
 	const uint32_t length = 1000 * 1000;
-	struct ipc_connection_info *gone;
+	struct ipc_connection_info *closed;
 	struct sigaction action;
 	timer_t timer;
 	struct itimerspec soon = { { 0, 0 }, { 0, 50 * 1000 * 1000 } };
-	struct sigevent tell;
+	struct sigevent notification;
 	int ends[2], kept;
 	char byte = 0;
 
 	memset (&action, 0, sizeof action);
-	memset (&tell, 0, sizeof tell);
+	memset (&notification, 0, sizeof notification);
 	action.sa_handler = swap;
 	CHECK (sigaction (SIGUSR1, &action, NULL) == 0);
-	tell.sigev_notify = SIGEV_SIGNAL;
-	tell.sigev_signo = SIGUSR1;
-	CHECK (timer_create (CLOCK_MONOTONIC, &tell, &timer) == 0);
+	notification.sigev_notify = SIGEV_SIGNAL;
+	notification.sigev_signo = SIGUSR1;
+	CHECK (timer_create (CLOCK_MONOTONIC, &notification, &timer) == 0);
 	CHECK (socketpair (AF_UNIX, SOCK_STREAM, 0, ends) == 0);
 	begin (2);
-	gone = list.cinfos[0];
-	kept = dup (gone->fd);
+	closed = list.cinfos[0];
+	kept = dup (closed->fd);
 	stranger = ends[0];
-	swapped = gone->fd;
+	swapped = closed->fd;
 	half[0] = 1;
 	memcpy (half + 1, &length, sizeof length);
 	CHECK (kept >= 0 && send (peer[0].fd, half, sizeof half, 0) == (ssize_t) sizeof half);
@@ -255,15 +258,15 @@ static void swapped_amid_a_message (int limit)
 		CHECK (write (ends[1], "x", 1) == 1);
 		EXPECT_OK (ipc_wait_event_timeout (&list, &srv, &event, limit));
 	}
-	CHECK (event.type == IPC_EVENT_TYPE_DISCONNECTION && event.origin == gone);
+	CHECK (event.type == IPC_EVENT_TYPE_DISCONNECTION && event.origin == closed);
 	CHECK (recv (swapped, &byte, 1, MSG_DONTWAIT) == 1 && byte == 'x');
-	free (gone);
+	free (closed);
 	CHECK (timer_delete (timer) == 0 && close (swapped) == 0 && close (kept) == 0);
 	CHECK (close (ends[0]) == 0 && close (ends[1]) == 0);
 	end (2);
 }
 
-/* What the library keeps, and this program does not know. */
+/* The descriptors of the library, which this program does not know. */
 static void set_closed (void)
 {
 	int fd;
@@ -273,7 +276,7 @@ static void set_closed (void)
 		struct epoll_event none;
 
 		memset (&none, 0, sizeof none);
-		/* EINVAL: an epoll set, which cannot watch itself. */
+		/* EINVAL: an epoll set, which cannot contain itself. */
 		if (epoll_ctl (fd, EPOLL_CTL_ADD, fd, &none) < 0 && errno == EINVAL && fcntl (fd, F_GETFL) >= 0)
 			if (fd != srv.fd && fd != peer[0].fd && fd != peer[1].fd && fd != list.cinfos[0]->fd
 				&& fd != list.cinfos[1]->fd)
@@ -303,7 +306,8 @@ static void begin_thread (int number)
 	CHECK (pthread_create (&thread, NULL, speak_later, NULL) == 0);
 }
 
-/* From then on there are two threads: what the other one adds to the list is reported to this one, which waits. */
+/* From now on there are two threads: an entry that the other thread adds to the list is reported to this thread,
+ * which waits. */
 static void thread_begun_by_a_handler (void)
 {
 	struct ipc_connection_info other;

@@ -1,6 +1,6 @@
 /*
- * What the test programs share. A check that fails says where on standard error and ends the program with
- * status 1. Include this before anything else.
+ * Shared by the test programs. A check that fails prints its position on standard error and ends the program with
+ * status 1. Include this header before all others.
  */
 #ifndef CHECK_H
 #define CHECK_H
@@ -13,10 +13,10 @@
 #include <signal.h>
 #include <unistd.h>
 
-/* No errno of Linux: what errno holds before each call, and after one that succeeds. */
+/* Not an errno of Linux: the value of errno before each call, and after a call that succeeds. */
 #define UNTOUCHED 4242
 
-/* No program of these takes longer, not even under valgrind. */
+/* None of these programs takes longer, not even under valgrind. */
 #define LIMIT_SECONDS 60
 
 #define CHECK(condition) \
@@ -30,7 +30,7 @@
 #define TEXT_OF(number) TEXT_OF_EXPANDED (number)
 #define TEXT_OF_EXPANDED(number) #number
 
-/* The call returns this code and errno is this number afterwards. */
+/* The call returns this code, and errno has this value afterwards. */
 #define EXPECT(call, code, number) \
 	do { \
 		int got_code_; \
@@ -42,7 +42,7 @@
 
 #define EXPECT_OK(call) EXPECT (call, IPC_ERROR_NONE, UNTOUCHED)
 
-/* What EXPECT does at present. */
+/* The call that EXPECT is making. */
 static const char *volatile current_call = "before the first call\n";
 
 static inline void check_out_of_time (int signal_number)
@@ -55,7 +55,7 @@ static inline void check_out_of_time (int signal_number)
 	_exit (1);
 }
 
-/* Called first: a program that waits in vain says where, and ends. */
+/* Called first: a program that hangs prints its position, and ends. */
 static inline void check_begin (void)
 {
 	signal (SIGALRM, check_out_of_time);

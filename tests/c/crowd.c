@@ -1,6 +1,6 @@
 /*
- * Many come, one in seven speaks, all go: as many ends as arrivals, and nothing is left: no descriptor, and,
- * as valgrind sees it, no block. IPC_RUNDIR names a directory.
+ * Many clients connect, one in seven sends a message, all leave: as many disconnections as connections, and nothing is
+ * left: no descriptor, and, as valgrind checks, no block. IPC_RUNDIR names a directory.
  */
 #ifndef _GNU_SOURCE
 #define _GNU_SOURCE
@@ -13,7 +13,7 @@
 
 static char *environment[] = { NULL };
 
-/* But for those that the library keeps to hold numbers: they can only be closed. */
+/* Without the descriptors with which the library holds numbers: they can only be closed. */
 static int open_descriptors (void)
 {
 	int count = 0;

@@ -21,10 +21,11 @@
 
 #define OK(call) CHECK ((call) == IPC_ERROR_NONE)
 
-/* What pthread_join says of a thread that has ended in a signal handler. */
+/* The result of pthread_join for a thread that has ended in a signal handler. */
 #define EXITED ((void *) 5)
 
-/* How a thread is made to end. DISABLED: it is cancelled while it has cancellation disabled, so that it does not end in the call. */
+/* How a thread is made to end. DISABLED: it is cancelled while it has cancellation disabled, so that it does not end
+ * in the call. */
 enum way { CANCELLED, EXITS_IN_HANDLER, DISABLED };
 
 static const enum way WAYS[] = { CANCELLED, EXITS_IN_HANDLER, DISABLED };
@@ -49,7 +50,7 @@ static inline int open_fds (void)
 	return count;
 }
 
-/* 'S' if the thread waits in the kernel. */
+/* The state of the thread: 'S' if it waits in the kernel. */
 static inline char state_of (int id)
 {
 	char path[64], stat[256], *end;
@@ -69,7 +70,7 @@ static inline char state_of (int id)
 	return end[2];
 }
 
-/* Until the thread waits: three times in a row, since it may have waited for a lock. */
+/* Waits until the thread waits: three polls in a row must see it, since it may wait for a lock. */
 static inline void until_it_waits (struct ending *ending)
 {
 	int times = 0;
@@ -96,14 +97,14 @@ static void *make_call (void *argument)
 	pthread_setcancelstate (ending->way == DISABLED ? PTHREAD_CANCEL_DISABLE : PTHREAD_CANCEL_ENABLE, &state);
 	atomic_store (&ending->id, (int) syscall (SYS_gettid));
 	ending->code = ending->call ();
-	/* The library has left the state as it was. */
+	/* The library has restored the cancellation state. */
 	pthread_setcancelstate (PTHREAD_CANCEL_ENABLE, &state);
 	CHECK (state == (ending->way == DISABLED ? PTHREAD_CANCEL_DISABLE : PTHREAD_CANCEL_ENABLE));
 	pthread_testcancel ();
 	return NULL;
 }
 
-/* A thread that makes the call and waits in it. */
+/* Starts a thread that makes the call and waits in it. */
 static inline void start_call (struct ending *ending, enum way way, enum ipc_errors (*call) (void))
 {
 	memset (ending, 0, sizeof *ending);
@@ -156,7 +157,7 @@ static inline int is_readable (int fd)
 	return poll (&one, 1, 0) == 1;
 }
 
-/* A frame as it is on the wire; its size. */
+/* Writes a frame; returns its size. */
 static inline size_t frame_of (char *place, char type, const char *payload)
 {
 	uint32_t length = (uint32_t) strlen (payload);
@@ -177,7 +178,7 @@ static inline void expect_message (const struct ipc_message *m, char type, const
 	CHECK (m->type == type && m->length == strlen (payload) && memcmp (m->payload, payload, m->length) == 0);
 }
 
-/* A listening socket at the path, with room for so many clients and one more. */
+/* A listening socket at the path, whose backlog has room for this many clients and one more. */
 static inline int listen_at (const char *path, int backlog)
 {
 	struct sockaddr_un address;

@@ -1,5 +1,5 @@
 /*
- * Threads that are cancelled at any moment: a call ends at its begin or while it waits, but not when it has something to
+ * Threads that are cancelled at any moment: a call ends at its begin or while it waits, but not when it has a result to
  * return. So no frame is lost or cut.
  */
 #include "ending.h"
@@ -23,7 +23,7 @@ static void open_pair (void)
 	peer = pair[1];
 }
 
-/* How many frames the thread has got from calls that have returned, and how many it has written. */
+/* How many frames the thread has received from calls that have returned, and how many frames it has written. */
 static atomic_int got, written;
 
 static struct ipc_message message;
@@ -40,7 +40,7 @@ static void *read_until_cancelled (void *unused)
 	return NULL;
 }
 
-/* What one thread leaves the next call frees. */
+/* The buffer that one thread leaves is freed by the next call. */
 static struct ipc_event event;
 
 static void *wait_until_cancelled (void *unused)
@@ -64,7 +64,7 @@ static void *write_frames (void *unused)
 	(void) unused;
 	for (i = 0; i < FRAMES; i++) {
 		frame[0] = (char) (i % 100);
-		/* Often in two parts. */
+		/* The frame often arrives in two parts. */
 		if (i % 3 == 0) {
 			send_bytes (peer, frame, 3);
 			send_bytes (peer, frame + 3, size - 3);
@@ -75,7 +75,7 @@ static void *write_frames (void *unused)
 	return NULL;
 }
 
-/* A reader that is cancelled at any moment: the next one gets the frame behind the last that was returned. */
+/* A reader that is cancelled at any moment: the next reader gets the frame after the last one that was returned. */
 static void no_frame_is_lost (int is_listed)
 {
 	pthread_t writer, reader;
@@ -128,7 +128,7 @@ static void *write_until_cancelled (void *unused)
 
 static atomic_int is_over;
 
-/* What arrives are whole frames, in order: those that were written, and one that was not finished. */
+/* Whole frames arrive, in order: those that were written, and one frame whose write had not returned. */
 static void *read_frames (void *unused)
 {
 	struct ipc_connection_info other = connection;

@@ -1,6 +1,6 @@
 /*
- * Threads that have a cancellation pending when they make a call: one that may wait ends at its begin, with nothing done; one
- * that never waits is done. IPC_RUNDIR names a directory.
+ * Threads that have a cancellation pending when they make a call: a call that may wait ends at its begin, and does
+ * nothing; a call that never waits is completed. IPC_RUNDIR names a directory.
  */
 #include "ending.h"
 #include "undeclared.h"
@@ -14,7 +14,7 @@ static struct ipc_connection_infos list;
 static struct ipc_message message;
 static int peer, client, file;
 
-/* Each of these calls would be done at once. */
+/* Each of these calls would succeed at once. */
 
 static enum ipc_errors begin_read (void) { return ipc_read (&connection, &message); }
 static enum ipc_errors begin_message_read (void) { return ipc_message_read (connection.fd, &message); }
@@ -73,7 +73,7 @@ static enum ipc_errors begin_handle_new_connection (void)
 	return handle_new_connection (&srv, &list, NULL);
 }
 
-/* The thread has a cancellation pending when it makes the call. */
+/* The thread has a pending cancellation when it makes the call. */
 static void *cancel_itself_and_call (void *argument)
 {
 	enum ipc_errors (*call) (void) = *(enum ipc_errors (**) (void)) argument;
@@ -127,7 +127,7 @@ static void nothing_is_done_at_the_begin (void)
 		OK (ipc_pending (&connection, &now));
 		CHECK (now == pending && open_fds () == before && list.size == 0 && is_readable (srv.fd));
 	}
-	/* One client is there, and no more. */
+	/* One client is connected, and no more. */
 	OK (ipc_accept (&srv, &accepted));
 	CHECK (!is_readable (srv.fd));
 	OK (ipc_close (&accepted));
@@ -141,7 +141,7 @@ static void nothing_is_done_at_the_begin (void)
 
 static int done;
 
-/* All that a program may do in a cleanup handler, and more. */
+/* Everything that a program may do in a cleanup handler, and more. */
 static enum ipc_errors calls_that_never_wait (void)
 {
 	struct ipc_message m = { 0, 0, NULL }, *made;
@@ -217,7 +217,7 @@ static void what_never_waits_is_done (void)
 	open_pair ();
 	CHECK (socketpair (AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, pair) == 0);
 	own.fd = pair[0];
-	/* Each line is written at once: in write(2) a thread could end. */
+	/* Each line is written at once: a thread could be cancelled in write(2). */
 	CHECK (freopen ("/dev/null", "w", stdout) != NULL && setvbuf (stdout, NULL, _IONBF, 0) == 0);
 	CHECK (pthread_create (&thread, NULL, cancel_itself_and_call_all, NULL) == 0);
 	CHECK (pthread_join (thread, &result) == 0 && result == PTHREAD_CANCELED);

@@ -1,6 +1,6 @@
 /*
- * A thread that ends while it waits for events, messages, clients or a server. No descriptor is left behind and nothing that
- * was received is lost: another thread makes the same call afterwards, and it succeeds. IPC_RUNDIR names a directory.
+ * A thread that ends while it waits for events, messages, clients or a server. No descriptor stays open and no received
+ * byte is lost: another thread makes the same call afterwards, and it succeeds. IPC_RUNDIR names a directory.
  */
 #include "ending.h"
 #include "undeclared.h"
@@ -19,7 +19,7 @@ static int peer, listener, client, number;
 static char frames[256], path[300];
 static size_t half, all;
 
-/* One call that waits: what there is before, the call, what ends its wait, and what it has then got. */
+/* One call that waits: its preparation, the call, the action that ends its wait, and the expected result. */
 struct waiting {
 	const char *name;
 	void (*prepare) (void);
@@ -28,7 +28,7 @@ struct waiting {
 	void (*verify) (void);
 };
 
-/* A connection on which one and a half frames have arrived; the rest and a third frame are for later. */
+/* A connection on which one and a half frames have arrived; the rest and a third frame are sent later. */
 static void prepare_pair (void)
 {
 	int pair[2];
@@ -105,7 +105,7 @@ static void verify_recv (void)
 	close_pair ();
 }
 
-/* Nothing of a frame has arrived, and the socket has a time limit, so that the wait is another one. */
+/* Nothing of a frame has arrived, and the socket has a timeout, so that the library waits in another way. */
 static void prepare_read_with_limit (void)
 {
 	struct timeval limit = { 50, 0 };
@@ -133,7 +133,7 @@ static enum ipc_errors call_wait_events (void)
 
 	count = 1;
 	code = ipc_wait_events (&list, &srv, events, &count, 50000);
-	/* As the other two have it. */
+	/* The event is stored where the other two calls store theirs. */
 	IPC_EVENT_CLEAN (&event);
 	event = events[0];
 	memset (&events[0], 0, sizeof events[0]);
@@ -175,14 +175,14 @@ static void verify_list (void)
 	OK (ipc_server_close (&srv));
 }
 
-/* Clients. */
+/* Accepting clients. */
 
 static void prepare_service (void)
 {
 	OK (ipc_server_init (environment, &srv, "ending"));
 }
 
-/* A list that has waited for a service leaves its socket in another state. */
+/* A list that has waited for a service leaves its socket in another state (O_NONBLOCK). */
 static void prepare_service_of_a_list (void)
 {
 	prepare_service ();
@@ -249,7 +249,7 @@ static void prepare_full_service (void)
 	fill_backlog (path);
 }
 
-/* A path for which a socket address has no room. */
+/* A path that is too long for a socket address. */
 static void prepare_full_service_far_away (void)
 {
 	char link[64];
@@ -270,7 +270,7 @@ static void prepare_full_service_far_away (void)
 
 static enum ipc_errors call_connection (void)
 {
-	/* In this thread's frame: a thread that ends leaves nothing to be freed. */
+	/* In this thread's frame: a thread that ends leaves no memory to be freed. */
 	struct ipc_connection_info server = { 0 };
 	enum ipc_errors code = ipc_connection (environment, &server, "full");
 
@@ -291,7 +291,7 @@ static void make_room (void)
 	CHECK (taken >= 0 && close (taken) == 0);
 }
 
-/* The connection is the only one that waits: a thread that has ended is not in the backlog. */
+/* This connection is the only one in the backlog: the thread that has ended left none there. */
 static void verify_connected (void)
 {
 	char byte = 'x';
@@ -333,7 +333,7 @@ static void end_in (const struct waiting *waiting, enum way way, int times)
 		start_call (&ending, way, waiting->call);
 		end_call (&ending);
 		if (way == DISABLED) {
-			/* It goes on, and it ends once it has returned. */
+			/* The call goes on, and the thread ends after the call has returned. */
 			until_it_waits (&ending);
 			waiting->wake ();
 			join_call (&ending);
@@ -356,7 +356,7 @@ int main (void)
 
 	check_begin ();
 	handle_sigusr1 ();
-	/* Once, for what the library keeps. */
+	/* Once before, for the memory that the library keeps. */
 	end_in (&CALLS[4], CANCELLED, 1);
 	before = open_fds ();
 	for (i = 0; i < sizeof CALLS / sizeof CALLS[0]; i++)

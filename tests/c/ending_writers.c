@@ -1,6 +1,6 @@
 /*
- * A thread that ends while it waits for a peer that does not read: the bytes that the peer then gets are whole frames, others
- * may write, and no descriptor is left behind. Then a thread that ends while it prints.
+ * A thread that ends while it waits for a peer that does not read: the peer then receives whole frames, other threads
+ * may write, and no descriptor stays open. Then a thread that ends while it prints.
  */
 #include "ending.h"
 
@@ -14,7 +14,7 @@ static struct ipc_message large, small, last;
 static char *bytes;
 static int peer, file;
 
-/* What the peer gets: how many frames of each type. */
+/* What the peer receives: the number of frames of each type. */
 static int arrived[128];
 static pthread_t reader;
 
@@ -25,7 +25,7 @@ static int read_all (char *place, size_t size)
 	return count == (ssize_t) size;
 }
 
-/* Reads frames until the one of type 9. All bytes of a payload are the type. */
+/* Reads frames until one of type 9. Every byte of a payload equals its type. */
 static void *read_frames (void *unused)
 {
 	char header[5], *payload = (char *) malloc (LARGE);
@@ -62,7 +62,7 @@ static void open_pair (void)
 	peer = pair[1];
 }
 
-/* Frames of type 4, past the library, as many as the kernel takes whole; how many. */
+/* Sends frames of type 4 without the library, as many as the kernel accepts whole; returns how many. */
 static int fill (void)
 {
 	char frame[5 + 100];
@@ -77,7 +77,7 @@ static int fill (void)
 	return count;
 }
 
-/* The peer reads; the last message is written and gets there. */
+/* The peer reads; the last message is written and arrives. */
 static void finish (void)
 {
 	CHECK (pthread_create (&reader, NULL, read_frames, NULL) == 0);
@@ -131,7 +131,7 @@ static enum ipc_errors flush_with_limit (void)
 	return ipc_flush (&connection, 50000);
 }
 
-/* In a list a call waits for some time only: the thread is ended after so many calls. */
+/* For a connection in a list a call waits for a limited time only: the thread is ended after this many calls. */
 static atomic_int calls_made;
 
 static enum ipc_errors write_small_again_and_again (void)
@@ -152,7 +152,7 @@ static void start_and_end (enum way way, enum ipc_errors (*call) (void))
 	CHECK (open_fds () == before);
 }
 
-/* The kernel has taken a part of the frame: the rest of it follows. */
+/* The kernel has accepted a part of the frame: the rest of it must follow. */
 static void in_the_middle_of_a_frame (enum way way)
 {
 	enum ipc_errors (*calls[]) (void) = { write_large, message_write_large, send_large, write_large_with_file };
@@ -166,7 +166,7 @@ static void in_the_middle_of_a_frame (enum way way)
 	}
 }
 
-/* The kernel has taken nothing: nothing of the frame is sent later. */
+/* The kernel has accepted nothing: nothing of the frame may be sent later. */
 static void before_a_frame (enum way way)
 {
 	enum ipc_errors (*calls[]) (void) = { write_small, write_small_with_file };
@@ -204,8 +204,8 @@ static void in_a_flush (enum way way)
 }
 
 /*
- * A connection in a list: before anything is queued, then while its queue fills up, and when it is full. The thread is
- * cancelled wherever it is, which a handler that calls pthread_exit must not do.
+ * A connection in a list: before anything is queued, then while its queue fills up, and when the queue is full. The
+ * thread is cancelled wherever it is; a handler that calls pthread_exit must not do that.
  */
 static void in_a_list (void)
 {
@@ -235,7 +235,7 @@ static void in_a_list (void)
 	}
 }
 
-/* Cancellation is disabled: the call goes on, and ends by what it waits for. */
+/* Cancellation is disabled: the call goes on, and ends when the event occurs that it waits for. */
 static void not_while_disabled (void)
 {
 	struct ending ending;
@@ -299,7 +299,7 @@ static void in_a_print (enum way way)
 	funlockfile (stdout);
 	while (read (ends[0], rest, sizeof rest) > 0)
 		;
-	/* Another thread, here this one, prints on. */
+	/* Another thread, here this one, can print. */
 	log_info ("%s", "the next line");
 	fflush (stdout);
 	CHECK (read (ends[0], rest, sizeof rest) > 0);

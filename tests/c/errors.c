@@ -12,7 +12,7 @@
 
 static char *environment[] = { NULL };
 
-/* A name, or a path, of one byte more than fits with its NUL. */
+/* A name, or a path, that is one byte longer than fits with its NUL. */
 static char too_long[PATH_MAX + 1];
 
 static struct ipc_connection_info service (uint32_t index)
@@ -24,7 +24,7 @@ static struct ipc_connection_info service (uint32_t index)
 	return srv;
 }
 
-/* The path of the service "errors" with this index, from a buffer that the next call uses again. */
+/* The path of the service "errors" with this index, in a buffer that the next call reuses. */
 static const char *path_of (uint32_t index)
 {
 	static char path[PATH_MAX];
@@ -32,7 +32,7 @@ static const char *path_of (uint32_t index)
 	return path;
 }
 
-/* The socket of a server that has died without removing it. */
+/* The socket of a server that has died without removing the file. */
 static void leave_dead_socket (const char *path)
 {
 	struct sockaddr_un address;
@@ -62,7 +62,7 @@ static void servers (void)
 	EXPECT (ipc_server_init (environment, &srv, too_long), IPC_ERROR_USOCK_INIT__EMPTY_PATH, ENAMETOOLONG);
 	CHECK (srv.fd == -1 && srv.spath == NULL);
 
-	/* A living server keeps its path. */
+	/* The path of a living server is not taken. */
 	EXPECT_OK (ipc_server_init (environment, &srv, "errors"));
 	CHECK (strcmp (srv.spath, path_of (0)) == 0);
 	EXPECT (ipc_server_init (environment, &second, "errors"), IPC_ERROR_USOCK_INIT__BIND, EADDRINUSE);
@@ -72,33 +72,34 @@ static void servers (void)
 	EXPECT_OK (ipc_server_close (&srv));
 	CHECK (access (path_of (0), F_OK) == -1 && errno == ENOENT);
 
-	/* A dead one does not. */
+	/* The path of a dead server is taken. */
 	leave_dead_socket (path_of (0));
 	EXPECT (ipc_connection (environment, &client, "errors"), IPC_ERROR_USOCK_CONNECT__SOCKET, ECONNREFUSED);
 	EXPECT_OK (ipc_server_init (environment, &srv, "errors"));
 
-	/* Without its file a service is closed all the same. */
+	/* If the file of a service is missing, the service is closed all the same. */
 	CHECK (unlink (srv.spath) == 0);
 	EXPECT (ipc_server_close (&srv), IPC_ERROR_USOCK_REMOVE__NO_FILE, ENOENT);
 	CHECK (srv.spath == NULL && fcntl (srv.fd, F_GETFD) == -1 && errno == EBADF);
 	EXPECT (ipc_server_close (NULL), IPC_ERROR_USOCK_CLOSE, EINVAL);
 	EXPECT (ipc_server_close (&second), IPC_ERROR_USOCK_CLOSE, EBADF);
 
-	/* What is no socket is not replaced. */
+	/* A file that is not a socket is not replaced. */
 	leave_regular_file (path_of (1));
 	srv = service (1);
 	EXPECT (ipc_server_init (environment, &srv, "errors"), IPC_ERROR_USOCK_INIT__BIND, EADDRINUSE);
 	EXPECT (ipc_server_close (&srv), IPC_ERROR_USOCK_CLOSE, EBADF);
 	CHECK (unlink (path_of (1)) == 0);
 
-	/* The last directory of the run directory is made, one above it is not. */
+	/* The last directory of the run directory is created, the one above it is not. */
 	CHECK (getenv ("IPC_RUNDIR") != NULL && strlen (getenv ("IPC_RUNDIR")) < PATH_MAX - 100);
 	strcpy (rundir, getenv ("IPC_RUNDIR"));
 	sprintf (missing, "%s/missing/too", getenv ("IPC_RUNDIR"));
 	CHECK (setenv ("IPC_RUNDIR", missing, 1) == 0);
 	EXPECT (ipc_server_init (environment, &srv, "errors"), IPC_ERROR_USOCK_INIT__BIND, ENOENT);
 	CHECK (setenv ("IPC_RUNDIR", rundir, 1) == 0);
-	/* The path that was tried stays, to be printed; the end of what has not begun frees it. */
+	/* The path that was tried stays in the structure, to be printed; closing the service that was not opened frees
+	 * it. */
 	CHECK (srv.fd == -1 && strstr (srv.spath, "/missing/too/") != NULL);
 	EXPECT (ipc_server_close (&srv), IPC_ERROR_USOCK_CLOSE, EBADF);
 	CHECK (srv.spath == NULL);
@@ -153,7 +154,7 @@ static void events (void)
 	EXPECT (ipc_wait_event (&list, NULL, &event), IPC_ERROR_WAIT_EVENT__NO_CLIENTS_PARAM, EINVAL);
 	EXPECT (ipc_wait_event (&list, &srv, &event), IPC_ERROR_WAIT_EVENT__SELECT, EBADF);
 
-	/* A call that fails also frees what the event still holds, and says that nothing has happened. */
+	/* A call that fails also frees the message that the event still has, and sets the event to NOT_SET. */
 	EXPECT_OK (ipc_message_new (&left, 5));
 	IPC_EVENT_SET (&event, IPC_EVENT_TYPE_MESSAGE, left, &srv);
 	srv.fd = ends[0];
@@ -178,7 +179,7 @@ static void lists (void)
 	EXPECT (ipc_del (&list, NULL), IPC_ERROR_DEL__NO_CLIENT_PARAM, EINVAL);
 	EXPECT (ipc_del (&list, &first), IPC_ERROR_DEL__EMPTY_LIST, ENOENT);
 
-	/* A size that the array does not have. */
+	/* A size that does not match the array. */
 	list.size = 1;
 	EXPECT (ipc_add (&list, &first), IPC_ERROR_ADD__EMPTY_LIST, EINVAL);
 	EXPECT (ipc_add_fd (&list, 0), IPC_ERROR_ADD__EMPTY_LIST, EINVAL);
@@ -300,7 +301,7 @@ static void call_log_format (const char *tag, const char *message, ...)
 	va_end (args);
 }
 
-/* The functions that print have nothing to print here. */
+/* The functions that print print nothing for these arguments. */
 static void printers (void)
 {
 	const char *volatile nothing = NULL;

@@ -1,6 +1,6 @@
 /*
- * A server and a client, two processes of one program: each kind of event comes, in its place, with its
- * origin and its message, and everything is given back at the end. IPC_RUNDIR names a directory.
+ * A server and a client, two processes of one program: each kind of event is reported, in its order, with its origin
+ * and its message, and everything is freed at the end. IPC_RUNDIR names a directory.
  */
 #include "check.h"
 
@@ -33,7 +33,7 @@ static void expect_message (const struct ipc_connection_info *origin, const char
 	expect_text ((const struct ipc_message *) event.m, text);
 }
 
-/* Reads one answer by itself, and waits for the next as a server does. */
+/* Reads one answer with ipc_read, and waits for the next one as a server does. */
 static int client (void)
 {
 	struct ipc_message m = { 0, 0, NULL };
@@ -73,7 +73,7 @@ static void server (int input, int output)
 	expect_message (peer, "question");
 	say (peer, "answer");
 
-	/* The descriptor of our own: its bytes, then its end, told once and as a message of length 0. */
+	/* The program's own descriptor: its bytes, then its end of file, reported once and as a message of length 0. */
 	CHECK (write (output, "piped", 5) == 5);
 	EXPECT_OK (ipc_wait_event (&list, &srv, &event));
 	CHECK (event.type == IPC_EVENT_TYPE_EXTRA_SOCKET && event.origin == extra);
@@ -114,7 +114,7 @@ int main (void)
 	child = fork ();
 	CHECK (child != -1);
 	if (child == 0) {
-		/* The child lets go of what it has of the service; the parent goes on with it and with its file. */
+		/* The child closes its copy of the service; the parent keeps the service and its file. */
 		CHECK (close (ends[0]) == 0 && close (ends[1]) == 0);
 		EXPECT_OK (ipc_server_close (&srv));
 		CHECK (srv.spath == NULL && access (path, F_OK) == 0);

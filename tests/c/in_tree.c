@@ -1,6 +1,6 @@
 /*
- * Programs that stood in the tree of the library said this. It compiles unchanged where src/ipc.h of their
- * tree is a link to the installed header.
+ * A program that was kept in the tree of the library, and included its header like this. It compiles unchanged if
+ * src/ipc.h of its tree is a link to the installed header.
  */
 #include "../src/ipc.h"
 

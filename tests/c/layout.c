@@ -1,6 +1,6 @@
 /*
- * The binary interface: sizes, offsets, values and macros of ipc.h. Nearly all of it is checked by the
- * compiler. Included twice, to show that it may be.
+ * The binary interface: sizes, offsets, values and macros of ipc.h. Nearly all checks are made by the compiler. The
+ * header is included twice, to show that this is possible.
  */
 #include <ipc.h>
 #include <ipc.h>
@@ -17,7 +17,8 @@
 #define MEMBER(type, member, member_type, offset) \
 	ASSERT (offsetof (type, member) == (offset) && sizeof (((type *) 0)->member) == sizeof (member_type))
 
-/* 8, and 4 on 32-bit machines: there the members stand as the same declarations put them, each aligned to its size. */
+/* 8, and 4 on 32-bit machines: there the members have the offsets that the same declarations give them, each aligned
+ * to its size. */
 #define POINTER sizeof (void *)
 ASSERT (POINTER == 8 || POINTER == 4);
 
@@ -145,7 +146,7 @@ int main (void)
 		fprintf (stderr, "%s:%d: RUNDIR is %s\n", __FILE__, __LINE__, RUNDIR);
 		return 1;
 	}
-	/* Each code has a sentence of its own, and what is no code has none. */
+	/* Each code has its own message, and a number that is no code has none. */
 	for (code = IPC_ERROR_NONE; code <= IPC_ERROR_MESSAGE_EMPTY__EMPTY_MESSAGE_LIST; code++) {
 		const char *sentence = ipc_errors_get ((enum ipc_errors) code);
 		if (sentence == NULL || *sentence == '\0') {

@@ -1,6 +1,6 @@
 /*
- * The message functions: what they make, what they refuse, who owns what, and the bytes of a frame. Run under
- * valgrind it also shows that no block is lost and no byte beyond a buffer is touched.
+ * The message functions: their results, the arguments that they refuse, the ownership of memory, and the bytes of a
+ * frame. Under valgrind this program also shows that no block is leaked and no byte beyond a buffer is accessed.
  */
 #include "check.h"
 
@@ -46,7 +46,7 @@ static void make_new_messages (void)
 	for (i = 0; i < sizeof sizes / sizeof *sizes; i++) {
 		EXPECT_OK (ipc_message_new (&m, sizes[i]));
 		CHECK (m->length == (uint32_t) sizes[i] && m->payload != NULL);
-		/* The NUL byte behind it included. */
+		/* Including the NUL byte after the payload. */
 		for (byte = 0; byte <= sizes[i]; byte++)
 			CHECK (m->payload[byte] == 0);
 		EXPECT_OK (ipc_message_empty (m));
@@ -69,7 +69,7 @@ static void format (void)
 	CHECK (m.type == 42 && m.length == 300 && m.payload != given);
 	CHECK (memcmp (m.payload, given, 300) == 0 && m.payload[300] == '\0');
 
-	/* Another payload takes the place of the first, which the library frees. */
+	/* A new payload replaces the first one, which the library frees. */
 	EXPECT_OK (ipc_message_format (&m, (char) -1, given, 1));
 	CHECK (m.type == (char) -1 && m.length == 1 && m.payload[0] == given[0] && m.payload[1] == '\0');
 
@@ -91,7 +91,7 @@ static void format (void)
 	EXPECT_OK (ipc_message_format_server_close (&m));
 	CHECK (m.type == MSG_TYPE_SERVER_CLOSE && m.length == 0);
 
-	/* What is refused leaves the message as it was. */
+	/* Arguments that are refused leave the message unchanged. */
 	EXPECT_OK (ipc_message_format_data (&m, hello, sizeof hello));
 	before = m.payload;
 	EXPECT (ipc_message_format (&m, 9, hello, 0), IPC_ERROR_MESSAGE_FORMAT__INCONSISTENT_PARAMS, EINVAL);
@@ -126,7 +126,7 @@ static void write_to_buffer (void)
 	EXPECT_OK (ipc_message_format_write (&m, &given, &size));
 	CHECK (given == own && size == (ssize_t) sizeof golden && memcmp (own, golden, sizeof golden) == 0);
 
-	/* A message without a payload is a header alone, also where an old pointer has stayed. */
+	/* A message without a payload is only a header, even if an old pointer is still set. */
 	EXPECT_OK (ipc_message_format (&m, (char) -128, NULL, 0));
 	made = NULL;
 	EXPECT_OK (ipc_message_format_write (&m, &made, &size));
@@ -161,7 +161,7 @@ static void read_from_buffer (void)
 	CHECK (m.payload[5] == '\0' && m.payload != frame + IPC_HEADER_SIZE);
 	EXPECT_OK (ipc_message_empty (&m));
 
-	/* Each size but the frame's own is wrong; none reads beyond the buffer. */
+	/* Each size other than that of the frame is wrong; no call reads beyond the buffer. */
 	for (size = -1; size < (int) sizeof golden; size++)
 		EXPECT (ipc_message_format_read (&m, frame, size), IPC_ERROR_MESSAGE_FORMAT_READ__MESSAGE_SIZE, EBADMSG);
 	frame[1] = 4;
@@ -175,7 +175,7 @@ static void read_from_buffer (void)
 	CHECK (m.length == 0);
 	EXPECT_OK (ipc_message_empty (&m));
 
-	/* One byte more than any message may have, although size and length agree. */
+	/* One byte more than a message may have, although size and length agree. */
 	large = pattern (IPC_HEADER_SIZE + length);
 	memcpy (large + 1, &length, sizeof length);
 	EXPECT (ipc_message_format_read (&m, large, IPC_HEADER_SIZE + length),
@@ -189,7 +189,7 @@ static void read_from_buffer (void)
 	free (frame);
 }
 
-/* What is written to a buffer and read from it again is the same, for messages of each awkward size. */
+/* A message that is written to a buffer and read from it again is unchanged, for messages of each critical size. */
 static void round_trip (void)
 {
 	static const ssize_t sizes[] = { 1, 4, 5, 6, 4095, 65536, IPC_MAX_MESSAGE_SIZE };
@@ -236,19 +236,19 @@ static void write_to_and_read_from_socket (void)
 	memset (&m, 0, sizeof m);
 	EXPECT_OK (ipc_message_format_data (&m, hello, sizeof hello));
 
-	/* On the wire it is the golden frame, with nothing before or behind it. */
+	/* On the socket the message is the golden frame, with no byte before or after it. */
 	EXPECT_OK (ipc_message_write (fds[0], &m));
 	CHECK (recv (fds[1], bytes, sizeof bytes, 0) == (ssize_t) sizeof golden);
 	CHECK (memcmp (bytes, golden, sizeof golden) == 0);
 
-	/* One read takes one message and leaves the next to the kernel. */
+	/* One read receives one message and leaves the next one in the kernel. */
 	EXPECT_OK (ipc_message_write (fds[0], &m));
 	EXPECT_OK (ipc_message_write (fds[0], &m));
 	EXPECT_OK (ipc_message_read (fds[1], &got));
 	expect_hello (&got);
 	CHECK (recv (fds[1], bytes, sizeof bytes, MSG_PEEK) == (ssize_t) sizeof golden);
 
-	/* By the structures as well; type and spath of these mean nothing here. */
+	/* Through structures as well; their type and spath have no meaning here. */
 	EXPECT_OK (ipc_connection_gen (&here, 0, 0, fds[0], 'u'));
 	EXPECT_OK (ipc_connection_gen (&there, 0, 0, fds[1], 'u'));
 	EXPECT_OK (ipc_read (&there, &got));
@@ -257,7 +257,7 @@ static void write_to_and_read_from_socket (void)
 	EXPECT_OK (ipc_read (&here, &got));
 	expect_hello (&got);
 
-	/* A message of no bytes is a message. */
+	/* A message of length 0 is a message. */
 	EXPECT_OK (ipc_message_format (&m, 3, NULL, 0));
 	EXPECT_OK (ipc_write (&here, &m));
 	EXPECT_OK (ipc_read (&there, &got));
@@ -285,7 +285,7 @@ static void meet_a_peer_that_is_gone (void)
 	memset (&m, 0, sizeof m);
 	EXPECT_OK (ipc_message_format_data (&m, hello, sizeof hello));
 
-	/* Between two messages, and no SIGPIPE for the one that writes. */
+	/* End of file between two messages; a write causes no SIGPIPE. */
 	pair (fds);
 	EXPECT_OK (ipc_message_write (fds[0], &m));
 	EXPECT_OK (usock_close (fds[0]));
@@ -295,14 +295,14 @@ static void meet_a_peer_that_is_gone (void)
 	EXPECT (ipc_message_write (fds[1], &m), IPC_ERROR_USOCK_SEND, EPIPE);
 	EXPECT_OK (usock_close (fds[1]));
 
-	/* Within a message. */
+	/* End of file within a message. */
 	pair (fds);
 	CHECK (send (fds[0], golden, sizeof golden - 1, 0) == (ssize_t) sizeof golden - 1);
 	EXPECT_OK (usock_close (fds[0]));
 	EXPECT (ipc_message_read (fds[1], &got), IPC_ERROR_CLOSED_RECIPIENT, ECONNRESET);
 	EXPECT_OK (usock_close (fds[1]));
 
-	/* One that announces more than any message may have. */
+	/* A header that announces more than a message may have. */
 	pair (fds);
 	CHECK (send (fds[0], "\2\377\377\377\377", IPC_HEADER_SIZE, 0) == IPC_HEADER_SIZE);
 	EXPECT (ipc_message_read (fds[1], &got), IPC_ERROR_USOCK_RECV, EPROTO);
@@ -311,7 +311,7 @@ static void meet_a_peer_that_is_gone (void)
 	EXPECT_OK (ipc_message_empty (&m));
 }
 
-/* The step below messages: whole frames, in the library's buffer or in the program's. */
+/* The layer below messages: whole frames, in the library's buffer or in the program's. */
 static void send_and_receive_frames (void)
 {
 	char *buf = NULL, *own;
@@ -325,7 +325,7 @@ static void send_and_receive_frames (void)
 	CHECK (len == (ssize_t) sizeof golden && memcmp (buf, golden, sizeof golden) == 0);
 	free (buf);
 
-	/* A frame that is larger than the room waits for a call with more of it. */
+	/* A frame that is larger than the buffer waits for a call with a larger buffer. */
 	EXPECT_OK (usock_send (fds[0], golden, sizeof golden, NULL));
 	own = buf = block (sizeof golden);
 	len = sizeof golden - 1;

@@ -1,8 +1,7 @@
 /*
- * A program as they were written in 2019: it includes ipc.h and relies on it for everything else, uses the
- * macros as blocks, and takes event.origin both for the structure's pointer
- * that it is and for the manual's void *. Compiled with and without IPC_WITH_ERRORS. IPC_RUNDIR names a
- * directory.
+ * A program in the style of 2019: it includes ipc.h and relies on it for all other headers, uses the macros as blocks,
+ * and uses event.origin both as the pointer to a structure that it is and as the void * of the manual. Compiled with
+ * and without IPC_WITH_ERRORS. IPC_RUNDIR names a directory.
  */
 #include <ipc.h>
 
@@ -33,7 +32,7 @@ static void try_event_macros (struct ipc_connection_info *origin)
 	if (event.type != IPC_EVENT_TYPE_DISCONNECTION || event.m != NULL || event.origin != origin)
 		FAIL ("IPC_EVENT_SET");
 
-	/* Without a message, and with one: it is emptied and freed. */
+	/* Without a message, and with one: the message is emptied and freed. */
 	if (event.m == NULL)
 		IPC_EVENT_CLEAN (pevent)
 	else
@@ -117,8 +116,8 @@ int main (int argc, char **argv, char **env)
 			ipc_close (me);
 			break;
 		case IPC_EVENT_TYPE_DISCONNECTION: {
-			struct ipc_connection_info *gone = event.origin;
-			free (gone);
+			struct ipc_connection_info *closed = event.origin;
+			free (closed);
 			break;
 		}
 		case IPC_EVENT_TYPE_NOT_SET:

@@ -1,13 +1,13 @@
 /*
- * A static program with functions of its own that have names of the library's, which are in no header that it includes: they are
- * the program's alone, and the library works as if they were not there.
+ * A static program that defines functions with names of the library's which are in no header that it includes: they
+ * belong to the program alone, and the library works as if they did not exist.
  */
 #define IPC_NO_OLD_NAMES
 #include "check.h"
 
 static int called;
 
-/* Names of ipc_ext.h, of the log functions, and those that no header declares. */
+/* Names of ipc_ext.h, of the log functions, and names that no header declares. */
 #define OWN(name) \
 	int name (void); \
 	int name (void) { return ++called; }
@@ -47,7 +47,7 @@ OWN (print_hexa)
 OWN (mprint_hexa)
 OWN (ipc_message_print)
 OWN (handle_new_connection)
-/* And of what the library is made of. */
+/* Names of the library's internal parts. */
 OWN (rust_eh_personality)
 OWN (ipc_c_wait)
 

@@ -1,7 +1,7 @@
 /*
- * A program with a heap of its own: malloc, free, calloc and realloc, which is all that the C library asks for. Each block has
- * a head before it and a guard behind it, and blocks that are freed are filled. The library asks for no other function of a
- * heap, frees what it has got, and writes nowhere else. IPC_RUNDIR names a directory.
+ * A program that defines the heap itself: malloc, free, calloc and realloc, which is all that the C library asks for.
+ * Each block has a header before it and a guard after it, and freed blocks are filled. The library calls no other
+ * function of a heap, frees the blocks that it allocates, and writes nowhere else. IPC_RUNDIR names a directory.
  */
 #define _GNU_SOURCE
 #include "check.h"
@@ -59,7 +59,7 @@ static void give (void *block)
 {
 	struct head *head = (struct head *) block - 1;
 
-	/* Freed twice, never taken, or written behind its end. */
+	/* Freed twice, never allocated, or written beyond its end. */
 	if ((char *) block < pool || (char *) block >= next || head->mark != MARK
 		|| memcmp ((char *) block + head->size, GUARD, sizeof GUARD) != 0) {
 		wrong++;
@@ -76,7 +76,7 @@ void *malloc (size_t size)
 {
 	void *block = take (size);
 
-	/* Nothing is zero that has not been made so. */
+	/* No byte is zero unless calloc has set it. */
 	if (block != NULL)
 		memset (block, 0xaa, size);
 	return block;
@@ -97,7 +97,7 @@ void *calloc (size_t count, size_t size)
 		errno = ENOMEM;
 		return NULL;
 	}
-	/* Fresh from the kernel: zero. */
+	/* Memory that is new from the kernel: zero. */
 	return take (count * size);
 }
 
@@ -114,7 +114,7 @@ void *realloc (void *block, size_t size)
 	return other;
 }
 
-/* What such a program does not bring: nobody is to call these for a block of the heap above. */
+/* Functions that such a program does not define: they must not be called for a block of the heap above. */
 #define NOT_BROUGHT(type, name, parameters, unused, result) \
 	type name parameters; \
 	type name parameters { unused; other_calls++; return result; }
@@ -137,7 +137,8 @@ static void next_event (enum ipc_event_type type)
 	CHECK (wrong == 0);
 }
 
-/* Queues, read-ahead, half frames, settings, other descriptors, errors: all that the library has memory for. */
+/* Queues, read-ahead, half frames, settings, other descriptors, errors: everything for which the library allocates
+ * memory. */
 static void serve (void)
 {
 	static const ssize_t sizes[] = { 0, 1, 17, 4096, 70000, 1000000 };
@@ -186,7 +187,7 @@ static void serve (void)
 		free (made);
 		EXPECT_OK (ipc_message_empty (&m));
 	}
-	/* Several in one array. */
+	/* Several events in one array. */
 	EXPECT_OK (ipc_message_format_data (&m, "several", 7));
 	for (i = 1; i < 6; i++)
 		EXPECT_OK (ipc_write (&clients[i], &m));
@@ -207,13 +208,13 @@ static void serve (void)
 	next_event (IPC_EVENT_TYPE_EXTRA_SOCKET);
 	EXPECT_OK (ipc_del_fd (&list, pipes[0]));
 	CHECK (close (pipes[0]) == 0 && close (pipes[1]) == 0);
-	/* What fails keeps nothing. */
+	/* A call that fails keeps no memory. */
 	CHECK (ipc_watch_fd (&list, -1) != IPC_ERROR_NONE);
 	CHECK (ipc_message_new (&made, -1) != IPC_ERROR_NONE);
 	copy = ipc_connection_copy (&clients[0]);
 	CHECK (copy != NULL && ipc_connection (environment, copy, "nobody") != IPC_ERROR_NONE);
 	free (copy);
-	/* A connection of its own, with a queue that is never read. */
+	/* A connection that the program opens, with a queue that is never read. */
 	CHECK (socketpair (AF_UNIX, SOCK_STREAM, 0, pair) == 0 && close (pair[1]) == 0);
 	copy = (struct ipc_connection_info *) calloc (1, sizeof *copy);
 	copy->fd = pair[0];
@@ -251,7 +252,7 @@ int main (void)
 		after[round] = blocks;
 	}
 	CHECK (wrong == 0 && other_calls == 0);
-	/* The first rounds may leave something that is used again. */
+	/* The first rounds may leave memory that is used again. */
 	CHECK (after[3] == after[2]);
 	return 0;
 }

@@ -1,4 +1,4 @@
-/* A new program that has the old names for itself. It is only compiled. */
+/* A new program that defines the old names itself. It is only compiled. */
 #define IPC_NO_OLD_NAMES
 #include <ipc.h>
 

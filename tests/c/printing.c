@@ -1,6 +1,6 @@
 /*
- * The functions that exist to print. The program names each part of its output on a line of its own; a test
- * reads it. Both use the same buffer, so the lines come in the order of the calls also into a pipe.
+ * The functions that exist to print. The program prints a heading for each part of its output on a line of its own; a
+ * test reads it. Program and library use the same buffer, so the lines are in the order of the calls even in a pipe.
  */
 #include "check.h"
 
@@ -43,7 +43,7 @@ int main (void)
 	printf ("# log\n");
 	log_error ("nothing to fill in");
 	log_info ("%s: %d%%", "text", -42);
-	/* More than the registers for arguments hold, of both kinds. */
+	/* More arguments of both kinds than fit into registers. */
 	log_debug ("%d %d %d %d %d %d %d %s %.1f %.1f %.1f %.1f %.1f %.1f %.1f %.1f %.1f %lld", 1, 2, 3, 4, 5, 6, 7,
 		"eight", 1.5, 2.5, 3.5, 4.5, 5.5, 6.5, 7.5, 8.5, 9.5, 123456789012LL);
 

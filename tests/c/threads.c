@@ -1,10 +1,10 @@
 /*
- * What threads may do: write to one connection, each in a list of its own, close a connection that another one
- * waits for, serve clients that write from threads through a loop of their own. Messages stay whole, and those of
- * one thread in order. IPC_RUNDIR names a directory.
+ * What threads may do: write to one connection, each use a list of its own, close a connection that another thread
+ * waits for, serve clients that write from several threads in an event loop of their own. Messages stay whole, and
+ * the messages of one thread stay in order. IPC_RUNDIR names a directory.
  *
- * Tools that look for races run it, too: the threads share nothing but what the library is for, so EXPECT of
- * check.h, which notes the current call for all of them, is not used here.
+ * Tools that detect races run this program, too: the threads share only the objects of the library. So EXPECT of
+ * check.h, which stores the current call in one variable for all threads, is not used here.
  */
 #include "check.h"
 
@@ -73,7 +73,7 @@ static void check_next (const struct ipc_message *m, uint32_t *next)
 	OK (ipc_message_empty (&expected));
 }
 
-/* Every other thread queues and flushes, now and then. */
+/* Every second thread queues and flushes, now and then. */
 static void *write_messages (void *argument)
 {
 	const struct task *task = (const struct task *) argument;
@@ -116,7 +116,7 @@ static void *read_messages (void *argument)
 	return NULL;
 }
 
-/* A service, its list, and what it was told last. */
+/* A service, its list, and the last event. */
 struct server {
 	struct ipc_connection_info srv;
 	struct ipc_connection_infos list;
@@ -162,7 +162,7 @@ static void close_server (struct server *server)
 	ipc_connections_free (&server->list);
 }
 
-/* This thread waits for events of the connection while others write to it. */
+/* This thread waits for events of the connection while other threads write to it. */
 static void many_write_to_one_connection (void)
 {
 	struct task writers[THREADS], reader;
@@ -212,7 +212,7 @@ static void each_has_a_list_of_its_own (void)
 	join_all (tasks);
 }
 
-/* Closes one connection, then wakes the thread that waits for it by a message on another one. */
+/* Closes one connection, then wakes the thread that waits for this connection by a message on another connection. */
 static void *close_and_wake (void *argument)
 {
 	struct ipc_connection_info *connections = ((struct task *) argument)->connection;
@@ -236,7 +236,7 @@ static void another_thread_closes (void)
 	open_server (&server, "closing", 0);
 	for (i = 0; i < 2; i++)
 		peers[i] = accept_client (&server, &clients[i], "closing");
-	/* By a copy: what the list points to is this thread's. */
+	/* Through a copy: the structure that the list points to belongs to this thread. */
 	closed_and_waking[0] = *peers[0];
 	closed_and_waking[1] = clients[1];
 	start (&closer, close_and_wake, 0, closed_and_waking);
@@ -272,7 +272,7 @@ static void *write_from_a_client_of_its_own (void *argument)
 	return NULL;
 }
 
-/* A loop around poll(2), as of another library, serves what the threads send. */
+/* A loop around poll(2), as in another event library, serves what the threads send. */
 static void clients_of_a_loop_write_from_threads (void)
 {
 	struct task tasks[THREADS];

@@ -1,4 +1,4 @@
-/* What the two files of one program say to each other. */
+/* The interface between the two files of one program. */
 #ifndef TWO_FILES_H
 #define TWO_FILES_H
 

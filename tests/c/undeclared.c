@@ -1,6 +1,6 @@
 /*
- * The functions that no header has declared, called with what they are made for. The program names each part
- * of its output on a line of its own; a test reads it. IPC_RUNDIR names a directory.
+ * The functions that no header has declared, with the arguments that they are made for. The program prints a heading
+ * for each part of its output on a line of its own; a test reads it. IPC_RUNDIR names a directory.
  */
 #include "check.h"
 #include "undeclared.h"
@@ -33,7 +33,7 @@ static void take_clients (void)
 	CHECK (m.length == 5 && strcmp (m.payload, "hello") == 0);
 	EXPECT_OK (ipc_message_empty (&m));
 
-	/* The list has the new client too, so the program need not ask for it. */
+	/* The list has the new client, too; the program need not add it. */
 	EXPECT_OK (handle_new_connection (&srv, &list, NULL));
 	CHECK (list.size == 2 && list.cinfos[1]->fd != made->fd);
 
@@ -67,7 +67,7 @@ int main (void)
 	check_begin ();
 	take_clients ();
 
-	/* A block of exactly this size and without a NUL: the length alone says where it ends. */
+	/* A block of exactly this size and without a NUL: only the length says where it ends. */
 	payload = (char *) malloc (sizeof text);
 	CHECK (payload != NULL);
 	memcpy (payload, text, sizeof text);

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Runs in Miri those unit tests that ask nothing of the kernel: Miri interprets the program, sees each access to
+# Runs the unit tests that make no system call in Miri: Miri interprets the program, reports each access to
 # memory that Rust's rules forbid, and has no services, no sendmsg(2) with descriptors and no file system of its own.
 #
 # The others need a real descriptor or path: received_fds, endpoint, a_descriptor_goes_with_the_first_byte...

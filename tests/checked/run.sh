@@ -1,13 +1,13 @@
 #!/usr/bin/env bash
-# Runs the tests that call the library within themselves with a tool that watches every access to memory:
+# Runs the tests that call the library in their own process with a tool that checks every access to memory:
 #
 #   memcheck  under valgrind: no error, and no block that nothing points to at the end
-#   asan      compiled with AddressSanitizer, the library too, and so some programs of tests/c
+#   asan      compiled with AddressSanitizer, the library, too, and some programs of tests/c
 #   tsan      compiled with ThreadSanitizer, the library and Rust's standard library too, and tests/c/threads.c
 #
 # Further arguments are the tests to run instead of all: messages for the module tests/core/messages.rs, threads.c for
-# tests/c/threads.c, ipc for the unit tests, event_loop_scarce for tests/event_loop_scarce.rs. left_out.tsv has those that a tool cannot run. CHECKED_OUTPUT is where
-# what is built and the reports go, CHECKED_TOOLCHAIN the compiler that has the sanitizers.
+# tests/c/threads.c, ipc for the unit tests, event_loop_scarce for tests/event_loop_scarce.rs. left_out.tsv has the tests that a tool cannot run. CHECKED_OUTPUT is the
+# directory for builds and reports, CHECKED_TOOLCHAIN the compiler that has the sanitizers.
 #
 # SPDX-License-Identifier: MIT OR Apache-2.0
 set -euo pipefail
@@ -26,28 +26,28 @@ skip () {
     exit 0
 }
 
-# The limits of tests are for programs at their own speed.
+# Multiplies the time limits of tests, which are for programs at full speed.
 export LIBIPC_TEST_PATIENCE=20
 export ASAN_OPTIONS=detect_stack_use_after_return=1:strict_string_checks=1:allow_addr2line=1:allocator_may_return_null=1
 export LSAN_OPTIONS=suppressions=$lists/leaks.supp:print_suppressions=0
-# A process with threads forks in some tests. Handlers may use the heap where libipc(7) lets them call the library.
+# In some tests a process with threads forks. Handlers may use the heap when libipc(7) allows them to call the library.
 export TSAN_OPTIONS=suppressions=$lists/threads.supp:print_suppressions=0:die_after_fork=0:report_signal_unsafe=0:allow_addr2line=1:allocator_may_return_null=1
 
-# What the tools begin a report with.
+# The begin of a report of the tools.
 is_report='^==[0-9]*== .*\(Invalid \|ninitialised\|definitely lost\|indirectly lost\)\|\(ERROR\|WARNING\): [A-Z][a-z]*Sanitizer: '
 
-# Whether it is a module of the tests' program, and no program.
+# Whether the name is a module of tests/core, and not a test program.
 is_module () {
     [ -e "tests/core/$1.rs" ] || [ -e "tests/core/$1/mod.rs" ]
 }
 
-# Runs a command that the tool watches, for the test of that name, and tells how it went.
+# Runs a command under the tool, for the test of this name, and prints the result.
 watched () {
     local name=$1 log=$reports/$1.log result=0
     shift
     SECONDS=0
     "$@" > "$log" 2>&1 || result=$?
-    # A process that a test has made may report, and the test be none the worse for it.
+    # A child process of a test may report an error although the test succeeds.
     if [ "$result" = 0 ] && grep -a -q "$is_report" "$log"; then
         result=report
     fi
@@ -60,7 +60,7 @@ watched () {
     fi
 }
 
-# One test program, or one module of tests/core: its name, and where the program is.
+# Runs one test program, or one module of tests/core: its name, and the path of the program.
 test_program () {
     local name=$1 program=$2 under=() path test
     local -A left_out=()
@@ -79,14 +79,14 @@ test_program () {
         return 1
     fi
     if [ "$tool" = memcheck ]; then
-        # --fair-sched: one of many threads that computes does not keep the others waiting. What a test starts runs
-        # at its own speed: much of it is made to be killed, or counts its own blocks.
+        # --fair-sched: one of many threads that computes does not keep the others waiting. Children of a test run
+        # without valgrind: many are made to be killed, or count their own blocks.
         under=(valgrind --quiet --error-exitcode=99 --leak-check=full --show-leak-kinds=definite,indirect
             --errors-for-leak-kinds=definite,indirect --num-callers=40 --fair-sched=try --trace-children=no
             "--suppressions=$lists/memcheck.supp")
     fi
     if [ "$name" != ipc ] && [ "${#under[@]}" -gt 0 ]; then
-        # It is the process of each test that is watched.
+        # The process of each test runs under the tool.
         LIBIPC_TEST_UNDER=$(printf '%s\n' "${under[@]}")
         export LIBIPC_TEST_UNDER
         under=()
@@ -134,11 +134,11 @@ asan | tsan)
     else
         export RUSTFLAGS=-Zsanitizer=thread
         sanitizer=(-fsanitize=thread)
-        # The one that the library was compiled for: the C compiler's lacks some of its functions.
+        # The runtime of the Rust compiler: that of the C compiler lacks some functions.
         runtimes=("$(rustc "+$toolchain" --print target-libdir)"/librustc-*_rt.tsan.a)
         runtime=(-rdynamic -Wl,--whole-archive "${runtimes[0]}" -Wl,--no-whole-archive -ldl -lm)
         in_c=(threads.c)
-        # Without it the tool knows nothing of the locks, which are code of the standard library.
+        # The locks are code of the standard library: it must be compiled for the tool, too.
         [ -f "$(rustc "+$toolchain" --print sysroot)/lib/rustlib/src/rust/library/Cargo.lock" ] ||
             skip "there is no source of the standard library (rustup component add rust-src --toolchain $toolchain)"
         flags+=(-Zbuild-std)
@@ -150,7 +150,7 @@ asan | tsan)
     ;;
 esac
 
-# Those that were asked for, or all that call the library within themselves; the others drive programs and tools.
+# The tests that were asked for, or all that call the library in their own process; the others run programs and tools.
 names=("$@")
 if [ "${#names[@]}" -eq 0 ]; then
     names=("${in_c[@]}" ipc)
@@ -173,7 +173,7 @@ for name in "${names[@]}"; do
 done
 
 mkdir -p "$reports"
-# Sockets are bound by the thousand: in memory, where that can be had.
+# The tests bind thousands of sockets: in memory, if possible.
 if [ -z "${TMPDIR:-}" ] && [ -w /dev/shm ]; then
     export TMPDIR=/dev/shm
 fi

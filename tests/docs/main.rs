@@ -1,5 +1,5 @@
-//! The documents say what is true: programs in them compile and do what is said, commands work as they are written, and
-//! the manual says what the headers say. `make check-docs` runs these tests.
+//! The documents are true: their programs compile and do what the text says, their commands work as they are
+//! written, and the manual agrees with the headers. `make check-docs` runs these tests.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing, reason = "tests")]
 
 #[path = "../staging/mod.rs"]

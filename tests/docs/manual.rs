@@ -1,5 +1,4 @@
-//! The manual pages say what the headers say: which functions there are, how they are called, and with which
-//! codes they fail.
+//! The manual pages agree with the headers: which functions exist, their prototypes, and their error codes.
 
 mod header;
 mod page;
@@ -14,13 +13,13 @@ use crate::staging::{answer, has, root, run, skipped, text_of};
 use header::{codes, errnos, errors_of_comment, errors_of_header, functions, is_code, tokens};
 use page::{Page, installed_pages, pages};
 
-/// The sections of a page. All but EXAMPLES are on each.
+/// The sections of a page, in order. Each page has all of them, but EXAMPLES is optional.
 const SECTIONS: [&str; 8] =
     ["NAME", "SYNOPSIS", "DESCRIPTION", "RETURN VALUE", "ERRORS", "NOTES", "EXAMPLES", "SEE ALSO"];
 
 const MANUAL: &str = "libipc.7.md";
 
-/// What is in one of the two only.
+/// The elements that only one of the two has.
 fn differences<'a>(
     one: impl IntoIterator<Item = &'a String>,
     other: impl IntoIterator<Item = &'a String>,
@@ -53,7 +52,7 @@ fn every_function_has_a_page() {
 }
 
 #[test]
-fn the_sections_of_the_pages_are_the_usual_ones() {
+fn pages_have_the_usual_sections() {
     for page in pages() {
         let headings: Vec<&str> = page.sections.iter().map(|(heading, _)| heading.as_str()).collect();
         let expected: Vec<&str> = SECTIONS
@@ -65,7 +64,7 @@ fn the_sections_of_the_pages_are_the_usual_ones() {
 }
 
 #[test]
-fn the_prototypes_are_those_of_the_headers() {
+fn prototypes_equal_those_of_the_headers() {
     let functions = functions();
     let check = |page: &Page, name: &str, prototype: &str| {
         let declared = functions.get(name).unwrap_or_else(|| panic!("{}: {name} is not declared", page.file));
@@ -94,7 +93,7 @@ fn the_prototypes_are_those_of_the_headers() {
 }
 
 #[test]
-fn the_codes_are_those_that_exist() {
+fn codes_on_the_pages_exist() {
     let (functions, codes) = (functions(), codes());
     for (name, function) in &functions {
         for code in errors_of_comment(&function.comment).keys() {
@@ -109,10 +108,10 @@ fn the_codes_are_those_that_exist() {
 }
 
 #[test]
-fn the_codes_of_a_function_are_those_that_the_header_names() {
+fn codes_of_a_function_equal_those_of_the_header() {
     let functions = functions();
     for page in pages() {
-        for (name, told) in page.errors(&functions) {
+        for (name, listed) in page.errors(&functions) {
             let expected = errors_of_header(&name, &functions);
             let function = &functions[&name];
             assert_eq!(
@@ -121,7 +120,7 @@ fn the_codes_of_a_function_are_those_that_the_header_names() {
                 "{}: {name}: errors?",
                 function.header
             );
-            let different = differences(told.keys(), expected.keys());
+            let different = differences(listed.keys(), expected.keys());
             assert!(
                 different.is_empty(),
                 "{}: {name}: either in ERRORS, or in {}: {different:?}",
@@ -129,17 +128,17 @@ fn the_codes_of_a_function_are_those_that_the_header_names() {
                 function.header
             );
             for (code, text) in expected {
-                let missing: Vec<_> = errnos(&text).difference(&errnos(&told[&code])).copied().collect();
+                let missing: Vec<_> = errnos(&text).difference(&errnos(&listed[&code])).copied().collect();
                 assert!(missing.is_empty(), "{}: {name}: {code} without {missing:?}", page.file);
             }
         }
     }
 }
 
-/// ERRORS of libipc(7) goes by codes: each is there, with its number, in order, and with all functions that
-/// return it.
+/// ERRORS of libipc(7) is a list of codes: each code is there, with its number, in order, and with all
+/// functions that return it.
 #[test]
-fn the_manual_names_the_functions_of_each_code() {
+fn manual_names_the_functions_of_each_code() {
     let (functions, manual) = (functions(), Page::read(MANUAL));
     let mut entries: Vec<(String, String)> = Vec::new();
     for line in manual.section("ERRORS").lines() {
@@ -157,25 +156,25 @@ fn the_manual_names_the_functions_of_each_code() {
         numbered.iter().map(|(code, number)| format!("`{code}` ({number})")).collect();
     assert_eq!(terms, expected.iter().collect::<Vec<_>>(), "{MANUAL}");
 
-    // Success, and what any function returns that needs memory.
+    // Success, and the codes that any function that needs memory returns.
     let of_all = ["IPC_ERROR_NONE", "IPC_ERROR_NOT_ENOUGH_MEMORY"];
     for ((_, text), (code, _)) in
         entries.iter().zip(&numbered).filter(|(_, (code, _))| !of_all.contains(&code.as_str()))
     {
         let words = text.split('`').skip(1).step_by(2);
-        let told: BTreeSet<&str> = words.filter(|word| functions.contains_key(*word)).collect();
+        let named: BTreeSet<&str> = words.filter(|word| functions.contains_key(*word)).collect();
         let expected: BTreeSet<&str> = functions
             .keys()
             .map(String::as_str)
             .filter(|name| errors_of_header(name, &functions).contains_key(code))
             .collect();
-        assert_eq!(told, expected, "{MANUAL}: functions that return {code}");
+        assert_eq!(named, expected, "{MANUAL}: functions that return {code}");
     }
 }
 
-/// Where a page says "see X in libipc(7)" there is an X, and where it names a page of ours there is one.
+/// If a page says "see X in libipc(7)", the section X exists, and each page of libipc that it names exists.
 #[test]
-fn references_lead_somewhere() {
+fn references_have_targets() {
     let (pages, manual) = (pages(), Page::read(MANUAL));
     let installed = installed_pages();
     let headings: Vec<&str> = manual.sections.iter().map(|(heading, _)| heading.as_str()).collect();
@@ -214,23 +213,23 @@ fn references_lead_somewhere() {
     }
 }
 
-/// What a reader sees, for whom the pages are installed in a folder.
-fn folder_of_pages() -> tempfile::TempDir {
-    let folder = tempfile::tempdir().unwrap();
+/// A directory in which the pages are installed, as a reader has them.
+fn directory_of_pages() -> tempfile::TempDir {
+    let dir = tempfile::tempdir().unwrap();
     for section in ["man3", "man7"] {
-        fs::create_dir(folder.path().join(section)).unwrap();
+        fs::create_dir(dir.path().join(section)).unwrap();
     }
     let copy = |from: &Path, section: &str| {
-        fs::copy(from, folder.path().join(section).join(from.file_name().unwrap())).unwrap();
+        fs::copy(from, dir.path().join(section).join(from.file_name().unwrap())).unwrap();
     };
     for name in installed_pages() {
         copy(&root().join(format!("man/{name}.3")), "man3");
     }
     copy(&root().join("man/libipc.7"), "man7");
-    folder
+    dir
 }
 
-/// There are several programs with that name; this is the one that has the options used here.
+/// Several programs have this name; this one has the options that are used here.
 fn has_man_db() -> bool {
     has("man")
         && Command::new("man")
@@ -240,16 +239,16 @@ fn has_man_db() -> bool {
 }
 
 #[test]
-fn man_shows_the_pages_of_all_functions_within_80_columns_and_without_a_warning() {
+fn man_shows_all_pages_in_80_columns_without_warnings() {
     if !has_man_db() {
         return skipped("how the manual pages look", "man (of man-db)");
     }
-    let folder = folder_of_pages();
+    let dir = directory_of_pages();
     let names = installed_pages().into_iter().map(|name| ("3", name));
     for (section, name) in names.chain([("7", "libipc".to_owned())]) {
         let mut man = Command::new("man");
         man.env("MANWIDTH", "80").env("LC_ALL", "C.UTF-8").env_remove("MANPAGER").env_remove("PAGER");
-        man.args(["--warnings=w", "-M"]).arg(folder.path()).args([section, &name]);
+        man.args(["--warnings=w", "-M"]).arg(dir.path()).args([section, &name]);
         let output = run(&mut man);
         let (shown, warnings) = (String::from_utf8(output.stdout).unwrap(), output.stderr);
         assert_eq!(String::from_utf8_lossy(&warnings), "", "man {section} {name}");
@@ -263,7 +262,7 @@ fn man_shows_the_pages_of_all_functions_within_80_columns_and_without_a_warning(
 }
 
 #[test]
-fn mandoc_has_nothing_to_say_of_the_pages() {
+fn mandoc_reports_nothing_for_the_pages() {
     if !has("mandoc") {
         return skipped("what mandoc says of the manual pages", "mandoc");
     }
@@ -279,15 +278,15 @@ fn mandoc_has_nothing_to_say_of_the_pages() {
 
 /// Programs that index pages find each function under its own name.
 #[test]
-fn the_index_of_manual_pages_has_every_function() {
+fn index_of_manual_pages_has_every_function() {
     if !has("lexgrog") {
         return skipped("what the index of manual pages will have", "lexgrog (of man-db)");
     }
     for page in pages() {
-        let told = answer(Command::new("lexgrog").arg(root().join(page.file.trim_end_matches(".md"))));
-        let told: Vec<&str> = told.lines().collect();
-        assert_eq!(told.len(), page.names().len(), "{}: {told:?}", page.file);
-        for (line, name) in told.iter().zip(page.names()) {
+        let output = answer(Command::new("lexgrog").arg(root().join(page.file.trim_end_matches(".md"))));
+        let lines: Vec<&str> = output.lines().collect();
+        assert_eq!(lines.len(), page.names().len(), "{}: {lines:?}", page.file);
+        for (line, name) in lines.iter().zip(page.names()) {
             assert!(line.contains(&format!(": \"{name} - ")), "{line}");
         }
     }

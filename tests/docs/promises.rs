@@ -1,4 +1,5 @@
-//! docs/promises.md has every promise, with tests that exist, and every test that bears the number of a promise.
+//! docs/promises.md has every promise, with tests that exist, and names every test whose name has the number
+//! of a promise.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
@@ -8,7 +9,7 @@ use crate::staging::{files_below, root, text_of};
 
 const PAGE: &str = "docs/promises.md";
 
-/// How many promises there are.
+/// The number of promises.
 const COUNT: u32 = 50;
 
 /// The tests that the page names under each number, as "file: function".
@@ -26,7 +27,7 @@ fn tests_on_the_page() -> BTreeMap<u32, BTreeSet<String>> {
             path.clone_into(&mut file);
             names = rest;
         }
-        // A list of functions goes on in lines that are indented, until another paragraph begins.
+        // A list of functions continues in indented lines, until another paragraph begins.
         if line.is_empty() {
             file.clear();
         }
@@ -40,7 +41,7 @@ fn tests_on_the_page() -> BTreeMap<u32, BTreeSet<String>> {
     promises
 }
 
-/// The functions of a file of tests that take no argument.
+/// The functions of a test file that have no parameters.
 fn functions(file: &Path) -> BTreeSet<String> {
     let text = fs::read_to_string(file).unwrap();
     let names = text.lines().filter_map(|line| line.trim_start().strip_prefix("fn ")?.split_once("()"));

@@ -1,5 +1,5 @@
-//! The documents say what is true: the quick start of README.md works as it is written, the snippets for build
-//! systems build, and links and tests that are named exist. `troubleshooting.rs` has the failures that are told.
+//! The documents are true: the quick start of README.md works as it is written, the snippets for build
+//! systems build, and links and named tests exist. `troubleshooting.rs` tests the documented failures.
 
 use std::fs::{self, File};
 use std::io::{Read, Seek};
@@ -9,14 +9,14 @@ use std::process::Command;
 
 use crate::staging::{Running, has, outcome, root, run, skipped, stage, text_of, until};
 
-/// A block of code: its language, the text before it back to the block before, the code.
+/// A block of code: its language, the text between the previous block and this one, and the code.
 struct Block {
     language: String,
     before: String,
     code: String,
 }
 
-/// The blocks below the heading, up to the next one of its level.
+/// The blocks below the heading, up to the next heading of the same level.
 fn blocks_below(heading: &str, text: &str) -> Vec<Block> {
     let level = heading.split(' ').next().unwrap();
     let start = text.lines().position(|line| line == heading).unwrap_or_else(|| panic!("no {heading}"));
@@ -45,7 +45,7 @@ fn file_named_before(block: &Block) -> &str {
     names.filter(|name| name.contains('.') && !name.contains('/')).last().expect("the name of a file")
 }
 
-/// A script that does what a reader does: commands are run, files are saved.
+/// A script that does what the reader does: it runs the commands and saves the files.
 fn script(blocks: &[Block]) -> String {
     let step = |block: &Block| match block.language.as_str() {
         "sh" => block.code.clone(),
@@ -53,12 +53,12 @@ fn script(blocks: &[Block]) -> String {
             format!("cat > {} <<'END OF THE FILE'\n{}END OF THE FILE\n", file_named_before(block), block.code)
         }
     };
-    // The command that is run, for whoever looks for the one that has failed.
+    // The shell prints each command, so that a failure shows which command has failed.
     "set -ex\n".to_owned() + &blocks.iter().map(step).collect::<String>()
 }
 
-/// Runs the script in that folder, which must succeed; what it printed. Nothing of it goes on afterwards.
-fn follow(script: &str, folder: &Path, home: &Path) -> String {
+/// Runs the script in this directory; it must succeed. Returns its output. No process of it remains.
+fn follow(script: &str, dir: &Path, home: &Path) -> String {
     let mut shell = Command::new("sh");
     for variable in
         ["MAKEFLAGS", "MFLAGS", "MAKELEVEL", "LIBDIR", "INCLUDEDIR", "MANDIR", "DESTDIR", "PREFIX"]
@@ -72,11 +72,11 @@ fn follow(script: &str, folder: &Path, home: &Path) -> String {
     shell.env("LDCONFIG", "").env("HOME", home).env("TMPDIR", home);
     let (mut said, mut errors) = (tempfile::tempfile().unwrap(), tempfile::tempfile().unwrap());
     shell.stdout(said.try_clone().unwrap()).stderr(errors.try_clone().unwrap());
-    let shell = Running::start(shell.arg("-c").arg(script).current_dir(folder).process_group(0));
+    let shell = Running::start(shell.arg("-c").arg(script).current_dir(dir).process_group(0));
     let group = i32::try_from(shell.child().id()).unwrap();
     until("the end of the script", || shell.has_ended());
     let status = shell.end();
-    // SAFETY: a signal to what the script may have left, if anything: its group had no other member.
+    // SAFETY: a signal to processes that the script may have left: its process group had no other member.
     unsafe { libc::kill(-group, libc::SIGKILL) };
     let text = |file: &mut File| {
         let mut text = String::new();
@@ -89,44 +89,45 @@ fn follow(script: &str, folder: &Path, home: &Path) -> String {
 }
 
 #[test]
-fn the_quick_start_works_as_it_is_written() {
+fn quick_start_works_as_written() {
     if !has("pkg-config") {
         return skipped("the quick start of README.md", "pkg-config");
     }
-    // The library is built then, and nobody else installs it while the script does.
+    // The library is built now, and no other test installs it while the script does.
     stage();
     let home = tempfile::tempdir().unwrap();
     let blocks = blocks_below("## Quick start", &text_of("README.md"));
-    // cargo and rustup look for their files in the home of the one who runs the tests.
+    // cargo and rustup look for their files in the home directory of the user who runs the tests.
     let mut preamble = String::new();
     if let Some(own) = std::env::home_dir() {
-        for (variable, folder) in [("CARGO_HOME", ".cargo"), ("RUSTUP_HOME", ".rustup")] {
-            preamble += &format!(": ${{{variable}:={}}}; export {variable}\n", own.join(folder).display());
+        for (variable, dir) in [("CARGO_HOME", ".cargo"), ("RUSTUP_HOME", ".rustup")] {
+            preamble += &format!(": ${{{variable}:={}}}; export {variable}\n", own.join(dir).display());
         }
     }
     let said = follow(&(preamble + &script(&blocks)), root(), home.path());
     assert_eq!(said.lines().last(), Some("hello"), "{said}");
-    // What is to be installed is in the folder that it names, and what is to be compiled beside it.
+    // The library is installed in the directory that the text names, and the programs are compiled in the
+    // other one.
     assert!(home.path().join("libipc/lib/libipc.so").exists());
     assert!(home.path().join("echo/client").exists());
 }
 
-/// docs/build-systems.md has a project for each, for a file program.c.
+/// docs/build-systems.md has a project for each build system, for a file program.c.
 #[test]
-fn the_snippets_for_build_systems_build() {
+fn snippets_for_build_systems_build() {
     let text = text_of("docs/build-systems.md");
     for (heading, tools) in [("## CMake", ["cmake", "pkg-config"]), ("## Meson", ["meson", "pkg-config"])] {
         if let Some(tool) = tools.into_iter().find(|tool| !has(tool)) {
             skipped(&format!("the snippet below \"{heading}\""), tool);
             continue;
         }
-        let folder = tempfile::tempdir().unwrap();
-        fs::copy(root().join("examples-c/pong.c"), folder.path().join("program.c")).unwrap();
+        let dir = tempfile::tempdir().unwrap();
+        fs::copy(root().join("examples-c/pong.c"), dir.path().join("program.c")).unwrap();
         let mut shell = Command::new("sh");
-        stage().point_pkg_config(&mut shell).current_dir(folder.path());
+        stage().point_pkg_config(&mut shell).current_dir(dir.path());
         run(shell.arg("-c").arg(script(&blocks_below(heading, &text))));
-        let mut program = Command::new(folder.path().join("build/program"));
-        program.env("IPC_RUNDIR", folder.path()).env("LD_LIBRARY_PATH", stage().lib());
+        let mut program = Command::new(dir.path().join("build/program"));
+        program.env("IPC_RUNDIR", dir.path()).env("LD_LIBRARY_PATH", stage().lib());
         let (_, errors, status) = outcome(&mut program);
         assert_eq!(status.code(), Some(1));
         assert!(errors.contains("No such file or directory"), "{heading}: {errors}");
@@ -135,22 +136,22 @@ fn the_snippets_for_build_systems_build() {
 
 fn documents() -> Vec<PathBuf> {
     let mut found: Vec<PathBuf> = ["README.md", "CONTRIBUTING.md", "CHANGELOG.md"].map(PathBuf::from).into();
-    for folder in ["docs", "examples-c", "examples-cpp", "examples-python", "benches", "fuzz", "soak"] {
-        let entries = fs::read_dir(root().join(folder)).unwrap();
-        let names = entries.map(|entry| Path::new(folder).join(entry.unwrap().file_name()));
+    for dir in ["docs", "examples-c", "examples-cpp", "examples-python", "benches", "fuzz", "soak"] {
+        let entries = fs::read_dir(root().join(dir)).unwrap();
+        let names = entries.map(|entry| Path::new(dir).join(entry.unwrap().file_name()));
         found.extend(names.filter(|name| name.extension().is_some_and(|extension| extension == "md")));
     }
     found
 }
 
-/// The name by which a link leads to the heading, as the usual renderers make it.
+/// The anchor of a heading, as the usual renderers make it.
 fn anchor(heading: &str) -> String {
     let kept = heading.chars().filter(|c| c.is_alphanumeric() || [' ', '-', '_'].contains(c));
     kept.flat_map(char::to_lowercase).collect::<String>().replace(' ', "-")
 }
 
 #[test]
-fn every_link_leads_somewhere() {
+fn every_link_has_a_target() {
     for document in documents() {
         let text = text_of(&document);
         for link in text.split("](").skip(1).map(|rest| rest.split_once(')').expect("the end of a link").0) {
@@ -173,9 +174,9 @@ fn every_link_leads_somewhere() {
     }
 }
 
-/// docs/migrating.md names the test that proves each of its lines.
+/// docs/migrating.md names the test for each of its lines.
 #[test]
-fn every_test_that_is_named_exists() {
+fn every_named_test_exists() {
     let text = text_of("docs/migrating.md");
     let rows: Vec<&str> =
         text.lines().filter(|line| line.starts_with("| ") && line.contains("` in [`")).collect();
@@ -186,7 +187,7 @@ fn every_test_that_is_named_exists() {
         let (before, after) = row.split_once("` in [`").unwrap();
         let (name, file) = (before.rsplit('`').next().unwrap(), after.split('`').next().unwrap());
         let source = text_of(file);
-        // A test of its own, or a line of a macro that makes one.
+        // A function, or a line of a macro that makes one.
         let found = source.contains(&format!("fn {name}(")) || source.contains(&format!("{name}:"));
         assert!(found, "{file} has no test {name}");
     }
@@ -194,7 +195,7 @@ fn every_test_that_is_named_exists() {
 
 /// The table in src/lib.rs has each module.
 #[test]
-fn the_map_of_the_source_is_complete() {
+fn map_of_the_source_is_complete() {
     let map = text_of("src/lib.rs");
     for entry in fs::read_dir(root().join("src")).unwrap() {
         let file = entry.unwrap().file_name().into_string().unwrap();
@@ -207,7 +208,7 @@ fn the_map_of_the_source_is_complete() {
 
 /// examples-c/README.md names each program.
 #[test]
-fn the_index_is_complete() {
+fn index_of_examples_is_complete() {
     let readme = text_of("examples-c/README.md");
     for entry in fs::read_dir(root().join("examples-c")).unwrap() {
         let name = entry.unwrap().file_name().into_string().unwrap();

@@ -1,4 +1,4 @@
-//! Programs fail as docs/troubleshooting.md tells that they do.
+//! Programs fail as docs/troubleshooting.md documents.
 
 use std::fs::{self, Permissions};
 use std::io::{Read, Write};
@@ -13,10 +13,10 @@ use crate::staging::examples::program;
 use crate::staging::languages::{In, Server};
 use crate::staging::{outcome, skipped, stage, text_of};
 
-/// The rows of the document that tell what pong and pongd say, in C.
+/// The rows of the document with the messages of pong and pongd, in C.
 struct Rows {
     document: String,
-    /// Those that nothing has led to yet.
+    /// The rows that no program has provoked yet.
     left: Vec<String>,
 }
 
@@ -28,14 +28,14 @@ impl Rows {
         Self { document, left }
     }
 
-    /// The program fails, and there is a row that says what it says.
+    /// The program fails, and the document has a row with its message.
     fn check(&mut self, command: &mut Command) {
         let (_, errors, status) = outcome(command);
         assert_eq!(status.code(), Some(1), "{errors}");
-        // "pong: connecting to pongd: connect: ...": the program's own words, then the library's.
+        // "pong: connecting to pongd: connect: ...": first the program's text, then the library's.
         let said = errors.trim_end().splitn(3, ": ").nth(2).expect("what the library says");
         let row = format!("| `{said}` |");
-        assert!(self.document.contains(&row), "docs/troubleshooting.md does not tell of: {errors}");
+        assert!(self.document.contains(&row), "docs/troubleshooting.md does not have: {errors}");
         self.left.retain(|line| !line.starts_with(&row));
     }
 
@@ -44,7 +44,7 @@ impl Rows {
     }
 }
 
-/// The program with one descriptor beside its standard input and output, which the loader needs.
+/// The program with one descriptor in addition to standard input and output, which the loader needs.
 fn with_one_descriptor(name: &str, rundir: &Path) -> Command {
     let program = In::C.command(name, rundir);
     let mut shell = Command::new("sh");
@@ -53,18 +53,18 @@ fn with_one_descriptor(name: &str, rundir: &Path) -> Command {
     shell
 }
 
-fn where_nothing_is_right(rows: &mut Rows, folder: &Path) {
-    fs::write(folder.join("file"), "").unwrap();
-    let too_long = folder.join(format!("{}/", "a".repeat(255)).repeat(16));
+fn where_nothing_is_right(rows: &mut Rows, dir: &Path) {
+    fs::write(dir.join("file"), "").unwrap();
+    let too_long = dir.join(format!("{}/", "a".repeat(255)).repeat(16));
     for name in ["pongd", "pong"] {
-        rows.check_in(&folder.join("not/there"), name);
-        rows.check_in(&folder.join("file"), name);
-        rows.check_in(&folder.join("a".repeat(256)), name);
+        rows.check_in(&dir.join("not/there"), name);
+        rows.check_in(&dir.join("file"), name);
+        rows.check_in(&dir.join("a".repeat(256)), name);
         rows.check_in(&too_long, name);
     }
-    // A client needs a second descriptor for a path that no socket address holds.
-    let long = folder.join("l".repeat(200));
-    rows.check(&mut with_one_descriptor("pongd", folder));
+    // A client needs a second descriptor for a path that is too long for a socket address.
+    let long = dir.join("l".repeat(200));
+    rows.check(&mut with_one_descriptor("pongd", dir));
     rows.check(&mut with_one_descriptor("pong", &long));
 }
 
@@ -80,7 +80,7 @@ fn where_there_is_a_server_already_or_no_more(rows: &mut Rows) {
     rows.check_in(rundir.path(), "pong");
 }
 
-/// Another program answers the client, which has sent ten bytes.
+/// Another program answers the client, with ten bytes that it has received.
 fn where_no_message_comes(rows: &mut Rows) {
     type Answer = fn(UnixStream);
     let answers: [Answer; 3] = [
@@ -104,19 +104,19 @@ fn where_no_message_comes(rows: &mut Rows) {
     }
 }
 
-/// To root all is allowed: another user asks then, who must get at the programs.
-fn where_there_is_no_right(rows: &mut Rows, folder: &Path) {
-    // SAFETY: it cannot fail.
+/// Root has all permissions: then another user runs the programs, and this user must be able to open them.
+fn where_there_is_no_right(rows: &mut Rows, dir: &Path) {
+    // SAFETY: the call cannot fail.
     let user = (unsafe { libc::geteuid() } == 0).then_some(65534);
     let mode = |path: &Path, mode| fs::set_permissions(path, Permissions::from_mode(mode)).unwrap();
     let server = Server::start(In::C);
     mode(server.rundir.path(), 0o755);
     mode(&server.socket(), 0);
-    mode(folder, 0o555);
-    mode(stage().folder().parent().unwrap(), 0o755);
+    mode(dir, 0o555);
+    mode(stage().dir().parent().unwrap(), 0o755);
     let open_to_all = |path: &Path| fs::metadata(path).unwrap().permissions().mode() & 0o1 != 0;
     if user.is_none() || program("pong", false).ancestors().all(open_to_all) {
-        for (name, rundir) in [("pong", server.rundir.path()), ("pongd", folder)] {
+        for (name, rundir) in [("pong", server.rundir.path()), ("pongd", dir)] {
             let mut command = In::C.command(name, rundir);
             if let Some(user) = user {
                 command.uid(user).gid(user);
@@ -124,19 +124,19 @@ fn where_there_is_no_right(rows: &mut Rows, folder: &Path) {
             rows.check(&mut command);
         }
     } else {
-        skipped("what programs say that have no right", "temporary folder that all users can enter");
+        skipped("what programs say that have no right", "temporary directory that all users can enter");
         rows.left.retain(|row| !row.contains("(Permission denied)"));
     }
-    mode(folder, 0o755);
+    mode(dir, 0o755);
 }
 
 #[test]
-fn programs_fail_as_it_is_told_that_they_do() {
+fn programs_fail_as_documented() {
     let mut rows = Rows::read();
-    let folder = tempfile::tempdir().unwrap();
-    where_nothing_is_right(&mut rows, folder.path());
+    let dir = tempfile::tempdir().unwrap();
+    where_nothing_is_right(&mut rows, dir.path());
     where_there_is_a_server_already_or_no_more(&mut rows);
     where_no_message_comes(&mut rows);
-    where_there_is_no_right(&mut rows, folder.path());
-    assert!(rows.left.is_empty(), "nobody has provoked: {:#?}", rows.left);
+    where_there_is_no_right(&mut rows, dir.path());
+    assert!(rows.left.is_empty(), "not provoked: {:#?}", rows.left);
 }

@@ -24,8 +24,8 @@ static void destroy (void *data)
 	destroyed++;
 }
 
-/* Waits for an event of this type. Clients come and go meanwhile: a connect that fails at its end has connected. Whether it
- * has come: the connection may have broken before. */
+/* Waits for an event of this type; other events may be reported meanwhile: a connect that fails at its very end has
+ * connected. Returns whether the event was reported: the connection may have broken before. */
 static int comes (enum ipc_event_type type)
 {
 	double since = now ();
@@ -65,7 +65,7 @@ static void open_with_a_mode (void)
 	CHECK (lstat (service.spath, &file) == 0 && (file.st_mode & 07777) == 0640);
 }
 
-/* By a socket that the program has made. */
+/* With a socket that the program has made. */
 static void open_by_a_socket (void)
 {
 	struct ipc_server_options options;
@@ -77,7 +77,7 @@ static void open_by_a_socket (void)
 	memset (&other, 0, sizeof other);
 	memset (&address, 0, sizeof address);
 	address.sun_family = AF_UNIX;
-	/* A name that is in no directory. */
+	/* The kernel chooses an abstract address, which has no file. */
 	CHECK (fd >= 0 && bind (fd, (struct sockaddr *) &address, sizeof (sa_family_t)) == 0 && listen (fd, 1) == 0);
 	options.flags = IPC_SERVER_FD;
 	options.fd = fd;
@@ -121,11 +121,11 @@ static void take_signals_and_times (void)
 
 static void connect_in_time (void)
 {
-	struct ipc_connection_info nobody;
+	struct ipc_connection_info missing;
 
 	memset (&client, 0, sizeof client);
-	memset (&nobody, 0, sizeof nobody);
-	REFUSED (ipc_connection_timeout (&nobody, "nobody", 2), IPC_ERROR_USOCK_CONNECT__SOCKET, ETIMEDOUT);
+	memset (&missing, 0, sizeof missing);
+	REFUSED (ipc_connection_timeout (&missing, "missing", 2), IPC_ERROR_USOCK_CONNECT__SOCKET, ETIMEDOUT);
 	TRY (ipc_connection_timeout (&client, "daemon", 10000));
 }
 

@@ -1,8 +1,8 @@
 /*
- * What a program does with ipc_ext.h: the server takes many events at once, the clients have an event loop of
- * their own; messages leave in batches, and descriptors go with them.
+ * What a program does with ipc_ext.h: the server receives many events at once, the clients have an event loop of their
+ * own; messages are sent in batches, and file descriptors are passed with them.
  *
- * Each part of main is a station of its own: another one goes between any two.
+ * Each part of main is a station that does not depend on the others: a new station can be inserted between any two.
  */
 #include "daemon.h"
 #include "files.h"
@@ -16,7 +16,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
-/* Descriptors that came with messages to the server: the reading ends of pipes that hold this byte. */
+/* Descriptors that the server received with messages: the reading ends of pipes that contain this byte. */
 #define TREASURE 't'
 
 static int descriptors_sent, descriptors_taken;
@@ -31,7 +31,7 @@ static int is_readable (int fd)
 	return asked.revents != 0;
 }
 
-/* A pipe that holds one byte; its reading end. */
+/* A pipe that contains one byte; returns its reading end. */
 static int hide_treasure (void)
 {
 	static const char treasure = TREASURE;
@@ -41,7 +41,7 @@ static int hide_treasure (void)
 	return ends[0];
 }
 
-/* Takes what came with the last message of the connection. */
+/* Takes the descriptors that arrived with the last message of the connection. */
 static void take_descriptors (struct health *health, const struct ipc_connection_info *info)
 {
 	for (;;) {
@@ -66,7 +66,7 @@ static void take_descriptors (struct health *health, const struct ipc_connection
 static int turn_by_many (struct party *party)
 {
 	static struct ipc_event events[3];
-	int told = 0;
+	int reported = 0;
 	size_t count, i;
 
 	do {
@@ -84,17 +84,17 @@ static int turn_by_many (struct party *party)
 			if (party->event.type == IPC_EVENT_TYPE_MESSAGE && descriptors_sent > 0)
 				take_descriptors (&links[PATIENT].health, party->event.origin);
 		}
-		told += (int) count;
+		reported += (int) count;
 	} while (count > 0);
-	/* The array's events have the messages. */
+	/* The messages belong to the events of the array. */
 	memset (&party->event, 0, sizeof party->event);
-	return told;
+	return reported;
 }
 
 static int turn_by_event_fd (struct party *party)
 {
 	static int same = -1;
-	int told = 0;
+	int reported = 0;
 	int fd = -1;
 
 	TRY (ipc_event_fd (&party->list, party->service, &fd));
@@ -105,15 +105,15 @@ static int turn_by_event_fd (struct party *party)
 	for (;;) {
 		TRY (ipc_wait_event_timeout (&party->list, party->service, &party->event, 0));
 		if (party->event.type == IPC_EVENT_TYPE_NOT_SET)
-			return told;
+			return reported;
 		take_event (party);
-		told++;
+		reported++;
 	}
 }
 
 /* ---- Batches ---- */
 
-/* Queues a message; whether there was room for it. */
+/* Queues a message; returns whether the queue had room for it. */
 static int queue_up (struct link *link, uint32_t length)
 {
 	struct ipc_message m = lane_next (&link->up, length);
@@ -162,7 +162,7 @@ static void begin_service (void)
 	TRY (ipc_allow_fds (&service));
 	server.service = &service;
 	server.turn = turn_by_many;
-	server.told_at_once = 1;
+	server.several_at_once = 1;
 	party_begin (&clients);
 	clients.turn = turn_by_event_fd;
 }
@@ -213,14 +213,14 @@ static void send_batches (void)
 	CHECK (pending (link) == 0);
 	TURNS_UNTIL (all_has_come ());
 
-	/* More than the kernel holds, and what nobody asks to be sent. */
+	/* More than the kernel holds, for a peer that does not read. */
 	CHECK (queue_up (link, LONG));
 	if (link->open && !link->health.broken)
 		REFUSED_ON (&link->health, ipc_flush (&link->client, 0), IPC_ERROR_USOCK_SEND, ETIMEDOUT);
 	CHECK (queue_up (link, SMALL));
 	TURNS_UNTIL (all_has_come ());
 
-	/* More than there may be. */
+	/* More descriptors than the library allows. */
 	if (link->open)
 		TRY_ON (&link->health, ipc_limits (&link->client, 0, 2 * LARGE));
 	for (i = 0; i < 8 && queue_up (link, LARGE); i++)
@@ -253,7 +253,7 @@ static void send_descriptors (void)
 	struct health *health = &links[DIRECT].health;
 	struct ipc_message m;
 
-	/* At once, and behind what the kernel does not hold. */
+	/* The first is sent at once, the second after the bytes that the kernel does not hold yet. */
 	descriptors_sent = descriptors_taken = 0;
 	send_descriptor (link, &link->up, &link->client);
 	say_up (link, LONG);
@@ -262,7 +262,7 @@ static void send_descriptors (void)
 	TURNS_UNTIL (all_has_come ());
 	CHECK (descriptors_taken == descriptors_sent || link->health.broken);
 
-	/* To one that reads by itself. */
+	/* To the client that reads with ipc_read. */
 	descriptors_sent = descriptors_taken = 0;
 	link = &links[DIRECT];
 	if (link->open)
@@ -279,7 +279,7 @@ static void send_descriptors (void)
 	}
 	CHECK (descriptors_taken == descriptors_sent || health->broken);
 
-	/* One that nobody takes is closed with the next message, another with the connection. */
+	/* A descriptor that is not taken is closed with the next message, and another one with the connection. */
 	descriptors_sent = 0;
 	send_descriptor (link, &link->up, &link->client);
 	descriptors_sent = 0;
@@ -312,7 +312,7 @@ static void watch (void)
 	TRY (ipc_del_fd (&watcher.list, fd));
 	CHECK (watcher.list.size == 0 && close (fd) == 0);
 
-	/* Nothing happens there. */
+	/* No event occurs on this connection. */
 	CHECK (pipe (watcher.token) == 0);
 	TRY (ipc_add_fd (&watcher.list, watcher.token[0]));
 	TRY (ipc_wait_event_timeout (&watcher.list, NULL, &watcher.event, 1));
@@ -321,7 +321,7 @@ static void watch (void)
 	CHECK (close (watcher.token[0]) == 0 && close (watcher.token[1]) == 0);
 }
 
-/* Sends a message in pieces of which one is empty, and as one that is in no structure. */
+/* Sends a message in pieces, one of which is empty, and a message that is in no structure. */
 static int send_in_pieces (const struct ipc_connection_info *info, const struct ipc_message *m)
 {
 	struct iovec pieces[3] = { { NULL, 0 }, { NULL, 0 }, { NULL, 0 } };
@@ -334,7 +334,7 @@ static int send_in_pieces (const struct ipc_connection_info *info, const struct 
 	return m->length == SMALL ? ipc_send (info, m->type, m->payload, m->length) : ipc_sendv (info, m->type, pieces, 3);
 }
 
-/* Sends a message to all of a list that has one connection: a fault fails it for that one alone. */
+/* Broadcasts to a list that has one connection: a fault then fails for this connection alone. */
 static void send_to_all (struct ipc_connection_info *info, const struct ipc_message *m, struct health *health)
 {
 	struct ipc_connection_infos list;
@@ -393,7 +393,7 @@ static void wait_for_mirror (const struct peer *peer)
 	ONCE (ipc_close (&info));
 }
 
-/* What is queued leaves before the end. */
+/* Queued messages are sent before the end of file. */
 static void end_clients (void)
 {
 	int i;
@@ -417,7 +417,7 @@ static void end_service (void)
 	remove_rundir ();
 }
 
-/* The last station: what is queued leaves at exit. */
+/* The last station: queued messages are sent at exit. */
 static void exit_before_it_is_sent (const struct peer *peer)
 {
 	struct lane *lane = &peer->shared->at_exit;
@@ -457,7 +457,7 @@ int main (void)
 	end_clients ();
 	end_service ();
 	files_end ();
-	/* The mirror. */
+	/* The mirror socket. */
 	let_rests_leave (descriptors - 1);
 	CHECK (open_descriptors () == descriptors - 1);
 	exit_before_it_is_sent (&peer);

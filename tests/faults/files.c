@@ -12,15 +12,15 @@ char top[200], rundir[500];
 
 int entries_of (const char *path)
 {
-	DIR *folder = opendir (path);
+	DIR *dir = opendir (path);
 	int count = -2;
 
-	if (folder == NULL && errno == ENOENT)
+	if (dir == NULL && errno == ENOENT)
 		return 0;
-	CHECK (folder != NULL);
-	while (readdir (folder) != NULL)
+	CHECK (dir != NULL);
+	while (readdir (dir) != NULL)
 		count++;
-	closedir (folder);
+	closedir (dir);
 	return count;
 }
 

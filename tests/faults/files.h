@@ -1,40 +1,40 @@
 /*
- * Services and what they leave in the file system.
+ * Services, and the files that they create.
  */
 #ifndef FILES_H
 #define FILES_H
 
 #include "rules.h"
 
-/* What functions want that want an environment. */
+/* An environment, for functions that require one. */
 extern char *environment[];
 
-/* A folder of this process alone, and the run directory in it. */
+/* A directory of this process alone, and the run directory in it. */
 extern char top[200], rundir[500];
 
-/* Makes the folder; removes it, which has to be empty. */
+/* Creates the directory; removes it, which must be empty. */
 void files_begin (void);
 void files_end (void);
 
-/* From now on services live in the folder of this name, which may be missing. */
+/* From now on services are opened in the directory of this name, which may be missing. */
 void set_rundir (const char *name);
 
-/* Removes it, which has to be empty. */
+/* Removes this directory, which must be empty. */
 void remove_rundir (void);
 
-/* How much is in a folder; nothing where there is none. */
+/* The number of entries in a directory; 0 if there is no directory. */
 int entries_of (const char *path);
 
-/* Whether this function is the one that fails. */
+/* Returns whether the shim makes this function fail. */
 int is_fault_of (const char *function);
 
-/* Opens the service. A failure leaves no descriptor and no file behind. */
+/* Opens the service. A call that fails leaves no descriptor and no file. */
 void open_service (struct ipc_connection_info *srv, const char *name);
 
-/* Closes it; its file is gone, or could not be removed, and the answer says which. */
+/* Closes the service. Its file is removed, or could not be removed; the result says which. */
 void close_service (struct ipc_connection_info *srv);
 
-/* Puts a socket at the path, as a server that was killed leaves it. */
+/* Creates a socket at the path, as a server that was killed leaves it. */
 void leave_dead_socket (const char *path);
 
 #endif

@@ -1,6 +1,6 @@
 #include "ledger.h"
 
-/* Where the payload of a message begins in the pattern: no two messages of a run begin at the same place. */
+/* The offset at which the payload of a message begins in the pattern: no two messages of a run have the same offset. */
 #define PLACES (MESSAGES * 16)
 
 static char pattern[LONGEST + PLACES];

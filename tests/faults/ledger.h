@@ -1,13 +1,13 @@
 /*
- * The messages of one direction of a connection: which were accepted, which have come. They have to come each
- * once, whole, unchanged and in order. What a message holds follows from its lane and its number.
+ * The messages of one direction of a connection: how many were accepted, and how many have arrived. Each must arrive
+ * once, whole, unchanged and in order. The content of a message follows from its lane and its number.
  */
 #ifndef LEDGER_H
 #define LEDGER_H
 
 #include "rules.h"
 
-/* More than the kernel holds for one who does not read. */
+/* More than the kernel holds for a peer that does not read. */
 #define LONG 400000
 
 #define LONGEST (1 << 20)
@@ -15,29 +15,29 @@
 #define MESSAGES 48
 
 struct lane {
-	/* Which lane it is, from 0. */
+	/* The number of the lane, from 0. */
 	int number;
-	/* How many messages were accepted, and how many of them have come. */
+	/* How many messages were accepted, and how many of them have arrived. */
 	int accepted, got;
 	uint32_t lengths[MESSAGES];
 };
 
-/* Before the first message. */
+/* Initialises a lane. */
 void ledger_begin (void);
 
-/* The lane's next message; its payload is not the message's to free. */
+/* The next message of the lane; its payload is not owned by the message. */
 struct ipc_message lane_next (struct lane *lane, uint32_t length);
 
-/* It was accepted. */
+/* Records that this message was accepted. */
 void lane_accepted (struct lane *lane);
 
-/* A message has come: it has to be the next. */
+/* Records a message that has arrived: it must be the next of the lane. */
 void lane_take (struct lane *lane, const struct ipc_message *m);
 
-/* The message as it goes over the wire. */
+/* The message as a frame. */
 void frame_of (const struct ipc_message *m, char *frame);
 
-/* Whether all have come. */
+/* Returns whether all accepted messages have arrived. */
 int lane_is_done (const struct lane *lane);
 
 #endif

@@ -1,12 +1,12 @@
-//! Promise 26, where something fails beneath the library: a system call, or an allocation. Each call of libipc.so
-//! into libc fails once with each errno that it can give, or falls short. Nothing is then lost, doubled, changed
-//! or leaked, nothing hangs or aborts, every failure has its code and its errno, and what was tried again works.
+//! Promise 26, if a system call or an allocation of the library fails. Each call of libipc.so
+//! into libc fails once with each errno that it can report, or transfers too little. Then nothing is lost, doubled,
+//! changed or leaked, nothing hangs or aborts, every failure has its code and its errno, and repeated calls succeed.
 //!
-//! Two C programs know at each moment what has to come: `faults/scenario.c` uses ipc.h, `faults/extension.c`
-//! ipc_ext.h. The shim (`faults/shim.h`) makes the n-th call fail; n goes from 1 to where no call is left.
+//! Two C programs know at each moment what must arrive: `faults/scenario.c` uses ipc.h, `faults/extension.c`
+//! ipc_ext.h. The shim (`faults/shim.h`) makes the n-th call fail; n goes from 1 until no such call is left.
 //!
-//! `LIBIPC_FAULTS=all` takes every n, also where there are many. `LIBIPC_FAULTS="scenario recv EINTR 12"` runs
-//! one of them, and a number behind it has as many calls fail in a row: "scenario malloc ENOMEM 5 8".
+//! `LIBIPC_FAULTS=all` tests every n, even if there are many. `LIBIPC_FAULTS="scenario recv EINTR 12"` runs
+//! one fault; a further number makes as many calls fail in a row: "scenario malloc ENOMEM 5 8".
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing, reason = "tests")]
 
 mod rows;
@@ -27,7 +27,7 @@ use std::time::Instant;
 use rows::{MAY_NEVER_COME, May, NOT_IN_THE_SHIM, ROWS, Row, number};
 use staging::{Language, Linkage, Program, WARNINGS, has, root, run, skipped, stage};
 
-/// Past the harness, which keeps to itself what a test prints.
+/// Prints although the test harness captures the output of tests.
 fn say(text: impl fmt::Display) {
     let _ = writeln!(std::io::stderr(), "{text}");
 }
@@ -40,11 +40,11 @@ struct Laboratory {
 
 impl Laboratory {
     fn new() -> Self {
-        let folder = root().join("tests/faults");
-        let at = |name: &str| folder.join(name);
+        let dir = root().join("tests/faults");
+        let at = |name: &str| dir.join(name);
         let shim = stage().room_for("faults").join("shim.so");
         let mut compiler = Command::new("cc");
-        // A libc that checks what it is called with puts functions of its own before those of the shim.
+        // A fortified libc would replace calls by its own checking functions, which the shim does not have.
         compiler.args(["-std=c99", "-fPIC", "-shared", "-U_FORTIFY_SOURCE"]).args(WARNINGS);
         compiler.args(["shim.c", "shim_calls.c", "shim_memory.c"].map(at)).arg("-ldl").arg("-o").arg(&shim);
         run(&mut compiler);
@@ -59,7 +59,7 @@ impl Laboratory {
 
     fn command(&self, program: usize) -> Command {
         let mut command = self.programs[program].1.command();
-        // What is freed and what is not written yet has bytes that nobody takes for something else.
+        // Blocks that are freed or not yet written are filled with a pattern that is no valid data.
         command.env("LD_PRELOAD", &self.shim).env("MALLOC_PERTURB_", "165").env_remove("RUST_BACKTRACE");
         for variable in ["FAULTS_CALL", "FAULTS_WITH", "FAULTS_AT", "FAULTS_COUNT", "FAULTS_MAY"] {
             command.env_remove(variable);
@@ -68,7 +68,7 @@ impl Laboratory {
     }
 }
 
-/// One fault, in one program, at a call that is yet to be chosen.
+/// One fault, in one program; which call fails is chosen later.
 #[derive(Clone, Copy)]
 struct Case {
     program: usize,
@@ -80,14 +80,14 @@ struct Case {
 
 /// How a run has ended.
 struct Outcome {
-    /// What is wrong, if anything is.
+    /// The error, if the run has failed.
     wrong: Option<String>,
     /// How often each function was called.
     calls: BTreeMap<String, u64>,
     injected: u64,
 }
 
-/// The machine was too busy for the second that the library has at its end.
+/// Exit status: the machine was too busy for the one second that the library has at its end.
 const TOO_SLOW: i32 = 75;
 
 fn finish(mut command: Command) -> Outcome {
@@ -124,7 +124,7 @@ impl Case {
     }
 }
 
-/// What has come out of a case, or of all cases of a fault.
+/// The result of a case, or of all cases of a fault.
 #[derive(Default)]
 struct Tally {
     runs: u64,
@@ -134,16 +134,16 @@ struct Tally {
     wrong: Vec<String>,
 }
 
-/// From here on not every call is made to fail, unless all are asked for. Where several fail in a row, the next
-/// ones begin where these end.
+/// From this call on, only one in `STRIDE` calls is made to fail, unless all are asked for. If several calls fail in a
+/// row, the next row begins after the last of them.
 const EVERY: u64 = 150;
 const STRIDE: u64 = 7;
 
-/// After so many failures of a case it is enough.
+/// After this many failures a case is not continued.
 const ENOUGH: usize = 3;
 
-/// As many calls as that without a fault are the end: what waits for another process is not called equally often
-/// in each run.
+/// A case ends after this many runs in a row without a fault: functions that wait for another process are not called
+/// equally often in each run.
 const NONE_LEFT: u32 = 2;
 
 fn try_all(case: Case, laboratory: &Laboratory, every: bool) -> Tally {
@@ -181,7 +181,7 @@ fn cases(programs: usize) -> Vec<Case> {
     cases
 }
 
-/// Runs the cases, several at a time: most of a run's time is waiting.
+/// Runs the cases, several at a time, since a run mostly waits.
 fn try_each(
     cases: &[Case],
     laboratory: &Laboratory,
@@ -235,7 +235,7 @@ fn print_table(tallies: &BTreeMap<(&'static str, &'static str), Tally>, begin: I
     }
 }
 
-/// "scenario recv EINTR 12", with or without a number behind it.
+/// Parses "scenario recv EINTR 12", with or without a further number.
 fn one(text: &str, laboratory: &Laboratory) -> (Case, u64) {
     let words: Vec<&str> = text.split_whitespace().collect();
     let [program, call, with, at, ref burst @ ..] = words[..] else { panic!("LIBIPC_FAULTS={text}?") };
@@ -248,7 +248,7 @@ fn one(text: &str, laboratory: &Laboratory) -> (Case, u64) {
     (Case { program, call: row.call, with, may: row.may, burst }, at.parse().unwrap())
 }
 
-/// What the library asks libc for; none where there is no tool that tells.
+/// The functions that the library imports from libc; `None` if there is no tool that lists them.
 fn imports() -> Option<BTreeSet<String>> {
     if !has("nm") {
         skipped("whether the shim knows all functions that the library calls", "nm");
@@ -260,7 +260,7 @@ fn imports() -> Option<BTreeSet<String>> {
     Some(table.lines().map(name).collect())
 }
 
-/// Without faults all goes well, every function of the table is called, and every one that is called is in it.
+/// Without faults the scenarios succeed; every function of the table is called, and every called function is in the table.
 fn check_without_faults(laboratory: &Laboratory) {
     let imports = imports();
     let unseen = NOT_IN_THE_SHIM

@@ -7,12 +7,12 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
-/* The library has a second for what is left at the end of a connection or of the program. */
+/* The library has one second to send the rest, at the end of a connection or of the program. */
 #define LAST_CHANCE_SECONDS 0.9
 
 static char room[LONGEST + 1];
 
-/* Reads so many bytes; how many there were before the end. */
+/* Reads this many bytes; returns how many were read before end of file. */
 static size_t read_all (int fd, char *bytes, size_t size)
 {
 	size_t have = 0;
@@ -26,7 +26,7 @@ static size_t read_all (int fd, char *bytes, size_t size)
 	return have;
 }
 
-/* Reads one frame; 0 at the end, also within a frame. */
+/* Reads one frame; returns 0 at end of file, also within a frame. */
 static int read_frame (int fd, char header[IPC_HEADER_SIZE], struct ipc_message *m)
 {
 	if (read_all (fd, header, IPC_HEADER_SIZE) < IPC_HEADER_SIZE)
@@ -53,7 +53,7 @@ static int write_all (int fd, const char *bytes, size_t size)
 	return 1;
 }
 
-/* Sends one frame back; 0 at the end. */
+/* Sends one frame back; returns 0 at end of file. */
 static int reflect (int fd)
 {
 	char header[IPC_HEADER_SIZE];
@@ -62,7 +62,7 @@ static int reflect (int fd)
 	return read_frame (fd, header, &m) && write_all (fd, header, sizeof header) && write_all (fd, room, m.length);
 }
 
-/* Reads to the end: all that was accepted has to come. */
+/* Reads to end of file: every accepted message must arrive. */
 static void read_to_end (int fd, struct lane *lane, struct shared *shared)
 {
 	char header[IPC_HEADER_SIZE];

@@ -1,21 +1,22 @@
 /*
- * The other process. It does not use the library: what comes from it and what it says of what has come to it
- * is beyond doubt. It sends back what comes on one socket, and reads two others when it is told to, to their
- * ends: what the library keeps for those who do not read leaves when the scenario closes them, or ends.
+ * The other process. It does not use the library, so that its frames and its verdict do not depend on the library. It
+ * sends every frame of one socket back, and reads two other sockets to end of file when the scenario asks for it:
+ * messages that the library keeps for peers that do not read are sent when the scenario closes these connections, or
+ * exits.
  */
 #ifndef PEER_H
 #define PEER_H
 
 #include "ledger.h"
 
-/* What the peer is told on the control socket. */
+/* Commands that the scenario sends to the peer on the control socket. */
 #define READ_CLOSED 'c'
 #define READ_AT_EXIT 'x'
 
-/* A machine so busy that the time which the library has for its last messages was over. */
+/* Exit status: the machine was so busy that the library's time for its last messages expired. */
 #define TOO_SLOW 75
 
-/* The scenario's ends of the sockets, and what both processes see. */
+/* The scenario's ends of the sockets, and the memory that both processes share. */
 struct peer {
 	int mirror, closed, at_exit, control;
 	struct shared {
@@ -24,8 +25,8 @@ struct peer {
 	} *shared;
 };
 
-/* Makes the sockets and the process that is to run the scenario: what this answers there. In the other process
- * it does not return: that ends as the scenario does, or, if that has done well, as the peer has found. */
+/* Creates the sockets, and forks. Returns in the process that runs the scenario. The other process does not return:
+ * it exits with the status of the scenario, or, if the scenario succeeded, with the verdict of the peer. */
 struct peer peer_begin (void);
 
 void peer_tell (const struct peer *peer, char what);

@@ -3,11 +3,11 @@
 /// What the program may notice of a fault.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum May {
-    /// Nothing: it is the library's own affair.
+    /// Nothing: the library handles the fault itself.
     Nothing,
-    /// Calls fail; made again they succeed, and nothing is lost.
+    /// Calls fail. The same calls succeed if they are repeated, and nothing is lost.
     Fail,
-    /// A connection is lost, and the program is told.
+    /// A connection is lost, and its end is reported to the program.
     Break,
 }
 
@@ -24,20 +24,20 @@ const fn row(call: &'static str, with: &'static [&'static str], may: May, bursts
     Row { call, with, may, bursts }
 }
 
-/// Bytes come and go one by one.
+/// The call transfers one byte.
 const SHORT: &[&str] = &["short"];
 
-/// What the kernel says where a descriptor is to be made.
+/// Errors of calls that create a descriptor.
 const NO_DESCRIPTOR: &[&str] = &["EMFILE", "ENFILE", "ENOMEM"];
 
-/// What a file system says, and a security module.
+/// Errors of a file system, and of a security module.
 const NO_ACCESS: &[&str] = &["EACCES", "EIO"];
 
 const ONE: &[u32] = &[1];
 const SOME: &[u32] = &[1, 3];
 const MANY: &[u32] = &[1, 8];
 
-/// Every function that can fail, with what it can give. Those with the most calls come first.
+/// Every function that can fail, with its errors. The functions with the most calls are first.
 pub const ROWS: &[Row] = &[
     row("malloc", &["ENOMEM"], May::Fail, MANY),
     row("realloc", &["ENOMEM"], May::Fail, MANY),
@@ -110,14 +110,14 @@ pub const ROWS: &[Row] = &[
     row("read", &["EINTR", "EIO"], May::Fail, ONE),
 ];
 
-/// Functions that the shim knows nothing of. A library that calls one has calls that nobody has seen fail.
+/// Functions that the shim does not replace. If the library calls one of them, its failures are not tested.
 pub const NOT_IN_THE_SHIM: &str = "aligned_alloc reallocarray strdup strndup asprintf mmap munmap_chunk socketpair \
     recvfrom sendto recvmmsg sendmmsg readv pread pread64 preadv preadv64 pwrite pwrite64 pwritev pwritev2 \
     select pselect epoll_create epoll_pwait epoll_pwait2 timerfd_gettime pipe eventfd \
     dup2 fcntl64 openat64 creat fstatat fstatat64 __xstat __lxstat __fxstat mkdirat rename renameat \
     renameat2 link symlink rmdir chmod chown fchown lchown ftruncate access faccessat fork vfork execve";
 
-/// What comes only to a send that waits.
+/// Errors that occur only for a send that waits.
 pub const MAY_NEVER_COME: &[(&str, &str)] = &[("send", "EINTR"), ("sendmsg", "EINTR")];
 
 pub fn number(name: &str) -> i32 {

@@ -11,13 +11,13 @@
 #include <signal.h>
 #include <unistd.h>
 
-/* No errno of Linux: what errno holds before each call, and after one that succeeds. */
+/* Not an errno of Linux: the value of errno before each call, and after a call that succeeds. */
 #define UNTOUCHED 4242
 
-/* A run takes milliseconds; this long it may take on a busy machine. */
+/* A run takes milliseconds; a run on a busy machine may take this long. */
 #define LIMIT_SECONDS 20
 
-/* What does not come within this time, nor within so many looks, does not come. */
+/* A condition that does not hold after this time, and after this many polls, counts as never met. */
 #define IDLE_SECONDS 2
 #define IDLE_LOOKS 500
 
@@ -29,7 +29,7 @@ static unsigned long faults_before;
 static int fault;
 static int counts;
 
-/* Absent where the scenario runs without the shim. */
+/* NULL if the scenario runs without the shim. */
 #pragma weak faults_injected
 #pragma weak faults_report
 
@@ -66,14 +66,14 @@ static void end_badly (int signal_number)
 void rules_begin (int is_witness)
 {
 	static const int fatal[] = { SIGABRT, SIGBUS, SIGFPE, SIGILL, SIGSEGV, SIGPIPE, SIGALRM };
-	const char *told = getenv ("FAULTS_MAY");
+	const char *allowed = getenv ("FAULTS_MAY");
 	const char *with = getenv ("FAULTS_WITH");
 	struct sigaction action;
 	size_t i;
 
-	if (told != NULL && strcmp (told, "fail") == 0)
+	if (allowed != NULL && strcmp (allowed, "fail") == 0)
 		may = MAY_FAIL;
-	if (told != NULL && strcmp (told, "break") == 0)
+	if (allowed != NULL && strcmp (allowed, "break") == 0)
 		may = MAY_BREAK;
 	fault = with == NULL ? 0 : atoi (with);
 	memset (&action, 0, sizeof action);
@@ -109,7 +109,8 @@ void call_begins (const char *what)
 	errno = UNTOUCHED;
 }
 
-/* Whether this is how the fault shows: a peer that has closed with bytes unread is gone like any other. */
+/* Returns whether the fault shows in this way: a peer that closed with bytes unread is reported like any other peer
+ * that has closed. */
 static int is_of_fault (int number)
 {
 	return number == fault || (fault == ECONNRESET && number == EPIPE);
@@ -130,7 +131,7 @@ static void judge (struct health *health, int code, int number)
 	if (faults () > faults_before) {
 		if (health != NULL && may == MAY_BREAK) {
 			health->shaken = 1;
-			/* The peer is gone, and what waits for it with it. */
+			/* The peer has closed; the bytes that are queued for it are dropped. */
 			health->broken = health->broken || number == EPIPE || code == IPC_ERROR_CLOSED_RECIPIENT;
 		} else if (!is_of_fault (number))
 			complain_of_call (code, number, "fails with another errno than what failed");
@@ -159,7 +160,7 @@ int again_until (struct health *health, int code, enum ipc_errors wanted, int wa
 	if (code == (int) wanted && number == wanted_errno)
 		return 0;
 	if (code == IPC_ERROR_NONE && health != NULL && health->shaken) {
-		/* The failure before has taken with it what this one was to be about. */
+		/* The earlier failure has removed the object of this call. */
 		health->broken = 1;
 		return 0;
 	}
@@ -169,8 +170,8 @@ int again_until (struct health *health, int code, enum ipc_errors wanted, int wa
 	return health == NULL || !health->broken;
 }
 
-/* Whether it is open and not only held by the library, which keeps the number of a connection whose end was reported until
- * the next call. */
+/* Returns whether the descriptor is open, and not only reserved by the library, which holds the number of a
+ * connection whose end was reported until the next call. */
 int can_be_used (int fd)
 {
 	int flags = fcntl (fd, F_GETFL);
@@ -180,15 +181,15 @@ int can_be_used (int fd)
 
 int open_descriptors (void)
 {
-	DIR *folder = opendir ("/proc/self/fd");
+	DIR *dir = opendir ("/proc/self/fd");
 	struct dirent *entry;
 	int count = 0;
 
-	if (folder == NULL)
+	if (dir == NULL)
 		complain (__FILE__, __LINE__, "/proc/self/fd can be read");
-	while ((entry = readdir (folder)) != NULL)
+	while ((entry = readdir (dir)) != NULL)
 		count += entry->d_name[0] != '.' && can_be_used (atoi (entry->d_name));
-	closedir (folder);
+	closedir (dir);
 	return count;
 }
 
@@ -211,7 +212,7 @@ void idle (double since, const char *missing)
 	last_since = since;
 	if (waited > IDLE_SECONDS && looks > IDLE_LOOKS)
 		complain (__FILE__, __LINE__, missing);
-	/* At first it is only somebody else's turn. */
+	/* At first, only yield the processor. */
 	if (waited > 0.001)
 		poll (NULL, 0, 1);
 }

@@ -1,12 +1,12 @@
 /*
- * What may happen when something fails beneath the library, and what may not. Every call of the scenario is
- * judged here: a call that fails says so with a code and with the errno of what failed; one that succeeds
- * leaves errno alone; none fails without a cause.
+ * The rules for calls of the library while a system call or an allocation fails. Every call of the scenario is
+ * checked here: a call that fails returns a code and sets errno to the injected error; a call that succeeds
+ * leaves errno unchanged; no call fails without a fault.
  *
- * How much may happen depends on the fault and is told by the environment variable FAULTS_MAY:
- *   "nothing"  it is the library's own affair: no call fails
- *   "fail"     calls fail; made again they succeed, and nothing is lost
- *   "break"    connections may be lost, and it is told which
+ * The environment variable FAULTS_MAY says what the fault may cause:
+ *   "nothing"  the library handles the fault itself: no call fails
+ *   "fail"     calls fail; if they are repeated they succeed, and nothing is lost
+ *   "break"    connections may be lost, and their end is reported
  */
 #ifndef RULES_H
 #define RULES_H
@@ -21,36 +21,36 @@ enum may { MAY_NOTHING, MAY_FAIL, MAY_BREAK };
 
 extern enum may may;
 
-/* How a connection stands. */
+/* The state of a connection. */
 struct health {
-	/* A call on it has failed: others may fail for the same reason. */
+	/* A call for this connection has failed: others may fail for the same reason. */
 	int shaken;
-	/* It is lost. What was on its way may be lost with it. */
+	/* The connection is lost. Messages in transit may be lost with it. */
 	int broken;
 };
 
-/* Whether the call that was tried has come to succeed. */
+/* Whether the tried call has finally succeeded. */
 extern int succeeded;
 
-/* Reads the environment. From now on a process that does not come to its end in time says where it stands. A
- * witness takes no part: it waits longer than the others, and counts nothing. */
+/* Reads the environment. From now on a process that does not finish in time prints its position. A witness takes no
+ * part: it waits longer than the other process, and counts no faults. */
 void rules_begin (int is_witness);
 
-/* How many faults there were so far. */
+/* The number of faults so far. */
 unsigned long faults (void);
 
-/* Whether a connection may be lost at this moment. */
+/* Returns whether a connection may be lost at this moment. */
 int may_break (void);
 
 void call_begins (const char *what);
 
-/* The call's end. A failure against the rules ends the program. */
+/* Checks the result of a call. A failure that the rules do not allow ends the program. */
 void call_ends (struct health *health, int code);
 
-/* The same; whether the call is to be made again. It is as long as faults come. */
+/* The same; returns whether the call must be made again. It must as long as faults are injected. */
 int again (struct health *health, int code);
 
-/* The same for a call that has to fail so. */
+/* The same for a call that must fail with this code and errno. */
 int again_until (struct health *health, int code, enum ipc_errors wanted, int wanted_errno);
 
 void complain (const char *file, int line, const char *what);
@@ -73,7 +73,7 @@ void complain (const char *file, int line, const char *what);
 
 #define TRY(call) TRY_ON (NULL, call)
 
-/* Makes a call that is not made again: what it is to end has ended, whatever it says. */
+/* Makes a call that is not repeated: the object that it ends has ended, whatever the call returns. */
 #define ONCE(call) \
 	do { \
 		call_begins (WHERE (call)); \
@@ -91,11 +91,11 @@ void complain (const char *file, int line, const char *what);
 int can_be_used (int fd);
 int open_descriptors (void);
 
-/* Gives way for a moment, between two looks for something; `since` is when it was last there. Ends the program
- * when it does not come. */
+/* Yields for a moment, between two polls for a condition; `since` is the time of the last progress. Ends the program
+ * if there is no progress for too long. */
 void idle (double since, const char *missing);
 
-/* Seconds. */
+/* The time in seconds. */
 double now (void);
 
 #endif

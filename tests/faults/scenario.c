@@ -1,8 +1,8 @@
 /*
- * What a program does with ipc.h: a server, clients, and whatever else there is. Another process (peer.h) is
- * there for what waits. IPC_RUNDIR names a directory.
+ * What a program does with ipc.h: a server, clients, and extra descriptors. Another process (peer.h) is the other end
+ * of calls that wait. IPC_RUNDIR names a directory.
  *
- * Each part of main is a station of its own: another one goes between any two.
+ * Each part of main is a station that does not depend on the others: a new station can be inserted between any two.
  */
 #include "files.h"
 #include "peer.h"
@@ -32,7 +32,7 @@ static void make_messages (void)
 	CHECK (m.type == MSG_TYPE_DATA && m.length == SMALL);
 	TRY (ipc_message_format_write (&m, &frame, &size));
 	CHECK (size == IPC_HEADER_SIZE + SMALL);
-	/* The payload of a lane is not from malloc(3). */
+	/* The payload of a message of a lane is not from malloc(3). */
 	memset (&copy, 0, sizeof copy);
 	TRY (ipc_message_format_read (&copy, frame, size));
 	CHECK (copy.length == SMALL && memcmp (copy.payload, m.payload, SMALL + 1) == 0);
@@ -111,7 +111,7 @@ static void exchange_small (void)
 	TURNS_UNTIL (all_has_come ());
 }
 
-/* Large ones, as far as the kernel holds them; of the second the library knows what to expect. */
+/* Large messages, as far as the kernel holds them; for the second the library knows the expected size. */
 static void exchange_large (void)
 {
 	int i;
@@ -128,7 +128,7 @@ static void exchange_large (void)
 	hear (&links[DIRECT]);
 }
 
-/* What nobody reads at first: the library keeps it. */
+/* Messages that are not read at first: the library keeps them. */
 static void exchange_queued (void)
 {
 	say_up (&links[PATIENT], LONGEST);
@@ -144,7 +144,7 @@ static void exchange_queued (void)
 	TURNS_UNTIL (all_has_come ());
 }
 
-/* Of a file epoll knows nothing: it is read at once, to its end. */
+/* epoll refuses regular files: the file is read at once, to its end. */
 static void read_file (void)
 {
 	static const char text[] = "text";
@@ -170,7 +170,7 @@ static void read_file (void)
 		got += m->length;
 		ended = m->length == 0;
 	}
-	/* One that cannot be read has its end, too. */
+	/* For a descriptor that cannot be read, an end is reported, too. */
 	CHECK (got == sizeof text || (may != MAY_NOTHING && faults () > 0));
 	REFUSED (ipc_wait_event (&reader.list, NULL, &reader.event), IPC_ERROR_WAIT_EVENT__NO_CLIENTS_PARAM, EINVAL);
 	file = reader.list.cinfos[0];
@@ -180,7 +180,7 @@ static void read_file (void)
 	CHECK (close (fd) == 0);
 }
 
-/* A connection in no list, to a peer that is another process: all that waits. */
+/* A connection in no list, to a peer in another process: all calls that wait. */
 static void wait_for_mirror (const struct peer *peer)
 {
 	static const uint32_t lengths[] = { SMALL, LONG, 0, LARGE };
@@ -221,7 +221,7 @@ static void wait_for_mirror (const struct peer *peer)
 		lane_accepted (&lane);
 		frame = NULL;
 		if (i == 0) {
-			/* First without room for it. */
+			/* First with a buffer that is too small. */
 			char none[1];
 			char *place = none;
 			REFUSED_ON (&health, (size = sizeof none, usock_recv (info.fd, &place, &size)), IPC_ERROR_USOCK_RECV,
@@ -245,7 +245,7 @@ static void wait_for_mirror (const struct peer *peer)
 	ONCE (usock_close (info.fd));
 }
 
-/* A read whose time is over keeps what has come. */
+/* A read whose timeout expires keeps the bytes that it received. */
 static void read_in_pieces (void)
 {
 	static const size_t pieces[] = { 3, SMALL / 2, IPC_HEADER_SIZE + SMALL };
@@ -283,7 +283,7 @@ static void read_in_pieces (void)
 	CHECK (close (ends[1]) == 0);
 }
 
-/* One message there and back over a connection of two ends that are ours. */
+/* One message in each direction over a connection, both ends of which this process has. */
 static void greet (int here, int there)
 {
 	struct ipc_connection_info info;
@@ -307,10 +307,10 @@ static void greet (int here, int there)
 	TRY (ipc_message_empty (&m));
 }
 
-/* Paths that are longer than the address of a socket, of a folder that is not there yet. */
+/* Paths that are longer than the address of a socket, in a directory that does not exist yet. */
 static void use_long_paths (void)
 {
-	static const char folder[] = "a-folder-with-a-name-that-is-as-long-as-the-address-of-a-socket-is-with-all-of-"
+	static const char dir[] = "a-folder-with-a-name-that-is-as-long-as-the-address-of-a-socket-is-with-all-of-"
 		"its-bytes-and-then-one-more-so-that-it-does-not-fit";
 	static const char long_name[] = "a-service-with-a-name-that-is-as-long-as-the-address-of-a-socket-is-with-all-"
 		"of-its-bytes-and-then-one-more-so-that-it-does-not-fit";
@@ -319,7 +319,7 @@ static void use_long_paths (void)
 
 	names[0] = "short";
 	names[1] = long_name;
-	set_rundir (folder);
+	set_rundir (dir);
 	for (i = 0; i < 2; i++) {
 		struct ipc_connection_info srv, here, there;
 
@@ -327,7 +327,7 @@ static void use_long_paths (void)
 		memset (&here, 0, sizeof here);
 		memset (&there, 0, sizeof there);
 		open_service (&srv, names[i]);
-		/* Nothing but the service: whatever stood in for it is gone. */
+		/* Only the service is open: descriptors that the library opened for it are closed. */
 		CHECK (entries_of (rundir) == 1 || is_fault_of ("unlinkat"));
 		TRY (ipc_connection (environment, &there, names[i]));
 		TRY (ipc_accept (&srv, &here));
@@ -355,7 +355,7 @@ static void use_sockets (void)
 	do {
 		call_begins ("usock_init");
 		code = usock_init (&listener, path);
-		/* A failure leaves no file behind. */
+		/* A call that fails leaves no file. */
 		CHECK (code == IPC_ERROR_NONE || entries_of (top) == 0);
 	} while (again (NULL, code));
 	TRY (usock_connect (&there, path));
@@ -368,7 +368,7 @@ static void use_sockets (void)
 	CHECK (access (path, F_OK) == -1 && errno == ENOENT);
 }
 
-/* One client goes after its last word, one is sent away after the server's, one just goes. */
+/* One client leaves after its last message, one is closed after the server's last message, one just leaves. */
 static void end_clients (void)
 {
 	int i;
@@ -396,7 +396,7 @@ static void end_service (void)
 	remove_rundir ();
 }
 
-/* Queues much more than the kernel holds for a peer that does not read yet. */
+/* Queues much more than the kernel holds, for a peer that does not read yet. */
 static struct ipc_connection_info *leave_unread (int fd, struct lane *lane)
 {
 	static struct ipc_connection_info info;
@@ -425,7 +425,7 @@ static void close_before_it_is_read (const struct peer *peer)
 	ONCE (ipc_close (info));
 }
 
-/* The last station: what is left leaves at exit. */
+/* The last station: the rest is sent at exit. */
 static void exit_before_it_is_read (const struct peer *peer)
 {
 	leave_unread (peer->at_exit, &peer->shared->at_exit);
@@ -458,7 +458,7 @@ int main (void)
 	use_sockets ();
 	close_before_it_is_read (&peer);
 	files_end ();
-	/* The mirror and one socket of the peer. */
+	/* The mirror socket and one socket of the peer. */
 	let_rests_leave (descriptors - 2);
 	CHECK (open_descriptors () == descriptors - 2);
 	exit_before_it_is_read (&peer);

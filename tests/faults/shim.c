@@ -14,10 +14,10 @@ int fault;
 static const char *chosen;
 static unsigned long first, last;
 
-/* Where the library's code is. */
+/* The address range of the library's code. */
 static uintptr_t library, code_begin, code_end;
 
-/* Calls of the chosen function that could fail so, and those that did. */
+/* How many calls of the chosen function could fail in the chosen way, and how many were made to fail. */
 static unsigned long candidates, injected, last_place;
 
 static struct function *called;
@@ -134,8 +134,8 @@ static void end (void *unused)
 
 int __cxa_atexit (void (*function) (void *), void *argument, void *object);
 
-/* The loader ends its objects in an order of its own. What is registered only now, for none of them, is called
- * when all have ended: after all that the program and the library do at exit. */
+/* The loader runs the destructors of its objects in an order of its own. A function that is registered only now, for
+ * no object, runs after all of them: after everything that the program and the library do at exit. */
 __attribute__ ((destructor)) static void end_last (void)
 {
 	__cxa_atexit (end, NULL, NULL);

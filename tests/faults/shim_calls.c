@@ -20,7 +20,7 @@
 #include <sys/uio.h>
 #include <unistd.h>
 
-/* A function that fails or does not. */
+/* A function that fails or succeeds as a whole. */
 #define WRAP(result_type, name, parameters, arguments) \
 	result_type name parameters \
 	{ \
@@ -32,7 +32,7 @@
 		return real arguments; \
 	}
 
-/* Addresses have the type that glibc gives them in its own header. */
+/* The parameters for addresses have the types that glibc's own header gives them. */
 WRAP (int, socket, (int domain, int type, int protocol), (domain, type, protocol))
 WRAP (int, bind, (int fd, __CONST_SOCKADDR_ARG address, socklen_t size), (fd, address, size))
 WRAP (int, listen, (int fd, int backlog), (fd, backlog))
@@ -73,7 +73,7 @@ WRAP (int, stat64, (const char *path, struct stat64 *file), (path, file))
 WRAP (int, lstat64, (const char *path, struct stat64 *file), (path, file))
 WRAP (int, fstat64, (int fd, struct stat64 *file), (fd, file))
 
-/* A signal interrupts it only where there is nothing to tell. */
+/* A signal interrupts the call only if it has nothing to report. */
 int poll (struct pollfd *fds, nfds_t number, int timeout)
 {
 	static struct function here = FUNCTION ("poll");
@@ -120,7 +120,7 @@ int flock (int fd, int operation)
 	return real (fd, operation);
 }
 
-/* The third argument of these may be missing; what is taken for it then is not looked at. */
+/* The third argument of these functions may be missing; the value that is read in its place is then not used. */
 #define WRAP_VARIADIC(name, parameters, arguments, before) \
 	int name parameters \
 	{ \
@@ -143,7 +143,7 @@ WRAP_VARIADIC (open, (const char *path, int flags, ...), (path, flags, extra), f
 WRAP_VARIADIC (open64, (const char *path, int flags, ...), (path, flags, extra), flags)
 WRAP_VARIADIC (openat, (int directory, const char *path, int flags, ...), (directory, path, flags, extra), flags)
 
-/* Linux frees the number also where it reports a failure. */
+/* Linux frees the number even if close reports a failure. */
 int close (int fd)
 {
 	static struct function here = FUNCTION ("close");
@@ -155,7 +155,7 @@ int close (int fd)
 	return result == 0 && fails (&here, CALLER, fault != SHORT) ? -1 : result;
 }
 
-/* Only adding can fail for want of something, and not where the descriptor is watched already. */
+/* Only EPOLL_CTL_ADD can fail for lack of resources, and only if the descriptor is not registered yet. */
 int epoll_ctl (int set, int operation, int fd, struct epoll_event *event)
 {
 	static struct function here = FUNCTION ("epoll_ctl");
@@ -171,13 +171,14 @@ int epoll_ctl (int set, int operation, int fd, struct epoll_event *event)
 	return -1;
 }
 
-/* Whether a transfer with these flags can fail so: what does not wait is not interrupted. */
+/* Returns whether a transfer with these flags can fail with this errno: a call that does not wait is not
+ * interrupted. */
 static int can_fail (int flags)
 {
 	return fault != EINTR || (flags & MSG_DONTWAIT) == 0;
 }
 
-/* A transfer that fails: the connection is what the errno says. */
+/* A transfer fails: the connection is put into the state that the errno describes. */
 static ssize_t failed (int fd)
 {
 	if (fault == EPIPE || fault == ECONNRESET)
@@ -286,7 +287,7 @@ ssize_t sendmsg (int fd, const struct msghdr *message, int flags)
 	return sendmsg_from (CALLER, fd, message, flags);
 }
 
-/* The library makes the calls above by their numbers, too. */
+/* The library also makes the calls above by their system call numbers. */
 long syscall (long number, ...)
 {
 	static struct function here = FUNCTION ("syscall");
@@ -323,7 +324,7 @@ ssize_t read (int fd, void *room, size_t size)
 		ssize_t result;
 		if (fault != SHORT)
 			return -1;
-		/* What is read as a whole is not read by half: signals, a count of times. */
+		/* A record that must be read as a whole is not read in part: signals, a count of expirations. */
 		result = real (fd, room, size > 0);
 		if (result >= 0 || errno != EINVAL)
 			return result;

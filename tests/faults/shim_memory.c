@@ -1,5 +1,5 @@
 /*
- * The library's memory: allocations that fail, and which blocks there are.
+ * The library's memory: allocations that are made to fail, and the list of blocks that are allocated.
  */
 #include "shim_parts.h"
 
@@ -59,7 +59,7 @@ int report_blocks (void)
 
 /* ---- The functions ---- */
 
-/* glibc's own names for them: to look for them would need memory. */
+/* glibc's own names for these functions: dlsym would allocate memory. */
 void *__libc_malloc (size_t size);
 void *__libc_calloc (size_t count, size_t size);
 void *__libc_realloc (void *block, size_t size);
@@ -91,7 +91,7 @@ void *calloc (size_t number, size_t size)
 void *realloc (void *old, size_t size)
 {
 	static struct function here = FUNCTION ("realloc");
-	/* Whose block it was is asked now: its address may be another's afterwards. */
+	/* The owner of the block is looked up before the call: afterwards the address may belong to another block. */
 	int was_library = old != NULL && blocks_used > 0 && block_of (old) != NULL;
 	void *new;
 

@@ -12,7 +12,7 @@
 
 #include <stddef.h>
 
-/* The program has functions of its own with such names. */
+/* The program may define functions with these names itself. */
 #pragma GCC visibility push (hidden)
 
 /* A function that the library calls. */
@@ -25,25 +25,26 @@ struct function {
 
 #define FUNCTION(name) { name, NULL, 0, NULL }
 
-/* What the chosen function fails with. */
+/* The error of the chosen function. */
 enum { SHORT = -1 };
 extern int fault;
 
 #define CALLER __builtin_return_address (0)
 
-/* Whether the call returns into the library. */
+/* Returns whether the call returns into the library's code. */
 int is_library (const void *caller);
 
-/* Where that is in the library's file. */
+/* The offset of this address in the library's file. */
 unsigned long place_of (const void *caller);
 
 /* libc's own function. */
 void *real_of (struct function *function);
 
-/* Whether this call is to fail, if it can fail so at all; errno is set. Calls of the library are counted. */
+/* Returns whether this call must fail, provided that it can fail in this way; sets errno. Calls of the library are
+ * counted. */
 int fails (struct function *function, const void *caller, int can);
 
-/* Prints the blocks that the library has not given back; how many there are. */
+/* Prints the blocks that the library has not freed; returns how many. */
 int report_blocks (void);
 
 /* Prints one line. */

@@ -10,10 +10,10 @@ struct ipc_connection_info service;
 struct party server, clients;
 struct link links[LINKS];
 
-/* Whom the next CONNECTION is about. */
+/* The connection of the next CONNECTION event. */
 static struct link *coming;
 
-/* ---- What is told ---- */
+/* ---- Events ---- */
 
 static enum side side_of (const struct party *party)
 {
@@ -38,7 +38,7 @@ static void take_token (struct party *party)
 
 	CHECK (party->event.origin->fd == party->token[0]);
 	CHECK (m != NULL && m->type == MSG_TYPE_DATA);
-	/* It is told so when it cannot be read. The bytes come with the next ones. */
+	/* A read error is reported as an event without bytes. The bytes arrive with the next events. */
 	CHECK (m->length > 0 || (may != MAY_NOTHING && faults () > 0));
 	for (i = 0; i < m->length; i++)
 		CHECK ((unsigned char) m->payload[i] == party->got++);
@@ -60,9 +60,9 @@ static void take_disconnection (struct party *party)
 	const struct lane *lane = party == &server ? &link->up : &link->down;
 
 	CHECK (party->event.m == NULL);
-	/* One that was dropped has been closed for long, and events told at once have all happened: the number may
-	 * be in use again. */
-	CHECK (link->dropped || party->told_at_once || ! can_be_used (party->event.origin->fd));
+	/* The connection that was dropped was closed long before, and events of one array have all happened: the number
+	 * may be in use again. */
+	CHECK (link->dropped || party->several_at_once || ! can_be_used (party->event.origin->fd));
 	if (!link->ending && !link->failed[side_of (party)]) {
 		CHECK (may_break () && "a connection ends when one of them ends it");
 		link->health.broken = 1;
@@ -151,7 +151,7 @@ void wait_for_event (struct party *party)
 
 static int turn_by_token (struct party *party)
 {
-	int told = 0;
+	int reported = 0;
 
 	CHECK (write (party->token[1], &party->put, 1) == 1);
 	party->put++;
@@ -159,8 +159,8 @@ static int turn_by_token (struct party *party)
 		wait_for_event (party);
 		take_event (party);
 		if (party->event.type == IPC_EVENT_TYPE_EXTRA_SOCKET)
-			return told;
-		told++;
+			return reported;
+		reported++;
 	}
 }
 
@@ -193,7 +193,7 @@ void party_end (struct party *party, int by_freeing)
 
 /* ---- Connections ---- */
 
-/* Closes one end. What is still to leave may be lost if it cannot. */
+/* Closes one end. Queued bytes may be lost if the library cannot keep them. */
 static void close_end (struct link *link, struct ipc_connection_info *end)
 {
 	unsigned long before = faults ();
@@ -290,7 +290,7 @@ void come (struct link *link)
 		if (server.turn (&server) > 0) {
 			since = now ();
 		} else if (has_hung_up (link->client.fd)) {
-			/* The server had no means to watch it. */
+			/* The server could not register the client. */
 			CHECK (may_break () && "whom the server has accepted it keeps");
 			ONCE (ipc_close (&link->client));
 			link->open = 0;
@@ -327,7 +327,7 @@ void meet_a_stranger (uint32_t announced)
 	hang_up (stranger);
 }
 
-/* What is left of a closed connection leaves in later calls, whatever they are about. */
+/* The rest of a closed connection is sent in later calls, whatever connection they are about. */
 void let_rests_leave (int descriptors)
 {
 	struct ipc_connection_info none;

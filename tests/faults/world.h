@@ -1,8 +1,9 @@
 /*
- * A server and its clients, all of them in one process that knows at each moment what has to come. So the same
- * calls are made in the same order in each run, and a fault hits each of them once.
+ * A server and its clients, all in one process, which knows at each moment what must arrive. So the same calls are made
+ * in the same order in each run, and a fault hits each of them once.
  *
- * Everybody takes turns: a party takes what is there, and never waits for somebody who cannot run.
+ * The parties take turns: a party handles its pending events, and never waits for another party, which cannot run
+ * meanwhile.
  */
 #ifndef WORLD_H
 #define WORLD_H
@@ -14,17 +15,17 @@
 
 #define SERVICE "faults"
 
-/* A program's place of waiting. */
+/* A list of connections, and the events of it. */
 struct party {
 	struct ipc_connection_infos list;
 	struct ipc_connection_info *service;
-	/* What was told last. */
+	/* The last event. */
 	struct ipc_event event;
-	/* Takes all that is there with take_event; how much that was. */
+	/* Handles all pending events with take_event; the number of them. */
 	int (*turn) (struct party *party);
-	/* It is told of several events at once. */
-	int told_at_once;
-	/* A pipe in the list, whose bytes count up; how many were put in and have come back. */
+	/* The party receives several events in one call. */
+	int several_at_once;
+	/* A pipe in the list, which carries a counter; how many bytes were written and were read back. */
 	int token[2];
 	unsigned char put, got;
 };
@@ -39,14 +40,14 @@ struct link {
 	struct ipc_connection_info *server;
 	/* Whether the client's end is open, and whether it is in the clients' list. */
 	int open, listed;
-	/* One of them has closed its end; it was the server. */
+	/* One side has closed its end; whether it was the server. */
 	int ending, dropped;
-	/* An ERROR was told, on each side. */
+	/* Whether an ERROR was reported, on each side. */
 	int failed[SIDES];
 	struct lane up, down;
 };
 
-/* Two clients wait for events as the server does, one reads by itself, one does not speak the protocol. */
+/* Two clients wait for events as the server does, one reads with ipc_read, one does not speak the protocol. */
 enum { EAGER, PATIENT, DIRECT, HOSTILE, LINKS };
 
 extern struct link links[LINKS];
@@ -55,24 +56,24 @@ extern struct ipc_connection_info service;
 
 /* ---- Parties ---- */
 
-/* The party waits by a token of its own, which comes back to it through a descriptor in its list once it has
- * taken what was there. */
+/* The party waits by means of a token, an event that it sends to itself through a descriptor in its list, and that
+ * is reported after all pending events. */
 void party_begin (struct party *party);
 
-/* Takes the token out of the list, in which nothing else is left; or frees the list. */
+/* Removes the token from the list, in which no other entry is left; or frees the list. */
 void party_end (struct party *party, int by_freeing);
 
 /* Waits for one event. */
 void wait_for_event (struct party *party);
 
-/* A wait has ended with this code. Programs take a failure for their own end: what befalls one connection is no
- * reason for it. */
+/* Checks the code with which a wait has ended. Programs exit on a failure: an error of one connection must not be
+ * one. */
 void check_wait (int code);
 
-/* Compares what the party was told with what there is to tell. */
+/* Compares the event with what must be reported. */
 void take_event (struct party *party);
 
-/* Everybody takes turns until the condition holds. */
+/* All parties take turns until the condition holds. */
 #define TURNS_UNTIL(condition) \
 	do { \
 		double since = now (); \
@@ -84,32 +85,33 @@ void take_event (struct party *party);
 		} \
 	} while (0)
 
-/* Whether all messages have come to those who wait for events. */
+/* Returns whether all messages have arrived at the clients that wait for events. */
 int all_has_come (void);
 
 /* ---- Connections ---- */
 
-/* The client connects, and the server is told. */
+/* The client connects, and the server gets the CONNECTION. */
 void come (struct link *link);
 
-/* From client to server, and back. */
+/* Sends a message from client to server, and back. */
 void say_up (struct link *link, uint32_t length);
 void say_down (struct link *link, uint32_t length);
 
-/* The client that reads by itself reads all that it was sent. */
+/* The client that uses ipc_read reads all that it was sent. */
 void hear (struct link *link);
 
-/* The client's end is closed. */
+/* Closes the client's end. */
 void hang_up (struct link *link);
 
-/* The server's end is closed, and the event loop left to tell so. */
+/* Closes the server's end; the event loop reports the disconnection. */
 void drop (struct link *link);
 
-/* Somebody comes whose message comes in pieces, and who then announces one of this length, which is too long;
- * the server is told, and that he has gone. */
+/* A client connects, sends a message in pieces, and then announces a payload of this length, which is too long. The
+ * server gets the ERROR and the DISCONNECTION. */
 void meet_a_stranger (uint32_t announced);
 
-/* Calls the library until what is left of closed connections has left, and so many descriptors are open; not for ever. */
+/* Calls the library until the rests of closed connections are sent, and this many descriptors are open; fails after
+ * a limit. */
 void let_rests_leave (int descriptors);
 
 #endif

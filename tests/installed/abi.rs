@@ -1,10 +1,10 @@
-//! The binary interface against its baseline, `tests/abi/<machine>.abi`: what exists of it, and of which types,
-//! is compared by abidiff of libabigail. `make abi` writes the baseline anew.
+//! The binary interface against its baseline, `tests/abi/<machine>.abi`: which symbols exist, and with which
+//! types, is compared by abidiff of libabigail. `make abi` writes the baseline anew.
 //!
-//! The types are those that a C program sees. A C file that defines each exported function as the headers declare it
-//! is made from the headers, and compiled; so the verdict does not depend on the types within the library, nor on
-//! the compiler that made it; that the Rust types are these is for `tests/header.rs`. Which symbols there are is
-//! compared with the library itself.
+//! The types are those that a C program sees. A C file that defines each exported function as the headers
+//! declare it is generated from the headers and compiled; so the result does not depend on the types within
+//! the library, nor on the compiler that built it. `tests/header.rs` checks that the Rust types are the same.
+//! The list of symbols is compared with the library itself.
 
 use std::env;
 use std::fs;
@@ -13,7 +13,7 @@ use std::process::Command;
 
 use crate::staging::{has, root, run, skipped, stage, text_of};
 
-/// The interface as C declares it: the names, and the headers' texts.
+/// The interface as C declares it: the names, and the text of the headers.
 #[derive(Clone)]
 struct Interface {
     names: Vec<String>,
@@ -21,7 +21,7 @@ struct Interface {
 }
 
 impl Interface {
-    /// That of the project.
+    /// The interface of the project.
     fn new() -> Self {
         let lists = ["src/capi/exports.txt", "src/capi/exports_ext.txt"].map(text_of);
         let headers = [
@@ -35,7 +35,7 @@ impl Interface {
         }
     }
 
-    /// The same with another text in one of the headers.
+    /// The same interface with another text in one of the headers.
     fn with(&self, from: &str, to: &str) -> Self {
         let mut changed = self.clone();
         let places = changed.headers.iter().filter(|(_, text)| text.contains(from)).count();
@@ -46,33 +46,33 @@ impl Interface {
         changed
     }
 
-    /// A shared library with this interface, and what a compiler notes of it, in the folder.
-    fn compile(&self, folder: &Path) -> PathBuf {
+    /// A shared library with this interface, with the debug information of a compiler, in the directory.
+    fn compile(&self, dir: &Path) -> PathBuf {
         for (name, text) in &self.headers {
-            fs::write(folder.join(name), text).unwrap();
+            fs::write(dir.join(name), text).unwrap();
         }
         let includes: String =
             self.headers.iter().map(|(name, _)| format!("#include \"{name}\"\n")).collect();
-        fs::write(folder.join("includes.c"), &includes).unwrap();
-        // Without comments and without what is for C++.
-        let plain = run(cc(folder).args(["-E", "-P", "includes.c"])).stdout;
+        fs::write(dir.join("includes.c"), &includes).unwrap();
+        // Without comments and without the parts for C++.
+        let plain = run(cc(dir).args(["-E", "-P", "includes.c"])).stdout;
         let plain = String::from_utf8(plain).unwrap();
         let definitions: String = self.names.iter().map(|name| definition(name, &plain)).collect();
-        fs::write(folder.join("interface.c"), includes + &definitions).unwrap();
+        fs::write(dir.join("interface.c"), includes + &definitions).unwrap();
         let flags = ["-g", "-gdwarf-4", "-O0", "-fPIC", "-shared", "-nostdlib", "-Wl,-soname,libipc.so.0"];
-        run(cc(folder).args(flags).args(["-o", "libipc.so", "interface.c"]));
-        folder.join("libipc.so")
+        run(cc(dir).args(flags).args(["-o", "libipc.so", "interface.c"]));
+        dir.join("libipc.so")
     }
 }
 
-/// A compiler that is told no path: none is noted in what it makes.
-fn cc(folder: &Path) -> Command {
+/// A compiler that gets no absolute path, so that its output contains none.
+fn cc(dir: &Path) -> Command {
     let mut command = Command::new("cc");
-    command.current_dir(folder).args(["-std=c99", "-I."]);
+    command.current_dir(dir).args(["-std=c99", "-I."]);
     command
 }
 
-/// Defines what the text declares by this name.
+/// A definition of the function that the text declares by this name.
 fn definition(name: &str, text: &str) -> String {
     let begins = |before: &str| !before.ends_with(|c: char| c.is_alphanumeric() || c == '_');
     for declaration in text.split([';', '{', '}']) {
@@ -85,7 +85,7 @@ fn definition(name: &str, text: &str) -> String {
         if let Some(kind) = variable {
             return format!("{kind}{name};\n");
         }
-        // What comes behind the parameters is for the caller.
+        // The text after the parameters is for the caller.
         if let Some(parameters) = enclosed(parameters) {
             return format!("{before}{name} {parameters} {{ for (;;); }}\n");
         }
@@ -93,7 +93,7 @@ fn definition(name: &str, text: &str) -> String {
     panic!("no header declares {name}");
 }
 
-/// What a parenthesis at the begin of a text encloses, with both of its ends.
+/// The text from an opening parenthesis at its begin to the matching one.
 fn enclosed(text: &str) -> Option<&str> {
     let mut depth = 0;
     let end = text.find(|c| {
@@ -103,13 +103,13 @@ fn enclosed(text: &str) -> Option<&str> {
     end.filter(|end| *end > 0).and_then(|end| text.get(..=end))
 }
 
-/// Where types are named by the C library that the baseline was made with.
+/// The file of the baseline; the names of some types depend on the C library that it was made with.
 fn baseline() -> PathBuf {
     let library = if cfg!(target_env = "gnu") { "gnu" } else { "other" };
     root().join("tests/abi").join(format!("{}-linux-{library}.abi", env::consts::ARCH))
 }
 
-/// The baseline, if there is one here and what compares with it.
+/// The baseline, if there is one for this machine, and abidiff.
 fn baseline_to_compare(what: &str) -> Option<PathBuf> {
     let is_there = baseline().is_file();
     if !is_there {
@@ -120,10 +120,11 @@ fn baseline_to_compare(what: &str) -> Option<PathBuf> {
     (is_there && has("abidiff")).then(baseline)
 }
 
-/// What abidiff says of the difference, if it finds one.
+/// The report of abidiff, if there is a difference.
 fn difference(baseline: &Path, library: &Path) -> Result<(), String> {
     let mut command = Command::new("abidiff");
-    // Some changes are harmless for programs that are there, as a further value of an enumeration. They are told.
+    // Some changes are harmless for existing programs, such as a further value of an enumeration. They are
+    // reported, too.
     command.arg("--harmless").arg(baseline).arg(library);
     let output = command.output().unwrap();
     let said =
@@ -144,9 +145,9 @@ fn assert_same(library: &Path, what: &str) {
 }
 
 #[test]
-fn the_interface_is_that_of_the_baseline() {
-    let folder = tempfile::tempdir().unwrap();
-    let library = Interface::new().compile(folder.path());
+fn interface_equals_the_baseline() {
+    let dir = tempfile::tempdir().unwrap();
+    let library = Interface::new().compile(dir.path());
     if env::var_os("LIBIPC_WRITE_ABI").is_some() {
         let mut abidw = Command::new("abidw");
         abidw.args(["--no-show-locs", "--no-comp-dir-path", "--no-corpus-path", "--type-id-style", "hash"]);
@@ -156,16 +157,16 @@ fn the_interface_is_that_of_the_baseline() {
     assert_same(&library, "the types of the binary interface");
 }
 
-/// Without what a compiler has noted of types: names, kinds and versions of symbols, and the SONAME.
+/// Without debug information: names, kinds and versions of symbols, and the SONAME.
 #[test]
-fn the_library_exports_the_symbols_of_the_baseline() {
+fn library_exports_the_symbols_of_the_baseline() {
     if !has("strip") {
         return skipped("the symbols of the library against the baseline", "strip");
     }
     assert_same(&stage().library(), "the symbols of the library against the baseline");
 }
 
-/// A change of a declaration, what abidiff names when it is seen, and the text that becomes another one.
+/// A change of a declaration: its name, what abidiff must report, the old text and the new text.
 const CHANGES: [(&str, &str, &str, &str); 11] = [
     ("a parameter's type", "ipc_pending", "size_t *bytes);", "uint32_t *bytes);"),
     ("a parameter more", "ipc_allow_fds", "ipc_allow_fds(", "ipc_allow_fds(int more, "),
@@ -195,7 +196,7 @@ const CHANGES: [(&str, &str, &str, &str); 11] = [
     ("a value removed", "IPC_EVENT_TYPE_MESSAGE", "    IPC_EVENT_TYPE_MESSAGE,", ""),
 ];
 
-/// What is in no binary.
+/// Changes that no binary shows.
 const NO_CHANGES: [(&str, &str, &str); 3] = [
     ("a comment", "struct ipc_message {", "/* more */\n\n\nstruct ipc_message {"),
     (
@@ -206,13 +207,13 @@ const NO_CHANGES: [(&str, &str, &str); 3] = [
     ("a macro", "#define IPC_VERSION 1", "#define IPC_VERSION 1\n#define IPC_MORE 1"),
 ];
 
-/// The comparison itself: changes of each kind are seen, and those of no kind are not.
+/// Tests the comparison itself: changes of each kind are reported, and equal interfaces are not.
 #[test]
-fn a_changed_interface_is_told_from_the_baseline() {
+fn change_of_the_interface_is_reported() {
     let Some(baseline) = baseline_to_compare("what the comparison of binary interfaces sees") else { return };
     let compare = |interface: &Interface| {
-        let folder = tempfile::tempdir().unwrap();
-        difference(&baseline, &interface.compile(folder.path()))
+        let dir = tempfile::tempdir().unwrap();
+        difference(&baseline, &interface.compile(dir.path()))
     };
     let assert_seen = |what: &str, named: &str, changed: &Interface| match compare(changed) {
         Ok(()) => panic!("not seen: {what}"),
@@ -232,6 +233,6 @@ fn a_changed_interface_is_told_from_the_baseline() {
     }
     for (what, from, to) in NO_CHANGES {
         let same = interface.with(from, to);
-        compare(&same).unwrap_or_else(|said| panic!("a difference where there is none: {what}\n{said}"));
+        compare(&same).unwrap_or_else(|said| panic!("a difference between equal interfaces: {what}\n{said}"));
     }
 }

@@ -1,4 +1,4 @@
-"""What examples-python/ipc.py says of itself, run against the installed library."""
+"""Tests that examples-python/ipc.py does what it documents, with the installed library."""
 
 import asyncio
 import errno
@@ -22,9 +22,9 @@ def raises(kind, call):
 
 
 def errors_are_those_of_python():
-    raises(FileNotFoundError, lambda: ipc.Client("nobody"))
+    raises(FileNotFoundError, lambda: ipc.Client("missing"))
     begin = time.monotonic()
-    raises(TimeoutError, lambda: ipc.Client("nobody", timeout=0.05))
+    raises(TimeoutError, lambda: ipc.Client("missing", timeout=0.05))
     assert time.monotonic() - begin >= 0.05
     raises(OSError, lambda: ipc.Server("x" * 5000))
     with ipc.Server("taken"):
@@ -38,14 +38,14 @@ def types_timeouts_and_limits():
         assert server.wait(timeout=0.03) is None and time.monotonic() - begin >= 0.03
         server.limit(longest_message=100)
         with ipc.Client("all", index=1, version=2) as client:
-            told = server.wait()
-            member = told.client
-            assert told == (ipc.CONNECTION, member, None, b"") and server.clients == [member]
+            event = server.wait()
+            member = event.client
+            assert event == (ipc.CONNECTION, member, None, b"") and server.clients == [member]
             for kind, payload in [(b"\x07", b"with\0zeros"), (ipc.MSG_TYPE_DATA, b""), (b"\xff", b"x" * 100)]:
                 client.write(payload, kind)
-                told = server.wait(timeout=10)
-                assert told == (ipc.MESSAGE, member, kind, payload), told
-                told.client.write(payload[::-1], kind)
+                event = server.wait(timeout=10)
+                assert event == (ipc.MESSAGE, member, kind, payload), event
+                event.client.write(payload[::-1], kind)
                 assert client.read(timeout=10)[2:] == (kind, payload[::-1])
             raises(TimeoutError, lambda: client.read(timeout=0.01))
             peer = client.peer()
@@ -54,20 +54,20 @@ def types_timeouts_and_limits():
             member.data = "kept"
             client.write(b"x" * 101)
             assert server.wait(timeout=10).event == ipc.ERROR
-            told = server.wait(timeout=10)
-            assert (told.event, told.client.data) == (ipc.DISCONNECTION, "kept")
+            event = server.wait(timeout=10)
+            assert (event.event, event.client.data) == (ipc.DISCONNECTION, "kept")
             assert server.wait(timeout=0) is None and server.clients == []
 
 
-def a_client_is_sent_away():
+def client_is_closed():
     with ipc.Server("away") as server, ipc.Client("away") as client:
         with server.wait().client as member:
             member.write(b"last words")
         member.close()
         assert client.read(timeout=10).payload == b"last words"
         raises(BrokenPipeError, lambda: client.read(timeout=10))
-        told = server.wait(timeout=10)
-        assert (told.event, told.client) == (ipc.DISCONNECTION, member)
+        event = server.wait(timeout=10)
+        assert (event.event, event.client) == (ipc.DISCONNECTION, member)
 
 
 def signals_do_not_end_a_wait():
@@ -80,10 +80,10 @@ def signals_do_not_end_a_wait():
         assert client.read().payload == b"late"
         threading.Timer(0.1, lambda: client.write(b"later")).start()
         assert server.wait().payload == b"later"
-        raises(TimeoutError, lambda: ipc.Client("nobody", timeout=0.05))
+        raises(TimeoutError, lambda: ipc.Client("missing", timeout=0.05))
         signal.setitimer(signal.ITIMER_REAL, 0)
         assert len(ran) > 5
-        # A handler that raises ends it.
+        # A handler that raises an exception ends the wait.
         signal.signal(signal.SIGALRM, lambda *_: 1 / 0)
         signal.setitimer(signal.ITIMER_REAL, 0.02)
         try:
@@ -95,9 +95,9 @@ def signals_do_not_end_a_wait():
 
 
 async def serve(server, count):
-    async for told in server:
-        if told.event == ipc.MESSAGE:
-            told.client.write(told.payload.upper(), told.type)
+    async for event in server:
+        if event.event == ipc.MESSAGE:
+            event.client.write(event.payload.upper(), event.type)
             count -= 1
         if count == 0:
             return
@@ -117,7 +117,7 @@ async def in_asyncio():
         answers = await asyncio.wait_for(asyncio.gather(*[ask(number) for number in range(100)]), 20)
         await asyncio.wait_for(serving, 20)
         assert answers == [b"HELLO"] * 100
-        # One that is cancelled leaves no reader behind, and nothing is lost.
+        # A task that is cancelled leaves no reader, and nothing is lost.
         serving = asyncio.create_task(serve(server, -1))
         await asyncio.sleep(0)
         serving.cancel()
@@ -130,7 +130,7 @@ async def in_asyncio():
 
 errors_are_those_of_python()
 types_timeouts_and_limits()
-a_client_is_sent_away()
+client_is_closed()
 signals_do_not_end_a_wait()
 asyncio.run(in_asyncio())
 print("ok")

@@ -1,15 +1,15 @@
-//! C programs against the installed library. Each is compiled once in each way that it is meant for, and each run of it
+//! C programs with the installed library. Each is compiled once in each way that it is meant for, and each kind of run
 //! shows something else:
 //!
-//! * as C99 and as C++17, with the shared and with the static library: it compiles without a warning, and does what it
-//!   checks itself;
-//! * under valgrind: what the library does with memory;
-//! * with AddressSanitizer, LeakSanitizer and UndefinedBehaviorSanitizer in the program: what the program does with the
-//!   memory that it gets from the library, and what neither frees. The library itself is compiled without them here;
-//!   `make asan` does that, with a nightly compiler.
+//! * as C99 and as C++17, with the shared and with the static library: the program compiles without a warning, and its
+//!   own checks succeed;
+//! * under valgrind: how the library uses memory;
+//! * with AddressSanitizer, LeakSanitizer and UndefinedBehaviorSanitizer in the program: how the program uses memory
+//!   that it gets from the library, and which blocks are not freed. The library itself is compiled without sanitizers
+//!   here; `make asan` compiles it with them, with a nightly compiler.
 //!
-//! Each program of `tests/c` checks its own promises. Here it is expected to end with status 0 and to print
-//! nothing but what it was made to print: the library prints nothing by itself.
+//! Each program of `tests/c` checks its own promises. The tests here expect that it ends with status 0 and prints only
+//! what it is made to print: the library prints nothing by itself.
 
 use std::fs;
 use std::path::Path;
@@ -23,7 +23,7 @@ use crate::staging::{
     printed, root, run, runner, sanitizers, skipped, stage, text_of,
 };
 
-/// Whether there is a compiler for C++ that makes what runs here.
+/// Whether there is a compiler for C++ whose programs run on this machine.
 fn has_cpp() -> bool {
     has("g++") && foreign_target().is_none()
 }
@@ -46,7 +46,7 @@ impl Source {
         self.in_c[place].get_or_init(|| Program::of_tests(C, linkage, self.files, self.flags))
     }
 
-    /// Runs the program in each way that it is meant for; what it has printed each time.
+    /// Runs the program in each way that it is meant for; returns the output of each run.
     fn outputs(&self, languages: &[Language]) -> Vec<String> {
         let mut outputs = Vec::new();
         for language in languages {
@@ -77,7 +77,7 @@ impl Source {
         printed(&mut self.in_c(Shared).command_in_valgrind());
     }
 
-    /// No report, and no block that is left behind, be it the program's or the library's.
+    /// No report of valgrind, and no leaked block, of the program or of the library.
     fn is_clean_with_sanitizers(&self, linkages: &[Linkage]) {
         if !sanitizers::watch(&format!("{:?}", self.files)) {
             return;
@@ -98,7 +98,7 @@ static EXCHANGE: Source = Source::new(&["exchange.c"], &[]);
 static ALONE: Source = Source::new(&["alone.c"], &["-pthread"]);
 static THREADS: Source = Source::new(&["threads.c"], &["-pthread"]);
 static TWO_FILES: Source = Source::new(&["two_files_a.c", "two_files_b.c"], &[]);
-/// The macros are empty, as they were.
+/// The macros are empty, as they were in 2019.
 static OLD_STYLE: Source = Source::new(&["old_style.c"], &["-Wno-empty-body"]);
 static OLD_STYLE_WITH_ERRORS: Source = Source::new(&["old_style.c"], &["-DIPC_WITH_ERRORS"]);
 static PRINTING: Source = Source::new(&["printing.c"], &[]);
@@ -207,27 +207,27 @@ fn runs_silently_in_c(source: &Source) {
 }
 
 #[test]
-fn promise_24_a_pending_cancellation_ends_a_call_at_its_begin() {
+fn promise_24_pending_cancellation_ends_a_call_at_its_begin() {
     runs_silently_in_c(&ENDING_BEGIN);
 }
 
 #[test]
-fn promise_24_threads_that_wait_for_input_may_end() {
+fn promise_24_thread_may_end_while_it_waits_for_input() {
     runs_silently_in_c(&ENDING_RECEIVERS);
 }
 
 #[test]
-fn promise_24_threads_that_wait_for_a_reader_may_end() {
+fn promise_24_thread_may_end_while_it_waits_for_a_reader() {
     runs_silently_in_c(&ENDING_WRITERS);
 }
 
 #[test]
-fn promise_24_no_frame_is_lost_or_cut_by_a_cancellation() {
+fn promise_24_frames_stay_whole_when_a_thread_is_cancelled() {
     runs_silently_in_c(&ENDING_ANYTIME);
 }
 
 #[test]
-fn promise_33_a_program_may_bring_its_own_heap() {
+fn promise_33_program_may_define_its_own_heap() {
     runs_silently_in_c(&OWN_HEAP);
 }
 
@@ -262,7 +262,7 @@ fn old_style_with_errors() {
     }
 }
 
-/// Every standard that the compilers of this machine know.
+/// Every standard that the compilers of this machine support.
 const C_STANDARDS: [&str; 8] = ["gnu89", "c99", "gnu99", "c11", "gnu11", "gnu17", "gnu2x", "gnu23"];
 const CPP_STANDARDS: [&str; 7] = ["c++98", "c++11", "c++14", "c++17", "gnu++17", "c++20", "c++23"];
 
@@ -307,23 +307,23 @@ fn old_sources_compile_in_all_standards() {
 }
 
 #[test]
-fn old_names_are_the_program_s_own_if_it_says_so() {
+fn old_names_are_hidden_if_the_program_asks_for_it() {
     for more in ["-DNOTHING", "-DIPC_WITH_ERRORS"] {
         compiles_in_all_standards("own_names.c", COMPILERS, &["-Wall", "-Wextra", "-Werror", more]);
     }
 }
 
-/// A program that stood beside the library's source, in a tree where there is a link in that place.
+/// A program that was kept in the source tree of the library, in a tree that has a link in its place.
 #[test]
-fn in_the_tree_of_the_library() {
+fn old_tree_finds_the_header_through_a_link() {
     let tree = tempfile::tempdir().unwrap();
-    for folder in ["src", "programs"] {
-        fs::create_dir(tree.path().join(folder)).unwrap();
+    for dir in ["src", "programs"] {
+        fs::create_dir(tree.path().join(dir)).unwrap();
     }
     std::os::unix::fs::symlink(stage().header(), tree.path().join("src/ipc.h")).unwrap();
     let source = tree.path().join("programs/in_tree.c");
     fs::copy(root().join("tests/c/in_tree.c"), &source).unwrap();
-    // Without the flags of pkg-config: the header is found by the link alone.
+    // Without the flags of pkg-config: the header is found only through the link.
     let program = tree.path().join("program");
     let mut compiler = c_compiler();
     compiler.arg("-std=c99").args(WARNINGS).arg(source).arg("-o").arg(&program);
@@ -331,9 +331,9 @@ fn in_the_tree_of_the_library() {
     printed(runner(&program).env("LD_LIBRARY_PATH", stage().lib()));
 }
 
-/// The static library leaves the program nothing to ask the loader for.
+/// A static program needs no shared library from the loader.
 #[test]
-fn a_static_program_does_not_need_the_shared_library() {
+fn static_program_does_not_need_the_shared_library() {
     if !has("readelf") {
         return skipped("what a static program needs", "readelf");
     }
@@ -413,7 +413,7 @@ fn undeclared() {
     for output in UNDECLARED.outputs(&[C, Cpp]) {
         let parts = parts(&output);
         let [message, bare, hexa, nothing, mprint, log] = &parts[..] else { panic!("{output}") };
-        // It prints nothing, as it did.
+        // It prints nothing, as in 2019.
         assert_eq!((&message.1[..], &bare.1[..]), (&[""; 0][..], &[""; 0][..]));
 
         let mut dump = Vec::new();
@@ -441,9 +441,9 @@ fn undeclared_with_sanitizers() {
     UNDECLARED.is_clean_with_sanitizers(&[Shared]);
 }
 
-/// What a program does wrong with blocks of the library is seen, so what the library did wrong would be, too.
+/// Errors of a program with blocks of the library are reported; so errors of the library would be, too.
 #[test]
-fn what_is_wrong_is_seen() {
+fn sanitizers_report_planted_errors() {
     const WRONG: [(&str, &str); 4] = [
         ("(void) m;", "5 byte(s) leaked"),
         ("free (m.payload); free (m.payload);", "double-free"),
@@ -453,9 +453,9 @@ fn what_is_wrong_is_seen() {
     if !sanitizers::watch("faults that are planted") {
         return;
     }
-    let folder = tempfile::tempdir().unwrap();
+    let dir = tempfile::tempdir().unwrap();
     for (number, (wrong, report)) in WRONG.iter().enumerate() {
-        let source = folder.path().join(format!("wrong{number}.c"));
+        let source = dir.path().join(format!("wrong{number}.c"));
         fs::write(&source, program_that_does(wrong)).unwrap();
         let program = Program::compile(C, Shared, &[Path::new(&source)], &sanitizers::FLAGS);
         let (_, errors, status) = outcome(sanitizers::configure(&mut program.command()));
@@ -463,7 +463,7 @@ fn what_is_wrong_is_seen() {
     }
 }
 
-/// It has a message whose payload the library has allocated: four bytes and the NUL.
+/// A program with a message whose payload the library has allocated: four bytes and the NUL.
 fn program_that_does(wrong: &str) -> String {
     format!(
         "#include <ipc.h>\n\
@@ -479,9 +479,9 @@ fn program_that_does(wrong: &str) -> String {
     )
 }
 
-/// Each program of `tests/c` is one that a test above compiles.
+/// Each program of `tests/c` is compiled by a test above.
 #[test]
-fn no_program_is_forgotten() {
+fn every_c_program_has_a_test() {
     let these = ["c_programs", "static_programs"].map(|name| text_of(format!("tests/installed/{name}.rs")));
     let these = these.concat();
     for file in files_below(&root().join("tests/c")) {

@@ -1,5 +1,5 @@
-//! The examples: pongd sends every message back, whatever its size and whoever else is stuck; pong talks to
-//! it, once or line by line; both end as they should, also under valgrind and with sanitizers.
+//! The examples: pongd sends every message back, whatever its size, and even if other clients are stuck; pong
+//! sends one message, or line by line; both end as they should, also under valgrind and with sanitizers.
 
 use std::fs::File;
 use std::io::{BufRead, BufReader, Read, Seek, Write};
@@ -24,7 +24,7 @@ struct Server {
 impl Server {
     fn start(under: Under) -> Self {
         let rundir = tempfile::tempdir().unwrap();
-        // A file, which is never full: what it prints of large messages is large.
+        // A file, since a pipe could become full: its output for large messages is large.
         let said = tempfile::tempfile().unwrap();
         let mut command = command("pongd", rundir.path(), under);
         command.stdout(said.try_clone().unwrap()).stderr(said.try_clone().unwrap());
@@ -73,7 +73,8 @@ fn pattern(size: usize) -> Vec<u8> {
     (0..size).map(|n| (n.wrapping_mul(2_654_435_761) >> 9) as u8).collect()
 }
 
-/// Sends from a thread of its own, so that a large message does not wait for who should read its echo.
+/// Sends from a thread of its own, so that the sender of a large message does not block the reader of its
+/// echo.
 fn assert_echo(stream: &mut UnixStream, payload: &[u8]) {
     let sent = frame(payload);
     let mut echo = vec![0; sent.len()];
@@ -96,7 +97,7 @@ fn messages_of_every_size_come_back() {
 }
 
 #[test]
-fn a_message_sent_byte_by_byte_comes_back() {
+fn message_sent_byte_by_byte_comes_back() {
     let server = Server::start(Under::Nothing);
     let mut client = server.connect();
     let sent = frame(b"byte by byte");
@@ -110,7 +111,7 @@ fn a_message_sent_byte_by_byte_comes_back() {
 }
 
 #[test]
-fn clients_stuck_in_half_a_message_keep_nobody_waiting() {
+fn clients_stuck_in_half_a_message_do_not_delay_others() {
     let server = Server::start(Under::Nothing);
     let (mut in_header, mut in_payload, mut third) = (server.connect(), server.connect(), server.connect());
     let sent = frame(b"two halves");
@@ -127,7 +128,7 @@ fn clients_stuck_in_half_a_message_keep_nobody_waiting() {
 }
 
 #[test]
-fn a_length_over_the_maximum_ends_that_client_alone() {
+fn length_over_the_maximum_ends_only_its_client() {
     let server = Server::start(Under::Nothing);
     let (mut bad, mut good) = (server.connect(), server.connect());
     assert_echo(&mut bad, b"still good");
@@ -140,7 +141,7 @@ fn a_length_over_the_maximum_ends_that_client_alone() {
 }
 
 #[test]
-fn sigterm_ends_a_server_with_clients() {
+fn server_with_clients_ends_on_sigterm() {
     let server = Server::start(Under::Nothing);
     let (mut idle, mut half) = (server.connect(), server.connect());
     assert_echo(&mut idle, b"here");
@@ -150,14 +151,14 @@ fn sigterm_ends_a_server_with_clients() {
 }
 
 #[test]
-fn pong_asks_once() {
+fn pong_sends_one_message_without_arguments() {
     let server = Server::start(Under::Nothing);
     assert_eq!(printed(&mut server.pong(&[], Under::Nothing)), "hello\n");
     server.stop();
 }
 
 #[test]
-fn pong_without_a_server_says_so() {
+fn pong_prints_an_error_without_a_server() {
     let rundir = tempfile::tempdir().unwrap();
     for arguments in [&[][..], &["-i"][..]] {
         let mut pong = command("pong", rundir.path(), Under::Nothing);
@@ -167,7 +168,7 @@ fn pong_without_a_server_says_so() {
     }
 }
 
-/// A pong that talks, its standard output, and one line of it after the other.
+/// A pong that runs line by line, and its standard output.
 struct Talk {
     running: Running,
     answers: BufReader<std::process::ChildStdout>,
@@ -187,7 +188,7 @@ impl Talk {
         assert_eq!(answer, format!("{line}\n"));
     }
 
-    /// It has nothing more to say and ends well.
+    /// It must print nothing more and end with status 0.
     fn assert_end(mut self) {
         let mut rest = String::new();
         self.answers.read_to_string(&mut rest).unwrap();
@@ -196,7 +197,7 @@ impl Talk {
     }
 }
 
-/// One line, its answer, the next line: pong must not wait for more than it has.
+/// One line, its answer, the next line: pong must not wait for more input than one line.
 fn ask(talk: &mut Talk, input: &mut impl Write, lines: &[&str]) {
     for line in lines {
         writeln!(input, "{line}").unwrap();
@@ -209,7 +210,7 @@ fn pipe_of(talk: &Talk) -> std::process::ChildStdin {
 }
 
 #[test]
-fn pong_talks_over_a_pipe_until_its_end() {
+fn pong_exchanges_lines_until_its_pipe_ends() {
     let server = Server::start(Under::Nothing);
     let mut talk = Talk::start(&server, Under::Nothing, Stdio::piped());
     let mut input = pipe_of(&talk);
@@ -220,22 +221,22 @@ fn pong_talks_over_a_pipe_until_its_end() {
 }
 
 #[test]
-fn pong_talks_over_a_pipe_until_exit() {
+fn pong_exchanges_lines_until_exit() {
     let server = Server::start(Under::Nothing);
     let mut talk = Talk::start(&server, Under::Nothing, Stdio::piped());
     let mut input = pipe_of(&talk);
     ask(&mut talk, &mut input, &["one", "exit not", "two"]);
-    // The pipe stays open, and what comes after is not sent.
+    // The pipe stays open, and later lines are not sent.
     input.write_all(b"exit\nthree\n").unwrap();
     talk.assert_end();
     server.stop();
 }
 
 #[test]
-fn pong_takes_lines_from_a_file() {
+fn pong_sends_the_lines_of_a_file() {
     let server = Server::start(Under::Nothing);
     let mut file = tempfile::tempfile().unwrap();
-    // More than one read brings, and a last line without its end.
+    // More lines than one read returns, and a last line without its newline.
     let lines: Vec<String> = (0..20_000).map(|n| format!("line {n}")).collect();
     file.write_all(lines.join("\n").as_bytes()).unwrap();
     file.rewind().unwrap();
@@ -247,7 +248,7 @@ fn pong_takes_lines_from_a_file() {
     server.stop();
 }
 
-/// Both ends of a terminal: the one of who types, and the one of the program.
+/// Both ends of a terminal: the end of the user, and the end of the program.
 fn terminal() -> (File, OwnedFd) {
     let (mut user, mut program) = (-1, -1);
     let (nowhere, default, size) = (std::ptr::null_mut(), std::ptr::null(), std::ptr::null());
@@ -262,7 +263,7 @@ fn terminal() -> (File, OwnedFd) {
 }
 
 #[test]
-fn pong_talks_at_a_terminal() {
+fn pong_exchanges_lines_at_a_terminal() {
     const END_OF_FILE: &[u8] = b"\x04";
     for end in [END_OF_FILE, b"exit\n"] {
         let server = Server::start(Under::Nothing);
@@ -287,7 +288,7 @@ fn talk_and_stop(under: Under) {
     let (mut client, mut half) = (server.connect(), server.connect());
     assert_echo(&mut client, &pattern(1_000_000));
     half.write_all(&frame(b"half")[..7]).unwrap();
-    // Both are still connected; pongd closes and frees what it has of them.
+    // Both clients are still connected; pongd closes their connections and frees them.
     server.stop();
 }
 

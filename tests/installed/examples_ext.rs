@@ -1,6 +1,6 @@
-//! The examples for ipc_ext.h do what examples-c/README.md says of them, and end as they should, also under
-//! valgrind and with sanitizers. That they compile without a warning is part of each test: it is how they are built.
-//! Those that transfer much are in `examples_transfers.rs`.
+//! The examples for ipc_ext.h do what examples-c/README.md says, and end as they should, also under valgrind
+//! and with sanitizers. They are built without warnings, or their tests fail. The examples that transfer much
+//! data are in `examples_transfers.rs`.
 
 use std::fmt::Write as _;
 use std::io::Write;
@@ -10,7 +10,7 @@ use crate::staging::examples::{Raw, Server, Talk, Under, command, complaints, fr
 use crate::staging::{Running, has, outcome, printed, sanitizers, skipped, until};
 
 #[test]
-fn clients_without_a_server_and_servers_without_arguments_say_so() {
+fn programs_print_errors_without_a_server_or_arguments() {
     let rundir = tempfile::tempdir().unwrap();
     let complaints_of =
         |name, arguments: &[&str]| complaints(command(name, rundir.path(), Under::Nothing).args(arguments));
@@ -35,7 +35,7 @@ fn clients_without_a_server_and_servers_without_arguments_say_so() {
 
 // chatd and chat
 
-/// What chatd calls us.
+/// The name that chatd uses for this user.
 fn user() -> String {
     let output = Command::new("id").arg("-un").output().unwrap();
     match output.status.success() {
@@ -47,7 +47,7 @@ fn user() -> String {
 fn talk_in_a_room(under: Under) {
     let server = Server::start("chatd", "chatd", &[], under);
     let user = user();
-    // Who has come and who has spoken is what the test waits for.
+    // The test waits for the lines about clients that have connected and about messages.
     let mut witness = server.connect();
     let mut first = Talk::start(server.client("chat", &[]));
     assert_eq!(witness.hear(), format!("{user} has come"));
@@ -65,7 +65,7 @@ fn talk_in_a_room(under: Under) {
     for talk in [&mut first, &mut second] {
         talk.assert_line(&format!("{user}: harmless: ?[2J??? \u{e4}"));
     }
-    // Its last line comes without an end; nobody hears his own words.
+    // The last line has no newline; no client receives its own lines.
     first.end();
     assert_eq!(witness.hear(), format!("{user}: lines"));
     second.assert_line(&format!("{user}: lines"));
@@ -77,12 +77,12 @@ fn talk_in_a_room(under: Under) {
 }
 
 #[test]
-fn all_others_hear_what_one_says_and_who_it_is() {
+fn chatd_sends_a_line_with_its_user_to_all_others() {
     talk_in_a_room(Under::Nothing);
 }
 
 #[test]
-fn chat_cuts_lines_that_are_longer_than_the_server_takes() {
+fn chat_cuts_lines_over_the_limit_of_the_server() {
     let server = Server::start("chatd", "chatd", &[], Under::Nothing);
     let mut witness = server.connect();
     let mut talk = Talk::start(server.client("chat", &[]));
@@ -96,7 +96,7 @@ fn chat_cuts_lines_that_are_longer_than_the_server_takes() {
 }
 
 #[test]
-fn chatd_closes_who_sends_too_long_a_line_and_nobody_else() {
+fn chatd_closes_only_the_client_with_too_long_a_line() {
     let server = Server::start("chatd", "chatd", &[], Under::Nothing);
     let (mut good, mut bad) = (server.connect(), server.connect());
     let user = user();
@@ -115,13 +115,13 @@ fn chatd_closes_who_sends_too_long_a_line_and_nobody_else() {
 }
 
 #[test]
-fn chatd_gives_up_who_does_not_read_and_keeps_nobody_waiting_for_it() {
+fn chatd_drops_a_client_that_does_not_read_without_delay() {
     let server = Server::start("chatd", "chatd", &[], Under::Nothing);
     let (mut stuck, mut reader, mut speaker) = (server.connect(), server.connect(), server.connect());
     let user = user();
     assert_eq!(reader.hear(), format!("{user} has come"));
     let line = "l".repeat(4000);
-    // More than the kernel and the queue of the one that is stuck hold.
+    // More than the kernel and the queue of the stuck client hold.
     for _ in 0..1000 {
         speaker.send(line.as_bytes());
         assert_eq!(reader.hear(), format!("{user}: {line}"));
@@ -142,7 +142,8 @@ fn assert_times(text: &str) {
     }
 }
 
-/// What tickerd tells, but for who leaves when a time has just come that it has not read.
+/// The output of tickerd, without the lines for a client that leaves before it has read a time that was just
+/// sent.
 fn events(said: &str) -> Vec<&str> {
     let words = said.lines().skip(1).filter_map(|line| line.split(' ').next());
     words.filter(|word| *word != "ERROR").collect()
@@ -150,7 +151,7 @@ fn events(said: &str) -> Vec<&str> {
 
 const CLOSED: &str = "ticker: the server has closed the connection\n";
 
-/// Who says nothing for a tenth of a second is closed; nobody has to be quick.
+/// A client that sends nothing for a tenth of a second is closed; no client has to be fast.
 fn tell_the_time(under: Under) {
     let server = Server::start("tickerd", "tickerd", &["10", "1000000"], under);
     let text = printed(&mut server.client("ticker", &["5"]));
@@ -170,13 +171,13 @@ fn tell_the_time(under: Under) {
 }
 
 #[test]
-fn tickerd_tells_the_time_and_closes_who_is_quiet() {
+fn tickerd_sends_the_time_and_closes_silent_clients() {
     tell_the_time(Under::Nothing);
 }
 
-/// Its answers keep one client, of two that came at the same time: it has seconds for each.
+/// One of two clients that connected at the same time answers and is kept: it has seconds for each answer.
 #[test]
-fn tickerd_keeps_who_answers() {
+fn tickerd_keeps_a_client_that_answers() {
     let server = Server::start("tickerd", "tickerd", &["20", "150"], Under::Nothing);
     let mut lively = server.connect();
     let quiet = Running::start(
@@ -192,12 +193,13 @@ fn tickerd_keeps_who_answers() {
     assert_eq!(said.matches("CLOSING").count(), 1, "{said}");
 }
 
-/// The queue of a client that does not read holds 4 KiB: then times are left out, and the client stays.
+/// The queue of a client that does not read has a limit of 4 KiB: then times are skipped, and the client
+/// stays connected.
 #[test]
-fn tickerd_leaves_out_times_for_who_does_not_read() {
+fn tickerd_skips_times_for_a_client_that_does_not_read() {
     let server = Server::start("tickerd", "tickerd", &["1", "10000000"], Under::Nothing);
     let mut lazy = server.connect();
-    // The kernel takes some thousand before, one in a millisecond.
+    // The kernel accepts some thousand before that, one each millisecond.
     until("a time that is left out", || server.said().contains("\nNOT TOLD "));
     (0..1000).for_each(|_| assert_times(&lazy.hear()));
     assert!(!server.said().contains("\nDISCONNECTION "));
@@ -212,7 +214,7 @@ fn serve_in_a_loop_of_its_own(under: Under) {
     assert_eq!(printed(&mut server.client("pong", &[])), "hello\n");
     let (mut burst, mut half) = (server.connect(), server.connect());
     half.0.write_all(&frame(b"halved")[..7]).unwrap();
-    // Many in one write: what libipc has read ahead the loop's poll does not see by itself.
+    // Many messages in one write: poll does not see the messages that libipc has read ahead.
     let many: Vec<u8> = (0..1000).flat_map(|n| frame(format!("{n}").as_bytes())).collect();
     burst.0.write_all(&many).unwrap();
     for n in 0..1000 {
@@ -230,7 +232,7 @@ fn serve_in_a_loop_of_its_own(under: Under) {
     ask("c", "2 clients");
     ask("m", "1002 messages");
     drop(half);
-    // Its end has no answer of its own; an answer to another one shows that the loop goes on meanwhile.
+    // The disconnection has no answer of its own; an answer to another client shows that the loop goes on.
     burst.send(b"after it");
     assert_eq!(burst.hear(), "after it");
     ask("m", "1003 messages");
@@ -246,7 +248,7 @@ fn pollpongd_serves_and_takes_commands_in_one_loop() {
 }
 
 #[test]
-fn pollpongd_counts_clients_that_come_and_go() {
+fn pollpongd_counts_clients_as_they_connect_and_leave() {
     let server = Server::start("pollpongd", "pongd", &[], Under::Nothing);
     let mut input = server.input();
     let clients: Vec<Raw> = (0..20).map(|_| server.connect()).collect();
@@ -263,7 +265,7 @@ fn pollpongd_counts_clients_that_come_and_go() {
 }
 
 #[test]
-fn pollpongd_serves_on_when_its_input_ends() {
+fn pollpongd_continues_when_its_input_ends() {
     let server = Server::start("pollpongd", "pongd", &[], Under::Nothing);
     drop(server.input());
     let mut client = server.connect();

@@ -1,4 +1,4 @@
-//! The daemon of the examples, kvd, with its clients; and services that are started on demand, as docs/services.md says.
+//! The example daemon kvd with its clients; and services that are started on demand, as in docs/services.md.
 
 use std::os::fd::AsRawFd;
 use std::os::unix::net::UnixListener;
@@ -41,7 +41,7 @@ fn keep_values(under: Under) {
     let mut output = watch.child().stdout.take().unwrap();
     std::io::Read::read_to_string(&mut output, &mut text).unwrap();
     assert_eq!((text.as_str(), watch.end().code()), ("blue\ngreen\n\n", Some(0)));
-    // Who speaks another language is sent away, and nobody else.
+    // A client with another protocol is closed, and no other client is.
     let (mut good, mut bad) = (server.connect(), server.connect());
     bad.send(b"no such request");
     assert_eq!(bad.hear_all(), b"");
@@ -51,7 +51,7 @@ fn keep_values(under: Under) {
 }
 
 #[test]
-fn kvd_keeps_values_and_tells_who_watches() {
+fn kvd_keeps_values_and_notifies_watchers() {
     keep_values(Under::Nothing);
 }
 
@@ -72,7 +72,7 @@ fn kvd_with_sanitizers() {
     }
 }
 
-/// Clients that ask, that stay silent, that leave in the middle, and that never read.
+/// Clients that send requests, that send nothing, that leave in the middle, and that never read.
 fn serve_two_hundred(under: Under) {
     use std::io::Write;
     let server = Server::start("kvd", "kvd", &[], under);
@@ -90,9 +90,9 @@ fn serve_two_hundred(under: Under) {
     for (number, client) in clients.iter_mut().enumerate().filter(|(number, _)| number % 4 == 0) {
         assert_eq!(client.hear(), format!("key{}\0value {number}", number % 7));
     }
-    // Half of them go, the others have to go at its end.
+    // Half of the clients leave, the others are closed when kvd ends.
     clients.truncate(100);
-    until("they have gone", || {
+    until("the clients have left", || {
         signal(&server.running, libc::SIGUSR1);
         server.said().contains("\n100 clients, ")
     });
@@ -105,7 +105,7 @@ fn kvd_serves_two_hundred_clients_of_all_kinds() {
 }
 
 #[test]
-fn kvd_sends_idle_clients_away_and_keeps_who_watches() {
+fn kvd_closes_idle_clients_and_keeps_watchers() {
     use std::io::Write;
     let server = Server::start("kvd", "kvd", &["1"], Under::Nothing);
     let (mut idle, mut watches) = (server.connect(), server.connect());
@@ -118,7 +118,7 @@ fn kvd_sends_idle_clients_away_and_keeps_who_watches() {
 }
 
 #[test]
-fn kvd_is_killed_and_started_again_and_its_client_waits_for_it() {
+fn kv_waits_while_kvd_is_killed_and_restarted() {
     let server = Server::start("kvd", "kvd", &[], Under::Nothing);
     let Server { running, rundir, socket, .. } = server;
     signal(&running, libc::SIGKILL);
@@ -135,7 +135,7 @@ fn kvd_is_killed_and_started_again_and_its_client_waits_for_it() {
 }
 
 #[test]
-fn kv_says_what_is_wrong() {
+fn kv_prints_its_errors() {
     let rundir = tempfile::tempdir().unwrap();
     for wrong in [&[][..], &["get"], &["set", "a"], &["put", "a", "b"], &["delete", "a", "b"]] {
         let text = complaints(command("kv", rundir.path(), Under::Nothing).args(wrong));
@@ -159,7 +159,7 @@ fn on_demand(program: &Command, listener: &UnixListener) -> Command {
     // SAFETY: a system call between fork and exec.
     unsafe {
         launcher.pre_exec(move || {
-            // It may have that number already: then it would be closed.
+            // The socket may have that number already: then dup2 and close would close it.
             match libc::dup2(fd, 3).min(libc::fcntl(3, libc::F_SETFD, 0)) {
                 0 => Ok(()),
                 _ => Err(std::io::Error::last_os_error()),
@@ -169,13 +169,14 @@ fn on_demand(program: &Command, listener: &UnixListener) -> Command {
     launcher
 }
 
-/// A service manager: it has the socket, and starts the server when a client has connected, as often as it has ended.
+/// A service manager: it holds the socket, and starts the server when a client has connected, each time after
+/// the server has ended.
 fn starts_on_demand(name: &str, service: &str, ask: &dyn Fn(&Path)) {
     let rundir = tempfile::tempdir().unwrap();
     let socket = rundir.path().join(format!("{service}-0-0"));
     let listener = UnixListener::bind(&socket).unwrap();
     for _ in 0..2 {
-        // It waits in the queue, and is not lost.
+        // The client waits in the backlog, and is not lost.
         let early = Raw::connect(&socket);
         let program = command(name, rundir.path(), Under::Nothing);
         let server = Running::start(on_demand(&program, &listener).stdout(Stdio::null()));
@@ -189,16 +190,16 @@ fn starts_on_demand(name: &str, service: &str, ask: &dyn Fn(&Path)) {
 }
 
 #[test]
-fn a_daemon_starts_on_demand() {
+fn daemon_starts_on_demand() {
     starts_on_demand("kvd", "kvd", &|rundir| {
         let mut client = command("kv", rundir, Under::Nothing);
         assert_eq!(printed(client.args(["set", "a", "b"])), "b\n");
     });
 }
 
-/// pongd knows nothing of it: it uses ipc.h alone, as in 2019.
+/// pongd has no code for this: it uses only ipc.h, as in 2019.
 #[test]
-fn a_program_of_2019_starts_on_demand_without_a_change() {
+fn program_of_2019_starts_on_demand_unchanged() {
     let source = text_of("examples-c/pongd.c");
     assert!(!source.contains("ipc_ext.h") && !source.contains("LISTEN"));
     starts_on_demand("pongd", "pongd", &|rundir| {

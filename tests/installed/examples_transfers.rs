@@ -1,5 +1,5 @@
-//! The examples that transfer many messages and open files do what examples-c/README.md says of them, and end as
-//! they should, also under valgrind and with sanitizers.
+//! The examples that transfer many messages and open files do what examples-c/README.md says, and end as they
+//! should, also under valgrind and with sanitizers.
 
 use std::fmt::Write as _;
 use std::fs::{self, Permissions};
@@ -28,23 +28,23 @@ fn send_many(under: Under, count: u64, size: u64) {
     let at_once = at_once.and_then(|rest| rest.strip_suffix(" events at once"));
     let at_once: u64 = at_once.unwrap_or_else(|| panic!("{taken}")).parse().unwrap();
     assert!((1..=256).contains(&at_once), "{taken}");
-    // What comes together is told together.
+    // Messages that arrive together are reported together.
     assert!(size > 1000 || at_once > 10, "{taken}");
 }
 
 #[test]
-fn batch_sends_and_batchd_takes_each_of_many_messages() {
+fn batchd_receives_each_of_many_messages() {
     send_many(Under::Nothing, 300_000, 100);
 }
 
-/// More than the queue holds, in messages that are larger than what leaves by itself.
+/// More than the queue holds, in messages that are larger than those that are sent at once.
 #[test]
-fn batch_waits_for_room() {
+fn batch_waits_until_the_queue_has_room() {
     send_many(Under::Nothing, 300, 1_000_000);
 }
 
 #[test]
-fn batchd_takes_messages_of_several_clients() {
+fn batchd_receives_messages_of_several_clients() {
     let server = Server::start("batchd", "batchd", &[], Under::Nothing);
     let mut commands: Vec<_> = (0..3).map(|_| server.client("batch", &["20000", "10"])).collect();
     let running: Vec<_> = commands.iter_mut().map(|one| Running::start(one.stdout(Stdio::null()))).collect();
@@ -55,31 +55,31 @@ fn batchd_takes_messages_of_several_clients() {
 
 // openfiled and openfile
 
-/// A folder with some of everything, in one that openfiled is not to leave.
-fn folder() -> (tempfile::TempDir, PathBuf) {
+/// A directory with files of several kinds, within a directory that openfiled must not leave.
+fn dir() -> (tempfile::TempDir, PathBuf) {
     let outside = tempfile::tempdir().unwrap();
-    let folder = outside.path().join("served");
-    fs::create_dir_all(folder.join("below")).unwrap();
+    let dir = outside.path().join("served");
+    fs::create_dir_all(dir.join("below")).unwrap();
     fs::write(outside.path().join("secret"), "secret").unwrap();
-    fs::write(folder.join("below/file"), "too deep").unwrap();
-    fs::write(folder.join("file"), "a file\nof two lines").unwrap();
-    fs::write(folder.join("..dots"), "a name like another").unwrap();
-    fs::write(folder.join("empty"), "").unwrap();
-    fs::write(folder.join("n".repeat(255)), "the longest name").unwrap();
-    symlink("file", folder.join("link")).unwrap();
-    run(Command::new("mkfifo").arg(folder.join("fifo")));
-    (outside, folder)
+    fs::write(dir.join("below/file"), "too deep").unwrap();
+    fs::write(dir.join("file"), "a file\nof two lines").unwrap();
+    fs::write(dir.join("..dots"), "a name like another").unwrap();
+    fs::write(dir.join("empty"), "").unwrap();
+    fs::write(dir.join("n".repeat(255)), "the longest name").unwrap();
+    symlink("file", dir.join("link")).unwrap();
+    run(Command::new("mkfifo").arg(dir.join("fifo")));
+    (outside, dir)
 }
 
 fn open_files(under: Under) {
-    let (_outside, folder) = folder();
-    let server = Server::start("openfiled", "openfiled", &[folder.to_str().unwrap()], under);
+    let (_outside, dir) = dir();
+    let server = Server::start("openfiled", "openfiled", &[dir.to_str().unwrap()], under);
     let longest = "n".repeat(255);
     for name in ["file", "..dots", "empty", &longest] {
-        let expected = fs::read_to_string(folder.join(name)).unwrap();
+        let expected = fs::read_to_string(dir.join(name)).unwrap();
         assert_eq!(printed(&mut server.client("openfile", &[name])), expected, "{name}");
     }
-    let below = format!("{}/file", folder.display());
+    let below = format!("{}/file", dir.display());
     for (name, reason) in [
         ("missing", "No such file or directory"),
         ("", "Invalid argument"),
@@ -99,7 +99,7 @@ fn open_files(under: Under) {
     let mut raw = server.connect();
     raw.send(b"file\0");
     assert_eq!(raw.hear(), "Invalid argument");
-    // One that asks for what is no name any more does not disturb the others.
+    // A client that requests an invalid name does not disturb the others.
     let text = complaints(&mut server.client("openfile", &[&"n".repeat(256)]));
     assert!(text.starts_with("openfile: "), "{text}");
     raw.send(b"file");
@@ -113,27 +113,27 @@ const GLIBC_ELOOP: &str = "Too many levels of symbolic links";
 const MUSL_ELOOP: &str = "Symbolic link loop";
 
 #[test]
-fn openfile_reads_files_of_the_folder_and_nothing_else() {
+fn openfile_reads_only_files_of_the_directory() {
     open_files(Under::Nothing);
 }
 
 #[test]
-fn openfile_prints_a_large_file_as_it_is() {
-    let (_outside, folder) = folder();
+fn openfile_prints_a_large_file_unchanged() {
+    let (_outside, dir) = dir();
     let large: String = (0..1_000_000).fold(String::new(), |mut text, n| {
         writeln!(text, "line {n}").unwrap();
         text
     });
-    fs::write(folder.join("large"), &large).unwrap();
-    let server = Server::start("openfiled", "openfiled", &[folder.to_str().unwrap()], Under::Nothing);
+    fs::write(dir.join("large"), &large).unwrap();
+    let server = Server::start("openfiled", "openfiled", &[dir.to_str().unwrap()], Under::Nothing);
     assert!(printed(&mut server.client("openfile", &["large"])) == large, "another file");
     server.stop_content();
 }
 
 #[test]
-fn openfiled_keeps_no_descriptor_of_what_it_hands_over() {
-    let (_outside, folder) = folder();
-    let server = Server::start("openfiled", "openfiled", &[folder.to_str().unwrap()], Under::Nothing);
+fn openfiled_closes_its_descriptor_of_a_passed_file() {
+    let (_outside, dir) = dir();
+    let server = Server::start("openfiled", "openfiled", &[dir.to_str().unwrap()], Under::Nothing);
     let descriptors = format!("/proc/{}/fd", server.running.child().id());
     let open = || fs::read_dir(&descriptors).unwrap().count();
     let mut raw = server.connect();
@@ -144,7 +144,7 @@ fn openfiled_keeps_no_descriptor_of_what_it_hands_over() {
         raw.send(name.as_bytes());
         raw.hear();
     }
-    // The last answer says that the one before it is done with.
+    // When the last answer arrives, the one before it is completed.
     raw.send(b"missing");
     raw.hear();
     assert_eq!(open(), before);
@@ -154,21 +154,21 @@ fn openfiled_keeps_no_descriptor_of_what_it_hands_over() {
 const NOBODY: u32 = 65_534;
 
 #[test]
-fn openfiled_serves_its_own_user_alone() {
-    // SAFETY: it only tells a number.
+fn openfiled_serves_only_its_own_user() {
+    // SAFETY: it only returns a number.
     if unsafe { libc::geteuid() } != 0 {
         return skipped("a client of another user", "right to become one");
     }
-    let (_outside, folder) = folder();
-    let server = Server::start("openfiled", "openfiled", &[folder.to_str().unwrap()], Under::Nothing);
-    // Where everybody finds the socket and the program.
+    let (_outside, dir) = dir();
+    let server = Server::start("openfiled", "openfiled", &[dir.to_str().unwrap()], Under::Nothing);
+    // In a directory in which all users find the socket and the program.
     let open_to_all = tempfile::tempdir().unwrap();
     fs::set_permissions(open_to_all.path(), Permissions::from_mode(0o755)).unwrap();
     fs::set_permissions(server.rundir.path(), Permissions::from_mode(0o755)).unwrap();
     fs::set_permissions(&server.socket, Permissions::from_mode(0o777)).unwrap();
     let copy = open_to_all.path().join("openfile");
-    // By a process of its own: one that another test starts would have a copy open that is written here, and what
-    // is open for writing cannot be run.
+    // Copied by a separate process: a process that another test starts would inherit the file that is open
+    // for writing here, and a file that is open for writing cannot be executed.
     run(Command::new("cp").arg(program("openfile", false)).arg(&copy));
     fs::copy(stage().library(), open_to_all.path().join("libipc.so.0")).unwrap();
     let mut client = Command::new(&copy);

@@ -1,4 +1,4 @@
-//! What `make install` puts where, and what the installed library is made of.
+//! The files that `make install` installs, their places, and the properties of the installed library.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -9,11 +9,11 @@ use crate::staging::{answer, files_below, has, make, root, run, skipped, stage, 
 
 const VERSION: &str = env!("CARGO_PKG_VERSION");
 
-/// Exported, and declared by no header: old programs declare them themselves.
+/// Exported, and declared by no header: old programs declare these functions themselves.
 const UNDECLARED: [&str; 5] =
     ["handle_new_connection", "ipc_message_print", "log_format", "mprint_hexa", "print_hexa"];
 
-/// The interface of 2019, which is frozen, and what has been added.
+/// The interface of 2019, which is frozen, and the added one.
 const LISTS: [(&str, &str, usize); 2] =
     [("src/capi/exports.txt", "ipc.h", 44), ("src/capi/exports_ext.txt", "ipc_ext.h", 27)];
 
@@ -22,11 +22,11 @@ fn exports(list: &str) -> BTreeSet<String> {
 }
 
 #[test]
-fn the_files_are_those_that_programs_look_for() {
+fn installed_files_are_where_programs_expect_them() {
     let (major, _) = VERSION.split_once('.').unwrap();
     let (minor, _) = VERSION.rsplit_once('.').unwrap();
     let real = format!("libipc.so.{VERSION}");
-    // The last one is the library of 2019.
+    // The last link has the name of the library of 2019.
     let links = [
         "libipc.so".to_owned(),
         format!("libipc.so.{major}"),
@@ -49,9 +49,9 @@ fn the_files_are_those_that_programs_look_for() {
         files_below(&root().join("man")).into_iter().filter(|file| file.ends_with(".3")).collect();
     expected.extend(pages.iter().map(|page| format!("usr/share/man/man3/{page}")));
     expected.sort();
-    assert_eq!(files_below(&stage().folder()), expected);
+    assert_eq!(files_below(&stage().dir()), expected);
 
-    // Relative, so that they also lead to the library in a folder that is moved.
+    // Relative, so that the links also lead to the library if the directory is moved.
     for link in links {
         let target = fs::read_link(stage().lib().join(&link)).unwrap();
         assert_eq!(target, Path::new(&real), "{link}");
@@ -70,28 +70,28 @@ fn the_files_are_those_that_programs_look_for() {
 }
 
 #[test]
-fn libipc_pc_names_the_version_and_no_folder_of_the_staging() {
+fn libipc_pc_has_the_version_and_no_staging_directory() {
     let text = fs::read_to_string(stage().lib().join("pkgconfig/libipc.pc")).unwrap();
     assert!(text.lines().any(|line| line == format!("Version: {VERSION}")), "{text}");
     assert!(text.lines().any(|line| line == "prefix=/usr"), "{text}");
-    assert!(!text.contains(stage().folder().to_str().unwrap()), "{text}");
+    assert!(!text.contains(stage().dir().to_str().unwrap()), "{text}");
     assert!(!text.contains('@'), "something was not filled in: {text}");
 }
 
 #[test]
-fn uninstall_leaves_nothing() {
-    let folder = tempfile::tempdir().unwrap();
-    run(&mut make("install", folder.path()));
-    assert_eq!(files_below(folder.path()), files_below(&stage().folder()));
-    // What others have put beside our files stays.
-    let other = folder.path().join("usr/lib/libother.so");
+fn uninstall_removes_all_installed_files() {
+    let dir = tempfile::tempdir().unwrap();
+    run(&mut make("install", dir.path()));
+    assert_eq!(files_below(dir.path()), files_below(&stage().dir()));
+    // Files that other packages have installed there stay.
+    let other = dir.path().join("usr/lib/libother.so");
     fs::write(&other, "").unwrap();
-    run(&mut make("uninstall", folder.path()));
-    assert_eq!(files_below(folder.path()), ["usr/lib/libother.so"]);
+    run(&mut make("uninstall", dir.path()));
+    assert_eq!(files_below(dir.path()), ["usr/lib/libother.so"]);
 }
 
 #[test]
-fn the_exported_symbols_are_those_of_the_list() {
+fn exported_symbols_equal_the_list() {
     let mut expected = BTreeSet::new();
     for (list, _, size) in LISTS {
         assert_eq!(exports(list).len(), size);
@@ -114,7 +114,7 @@ fn the_exported_symbols_are_those_of_the_list() {
 }
 
 #[test]
-fn the_headers_declare_what_the_library_exports() {
+fn headers_declare_the_exported_functions() {
     for (list, header, _) in LISTS {
         let text = fs::read_to_string(stage().header().with_file_name(header)).unwrap();
         let mut declared = declared_functions(&text);
@@ -150,7 +150,7 @@ fn declared_functions(header: &str) -> BTreeSet<String> {
 }
 
 #[test]
-fn the_soname_is_that_of_the_version() {
+fn soname_has_the_first_number_of_the_version() {
     if !has("readelf") {
         return skipped("the SONAME", "readelf");
     }
@@ -163,12 +163,12 @@ fn the_soname_is_that_of_the_version() {
 }
 
 #[test]
-fn the_installed_library_is_stripped() {
+fn installed_library_is_stripped() {
     if !has("strip") {
         return skipped("whether the library is stripped", "strip");
     }
-    let folder = tempfile::tempdir().unwrap();
-    let stripped = folder.path().join("libipc.so");
+    let dir = tempfile::tempdir().unwrap();
+    let stripped = dir.path().join("libipc.so");
     run(Command::new("strip").arg("--strip-unneeded").arg("-o").arg(&stripped).arg(stage().library()));
     let size = |path: &Path| fs::metadata(path).unwrap().len();
     assert_eq!(size(&stage().library()), size(&stripped));

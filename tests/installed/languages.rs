@@ -1,5 +1,5 @@
-//! The examples in C, C++ and Python understand each other, and say why they fail; the structures that Python
-//! declares are those of the header.
+//! The examples in C, C++ and Python exchange messages with each other, and print their errors; the
+//! structures that Python declares equal those of the header.
 
 use std::fs;
 use std::io::{Read, Write};
@@ -11,7 +11,7 @@ use crate::staging::languages::{In, Server};
 use crate::staging::{Language, Linkage, Program, has, outcome, printed, root, run, skipped, stage, until};
 
 #[test]
-fn the_examples_of_all_languages_understand_each_other() {
+fn examples_of_all_languages_exchange_messages() {
     for server_in in In::all() {
         let server = Server::start(server_in);
         for client_in in In::all() {
@@ -24,11 +24,11 @@ fn the_examples_of_all_languages_understand_each_other() {
             };
             assert_eq!(printed(&mut client), expected, "pongd: {server_in:?}, pong: {client_in:?}");
         }
-        // One that breaks the protocol, and one that is still there at the end.
+        // One client that violates the protocol, and one that is still connected at the end.
         let mut hostile = UnixStream::connect(server.socket()).unwrap();
         hostile.write_all(b"GET / HTTP/1.1\r\n\r\n").unwrap();
         let _ = hostile.read(&mut [0]);
-        until("the server to tell of it", || server.said().contains("broke the protocol"));
+        until("the line about the violation", || server.said().contains("broke the protocol"));
         let mut stays = UnixStream::connect(server.socket()).unwrap();
         stays.write_all(&[2, 1, 0, 0, 0, b'x']).ok();
         stays.read_exact(&mut [0; 6]).unwrap();
@@ -43,12 +43,12 @@ fn the_examples_of_all_languages_understand_each_other() {
 }
 
 #[test]
-fn the_examples_of_all_languages_say_why_they_fail() {
+fn examples_of_all_languages_print_their_errors() {
     for language in In::all() {
-        let folder = tempfile::tempdir().unwrap();
+        let dir = tempfile::tempdir().unwrap();
         for (name, rundir, reason) in [
-            ("pong", folder.path().join(""), "No such file or directory"),
-            ("pongd", folder.path().join("one/two"), "No such file or directory"),
+            ("pong", dir.path().join(""), "No such file or directory"),
+            ("pongd", dir.path().join("one/two"), "No such file or directory"),
             ("pongd", PathBuf::from("/proc/self/status"), "Not a directory"),
         ] {
             let (_, errors, status) = outcome(&mut language.command(name, &rundir));
@@ -59,9 +59,9 @@ fn the_examples_of_all_languages_say_why_they_fail() {
     }
 }
 
-/// Time-outs, types, limits, signals, asyncio, and exceptions that are Python's own.
+/// Timeouts, types, limits, signals, asyncio, and exceptions of Python.
 #[test]
-fn the_binding_of_python_does_what_it_says() {
+fn python_binding_does_what_it_documents() {
     if !has("python3") {
         return skipped("the binding of examples-python", "python3");
     }
@@ -74,7 +74,7 @@ fn the_binding_of_python_does_what_it_says() {
 
 /// Every function can be reached from ipc.hpp, and nothing in it or in the headers is an old cast.
 #[test]
-fn the_classes_of_cpp_reach_every_function_without_old_casts() {
+fn cpp_classes_reach_every_function_without_old_casts() {
     if !has("g++") {
         return skipped("the classes of examples-cpp", "g++");
     }
@@ -100,9 +100,9 @@ fn the_classes_of_cpp_reach_every_function_without_old_casts() {
     );
 }
 
-/// What ctypes makes of the structures is what the compiler makes of the header.
+/// The layout of ctypes equals that of the compiler for the header.
 #[test]
-fn the_structures_of_python_are_those_of_the_header() {
+fn python_structures_equal_those_of_the_header() {
     if !has("python3") {
         return skipped("the structures of examples-python", "python3");
     }
@@ -141,8 +141,8 @@ fn the_structures_of_python_are_those_of_the_header() {
         number(c.to_owned(), format!("ipc.{python}"));
     }
     in_c += "return 0;\n}\n";
-    let folder = tempfile::tempdir().unwrap();
-    let source = folder.path().join("numbers.c");
+    let dir = tempfile::tempdir().unwrap();
+    let source = dir.path().join("numbers.c");
     fs::write(&source, in_c).unwrap();
     let c = Program::compile(Language::C, Linkage::Shared, &[&source], &[]);
     let mut python = Command::new("python3");

@@ -1,5 +1,5 @@
-//! `make soak` runs for minutes or hours, when somebody wants it to; this is the same crowd for some rounds, so
-//! that the tool works when it is needed. What it looks at is told in `soak/README.md`.
+//! `make soak` runs for minutes or hours when it is started by hand; this test runs the same clients for some
+//! rounds, so that the tool works when it is needed. `soak/README.md` says what it checks.
 
 use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
@@ -18,14 +18,14 @@ fn soak() -> &'static Program {
 }
 
 fn compile() -> Program {
-    let folder = std::fs::read_dir(root().join("soak")).unwrap();
+    let dir = std::fs::read_dir(root().join("soak")).unwrap();
     let is_c = |path: &PathBuf| path.extension().is_some_and(|extension| extension == "c");
-    let sources: Vec<PathBuf> = folder.map(|file| file.unwrap().path()).filter(is_c).collect();
+    let sources: Vec<PathBuf> = dir.map(|file| file.unwrap().path()).filter(is_c).collect();
     let sources: Vec<&Path> = sources.iter().map(PathBuf::as_path).collect();
     Program::compile(C, Shared, &sources, &["-pthread"])
 }
 
-/// The cells of the line that begins so.
+/// The cells of the line that begins with this text.
 fn cells<'a>(table: &'a str, first: &str) -> Vec<&'a str> {
     let begin = format!("| {first} |");
     let line =
@@ -37,9 +37,9 @@ fn number(cell: &str) -> u64 {
     cell.parse().unwrap_or_else(|_| panic!("{cell} is no number"))
 }
 
-/// 40 clients at a time, each seat taken three times: the seed says how they behave.
+/// 40 clients at a time, each seat taken three times; their behaviour follows from the seed.
 #[test]
-fn a_crowd_of_all_kinds_finds_every_promise_kept() {
+fn soak_of_all_clients_breaks_no_promise() {
     let program = soak();
     let table = printed(program.command().args(["-c", "40", "-r", "3", "-s", "1"]));
     assert!(table.ends_with("\nEvery promise was kept.\n"), "{table}");
@@ -48,7 +48,7 @@ fn a_crowd_of_all_kinds_finds_every_promise_kept() {
         assert!(number(cells[0]) > 0, "no {behaviour} client\n{table}");
         assert!(number(cells[1]) > 0, "no message of a {behaviour} client\n{table}");
     }
-    // What the crowd is there for has happened.
+    // Each kind of client has done its work.
     assert!(number(cells(&table, "refused, since the queue was full (EAGAIN)")[0]) > 0, "{table}");
     assert!(
         cells(&table, "ERROR; breaches of the protocol")[0].split("; ").all(|part| number(part) > 0),
@@ -56,9 +56,9 @@ fn a_crowd_of_all_kinds_finds_every_promise_kept() {
     );
 }
 
-/// A seat for each behaviour is needed, and a time.
+/// Each behaviour needs a seat, and the run needs a time.
 #[test]
-fn what_cannot_be_run_is_refused() {
+fn wrong_options_are_refused() {
     let program = soak();
     for arguments in [&["-c", "19"][..], &["-m", "0"], &["-x"], &["more"]] {
         let (table, errors, status) = outcome(program.command().args(arguments));
@@ -67,10 +67,10 @@ fn what_cannot_be_run_is_refused() {
     }
 }
 
-/// The Makefile's way, short.
+/// The target of the Makefile, for a short time.
 #[test]
-fn make_soak_runs_it() {
-    // One make at a time builds.
+fn make_soak_runs_the_soak_test() {
+    // Two runs of make must not build at the same time.
     let _ = stage();
     run(make_in(root()).arg("all"));
     let mut make = make_in(root());

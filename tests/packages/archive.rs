@@ -1,5 +1,5 @@
-//! The archive of the source, `make dist`, and building it with Debian's own command, without a network. It is the archive of
-//! a commit: these tests do not see what is not committed.
+//! The archive of the source, `make dist`, and building it with Debian's own command, without a network. The
+//! archive contains a commit: these tests do not see changes that are not committed.
 
 use std::env;
 use std::fs;
@@ -9,7 +9,7 @@ use std::process::Command;
 use crate::staging::{files_below, has, outcome, root, run, skipped};
 use crate::{Surroundings, VERSION, can_build_packages, files_directly_in};
 
-/// Whether an archive can be made here; where not, a line says so.
+/// Whether an archive can be made here; if not, prints "SKIPPED:".
 fn can_make_archives() -> bool {
     let missing: Vec<&str> = ["git", "xz"].into_iter().filter(|tool| !has(tool)).collect();
     if !missing.is_empty() {
@@ -25,7 +25,7 @@ fn can_make_archives() -> bool {
     is_repository
 }
 
-/// The archive of the commit that is checked out there.
+/// The archive of the commit that is checked out in this directory.
 fn archive(source: &Path, target: &Path, vendor: &str, surroundings: &Surroundings) -> PathBuf {
     let mut make = surroundings.make(source);
     run(make.args(["dist", vendor]).env("CARGO_TARGET_DIR", target).env("CARGO_NET_OFFLINE", "true"));
@@ -54,8 +54,9 @@ fn archive_of_one_commit_has_the_same_bytes_everywhere() {
     }
 }
 
-/// As Debian's builders do it: dpkg-buildpackage alone, no crate but those in the archive, no home. It first removes what it takes for
-/// left-overs of a build, and cargo misses a file of a crate that is one of them.
+/// Builds as Debian's builders do: dpkg-buildpackage alone, no crates but those in the archive, no home
+/// directory. dpkg-buildpackage first removes files that look like left-overs of a build, and cargo fails if
+/// one of them belongs to a crate.
 #[test]
 fn archive_with_crates_builds_packages_without_a_network() {
     if !can_make_archives() || !can_build_packages() {
@@ -65,7 +66,7 @@ fn archive_with_crates_builds_packages_without_a_network() {
     let made = archive(root(), &room.path().join("target"), "VENDOR=1", &Surroundings::PLAIN);
     let source = unpack(&made, room.path());
     let crates = source.join("vendor");
-    // Later versions of cargo keep such files, and count them.
+    // Later versions of cargo keep such files, and verify them.
     fs::write(crates.join("libc/kept.orig"), "").unwrap();
     let before = files_below(&crates);
     let mut build = Surroundings::PLAIN.command("dpkg-buildpackage", &source);

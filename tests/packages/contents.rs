@@ -1,4 +1,4 @@
-//! What is in the packages.
+//! The content of the packages.
 
 use std::collections::BTreeSet;
 use std::env;
@@ -8,7 +8,7 @@ use std::process::Command;
 use crate::staging::{answer, files_below, has, root, run, skipped};
 use crate::{PACKAGES, VERSION, files_directly_in, packages};
 
-/// What is in each `/usr/share/doc/PACKAGE`.
+/// The files in each `/usr/share/doc/PACKAGE`.
 fn documents_of(package: &str) -> impl Iterator<Item = String> {
     ["changelog.Debian.gz", "changelog.gz", "copyright"]
         .into_iter()
@@ -16,7 +16,7 @@ fn documents_of(package: &str) -> impl Iterator<Item = String> {
 }
 
 #[test]
-fn the_runtime_has_both_names_and_the_folder_of_the_sockets() {
+fn runtime_has_both_names_and_the_run_directory() {
     let Some(packages) = packages() else { return };
     let mut expected: BTreeSet<String> = documents_of("libipc0").collect();
     for name in
@@ -31,7 +31,7 @@ fn the_runtime_has_both_names_and_the_folder_of_the_sockets() {
 }
 
 #[test]
-fn the_development_package_has_headers_static_library_manual_documents_and_examples() {
+fn development_package_has_all_that_compiling_needs() {
     let Some(packages) = packages() else { return };
     let mut expected: BTreeSet<String> = documents_of("libipc-dev").collect();
     expected.extend(["usr/include/ipc.h", "usr/include/ipc_ext.h"].map(str::to_owned));
@@ -61,7 +61,7 @@ fn the_development_package_has_headers_static_library_manual_documents_and_examp
     expected.insert("usr/share/doc/libipc-dev/README.md".to_owned());
     assert_eq!(packages.files_of("libipc-dev"), expected);
     assert!(packages.files_of("libipc0").is_disjoint(&expected), "both packages have a file of this name");
-    // The name that it leaves to the other one is what the linker looks for.
+    // The package leaves this name to the other package; the linker looks for it.
     assert_eq!(
         packages.field("libipc-dev", "Depends"),
         format!("libipc0 (= {})", packages.field("libipc0", "Version"))
@@ -69,22 +69,22 @@ fn the_development_package_has_headers_static_library_manual_documents_and_examp
 }
 
 #[test]
-fn the_debug_symbols_are_those_of_the_library() {
+fn debug_symbols_match_the_library() {
     let Some(packages) = packages() else { return };
     if !has("readelf") {
         return skipped("whose debug symbols there are", "readelf");
     }
-    let folder = packages.unpacked();
-    let library = folder.path().join(&packages.lib).join("libipc.so");
+    let dir = packages.unpacked();
+    let library = dir.path().join(&packages.lib).join("libipc.so");
     let notes = answer(Command::new("readelf").arg("-n").arg(library).env("LC_ALL", "C"));
     let id = notes.lines().find_map(|line| line.trim().strip_prefix("Build ID: ")).expect("a build ID");
     let file = format!("usr/lib/debug/.build-id/{}/{}.debug", &id[..2], &id[2..]);
     assert!(packages.files_of("libipc0-dbgsym").contains(&file), "{file}");
 }
 
-/// Those of two architectures can be installed at the same time.
+/// The packages of two architectures can be installed at the same time.
 #[test]
-fn each_package_goes_beside_itself_of_another_architecture() {
+fn packages_of_two_architectures_install_together() {
     let Some(packages) = packages() else { return };
     for package in PACKAGES {
         assert_eq!(packages.field(package, "Multi-Arch"), "same", "{package}");
@@ -92,25 +92,25 @@ fn each_package_goes_beside_itself_of_another_architecture() {
 }
 
 #[test]
-fn no_file_tells_where_it_was_built() {
+fn no_file_contains_its_build_directory() {
     let Some(packages) = packages() else { return };
-    let folder = packages.unpacked();
+    let dir = packages.unpacked();
     let home = env::var("CARGO_HOME").or_else(|_| env::var("HOME").map(|home| home + "/.cargo")).unwrap();
-    for file in files_below(folder.path()) {
-        let path = folder.path().join(&file);
+    for file in files_below(dir.path()) {
+        let path = dir.path().join(&file);
         if path.symlink_metadata().unwrap().is_symlink() {
             continue;
         }
         let bytes = fs::read(&path).unwrap();
-        for place in [packages.folder.to_str().unwrap(), root().to_str().unwrap(), &home] {
-            let told = bytes.windows(place.len()).any(|window| window == place.as_bytes());
-            assert!(!told, "{file} has {place} in it");
+        for place in [packages.dir.to_str().unwrap(), root().to_str().unwrap(), &home] {
+            let is_named = bytes.windows(place.len()).any(|window| window == place.as_bytes());
+            assert!(!is_named, "{file} has {place} in it");
         }
     }
 }
 
 #[test]
-fn lintian_has_nothing_to_say() {
+fn lintian_reports_nothing() {
     let Some(packages) = packages() else { return };
     if !has("lintian") {
         return skipped("what lintian says of the packages", "lintian");
@@ -120,24 +120,24 @@ fn lintian_has_nothing_to_say() {
     run(lintian.args(PACKAGES.map(|package| packages.file(package))));
 }
 
-/// Manual pages of several functions are found under the name of each.
+/// Manual pages of several functions are found under the name of each function.
 #[test]
-fn each_manual_page_has_a_text() {
+fn each_manual_page_has_text() {
     let Some(packages) = packages() else { return };
     if !has("gzip") {
         return skipped("the manual pages of the package", "gzip");
     }
-    let folder = packages.unpacked();
+    let dir = packages.unpacked();
     let pages: Vec<String> = packages
         .files_of("libipc-dev")
         .into_iter()
         .filter(|file| file.starts_with("usr/share/man"))
         .collect();
     for page in &pages {
-        // Through links, which must lead somewhere.
+        // Through links, which must have targets.
         let mut gzip = Command::new("gzip");
         gzip.arg("-dc")
-            .stdin(File::open(folder.path().join(page)).unwrap_or_else(|error| panic!("{page}: {error}")));
+            .stdin(File::open(dir.path().join(page)).unwrap_or_else(|error| panic!("{page}: {error}")));
         let text = answer(&mut gzip);
         assert!(text.contains("\n.SH NAME\n"), "{page} is no page of a manual");
     }

@@ -1,5 +1,5 @@
-//! The packages for Debian: what they say of the library, and what `make deb` makes, where there are Debian's tools.
-//! `make check-packages` runs these tests.
+//! The packages for Debian: what they declare about the library, and what `make deb` builds, if Debian's
+//! tools are installed. `make check-packages` runs these tests.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing, reason = "tests")]
 
 mod archive;
@@ -25,13 +25,13 @@ const VERSION: &str = env!("CARGO_PKG_VERSION");
 const PACKAGES: [&str; 3] = ["libipc0", "libipc-dev", "libipc0-dbgsym"];
 
 struct Packages {
-    folder: PathBuf,
+    dir: PathBuf,
     architecture: String,
-    /// Where the libraries are, below the folder into which the packages are unpacked.
+    /// The directory of the libraries, below the directory into which the packages are unpacked.
     lib: String,
 }
 
-/// What of the user's settings and the machine's could find its way into what is built.
+/// Settings of the user and the machine that could change the built files.
 struct Surroundings {
     umask: &'static str,
     zone: &'static str,
@@ -40,10 +40,10 @@ struct Surroundings {
 
 impl Surroundings {
     const PLAIN: Self = Self { umask: "022", zone: "UTC0", locale: "C" };
-    /// A locale that is not installed is that of C, with complaints.
+    /// A locale that is not installed acts like C, with warnings.
     const FOREIGN: Self = Self { umask: "077", zone: "Pacific/Kiritimati", locale: "et_EE.UTF-8" };
 
-    /// A program that runs in this directory, with none of the variables that say how something is built.
+    /// A command that runs in this directory, without the variables that influence a build.
     fn command(&self, program: &str, directory: &Path) -> Command {
         let mut command = Command::new("sh");
         command.arg("-c").arg(format!("umask {} && exec {program} \"$@\"", self.umask)).arg("sh");
@@ -64,12 +64,12 @@ impl Surroundings {
         self.command("make", directory)
     }
 
-    /// `make deb` there; the directory that has the packages.
+    /// Runs `make deb` in this directory; returns the directory of the packages.
     fn make_packages(&self, source: &Path, target: &Path) -> PathBuf {
-        let told = answer(self.make(source).arg("deb").env("CARGO_TARGET_DIR", target));
-        let folder = target.join("deb");
-        assert!(told.contains(folder.to_str().unwrap()), "it does not say where the packages are: {told}");
-        folder
+        let output = answer(self.make(source).arg("deb").env("CARGO_TARGET_DIR", target));
+        let dir = target.join("deb");
+        assert!(output.contains(dir.to_str().unwrap()), "it does not say where the packages are: {output}");
+        dir
     }
 }
 
@@ -96,7 +96,7 @@ const SETTINGS: [&str; 20] = [
     "V",
 ];
 
-/// Whether there are Debian's tools; where not, a line says so.
+/// Whether Debian's tools are installed; if not, prints "SKIPPED:".
 fn can_build_packages() -> bool {
     static SAID: Once = Once::new();
     let missing: Vec<&str> = ["dpkg-deb", "dpkg-buildpackage", "dh", "dpkg-architecture"]
@@ -109,7 +109,7 @@ fn can_build_packages() -> bool {
     missing.is_empty()
 }
 
-/// `None`, and a line that says so, where they cannot be made.
+/// The packages; `None`, with a line "SKIPPED:", if they cannot be built.
 fn packages() -> Option<&'static Packages> {
     if !can_build_packages() {
         return None;
@@ -117,11 +117,11 @@ fn packages() -> Option<&'static Packages> {
     static PACKAGES: OnceLock<Packages> = OnceLock::new();
     Some(PACKAGES.get_or_init(|| {
         let target = Path::new(env!("CARGO_TARGET_TMPDIR")).join("packages");
-        let folder = Surroundings::PLAIN.make_packages(root(), &target);
+        let dir = Surroundings::PLAIN.make_packages(root(), &target);
         let of_host =
             |variable| answer(Command::new("dpkg-architecture").args(["-q", variable])).trim().to_owned();
         let lib = format!("usr/lib/{}", of_host("DEB_HOST_MULTIARCH"));
-        Packages { folder, architecture: of_host("DEB_HOST_ARCH"), lib }
+        Packages { dir, architecture: of_host("DEB_HOST_ARCH"), lib }
     }))
 }
 
@@ -131,34 +131,34 @@ impl Packages {
         let end = format!("_{}.deb", self.architecture);
         let is_it = |name: &str| name.starts_with(&format!("{package}_{VERSION}-")) && name.ends_with(&end);
         let mut found: Vec<String> =
-            files_directly_in(&self.folder).into_iter().filter(|name| is_it(name)).collect();
+            files_directly_in(&self.dir).into_iter().filter(|name| is_it(name)).collect();
         assert_eq!(found.len(), 1, "{package}: {found:?}");
-        self.folder.join(found.pop().unwrap())
+        self.dir.join(found.pop().unwrap())
     }
 
     fn field(&self, package: &str, name: &str) -> String {
         answer(Command::new("dpkg-deb").arg("--field").arg(self.file(package)).arg(name)).trim().to_owned()
     }
 
-    fn unpack(&self, package: &str, folder: &Path) {
-        run(Command::new("dpkg-deb").arg("--extract").arg(self.file(package)).arg(folder));
+    fn unpack(&self, package: &str, dir: &Path) {
+        run(Command::new("dpkg-deb").arg("--extract").arg(self.file(package)).arg(dir));
     }
 
     fn files_of(&self, package: &str) -> BTreeSet<String> {
-        let folder = tempfile::tempdir().unwrap();
-        self.unpack(package, folder.path());
-        files_below(folder.path()).into_iter().collect()
+        let dir = tempfile::tempdir().unwrap();
+        self.unpack(package, dir.path());
+        files_below(dir.path()).into_iter().collect()
     }
 
-    /// The library and what it takes to compile programs, in a folder.
+    /// The library and the files that compiling needs, in a directory.
     fn unpacked(&self) -> tempfile::TempDir {
-        let folder = tempfile::tempdir().unwrap();
-        self.unpack("libipc0", folder.path());
-        self.unpack("libipc-dev", folder.path());
-        folder
+        let dir = tempfile::tempdir().unwrap();
+        self.unpack("libipc0", dir.path());
+        self.unpack("libipc-dev", dir.path());
+        dir
     }
 }
 
-fn files_directly_in(folder: &Path) -> Vec<String> {
-    fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect()
+fn files_directly_in(dir: &Path) -> Vec<String> {
+    fs::read_dir(dir).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect()
 }

@@ -1,4 +1,4 @@
-//! What programs get from the packages: the examples, and the library under both of its names.
+//! The packages as programs use them: the examples, and the library under both of its names.
 
 use std::fs;
 use std::path::Path;
@@ -7,16 +7,16 @@ use std::process::Command;
 use crate::staging::{has, outcome, printed, root, run, skipped};
 use crate::{VERSION, packages};
 
-/// The examples that the package brings, compiled with the Makefile that it brings: what autopkgtest runs where the
-/// packages are installed.
+/// The examples of the package, compiled with its Makefile, as autopkgtest does on a system that has the
+/// packages.
 #[test]
-fn the_examples_compile_with_pkg_config_and_run() {
+fn examples_compile_with_pkg_config_and_run() {
     let Some(packages) = packages() else { return };
     if !has("pkg-config") {
         return skipped("the examples of the package", "pkg-config");
     }
-    let folder = packages.unpacked();
-    let lib = folder.path().join(&packages.lib);
+    let dir = packages.unpacked();
+    let lib = dir.path().join(&packages.lib);
     let room = tempfile::tempdir().unwrap();
     let mut script = Command::new(root().join("debian/tests/examples"));
     for variable in ["MAKEFLAGS", "MFLAGS", "MAKELEVEL", "BUILD", "PKG_CONFIG_PATH"] {
@@ -24,11 +24,11 @@ fn the_examples_compile_with_pkg_config_and_run() {
     }
     script
         .env("AUTOPKGTEST_TMP", room.path())
-        .env("EXAMPLES", folder.path().join("usr/share/doc/libipc-dev/examples"))
+        .env("EXAMPLES", dir.path().join("usr/share/doc/libipc-dev/examples"))
         .env("LD_LIBRARY_PATH", &lib)
         .env("PKG_CONFIG_LIBDIR", lib.join("pkgconfig"))
-        .env("PKG_CONFIG_SYSROOT_DIR", folder.path())
-        // /usr/include below the folder is not the one that every compiler knows.
+        .env("PKG_CONFIG_SYSROOT_DIR", dir.path())
+        // /usr/include below the directory is not the one that every compiler searches.
         .env("PKG_CONFIG_ALLOW_SYSTEM_CFLAGS", "1")
         .env("PKG_CONFIG_ALLOW_SYSTEM_LIBS", "1");
     let (said, errors, status) = outcome(&mut script);
@@ -68,11 +68,11 @@ fn compile(source: &str, program: &Path, arguments: &[String]) {
 }
 
 #[test]
-fn both_names_load_and_are_one_library() {
+fn both_names_load_the_same_library() {
     let Some(packages) = packages() else { return };
-    let folder = packages.unpacked();
-    let lib = folder.path().join(&packages.lib);
-    // As the installation of any library has it done. It does not need root for a single folder.
+    let dir = packages.unpacked();
+    let lib = dir.path().join(&packages.lib);
+    // As the installation of any library does. A single directory does not need root.
     let ldconfig =
         ["/usr/sbin/ldconfig", "/sbin/ldconfig"].map(Path::new).into_iter().find(|path| path.is_file());
     if let Some(ldconfig) = ldconfig {
@@ -85,12 +85,12 @@ fn both_names_load_and_are_one_library() {
         skipped("what ldconfig makes of the links", "ldconfig");
     }
 
-    // The library of 2019 in short: the function that the program calls, and no SONAME.
+    // A substitute for the library of 2019: the function that the program calls, and no SONAME.
     let old = tempfile::tempdir().unwrap();
     let shared = ["-shared", "-fPIC"].map(str::to_owned);
     let function = "const char *ipc_errors_get (int e);\nconst char *ipc_errors_get (int e) { (void) e; return \"of 2019\"; }\n";
     compile(function, &old.path().join("libipc.so"), &shared);
-    let include = format!("-I{}", folder.path().join("usr/include").display());
+    let include = format!("-I{}", dir.path().join("usr/include").display());
     let program = old.path().join("program");
     compile(OLD_PROGRAM, &program, &[include, format!("-L{}", old.path().display()), "-lipc".to_owned()]);
     let with = |place: &Path, program: &Path| printed(Command::new(program).env("LD_LIBRARY_PATH", place));

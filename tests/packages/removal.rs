@@ -1,4 +1,4 @@
-//! What is left when the packages are removed: nothing but what is in use.
+//! What remains after the packages are removed: only directories that are in use.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -8,42 +8,43 @@ use std::process::Command;
 use crate::staging::run;
 use crate::{PACKAGES, Packages, packages};
 
-/// A system of nothing but these packages, in a folder.
+/// A system that contains only these packages, in a directory.
 struct System {
-    folder: tempfile::TempDir,
+    dir: tempfile::TempDir,
 }
 
 impl System {
     fn new() -> Self {
-        let folder = tempfile::tempdir().unwrap();
+        let dir = tempfile::tempdir().unwrap();
         for below in ["var/lib/dpkg/info", "var/lib/dpkg/updates", "run"] {
-            fs::create_dir_all(folder.path().join(below)).unwrap();
+            fs::create_dir_all(dir.path().join(below)).unwrap();
         }
-        fs::write(folder.path().join("var/lib/dpkg/status"), "").unwrap();
-        Self { folder }
+        fs::write(dir.path().join("var/lib/dpkg/status"), "").unwrap();
+        Self { dir }
     }
 
-    /// Scripts of the packages run outside of the folder, which has no shell, and work below it. The test need
-    /// not be root's, nor have the administrator's tools in its PATH, and there is no C library to depend on.
+    /// The scripts of the packages run outside of the directory, which has no shell, and work below it. The
+    /// test need not run as root, nor have the administrator's tools in its PATH, and there is no C library
+    /// package to depend on.
     fn dpkg(&self, arguments: impl IntoIterator<Item = PathBuf>) {
         let mut dpkg = Command::new("dpkg");
-        dpkg.arg(format!("--root={}", self.folder.path().display()));
-        dpkg.arg(format!("--log={}", self.folder.path().join("var/lib/dpkg/log").display()));
+        dpkg.arg(format!("--root={}", self.dir.path().display()));
+        dpkg.arg(format!("--log={}", self.dir.path().join("var/lib/dpkg/log").display()));
         dpkg.arg("--force-not-root,script-chrootless,depends,bad-path");
         run(dpkg.args(arguments));
     }
 
-    /// All files and folders but dpkg's own.
+    /// All files and directories but those of dpkg.
     fn content(&self) -> BTreeSet<PathBuf> {
         let mut found = BTreeSet::new();
-        let mut folders = vec![self.folder.path().to_owned()];
-        while let Some(next) = folders.pop() {
+        let mut dirs = vec![self.dir.path().to_owned()];
+        while let Some(next) = dirs.pop() {
             for path in fs::read_dir(&next).unwrap().map(|entry| entry.unwrap().path()) {
                 if path.ends_with("var/lib/dpkg") {
                     continue;
                 }
                 if path.symlink_metadata().unwrap().is_dir() {
-                    folders.push(path.clone());
+                    dirs.push(path.clone());
                 }
                 found.insert(path);
             }
@@ -54,7 +55,7 @@ impl System {
     fn install(&self, packages: &Packages) {
         let files = PACKAGES.map(|package| packages.file(package));
         self.dpkg([PathBuf::from("--install")].into_iter().chain(files));
-        // systemd makes it, if it is there and root asks.
+        // systemd creates the directory, if systemd is installed and root asks for it.
         fs::create_dir_all(self.rundir()).unwrap();
     }
 
@@ -63,24 +64,24 @@ impl System {
     }
 
     fn rundir(&self) -> PathBuf {
-        self.folder.path().join("run/ipc")
+        self.dir.path().join("run/ipc")
     }
 }
 
 #[test]
-fn removal_leaves_nothing() {
+fn removal_leaves_no_file() {
     let Some(packages) = packages() else { return };
     let system = System::new();
     let before = system.content();
     system.install(packages);
-    assert!(system.folder.path().join(&packages.lib).join("libipc.so.0").is_file());
+    assert!(system.dir.path().join(&packages.lib).join("libipc.so.0").is_file());
     system.remove();
     assert_eq!(system.content(), before);
 }
 
-/// A program that has the library in itself goes on serving.
+/// A program that is linked statically continues to serve.
 #[test]
-fn removal_leaves_a_folder_in_which_there_are_sockets() {
+fn removal_keeps_a_run_directory_that_has_sockets() {
     let Some(packages) = packages() else { return };
     let system = System::new();
     system.install(packages);

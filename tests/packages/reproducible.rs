@@ -1,4 +1,4 @@
-//! The same source makes the same packages.
+//! The same source gives the same packages.
 
 use std::fs;
 use std::process::{Command, Stdio};
@@ -6,8 +6,8 @@ use std::process::{Command, Stdio};
 use crate::staging::{root, run};
 use crate::{PACKAGES, Surroundings, files_directly_in, packages};
 
-/// In another directory, for a user with another umask, time zone and language, and beside what a build for another
-/// architecture has left, which Debian's tools take for the first half of this one.
+/// In another directory, for a user with another umask, time zone and language, and after a build for another
+/// architecture, whose files Debian's tools take for the first half of this build.
 #[test]
 fn packages_have_the_same_bytes_wherever_they_are_built() {
     let Some(packages) = packages() else { return };

@@ -1,4 +1,4 @@
-//! What the files in `debian` say of the library.
+//! The files in `debian` agree with the library.
 
 use std::collections::BTreeSet;
 use std::process::Command;
@@ -7,14 +7,14 @@ use crate::staging::{answer, has, root, skipped, text_of};
 use crate::{Surroundings, VERSION};
 
 #[test]
-fn the_packages_have_the_version_of_the_library() {
+fn packages_have_the_version_of_the_library() {
     let changelog = text_of("debian/changelog");
     let top = changelog.lines().next().unwrap();
     assert!(top.starts_with(&format!("libipc ({VERSION}-")), "debian/changelog begins with: {top}");
 }
 
 #[test]
-fn the_symbols_are_those_that_the_library_exports() {
+fn symbols_file_lists_the_exported_symbols() {
     let text = text_of("debian/libipc0.symbols");
     let mut lines = text.lines();
     assert_eq!(lines.next(), Some("libipc.so.0 libipc0 #MINVER#"));
@@ -25,18 +25,18 @@ fn the_symbols_are_those_that_the_library_exports() {
     assert_eq!(listed.into_iter().collect::<BTreeSet<_>>(), exports.lines().collect());
 }
 
-/// Who may write to the folder of the sockets may pose as any server that does not run at the time.
+/// A user who may write to the directory of the sockets can impersonate any server that is not running.
 #[test]
-fn root_alone_opens_services_unless_the_administrator_says_otherwise() {
+fn only_root_opens_services_by_default() {
     let text = text_of("debian/libipc0.tmpfiles");
     let said: Vec<&str> = text.lines().filter(|line| !line.starts_with('#')).collect();
     assert_eq!(said, ["d /run/ipc 0755 root root -"]);
-    assert!(text_of("include/ipc.h").contains("#define RUNDIR \"/run/ipc/\""), "another folder in ipc.h");
+    assert!(text_of("include/ipc.h").contains("#define RUNDIR \"/run/ipc/\""), "another directory in ipc.h");
 }
 
-/// Their licenses ask for that.
+/// The licenses of the crates require it.
 #[test]
-fn the_copyright_names_the_crates_that_go_into_the_library() {
+fn copyright_names_the_crates_in_the_library() {
     let mut cargo = Command::new(env!("CARGO"));
     cargo.current_dir(root()).args([
         "tree",
@@ -68,7 +68,7 @@ fn the_copyright_names_the_crates_that_go_into_the_library() {
     assert!(crates > 0, "{tree}");
 }
 
-/// Debian's name of each architecture it releases, the target of Rust, and the linker.
+/// Debian's name of each architecture, the target of Rust, and the linker.
 const RELEASED: [[&str; 3]; 7] = [
     ["amd64", "x86_64-unknown-linux-gnu", "x86_64-linux-gnu-gcc"],
     ["arm64", "aarch64-unknown-linux-gnu", "aarch64-linux-gnu-gcc"],
@@ -79,7 +79,8 @@ const RELEASED: [[&str; 3]; 7] = [
     ["s390x", "s390x-unknown-linux-gnu", "s390x-linux-gnu-gcc"],
 ];
 
-/// What `dpkg-buildpackage --host-arch` hands to cargo. For the machine itself it names none.
+/// The settings that `dpkg-buildpackage --host-arch` passes to cargo. For the machine's own architecture
+/// there is none.
 #[test]
 fn cargo_builds_for_the_architecture_of_the_packages() {
     if !has("dpkg-architecture") {

@@ -1,4 +1,5 @@
-//! The programs of examples-c, for the tests of them: built, run beside the test, talked with.
+//! Helpers for the tests of examples-c: the programs are built, run at the same time as the test, and
+//! exchange messages with it.
 
 use std::fs::{self, File};
 use std::io::{BufRead, BufReader, Read, Seek, Write};
@@ -15,10 +16,10 @@ use super::{
 /// The type of a message, MSG_TYPE_DATA.
 pub const DATA: u8 = 2;
 
-/// The examples, built by their own Makefile in a copy of their folder.
+/// The examples, built by their own Makefile in a copy of their directory.
 pub fn program(name: &str, with_sanitizers: bool) -> PathBuf {
     static BUILT: [OnceLock<PathBuf>; 2] = [const { OnceLock::new() }; 2];
-    let folder = BUILT[usize::from(with_sanitizers)].get_or_init(|| {
+    let dir = BUILT[usize::from(with_sanitizers)].get_or_init(|| {
         let (room, flags) = match with_sanitizers {
             true => ("examples-c-sanitizers", &sanitizers::FLAGS[..]),
             false => ("examples-c", &[][..]),
@@ -33,10 +34,10 @@ pub fn program(name: &str, with_sanitizers: bool) -> PathBuf {
         if foreign_target().is_some() {
             make.arg(format!("CC={}", c_compiler_words()));
         }
-        run(stage().tell_make(&mut make));
+        run(stage().configure_make(&mut make));
         copy
     });
-    folder.join(name)
+    dir.join(name)
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -84,7 +85,7 @@ pub struct Server {
 }
 
 impl Server {
-    /// `service` is what it opens; its input stays open until somebody takes it.
+    /// Starts a server that opens `service`. Its standard input stays open until the test takes it.
     pub fn start(name: &str, service: &str, arguments: &[&str], under: Under) -> Self {
         let rundir = tempfile::tempdir().unwrap();
         let [said, complained] = [tempfile::tempfile().unwrap(), tempfile::tempfile().unwrap()];
@@ -109,7 +110,7 @@ impl Server {
         content(&self.complained)
     }
 
-    /// One of its clients; under valgrind where the server is.
+    /// A client of this server; it runs under valgrind if the server does.
     pub fn client(&self, name: &str, arguments: &[&str]) -> Command {
         let mut command = command(name, self.rundir.path(), self.under);
         command.args(arguments);
@@ -124,7 +125,8 @@ impl Server {
         self.running.child().stdin.take().unwrap()
     }
 
-    /// It ends by itself, or has been told to: status 0, and no socket is left. What it has said on both.
+    /// The server ends, by itself or after a signal: its status is 0, and it leaves no socket. Returns its standard output
+    /// and standard error.
     pub fn end(self) -> (String, String) {
         let status = self.running.end();
         assert_eq!(status.code(), Some(0), "{status}: {}", self.complaints());
@@ -139,7 +141,7 @@ impl Server {
         self.end()
     }
 
-    /// It ends on a signal, and has had nothing to complain of.
+    /// The server ends on a signal, and has printed nothing on standard error. Returns its standard output.
     pub fn stop_content(self) -> String {
         let (said, complaints) = self.stop();
         assert_eq!(complaints, "");
@@ -147,7 +149,7 @@ impl Server {
     }
 }
 
-/// A client that is in the hands of the test.
+/// A client that is controlled by the test.
 pub struct Raw(pub UnixStream);
 
 impl Raw {
@@ -171,7 +173,7 @@ impl Raw {
         String::from_utf8(payload).unwrap()
     }
 
-    /// What comes until the server closes the connection.
+    /// All bytes until the server closes the connection.
     pub fn hear_all(&mut self) -> Vec<u8> {
         let mut all = Vec::new();
         self.0.read_to_end(&mut all).unwrap();
@@ -193,7 +195,7 @@ pub fn frame(payload: &[u8]) -> Vec<u8> {
     [&[DATA][..], &on_the_wire(length).to_ne_bytes(), payload].concat()
 }
 
-/// A program that is talked with by its standard input and output.
+/// A program that the test controls by standard input and output.
 pub struct Talk {
     running: Running,
     input: Option<ChildStdin>,
@@ -218,7 +220,7 @@ impl Talk {
         assert_eq!(line, format!("{expected}\n"));
     }
 
-    /// Its input is over, it has nothing more to say and ends well.
+    /// Closes the program's input; it must print nothing more and end with status 0.
     pub fn end(mut self) {
         drop(self.input.take());
         let mut rest = String::new();
@@ -228,7 +230,7 @@ impl Talk {
     }
 }
 
-/// What a client has complained of that has printed nothing and failed.
+/// The standard error of a client, which must fail and print nothing on standard output.
 pub fn complaints(command: &mut Command) -> String {
     let (printed, complaints, status) = outcome(command.stdin(Stdio::null()));
     assert_eq!((printed.as_str(), status.code()), ("", Some(1)), "{complaints}");

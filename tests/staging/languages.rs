@@ -1,5 +1,5 @@
-//! The pongd and pong of each language, for the tests of the documents, too: examples-c,
-//! examples-cpp, examples-python.
+//! The programs pongd and pong in each language (examples-c, examples-cpp, examples-python), also for the
+//! tests of the documents.
 
 use std::fs::File;
 use std::io::{Read, Seek};
@@ -12,15 +12,15 @@ use super::{Running, examples, has, make_in, root, run, skipped, stage, until, v
 /// pong or pongd of examples-cpp, built by its own Makefile.
 fn program_in_cpp(name: &str) -> PathBuf {
     static BUILT: OnceLock<PathBuf> = OnceLock::new();
-    let folder = BUILT.get_or_init(|| {
+    let dir = BUILT.get_or_init(|| {
         let room = stage().room_for("examples-cpp");
         let mut make = make_in(&root().join("examples-cpp"));
         make.arg(format!("BUILD={}", room.display())).arg("CXXFLAGS=-O2 -g -Werror");
         make.args([room.join("pong"), room.join("pongd")]);
-        run(stage().tell_make(&mut make));
+        run(stage().configure_make(&mut make));
         room
     });
-    folder.join(name)
+    dir.join(name)
 }
 
 /// One of the languages in which there are a pong and a pongd.

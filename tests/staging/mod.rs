@@ -1,5 +1,5 @@
-//! What the tests of the installed library share: one installation into a folder of its own, made by
-//! `make install`, and C programs compiled against it as its users compile theirs.
+//! Shared by the tests of the installed library: one installation in a directory of its own, made by `make
+//! install`, and C programs that are compiled for it as its users compile theirs.
 #![allow(dead_code, reason = "each test file uses a part of it")]
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing, reason = "tests")]
 
@@ -17,14 +17,14 @@ use std::sync::{Arc, Mutex, MutexGuard, Once, OnceLock, mpsc};
 use std::thread;
 use std::time::{Duration, Instant};
 
-/// With these every C program compiles without a word.
+/// With these options every C program must compile without a warning.
 pub const WARNINGS: [&str; 6] = ["-O2", "-g", "-Wall", "-Wextra", "-Wpedantic", "-Werror"];
 
 pub fn root() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR"))
 }
 
-/// Says, also where the output of tests is captured, what was not tested and why.
+/// Prints which test was skipped and why, even if the output of tests is captured.
 pub fn skipped(what: &str, missing: &str) {
     // The macros that print are captured, a direct write is not.
     let _ = writeln!(std::io::stderr(), "SKIPPED: {what}: there is no {missing} here");
@@ -32,7 +32,7 @@ pub fn skipped(what: &str, missing: &str) {
 
 /// Whether the tool is installed.
 pub fn has(tool: &str) -> bool {
-    env::var_os("PATH").is_some_and(|path| env::split_paths(&path).any(|folder| folder.join(tool).is_file()))
+    env::var_os("PATH").is_some_and(|path| env::split_paths(&path).any(|dir| dir.join(tool).is_file()))
 }
 
 /// The Rust target of the library under test, if `tests/everywhere/run.sh` has set one. The test program itself runs on this
@@ -65,7 +65,7 @@ fn command_of(words: &str) -> Command {
     command
 }
 
-/// Runs the command, which must succeed; its output.
+/// Runs the command, which must succeed; returns its output.
 pub fn run(command: &mut Command) -> Output {
     let output = command.output().unwrap_or_else(|error| panic!("{command:?}: {error}"));
     assert!(
@@ -78,18 +78,18 @@ pub fn run(command: &mut Command) -> Output {
     output
 }
 
-/// Runs the command, which must succeed; what it prints on standard output.
+/// Runs the command, which must succeed; returns its standard output.
 pub fn answer(command: &mut Command) -> String {
     String::from_utf8(run(command).stdout).unwrap()
 }
 
-/// `make` there, with nothing from the make or the shell that may have called us.
-pub fn make_in(folder: &Path) -> Command {
+/// `make` in this directory, without the variables of a make or shell that has started the tests.
+pub fn make_in(dir: &Path) -> Command {
     let mut make = Command::new("make");
     for variable in ["MAKEFLAGS", "MFLAGS", "MAKELEVEL", "LIBDIR", "INCLUDEDIR", "MANDIR", "STRIP", "BUILD"] {
         make.env_remove(variable);
     }
-    make.arg("-C").arg(folder);
+    make.arg("-C").arg(dir);
     make
 }
 
@@ -106,7 +106,7 @@ pub fn make(target: &str, destination: &Path) -> Command {
     make
 }
 
-/// An installation, for this test program alone, and room for what is made of it; removed at its end.
+/// An installation for this test program alone, and directories for what is built from it; removed at exit.
 pub struct Stage {
     top: PathBuf,
 }
@@ -132,20 +132,20 @@ pub fn stage() -> &'static Stage {
 }
 
 impl Stage {
-    /// What DESTDIR was.
-    pub fn folder(&self) -> PathBuf {
+    /// The value of DESTDIR.
+    pub fn dir(&self) -> PathBuf {
         self.top.join(INSTALLED)
     }
 
-    /// A folder for what is made of the installation.
+    /// A directory for what is built from the installation.
     pub fn room_for(&self, what: &str) -> PathBuf {
-        let folder = self.top.join(what);
-        fs::create_dir(&folder).unwrap();
-        folder
+        let dir = self.top.join(what);
+        fs::create_dir(&dir).unwrap();
+        dir
     }
 
     pub fn usr(&self) -> PathBuf {
-        self.folder().join("usr")
+        self.dir().join("usr")
     }
 
     pub fn lib(&self) -> PathBuf {
@@ -161,18 +161,18 @@ impl Stage {
         self.lib().join(concat!("libipc.so.", env!("CARGO_PKG_VERSION")))
     }
 
-    /// Has pkg-config find this installation, below its folder.
+    /// Makes pkg-config find this installation, below its directory.
     pub fn point_pkg_config<'a>(&self, command: &'a mut Command) -> &'a mut Command {
         command
             .env("PKG_CONFIG_PATH", self.lib().join("pkgconfig"))
-            .env("PKG_CONFIG_SYSROOT_DIR", self.folder())
-            // /usr/include below the folder is not the one that every compiler knows.
+            .env("PKG_CONFIG_SYSROOT_DIR", self.dir())
+            // /usr/include below the directory is not the one that every compiler searches.
             .env("PKG_CONFIG_ALLOW_SYSTEM_CFLAGS", "1")
             .env("PKG_CONFIG_ALLOW_SYSTEM_LIBS", "1")
     }
 
-    /// Has the Makefile of the examples find this installation.
-    pub fn tell_make<'a>(&self, make: &'a mut Command) -> &'a mut Command {
+    /// Makes the Makefile of the examples find this installation.
+    pub fn configure_make<'a>(&self, make: &'a mut Command) -> &'a mut Command {
         if !has("pkg-config") {
             make.arg(format!("LIBIPC_CFLAGS={}", self.cflags().join(" ")));
             make.arg(format!("LIBIPC_LIBS={}", self.libs(Linkage::Shared).join(" ")));
@@ -189,17 +189,17 @@ impl Stage {
             return None;
         }
         let mut command = Command::new("pkg-config");
-        let told = answer(self.point_pkg_config(command.args(arguments).arg("libipc")));
-        Some(told.split_whitespace().map(str::to_owned).collect())
+        let output = answer(self.point_pkg_config(command.args(arguments).arg("libipc")));
+        Some(output.split_whitespace().map(str::to_owned).collect())
     }
 
-    /// What a program is compiled with.
+    /// The compiler options for a program.
     pub fn cflags(&self) -> Vec<String> {
         let plain = || vec![format!("-I{}", self.usr().join("include").display())];
         self.pkg_config(&["--cflags"]).unwrap_or_else(plain)
     }
 
-    /// What a program is linked with.
+    /// The linker options for a program.
     pub fn libs(&self, linkage: Linkage) -> Vec<String> {
         let plain = || vec![format!("-L{}", self.lib().display()), "-lipc".to_owned()];
         match linkage {
@@ -235,30 +235,30 @@ pub enum Language {
     Cpp,
 }
 
-/// A C program, compiled in a folder of its own that also has its run directories. It may be kept until the end: the
-/// folder is within that of the stage.
+/// A C program, compiled in a directory of its own that also has its run directories. The program may be kept
+/// until the end: the directory is within that of the stage.
 pub struct Program {
-    folder: tempfile::TempDir,
+    dir: tempfile::TempDir,
     linkage: Linkage,
 }
 
-/// A program may run both ways at the same time.
+/// A program may run with and without valgrind at the same time.
 const RUNDIR: &str = "run";
 const RUNDIR_IN_VALGRIND: &str = "run-in-valgrind";
 
 impl Program {
     pub fn compile(language: Language, linkage: Linkage, sources: &[&Path], extra: &[&str]) -> Self {
-        let folder = tempfile::tempdir_in(&stage().top).unwrap();
+        let dir = tempfile::tempdir_in(&stage().top).unwrap();
         let (mut command, standard): (_, &[_]) = match language {
             Language::C => (c_compiler(), &["-std=c99"]),
             Language::Cpp => (Command::new("g++"), &["-std=c++17", "-x", "c++"]),
         };
         command.args(standard).args(WARNINGS).args(extra).args(stage().cflags()).args(sources);
-        run(command.arg("-o").arg(folder.path().join("program")).args(stage().libs(linkage)));
+        run(command.arg("-o").arg(dir.path().join("program")).args(stage().libs(linkage)));
         for rundir in [RUNDIR, RUNDIR_IN_VALGRIND] {
-            fs::create_dir(folder.path().join(rundir)).unwrap();
+            fs::create_dir(dir.path().join(rundir)).unwrap();
         }
-        Self { folder, linkage }
+        Self { dir, linkage }
     }
 
     /// The program from `tests/c`, of one or more files there.
@@ -269,11 +269,11 @@ impl Program {
     }
 
     pub fn path(&self) -> PathBuf {
-        self.folder.path().join("program")
+        self.dir.path().join("program")
     }
 
     fn prepare(&self, mut command: Command, rundir: &str) -> Command {
-        command.env("IPC_RUNDIR", self.folder.path().join(rundir)).env_remove("LD_LIBRARY_PATH");
+        command.env("IPC_RUNDIR", self.dir.path().join(rundir)).env_remove("LD_LIBRARY_PATH");
         if self.linkage == Linkage::Shared {
             command.env("LD_LIBRARY_PATH", stage().lib());
         }
@@ -291,8 +291,8 @@ impl Program {
     }
 }
 
-/// Every error and every block that is lost, or that nothing but a pointer into its middle is left of, is a
-/// failure.
+/// valgrind, which fails for every error and for every block that is lost, or to which only a pointer into
+/// its middle is left.
 pub fn valgrind() -> Command {
     let mut valgrind = Command::new("valgrind");
     valgrind.args(["--quiet", "--error-exitcode=99", "--leak-check=full"]);
@@ -300,20 +300,20 @@ pub fn valgrind() -> Command {
     valgrind
 }
 
-/// Waits for a condition, `LIMIT` at most.
+/// Waits for a condition, for `LIMIT` at most.
 pub fn until(what: &str, mut condition: impl FnMut() -> bool) {
     let end = Instant::now() + LIMIT;
     while !condition() {
-        assert!(Instant::now() < end, "in vain: {what}");
+        assert!(Instant::now() < end, "waited without result: {what}");
         thread::sleep(Duration::from_millis(2));
     }
 }
 
-/// How long a program may run; it is long, since several may run under valgrind at a time.
+/// How long a program may run. The limit is long, since several programs may run under valgrind at a time.
 pub const LIMIT: Duration = Duration::from_secs(120);
 
-/// A program that runs beside the test. It ends with the test, or when its time is over; whoever reads what
-/// it says then comes to the end of it.
+/// A program that runs at the same time as the test. It is killed at the end of the test, or at the limit;
+/// readers of its output then see end of file.
 pub struct Running {
     child: Arc<Mutex<Child>>,
     _not_yet: mpsc::Sender<()>,
@@ -356,8 +356,8 @@ impl Drop for Running {
     }
 }
 
-/// Runs a program, not a tool that may take its time; what it printed on standard output and on standard
-/// error, and its end.
+/// Runs a program, which has a limit of time, and not a tool; returns its standard output, its standard error
+/// and its status.
 pub fn outcome(command: &mut Command) -> (String, String, ExitStatus) {
     let mut files = [tempfile::tempfile().unwrap(), tempfile::tempfile().unwrap()];
     let [stdout, stderr] = files.each_ref().map(|file| file.try_clone().unwrap());
@@ -371,24 +371,24 @@ pub fn outcome(command: &mut Command) -> (String, String, ExitStatus) {
     (printed, errors, status)
 }
 
-/// Runs a program that must succeed and have nothing to say on standard error; what it printed.
+/// Runs a program that must succeed and print nothing on standard error; returns its standard output.
 pub fn printed(command: &mut Command) -> String {
     let (printed, errors, status) = outcome(command);
     assert!(status.success() && errors.is_empty(), "{command:?}: {status}\n{printed}{errors}");
     printed
 }
 
-/// All that lies in the folder and is no folder, as paths below it, in order.
-pub fn files_below(folder: &Path) -> Vec<String> {
+/// All files below the directory, as paths relative to it, in order.
+pub fn files_below(dir: &Path) -> Vec<String> {
     let mut found = Vec::new();
-    let mut folders = vec![folder.to_owned()];
-    while let Some(next) = folders.pop() {
+    let mut dirs = vec![dir.to_owned()];
+    while let Some(next) = dirs.pop() {
         for entry in fs::read_dir(&next).unwrap().map(Result::unwrap) {
             if entry.file_type().unwrap().is_dir() {
-                folders.push(entry.path());
+                dirs.push(entry.path());
             } else {
                 let path = entry.path();
-                found.push(path.strip_prefix(folder).unwrap().to_str().unwrap().to_owned());
+                found.push(path.strip_prefix(dir).unwrap().to_str().unwrap().to_owned());
             }
         }
     }

@@ -1,6 +1,5 @@
-//! C programs with AddressSanitizer, LeakSanitizer and UndefinedBehaviorSanitizer. They watch the program's own
-//! code, and the library where it meets the C library: the heap, of which both take, and the memory that it hands
-//! to the kernel.
+//! C programs with AddressSanitizer, LeakSanitizer and UndefinedBehaviorSanitizer. They check the program's own
+//! code, and the library when it calls the C library: blocks of the heap, and the memory that it passes to the kernel.
 
 use std::fs;
 use std::path::Path;
@@ -13,7 +12,7 @@ use super::{outcome, skipped};
 pub const FLAGS: [&str; 3] =
     ["-fsanitize=address,undefined", "-fno-sanitize-recover=all", "-fno-omit-frame-pointer"];
 
-/// What can be watched here.
+/// Which sanitizers work on this machine.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Found {
     Nothing,
@@ -22,10 +21,10 @@ enum Found {
     All,
 }
 
-/// A program of two lines, compiled with the sanitizers; whether it could be, and whether it then ended well and
-/// what it complained of.
-fn tried(folder: &Path, body: &str) -> Option<(bool, String)> {
-    let (source, program) = (folder.join("probe.c"), folder.join("probe"));
+/// Compiles a program of two lines with the sanitizers and runs it. Returns `None` if it does not compile, else whether it
+/// succeeded, and its standard error.
+fn tried(dir: &Path, body: &str) -> Option<(bool, String)> {
+    let (source, program) = (dir.join("probe.c"), dir.join("probe"));
     fs::write(
         &source,
         format!("#include <stdlib.h>\nstatic void *volatile kept;\nint main (void) {{ {body} }}\n"),
@@ -43,8 +42,8 @@ fn tried(folder: &Path, body: &str) -> Option<(bool, String)> {
 fn found() -> Found {
     static FOUND: OnceLock<Found> = OnceLock::new();
     *FOUND.get_or_init(|| {
-        let folder = tempfile::tempdir().unwrap();
-        match tried(folder.path(), "return 0;") {
+        let dir = tempfile::tempdir().unwrap();
+        match tried(dir.path(), "return 0;") {
             None => return Found::Nothing,
             Some((true, _)) => {}
             Some((false, errors)) => {
@@ -52,20 +51,20 @@ fn found() -> Found {
                 return Found::AllButLeaks;
             }
         }
-        // What sees nothing here would see nothing there.
-        let (clean, errors) = tried(folder.path(), "kept = malloc (7); kept = NULL; return 0;").unwrap();
+        // Sanitizers that miss these errors would also miss errors of the programs.
+        let (clean, errors) = tried(dir.path(), "kept = malloc (7); kept = NULL; return 0;").unwrap();
         assert!(!clean && errors.contains("7 byte(s) leaked"), "a leak is not seen: {errors}");
         let (clean, errors) =
-            tried(folder.path(), "kept = malloc (7); free (kept); free (kept); return 0;").unwrap();
+            tried(dir.path(), "kept = malloc (7); free (kept); free (kept); return 0;").unwrap();
         assert!(!clean && errors.contains("double-free"), "a block freed twice is not seen: {errors}");
         let (clean, errors) =
-            tried(folder.path(), "volatile int most = 2147483647; most = most + 1; return 0;").unwrap();
+            tried(dir.path(), "volatile int most = 2147483647; most = most + 1; return 0;").unwrap();
         assert!(!clean && errors.contains("signed integer overflow"), "an overflow is not seen: {errors}");
         Found::All
     })
 }
 
-/// Whether programs can be run with the sanitizers. What cannot be looked for is told.
+/// Whether programs can be run with the sanitizers. A check that is not possible is reported as skipped.
 pub fn watch(what: &str) -> bool {
     match found() {
         Found::All => return true,
@@ -81,7 +80,7 @@ fn in_environment(command: &mut Command) -> &mut Command {
         .env("UBSAN_OPTIONS", "print_stacktrace=1")
 }
 
-/// Has the command, a program compiled with [`FLAGS`], end with a failure at whatever is wrong.
+/// Makes the command, a program compiled with [`FLAGS`], fail at the first error that a sanitizer finds.
 pub fn configure(command: &mut Command) -> &mut Command {
     in_environment(command);
     if found() == Found::AllButLeaks {

@@ -1,4 +1,4 @@
-//! The list is the program's: it changes the array, its size and its entries by hand.
+//! Changes of the list by hand: the program changes the array, its size and its entries.
 
 use std::ptr;
 
@@ -27,7 +27,7 @@ impl World {
                 self.here.listed.swap(choice % last, last);
                 self.write_entries();
             }
-            // Taken out, and the others move up, in the same array or another one.
+            // The entry is removed, and the others move up, in the same array or another one.
             3 | 4 => {
                 if let Some(number) = self.choose(choice, Self::may_be_taken_out) {
                     self.prepare(number);
@@ -73,12 +73,12 @@ impl World {
     }
 
     /// Whether the program may change something by hand that the library notices at once, because the array
-    /// is another one then, or after some milliseconds.
+    /// then is another one, or after some milliseconds.
     pub fn may_change(&mut self, at_once: bool) -> bool {
         at_once || self.may_be_slow()
     }
 
-    /// Has the library look through the whole list with the next call, or not.
+    /// Makes the library scan the whole list in the next call, or not.
     pub fn have_it_noticed(&mut self, at_once: bool) {
         if at_once {
             self.here.changed = true;
@@ -99,12 +99,13 @@ impl World {
         self.is_served(number) && matches!(connection.state, State::Open | State::Closed)
     }
 
-    /// Where the library has not noticed yet that it was taken out, an end that was told stays told.
+    /// If the library has not noticed yet that the entry was removed, an end that was reported stays
+    /// reported.
     fn may_be_put_in(&self, number: usize) -> bool {
         let connection = &self.connections[number];
         connection.may_be_added()
             && !self.is_listed(number)
-            && !(connection.kind == Kind::Extra && connection.end_told)
+            && !(connection.kind == Kind::Extra && connection.end_reported)
     }
 
     fn prepare(&mut self, number: usize) {
@@ -122,7 +123,7 @@ impl World {
         self.here.listed.iter().map(|entry| entry.map_or(ptr::null_mut(), pointer)).collect()
     }
 
-    /// Another array, with room for these entries alone.
+    /// Another array, with room for these entries only.
     fn replace_array(&mut self) {
         let (old, pointers) = (self.here.list.cinfos, self.pointers());
         unsafe {

@@ -1,4 +1,4 @@
-//! How connections go, and the service, and the run.
+//! How connections, the service and the run end.
 
 use std::os::fd::RawFd;
 use std::ptr;
@@ -16,15 +16,15 @@ use super::world::{File, World, call, free, free_message, rundir};
 use crate::targets::stream::{Next, frame};
 use crate::targets::trace;
 
-/// No rest of a closed connection is kept longer.
+/// The rest of a closed connection is kept no longer.
 const RESTS_END: Duration = Duration::from_secs(10);
 
 impl World {
-    /// Ends the service: who waits there is sent away.
+    /// Closes the service: clients in its backlog are closed.
     pub fn close_service(&mut self) {
         let Some(mut srv) = self.srv.take() else { return };
         self.settings = Settings::default();
-        // It is for the lists alone from now on.
+        // From now on only the lists own it.
         (self.here.changed, self.there.changed) = (true, true);
         trace!("  the service is closed");
         assert_eq!(call(|| unsafe { ipc_server_close(&mut *srv) }), Ok(()));
@@ -36,8 +36,8 @@ impl World {
         }
     }
 
-    /// Takes entries out of the list whose descriptor the program has closed and whose number is now that of
-    /// another one: by the list it would be a connection.
+    /// Removes entries from the list whose descriptor the program has closed and whose number now belongs to
+    /// another connection: the library would take the entry for this connection.
     pub fn remove_dead(&mut self, fd: RawFd) {
         let dead = |number: &usize| {
             self.connections[*number].state == State::Closed && self.connections[*number].fd == fd
@@ -46,7 +46,7 @@ impl World {
         dead.into_iter().for_each(|number| self.delete(number));
     }
 
-    /// The same of those that the library has not seen in the list before they were closed.
+    /// The same for entries that the library has not seen in the list before they were closed.
     pub fn remove_dead_unnoticed(&mut self, fd: RawFd) {
         let is_unnoticed = |number: &usize| {
             let connection = &self.connections[*number];
@@ -72,8 +72,8 @@ impl World {
         self.is_unlisted(number);
     }
 
-    /// The connection is in the list no more: nothing is told of it. An error that was told is told again, if
-    /// it is still there when the connection is added again.
+    /// The connection is no longer in the list: no event of it is reported. An error that was reported is
+    /// reported again, if it still exists when the connection is added again.
     pub fn is_unlisted(&mut self, number: usize) {
         let connection = &mut self.connections[number];
         (connection.is_dead, connection.is_unnoticed) = (false, false);
@@ -83,7 +83,7 @@ impl World {
                 sockets::close(connection.fd);
                 self.is_over(number);
             }
-            State::ErrorTold => {
+            State::ErrorReported => {
                 connection.state = State::Open;
                 if connection.next() != Next::TooLong {
                     connection.reset = Due::Never;
@@ -104,7 +104,7 @@ impl World {
 
     /// The program closes the connection, and the library notices at once or later.
     pub fn close_in_some_way(&mut self, number: usize, way: usize, at_once: bool) {
-        // What is queued would hold up the library's own ways for a second.
+        // The library waits up to a second to send the queue when it closes the connection itself.
         let is_queued = self.connections[number].queued() > 0;
         let way = if is_queued && matches!(way, 0 | 1 | 5) { 2 } else { way };
         if way < 2 {
@@ -115,8 +115,8 @@ impl World {
         }
     }
 
-    /// The program closes the connection itself: with ipc_close, usock_close, close(2), while another process has
-    /// it open, with its number taken from the structure, or by that alone.
+    /// The program closes the connection itself: with ipc_close, usock_close, or close(2); while another
+    /// process has it open; by the structure, by a copy of it, or by the number alone.
     fn close(&mut self, number: usize, way: usize) {
         let connection = &mut self.connections[number];
         let (fd, info) = (connection.fd, connection.info);
@@ -143,17 +143,17 @@ impl World {
                 connection.fd = -1;
             }
         }
-        if connection.state == State::ErrorTold {
+        if connection.state == State::ErrorReported {
             connection.own_end = connection.own_end.max(Due::Perhaps);
         }
         if way == 5 {
-            // The peer does not see that it is the end.
+            // The peer does not see an end of file.
             connection.copy = Some(sockets::high_copy(fd));
         }
         connection.state = State::Closed;
         if way == 5 {
             self.remove_dead(fd);
-            // In the other list a dead entry with the number may be taken for one of the file that still has it.
+            // In the other list a dead entry with the number may be taken for the file that still has it.
             for other in &mut self.connections {
                 if other.is_elsewhere && other.state == State::Closed && other.fd == fd {
                     other.number_taken = true;
@@ -212,15 +212,15 @@ impl World {
         self.forget_other_queue(number);
     }
 
-    /// The program closes all that it has but its service, and what it has put into a list by hand a moment ago: of that the
-    /// library could not know what it was.
+    /// The program closes all its descriptors but its service, and those that it has just put into a list by
+    /// hand: the library could not know what those were.
     pub fn close_all(&mut self, at_once: bool) {
         if !self.may_change(at_once) {
             return;
         }
         for number in 0..self.connections.len() {
             let connection = &self.connections[number];
-            if matches!(connection.state, State::Open | State::ErrorTold) && !connection.is_unnoticed {
+            if matches!(connection.state, State::Open | State::ErrorReported) && !connection.is_unnoticed {
                 self.close(number, 2);
             }
         }
@@ -242,7 +242,7 @@ impl World {
         }
     }
 
-    /// The end of a run, when nothing is left of any connection: everything is as it was before.
+    /// The end of a run, when no connection is left: everything is as it was before.
     pub fn end(mut self) {
         self.in_each_list(|world| {
             world.check_list();
@@ -263,14 +263,14 @@ impl World {
         }
         self.kept.drain(..).for_each(sockets::close);
         for fd in self.closed.drain(..) {
-            // What the library has of a connection that was closed with close(2) it has until the number is
+            // The library keeps its data of a connection that was closed with close(2) until the number is
             // used again, or closed again.
             assert_eq!(call(|| usock_close(fd)), Err((IPC_ERROR_USOCK_CLOSE, libc::EBADF)));
         }
         super::ending::assert_all_destroyed();
         let before = std::mem::take(&mut self.before);
         drop(self);
-        // What was queued for connections that are closed leaves in the background, or is given up there.
+        // The queues of closed connections are sent in the background, or dropped there.
         let begin = Instant::now();
         while sockets::open_numbers() != before && begin.elapsed() < RESTS_END {
             let _ = call(|| usock_close(-1));

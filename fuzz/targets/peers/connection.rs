@@ -1,4 +1,5 @@
-//! One connection: what the program has of it, what its peer has done, and what is to be told of it.
+//! One connection: its state in the program, what its peer has done, and the events that must be reported for
+//! it.
 
 use std::collections::VecDeque;
 use std::os::fd::{AsRawFd, OwnedFd, RawFd};
@@ -12,12 +13,12 @@ use super::sockets;
 use crate::targets::stream::{Next, Stream};
 use crate::targets::trace;
 
-/// How it has come into the world.
+/// How the connection was made.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Kind {
     /// A client of the service.
     Client,
-    /// One that the program has made itself.
+    /// A connection that the program has made itself.
     Own,
     /// A descriptor that was added with ipc_add_fd.
     Extra,
@@ -25,25 +26,26 @@ pub enum Kind {
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum State {
-    /// In the service's queue.
+    /// In the backlog of the service.
     Waiting,
-    /// Accepted and in the list, and yet to be told: another one's end was told before, whose number it got.
+    /// Accepted and in the list, but not reported yet: the end of the connection that had its number before
+    /// was reported first.
     Fresh,
-    /// As it should be.
+    /// In normal use.
     Open,
-    /// An ERROR was told; the DISCONNECTION follows.
-    ErrorTold,
-    /// The program has closed its descriptor.
+    /// An ERROR was reported; the DISCONNECTION follows.
+    ErrorReported,
+    /// The program has closed the descriptor.
     Closed,
-    /// Nothing is to be told any more; the structure is freed.
+    /// No event follows; the structure is freed.
     Over,
 }
 
-/// Whether something is to be told.
+/// Whether an event must be reported.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Due {
     Never,
-    /// It may be told or not.
+    /// The event may be reported or not.
     Perhaps,
     Certainly,
 }
@@ -51,7 +53,7 @@ pub enum Due {
 pub struct Connection {
     pub kind: Kind,
     pub state: State,
-    /// The program's structure; NULL while it waits and when it is over.
+    /// The program's structure; NULL in the states Waiting and Over.
     pub info: *mut ipc_connection_info,
     pub fd: RawFd,
     pub peer: Option<OwnedFd>,
@@ -67,9 +69,9 @@ pub struct Connection {
     pub reset: Due,
     /// What it was sent and has not read; how much it has read before, and where in all that messages begin with
     /// which a descriptor goes.
-    pub owed: VecDeque<u8>,
+    pub outgoing: VecDeque<u8>,
     pub has_read: usize,
-    pub owed_descriptors: VecDeque<usize>,
+    pub outgoing_descriptors: VecDeque<usize>,
     /// Descriptors that are to be sent with that may be lost.
     pub may_lack_descriptors: bool,
     /// Some of that may be lost.
@@ -84,7 +86,7 @@ pub struct Connection {
     /// How often others were told while something of it was due.
     pub passed_over: usize,
     /// The end of an extra descriptor was told.
-    pub end_told: bool,
+    pub end_reported: bool,
     /// An extra descriptor that the program reads itself.
     pub is_watched: bool,
     pub settings: Settings,
@@ -121,16 +123,16 @@ impl Connection {
             ended: false,
             reads: true,
             reset: Due::Never,
-            owed: VecDeque::new(),
+            outgoing: VecDeque::new(),
             has_read: 0,
-            owed_descriptors: VecDeque::new(),
+            outgoing_descriptors: VecDeque::new(),
             may_lack_descriptors: false,
             lossy: false,
             own_end: if kind == Kind::Client { Due::Certainly } else { Due::Never },
             over_by_limit: None,
             is_looped: false,
             passed_over: 0,
-            end_told: false,
+            end_reported: false,
             is_watched: false,
             settings: Settings::default(),
             passed: VecDeque::new(),
@@ -146,7 +148,7 @@ impl Connection {
 
     /// Whether it carries frames and the program may use it.
     pub fn is_usable(&self) -> bool {
-        self.kind != Kind::Extra && matches!(self.state, State::Open | State::ErrorTold)
+        self.kind != Kind::Extra && matches!(self.state, State::Open | State::ErrorReported)
     }
 
     /// Whether the program may put it into the list again. What it was to watch there it would read then.
@@ -163,7 +165,7 @@ impl Connection {
     pub fn queued(&self) -> usize {
         match &self.peer {
             Some(peer) if self.is_usable() && self.reads => {
-                self.owed.len() - sockets::unread(peer.as_raw_fd())
+                self.outgoing.len() - sockets::unread(peer.as_raw_fd())
             }
             _ => 0,
         }
@@ -175,13 +177,13 @@ impl Connection {
     }
 
     /// Whether something is certainly told of it, if it is in the list.
-    pub fn has_something(&self) -> bool {
+    pub fn event_is_due(&self) -> bool {
         match (self.state, self.kind) {
             (State::Waiting | State::Over, _) => false,
             _ if self.is_dead => false,
             (State::Closed, _) => self.own_end == Due::Certainly,
-            (State::Fresh | State::ErrorTold, _) => true,
-            (State::Open, Kind::Extra) => self.sent.is_partial() || self.ended && !self.end_told,
+            (State::Fresh | State::ErrorReported, _) => true,
+            (State::Open, Kind::Extra) => self.sent.is_partial() || self.ended && !self.end_reported,
             (State::Open, _) => {
                 let next = match self.next() {
                     Next::Nothing => false,
@@ -199,8 +201,8 @@ impl Connection {
             State::Waiting | State::Over => Due::Never,
             _ if self.is_dead => Due::Never,
             State::Closed => self.own_end,
-            State::Fresh | State::ErrorTold => Due::Certainly,
-            State::Open if self.kind == Kind::Extra && self.end_told => Due::Never,
+            State::Fresh | State::ErrorReported => Due::Certainly,
+            State::Open if self.kind == Kind::Extra && self.end_reported => Due::Never,
             State::Open => Due::Certainly,
         }
     }
@@ -227,7 +229,7 @@ impl Connection {
                 assert!(self.reset != Due::Certainly, "a DISCONNECTION without the ERROR before it");
                 assert!(self.end_is_due(), "a DISCONNECTION before what the peer is owed");
             }
-            State::ErrorTold => {}
+            State::ErrorReported => {}
             State::Closed => {
                 assert!(self.own_end >= Due::Perhaps, "the DISCONNECTION of one closed by the program")
             }
@@ -280,13 +282,16 @@ impl Connection {
         match sockets::receive(peer.as_raw_fd(), count) {
             Ok((bytes, descriptors)) if !bytes.is_empty() => {
                 trace!("  the peer of {} reads {} bytes", self.fd, bytes.len());
-                assert!(bytes.len() <= self.owed.len(), "a peer got more than it was sent");
+                assert!(bytes.len() <= self.outgoing.len(), "a peer got more than it was sent");
                 self.has_read += bytes.len();
-                assert!(self.owed.drain(..bytes.len()).eq(bytes), "a peer got other bytes than it was sent");
-                let come = self.owed_descriptors.partition_point(|begin| *begin < self.has_read);
-                let is_right = descriptors == come || descriptors < come && self.may_lack_descriptors;
-                assert!(is_right, "{descriptors} descriptors go with bytes that {come} go with");
-                self.owed_descriptors.drain(..come);
+                assert!(
+                    self.outgoing.drain(..bytes.len()).eq(bytes),
+                    "a peer got other bytes than it was sent"
+                );
+                let arrived = self.outgoing_descriptors.partition_point(|begin| *begin < self.has_read);
+                let is_right = descriptors == arrived || descriptors < arrived && self.may_lack_descriptors;
+                assert!(is_right, "{descriptors} descriptors go with bytes that {arrived} go with");
+                self.outgoing_descriptors.drain(..arrived);
                 true
             }
             Err(Errno::EAGAIN) => false,
@@ -296,7 +301,7 @@ impl Connection {
                     matches!(self.state, State::Closed | State::Over) && self.copy.is_none(),
                     "closed, and not told"
                 );
-                assert!(self.lossy || self.owed.is_empty(), "{} bytes are lost", self.owed.len());
+                assert!(self.lossy || self.outgoing.is_empty(), "{} bytes are lost", self.outgoing.len());
                 self.reads = false;
                 false
             }

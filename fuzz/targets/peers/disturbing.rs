@@ -73,7 +73,7 @@ fn is_asleep(thread: i32) -> bool {
 }
 
 /// Has another thread make the call, and does this when that waits, or before it calls; what becomes of the call.
-fn beside(
+fn call_in_thread(
     waiting: Waiting,
     before_it: bool,
     act: impl FnOnce(libc::pthread_t, &dyn Fn() -> bool),
@@ -171,9 +171,9 @@ impl World {
             connection.is_dead
                 || connection.state == State::Open
                     && connection.reset == Due::Never
-                    && !connection.has_something()
+                    && !connection.event_is_due()
                     // An end that waits for a queue comes as soon as that is sent.
-                    && (!connection.ended || connection.end_told)
+                    && (!connection.ended || connection.end_reported)
                     && (connection.kind == Kind::Extra || connection.next() == Next::Nothing)
                 || connection.state == State::Closed && connection.own_end == Due::Never
         };
@@ -194,7 +194,7 @@ impl World {
         self.before_call(with_service);
         trace!("  another thread waits, and is disturbed, way {how}");
         let waiting = Waiting::ForEvent(&mut *self.here.list, srv, &mut *self.here.event);
-        let outcome = beside(waiting, how == 0, |thread, is_over| match how {
+        let outcome = call_in_thread(waiting, how == 0, |thread, is_over| match how {
             0 | 1 => cancel(thread, is_over),
             2 => interrupt(thread, is_over),
             _ => {
@@ -220,7 +220,7 @@ impl World {
         }
         trace!("  a read from {} is cancelled", connection.fd);
         let mut message = ipc_message { r#type: 0, length: 0, payload: ptr::null_mut() };
-        let outcome = beside(Waiting::ToRead(connection.info, &mut message), is_late, cancel);
+        let outcome = call_in_thread(Waiting::ToRead(connection.info, &mut message), is_late, cancel);
         assert_eq!(outcome, Outcome::Cancelled);
         assert!(message.payload.is_null());
     }

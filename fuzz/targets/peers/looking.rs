@@ -43,7 +43,7 @@ impl World {
     pub fn look(&mut self, with_service: bool, may_wait: bool) {
         let srv = if with_service { self.srv() } else { ptr::null_mut() };
         let due = self.before_call(with_service);
-        let is_due = self.has_something(with_service, &due);
+        let is_due = self.event_is_due(with_service, &due);
         let timeout = if is_due && may_wait { AMPLE } else { 0 };
         let in_pieces = self.in_pieces(&due);
         let may_be_nobody = srv.is_null() && self.is_anybody_alive() < Due::Certainly;
@@ -74,7 +74,7 @@ impl World {
     pub fn wait_for_many(&mut self, with_service: bool, timeout: i32, room: usize) {
         let srv = if with_service { self.srv() } else { ptr::null_mut() };
         let due = self.before_call(with_service);
-        let is_due = self.has_something(with_service, &due);
+        let is_due = self.event_is_due(with_service, &due);
         let timeout = if is_due { timeout } else { 0 };
         let in_pieces = self.in_pieces(&due);
         let may_be_nobody = srv.is_null() && self.is_anybody_alive() < Due::Certainly;
@@ -126,7 +126,7 @@ impl World {
             let known = self.connections.iter().position(number);
             if known.is_none() && !info.is_null() {
                 // One that has got the number of another one, whose end was told first.
-                let number = self.come(info);
+                let number = self.note_accepted(info);
                 self.connections[number].state = State::Fresh;
                 continue;
             }
@@ -154,7 +154,7 @@ impl World {
 
     /// It is readable, if something is to be told that does not have to be noticed first.
     pub fn check_event_fd(&mut self, with_service: bool) {
-        let is_due = self.has_something(with_service, &self.who_is_due());
+        let is_due = self.event_is_due(with_service, &self.who_is_due());
         let Some(event_fd) = &mut self.here.event_fd else { return };
         if event_fd.with_service != with_service {
             // From the call on that is about to be made it is for that one.

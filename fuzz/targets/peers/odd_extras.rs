@@ -82,15 +82,15 @@ fn error_passes(size: usize) {
     let bind = || UdpSocket::bind((Ipv4Addr::LOCALHOST, 0));
     // Without a network there is nothing to try.
     let (Ok(socket), Ok(other)) = (bind(), bind()) else { return };
-    let (own, nobody) = (socket.local_addr().unwrap(), other.local_addr().unwrap());
+    let (own, unbound) = (socket.local_addr().unwrap(), other.local_addr().unwrap());
     drop(other);
-    socket.connect(nobody).unwrap();
+    socket.connect(unbound).unwrap();
     let mut alone = Alone::new(socket.as_raw_fd());
     if socket.send(b"lost").is_err() {
         return;
     }
     assert_eq!(alone.next(), b"");
-    if let Ok(other) = UdpSocket::bind(nobody) {
+    if let Ok(other) = UdpSocket::bind(unbound) {
         let bytes = bytes_of(1 + size % 9000);
         if other.send_to(&bytes, own).is_ok() {
             assert_eq!(alone.next(), bytes);
@@ -133,13 +133,13 @@ fn pipe_is_read_to_its_end(size: usize) {
     while !left.is_empty() {
         let written = unsafe { libc::write(peer.as_raw_fd(), left.as_ptr().cast(), left.len()) };
         let (now, later) = left.split_at(usize::try_from(written).unwrap());
-        let mut told = Vec::new();
-        while told.len() < now.len() {
+        let mut reported = Vec::new();
+        while reported.len() < now.len() {
             let piece = alone.next();
             assert!((1..=AT_ONCE).contains(&piece.len()));
-            told.extend(piece);
+            reported.extend(piece);
         }
-        assert!(told == now, "other bytes than were written to a pipe");
+        assert!(reported == now, "other bytes than were written to a pipe");
         left = later;
     }
     drop(peer);

@@ -74,8 +74,8 @@ impl World {
 impl Connection {
     /// ipc_peer: it is this process.
     pub fn check_peer(&self) {
-        let nobody = ipc_peer { pid: -1, uid: u32::MAX, gid: u32::MAX };
-        let mut peer = nobody;
+        let unknown = ipc_peer { pid: -1, uid: u32::MAX, gid: u32::MAX };
+        let mut peer = unknown;
         assert_eq!(call(|| unsafe { ipc_peer(self.info, &mut peer) }), Ok(()));
         let own = unsafe { (libc::getpid(), libc::geteuid(), libc::getegid()) };
         assert_eq!((peer.pid, peer.uid, peer.gid), own, "another peer");
@@ -91,14 +91,14 @@ impl Connection {
     /// descriptors that came with it, or leaves them to the library.
     pub fn take_descriptors(&mut self, begin: usize, all: bool) {
         let info = ipc_connection_info { fd: self.fd, ..NO_INFO };
-        let mut came = 0;
-        while all || came == 0 {
+        let mut received = 0;
+        while all || received == 0 {
             let mut fd = -7;
             match call(|| unsafe { ipc_take_fd(&info, &mut fd) }) {
                 Ok(()) => {
                     sockets::assert_is_null(fd);
                     sockets::close(fd);
-                    came += 1;
+                    received += 1;
                 }
                 Err(error) => {
                     assert_eq!((error, fd), ((IPC_ERROR_USOCK_RECV, libc::ENOENT), -1));
@@ -106,9 +106,12 @@ impl Connection {
                 }
             }
         }
-        assert!(came <= DESCRIPTORS && (came == 0 || self.settings.descriptors), "{came} descriptors");
+        assert!(
+            received <= DESCRIPTORS && (received == 0 || self.settings.descriptors),
+            "{received} descriptors"
+        );
         if let Some(expected) = self.descriptors_at(begin) {
-            assert_eq!(came, if all { expected } else { expected.min(1) }, "descriptors of a message");
+            assert_eq!(received, if all { expected } else { expected.min(1) }, "descriptors of a message");
         }
         self.passed.retain(|(at, _)| *at > begin);
     }

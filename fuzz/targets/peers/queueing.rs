@@ -18,14 +18,14 @@ const QUEUE: usize = 16 << 20;
 /// What the library is told of a connection, or of a service for those to come.
 #[derive(Clone, Copy)]
 pub struct Settings {
-    pub longest: usize,
+    pub max_payload: usize,
     pub queue: usize,
     pub descriptors: bool,
 }
 
 impl Default for Settings {
     fn default() -> Self {
-        Self { longest: MOST, queue: QUEUE, descriptors: false }
+        Self { max_payload: MOST, queue: QUEUE, descriptors: false }
     }
 }
 
@@ -33,12 +33,12 @@ impl World {
     /// ipc_queue.
     pub fn queue(&mut self, number: usize, kind: u8, size: usize) {
         let connection = &mut self.connections[number];
-        let bytes = frame(kind, size, connection.owed.len());
+        let bytes = frame(kind, size, connection.outgoing.len());
         let message = message_of(&bytes);
         let result = call(|| unsafe { ipc_queue(connection.info, &message) });
         trace!("  {size} bytes are queued for {}", connection.fd);
         match result {
-            Ok(()) if connection.reads => connection.owed.extend(bytes),
+            Ok(()) if connection.reads => connection.outgoing.extend(bytes),
             result => connection.assert_refusal(result, bytes.len(), connection.queued()),
         }
     }
@@ -51,11 +51,11 @@ impl World {
         let result = call(|| unsafe { ipc_flush(connection.info, timeout) });
         trace!("  {} is flushed: {result:?}", connection.fd);
         let late = Err((IPC_ERROR_USOCK_SEND, libc::ETIMEDOUT));
-        let gone = Err((IPC_ERROR_USOCK_SEND, libc::EPIPE));
+        let closed = Err((IPC_ERROR_USOCK_SEND, libc::EPIPE));
         if connection.reads {
             assert_eq!(result, if connection.queued() == 0 { Ok(()) } else { late });
         } else {
-            assert!(result == Ok(()) || result == gone, "{result:?}");
+            assert!(result == Ok(()) || result == closed, "{result:?}");
         }
         connection.check_pending();
     }
@@ -68,11 +68,11 @@ impl World {
     }
 
     /// ipc_limits, of a connection or of the service.
-    pub fn limit(&mut self, number: Option<usize>, longest: usize, queue: usize) {
-        trace!("  limits of {number:?}: {longest}, {queue}");
+    pub fn limit(&mut self, number: Option<usize>, max_payload: usize, queue: usize) {
+        trace!("  limits of {number:?}: {max_payload}, {queue}");
         let or = |limit, without| if limit == 0 { without } else { limit };
         let set = |settings: &mut Settings| {
-            (settings.longest, settings.queue) = (or(longest, MOST), or(queue, QUEUE));
+            (settings.max_payload, settings.queue) = (or(max_payload, MOST), or(queue, QUEUE));
         };
         let info: *const _ = match number {
             Some(number) if self.connections[number].next() == Next::TooLong => return,
@@ -80,14 +80,14 @@ impl World {
             None if self.srv.is_none() => return,
             None => self.srv(),
         };
-        let longest = u32::try_from(longest).unwrap();
-        assert_eq!(call(|| unsafe { ipc_limits(info, longest, queue) }), Ok(()));
+        let max_payload = u32::try_from(max_payload).unwrap();
+        assert_eq!(call(|| unsafe { ipc_limits(info, max_payload, queue) }), Ok(()));
         match number {
             None => set(&mut self.settings),
             Some(number) => {
                 let connection = &mut self.connections[number];
                 set(&mut connection.settings);
-                connection.sent.limit(connection.settings.longest);
+                connection.sent.limit(connection.settings.max_payload);
                 let is_over = connection.next() == Next::TooLong;
                 connection.over_by_limit = is_over.then_some(connection.sent.len());
             }

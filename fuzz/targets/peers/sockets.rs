@@ -131,9 +131,9 @@ pub fn receive(fd: RawFd, count: usize) -> Result<(Vec<u8>, usize), Errno> {
     let received = recvmsg::<()>(fd, &mut room, Some(&mut control), MsgFlags::MSG_CMSG_CLOEXEC)?;
     let mut descriptors = 0;
     for message in received.cmsgs()? {
-        if let ControlMessageOwned::ScmRights(come) = message {
-            descriptors += come.len();
-            come.into_iter().for_each(|fd| {
+        if let ControlMessageOwned::ScmRights(received) = message {
+            descriptors += received.len();
+            received.into_iter().for_each(|fd| {
                 assert_is_null(fd);
                 close(fd);
             });

@@ -28,7 +28,7 @@ pub fn content(message: &ipc_message) -> (u8, Vec<u8>) {
         return (message.r#type as u8, Vec::new());
     }
     let bytes = unsafe { std::slice::from_raw_parts(message.payload.cast::<u8>(), length + 1) };
-    assert_eq!(bytes[length], 0, "the NUL behind the payload");
+    assert_eq!(bytes[length], 0, "the NUL after the payload");
     (message.r#type as u8, bytes[..length].to_vec())
 }
 
@@ -39,14 +39,14 @@ impl World {
         let is_listed = self.is_served(number) && !self.here.changed && !self.here.hidden;
         let may_be_slow = self.slow < SLOW;
         let connection = &self.connections[number];
-        if !is_listed && connection.reads && (!connection.owed.is_empty() || size > 1000) {
+        if !is_listed && connection.reads && (!connection.outgoing.is_empty() || size > 1000) {
             // It would wait for the peer, which cannot read meanwhile.
             return;
         }
-        if is_listed && !may_be_slow && connection.owed.len() + size > 1500 {
+        if is_listed && !may_be_slow && connection.outgoing.len() + size > 1500 {
             return;
         }
-        let bytes = frame(kind, size, connection.owed.len());
+        let bytes = frame(kind, size, connection.outgoing.len());
         let (queued, info, fd) = (connection.queued(), connection.info, connection.fd);
         let result = match way {
             0 => {
@@ -70,9 +70,9 @@ impl World {
         let connection = &mut self.connections[number];
         if result.is_ok() && connection.reads {
             if way == 1 {
-                connection.owed_descriptors.push_back(connection.has_read + connection.owed.len());
+                connection.outgoing_descriptors.push_back(connection.has_read + connection.outgoing.len());
             }
-            connection.owed.extend(bytes);
+            connection.outgoing.extend(bytes);
             self.slow += usize::from(queued == 0 && connection.queued() > 0);
         } else {
             assert!(result.is_err(), "written to a peer that does not read");
@@ -105,7 +105,7 @@ impl World {
         for number in listed {
             let connection = &mut self.connections[number];
             if connection.is_usable() && connection.reads {
-                connection.owed.extend(&bytes);
+                connection.outgoing.extend(&bytes);
             }
         }
     }
@@ -143,8 +143,8 @@ impl World {
         assert!(expected.contains(&result), "{result:?} instead of {expected:?}");
         match result {
             Ok(frame) => {
-                let begin = connection.sent.told();
-                connection.sent.tell();
+                let begin = connection.sent.delivered();
+                connection.sent.deliver();
                 connection.assert_nothing_is_ahead();
                 connection.take_descriptors(begin, frame.len() % 2 == 1);
             }
@@ -162,7 +162,7 @@ impl World {
 impl Connection {
     /// Direct reads take no byte beyond their frame.
     fn assert_nothing_is_ahead(&self) {
-        let left = self.sent.len() - self.sent.told();
+        let left = self.sent.len() - self.sent.delivered();
         assert!(self.is_looped || sockets::unread(self.fd) == left, "a read took more than its frame");
     }
 

@@ -27,11 +27,11 @@ impl World {
     /// Of whom in the list something is certain to be told.
     pub fn who_is_due(&self) -> Vec<usize> {
         let listed = self.here.listed.iter().flatten().copied();
-        listed.filter(|number| self.connections[*number].has_something()).collect()
+        listed.filter(|number| self.connections[*number].event_is_due()).collect()
     }
 
     /// Whether something is certain to be told: of one of these, or of a new client.
-    pub fn has_something(&self, with_service: bool, due: &[usize]) -> bool {
+    pub fn event_is_due(&self, with_service: bool, due: &[usize]) -> bool {
         !due.is_empty() || with_service && self.srv.is_some() && !self.backlog.is_empty()
     }
 
@@ -39,7 +39,7 @@ impl World {
     pub fn before_call(&mut self, with_service: bool) -> Vec<usize> {
         self.check_event_fd(with_service);
         self.list_is_looked_at();
-        self.here.told.clear();
+        self.here.reported.clear();
         self.who_is_due()
     }
 
@@ -57,7 +57,7 @@ impl World {
     /// Those of whom something was due before the call take turns: nobody waits for long while others are told.
     pub fn check_turns(&mut self, due: &[usize]) {
         for (number, connection) in self.connections.iter_mut().enumerate() {
-            let is_left = due.contains(&number) && !self.here.told.contains(&number) && !self.here.hidden;
+            let is_left = due.contains(&number) && !self.here.reported.contains(&number) && !self.here.hidden;
             connection.passed_over = if is_left { connection.passed_over + 1 } else { 0 };
             assert!(connection.passed_over < TURNS, "{} is not told, all the others are", connection.fd);
         }
@@ -66,7 +66,7 @@ impl World {
     /// One call, if it cannot wait for ever; whether there was one.
     pub fn wait(&mut self, with_service: bool) -> bool {
         let due = self.who_is_due();
-        if !self.has_something(with_service, &due) {
+        if !self.event_is_due(with_service, &due) {
             return false;
         }
         let srv = if with_service { self.srv() } else { ptr::null_mut() };
@@ -147,7 +147,7 @@ impl World {
         let content = (!message.is_null()).then(|| content(unsafe { &*message }));
         let known = self.connections.iter().position(|connection| connection.info == origin);
         assert!(!origin.is_null());
-        self.here.told.extend(known);
+        self.here.reported.extend(known);
         trace!(
             "  {kind:?} of {}: {:?}",
             unsafe { (*origin).fd },
@@ -172,14 +172,14 @@ impl World {
                     }
                     (ipc_event_type::IPC_EVENT_TYPE_EXTRA_SOCKET, None) => {
                         let connection = &self.connections[number];
-                        assert!(connection.is_watched && connection.has_something(), "nothing is to be read");
+                        assert!(connection.is_watched && connection.event_is_due(), "nothing is to be read");
                         assert!(!self.here.to_be_read.contains(&number), "told twice in one call");
                         self.here.to_be_read.push(number);
                     }
                     (ipc_event_type::IPC_EVENT_TYPE_ERROR, None) => {
                         self.connections[number].assert_error_is_due();
                         if self.connections[number].state == State::Open {
-                            self.connections[number].state = State::ErrorTold;
+                            self.connections[number].state = State::ErrorReported;
                         }
                     }
                     (ipc_event_type::IPC_EVENT_TYPE_DISCONNECTION, None) => {
@@ -204,18 +204,18 @@ impl World {
     }
 
     fn told_connection(&mut self, origin: *mut ipc_connection_info) {
-        let number = self.come(origin);
+        let number = self.note_accepted(origin);
         self.connections[number].state = State::Open;
     }
 
     /// The first client in the service's queue has got this structure.
-    pub fn come(&mut self, info: *mut ipc_connection_info) -> usize {
+    pub fn note_accepted(&mut self, info: *mut ipc_connection_info) -> usize {
         let number = self.backlog.pop_front().expect("one has come and there is no client");
         let connection = &mut self.connections[number];
         (connection.info, connection.fd) = (info, unsafe { (*info).fd });
         connection.settings = self.settings;
         connection.is_looped = true;
-        connection.sent.limit(self.settings.longest);
+        connection.sent.limit(self.settings.max_payload);
         let info = unsafe { *info };
         assert_eq!((info.index, info.version, info.r#type), (3, 5, 0));
         assert!(info.spath.is_null() && sockets::is_open(info.fd));
@@ -235,7 +235,7 @@ impl World {
             info.is_null() || self.connections.iter().any(|one| one.info == *info)
         };
         let new = (0..self.here.listed.len()).map(entry).find(|info| !is_known(info));
-        let number = self.come(new.expect("a DISCONNECTION, and the list has not become shorter"));
+        let number = self.note_accepted(new.expect("a DISCONNECTION, and the list has not become shorter"));
         self.connections[number].state = State::Fresh;
     }
 
@@ -247,7 +247,7 @@ impl World {
                 !alone || !sockets::is_open(connection.fd),
                 "the descriptor is open after its DISCONNECTION"
             );
-            connection.lossy |= connection.state == State::ErrorTold;
+            connection.lossy |= connection.state == State::ErrorReported;
         }
         let place = self.place(number).unwrap();
         self.here.listed.swap_remove(place);
@@ -265,8 +265,8 @@ impl Connection {
             }
             other => panic!("a MESSAGE where there is {other:?}"),
         }
-        let begin = self.sent.told();
-        self.sent.tell();
+        let begin = self.sent.delivered();
+        self.sent.deliver();
         if last {
             self.take_descriptors(begin, payload.len() % 2 == 1);
         } else {
@@ -284,18 +284,18 @@ impl Connection {
         assert!(bytes.len() <= 64 << 10);
         if bytes.is_empty() {
             assert!(
-                self.ended && !self.end_told && !self.sent.is_partial(),
+                self.ended && !self.end_reported && !self.sent.is_partial(),
                 "the end of an extra descriptor"
             );
-            self.end_told = true;
+            self.end_reported = true;
         }
         self.took(bytes);
     }
 
     /// The program got these bytes of an extra descriptor.
     pub fn took(&mut self, bytes: &[u8]) {
-        let told = self.sent.told();
-        let sent = self.sent.bytes().get(told..told + bytes.len());
+        let delivered = self.sent.delivered();
+        let sent = self.sent.bytes().get(delivered..delivered + bytes.len());
         assert!(sent == Some(bytes), "other bytes than were written to an extra descriptor");
         self.sent.skip(bytes.len());
     }

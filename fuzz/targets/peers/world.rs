@@ -61,7 +61,7 @@ pub struct Listing {
     /// an older one would be no other to it.
     pub replaced: Vec<*mut *mut ipc_connection_info>,
     /// Whom the events of the last call were about.
-    pub told: Vec<usize>,
+    pub reported: Vec<usize>,
     /// Watched descriptors that it was told of.
     pub to_be_read: Vec<usize>,
 }
@@ -77,7 +77,7 @@ impl Listing {
             changed: false,
             hidden: false,
             replaced: Vec::new(),
-            told: Vec::new(),
+            reported: Vec::new(),
             to_be_read: Vec::new(),
         }
     }
@@ -290,7 +290,7 @@ impl World {
         let connection = &mut self.connections[number];
         trace!("  {} is added to the list", connection.fd);
         assert_eq!(call(|| unsafe { ipc_add(&mut *self.here.list, connection.info) }), Ok(()));
-        connection.end_told = false;
+        connection.end_reported = false;
         // It is looked at anew.
         connection.over_by_limit = connection.over_by_limit.filter(|_| connection.ended);
         self.here.listed.push(Some(number));
@@ -324,7 +324,7 @@ impl World {
         let connection = &mut self.connections[number];
         (connection.state, connection.own_end) = (State::Open, Due::Never);
         connection.settings = self.settings;
-        connection.sent.limit(self.settings.longest);
+        connection.sent.limit(self.settings.max_payload);
         (connection.info, connection.fd) = (info, unsafe { (*info).fd });
         trace!("  {} is accepted by hand", connection.fd);
         let fd = connection.fd;

@@ -1,17 +1,17 @@
-//! What the headers say: the functions that they declare, and the codes that each returns.
+//! The content of the headers: the functions that they declare, and the codes that each function returns.
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use crate::staging::text_of;
 
-/// The headers. Each function that one of them declares has a page in section 3 and a place in libipc(7).
+/// The headers. Each declared function has a page in section 3 and an entry in libipc(7).
 pub const HEADERS: [&str; 2] = ["include/ipc.h", "include/ipc_ext.h"];
-/// Codes and what is said of each.
+/// Codes, each with its description.
 pub type Errors = BTreeMap<String, String>;
 
 pub struct Function {
     pub header: &'static str,
-    /// The declaration, its tokens with one space between them.
+    /// The declaration: its tokens with one space between them.
     pub prototype: String,
     /// The comment before it, as one line.
     pub comment: String,
@@ -37,7 +37,7 @@ pub fn tokens(text: &str) -> Vec<&str> {
     tokens
 }
 
-/// The code of a text of C without its comments, and for each comment where in the code it stood.
+/// The code of a C text without its comments, and for each comment its position in the code.
 pub fn without_comments(text: &str) -> (String, Vec<(usize, String)>) {
     let (mut code, mut comments) = (String::new(), Vec::new());
     for (place, part) in text.split("/*").enumerate() {
@@ -45,15 +45,15 @@ pub fn without_comments(text: &str) -> (String, Vec<(usize, String)>) {
             code.push_str(part);
             continue;
         }
-        let (comment, behind) = part.split_once("*/").expect("the end of a comment");
+        let (comment, rest) = part.split_once("*/").expect("the end of a comment");
         let words = comment.lines().flat_map(|line| line.trim().trim_start_matches('*').split_whitespace());
         comments.push((code.len(), words.collect::<Vec<_>>().join(" ")));
-        code.push_str(behind);
+        code.push_str(rest);
     }
     (code, comments)
 }
 
-/// The lines of the preprocessor, and what a C++ compiler alone sees, made empty.
+/// Replaces preprocessor lines, and parts for C++ compilers alone, by empty ones.
 pub fn without_preprocessor(code: &str) -> String {
     let mut continued = false;
     let mut kept = String::new();
@@ -62,7 +62,7 @@ pub fn without_preprocessor(code: &str) -> String {
         continued = of_preprocessor && line.trim_end().ends_with('\\');
         let line_code = line.split("//").next().unwrap().trim_end();
         if of_preprocessor || line_code == "extern \"C\" {" || line_code == "}" {
-            // The places of the comments stay what they are.
+            // The positions of the comments stay valid.
             kept.extend(std::iter::repeat_n(' ', line.len()));
         } else {
             kept.push_str(line);
@@ -71,7 +71,7 @@ pub fn without_preprocessor(code: &str) -> String {
     kept
 }
 
-/// The declarations, each with its place; what is behind the last one comes last.
+/// The declarations, each with its position; the text after the last one is the last element.
 pub fn declarations(code: &str) -> Vec<(usize, &str)> {
     let (mut declarations, mut start, mut depth) = (Vec::new(), 0, 0);
     for (place, c) in code.char_indices() {
@@ -90,13 +90,13 @@ pub fn declarations(code: &str) -> Vec<(usize, &str)> {
     declarations
 }
 
-/// The name and the tokens of a declaration, if it is one of a function.
+/// The name and the tokens of a declaration, if it declares a function.
 pub fn prototype(declaration: &str) -> Option<(String, String)> {
     if declaration.contains('{') {
         return None;
     }
-    let (before, behind) = declaration.split_once('(')?;
-    let parameters = behind.rsplit_once(')').unwrap_or_else(|| panic!("no end: {declaration}")).0;
+    let (before, rest) = declaration.split_once('(')?;
+    let parameters = rest.rsplit_once(')').unwrap_or_else(|| panic!("no end: {declaration}")).0;
     let name = (*tokens(before).last()?).to_owned();
     Some((name, tokens(&format!("{before}({parameters})")).join(" ")))
 }
@@ -110,7 +110,7 @@ pub fn functions() -> BTreeMap<String, Function> {
         for (place, declaration) in declarations(&code) {
             let begin = place + declaration.len() - declaration.trim_start().len();
             if let Some((name, prototype)) = prototype(declaration) {
-                // One comment may be that of several functions.
+                // One comment may belong to several functions.
                 let comment = comments.iter().rev().find(|(place, _)| *place <= begin).expect("a comment");
                 let function = Function { header, prototype, comment: comment.1.clone() };
                 assert!(functions.insert(name.clone(), function).is_none(), "{name} is declared twice");
@@ -124,8 +124,8 @@ pub fn functions() -> BTreeMap<String, Function> {
 /// The codes and their numbers.
 pub fn codes() -> BTreeMap<String, usize> {
     let (code, _) = without_comments(&text_of(HEADERS[0]));
-    let (_, behind) = code.split_once("enum ipc_errors {").expect("enum ipc_errors");
-    let (body, _) = behind.split_once('}').unwrap();
+    let (_, rest) = code.split_once("enum ipc_errors {").expect("enum ipc_errors");
+    let (body, _) = rest.split_once('}').unwrap();
     let entries = body.split(',').map(str::trim).filter(|entry| !entry.is_empty());
     let codes: BTreeMap<_, _> = entries
         .map(|entry| entry.split_once(" = ").expect("a code with its number"))
@@ -139,7 +139,7 @@ pub fn is_code(token: &str) -> bool {
     token.starts_with("IPC_ERROR_") && token != "IPC_ERROR_NONE"
 }
 
-/// What the comment itself tells of codes: `CODE, CODE: text CODE with ERRNO: text`.
+/// The codes that the comment itself names: `CODE, CODE: text CODE with ERRNO: text`.
 pub fn errors_of_comment(comment: &str) -> Errors {
     let mut errors = Errors::new();
     let (mut current, mut in_list) = (Vec::new(), false);
@@ -167,15 +167,15 @@ pub fn errors_of_comment(comment: &str) -> Errors {
     errors
 }
 
-/// What the words are, up to the place where a function's name is expected.
+/// The text after the words, up to the position at which a function's name is expected.
 pub fn names_after<'a>(text: &'a str, words: &'a str) -> impl Iterator<Item = &'a str> {
     text.match_indices(words).map(|(place, words)| {
-        let behind = &text[place + words.len()..];
-        tokens(behind).first().copied().unwrap_or_default()
+        let rest = &text[place + words.len()..];
+        tokens(rest).first().copied().unwrap_or_default()
     })
 }
 
-/// Functions whose errors the comment says are its own function's, too.
+/// Other functions whose errors, as the comment says, this function returns, too.
 pub fn errors_are_those_of(comment: &str) -> Vec<String> {
     let mut others: Vec<&str> = Vec::new();
     others.extend(names_after(comment, "errors of "));
@@ -184,13 +184,13 @@ pub fn errors_are_those_of(comment: &str) -> Vec<String> {
     if comment.contains("does, with the same errors") {
         others.extend(names_after(comment, ", as "));
     }
-    // A function that is another one with something given.
+    // A function that calls another function with certain arguments.
     let typed = comment.split_once(" with the type ").map(|(first, _)| first);
     others.extend(typed.filter(|first| !first.contains(' ')));
     others.into_iter().map(str::to_owned).collect()
 }
 
-/// The codes that the header says the function returns, and what it says of each.
+/// The codes that the function returns according to the header, each with its description.
 pub fn errors_of_header(name: &str, functions: &BTreeMap<String, Function>) -> Errors {
     let comment = &functions[name].comment;
     let mut errors = errors_of_comment(comment);
@@ -198,8 +198,8 @@ pub fn errors_of_header(name: &str, functions: &BTreeMap<String, Function>) -> E
         let others: Vec<&str> =
             names_after(text, "as for ").filter(|other| functions.contains_key(*other)).collect();
         let of_other = |other: &&str| {
-            let told = errors_of_header(other, functions).remove(code);
-            told.unwrap_or_else(|| panic!("{name}: {code} as for {other}, which does not return it"))
+            let description = errors_of_header(other, functions).remove(code);
+            description.unwrap_or_else(|| panic!("{name}: {code} as for {other}, which does not return it"))
         };
         let more: String = others.iter().map(of_other).collect();
         text.push_str(&more);

@@ -1,4 +1,5 @@
-//! What the sources of the manual pages say: their sections, their functions, and the codes of each.
+//! The content of the sources of the manual pages: their sections, their functions, and the codes of each
+//! function.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -36,7 +37,7 @@ impl Page {
         &found.unwrap_or_else(|| panic!("{}: no section {heading}", self.file)).1
     }
 
-    /// The functions that it is about; the first is the page's own name.
+    /// The functions of the page; the first is the page's own name.
     pub fn names(&self) -> Vec<String> {
         let text = self.section("NAME").split_whitespace().collect::<Vec<_>>().join(" ");
         let (names, _) =
@@ -50,7 +51,7 @@ impl Page {
         parts.map(|part| part.split_once("```").unwrap().0).collect()
     }
 
-    /// The functions of the prototypes in SYNOPSIS. Beside them there may be macros of the header.
+    /// The functions of the prototypes in SYNOPSIS. SYNOPSIS may also show macros of the header.
     pub fn prototypes(&self) -> BTreeMap<String, String> {
         let (code, _) = without_comments(&self.synopsis());
         let code = without_preprocessor(&code);
@@ -68,8 +69,8 @@ impl Page {
         declarations.into_iter().filter_map(|(_, declaration)| prototype(declaration)).collect()
     }
 
-    /// What ERRORS tells of the codes, for each function of NAME. What stands before the first subsection is
-    /// said of all that return a code.
+    /// The codes in ERRORS, for each function of NAME. Text before the first subsection applies to all
+    /// functions that return the code.
     pub fn errors(&self, functions: &BTreeMap<String, Function>) -> BTreeMap<String, Errors> {
         let names = self.names();
         let mut errors: BTreeMap<String, Errors> =
@@ -107,8 +108,8 @@ impl Page {
 
 /// The pages of section 3.
 pub fn pages() -> Vec<Page> {
-    let folder = fs::read_dir(root().join("man")).unwrap();
-    let mut files: Vec<String> = folder
+    let dir = fs::read_dir(root().join("man")).unwrap();
+    let mut files: Vec<String> = dir
         .map(|entry| entry.unwrap().file_name().into_string().unwrap())
         .filter(|name| name.ends_with(".3.md"))
         .collect();
@@ -117,10 +118,10 @@ pub fn pages() -> Vec<Page> {
     files.iter().map(|file| Page::read(&format!("man/{file}"))).collect()
 }
 
-/// The pages as they are installed: a file for each function.
+/// The installed pages: a file for each function.
 pub fn installed_pages() -> Vec<String> {
-    let folder = fs::read_dir(root().join("man")).unwrap();
-    let names = folder.map(|entry| entry.unwrap().file_name().into_string().unwrap());
+    let dir = fs::read_dir(root().join("man")).unwrap();
+    let names = dir.map(|entry| entry.unwrap().file_name().into_string().unwrap());
     let mut names: Vec<String> =
         names.filter_map(|name| name.strip_suffix(".3").map(str::to_owned)).collect();
     names.sort();

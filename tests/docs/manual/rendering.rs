@@ -1,4 +1,4 @@
-//! What a reader sees of a page with groff, man and mandoc, on a narrow, a usual and a wide terminal.
+//! How groff, man and mandoc show a page, on a narrow, a usual and a wide terminal.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -20,7 +20,7 @@ enum Tool {
 }
 
 impl Tool {
-    /// The tools that are installed; each that is not is named.
+    /// The installed tools; each missing tool is reported as skipped.
     fn installed() -> Vec<Self> {
         let tools = [
             (Self::Groff, "groff", has("groff")),
@@ -33,8 +33,8 @@ impl Tool {
         tools.into_iter().filter_map(|(tool, _, installed)| installed.then_some(tool)).collect()
     }
 
-    /// The text as it is shown, without its fonts, and the warnings. On a narrow terminal a name longer than its line
-    /// is no fault of the page: nothing is said of the ends of lines there.
+    /// The text as it is shown, without its fonts, and the warnings. On a narrow terminal a name longer than
+    /// a line is not an error of the page: warnings about line ends are then ignored.
     fn render(self, page: &Path, width: &str) -> (String, String) {
         let mut command;
         match self {
@@ -79,18 +79,18 @@ fn words(text: &str) -> impl Iterator<Item = &str> {
     text.split_whitespace().map(|word| word.trim_matches(['(', ')', ',', ';', ':', '.', '"', '*']))
 }
 
-/// A name wherever it stands: `ipc_read`, `/run/ipc`, `connect(2)`, `SIGPIPE`, `libipc`.
+/// A name anywhere in a text: `ipc_read`, `/run/ipc`, `connect(2)`, `SIGPIPE`, `libipc`.
 fn is_name(word: &str) -> bool {
     let starts_well = word.starts_with(|c: char| c.is_ascii_alphabetic() || c == '/');
     let is_upper = || word.chars().all(|c| c.is_ascii_uppercase());
     starts_well && (word.contains(['_', '/', '(']) || is_upper() || word == "libipc")
 }
 
-/// What a source has that each way to show it has to keep.
+/// The parts of a source that each renderer must keep.
 struct Source {
     /// The lines of code.
     code: Vec<String>,
-    /// The names in its paragraphs, and how often each stands there.
+    /// The names in its paragraphs, and how often each occurs.
     names: BTreeMap<String, usize>,
 }
 
@@ -109,7 +109,8 @@ impl Source {
             }
         }
         code.retain(|line| !line.is_empty());
-        // Names are in code, or look like it. `connect` is one and the word is not, of which a page may have more.
+        // Names are in code, or look like a name. `connect` in code is a name; the plain word is not, and may
+        // occur more often.
         let mut names = BTreeMap::new();
         for (place, part) in text.split('`').enumerate() {
             for word in words(part).filter(|word| word.len() > 3 && (place % 2 == 1 || is_name(word))) {
@@ -120,13 +121,14 @@ impl Source {
     }
 }
 
-/// How often the name stands there, as a word or at a word's begin, before what is no part of a name.
+/// How often the name occurs, as a word or at the begin of a word, before a character that is not part of a
+/// name.
 fn count(text: &str, name: &str) -> usize {
     let ends = |rest: &str| !rest.starts_with(|c: char| c.is_ascii_alphanumeric() || c == '_' || c == '-');
     words(text).filter(|word| word.strip_prefix(name).is_some_and(ends)).count()
 }
 
-/// What is wrong with the page as the tool shows it.
+/// The errors of the page as the tool shows it.
 fn faults(tool: Tool, page: &Path, source: &Source) -> Vec<String> {
     let mut faults = Vec::new();
     let code = source.code.join("\n");
@@ -155,7 +157,7 @@ fn faults(tool: Tool, page: &Path, source: &Source) -> Vec<String> {
     faults
 }
 
-/// Names, and code, in which a character is not what a reader can copy: groff without Debian's changes shows `-` as
+/// Names and code with a character that a reader cannot copy: groff without Debian's changes shows `-` as
 /// U+2010, a quote as U+2019 and so on.
 fn characters_that_change(page: &str) -> Vec<String> {
     let (mut found, mut in_code) = (Vec::new(), false);
@@ -205,7 +207,7 @@ fn names_and_code_of_pages_can_be_copied() {
     }
 }
 
-/// Each kind of fault, planted in a page: the tests above see it, each for its own reason.
+/// Each kind of error, planted in a page, is found by the tests above, each for its own reason.
 #[test]
 fn faults_planted_in_a_page_are_found() {
     let (source, page) = (Source::read(&text_of("man/ipc_read.3.md")), text_of("man/ipc_read.3"));
@@ -217,14 +219,14 @@ fn faults_planted_in_a_page_are_found() {
         ("NAME is not first", page.replacen(".SH NAME", "Text.\n.SH NAME", 1)),
         ("warned", page.replacen(".SH NAME", ".NoSuchMacro\n.SH NAME", 1)),
     ];
-    let folder = tempfile::tempdir().unwrap();
-    let file = folder.path().join("ipc_read.3");
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("ipc_read.3");
     let tools = Tool::installed();
     for (place, (reason, broken)) in planted.iter().enumerate() {
         assert_ne!(*broken, page, "fault {place}");
         fs::write(&file, broken).unwrap();
         for tool in &tools {
-            // mandoc hyphenates nothing, and warns with -T lint alone.
+            // mandoc does not hyphenate, and warns only with -T lint.
             let is_seen = !matches!((tool, place), (Tool::Mandoc, 0 | 5));
             let found = faults(*tool, &file, &source);
             let is_found = found.iter().any(|fault| fault.contains(reason));
