@@ -106,7 +106,7 @@ unsafe fn gather<'a>(
 /// `except` may be a copy of the structure.
 ///
 /// `*failed`, unless `failed` is NULL, becomes the number of connections that do not get the message: the queue is
-/// full, there is no memory, or the peer has closed the connection. The others get it, and IPC_ERROR_NONE is returned. Who is gone is
+/// full, there is no memory, or the peer has closed the connection. The others get it, and IPC_ERROR_NONE is returned. A closed connection is
 /// reported by ipc_wait_event.
 ///
 /// Errors: IPC_ERROR_WAIT_EVENT__NO_CLIENTS_PARAM: `clients` is NULL (EINVAL). IPC_ERROR_MESSAGE_WRITE__NO_MESSAGE_PARAM,

@@ -86,7 +86,7 @@ pub(super) unsafe fn route_of(
 
 /// Opens the service `sname`: listens on a socket at "rundir/sname-index-version", with index and version
 /// from `srv`, and fills in `srv->fd` and `srv->spath`. rundir is the environment variable IPC_RUNDIR, or
-/// /run/ipc/; its last directory is made where it is missing. A socket that a dead server has left is
+/// /run/ipc/; its last directory is made if it is missing. A socket that a dead server has left is
 /// replaced. `env` must not be NULL and is not read. End it with ipc_server_close.
 ///
 /// If a service manager has handed over a listening socket of this path (LISTEN_PID, LISTEN_FDS of sd_listen_fds(3)), that is

@@ -48,8 +48,8 @@ pub struct ipc_server_options {
     pub fd: c_int,
 }
 
-/// ipc_server_init with options; `options` may be NULL. At no moment can anybody connect whom mode, owner and group do not
-/// let. They do not concern a socket that a service manager has handed over.
+/// ipc_server_init with options; `options` may be NULL. At no moment can a process connect that mode, owner and group do not
+/// permit. They do not concern a socket that a service manager has handed over.
 ///
 /// With IPC_SERVER_FD the service listens at `fd`, of which ipc_server_close leaves the file; no other flag may be set then.
 /// `srv->spath` becomes the path that ipc_server_init would take.
@@ -110,10 +110,10 @@ fn read(options: &ipc_server_options) -> Result<(Options, Option<c_int>), Error>
     Ok((made, has(IPC_SERVER_FD).then_some(options.fd)))
 }
 
-/// ipc_connection that waits for at most `timeout_ms` milliseconds, also for a service that is yet to come, or whose server is
+/// ipc_connection that waits for at most `timeout_ms` milliseconds, also for a service that does not exist yet, or whose server is
 /// dead: 0 tries once, below 0 it waits for ever.
 ///
-/// A signal handler that runs meanwhile does not end a wait that has a time-out, nor make it longer.
+/// A signal handler that runs meanwhile does not end a wait that has a timeout, nor make it longer.
 ///
 /// Errors: IPC_ERROR_CONNECTION__NO_SERVER, IPC_ERROR_CONNECTION__NO_SERVICE_NAME: NULL (EINVAL).
 /// IPC_ERROR_USOCK_CONNECT__EMPTY_PATH, IPC_ERROR_NOT_ENOUGH_MEMORY: as for ipc_connection.

@@ -18,7 +18,7 @@ use crate::process::entry_guard::EntryGuard;
 /// waits for ever. When the time is over it returns IPC_ERROR_NONE, and the type of `event` is
 /// IPC_EVENT_TYPE_NOT_SET.
 ///
-/// A signal handler that runs meanwhile does not end a wait that has a time-out, nor make it longer; one
+/// A signal handler that runs meanwhile does not end a wait that has a timeout, nor make it longer; one
 /// without end fails with EINTR, as ipc_wait_event does.
 ///
 /// Errors: as for ipc_wait_event, also if there is nothing to wait for: no service, and no entry in the list that can have an event.
@@ -34,10 +34,10 @@ pub unsafe extern "C-unwind" fn ipc_wait_event_timeout(
 }
 
 /// ipc_read that waits for at most `timeout_ms` milliseconds: 0 takes a message that is there and does not wait, below 0
-/// is ipc_read. What has come of a message stays for the next call. The time takes the place of the socket's own
+/// is ipc_read. The part of a message that was received stays for the next call. The time takes the place of the socket's own
 /// (SO_RCVTIMEO, O_NONBLOCK).
 ///
-/// A signal handler that runs meanwhile does not end a wait that has a time-out, nor make it longer.
+/// A signal handler that runs meanwhile does not end a wait that has a timeout, nor make it longer.
 ///
 /// Errors: as for ipc_read. IPC_ERROR_USOCK_RECV: the time is over (ETIMEDOUT).
 #[unsafe(no_mangle)]
@@ -123,8 +123,8 @@ unsafe fn take_more(
     count
 }
 
-/// The descriptor `*fd` is readable while ipc_wait_event, with the same list and service, has something to
-/// tell: for poll(2), epoll(7) or another library's event loop, level-triggered. When it is, call
+/// The descriptor `*fd` is readable while ipc_wait_event, with the same list and service, has an
+/// event to report: for poll(2), epoll(7) or another library's event loop, level-triggered. When it is, call
 /// ipc_wait_event_timeout or ipc_wait_events with a timeout of 0 until they report nothing: what made it
 /// readable may be half a message.
 ///

@@ -200,7 +200,7 @@ pub fn opened() -> u32 {
 pub struct Options {
     /// The mode of its file; if there is none, the umask decides.
     pub mode: Option<Mode>,
-    /// The owner of its file, if it is another one than who makes it.
+    /// The owner of its file, if it differs from the user of this process.
     pub user: Option<Uid>,
     /// The group of its file, if it is another one.
     pub group: Option<Gid>,
@@ -317,7 +317,7 @@ pub fn is_service(guard: &EntryGuard, fd: RawFd) -> bool {
 /// Closes a service and removes its socket, and only its own: not one that another server has put at the
 /// path since, and not one that the process it was forked from still serves.
 ///
-/// A signal handler that interrupted the library has no guard and is not told who made the socket.
+/// A signal handler that interrupted the library has no guard and cannot look up which process made the socket.
 pub fn close_service(guard: Option<&mut EntryGuard>, fd: RawFd, path: &CStr) -> Result<(), Error> {
     let owned = guard.as_deref().and_then(|guard| {
         let mut slot = table::lock_verified(guard, fd);
