@@ -3,8 +3,6 @@
 //!
 //! Each pointer is the number of a set; the library destroys each pointer once, and none that can still be
 //! retrieved.
-//!
-//! Each pointer is the number of a set; the library destroys each once, and none that is still to be had.
 
 use std::collections::BTreeSet;
 use std::ffi::c_void;
