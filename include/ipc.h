@@ -386,7 +386,7 @@ enum ipc_errors {
  */
 enum ipc_event_type {
     /**
-     * Nothing: the call failed, or the time that it had is over.
+     * Nothing: the call failed, or its timeout has expired.
      */
     IPC_EVENT_TYPE_NOT_SET,
     /**
@@ -407,7 +407,7 @@ enum ipc_event_type {
      */
     IPC_EVENT_TYPE_DISCONNECTION,
     /**
-     * A message has come: m holds it.
+     * A message was received: m holds it.
      */
     IPC_EVENT_TYPE_MESSAGE,
 };
@@ -519,7 +519,7 @@ extern enum msg_types message_types;
 /**
  * Opens the service `sname`: listens on a socket at "rundir/sname-index-version", with index and version
  * from `srv`, and fills in `srv->fd` and `srv->spath`. rundir is the environment variable IPC_RUNDIR, or
- * /run/ipc/; its last directory is made where it is missing. A socket that a dead server has left is
+ * /run/ipc/; its last directory is made if it is missing. A socket that a dead server has left is
  * replaced. `env` must not be NULL and is not read. End it with ipc_server_close.
  *
  * If a service manager has handed over a listening socket of this path (LISTEN_PID, LISTEN_FDS of sd_listen_fds(3)), that is
@@ -727,7 +727,7 @@ void ipc_connections_free(struct ipc_connection_infos *cinfos);
 struct ipc_connection_info *ipc_connection_copy(const struct ipc_connection_info *p);
 
 /**
- * 1 where type, version, index and fd of both agree, else 0; 0 where one is NULL.
+ * 1 if type, version, index and fd of both agree, else 0; 0 if `a` or `b` is NULL.
  */
 int8_t ipc_connection_eq(const struct ipc_connection_info *a, const struct ipc_connection_info *b);
 
@@ -768,7 +768,7 @@ enum ipc_errors ipc_message_format_read(struct ipc_message *m,
                                         ssize_t msize);
 
 /**
- * Writes the message as one frame to a buffer: where `*buf` is NULL to a new one from malloc(3), yours to
+ * Writes the message as one frame to a buffer: if `*buf` is NULL, to a new buffer from malloc(3), yours to
  * free, else to `*buf`, which has room for IPC_HEADER_SIZE + length bytes. `*msize` becomes the frame's
  * size.
  *
@@ -828,8 +828,8 @@ enum ipc_errors ipc_message_empty(struct ipc_message *m);
 
 /**
  * Sends `len` bytes as they are, and waits as ipc_write does; a frame from ipc_message_format_write can be
- * sent with it. More bytes than the largest frame has are taken in runs of that size. `*sent`, where `sent` is
- * not NULL, becomes the number of bytes that were taken: `len`, or less where the function fails.
+ * sent with it. More bytes than the largest frame has are taken in runs of that size. `*sent`, if `sent` is
+ * not NULL, becomes the number of bytes that were taken: `len`, or less if the function fails.
  *
  * Errors: IPC_ERROR_USOCK_SEND: `buf` is NULL with a `len` that is not 0, or `len` is below 0 (EINVAL); and as
  * for ipc_write.
@@ -842,7 +842,7 @@ enum ipc_errors usock_send(int32_t fd,
                            ssize_t *sent);
 
 /**
- * Waits for one whole frame of the socket, header included, and no byte beyond it. Where `*buf` is NULL it
+ * Waits for one whole frame of the socket, header included, and no byte beyond it. If `*buf` is NULL it
  * becomes a new buffer from malloc(3), yours to free; else the frame goes to `*buf`, which has room for
  * `*len` bytes. `*len` becomes the frame's size.
  *
@@ -904,7 +904,7 @@ enum ipc_errors usock_accept(int fd, int32_t *pfd);
 enum ipc_errors usock_remove(const char *path);
 
 /**
- * A sentence for the code, to be printed and not to be freed; NULL for a number that is no code.
+ * Returns the message for the error code, a constant string that must not be freed; NULL if `e` is no code.
  */
 const char *ipc_errors_get(enum ipc_errors e);
 

@@ -45,12 +45,12 @@
 #define IPC_SERVER_FD 16
 
 /**
- * The type of the message that says which signal has come: of ipc_add_signal.
+ * The type of the message that says which signal was received: of ipc_add_signal.
  */
 #define IPC_MSG_SIGNAL 3
 
 /**
- * The type of the message that says which time has come: of ipc_add_timer.
+ * The type of the message that says which timer has expired: of ipc_add_timer.
  */
 #define IPC_MSG_TIMER 4
 
@@ -94,7 +94,7 @@ enum ipc_reason {
  */
 struct ipc_status {
     /**
-     * How many connections the list has; descriptors of ipc_add_fd and the like are not counted.
+     * How many connections the list has that have not ended; descriptors of ipc_add_fd and the like are not counted.
      */
     size_t clients;
     /**
@@ -198,7 +198,7 @@ extern "C" {
  * waits for ever. When the time is over it returns IPC_ERROR_NONE, and the type of `event` is
  * IPC_EVENT_TYPE_NOT_SET.
  *
- * A signal handler that runs meanwhile does not end a wait that has a time-out, nor make it longer; one
+ * A signal handler that runs meanwhile does not end a wait that has a timeout, nor make it longer; one
  * without end fails with EINTR, as ipc_wait_event does.
  *
  * Errors: as for ipc_wait_event, also if there is nothing to wait for: no service, and no entry in the list that can have an event.
@@ -210,10 +210,10 @@ enum ipc_errors ipc_wait_event_timeout(struct ipc_connection_infos *clients,
 
 /**
  * ipc_read that waits for at most `timeout_ms` milliseconds: 0 takes a message that is there and does not wait, below 0
- * is ipc_read. What has come of a message stays for the next call. The time takes the place of the socket's own
+ * is ipc_read. The part of a message that was received stays for the next call. The time takes the place of the socket's own
  * (SO_RCVTIMEO, O_NONBLOCK).
  *
- * A signal handler that runs meanwhile does not end a wait that has a time-out, nor make it longer.
+ * A signal handler that runs meanwhile does not end a wait that has a timeout, nor make it longer.
  *
  * Errors: as for ipc_read. IPC_ERROR_USOCK_RECV: the time is over (ETIMEDOUT).
  */
@@ -242,8 +242,8 @@ enum ipc_errors ipc_wait_events(struct ipc_connection_infos *clients,
                                 int timeout_ms);
 
 /**
- * The descriptor `*fd` is readable while ipc_wait_event, with the same list and service, has something to
- * tell: for poll(2), epoll(7) or another library's event loop, level-triggered. When it is, call
+ * The descriptor `*fd` is readable while ipc_wait_event, with the same list and service, has an
+ * event to report: for poll(2), epoll(7) or another library's event loop, level-triggered. When it is, call
  * ipc_wait_event_timeout or ipc_wait_events with a timeout of 0 until they report nothing: what made it
  * readable may be half a message.
  *
@@ -281,9 +281,10 @@ enum ipc_errors ipc_watch_fd(struct ipc_connection_infos *cinfos,
  * Errors: IPC_ERROR_DEL__NO_CLIENTS_PARAM: `cinfos` is NULL (EINVAL).
  * IPC_ERROR_DEL__EMPTY_LIST: there is nothing in the list (ENOENT).
  * IPC_ERROR_DEL__EMPTIED_LIST: the list has a size but no array (EINVAL).
- * IPC_ERROR_DEL__CANNOT_FIND_CLIENT: it is not in the list, or a connection (ENOENT).
+ * IPC_ERROR_DEL__CANNOT_FIND_CLIENT: it is not in the list, or it is a connection, a timer or the entry of ipc_add_signal (ENOENT).
  */
-enum ipc_errors ipc_del_fd(struct ipc_connection_infos *cinfos, int fd);
+enum ipc_errors ipc_del_fd(struct ipc_connection_infos *cinfos,
+                           int fd);
 
 /**
  * Ends a connection of the list: nothing is reported of it from then on but its DISCONNECTION, by the next
@@ -355,8 +356,8 @@ enum ipc_errors ipc_status(const struct ipc_connection_infos *clients,
                            struct ipc_status *status);
 
 /**
- * ipc_server_init with options; `options` may be NULL. At no moment can anybody connect whom mode, owner and group do not
- * let. They do not concern a socket that a service manager has handed over.
+ * ipc_server_init with options; `options` may be NULL. At no moment can a process connect that mode, owner and group do not
+ * permit. They do not concern a socket that a service manager has handed over.
  *
  * With IPC_SERVER_FD the service listens at `fd`, of which ipc_server_close leaves the file; no other flag may be set then.
  * `srv->spath` becomes the path that ipc_server_init would take.
@@ -373,10 +374,10 @@ enum ipc_errors ipc_server_open(struct ipc_connection_info *srv,
                                 const struct ipc_server_options *options);
 
 /**
- * ipc_connection that waits for at most `timeout_ms` milliseconds, also for a service that is yet to come, or whose server is
+ * ipc_connection that waits for at most `timeout_ms` milliseconds, also for a service that does not exist yet, or whose server is
  * dead: 0 tries once, below 0 it waits for ever.
  *
- * A signal handler that runs meanwhile does not end a wait that has a time-out, nor make it longer.
+ * A signal handler that runs meanwhile does not end a wait that has a timeout, nor make it longer.
  *
  * Errors: IPC_ERROR_CONNECTION__NO_SERVER, IPC_ERROR_CONNECTION__NO_SERVICE_NAME: NULL (EINVAL).
  * IPC_ERROR_USOCK_CONNECT__EMPTY_PATH, IPC_ERROR_NOT_ENOUGH_MEMORY: as for ipc_connection.
@@ -466,8 +467,10 @@ enum ipc_errors ipc_sendv(const struct ipc_connection_info *p,
  * Sends the message to all connections of the list but `except`, which may be NULL; descriptors of ipc_add_fd and
  * ipc_watch_fd get none. It does not wait: what a peer does not take at once is queued for it, as by ipc_queue.
  *
+ * `except` may be a copy of the structure.
+ *
  * `*failed`, unless `failed` is NULL, becomes the number of connections that do not get the message: the queue is
- * full, there is no memory, or the peer has closed the connection. The others get it, and IPC_ERROR_NONE is returned. Who is gone is
+ * full, there is no memory, or the peer has closed the connection. The others get it, and IPC_ERROR_NONE is returned. A closed connection is
  * reported by ipc_wait_event.
  *
  * Errors: IPC_ERROR_WAIT_EVENT__NO_CLIENTS_PARAM: `clients` is NULL (EINVAL). IPC_ERROR_MESSAGE_WRITE__NO_MESSAGE_PARAM,
@@ -482,7 +485,7 @@ enum ipc_errors ipc_broadcast(struct ipc_connection_infos *clients,
 /**
  * Appends a copy of the message to the bytes queued for the connection; the function does not wait. What is queued leaves
  * in batches, many messages in one system call: whenever 64 KiB have come together, as far as the peer reads,
- * with the next ipc_write or ipc_flush, from within ipc_wait_event where the connection is in its list, from
+ * with the next ipc_write or ipc_flush, from within ipc_wait_event if the connection is in its list, from
  * within ipc_read, on ipc_close and at exit.
  *
  * Errors: as for ipc_write. IPC_ERROR_MESSAGE_WRITE__NOT_ENOUGH_DATA: what is queued for this connection is as
@@ -490,7 +493,7 @@ enum ipc_errors ipc_broadcast(struct ipc_connection_infos *clients,
  * and try again, unless the message alone is over the limit. IPC_ERROR_USOCK_SEND with EPIPE: the peer has closed the connection,
  * and with it what was queued.
  *
- * End the connection with ipc_close: close(2) alone leaves what is queued unsent. Where its number is another
+ * End the connection with ipc_close: close(2) alone leaves what is queued unsent. If its number is another
  * connection's by then, and messages were queued for that one before it was noticed, IPC_ERROR_USOCK_SEND with
  * EBADF says once, here or in ipc_flush or ipc_write, that they are lost.
  */
@@ -501,11 +504,11 @@ enum ipc_errors ipc_queue(const struct ipc_connection_info *p,
  * Sends what is queued for the connection, and waits for at most `timeout_ms` milliseconds until the kernel has
  * all of it: 0 does not wait, below 0 it waits for ever. What does not leave in time stays queued.
  *
- * A signal handler that runs meanwhile does not end a wait that has a time-out, nor make it longer.
+ * A signal handler that runs meanwhile does not end a wait that has a timeout, nor make it longer.
  *
  * Error: IPC_ERROR_USOCK_SEND: the connection is NULL (EINVAL) or not open (EBADF); the time is over
  * (ETIMEDOUT); the peer has closed the connection (EPIPE), and what was queued with it; a signal handler has run, where there is
- * no time-out (EINTR); a fork has left unsent messages to the parent (EBUSY); the call comes from a signal
+ * no timeout (EINTR); a fork has left unsent messages to the parent (EBUSY); the call comes from a signal
  * handler that has interrupted a write to this connection (EDEADLK); or sendmsg(2) failed.
  */
 enum ipc_errors ipc_flush(const struct ipc_connection_info *p,
@@ -527,7 +530,7 @@ enum ipc_errors ipc_pending(const struct ipc_connection_info *p,
  * protocol: ipc_wait_event reports an ERROR and the DISCONNECTION, ipc_read fails with EPROTO.
  * `max_queue`: how many bytes may be queued by ipc_write, once the peer does not read, and by ipc_queue. The
  * rest of a message that has begun to leave is kept in any case.
- * 0 is the limit that holds where none is set: IPC_MAX_MESSAGE_SIZE, and 16 MiB.
+ * 0 is the limit that holds if none is set: IPC_MAX_MESSAGE_SIZE, and 16 MiB.
  *
  * After fork(2) the limits hold in the child, too; what one of the two sets from then on is its own.
  *
@@ -555,8 +558,8 @@ enum ipc_errors ipc_peer(const struct ipc_connection_info *p,
  * same open file, if it has called ipc_allow_fds, and else the message alone. Yours stays open, and may be
  * closed at once.
  *
- * Errors: as for ipc_write; IPC_ERROR_USOCK_SEND with EBADF also for an `fd` that is not open, with EMFILE where
- * the message has to be queued and there is no descriptor left to keep it with, and with ETOOMANYREFS where too
+ * Errors: as for ipc_write; IPC_ERROR_USOCK_SEND with EBADF also for an `fd` that is not open, with EMFILE if
+ * the message has to be queued and there is no descriptor left to keep it with, and with ETOOMANYREFS if too
  * many are on their way (unix(7)).
  */
 enum ipc_errors ipc_write_fd(const struct ipc_connection_info *p,

@@ -1,4 +1,4 @@
-//! The door to C: the functions of `ipc.h`, and nothing but the quirks of that interface: out-parameters,
+//! The C interface: the functions of `ipc.h`, and nothing but the quirks of that interface: out-parameters,
 //! ownership, codes, NULL. Each reads its arguments, calls the core, and turns the result into a code.
 //!
 //! What C passes is read through raw pointers, member by member: no Rust reference to what C may change.

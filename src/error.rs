@@ -165,7 +165,7 @@ pub enum ipc_errors {
 }
 
 /// The messages that `ipc_errors_get` returns, in the order of the codes.
-const SENTENCES: [&CStr; 60] = [
+const MESSAGES: [&CStr; 60] = [
     c"no error",
     c"not enough memory",
     c"the recipient has closed the connection",
@@ -229,6 +229,6 @@ const SENTENCES: [&CStr; 60] = [
 ];
 
 /// The message for an error code; None if the number is not an error code.
-pub fn sentence(code: i32) -> Option<&'static CStr> {
-    SENTENCES.get(usize::try_from(code).ok()?).copied()
+pub fn message(code: i32) -> Option<&'static CStr> {
+    MESSAGES.get(usize::try_from(code).ok()?).copied()
 }

@@ -13,7 +13,7 @@
 //!
 //! | module | what it holds |
 //! |---|---|
-//! | `error` | each way a call can fail: its C code, its sentence, its errno |
+//! | `error` | each way a call can fail: its C code, the message for the code, its errno |
 //! | `frame` | the frame's header; blocks of the C heap that C frees |
 //! | `process` | whether this thread is inside the library; locked tables; which process this is |
 //! | `kernel` | system calls: sockets, descriptor passing, epoll, the clock; the library's own descriptors |

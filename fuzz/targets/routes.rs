@@ -79,14 +79,15 @@ fn only_for(service: &[u8], all: &[u8]) -> Vec<u8> {
 
 fn target(text: &[u8]) -> Result<Route<'_>, Errno> {
     let is_plain = |byte: &u8| (0x21..0x7f).contains(byte) && !b";\"'\\`$".contains(byte);
-    let is_name =
-        |name: &[u8]| !name.is_empty() && name.iter().all(|byte| is_plain(byte) && !b"/:".contains(byte));
+    let is_name = |name: &[u8]| {
+        (1..=1024).contains(&name.len()) && name.iter().all(|byte| is_plain(byte) && !b"/:".contains(byte))
+    };
     let scheme = (0..text.len()).find(|index| text[*index..].starts_with(b"://"));
     if text == b"direct:" {
         Ok(Route::Direct)
     } else if text.starts_with(b"unix:///") {
         Ok(Route::Path(&text[7..]))
-    } else if text.starts_with(b"unix://") && is_name(&text[7..]) {
+    } else if text.starts_with(b"unix://") && text.len() <= 1024 && is_name(&text[7..]) {
         Ok(Route::Service(&text[7..]))
     } else if text.starts_with(b"unix:/") && !text.starts_with(b"unix://") {
         Ok(Route::Path(&text[5..]))

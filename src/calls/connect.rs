@@ -17,6 +17,7 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 
 use nix::errno::Errno;
+use nix::sys::stat::{SFlag, stat};
 
 use crate::calls::flow::Flow;
 use crate::error::{Error, ipc_errors as Code};
@@ -106,7 +107,10 @@ impl TimedConnect {
         let left = self.deadline.left();
         let is_refused = error.errno == Errno::ECONNREFUSED;
         match error.errno {
-            Errno::ENOENT | Errno::ECONNREFUSED if error.code == Code::IPC_ERROR_USOCK_CONNECT__SOCKET => {}
+            Errno::ENOENT if error.code == Code::IPC_ERROR_USOCK_CONNECT__SOCKET => {}
+            // A file of another kind refuses connections, too, and will never accept any.
+            Errno::ECONNREFUSED
+                if error.code == Code::IPC_ERROR_USOCK_CONNECT__SOCKET && !is_other_file(path) => {}
             // The kernel's wait for a place in the backlog is over.
             Errno::EAGAIN => {}
             Errno::EINTR if left >= 0 => {}
@@ -156,6 +160,11 @@ impl TimedConnect {
             let _ = fd::close(std::mem::replace(&mut self.watch, -1));
         }
     }
+}
+
+/// Whether there is a file at the path that is no socket.
+fn is_other_file(path: &CStr) -> bool {
+    stat(path).is_ok_and(|file| SFlag::from_bits_truncate(file.st_mode) & SFlag::S_IFMT != SFlag::S_IFSOCK)
 }
 
 fn failed(errno: Errno) -> Error {

@@ -12,6 +12,7 @@ use crate::connection::table;
 use crate::connection::user_data::UserData;
 use crate::error::{Error, ipc_errors};
 use crate::event_loop::loops;
+use crate::event_loop::loops::Parting;
 use crate::event_loop::members::Reason;
 use crate::frame::c_heap::OutOfMemory;
 use crate::kernel::deadline::Deadline;
@@ -53,7 +54,7 @@ impl From<Reason> for ipc_reason {
 #[repr(C)]
 #[derive(Clone, Copy)]
 pub struct ipc_status {
-    /// How many connections the list has; descriptors of ipc_add_fd and the like are not counted.
+    /// How many connections the list has that have not ended; descriptors of ipc_add_fd and the like are not counted.
     pub clients: usize,
     /// Bytes that are queued for them in the library, headers included.
     pub queued: usize,
@@ -146,6 +147,10 @@ pub unsafe extern "C" fn ipc_data(p: *const ipc_connection_info) -> *mut c_void 
             let ended =
                 loops::find_ended(guard, p.addr(), fd, |ended| ended.data.as_ref().map(UserData::pointer));
             data = ended.unwrap_or_else(|| table::lock_verified(guard, fd).data().map(UserData::pointer));
+            if data.is_none() {
+                let kept = |parting: &Parting, _| parting.data.as_ref().map(UserData::pointer);
+                data = loops::find_parting(guard, fd, kept).flatten();
+            }
             Ok(())
         };
         call_or(code, || Ok(()), look);
@@ -169,6 +174,7 @@ pub unsafe extern "C" fn ipc_why(p: *const ipc_connection_info, reason: *mut ipc
         let fd = unsafe { fd_of(p, code) }?;
         let found = loops::find_ended(guard, p.addr(), fd, |ended| ended.reason)
             .or_else(|| loops::reason(guard, fd))
+            .or_else(|| loops::find_parting(guard, fd, |_, reason| reason))
             .ok_or(Error::new(ipc_errors::IPC_ERROR_USOCK_RECV, Errno::ENOENT))?;
         // SAFETY: the caller's place for a reason.
         unsafe { reason.write(found.into()) };

@@ -466,7 +466,7 @@ pub unsafe extern "C" fn ipc_connection_copy(p: *const ipc_connection_info) -> *
     copy
 }
 
-/// 1 where type, version, index and fd of both agree, else 0; 0 where one is NULL.
+/// 1 if type, version, index and fd of both agree, else 0; 0 if `a` or `b` is NULL.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn ipc_connection_eq(
     a: *const ipc_connection_info,

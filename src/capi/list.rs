@@ -23,7 +23,7 @@ pub struct CList {
 pub const EMPTY: ipc_connection_info =
     ipc_connection_info { version: 0, index: 0, fd: -1, r#type: 0, spath: ptr::null_mut() };
 
-/// What is to be done with an entry, as far as it tells.
+/// The kind of an entry, as far as its `type` says.
 ///
 /// # Safety
 /// `entry` points to a live structure.
@@ -80,7 +80,7 @@ impl CList {
         Ok(())
     }
 
-    /// Stores a pointer at the end, in the room that was made. None where a signal handler has freed the
+    /// Stores a pointer at the end, in the room that was made. None if a signal handler has freed the
     /// list meanwhile.
     fn store(&mut self, pointer: *mut ipc_connection_info) -> Option<usize> {
         let (array, size) = self.parts();
@@ -162,7 +162,7 @@ impl List for CList {
     fn take_back(&mut self, index: usize) {
         if let Some(client) = self.origin(index) {
             self.remove_entry(index);
-            // SAFETY: from `push`, and nobody has seen it.
+            // SAFETY: from `push`, and the program has not seen the pointer.
             drop(unsafe { CBox::from_c(client) });
         }
     }

@@ -229,7 +229,7 @@ pub unsafe extern "C" fn ipc_message_format_read(
     })
 }
 
-/// Writes the message as one frame to a buffer: where `*buf` is NULL to a new one from malloc(3), yours to
+/// Writes the message as one frame to a buffer: if `*buf` is NULL, to a new buffer from malloc(3), yours to
 /// free, else to `*buf`, which has room for IPC_HEADER_SIZE + length bytes. `*msize` becomes the frame's
 /// size.
 ///
@@ -251,7 +251,7 @@ pub unsafe extern "C" fn ipc_message_format_write(
         // SAFETY: the caller's message.
         let (header, payload, length) = unsafe { frame_of(m) }?;
         let size = header.len() + length;
-        // SAFETY: the caller's place for a pointer, and a buffer of the announced room behind it, if any.
+        // SAFETY: the caller's place for a pointer, and a buffer of the announced room, if any.
         unsafe {
             if (*buf).is_null() {
                 let mut block = Block::with_capacity(size)?;

@@ -154,7 +154,7 @@ fn takes_its_turn(number: RawFd, inside: &AtomicUsize, ends: bool) {
             .is_some_and(|connection| connection.turn.is_held_by(thread))
     };
     if !ends {
-        assert!(is_held(&enter()), "who is woken has the turn");
+        assert!(is_held(&enter()), "the woken writer has the turn");
         assert_eq!(inside.fetch_add(1, Ordering::SeqCst), 0, "alone");
         thread::yield_now();
         inside.fetch_sub(1, Ordering::SeqCst);

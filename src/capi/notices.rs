@@ -18,9 +18,9 @@ use crate::kernel::notices::{self, Notice};
 use crate::kernel::signals;
 use crate::process::entry_guard::EntryGuard;
 
-/// The type of the message that says which signal has come: of ipc_add_signal.
+/// The type of the message that says which signal was received: of ipc_add_signal.
 pub const IPC_MSG_SIGNAL: c_int = 3;
-/// The type of the message that says which time has come: of ipc_add_timer.
+/// The type of the message that says which timer has expired: of ipc_add_timer.
 pub const IPC_MSG_TIMER: c_int = 4;
 
 /// The payload of the message of a signal or a time.

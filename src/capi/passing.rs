@@ -53,8 +53,8 @@ pub unsafe extern "C" fn ipc_peer(p: *const ipc_connection_info, peer: *mut ipc_
 /// same open file, if it has called ipc_allow_fds, and else the message alone. Yours stays open, and may be
 /// closed at once.
 ///
-/// Errors: as for ipc_write; IPC_ERROR_USOCK_SEND with EBADF also for an `fd` that is not open, with EMFILE where
-/// the message has to be queued and there is no descriptor left to keep it with, and with ETOOMANYREFS where too
+/// Errors: as for ipc_write; IPC_ERROR_USOCK_SEND with EBADF also for an `fd` that is not open, with EMFILE if
+/// the message has to be queued and there is no descriptor left to keep it with, and with ETOOMANYREFS if too
 /// many are on their way (unix(7)).
 #[unsafe(no_mangle)]
 pub unsafe extern "C-unwind" fn ipc_write_fd(

@@ -13,12 +13,12 @@ use crate::event_loop::List;
 
 use super::list::CList;
 
-/// A sentence for the code, to be printed and not to be freed; NULL for a number that is no code.
+/// Returns the message for the error code, a constant string that must not be freed; NULL if `e` is no code.
 #[unsafe(no_mangle)]
 pub extern "C" fn ipc_errors_get(e: MaybeUninit<ipc_errors>) -> *const c_char {
     // SAFETY: C passes an enumeration as an int, and any int is initialised; it is not taken for a code.
     let code = unsafe { e.as_ptr().cast::<i32>().read() };
-    error::sentence(code).map_or(ptr::null(), CStr::as_ptr)
+    error::message(code).map_or(ptr::null(), CStr::as_ptr)
 }
 
 unsafe fn print_connection(info: *const ipc_connection_info) {

@@ -17,7 +17,7 @@ use crate::process::entry_guard::EntryGuard;
 
 /// Appends a copy of the message to the bytes queued for the connection; the function does not wait. What is queued leaves
 /// in batches, many messages in one system call: whenever 64 KiB have come together, as far as the peer reads,
-/// with the next ipc_write or ipc_flush, from within ipc_wait_event where the connection is in its list, from
+/// with the next ipc_write or ipc_flush, from within ipc_wait_event if the connection is in its list, from
 /// within ipc_read, on ipc_close and at exit.
 ///
 /// Errors: as for ipc_write. IPC_ERROR_MESSAGE_WRITE__NOT_ENOUGH_DATA: what is queued for this connection is as
@@ -25,7 +25,7 @@ use crate::process::entry_guard::EntryGuard;
 /// and try again, unless the message alone is over the limit. IPC_ERROR_USOCK_SEND with EPIPE: the peer has closed the connection,
 /// and with it what was queued.
 ///
-/// End the connection with ipc_close: close(2) alone leaves what is queued unsent. Where its number is another
+/// End the connection with ipc_close: close(2) alone leaves what is queued unsent. If its number is another
 /// connection's by then, and messages were queued for that one before it was noticed, IPC_ERROR_USOCK_SEND with
 /// EBADF says once, here or in ipc_flush or ipc_write, that they are lost.
 #[unsafe(no_mangle)]
@@ -50,11 +50,11 @@ pub unsafe extern "C" fn ipc_queue(p: *const ipc_connection_info, m: *const ipc_
 /// Sends what is queued for the connection, and waits for at most `timeout_ms` milliseconds until the kernel has
 /// all of it: 0 does not wait, below 0 it waits for ever. What does not leave in time stays queued.
 ///
-/// A signal handler that runs meanwhile does not end a wait that has a time-out, nor make it longer.
+/// A signal handler that runs meanwhile does not end a wait that has a timeout, nor make it longer.
 ///
 /// Error: IPC_ERROR_USOCK_SEND: the connection is NULL (EINVAL) or not open (EBADF); the time is over
 /// (ETIMEDOUT); the peer has closed the connection (EPIPE), and what was queued with it; a signal handler has run, where there is
-/// no time-out (EINTR); a fork has left unsent messages to the parent (EBUSY); the call comes from a signal
+/// no timeout (EINTR); a fork has left unsent messages to the parent (EBUSY); the call comes from a signal
 /// handler that has interrupted a write to this connection (EDEADLK); or sendmsg(2) failed.
 #[unsafe(no_mangle)]
 pub unsafe extern "C-unwind" fn ipc_flush(p: *const ipc_connection_info, timeout_ms: c_int) -> ipc_errors {
@@ -92,7 +92,7 @@ pub unsafe extern "C" fn ipc_pending(p: *const ipc_connection_info, bytes: *mut 
 /// protocol: ipc_wait_event reports an ERROR and the DISCONNECTION, ipc_read fails with EPROTO.
 /// `max_queue`: how many bytes may be queued by ipc_write, once the peer does not read, and by ipc_queue. The
 /// rest of a message that has begun to leave is kept in any case.
-/// 0 is the limit that holds where none is set: IPC_MAX_MESSAGE_SIZE, and 16 MiB.
+/// 0 is the limit that holds if none is set: IPC_MAX_MESSAGE_SIZE, and 16 MiB.
 ///
 /// After fork(2) the limits hold in the child, too; what one of the two sets from then on is its own.
 ///

@@ -103,8 +103,10 @@ unsafe fn gather<'a>(
 /// Sends the message to all connections of the list but `except`, which may be NULL; descriptors of ipc_add_fd and
 /// ipc_watch_fd get none. It does not wait: what a peer does not take at once is queued for it, as by ipc_queue.
 ///
+/// `except` may be a copy of the structure.
+///
 /// `*failed`, unless `failed` is NULL, becomes the number of connections that do not get the message: the queue is
-/// full, there is no memory, or the peer has closed the connection. The others get it, and IPC_ERROR_NONE is returned. Who is gone is
+/// full, there is no memory, or the peer has closed the connection. The others get it, and IPC_ERROR_NONE is returned. A closed connection is
 /// reported by ipc_wait_event.
 ///
 /// Errors: IPC_ERROR_WAIT_EVENT__NO_CLIENTS_PARAM: `clients` is NULL (EINVAL). IPC_ERROR_MESSAGE_WRITE__NO_MESSAGE_PARAM,
@@ -122,10 +124,12 @@ pub unsafe extern "C" fn ipc_broadcast(
         let m = required_const(m, ipc_errors::IPC_ERROR_MESSAGE_WRITE__NO_MESSAGE_PARAM)?;
         // SAFETY: the caller's list and message.
         let (list, (header, payload)) = unsafe { (CList::new(clients, ptr::null()), messages::parts(m)?) };
+        // SAFETY: the caller's structure, or a copy of it.
+        let except_fd = unsafe { except.as_ref() }.map(|except| except.fd);
         let mut count = 0;
         for index in 0..list.size() {
             let entry = list.entry(index).filter(|entry| entry.kind == Kind::Connection);
-            if let Some(entry) = entry.filter(|entry| entry.addr != except.addr()) {
+            if let Some(entry) = entry.filter(|entry| Some(entry.fd) != except_fd) {
                 let frame = Outgoing::new([&header, payload]);
                 count += usize::from(queue::send_or_queue(guard, entry.fd, frame).is_err());
             }

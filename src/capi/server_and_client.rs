@@ -86,7 +86,7 @@ pub(super) unsafe fn route_of(
 
 /// Opens the service `sname`: listens on a socket at "rundir/sname-index-version", with index and version
 /// from `srv`, and fills in `srv->fd` and `srv->spath`. rundir is the environment variable IPC_RUNDIR, or
-/// /run/ipc/; its last directory is made where it is missing. A socket that a dead server has left is
+/// /run/ipc/; its last directory is made if it is missing. A socket that a dead server has left is
 /// replaced. `env` must not be NULL and is not read. End it with ipc_server_close.
 ///
 /// If a service manager has handed over a listening socket of this path (LISTEN_PID, LISTEN_FDS of sd_listen_fds(3)), that is
@@ -111,12 +111,37 @@ pub unsafe extern "C" fn ipc_server_init(
     sname: *const c_char,
 ) -> ipc_errors {
     call(ipc_errors::IPC_ERROR_USOCK_INIT__BIND, |guard| {
+        // SAFETY: the caller's structure, if any.
+        unsafe { forget_number(guard, srv) };
         required(env, ipc_errors::IPC_ERROR_SERVER_INIT__NO_ENVIRONMENT_PARAM)?;
         let srv = required(srv, ipc_errors::IPC_ERROR_SERVER_INIT__NO_SERVICE_PARAM)?;
         let sname = required_const(sname, ipc_errors::IPC_ERROR_SERVER_INIT__NO_SERVER_NAME_PARAM)?;
         // SAFETY: the caller's structure and string.
         unsafe { open(guard, srv, sname, |guard, path| open_here(guard, path, &Options::default())) }
     })
+}
+
+/// Whether the structure is that of a service that is open.
+///
+/// # Safety
+/// `srv` points to a structure.
+unsafe fn is_open(guard: &EntryGuard, srv: *const ipc_connection_info) -> bool {
+    // SAFETY: as promised by the caller.
+    unsafe { !(*srv).spath.is_null() && endpoint::is_service(guard, (*srv).fd) }
+}
+
+/// Sets `srv->fd` to -1, unless the service is open: whatever fails, 0 would be standard input, which the end of a service that is
+/// none would close.
+///
+/// # Safety
+/// `srv` is NULL or points to a structure.
+pub(super) unsafe fn forget_number(guard: &EntryGuard, srv: *mut ipc_connection_info) {
+    // SAFETY: as promised by the caller.
+    unsafe {
+        if !srv.is_null() && !is_open(guard, srv) {
+            (*srv).fd = -1;
+        }
+    }
 }
 
 /// Opens a service: `listen` brings the socket for its path.
@@ -132,12 +157,8 @@ pub(super) unsafe fn open(
     let (too_long, no_memory) =
         (ipc_errors::IPC_ERROR_USOCK_INIT__EMPTY_PATH, ipc_errors::IPC_ERROR_SERVER_INIT__MALLOC);
     // SAFETY: as promised by the caller.
-    unsafe {
-        if !(*srv).spath.is_null() && endpoint::is_service(guard, (*srv).fd) {
-            return Err(Error::new(ipc_errors::IPC_ERROR_USOCK_INIT__BIND, Errno::EBUSY));
-        }
-        // 0 would be standard input, which the end of a service that is none would close.
-        (*srv).fd = -1;
+    if unsafe { is_open(guard, srv) } {
+        return Err(Error::new(ipc_errors::IPC_ERROR_USOCK_INIT__BIND, Errno::EBUSY));
     }
     // SAFETY: as promised by the caller.
     let path = unsafe { path_of(srv, sname, too_long, no_memory) }?;
@@ -189,12 +210,12 @@ pub unsafe extern "C-unwind" fn ipc_connection(
     // SAFETY: plain data in this frame; the caller's structure and string.
     unsafe {
         run(ipc_errors::IPC_ERROR_USOCK_CONNECT__SOCKET, |guard, wait| {
+            if wait.is_first() && !p.is_null() {
+                (*p).fd = -1;
+            }
             required(env, ipc_errors::IPC_ERROR_CONNECTION__NO_ENVIRONMENT_PARAM)?;
             let p = required(p, ipc_errors::IPC_ERROR_CONNECTION__NO_SERVER)?;
             let sname = required_const(sname, ipc_errors::IPC_ERROR_CONNECTION__NO_SERVICE_NAME)?;
-            if wait.is_first() {
-                (*p).fd = -1;
-            }
             connect(guard, wait, &mut state, |wait| Connect::new(&route_of(p, sname)?, wait))
                 .map(|flow| flow.map(|fd| (*p).fd = fd))
         })

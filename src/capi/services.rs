@@ -7,7 +7,7 @@ use nix::sys::stat::Mode;
 use nix::unistd::{Gid, Uid};
 
 use super::boundary::{call, required, required_const, run};
-use super::server_and_client::{open, open_here, route_of};
+use super::server_and_client::{forget_number, open, open_here, route_of};
 use super::types::ipc_connection_info;
 use crate::calls::connect::TimedConnect;
 use crate::error::{Error, ipc_errors};
@@ -48,8 +48,8 @@ pub struct ipc_server_options {
     pub fd: c_int,
 }
 
-/// ipc_server_init with options; `options` may be NULL. At no moment can anybody connect whom mode, owner and group do not
-/// let. They do not concern a socket that a service manager has handed over.
+/// ipc_server_init with options; `options` may be NULL. At no moment can a process connect that mode, owner and group do not
+/// permit. They do not concern a socket that a service manager has handed over.
 ///
 /// With IPC_SERVER_FD the service listens at `fd`, of which ipc_server_close leaves the file; no other flag may be set then.
 /// `srv->spath` becomes the path that ipc_server_init would take.
@@ -67,6 +67,8 @@ pub unsafe extern "C" fn ipc_server_open(
     options: *const ipc_server_options,
 ) -> ipc_errors {
     call(ipc_errors::IPC_ERROR_USOCK_INIT__BIND, |guard| {
+        // SAFETY: the caller's structure, if any.
+        unsafe { forget_number(guard, srv) };
         let srv = required(srv, ipc_errors::IPC_ERROR_SERVER_INIT__NO_SERVICE_PARAM)?;
         let sname = required_const(sname, ipc_errors::IPC_ERROR_SERVER_INIT__NO_SERVER_NAME_PARAM)?;
         // SAFETY: the caller's options, if any.
@@ -108,10 +110,10 @@ fn read(options: &ipc_server_options) -> Result<(Options, Option<c_int>), Error>
     Ok((made, has(IPC_SERVER_FD).then_some(options.fd)))
 }
 
-/// ipc_connection that waits for at most `timeout_ms` milliseconds, also for a service that is yet to come, or whose server is
+/// ipc_connection that waits for at most `timeout_ms` milliseconds, also for a service that does not exist yet, or whose server is
 /// dead: 0 tries once, below 0 it waits for ever.
 ///
-/// A signal handler that runs meanwhile does not end a wait that has a time-out, nor make it longer.
+/// A signal handler that runs meanwhile does not end a wait that has a timeout, nor make it longer.
 ///
 /// Errors: IPC_ERROR_CONNECTION__NO_SERVER, IPC_ERROR_CONNECTION__NO_SERVICE_NAME: NULL (EINVAL).
 /// IPC_ERROR_USOCK_CONNECT__EMPTY_PATH, IPC_ERROR_NOT_ENOUGH_MEMORY: as for ipc_connection.
@@ -126,11 +128,11 @@ pub unsafe extern "C-unwind" fn ipc_connection_timeout(
     // SAFETY: plain data in this frame; the caller's structure and string.
     unsafe {
         run(ipc_errors::IPC_ERROR_USOCK_CONNECT__SOCKET, |guard, wait| {
-            let p = required(p, ipc_errors::IPC_ERROR_CONNECTION__NO_SERVER)?;
-            let sname = required_const(sname, ipc_errors::IPC_ERROR_CONNECTION__NO_SERVICE_NAME)?;
-            if wait.is_first() {
+            if wait.is_first() && !p.is_null() {
                 (*p).fd = -1;
             }
+            let p = required(p, ipc_errors::IPC_ERROR_CONNECTION__NO_SERVER)?;
+            let sname = required_const(sname, ipc_errors::IPC_ERROR_CONNECTION__NO_SERVICE_NAME)?;
             let path =
                 route_of(p, sname).inspect_err(|_| state.iter_mut().for_each(TimedConnect::give_up))?;
             let connect = state.get_or_insert_with(|| TimedConnect::new(Deadline::of(timeout_ms)));

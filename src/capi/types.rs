@@ -40,7 +40,7 @@ pub enum msg_types {
 #[repr(C)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ipc_event_type {
-    /// Nothing: the call failed, or the time that it had is over.
+    /// Nothing: the call failed, or its timeout has expired.
     IPC_EVENT_TYPE_NOT_SET,
     /// A peer broke the protocol or its connection failed. Its disconnection follows.
     IPC_EVENT_TYPE_ERROR,
@@ -51,7 +51,7 @@ pub enum ipc_event_type {
     IPC_EVENT_TYPE_CONNECTION,
     /// A connection is over, closed, and in the list no more: origin is yours to free.
     IPC_EVENT_TYPE_DISCONNECTION,
-    /// A message has come: m holds it.
+    /// A message was received: m holds it.
     IPC_EVENT_TYPE_MESSAGE,
 }
 

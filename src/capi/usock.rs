@@ -19,8 +19,8 @@ use crate::kernel::deadline::Deadline;
 use crate::service::endpoint::{self, Connect, Options};
 
 /// Sends `len` bytes as they are, and waits as ipc_write does; a frame from ipc_message_format_write can be
-/// sent with it. More bytes than the largest frame has are taken in runs of that size. `*sent`, where `sent` is
-/// not NULL, becomes the number of bytes that were taken: `len`, or less where the function fails.
+/// sent with it. More bytes than the largest frame has are taken in runs of that size. `*sent`, if `sent` is
+/// not NULL, becomes the number of bytes that were taken: `len`, or less if the function fails.
 ///
 /// Errors: IPC_ERROR_USOCK_SEND: `buf` is NULL with a `len` that is not 0, or `len` is below 0 (EINVAL); and as
 /// for ipc_write.
@@ -45,21 +45,21 @@ pub unsafe extern "C-unwind" fn usock_send(
     };
     let mut rest = bytes;
     loop {
-        let (run, behind) = rest.split_at_checked(HEADER_SIZE + MAX_PAYLOAD).unwrap_or((rest, &[]));
+        let (run, after) = rest.split_at_checked(HEADER_SIZE + MAX_PAYLOAD).unwrap_or((rest, &[]));
         // SAFETY: plain data in this frame.
         let code = unsafe { messages::send(target, Outgoing::new([run, &[]])) };
         if code != ipc_errors::IPC_ERROR_NONE {
             return code;
         }
         *sent += run.len() as isize;
-        rest = behind;
+        rest = after;
         if rest.is_empty() {
             return code;
         }
     }
 }
 
-/// Waits for one whole frame of the socket, header included, and no byte beyond it. Where `*buf` is NULL it
+/// Waits for one whole frame of the socket, header included, and no byte beyond it. If `*buf` is NULL it
 /// becomes a new buffer from malloc(3), yours to free; else the frame goes to `*buf`, which has room for
 /// `*len` bytes. `*len` becomes the frame's size.
 ///

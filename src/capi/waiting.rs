@@ -18,7 +18,7 @@ use crate::process::entry_guard::EntryGuard;
 /// waits for ever. When the time is over it returns IPC_ERROR_NONE, and the type of `event` is
 /// IPC_EVENT_TYPE_NOT_SET.
 ///
-/// A signal handler that runs meanwhile does not end a wait that has a time-out, nor make it longer; one
+/// A signal handler that runs meanwhile does not end a wait that has a timeout, nor make it longer; one
 /// without end fails with EINTR, as ipc_wait_event does.
 ///
 /// Errors: as for ipc_wait_event, also if there is nothing to wait for: no service, and no entry in the list that can have an event.
@@ -34,10 +34,10 @@ pub unsafe extern "C-unwind" fn ipc_wait_event_timeout(
 }
 
 /// ipc_read that waits for at most `timeout_ms` milliseconds: 0 takes a message that is there and does not wait, below 0
-/// is ipc_read. What has come of a message stays for the next call. The time takes the place of the socket's own
+/// is ipc_read. The part of a message that was received stays for the next call. The time takes the place of the socket's own
 /// (SO_RCVTIMEO, O_NONBLOCK).
 ///
-/// A signal handler that runs meanwhile does not end a wait that has a time-out, nor make it longer.
+/// A signal handler that runs meanwhile does not end a wait that has a timeout, nor make it longer.
 ///
 /// Errors: as for ipc_read. IPC_ERROR_USOCK_RECV: the time is over (ETIMEDOUT).
 #[unsafe(no_mangle)]
@@ -123,8 +123,8 @@ unsafe fn take_more(
     count
 }
 
-/// The descriptor `*fd` is readable while ipc_wait_event, with the same list and service, has something to
-/// tell: for poll(2), epoll(7) or another library's event loop, level-triggered. When it is, call
+/// The descriptor `*fd` is readable while ipc_wait_event, with the same list and service, has an
+/// event to report: for poll(2), epoll(7) or another library's event loop, level-triggered. When it is, call
 /// ipc_wait_event_timeout or ipc_wait_events with a timeout of 0 until they report nothing: what made it
 /// readable may be half a message.
 ///
@@ -177,13 +177,17 @@ pub unsafe extern "C" fn ipc_watch_fd(cinfos: *mut ipc_connection_infos, fd: c_i
 /// Errors: IPC_ERROR_DEL__NO_CLIENTS_PARAM: `cinfos` is NULL (EINVAL).
 /// IPC_ERROR_DEL__EMPTY_LIST: there is nothing in the list (ENOENT).
 /// IPC_ERROR_DEL__EMPTIED_LIST: the list has a size but no array (EINVAL).
-/// IPC_ERROR_DEL__CANNOT_FIND_CLIENT: it is not in the list, or a connection (ENOENT).
+/// IPC_ERROR_DEL__CANNOT_FIND_CLIENT: it is not in the list, or it is a connection, a timer or the entry of ipc_add_signal (ENOENT).
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn ipc_del_fd(cinfos: *mut ipc_connection_infos, fd: c_int) -> ipc_errors {
     call(ipc_errors::IPC_ERROR_DEL__CANNOT_FIND_CLIENT, |guard| {
         let cinfos = required(cinfos, ipc_errors::IPC_ERROR_DEL__NO_CLIENTS_PARAM)?;
+        let key = cinfos.addr();
+        // Those of ipc_add_signal and ipc_add_timer are the library's.
+        let is_own = loops::is_timer(guard, key, fd)
+            || loops::signals(guard, key).is_some_and(|(signals, _)| signals == fd);
         let find = |list: &CList| {
-            let is_it = |entry: Entry| entry.fd == fd && entry.kind != Kind::Connection;
+            let is_it = |entry: Entry| !is_own && entry.fd == fd && entry.kind != Kind::Connection;
             (0..list.size()).find(|index| list.entry(*index).is_some_and(is_it))
         };
         // SAFETY: the caller's list, whose structure for the descriptor is from malloc(3).

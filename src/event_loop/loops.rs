@@ -12,6 +12,7 @@ use crate::error::Error;
 use crate::event_loop::list::{Kind, List};
 use crate::event_loop::list_loop::{Ended, EventLoop};
 use crate::event_loop::members::{Reason, Token};
+pub use crate::event_loop::registry::Parting;
 use crate::frame::c_heap::OutOfMemory;
 use crate::kernel::deadline;
 use crate::kernel::internal_fds::KeptFd;
@@ -196,6 +197,17 @@ pub fn find_ended<R>(guard: &EntryGuard, addr: usize, fd: RawFd, look: impl Fn(&
     LOOPS.for_each(guard, |loops| {
         let ended = || loops.values().filter_map(EventLoop::ended).find(|ended| ended.is(addr, fd));
         found = found.take().or_else(|| ended().map(&look));
+    });
+    found
+}
+
+/// Calls `look` with what is kept of a connection that the program has ended and whose end is yet to be reported, and with the
+/// reason.
+pub fn find_parting<R>(guard: &EntryGuard, fd: RawFd, look: impl Fn(&Parting, Reason) -> R) -> Option<R> {
+    let mut found = None;
+    LOOPS.for_each(guard, |loops| {
+        let parting = || loops.values().find_map(|event_loop| event_loop.parting(fd));
+        found = found.take().or_else(|| parting().map(|(parting, reason)| look(parting, reason)));
     });
     found
 }

@@ -463,11 +463,12 @@ impl Members {
 
     /// Synchronises the mirror with the list. A member is found again by the address of its structure, at
     /// whatever place; or, if that address is no longer in the list, by its number in a copy of the
-    /// structure, if `is_same_file` confirms that the number still is the file that was registered.
+    /// structure, if `is_copy` confirms that the number still is the file that was registered, or is closed. A copy of a closed
+    /// member, which holds its number no more, is found at the member's place.
     pub fn sync<L: List>(
         &mut self,
         list: &L,
-        mut is_same_file: impl FnMut(&Self, u32) -> bool,
+        mut is_copy: impl FnMut(&Self, u32) -> bool,
     ) -> Result<Changes, OutOfMemory> {
         let (_, size) = list.shape();
         let mut changes = Changes::default();
@@ -485,7 +486,7 @@ impl Members {
             }
             if let Some(entry) = entry {
                 reserve(&mut open, 1)?;
-                open.push((index, entry));
+                open.push((index, entry, slot));
             }
             if let Some((slot, member)) = slot.and_then(|slot| Some((slot, self.get(slot)?))) {
                 astray.try_reserve(1)?;
@@ -505,7 +506,7 @@ impl Members {
         reserve(&mut changes.removed, astray.len() + twice.len())?;
         self.places.truncate(size);
         self.places.resize(size, NONE);
-        open.retain(|(index, entry)| {
+        open.retain(|(index, entry, _)| {
             let Some(slot) = astray.remove(&entry.addr) else { return true };
             self.put(*index, slot);
             if self.get(slot).is_some_and(|member| !member.is(*entry)) {
@@ -513,11 +514,13 @@ impl Members {
             }
             false
         });
-        for (index, entry) in open.into_iter().rev() {
-            let copied = self.holder(entry.fd).filter(|slot| {
+        for (index, entry, former) in open.into_iter().rev() {
+            let copied = self.holder(entry.fd).or(former).filter(|slot| {
                 self.get(*slot).is_some_and(|member| {
-                    astray.get(&member.addr) == Some(slot) && member.kind.is_alike(entry.kind)
-                }) && is_same_file(self, *slot)
+                    astray.get(&member.addr) == Some(slot)
+                        && member.fd == entry.fd
+                        && member.kind.is_alike(entry.kind)
+                }) && is_copy(self, *slot)
             });
             if let Some(slot) = copied {
                 if let Some(member) = self.get(slot) {

@@ -33,8 +33,9 @@ use crate::event_loop::turns::Turns;
 use crate::event_loop::verify::Instruments;
 use crate::frame::c_heap::OutOfMemory;
 use crate::kernel::event_fd::EventFd;
+use crate::kernel::fd;
 use crate::kernel::file::FileId;
-use crate::kernel::internal_fds::KeptFd;
+use crate::kernel::internal_fds::{self, KeptFd};
 use crate::kernel::poller::Poller;
 use crate::kernel::socket::Cookie;
 use crate::process::entry_guard::EntryGuard;
@@ -181,6 +182,11 @@ impl Registry {
         if is_something && self.partings.try_reserve(1).is_ok() {
             self.partings.insert(slot, parting);
         }
+    }
+
+    /// What is kept of closed members, with their slots.
+    pub fn partings(&self) -> impl Iterator<Item = (u32, &Parting)> {
+        self.partings.iter().map(|(slot, parting)| (*slot, parting))
     }
 
     /// Takes what was kept of the member.
@@ -342,7 +348,12 @@ impl Registry {
         let mut members = std::mem::replace(&mut self.members, Members::new());
         let instruments = self.instruments();
         let changes = members.sync(list, |members, slot| {
-            members.get(slot).is_some_and(|member| instruments.verify(slot, member))
+            members.get(slot).is_some_and(|member| {
+                // What is closed, or held by the library, is no other file that the entry could be about.
+                instruments.verify(slot, member)
+                    || internal_fds::is_kept(member.fd)
+                    || fd::check_open(member.fd) == Err(Errno::EBADF)
+            })
         });
         self.members = members;
         let changes = changes?;

@@ -138,14 +138,14 @@ const UNRECEIVED: usize = 1024;
 /// Takes the descriptors out of what recvmsg has filled in.
 ///
 /// # Safety
-/// The kernel has filled in `message`, and nobody has taken the descriptors in it.
+/// The kernel has filled in `message`, and the descriptors in it have not been taken.
 #[allow(unsafe_code, reason = "the layout of control messages")]
 unsafe fn take_descriptors(message: &libc::msghdr, take: &mut dyn FnMut(OwnedFd)) {
     // SAFETY: as promised by the caller.
     let mut header = unsafe { libc::CMSG_FIRSTHDR(message) };
     // SAFETY: CMSG_FIRSTHDR and CMSG_NXTHDR give NULL or a whole header within the control messages.
     while let Some(one) = unsafe { header.as_ref() } {
-        // What SO_PASSPIDFD brings is a descriptor, too: nobody wants it.
+        // The control message of SO_PASSPIDFD holds a descriptor, too, which nothing here uses.
         if one.cmsg_level == libc::SOL_SOCKET && matches!(one.cmsg_type, libc::SCM_RIGHTS | SCM_PIDFD) {
             // SAFETY: the data of such a message are descriptors that are this process's now, perhaps unaligned.
             let (data, empty) =

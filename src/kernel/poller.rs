@@ -112,7 +112,7 @@ impl Poller {
     }
 
     /// Has something looked after in so many milliseconds, or before; how long that is. If another event loop waits for the
-    /// set, the clock tells that one.
+    /// set, the timer makes the set readable for that loop.
     pub fn tick_in(&mut self, milliseconds: u32, for_others: bool) -> u32 {
         let now = deadline::milliseconds();
         let at = now + i64::from(milliseconds);

@@ -200,7 +200,7 @@ pub fn opened() -> u32 {
 pub struct Options {
     /// The mode of its file; if there is none, the umask decides.
     pub mode: Option<Mode>,
-    /// The owner of its file, if it is another one than who makes it.
+    /// The owner of its file, if it differs from the user of this process.
     pub user: Option<Uid>,
     /// The group of its file, if it is another one.
     pub group: Option<Gid>,
@@ -255,8 +255,10 @@ pub fn listen(guard: &mut EntryGuard, path: &CStr, options: &Options) -> Result<
         .map_err(|errno| Error::new(Code::IPC_ERROR_USOCK_INIT__WRONG_FILE_DESCRIPTOR, errno))?;
     let _alone = guard.outside(|| lock_directory(path));
     remove_dead(path).map_err(failed_to_bind)?;
-    // The file gets no more rights than the socket has.
-    options.mode.map_or(Ok(()), |mode| fchmod(&socket, mode)).map_err(failed_to_bind)?;
+    // The file gets no more rights than the socket has: until it has its owner and group, none for others than the owner.
+    let is_given_away = options.user.is_some() || options.group.is_some();
+    let first = options.mode.map(|mode| if is_given_away { mode & Mode::S_IRWXU } else { mode });
+    first.map_or(Ok(()), |mode| fchmod(&socket, mode)).map_err(failed_to_bind)?;
     bind_at(&socket, path).map_err(failed_to_bind)?;
     let fd = socket.as_raw_fd();
     let listen = || door::listen(fd, options.backlog);
@@ -315,7 +317,7 @@ pub fn is_service(guard: &EntryGuard, fd: RawFd) -> bool {
 /// Closes a service and removes its socket, and only its own: not one that another server has put at the
 /// path since, and not one that the process it was forked from still serves.
 ///
-/// A signal handler that interrupted the library has no guard and is not told who made the socket.
+/// A signal handler that interrupted the library has no guard and cannot look up which process made the socket.
 pub fn close_service(guard: Option<&mut EntryGuard>, fd: RawFd, path: &CStr) -> Result<(), Error> {
     let owned = guard.as_deref().and_then(|guard| {
         let mut slot = table::lock_verified(guard, fd);

@@ -17,12 +17,13 @@ pub const DEFAULT_RUNDIR: &CStr = c"/run/ipc/";
 /// Bytes of the longest path, its NUL included (PATH_MAX of Linux).
 pub const PATH_MAX: usize = 4096;
 
-/// The socket's path: ENAMETOOLONG where it does not fit into [`PATH_MAX`].
+/// The socket's path: ENAMETOOLONG if the path does not fit into [`PATH_MAX`].
 pub fn path(rundir: &CStr, name: &CStr, index: u32, version: u32) -> Result<CString, Errno> {
     // "-", ten digits and a sign, twice; a slash and the NUL.
-    const BESIDE: usize = 26;
+    const SUFFIX_SIZE: usize = 26;
     let mut path = Vec::new();
-    path.try_reserve_exact(rundir.count_bytes() + name.count_bytes() + BESIDE).map_err(|_| Errno::ENOMEM)?;
+    path.try_reserve_exact(rundir.count_bytes() + name.count_bytes() + SUFFIX_SIZE)
+        .map_err(|_| Errno::ENOMEM)?;
     path.extend_from_slice(rundir.to_bytes());
     path.push(b'/');
     path.extend_from_slice(name.to_bytes());

@@ -20,7 +20,7 @@ use nix::errno::Errno;
 /// The service that is never rerouted: the bridge's.
 const BRIDGE: &[u8] = b"network";
 
-/// The longest target that goes to a bridge.
+/// The longest target that is no path.
 const LONGEST: usize = 1024;
 
 /// Where a connection goes.
@@ -83,7 +83,7 @@ fn target(text: &[u8]) -> Result<Route<'_>, Errno> {
     if let Some(socket) = text.strip_prefix(b"unix:") {
         return match (socket, socket.strip_prefix(b"//")) {
             (_, Some(path @ [b'/', ..])) => Ok(Route::Path(path)),
-            (_, Some(name)) => service_name(name),
+            (_, Some(name)) if text.len() <= LONGEST => service_name(name),
             (path @ [b'/', ..], None) => Ok(Route::Path(path)),
             _ => Err(Errno::EINVAL),
         };
@@ -101,7 +101,11 @@ fn target(text: &[u8]) -> Result<Route<'_>, Errno> {
 
 fn service_name(name: &[u8]) -> Result<Route<'_>, Errno> {
     let is_part = |byte: &u8| is_plain(byte) && !matches!(byte, b'/' | b':');
-    if !name.is_empty() && name.iter().all(is_part) { Ok(Route::Service(name)) } else { Err(Errno::EINVAL) }
+    if (1..=LONGEST).contains(&name.len()) && name.iter().all(is_part) {
+        Ok(Route::Service(name))
+    } else {
+        Err(Errno::EINVAL)
+    }
 }
 
 /// Whether a shell takes the byte for itself, wherever a target may come to be written.

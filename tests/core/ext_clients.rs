@@ -549,6 +549,62 @@ struct Client {
 }
 
 #[test]
+fn pointer_and_reason_are_there_until_the_end_is_reported() {
+    own_process!(30);
+    for linger in [0, -1] {
+        let mut program = Program::server();
+        let (_peer, fd) = program.peer();
+        let client = program.info(fd);
+        set(client, 7).unwrap();
+        assert_eq!(end(&mut program, fd, linger), Ok(()));
+        assert_eq!((data(client), why(client)), (7, Ok(ipc_reason::IPC_REASON_CLOSED)));
+        assert_eq!(next_origin(&mut program), (ipc_event_type::IPC_EVENT_TYPE_DISCONNECTION, client));
+        assert_eq!((data(client), why(client)), (7, Ok(ipc_reason::IPC_REASON_CLOSED)));
+        free_client(&mut program, client);
+        drop(program);
+        assert_eq!(destroyed(), [7]);
+    }
+}
+
+/// Puts a larger structure in the place of a client's, as a program may at the CONNECTION.
+fn replace_structure(program: &mut Program, origin: *mut ipc_connection_info) -> *mut ipc_connection_info {
+    let index = entries(&program.list).iter().position(|entry| *entry == origin).unwrap();
+    unsafe {
+        let larger = libc::calloc(1, size_of::<Client>()).cast::<ipc_connection_info>();
+        *larger = *origin;
+        libc::free(origin.cast());
+        *program.list.cinfos.add(index) = larger;
+        larger
+    }
+}
+
+#[test]
+fn replaced_structure_gets_its_disconnection_however_it_ends() {
+    own_process!(30);
+    type End = fn(&mut Program, *mut ipc_connection_info);
+    let ends: [End; 4] = [
+        |program, client| assert_eq!(outcome(unsafe { ipc_end(&mut program.list, client, 0) }), Ok(())),
+        |program, client| assert_eq!(outcome(unsafe { ipc_end(&mut program.list, client, -1) }), Ok(())),
+        |_, client| assert_eq!(outcome(unsafe { ipc_close(client) }), Ok(())),
+        |_, client| assert_eq!(unsafe { libc::close((*client).fd) }, 0),
+    ];
+    for end in ends {
+        let mut program = Program::server();
+        for _ in 0..3 {
+            let _peer = UnixStream::connect(&program.path).unwrap();
+            let (kind, origin) = next_origin(&mut program);
+            assert_eq!(kind, ipc_event_type::IPC_EVENT_TYPE_CONNECTION);
+            let client = replace_structure(&mut program, origin);
+            end(&mut program, client);
+            assert_eq!(next_origin(&mut program), (ipc_event_type::IPC_EVENT_TYPE_DISCONNECTION, client));
+            unsafe { libc::free(client.cast()) };
+        }
+        assert_eq!(program.look(0), Seen::Nothing);
+        assert!(entries(&program.list).is_empty());
+    }
+}
+
+#[test]
 fn program_structure_replaces_the_clients_at_connection() {
     own_process!(30);
     let mut program = Program::server();

@@ -234,6 +234,23 @@ fn timers_expire_once_or_periodically() {
 }
 
 #[test]
+fn ipc_del_fd_leaves_signals_and_timers() {
+    own_process!(30);
+    let mut program = Program::client();
+    let id = add_timer(&mut program, 60_000, 0).unwrap();
+    add_signal(&mut program, libc::SIGUSR1).unwrap();
+    let before = entries(&program.list);
+    for entry in &before {
+        let fd = unsafe { (**entry).fd };
+        let result = outcome(unsafe { ipc_del_fd(&mut program.list, fd) });
+        assert_eq!(result, Err((IPC_ERROR_DEL__CANNOT_FIND_CLIENT, libc::ENOENT)));
+        assert!(is_open(fd));
+    }
+    assert_eq!(entries(&program.list), before);
+    assert_eq!(del_timer(&mut program, id), Ok(()));
+}
+
+#[test]
 fn a_timer_ends_with_its_list_and_by_close() {
     own_process!(30);
     let before = open_descriptors();

@@ -178,6 +178,11 @@ fn broadcast_reaches_each_connection_but_the_excluded_one() {
         assert_eq!(read_frame(peer), (5, b"to all".to_vec()));
     }
     assert_eq!((at_hand(&mut extra), at_hand(&mut watched)), (Vec::new(), Vec::new()));
+    // A copy of the structure is the connection, too.
+    let copy = unsafe { *server.info(peers[2].1) };
+    assert_eq!(broadcast(&mut server.list, b"to four", &copy), 0);
+    assert_eq!(broadcast(&mut server.list, b"to all", none()), 0);
+    assert_eq!(read_frame(&mut peers[2].0), (5, b"to all".to_vec()));
     server.del_fd(&watched_end).unwrap();
     server.del_fd(&extra_end).unwrap();
 }

@@ -138,8 +138,9 @@ fn no_client_connects_before_the_mode_is_set() {
     unsafe { libc::umask(0) };
     let stranger = fork();
     if stranger == 0 {
+        // Of the group that the service has before it gets its own.
         unsafe {
-            libc::setgid(1234);
+            libc::setgroups(0, std::ptr::null());
             libc::setuid(4321);
         }
         let end = Instant::now() + Duration::from_secs(2);
@@ -154,7 +155,8 @@ fn no_client_connects_before_the_mode_is_set() {
     }
     let mut status = 0;
     while unsafe { libc::waitpid(stranger, &mut status, libc::WNOHANG) } == 0 {
-        let options = ipc_server_options { flags: IPC_SERVER_MODE, mode: 0o600, ..NONE };
+        let options =
+            ipc_server_options { flags: IPC_SERVER_MODE | IPC_SERVER_GID, mode: 0o660, gid: 5, ..NONE };
         let srv = open("shut", &options).unwrap();
         let mut event = EMPTY_EVENT;
         let (mut list, mut service) = (EMPTY_LIST, srv);
@@ -194,6 +196,29 @@ fn a_short_queue_of_new_clients_is_short() {
     close(srv);
     let options = ipc_server_options { flags: IPC_SERVER_BACKLOG, backlog: c_int::MAX, ..NONE };
     close(open("long", &options).unwrap());
+}
+
+#[test]
+fn number_is_minus_one_after_each_failure() {
+    own_process!(30);
+    rundir();
+    let wrong = ipc_server_options { flags: 32, ..NONE };
+    let name = c"none".as_ptr();
+    type Call<'a> = &'a dyn Fn(*mut ipc_connection_info) -> ipc_errors;
+    let calls: [Call<'_>; 7] = [
+        &|p| unsafe { ipc_server_open(p, name, &wrong) },
+        &|p| unsafe { ipc_server_open(p, none(), none()) },
+        &|p| unsafe { ipc_server_init(env(), p, none()) },
+        &|p| unsafe { ipc_server_init(std::ptr::null_mut(), p, name) },
+        &|p| unsafe { ipc_connection(env(), p, none()) },
+        &|p| unsafe { ipc_connection(std::ptr::null_mut(), p, name) },
+        &|p| unsafe { ipc_connection_timeout(p, none(), 0) },
+    ];
+    for (number, call) in calls.iter().enumerate() {
+        let mut info = ipc_connection_info { fd: 0, ..EMPTY_INFO };
+        assert_ne!(call(&mut info), IPC_ERROR_NONE, "{number}");
+        assert_eq!(info.fd, -1, "{number}");
+    }
 }
 
 #[test]
@@ -470,8 +495,13 @@ fn connection_timeout_ends_in_time_and_leaves_nothing() {
         }
     }
     // What time does not mend is said at once.
-    let wrong = Some((IPC_ERROR_USOCK_CONNECT__SOCKET, libc::EPROTOTYPE));
-    assert_eq!(connect("datagrams", -1).err(), wrong);
+    std::fs::write(path_of("file"), "").unwrap();
+    std::fs::create_dir(path_of("directory")).unwrap();
+    let wrong = |errno| Some((IPC_ERROR_USOCK_CONNECT__SOCKET, errno));
+    assert_eq!(connect("datagrams", -1).err(), wrong(libc::EPROTOTYPE));
+    for name in ["file", "directory"] {
+        assert_eq!(connect(name, -1).err(), wrong(libc::ECONNREFUSED), "{name}");
+    }
     assert_eq!(open_descriptors(), before);
 }
 

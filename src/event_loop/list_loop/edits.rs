@@ -12,7 +12,7 @@ use crate::error::Error;
 use crate::event_loop::list::{Entry, Kind, List};
 use crate::event_loop::list_loop::EventLoop;
 use crate::event_loop::members::{Member, READABLE, REPORTED, Reason, SENDING, State, Token, WRITABLE};
-use crate::event_loop::registry::failed;
+use crate::event_loop::registry::{Parting, failed};
 use crate::frame::c_heap::OutOfMemory;
 use crate::kernel::fd;
 use crate::kernel::internal_fds::KeptFd;
@@ -202,6 +202,16 @@ impl EventLoop {
     /// Why the member with this number is about to end.
     pub fn reason(&self, fd: RawFd) -> Option<Reason> {
         self.slot_of(fd).and_then(|slot| self.registry.members.get(slot)).map(|member| member.reason)
+    }
+
+    /// What is kept of a member that was ended by [`EventLoop::mark_ended`] and has held this number since, and why the member ends.
+    pub fn parting(&self, fd: RawFd) -> Option<(&Parting, Reason)> {
+        self.registry.partings().find_map(|(slot, parting)| {
+            let member = self.registry.members.get(slot).filter(|member| member.fd == fd)?;
+            // Without that the number may be another connection's.
+            let is_free = parting.held.is_some() || fd::check_open(fd) == Err(Errno::EBADF);
+            is_free.then_some((parting, member.reason))
+        })
     }
 
     /// A member ended by [`EventLoop::mark_ended`] was closed; `held` keeps its number in use until the call
