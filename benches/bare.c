@@ -1,7 +1,7 @@
 /*
- * Bare sockets: what the same work costs without a library. A message is a header and a payload in one buffer
- * of their size, sent with send and received with recv, as often as it takes. As in any program, an answer does
- * not overwrite the question.
+ * Bare sockets: the cost of the same workload without a library. A message is a header and a payload in one buffer of
+ * their size, sent with send and received with recv, in as many calls as it takes. As in any program, an answer does
+ * not overwrite the request.
  *
  * SPDX-License-Identifier: MIT OR Apache-2.0
  */
@@ -12,7 +12,7 @@
 #include <sys/un.h>
 
 #define HEADER_SIZE 5
-/* As many as libipc takes in at once. */
+/* As many as libipc receives in one call of epoll_wait. */
 #define BATCH 64
 
 struct connection {
@@ -38,7 +38,7 @@ new_socket (const char *name, struct sockaddr_un *address)
     check ("socket", fd);
     memset (address, 0, sizeof *address);
     address->sun_family = AF_UNIX;
-    path_in_folder (address->sun_path, sizeof address->sun_path, name);
+    path_in_directory (address->sun_path, sizeof address->sun_path, name);
     return fd;
 }
 
@@ -104,7 +104,7 @@ send_frame (int fd, const char *frame, size_t size)
     }
 }
 
-/* False at the end of the stream. */
+/* Returns false at end of file. */
 static bool
 receive_frame (int fd, char *frame, size_t size)
 {
@@ -141,7 +141,8 @@ receive_bare (void *connection)
     return c->answer + HEADER_SIZE;
 }
 
-/* Header and payload apart, as whoever must not take a byte of the next message from the kernel has to. */
+/* Receives header and payload with two calls, as a program must that takes no byte of the next message from the
+ * kernel. */
 static const char *
 receive_apart (void *connection)
 {

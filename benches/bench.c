@@ -148,11 +148,11 @@ remove_folder (void)
 }
 
 void
-make_folder (void)
+make_directory (void)
 {
     const char *parent = getenv ("TMPDIR");
 
-    /* Paths of sockets are short. */
+    /* The paths of sockets must be short. */
     if (parent == NULL || strlen (parent) > sizeof dir - sizeof "/libipc-bench-XXXXXX") {
         parent = "/tmp";
     }
@@ -165,7 +165,7 @@ make_folder (void)
 }
 
 void
-path_in_folder (char *path, size_t size, const char *name)
+path_in_directory (char *path, size_t size, const char *name)
 {
     if (snprintf (path, size, "%s/%s", dir, name) >= (int) size) {
         fail ("the path of %s is too long", name);
@@ -174,7 +174,7 @@ path_in_folder (char *path, size_t size, const char *name)
 
 /* Processes. */
 
-/* The cores that this process may use, and how many of them. */
+/* The cores that this process may use, and their number. */
 static int
 cores_allowed (int cores[2])
 {
@@ -265,11 +265,11 @@ void
 serving (void)
 {
     if (write (serving_pipe[1], "", 1) != 1) {
-        fail ("nobody waits for this process");
+        fail ("the parent does not read");
     }
 }
 
-/* Whether there is something to read before time is over. */
+/* Returns whether there is something to read before the timeout. */
 static bool
 can_read (int fd)
 {
@@ -290,7 +290,7 @@ await_serving (int pipe)
     return came;
 }
 
-/* A pair at work. */
+/* A pair that is running. */
 
 struct running {
     struct pair *pair;
@@ -301,7 +301,7 @@ struct running {
     double *per_operation; /* nanoseconds, of each round */
 };
 
-/* What a client tells of a slice. */
+/* The report of a client about a slice. */
 struct report {
     uint64_t operations, nanoseconds;
 };
@@ -356,9 +356,9 @@ run_client (void *argument)
         report.operations = running->work->slice (&client, begin + span);
         report.nanoseconds = now () - begin;
         if (write (running->control[1], &report, sizeof report) != (ssize_t) sizeof report) {
-            fail ("nobody waits for the figures");
+            fail ("the figures are not read");
         }
-        /* Others have their turns now, however long. */
+        /* Other pairs have their turns now, however long these take. */
         alarm (0);
     }
     alarm (LIMIT_SECONDS);
@@ -407,7 +407,7 @@ start_pair (struct running *running, int cores)
         fail ("socketpair: %s", strerror (errno));
     }
     running->client = start (run_client, running, cores - 1);
-    /* The client alone has it now: when it ends, this end is told. */
+    /* Only the client has the other end now: when the client exits, this end reads end of file. */
     close (running->control[1]);
 }
 
@@ -417,7 +417,7 @@ stop_pair (struct running *running)
     uint64_t none = 0;
 
     if (running->client > 0) {
-        /* It closes its connections; its alarm ends it if it cannot. */
+        /* The client closes its connections; its alarm ends it if it cannot. */
         if (send (running->control[0], &none, sizeof none, MSG_NOSIGNAL) == (ssize_t) sizeof none) {
             waitpid (running->client, NULL, 0);
         } else {
@@ -460,7 +460,7 @@ compare (const void *a, const void *b)
     return (x > y) - (x < y);
 }
 
-/* The value below which this part of the sorted values lies. */
+/* The quantile of the sorted values. */
 static double
 quantile (const double *sorted, int count, double part)
 {
@@ -494,10 +494,10 @@ figure_of (const struct running *running, const struct running *base, bool is_ra
 }
 
 void
-print_figure (const char *work, const char *variant, int cores, const char *who, const char *unit,
+print_figure (const char *work, const char *variant, int cores, const char *transport, const char *unit,
               struct figure figure)
 {
-    printf ("%s\t%s\t%d\t%s\t%s\t%.6g\t%.4f\t%.4f\t%.4f\t%d\n", work, variant, cores, who, unit, figure.value,
+    printf ("%s\t%s\t%d\t%s\t%s\t%.6g\t%.4f\t%.4f\t%.4f\t%d\n", work, variant, cores, transport, unit, figure.value,
             figure.ratio, figure.low, figure.high, figure.rounds);
     fflush (stdout);
 }
@@ -526,7 +526,8 @@ measure_on (const struct work *work, struct pair *pairs, int count, int cores)
         running[i].per_operation = checked_alloc ((size_t) rounds * sizeof (double));
         start_pair (&running[i], cores);
     }
-    /* A round before the first warms up. Every other one goes backwards, so that none always comes first. */
+    /* An extra round at the begin warms up. Every second round runs in reverse order, so that no pair is always the
+     * first. */
     for (int round = -1; round < rounds; round++) {
         for (int i = 0; i < count; i++) {
             run_slice (&running[round % 2 == 0 ? i : count - 1 - i], round);

@@ -1,11 +1,11 @@
 /*
- * What the benchmarks share.
+ * Shared by the benchmarks.
  *
- * A *transport* is a way to send messages: bare sockets, libipc, a peer. A *work* is something to do with
- * messages, written once for all transports. A *pair* is a server process and a client process that do one
- * work over one transport. All pairs of a measurement are alive at the same time and take turns in short
- * slices of time, so that whatever the machine does meanwhile meets them all alike; the ratio is formed
- * within each round of slices, and the figure is the median of these ratios.
+ * A *transport* is a way to send messages: bare sockets, libipc, another library. A *work* is a workload with messages,
+ * written once for all transports. A *pair* is a server process and a client process that run one workload over one
+ * transport. All pairs of a measurement run at the same time and take turns in short slices of time, so that other load
+ * of the machine affects them all alike; the ratio is computed within each round of slices, and the figure is the
+ * median of these ratios.
  *
  * SPDX-License-Identifier: MIT OR Apache-2.0
  */
@@ -27,47 +27,47 @@
 /* Nothing here takes long: a process that gets no answer for this time is ended by its alarm. */
 #define LIMIT_SECONDS 20
 
-/* What a server does with a message. */
+/* How a server handles a message. */
 enum manner {
     ANSWER_ALL,    /* sends it back */
-    ANSWER_MARKED, /* checks that none is missing, and sends back those with the mark */
-    ANSWER_LAST    /* sends it back once its sender is the only client that is left */
+    ANSWER_MARKED, /* checks that no message is missing, and sends back those with the mark */
+    ANSWER_LAST    /* sends it back when its sender is the only client that is left */
 };
 
 /* The mark: a bit of a message's number. */
 #define ANSWER_ME (UINT64_C (1) << 63)
 
-/* What server and client of a pair agree on. */
+/* The parameters that server and client of a pair share. */
 struct setup {
-    char name[48];      /* of the service; no other pair has it */
+    char name[48];      /* of the service; unique for each pair */
     size_t size;        /* of each payload */
     enum manner manner;
 };
 
 struct transport {
     const char *name;
-    /* Where it fails, the others go on. */
+    /* If a transport fails, the others go on. */
     bool is_peer;
-    /* Serves, in a process of its own; calls serving () once clients may come. Does not return. */
+    /* Runs the server, in a process of its own; calls serving () when clients may connect. Does not return. */
     void (*serve) (const struct setup *setup);
     void *(*connect) (const struct setup *setup);
-    /* Where the payload of the next message is to be written: setup->size bytes. */
+    /* The buffer for the payload of the next message: setup->size bytes. */
     char *(*payload) (void *connection);
     void (*send) (void *connection);
-    /* The payload of the next message, setup->size bytes; it stays until the next call. */
+    /* The payload of the next message, setup->size bytes; it is valid until the next call. */
     const char *(*receive) (void *connection);
     void (*disconnect) (void *connection);
 };
 
-/* Sockets and nothing else: with a server of one client that waits in recv, and with one of many in epoll. */
+/* Bare sockets: with a server of one client that waits in recv, and with a server of many clients that uses epoll. */
 extern const struct transport bare, bare_epoll, bare_epoll_apart;
 extern const struct transport libipc, libipc_queue;
-/* What libipc's promises ask for, by hand. */
+/* The system calls that libipc's promises need, by hand. */
 extern const struct transport full;
-/* There where the peer was found. nng has one protocol for one client and one for many. */
+/* Defined if the library was found. nng has one protocol for one client and one for many. */
 extern const struct transport zeromq, nng_pair, nng_reqrep, libqb, sd_bus_peer;
 
-/* All transports for works with one client, and with many; bare comes first. NULL is the last. */
+/* All transports for workloads with one client, and with many; bare is the first, NULL the last. */
 extern const struct transport *const for_one[], *const for_batches[], *const for_many[];
 
 /* The client's side of a pair. */
@@ -76,61 +76,61 @@ struct client {
     const struct setup *setup;
     int count;          /* of connections */
     void **connections;
-    uint64_t *numbers;  /* of the message that was sent last over each */
+    uint64_t *numbers;  /* of the last message that was sent over each connection */
 };
 
 struct work {
     const char *name;
-    /* Whether the figure is operations per second, else microseconds per operation. */
+    /* Whether the figure is operations per second; otherwise it is microseconds per operation. */
     bool is_rate;
-    /* Works until `end`, at least once; how many operations were done. */
+    /* Works until `end`, at least once; returns how many operations were done. */
     uint64_t (*slice) (struct client *client, uint64_t end);
 };
 
 struct pair {
     const struct transport *transport;
     struct setup setup;
-    int connections; /* that its client has open */
-    int idle;        /* connections that another process has open beside */
-    int base;        /* the pair that its figures are divided by */
+    int connections; /* the number of connections of its client */
+    int idle;        /* connections that another process keeps open at the same time */
+    int base;        /* the pair by whose figures its figures are divided */
     char variant[32];
 };
 
-/* How much to measure. */
+/* How long and how often to measure. */
 extern int rounds;
 extern int slice_ms;
 
 /* Measures on one core and on two, and prints a line for each pair, for run.sh to read. */
 void measure (const struct work *work, struct pair *pairs, int count);
 
-/* Such a line. A ratio of 0 is none. */
+/* Prints such a line. A ratio of 0 means that there is none. */
 struct figure {
     double value, ratio, low, high;
     int rounds;
 };
-void print_figure (const char *work, const char *variant, int cores, const char *who, const char *unit,
+void print_figure (const char *work, const char *variant, int cores, const char *transport, const char *unit,
                    struct figure figure);
 
-/* Starts a process that ends with its parent and runs on one of the cores. Returns its number. */
+/* Starts a process that ends with its parent and runs on one of the cores. Returns its process id. */
 pid_t start (void (*body) (void *), void *argument, int core);
-/* Ends it, if not by SIGTERM then by SIGKILL. */
+/* Ends the process with SIGTERM, or with SIGKILL if it does not end. */
 void stop (pid_t pid);
-/* Makes the calls of serving () in children that are started next go to the pipe that is returned. */
+/* The children that are started next write to the returned pipe when they call serving (). */
 int expect_serving (void);
-/* Waits for serving (); whether it came. */
+/* Waits for serving (); returns whether it was called. */
 bool await_serving (int pipe);
 void serving (void);
 
-/* The time in nanoseconds, of a clock that only goes forward. */
+/* The time in nanoseconds, of a monotonic clock. */
 uint64_t now (void);
 
-/* A payload carries its message's number, where it has room: at its start, and once more at its end. */
+/* A payload contains its message's number, if it is large enough: at its begin, and once more at its end. */
 void put_number (char *payload, size_t size, uint64_t number);
 void check_number (const char *payload, size_t size, uint64_t number);
-/* One message there and back, checked. */
+/* One message in each direction, checked. */
 void ping (struct client *client, int connection);
 
-/* What a server remembers to check what comes: whether the message is to be answered now. */
+/* The state with which a server checks its messages; returns whether the message must be answered now. */
 struct inbox {
     const struct setup *setup;
     uint64_t last;
@@ -138,28 +138,28 @@ struct inbox {
 bool wants_answer (struct inbox *inbox, const char *payload, size_t size);
 
 /* The directory of the sockets, which is removed when this process exits; and a path in it. */
-void make_folder (void);
-void path_in_folder (char *path, size_t size, const char *name);
+void make_directory (void);
+void path_in_directory (char *path, size_t size, const char *name);
 
-/* Says what went wrong, and ends the process. */
+/* Prints the error, and ends the process. */
 #if defined(__GNUC__)
 __attribute__ ((noreturn, format (printf, 1, 2)))
 #endif
 void fail (const char *format, ...);
 
-/* Zeros; and a buffer whose memory is there: of what was never written to the kernel has one page for all, which is read as
- * if it lay in the cache. NULL ends the process. */
+/* A buffer of zeros whose pages are allocated: pages that were never written share one zero page, which is read as
+ * fast as if it were cached. A NULL ends the process. */
 void *checked_alloc (size_t size);
 void *checked_buffer (size_t size);
 
-/* Works. Each has an entry in main.c. */
+/* Workloads. Each has an entry in main.c. */
 void round_trip (void);
 void stream (void);
 void many_clients (void);
 void idle_connections (void);
 void connect_and_close (void);
 void memory (void);
-/* Not measured but counted: run.sh runs it in valgrind. */
-void instructions (const char *who, long count);
+/* Not measured but counted: run.sh runs it under valgrind. */
+void instructions (const char *transport, long count);
 
 #endif

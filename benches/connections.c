@@ -1,5 +1,5 @@
 /*
- * Works with connections: coming and going, and what an idle one costs the server in memory.
+ * Workloads with connections: connecting and closing, and the server's memory for an idle connection.
  *
  * SPDX-License-Identifier: MIT OR Apache-2.0
  */
@@ -9,10 +9,11 @@
 #include <malloc.h>
 #include <sys/resource.h>
 
-/* Connections between two looks at the clock. */
+/* Connections between two readings of the clock. */
 #define BATCH 8
 
-/* At the end one client more asks, and is answered once the server has been told of the end of all others. */
+/* At the end one more client sends a request, and gets its answer after the server has received the DISCONNECTIONs
+ * of all others. */
 static uint64_t
 come_and_go (struct client *client, uint64_t end)
 {
@@ -51,7 +52,7 @@ connect_and_close (void)
     measure (&work, pairs, 2);
 }
 
-/* Memory. The server asks its own heap; a process of its own holds the clients. */
+/* Memory. The server measures its own heap; another process has the clients. */
 
 #if defined(__GLIBC__) && __GLIBC_PREREQ(2, 33)
 
@@ -68,7 +69,7 @@ heap_in_use (void)
     return info.uordblks + info.hblkhd;
 }
 
-/* What is the program's by contract: the structures and the array, with what malloc adds to a block. */
+/* Memory that belongs to the program: the structures and the array, including malloc's overhead for a block. */
 static size_t
 of_the_program (const struct ipc_connection_infos *clients)
 {
@@ -81,10 +82,10 @@ of_the_program (const struct ipc_connection_infos *clients)
 }
 
 static void
-tell (int fd, double value)
+report (int fd, double value)
 {
     if (write (fd, &value, sizeof value) != (ssize_t) sizeof value) {
-        fail ("memory: nobody listens");
+        fail ("memory: the pipe is not read");
     }
 }
 
@@ -125,9 +126,9 @@ count_memory (void *unused)
             fail ("memory: an event of type %d", (int) event.type);
         }
         if (clients.size == IDLE && answered % IDLE == 0) {
-            /* The message is the program's. */
+            /* The message belongs to the program. */
             IPC_EVENT_CLEAN (&event);
-            tell (to_driver[1], (double) (heap_in_use () - before - of_the_program (&clients)) / IDLE);
+            report (to_driver[1], (double) (heap_in_use () - before - of_the_program (&clients)) / IDLE);
         }
     }
 }
@@ -182,7 +183,7 @@ memory (void)
 
     figure.value = hear (to_driver[0]);
     print_figure ("memory", "that never spoke", 1, "libipc", "B", figure);
-    tell (to_holder[1], 0);
+    report (to_holder[1], 0);
     figure.value = hear (to_driver[0]);
     print_figure ("memory", "after a message", 1, "libipc", "B", figure);
     stop (holder);

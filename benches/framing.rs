@@ -1,7 +1,7 @@
 //! The framing alone: bytes to frames and back, without a system call.
 //!
-//! `copying` is what the others stand beside: the same bytes, copied once from a buffer of the size of a
-//! receive into blocks of the size of the payloads.
+//! `copying` is the baseline: the same bytes, copied once from a buffer of the size of a receive into blocks
+//! of the size of the payloads.
 #![allow(clippy::unwrap_used, reason = "a benchmark may end where the library may not")]
 
 use std::hint::black_box;
@@ -19,10 +19,10 @@ fn main() {
     divan::main();
 }
 
-/// Payloads: none, small ones of which a receive brings many, and some that take many receives.
+/// Payloads: empty, small ones of which a receive contains many, and some that need many receives.
 const SIZES: [usize; 6] = [0, 64, 1 << 10, 4 << 10, 64 << 10, 1_000_000];
 
-/// What each run works through, at least: more than one receive, less than a processor's cache.
+/// The bytes that each run processes, at least: more than one receive, less than a processor's cache.
 const STREAM: usize = 8 * READ_AHEAD;
 
 fn header(length: usize) -> [u8; HEADER_SIZE] {

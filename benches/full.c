@@ -1,14 +1,16 @@
 /*
- * What the contract costs when nothing else is added: the system calls that libipc's promises ask for, written by hand in a
- * straight line, without tables, locks or errors that go on. What libipc takes beyond this is its own.
+ * The cost of the library's promises without the library: the system calls that the promises need, made by hand in a
+ * straight line, without tables, locks or errors after which the program goes on. The difference between libipc and
+ * this program is libipc's own cost.
  *
- * The server waits in poll(2), which a stop and a continue of the process do not end: for its clients and new ones, if they are
- * few; else for a set of them, and a clock by which other threads wake it. Before it waits for few, before it receives, and before it hands out a message that it has read ahead, it asks
- * whether the number still is the connection (EPOLL_CTL_ADD says EEXIST); before it sends, the socket's cookie. It reads
- * ahead, up to 16 KiB; connections that are ready take turns, message by message, and the kernel is asked for others after
- * each round. Each message is a structure and a payload with a NUL behind it, in blocks of their own. The client looks at the header first
- * (MSG_PEEK), so that a thread that is cancelled takes nothing, then receives header and payload at once, and not a byte
- * more.
+ * The server waits in poll(2), which a stop and a continue of the process do not end: for its clients and new clients,
+ * if they are few; else for an epoll set of them, and for a clock by which other threads would wake it. Before it waits
+ * for few clients, before it receives, and before it delivers a message that it has read ahead, it checks whether the
+ * number still is the connection (EPOLL_CTL_ADD fails with EEXIST); before it sends, it checks the socket's cookie. It
+ * reads ahead, up to 16 KiB; connections that are ready take turns, message by message, and the kernel is asked for
+ * further ready connections after each round. Each message is a structure and a payload followed by a NUL, in blocks of
+ * their own. The client peeks at the header first (MSG_PEEK), so that a cancelled thread would consume nothing, then
+ * receives header and payload at once, and no byte more.
  *
  * SPDX-License-Identifier: MIT OR Apache-2.0
  */
@@ -22,13 +24,13 @@
 #include <sys/un.h>
 
 #define HEADER_SIZE 5
-/* As libipc has them: bytes that are read ahead, the size from which on a payload is received apart from its header, ready
- * descriptors that the kernel is asked for at once, connections that are polled themselves. */
+/* The same limits as in libipc: bytes that are read ahead, the size from which on a payload is received with a
+ * buffer of its own, ready descriptors for which the kernel is asked at once, connections that are polled directly. */
 #define AHEAD (16 << 10)
 #define LARGE 4096
 #define BATCH 64
 #define FEW 5
-/* Linux: of asm-generic/socket.h. */
+/* Linux: from asm-generic/socket.h. */
 #ifndef SO_COOKIE
 #define SO_COOKIE 57
 #endif
@@ -40,11 +42,11 @@ struct end {
     size_t size; /* of a payload */
     char head[HEADER_SIZE];
     char *out;
-    /* What is received of a message: the bytes that are there, header included, and its payload. */
+    /* The received part of a message: the number of bytes, including the header, and its payload. */
     size_t have;
     uint32_t length;
     char *payload;
-    /* The server's: bytes that are read ahead, and the place of the connection among those that are polled. */
+    /* For the server: the read-ahead bytes, and the index of the connection among those that are polled. */
     char *ahead;
     size_t start, end;
     int place;
@@ -85,7 +87,7 @@ wait_for (int fd, short events)
     check ("poll", poll (&one, 1, -1));
 }
 
-/* A block for a payload, with a NUL behind it. */
+/* Allocates a block for a payload and a NUL after it. */
 static char *
 payload_block (size_t length)
 {
@@ -119,7 +121,7 @@ close_end (struct end *c)
     free (c);
 }
 
-/* Header and payload in one piece if they are small, else in two; what does not fit at once, after a wait. */
+/* Sends header and payload in one piece if they are small, else in two; the rest is sent after a wait. */
 static void
 send_message (struct end *c, const char *payload, size_t size)
 {
@@ -162,7 +164,7 @@ send_message (struct end *c, const char *payload, size_t size)
     }
 }
 
-/* Receives header and payload straight into their places. The result of recvmsg. */
+/* Receives header and payload directly into their buffers. Returns the result of recvmsg. */
 static ssize_t
 receive_both (struct end *c, size_t expected)
 {
@@ -200,7 +202,7 @@ connect_full (const struct setup *setup)
     struct end *c;
 
     check ("socket", fd);
-    path_in_folder (address.sun_path, sizeof address.sun_path, setup->name);
+    path_in_directory (address.sun_path, sizeof address.sun_path, setup->name);
     check ("connect", connect (fd, (struct sockaddr *) &address, sizeof address));
     c = new_end (fd, setup->size);
     c->out = checked_buffer (setup->size);
@@ -266,7 +268,7 @@ struct server {
     struct end *members[MOST];
     int count;
     size_t expected; /* the size of the last payload */
-    /* Whose turn it is: a ring. How many have their turn before the kernel is asked again. */
+    /* The queue of turns: a ring; and how many have their turn before the kernel is asked again. */
     struct end *turns[MOST];
     int first, queued, left;
 };
@@ -320,7 +322,7 @@ leave (struct end *c)
     close_end (c);
 }
 
-/* The descriptors that are ready by now. */
+/* Collects the descriptors that are ready now. */
 static int
 ask (int *ready)
 {
@@ -334,7 +336,7 @@ ask (int *ready)
     return found;
 }
 
-/* Waits for descriptors that are ready: a few are polled themselves, many by the set. */
+/* Waits for descriptors that are ready: a few are polled directly, many through the set. */
 static int
 await_ready (int *ready)
 {
@@ -344,8 +346,8 @@ await_ready (int *ready)
         struct pollfd fds[FEW + 1];
         int count = 0;
 
-        /* None of them has changed, and there is no other thread that could change them or wake this one: so there is no
-         * time limit, after which to look again, and no clock. */
+        /* No descriptor has changed, and there is no other thread that could change one or wake this thread: so
+         * there is neither a timeout for a repeated check, nor a clock. */
         for (int i = 0; i < server.count; i++) {
             is_still_the_member (server.members[i]->fd);
             fds[count++] = (struct pollfd) {.fd = server.members[i]->fd, .events = POLLIN};
@@ -369,7 +371,8 @@ await_ready (int *ready)
     return found;
 }
 
-/* The message that is received, to the program, as a structure and a payload; both are freed when the next one comes. */
+/* Delivers the received message to the program, as a structure and a payload; both are freed when the next one is
+ * received. */
 static void
 hand_out (struct end *c, char *payload, size_t length)
 {
@@ -407,7 +410,7 @@ has_frame (const struct end *c)
     return c->end - c->start - HEADER_SIZE >= length;
 }
 
-/* The next message that lies whole in what was read ahead; the begin of a large one finds its place. */
+/* The next whole message in the read-ahead bytes; the begin of a large message is moved to its buffer. */
 static void
 cut (struct end *c)
 {
@@ -443,7 +446,7 @@ queue (struct end *c)
     }
 }
 
-/* One turn: a message, or a part of one. */
+/* One turn: a message, or a part of a message. */
 static void
 serve_member (struct end *c)
 {
@@ -481,7 +484,8 @@ serve_member (struct end *c)
     }
 }
 
-/* Those that are ready have their turns; a round has two at least, so that one that sends much costs half a question each. */
+/* Ready connections have their turns; a round has at least two turns, so that a client that sends much costs half a
+ * query each. */
 static void
 begin_round (const int *ready, int found)
 {
@@ -504,7 +508,7 @@ serve_full (const struct setup *setup)
     server.listener = socket (AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
     server.set = epoll_create1 (EPOLL_CLOEXEC);
     server.clock = timerfd_create (CLOCK_MONOTONIC, TFD_CLOEXEC | TFD_NONBLOCK);
-    path_in_folder (address.sun_path, sizeof address.sun_path, setup->name);
+    path_in_directory (address.sun_path, sizeof address.sun_path, setup->name);
     check ("socket", server.listener);
     check ("epoll_create1", server.set);
     check ("timerfd_create", server.clock);

@@ -1,7 +1,7 @@
 /*
- * Round trips in one process, for valgrind to count their instructions: client and server take turns in one
- * thread, so that each count is the same in each run. run.sh runs it with two numbers of messages; the
- * difference is what the messages cost.
+ * Round trips in one process, whose instructions valgrind counts: client and server take turns in one thread, so that
+ * each run has the same count. run.sh runs the program with two numbers of messages; the difference is the cost of the
+ * messages.
  *
  * SPDX-License-Identifier: MIT OR Apache-2.0
  */
@@ -32,7 +32,7 @@ trips_of_libipc (long count)
     struct ipc_message question = {.type = MSG_TYPE_DATA, .length = SIZE, .payload = payload};
     struct ipc_message answer = {0};
 
-    make_folder ();
+    make_directory ();
     memset (payload, 0, sizeof payload);
     check ("ipc_server_init", ipc_server_init (environ, &service, "count") == IPC_ERROR_NONE);
     check ("ipc_connection", ipc_connection (environ, &connection, "count") == IPC_ERROR_NONE);
@@ -78,10 +78,10 @@ trips_of_bare (long count)
 }
 
 void
-instructions (const char *who, long count)
+instructions (const char *transport, long count)
 {
     alarm (3 * LIMIT_SECONDS);
-    if (strcmp (who, "libipc") == 0) {
+    if (strcmp (transport, "libipc") == 0) {
         trips_of_libipc (count);
     } else {
         trips_of_bare (count);

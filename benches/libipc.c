@@ -1,6 +1,6 @@
 /*
- * libipc: the server waits in ipc_wait_event; the client writes and reads a connection that is in no list.
- * And in batches: the client queues and flushes, the server takes all events that are at hand.
+ * libipc: the server waits in ipc_wait_event; the client writes and reads a connection that is in no list. In batches:
+ * the client queues and flushes, the server receives all pending events in one call.
  *
  * SPDX-License-Identifier: MIT OR Apache-2.0
  */
@@ -8,7 +8,7 @@
 
 #include <ipc_ext.h>
 
-/* Messages that are queued before a flush, and events that are taken at once. */
+/* Messages that are queued before a flush, and events that are received in one call. */
 #define BATCH 512
 #define EVENTS 64
 
@@ -124,7 +124,7 @@ serve_ipc (const struct setup *setup)
     }
 }
 
-/* The only client's marked message is answered; nothing else is. */
+/* Only the client's marked message is answered. */
 static void
 serve_ipc_events (const struct setup *setup)
 {

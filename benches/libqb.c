@@ -1,5 +1,5 @@
 /*
- * libqb: requests and responses through shared memory, its way of choice, served by its own loop.
+ * libqb: requests and responses through shared memory, its default, served by its own event loop.
  *
  * SPDX-License-Identifier: MIT OR Apache-2.0
  */
@@ -37,7 +37,7 @@ check (const char *what, long result)
     }
 }
 
-/* The server. Its loop calls back; what the callbacks need is here. */
+/* The server. Its loop calls the callbacks; these variables are for them. */
 
 static qb_loop_t *loop;
 static qb_ipcs_service_t *service;
@@ -95,7 +95,7 @@ delete_descriptor (int32_t fd)
     return qb_loop_poll_del (loop, fd);
 }
 
-/* Its files in /dev/shm do not go away by themselves. */
+/* libqb does not remove its files in /dev/shm. */
 static int32_t
 end (int32_t signal, void *data)
 {

@@ -1,7 +1,7 @@
 /*
  * bench WORK [rounds [milliseconds of a slice]]
  *
- * Prints lines of ten fields with tabs between them: work, variant, cores, who, unit, value, ratio, its lower
+ * Prints lines of ten fields with tabs between them: work, variant, cores, transport, unit, value, ratio, its lower
  * and upper quartile, rounds. Ends with status 0 unless something does not work: no timing is a failure.
  *
  * SPDX-License-Identifier: MIT OR Apache-2.0
@@ -30,7 +30,7 @@ const struct transport *const for_one[] = {
     NULL
 };
 
-/* What puts small messages together. */
+/* Transports that combine small messages. */
 const struct transport *const for_batches[] = {
     &bare,
     &libipc_queue,
@@ -88,7 +88,7 @@ main (int argc, char *argv[])
     int found = -1;
 
     allow_all_descriptors ();
-    /* A peer that is gone is an error of the call, for every transport. */
+    /* With every transport, a closed peer is an error of the call. */
     signal (SIGPIPE, SIG_IGN);
 
     if (argc == 4 && strcmp (name, "instructions") == 0) {
@@ -110,7 +110,7 @@ main (int argc, char *argv[])
         return EXIT_FAILURE;
     }
 
-    make_folder ();
+    make_directory ();
     works[found].run ();
     return EXIT_SUCCESS;
 }

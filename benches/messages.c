@@ -1,5 +1,5 @@
 /*
- * Works with messages: there and back, one way, many clients, beside idle connections.
+ * Workloads with messages: round trips, one way, many clients, and round trips with idle connections.
  *
  * SPDX-License-Identifier: MIT OR Apache-2.0
  */
@@ -7,12 +7,12 @@
 
 #include <sys/resource.h>
 
-/* Small messages between two looks at the clock, so that looking costs nothing beside them. */
+/* Small messages between two readings of the clock, so that the cost of reading it is negligible. */
 #define BATCH 32
 
 enum { MAX_TRANSPORTS = 8 };
 
-/* One pair for each transport; bare, the first, is what the others are divided by. */
+/* One pair for each transport; the figures of the others are divided by those of bare, the first. */
 static int
 pairs_of (const struct transport *const *transports, struct pair like, struct pair *pairs)
 {
@@ -47,7 +47,7 @@ size_name (size_t size)
     return name;
 }
 
-/* There and back. */
+/* Round trips. */
 
 static uint64_t
 there_and_back (struct client *client, uint64_t end)
@@ -79,7 +79,7 @@ round_trip (void)
     }
 }
 
-/* One way. The last message of a slice is answered: when the answer is here, all have arrived. */
+/* One way. The last message of a slice is answered: when the answer arrives, all messages have arrived. */
 
 static uint64_t
 one_way (struct client *client, uint64_t end)
@@ -174,7 +174,8 @@ many_clients (void)
     }
 }
 
-/* One client beside idle connections, divided by the same server without them. */
+/* One client, with idle connections at the same time; the figures are divided by those of the same server without
+ * idle connections. */
 
 void
 idle_connections (void)
@@ -191,7 +192,7 @@ idle_connections (void)
 
         for (int i = 0; i < 3; i++) {
             if (getrlimit (RLIMIT_NOFILE, &limit) != 0 || limit.rlim_cur < (rlim_t) counts[i] + 64) {
-                fprintf (stderr, "SKIPPED: beside %d idle connections: the limit of descriptors is %lu\n",
+                fprintf (stderr, "SKIPPED: with %d idle connections: the limit of descriptors is %lu\n",
                          counts[i], (unsigned long) limit.rlim_cur);
                 continue;
             }

@@ -30,9 +30,9 @@ prepare (nng_socket socket, char *url, size_t size, const char *name)
 {
     char path[100];
 
-    /* No limit of the size of messages. */
+    /* Switches off the limit of the size of messages. */
     check ("NNG_OPT_RECVMAXSZ", nng_socket_set_size (socket, NNG_OPT_RECVMAXSZ, 0));
-    path_in_folder (path, sizeof path, name);
+    path_in_directory (path, sizeof path, name);
     snprintf (url, size, "ipc://%s", path);
 }
 

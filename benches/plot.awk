@@ -1,4 +1,4 @@
-# targets.tsv and the lines that `bench` prints -> a picture: how fast each is, bare sockets being 1.
+# targets.tsv and the lines that `bench` prints -> a picture: the speed of each transport, relative to bare sockets.
 #
 # SPDX-License-Identifier: MIT OR Apache-2.0
 
@@ -29,7 +29,7 @@ FILENAME ~ /targets/ {
     next
 }
 
-# Rows without a ratio have no place here, nor has what a ratio is to.
+# Rows without a ratio are not shown, nor the row that a ratio refers to.
 $7 == 0 || $4 == "bare" || $4 == "to full" || ($1 == "beside idle" && $2 == "0") { next }
 
 {
@@ -47,7 +47,7 @@ $7 == 0 || $4 == "bare" || $4 == "to full" || ($1 == "beside idle" && $2 == "0")
     at[n] = row[$1, $2]
     panel[n] = $3
     name[n] = $4
-    # As speeds: half the time is twice the speed.
+    # Times are shown as speeds: half the time is twice the speed.
     speed[n] = $5 == "us" ? 1 / $7 : $7
     slow[n] = $5 == "us" ? 1 / $9 : $8
     fast[n] = $5 == "us" ? 1 / $8 : $9
@@ -100,7 +100,7 @@ function draw_panel(p,   power, r) {
 
 END {
     if (n == 0) exit
-    # Whole powers of two that hold every figure.
+    # The range: whole powers of two that include every figure.
     from = -1
     to = 1
     while (2 ^ from > least && from > -10) from--
@@ -109,7 +109,7 @@ END {
     height = TOP + rows * STEP + 45
     printf "<svg xmlns=\"http://www.w3.org/2000/svg\" viewBox=\"0 0 %d %d\" width=\"%d\" height=\"%d\" font-family=\"sans-serif\" font-size=\"12\">\n", width, height, width, height
     printf "<rect width=\"%d\" height=\"%d\" fill=\"white\"/>\n", width, height
-    words(10, 18, "start", "Speed beside bare sockets (1), medians; bars: quartiles of libipc; further right is faster")
+    words(10, 18, "start", "Speed relative to bare sockets (1), medians; bars: quartiles of libipc; further right is faster")
     words(10, 34, "start", escaped(machine))
     for (i = 1; i <= rows; i++) words(LABELS - 12, y_of(i) + 4, "end", escaped(text[i]))
     draw_panel(1)

@@ -1,10 +1,10 @@
 #!/bin/sh
-# Builds and runs all benchmarks and makes a table and a picture of their figures: `make bench` calls it.
-# README.md tells how to read them.
+# Builds and runs all benchmarks, and makes a table and a picture of their figures: `make bench` calls it. README.md
+# describes how to read them.
 #
-# Variables: CARGO_TARGET_DIR (target), LIBIPC_BUILD (its directory with the release library), CC, CARGO,
-# PKG_CONFIG; QUICK=1 for a look that takes seconds. It ends with another status than 0 if something does not
-# work; a figure, however bad, is no failure.
+# Variables: CARGO_TARGET_DIR (target), LIBIPC_BUILD (its directory with the release library), CC, CARGO, PKG_CONFIG;
+# QUICK=1 for a run of seconds. The exit status is nonzero only if something fails; a figure, however bad, is no
+# failure.
 #
 # SPDX-License-Identifier: MIT OR Apache-2.0
 set -eu
@@ -28,7 +28,7 @@ esac
 rm -f "$out/results.tsv" "$out/skipped.txt" "$out/framing.txt" "$out/table.txt" "$out/plot.svg"
 : > "$out/skipped.txt"
 
-# The sockets are in here, and go with it.
+# The directory of the sockets, removed at exit.
 TMPDIR=$(mktemp -d "${TMPDIR:-/tmp}/bench.XXXXXX")
 export TMPDIR
 trap 'rm -rf "$TMPDIR"' EXIT
@@ -45,7 +45,7 @@ skip () {
     printf 'SKIPPED: %s\n' "$*" >> "$out/skipped.txt"
 }
 
-# Runs a command; what it says of things left out goes to the table too.
+# Runs a command; its "SKIPPED:" lines go to the table, too.
 noting_skips () {
     status=0
     "$@" 2> "$TMPDIR/errors" || status=$?
@@ -54,7 +54,7 @@ noting_skips () {
     return "$status"
 }
 
-# Peers that are there, and the flags to compile with them.
+# The libraries that are installed, and the flags to compile with them.
 peers=
 peer_sources=
 peer_flags=
@@ -76,7 +76,7 @@ find_peer () { # package of pkg-config, package of Debian, its name, its source,
     fi
 }
 
-# Debian's nng has no file for pkg-config: the compiler is asked.
+# Debian's nng has no file for pkg-config: compile a test program.
 find_nng () {
     if $PKG_CONFIG --exists nng 2> /dev/null; then
         find_peer nng libnng-dev nng nng.c HAVE_NNG
@@ -90,7 +90,7 @@ find_nng () {
 }
 
 compile () {
-    # A copy: a build while this runs changes nothing.
+    # A copy, so that a build during the run changes nothing.
     cp "$build/libipc.so" "$out/lib/libipc.so.0"
     ln -sf libipc.so.0 "$out/lib/libipc.so"
     set --
@@ -124,7 +124,7 @@ machine () {
     printf '; load before: %s\n' "$load"
 }
 
-# One core first, then two: so they stand in the table.
+# First one core, then two: this is their order in the table.
 measure () {
     say "  $1"
     noting_skips "$out/bench" "$1" "$rounds" "$slice_ms" > "$TMPDIR/lines"
@@ -133,23 +133,23 @@ measure () {
     done
 }
 
-collected () { # who, number of messages, options of callgrind
-    who=$1
+collected () { # transport, number of messages, options of callgrind
+    transport=$1
     count=$2
     shift 2
-    valgrind --tool=callgrind --callgrind-out-file=/dev/null "$@" "$out/bench" instructions "$who" "$count" \
+    valgrind --tool=callgrind --callgrind-out-file=/dev/null "$@" "$out/bench" instructions "$transport" "$count" \
         2> "$TMPDIR/callgrind" || { cat "$TMPDIR/callgrind" >&2; exit 1; }
     sed -n 's/.*Collected : //p' "$TMPDIR/callgrind"
 }
 
-count_instructions () { # who, what, how many of it a message has, options of callgrind
-    who=$1
+count_instructions () { # transport, what, how many of it a message has, options of callgrind
+    transport=$1
     what=$2
     each=$3
     shift 3
-    less=$(collected "$who" 100 "$@")
-    more=$(collected "$who" $((100 + counted)) "$@")
-    printf '%s\n' "instructions${tab}$what${tab}1${tab}$who${tab}1$tab$(((more - less) / counted / each))${tab}0${tab}0${tab}0${tab}1" \
+    less=$(collected "$transport" 100 "$@")
+    more=$(collected "$transport" $((100 + counted)) "$@")
+    printf '%s\n' "instructions${tab}$what${tab}1${tab}$transport${tab}1$tab$(((more - less) / counted / each))${tab}0${tab}0${tab}0${tab}1" \
         >> "$out/results.tsv"
 }
 
@@ -169,7 +169,7 @@ instructions () {
     fi
 }
 
-# What of the file stays when it is installed.
+# The size of the file as it is installed: stripped.
 size () {
     if ! command -v strip > /dev/null; then
         skip "size of the library: strip is not installed"
@@ -195,7 +195,7 @@ table () {
     fi
     awk -v rounds="$rounds" -v slice_ms="$slice_ms" -f "$source/benches/table.awk" \
         "$source/benches/targets.tsv" "$out/results.tsv"
-    printf '\nFraming alone, a stream of frames by payload; copying is what the others stand beside.\n'
+    printf '\nFraming alone, a stream of frames by payload; copying is the baseline.\n'
     cat "$out/framing.txt"
     if [ -s "$out/skipped.txt" ]; then
         printf '\n'
@@ -207,7 +207,7 @@ find_peer libzmq libzmq3-dev zeromq zeromq.c HAVE_ZEROMQ
 find_peer libqb libqb-dev libqb libqb.c HAVE_LIBQB
 find_nng
 find_peer libsystemd libsystemd-dev sd-bus sdbus.c HAVE_SD_BUS
-say "Benchmarks: $rounds rounds of $slice_ms ms; beside bare sockets$peers"
+say "Benchmarks: $rounds rounds of $slice_ms ms; libipc and bare sockets$peers"
 compile
 load=$(cut -d ' ' -f 1 /proc/loadavg)
 for work in round-trip stream clients idle connect memory; do

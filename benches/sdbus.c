@@ -1,5 +1,5 @@
 /*
- * sd-bus, peer to peer: method calls with an array of bytes, and answers with the same; without a bus in between.
+ * sd-bus, peer to peer: method calls with an array of bytes, and answers with the same bytes; without a bus daemon.
  *
  * SPDX-License-Identifier: MIT OR Apache-2.0
  */
@@ -17,7 +17,7 @@ struct connection {
     char out[];
 };
 
-/* The negative errno of a call that failed. */
+/* Reports a call that failed, by its negative errno. */
 static int
 check (const char *what, int result)
 {
@@ -37,7 +37,7 @@ open_socket (const char *name, struct sockaddr_un *address)
     }
     memset (address, 0, sizeof *address);
     address->sun_family = AF_UNIX;
-    path_in_folder (address->sun_path, sizeof address->sun_path, name);
+    path_in_directory (address->sun_path, sizeof address->sun_path, name);
     return fd;
 }
 
@@ -59,18 +59,18 @@ start_bus (int fd, bool is_server)
     return bus;
 }
 
-/* Without a place for its number a call is one that wants no answer. */
+/* Without a pointer for its number, the call is one that expects no answer. */
 static void
 send_message (sd_bus *bus, sd_bus_message *m, const void *bytes, size_t size, uint64_t *number)
 {
     check ("sd_bus_message_append_array", sd_bus_message_append_array (m, 'y', bytes, size));
     check ("sd_bus_send", sd_bus_send (bus, m, number));
-    /* What the kernel does not take at once is queued, up to a limit. */
+    /* Bytes that the kernel does not accept at once are queued, up to a limit. */
     check ("sd_bus_flush", sd_bus_flush (bus));
     sd_bus_message_unref (m);
 }
 
-/* The next message; NULL when the peer has left. */
+/* The next message; NULL if the peer has left. */
 static sd_bus_message *
 next_message (sd_bus *bus)
 {

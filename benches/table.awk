@@ -1,6 +1,6 @@
-# targets.tsv and the lines that `bench` prints -> a table for people.
+# targets.tsv and the lines that `bench` prints -> a table to read.
 #
-# Variables: rounds and slice_ms, for the note. Lines of one row stand together, and rows of one work.
+# Variables: rounds and slice_ms, for the note. Lines of one row are adjacent, and so are rows of one workload.
 #
 # SPDX-License-Identifier: MIT OR Apache-2.0
 
@@ -9,9 +9,9 @@ BEGIN {
     title["round trip"] = "Round trip, by payload. Microseconds; ratio of times: lower is better."
     title["one way"] = "One way, by payload. Messages per second; ratio of rates: higher is better."
     title["clients"] = "Clients in lockstep, 64 B, by their number. Messages per second of all; ratio of rates: higher is better."
-    title["beside idle"] = "Round trip of 64 B beside idle connections, by their number. Microseconds; ratio of times to 0 idle: lower is better."
+    title["beside idle"] = "Round trip of 64 B with idle connections, by their number. Microseconds; ratio of times to 0 idle: lower is better."
     title["connect + close"] = "Connect and close. Per second; ratio of rates: higher is better."
-    title["memory"] = "Memory of the server for an idle connection, beside what is the program's. Bytes."
+    title["memory"] = "Memory of the server for an idle connection, without the program's own. Bytes."
     title["instructions"] = "Instructions of the process for a message of 64 B, without those of the kernel."
     title["size"] = "Size of the library, stripped. Bytes."
 }
@@ -75,7 +75,7 @@ function limits(row) {
     return sprintf("%-9s%-9s%-9s", comparison[row] " " must[row], comparison[row] " " aim[row], verdict(row))
 }
 
-# The ratio to "full", and what it must be.
+# The ratio to "full", and its target.
 function to_full(row,   x) {
     if (!((row, "to full") in ratio)) return sprintf("%8s %-8s", "-", "")
     x = ratio[row, "to full"]

@@ -22,7 +22,7 @@ check (const char *what, int result)
     }
 }
 
-/* One context for the process, made after the fork. */
+/* One context for the process, created after the fork. */
 static void *
 new_socket (int type, char *endpoint, size_t size, const char *name)
 {
@@ -39,7 +39,7 @@ new_socket (int type, char *endpoint, size_t size, const char *name)
         fail ("zeromq: zmq_socket: %s", zmq_strerror (zmq_errno ()));
     }
     check ("ZMQ_LINGER", zmq_setsockopt (socket, ZMQ_LINGER, &linger, sizeof linger));
-    path_in_folder (path, sizeof path, name);
+    path_in_directory (path, sizeof path, name);
     snprintf (endpoint, size, "ipc://%s", path);
     return socket;
 }

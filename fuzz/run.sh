@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
-# Runs each fuzz target for FUZZ_SECONDS, or those that are named as arguments: one after the other, or with
-# FUZZ_PARALLEL=1 all at once. What is built, the new inputs and the findings go to FUZZ_OUTPUT; the corpora that
-# are checked in stay as they are. At the end stands a line for each target.
+# Runs each fuzz target, or those that are named as arguments, for FUZZ_SECONDS: one after the other, or all at once
+# with FUZZ_PARALLEL=1. Builds, new inputs and findings go to FUZZ_OUTPUT; the corpora that are checked in do not
+# change. At the end it prints a line for each target.
 #
 # SPDX-License-Identifier: MIT OR Apache-2.0
 set -euo pipefail
@@ -14,7 +14,7 @@ toolchain=${FUZZ_TOOLCHAIN:-nightly}
 targets=("$@")
 [ "${#targets[@]}" -gt 0 ] || targets=(frames formats routes peers)
 
-# Bytes of the longest input, where 300 are too few.
+# The length of the longest input in bytes, for targets for which 300 is too small.
 declare -A longest=([routes]=3000)
 
 if ! "$cargo" "+$toolchain" --version > /dev/null 2>&1; then
@@ -26,7 +26,7 @@ if ! "$cargo" "+$toolchain" fuzz --version > /dev/null 2>&1; then
     exit 0
 fi
 
-# Sockets are bound by the thousand: in memory, where that can be had.
+# The targets bind thousands of sockets: in memory, if possible.
 if [ -z "${TMPDIR:-}" ] && [ -w /dev/shm ]; then
     export TMPDIR=/dev/shm
 fi
@@ -44,7 +44,7 @@ column () {
     echo "${value:--}"
 }
 
-# One target: what it does goes to its log, what it has done to its line of the table.
+# Runs one target; its output goes to its log, its results to its line of the table.
 run_target () {
     local target=$1 corpus="$output/corpus/$1" log="$output/$1.log" begin=$SECONDS result=0 findings progress
     local known=("corpus/$target")
@@ -55,7 +55,7 @@ run_target () {
     "$cargo" "+$toolchain" fuzz run --fuzz-dir . "$target" "$corpus" "${known[@]}" -- \
         -artifact_prefix="$output/findings/$target-" -max_total_time="$seconds" \
         -timeout=60 -max_len="${longest[$target]:-300}" -entropic_scale_per_exec_time=1 -print_final_stats=1 > "$log" 2>&1 || result=$?
-    # An input that is only slow is kept, and is none.
+    # An input that is only slow is kept, but is no finding.
     findings=$(grep -a '^artifact_prefix=.*Test unit written to' "$log" | grep -a -v -c -e '-slow-unit-' || true)
     if [ "$result" -ne 0 ]; then
         grep -a -A 4 -e ' panicked at ' -e '^==[0-9]*==ERROR' -e 'Test unit written to' "$log" || tail -n 20 "$log"

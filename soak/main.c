@@ -196,7 +196,7 @@ end_server (struct run *run, pid_t server)
 }
 
 static void
-make_folder (char *path, size_t size)
+make_directory (char *path, size_t size)
 {
     const char *above = getenv ("TMPDIR");
 
@@ -289,7 +289,7 @@ main (int argc, char *argv[])
     printf ("soak: %d clients at a time, seed %llu\n", run.clients, (unsigned long long) run.seed);
     fflush (stdout);
 
-    make_folder (dir, sizeof dir);
+    make_directory (dir, sizeof dir);
     shared_begin (run.clients);
     signal (SIGINT, interrupt);
     signal (SIGTERM, interrupt);

@@ -1,8 +1,8 @@
-//! `targets::peers`, with a limit for each input.
+//! `targets::peers`, with a time limit for each input.
 //!
-//! The fuzzer keeps its own limit by a signal every few seconds. In the thread that runs the target it would end
-//! each wait of a library that must not wait, and nobody would notice. So that thread does not get it, and another
-//! one keeps the limit.
+//! The fuzzer checks its own limit with a signal every few seconds. In the thread that runs the target, this
+//! signal would end each wait of a library that must not wait, and such a wait would not be noticed. So that
+//! thread blocks the signal, and another thread enforces the limit.
 #![no_main]
 
 #[path = "../targets/mod.rs"]
@@ -12,10 +12,10 @@ use std::sync::Once;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-/// No input takes so long, in seconds.
+/// The time limit of an input, in seconds.
 const LIMIT: u32 = 20;
 
-/// How often an input has begun or ended: it is odd while one runs.
+/// How many times an input has begun or ended: odd while an input runs.
 static TURN: AtomicU64 = AtomicU64::new(0);
 
 fn begin() {

@@ -385,7 +385,8 @@ impl World {
         connection.unsent.drain(..sent);
     }
 
-    /// What is queued for a connection leaves by itself only while it is in the list.
+    /// The queue of a connection is sent without a further call for it only while the connection is in the
+    /// list.
     fn list_all_with_queue(&mut self) {
         for number in 0..self.connections.len() {
             let connection = &self.connections[number];
@@ -405,10 +406,10 @@ impl World {
         trace!("the end");
         self.in_each_list(|world| {
             world.wait_for_all(true);
-            // What is queued for a connection leaves by itself once the library knows that it is in the list.
+            // The queue of a connection is sent when the library knows that the connection is in the list.
             world.have_it_noticed(true);
         });
-        let mut in_vain = 0;
+        let mut without_progress = 0;
         loop {
             let queued = self.queued();
             (0..self.connections.len()).for_each(|number| while self.connections[number].read(1 << 20) {});
@@ -419,9 +420,9 @@ impl World {
                 world.list_all_with_queue();
                 world.ring();
             });
-            in_vain = if self.queued() < queued { 0 } else { in_vain + 1 };
+            without_progress = if self.queued() < queued { 0 } else { without_progress + 1 };
             // Ready connections take some turns before the kernel is asked which others are ready.
-            assert!(in_vain < TURNS, "{queued} bytes stay queued for peers that read");
+            assert!(without_progress < TURNS, "{queued} bytes stay queued for peers that read");
         }
         self.connections.iter_mut().for_each(Connection::leave);
         self.in_each_list(|world| {

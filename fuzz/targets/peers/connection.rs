@@ -57,56 +57,57 @@ pub struct Connection {
     pub info: *mut ipc_connection_info,
     pub fd: RawFd,
     pub peer: Option<OwnedFd>,
-    /// What the peer has sent.
+    /// The bytes that the peer has sent.
     pub sent: Stream,
-    /// What it has yet to send, piece by piece.
+    /// Bytes that the peer will send, piece by piece.
     pub unsent: VecDeque<u8>,
-    /// Whether it sends no more.
+    /// Whether the peer has stopped sending.
     pub ended: bool,
-    /// Whether it reads what is sent to it.
+    /// Whether the peer reads.
     pub reads: bool,
     /// Whether the connection fails before it ends: the peer has closed with bytes unread.
     pub reset: Due,
-    /// What it was sent and has not read; how much it has read before, and where in all that messages begin with
-    /// which a descriptor goes.
+    /// Bytes that the program has written and the peer has not read; how many bytes the peer has read before;
+    /// and the offsets of messages with which a descriptor is passed, counted from the first byte ever
+    /// written.
     pub outgoing: VecDeque<u8>,
     pub has_read: usize,
     pub outgoing_descriptors: VecDeque<usize>,
-    /// Descriptors that are to be sent with that may be lost.
+    /// Whether such descriptors may be lost.
     pub may_lack_descriptors: bool,
-    /// Some of that may be lost.
+    /// Whether written bytes may be lost.
     pub lossy: bool,
-    /// Whether its DISCONNECTION is told where the program closes it itself.
+    /// Whether the DISCONNECTION is reported if the program closes the connection itself.
     pub own_end: Due,
-    /// What the peer announced is over a limit that the program has set since. The library may have that header
-    /// in memory, and looks at it again with what the peer sends beyond so many bytes.
+    /// The peer announced more than a limit that the program has set since. The library may have that header
+    /// in memory, and checks it again when the peer has sent more than this many bytes.
     pub over_by_limit: Option<usize>,
-    /// It was in the list in a call that waits: the library may have read ahead.
+    /// Whether the connection was in the list during a call that waits: the library may have read ahead.
     pub is_looped: bool,
-    /// How often others were told while something of it was due.
+    /// How often others were reported while an event of this connection was due.
     pub passed_over: usize,
-    /// The end of an extra descriptor was told.
+    /// Whether the end of file of an extra descriptor was reported.
     pub end_reported: bool,
-    /// An extra descriptor that the program reads itself.
+    /// Whether the program reads this extra descriptor itself.
     pub is_watched: bool,
     pub settings: Settings,
-    /// Where in the stream frames begin that descriptors came with, and with how many the program gets them, if
+    /// The offsets of frames with which descriptors were sent, and how many descriptors the program gets, if
     /// that is certain.
     pub passed: VecDeque<(usize, Option<usize>)>,
-    /// A file of the program's own has the number now.
+    /// Whether the number now belongs to another file of the program.
     pub number_taken: bool,
-    /// The same open file, kept open: by another process, say.
+    /// The same open file at another number: as if another process had it open.
     pub copy: Option<OwnedFd>,
-    /// The program has put another socket at the number while the entry was in the list: no event names the entry
-    /// before it is deleted and added again.
+    /// Whether the program has put another socket at the number while the entry was in the list: no event
+    /// names the entry before it is deleted and added again.
     pub is_dead: bool,
-    /// It is in the list that the program does not use now.
+    /// Whether the connection is in the list that the program does not use now.
     pub is_elsewhere: bool,
-    /// Its entry is another one than the library knows, or has another number.
+    /// Whether the entry differs from the one that the library knows, or has another number.
     pub is_unnoticed: bool,
-    /// The program's pointer.
+    /// The pointer of ipc_set_data.
     pub data: Option<usize>,
-    /// The program has ended it with ipc_end.
+    /// Whether the program has ended the connection with ipc_end.
     pub was_ended: bool,
 }
 
@@ -146,22 +147,23 @@ impl Connection {
         }
     }
 
-    /// Whether it carries frames and the program may use it.
+    /// Whether this is a connection, not an extra descriptor, that the program may use.
     pub fn is_usable(&self) -> bool {
         self.kind != Kind::Extra && matches!(self.state, State::Open | State::ErrorReported)
     }
 
-    /// Whether the program may put it into the list again. What it was to watch there it would read then.
+    /// Whether the program may add the connection to the list again. A watched descriptor would then be read
+    /// by the library.
     pub fn may_be_added(&self) -> bool {
         self.state == State::Open && !self.is_watched
     }
 
-    /// What the peer has sent and nobody was told.
+    /// The next element that the peer has sent and that was not reported.
     pub fn next(&self) -> Next<'_> {
         self.sent.next(self.sent.len())
     }
 
-    /// Bytes that the library has and the kernel does not.
+    /// How many bytes the library has queued.
     pub fn queued(&self) -> usize {
         match &self.peer {
             Some(peer) if self.is_usable() && self.reads => {
@@ -171,12 +173,12 @@ impl Connection {
         }
     }
 
-    /// Whether the end can be told now: what is queued for a peer that reads goes out before.
+    /// Whether the disconnection can be reported now: the queue for a peer that reads is sent first.
     fn end_is_due(&self) -> bool {
         self.ended && (!self.reads || self.queued() == 0)
     }
 
-    /// Whether something is certainly told of it, if it is in the list.
+    /// Whether an event of the connection is certain, if it is in the list.
     pub fn event_is_due(&self) -> bool {
         match (self.state, self.kind) {
             (State::Waiting | State::Over, _) => false,
@@ -195,7 +197,7 @@ impl Connection {
         }
     }
 
-    /// Whether anything can ever be told of it, if it is in the list.
+    /// Whether an event of the connection is possible at any time, if it is in the list.
     pub fn is_alive(&self) -> Due {
         match self.state {
             State::Waiting | State::Over => Due::Never,
@@ -214,7 +216,7 @@ impl Connection {
                 Next::Nothing => assert!(self.reset >= Due::Perhaps, "an ERROR that nothing has caused"),
                 Next::Frame(..) => panic!("an ERROR before a message"),
             },
-            // The library could not know that the number is another file's.
+            // The library could not know that the number belongs to another file.
             State::Closed if self.number_taken => {}
             state => panic!("an ERROR of a connection that is {state:?}"),
         }
@@ -223,11 +225,11 @@ impl Connection {
     pub fn assert_end_is_due(&self) {
         match self.state {
             State::Open if self.kind != Kind::Extra => {
-                assert!(self.ended, "a DISCONNECTION of a peer that is there");
+                assert!(self.ended, "a DISCONNECTION of a peer that has not closed");
                 let is_over = self.next() == Next::Nothing || self.over_by_limit.is_some();
-                assert!(is_over, "a DISCONNECTION before what was sent");
+                assert!(is_over, "a DISCONNECTION before messages that were sent");
                 assert!(self.reset != Due::Certainly, "a DISCONNECTION without the ERROR before it");
-                assert!(self.end_is_due(), "a DISCONNECTION before what the peer is owed");
+                assert!(self.end_is_due(), "a DISCONNECTION before the queue is sent");
             }
             State::ErrorReported => {}
             State::Closed => {
@@ -237,7 +239,7 @@ impl Connection {
         }
     }
 
-    /// The peer sends these bytes, as far as the kernel takes them.
+    /// The peer sends these bytes, as far as the kernel accepts them; returns how many.
     pub fn send(&mut self, bytes: &[u8]) -> usize {
         let Some(peer) = &self.peer else { return 0 };
         let count = match self.kind {
@@ -250,7 +252,7 @@ impl Connection {
         count
     }
 
-    /// The peer sends no more, reads no more, or neither.
+    /// The peer shuts down sending, receiving, or both.
     pub fn shut_down(&mut self, how: i32) {
         let Some(peer) = &self.peer else { return };
         trace!("  the peer of {} shuts down {how}", self.fd);
@@ -262,19 +264,20 @@ impl Connection {
         }
     }
 
-    /// The peer goes.
+    /// The peer closes its end.
     pub fn leave(&mut self) {
         let Some(peer) = self.peer.take() else { return };
         if self.kind != Kind::Extra && sockets::unread(peer.as_raw_fd()) > 0 {
-            // One that has told its end before may be on its way out.
+            // If its end of file was reported before, the library may be closing the connection already.
             self.reset = if self.ended { Due::Perhaps } else { Due::Certainly };
         }
-        trace!("  the peer of {} goes; reset: {:?}", self.fd, self.reset);
+        trace!("  the peer of {} closes; reset: {:?}", self.fd, self.reset);
         (self.ended, self.reads, self.lossy) = (true, false, true);
         self.unsent.clear();
     }
 
-    /// The peer reads at most `count` bytes, which are what it was sent; whether it read any.
+    /// The peer reads at most `count` bytes, which must be those that were written; returns whether it read
+    /// any.
     pub fn read(&mut self, count: usize) -> bool {
         let Some(peer) = self.peer.as_ref().filter(|_| self.reads && self.kind != Kind::Extra) else {
             return false;
@@ -296,10 +299,10 @@ impl Connection {
             }
             Err(Errno::EAGAIN) => false,
             Ok(_) | Err(Errno::ECONNRESET) => {
-                trace!("  the peer of {} has come to the end", self.fd);
+                trace!("  the peer of {} has reached end of file", self.fd);
                 assert!(
                     matches!(self.state, State::Closed | State::Over) && self.copy.is_none(),
-                    "closed, and not told"
+                    "closed, and not reported"
                 );
                 assert!(self.lossy || self.outgoing.is_empty(), "{} bytes are lost", self.outgoing.len());
                 self.reads = false;

@@ -1,5 +1,5 @@
-//! What disturbs a program between its calls and in them: descriptors closed that it does not know, threads that are
-//! cancelled, signals, stops, forks.
+//! Disturbances of a program, between its calls and in them: descriptors that it does not know are closed,
+//! threads are cancelled, signals, stops, forks.
 
 use std::ffi::{c_int, c_void};
 use std::os::fd::RawFd;
@@ -18,7 +18,7 @@ use super::world::{File, World};
 use crate::targets::stream::{Next, frame};
 use crate::targets::trace;
 
-/// How many files the program opens at numbers that it has closed: at a time, and altogether.
+/// How many files the program opens at numbers that it has closed: at a time, and in all.
 const FILES: usize = 3;
 const ALL_FILES: usize = 12;
 
@@ -29,10 +29,10 @@ enum Waiting {
     ToRead(*const ipc_connection_info, *mut ipc_message),
 }
 
-/// The other thread, and what it says of itself.
+/// The state of the other thread.
 struct Guest {
     waiting: Waiting,
-    /// It calls only when it may: it may be cancelled by then.
+    /// The thread makes its call only when it may: it may be cancelled by then.
     may_call: AtomicBool,
     id: AtomicI32,
     has_returned: AtomicBool,
@@ -40,14 +40,14 @@ struct Guest {
     errno: AtomicI32,
 }
 
-/// What has become of its call: cancelled, or returned with a code and errno.
+/// The outcome of its call: cancelled, or returned with a code and errno.
 #[derive(Debug, PartialEq, Eq)]
 enum Outcome {
     Cancelled,
     Returned(i32, i32),
 }
 
-/// Nothing in this frame is to be dropped: the thread may end in the call.
+/// No value in this frame has a destructor: the thread may end in the call.
 extern "C-unwind" fn play(guest: *mut c_void) -> *mut c_void {
     let guest = guest.cast::<Guest>();
     unsafe {
@@ -72,7 +72,8 @@ fn is_asleep(thread: i32) -> bool {
     status.rsplit_once(") ").is_some_and(|(_, rest)| rest.starts_with('S'))
 }
 
-/// Has another thread make the call, and does this when that waits, or before it calls; what becomes of the call.
+/// Makes another thread make the call, and runs the closure when that thread waits, or before its call;
+/// returns the outcome of the call.
 fn call_in_thread(
     waiting: Waiting,
     before_it: bool,
@@ -88,7 +89,7 @@ fn call_in_thread(
     };
     let place = ptr::from_ref(&guest).cast_mut().cast();
     let mut thread: libc::pthread_t = 0;
-    // Both kinds of function are called alike; only the one with C-unwind may be unwound.
+    // Both kinds of function are called in the same way; only the one with C-unwind may be unwound.
     let play: extern "C" fn(*mut c_void) -> *mut c_void =
         unsafe { std::mem::transmute(play as extern "C-unwind" fn(*mut c_void) -> *mut c_void) };
     assert_eq!(unsafe { libc::pthread_create(&mut thread, ptr::null(), play, place) }, 0);
@@ -116,8 +117,8 @@ fn cancel(thread: libc::pthread_t, _: &dyn Fn() -> bool) {
     assert_eq!(unsafe { libc::pthread_cancel(thread) }, 0);
 }
 
-/// A signal whose handler does nothing, with or without SA_RESTART. One that arrives in the moment in which the call has
-/// just woken up is not noticed: it comes again.
+/// A signal whose handler does nothing, with or without SA_RESTART. A signal that arrives at the moment in
+/// which the call has just woken up is not noticed: it is sent again.
 fn interrupt(thread: libc::pthread_t, is_over: &dyn Fn() -> bool) {
     extern "C" fn handle(_: c_int) {}
     static ONCE: Once = Once::new();
@@ -137,7 +138,7 @@ fn interrupt(thread: libc::pthread_t, is_over: &dyn Fn() -> bool) {
     }
 }
 
-/// A child does this, and ends.
+/// Forks a child that runs the closure and exits.
 fn fork(act: impl FnOnce()) {
     let child = unsafe { libc::fork() };
     assert!(child >= 0);
@@ -150,7 +151,7 @@ fn fork(act: impl FnOnce()) {
     assert_eq!(status, 0, "the child has failed");
 }
 
-/// The process is stopped and goes on: as by Ctrl-Z and `fg`.
+/// The process is stopped and continued, as by Ctrl-Z and `fg`.
 fn stop_and_continue() {
     let process = unsafe { libc::getpid() };
     let status = format!("/proc/{process}/stat");
@@ -164,7 +165,7 @@ fn stop_and_continue() {
 }
 
 impl World {
-    /// Whether a wait for the list has nothing to report and will go on: nothing that is uncertain is there, either.
+    /// Whether a wait for the list has no event and will go on: no uncertain event is possible, either.
     fn is_quiet(&self, with_service: bool) -> bool {
         let is_quiet = |number: usize| {
             let connection = &self.connections[number];
@@ -172,7 +173,7 @@ impl World {
                 || connection.state == State::Open
                     && connection.reset == Due::Never
                     && !connection.event_is_due()
-                    // An end that waits for a queue comes as soon as that is sent.
+                    // A disconnection that waits for a queue is reported when the queue is sent.
                     && (!connection.ended || connection.end_reported)
                     && (connection.kind == Kind::Extra || connection.next() == Next::Nothing)
                 || connection.state == State::Closed && connection.own_end == Due::Never
@@ -212,7 +213,7 @@ impl World {
         }
     }
 
-    /// Another thread reads from the connection, which has nothing, and is cancelled.
+    /// Another thread reads from the connection, on which nothing has arrived, and is cancelled.
     pub fn cancel_read(&mut self, number: usize, is_late: bool) {
         let connection = &self.connections[number];
         if connection.ended || connection.next() != Next::Nothing || connection.reset > Due::Never {
@@ -248,10 +249,10 @@ impl World {
         if !event_fds {
             (self.here.event_fd, self.there.event_fd) = (None, None);
         }
-        // The library notices in the next call: the descriptor for other loops is not readable before.
+        // The library notices in the next call: before that, the descriptor for other loops is not readable.
         (self.here.changed, self.there.changed) = (true, true);
         for connection in &mut self.connections {
-            // Those that the library has received, and those that it is to send.
+            // The descriptors that the library has received, and those in its send queues.
             connection.passed.iter_mut().for_each(|(_, count)| *count = None);
             connection.may_lack_descriptors |= connection.queued() > 0;
         }
@@ -264,7 +265,7 @@ impl World {
         }
     }
 
-    /// A child of the program closes everything, or frees the list.
+    /// A child of the program closes all descriptors, or frees the list.
     pub fn fork_child(&mut self, closes: bool) {
         trace!("  a child closes all: {closes}");
         let list = ptr::from_mut(&mut *self.here.list);
@@ -276,7 +277,7 @@ impl World {
         });
     }
 
-    /// An open extra descriptor that is reported when it is written to.
+    /// An open extra descriptor that is reported when its other end is written to.
     pub fn bell(&mut self) -> usize {
         let is_bell = |number: &usize| {
             let connection = &self.connections[*number];

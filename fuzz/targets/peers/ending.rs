@@ -1,7 +1,8 @@
-//! What ipc_ext.h adds for the clients of a daemon: a pointer for each, sending one away, why one has gone, and signals and times
-//! beside them.
+//! The functions of ipc_ext.h for the clients of a daemon: a pointer for each client, ending a connection,
+//! the reason of each disconnection, and signals and timers as events.
 //!
-//! Each pointer is the number of a set; the library destroys each once, and none that is still to be had.
+//! Each pointer is the number of a set; the library destroys each pointer once, and none that can still be
+//! retrieved.
 
 use std::collections::BTreeSet;
 use std::ffi::c_void;
@@ -23,10 +24,11 @@ use super::talking::content;
 use super::world::{World, call, free_message};
 use crate::targets::trace;
 
-/// It stays blocked: nothing else uses it.
+/// The signal stays blocked: no other code uses it.
 const SIGNAL: i32 = libc::SIGWINCH;
 
-/// The pointers that were set and are yet to be destroyed, by whichever thread calls the library next.
+/// The pointers that were set and are not yet destroyed; any thread that calls the library next may destroy
+/// them.
 static SET: Mutex<BTreeSet<usize>> = Mutex::new(BTreeSet::new());
 
 fn set() -> MutexGuard<'static, BTreeSet<usize>> {
@@ -38,14 +40,14 @@ extern "C" fn destroy(data: *mut c_void) {
     assert!(set().remove(&data.addr()), "destroyed twice, or never set");
 }
 
-/// Whether the pointer is still to be destroyed.
+/// Whether the pointer is not yet destroyed.
 fn is_set(data: usize) -> bool {
     set().contains(&data)
 }
 
 /// At the end of a run.
 pub fn assert_all_destroyed() {
-    // It is empty for the next run, whatever this one has left.
+    // The table is empty for the next run, whatever this run has left.
     let left = std::mem::take(&mut *set());
     assert!(left.is_empty(), "never destroyed: {left:?}");
 }
@@ -65,7 +67,7 @@ impl World {
         self.check_data(number);
     }
 
-    /// The pointer of a connection that is open is the one that was set for it, and not destroyed.
+    /// The pointer of an open connection is the one that was set for it, and is not destroyed.
     pub fn check_data(&self, number: usize) {
         let connection = &self.connections[number];
         let data = unsafe { ipc_data(connection.info) }.addr();
@@ -73,14 +75,14 @@ impl World {
         assert!(connection.data.is_none_or(is_set), "destroyed while the connection is open");
     }
 
-    /// At the event of a connection's end: what is known of it is there.
+    /// At the DISCONNECTION: pointer and reason of the connection can be retrieved.
     pub fn check_ended(&self, number: usize, origin: *const ipc_connection_info) {
         let mut reason = ipc_reason::IPC_REASON_NONE;
         assert_eq!(call(|| unsafe { ipc_why(origin, &mut reason) }), Ok(()));
         assert!(reason != ipc_reason::IPC_REASON_NONE, "an end without a reason");
         let connection = &self.connections[number];
         if connection.was_ended && !connection.ended {
-            // Of a peer that has closed, too, the library may have seen that first.
+            // If the peer has closed, too, the library may have seen that first.
             let is_due = matches!(
                 reason,
                 ipc_reason::IPC_REASON_CLOSED
@@ -92,7 +94,7 @@ impl World {
         if connection.was_ended || connection.state != State::Closed {
             let data = unsafe { ipc_data(origin) }.addr();
             assert_eq!(Some(data).filter(|data| *data != 0), connection.data, "the pointer at the end");
-            assert!(connection.data.is_none_or(is_set), "destroyed before the end was told");
+            assert!(connection.data.is_none_or(is_set), "destroyed before the end was reported");
         }
     }
 
@@ -115,14 +117,14 @@ impl World {
     pub fn check_status(&self) {
         let mut status = ipc_status { clients: 0, queued: 0, received: 0, sent: 0, accept_paused: 0 };
         assert_eq!(call(|| unsafe { ipc_status(&*self.here.list, &mut status) }), Ok(()));
-        // What was changed by hand the next call notices.
+        // The next call notices changes that were made by hand.
         let is_seen = !self.here.changed && !self.here.hidden;
         assert!(!is_seen || status.clients <= self.here.listed.len(), "{} clients", status.clients);
         assert_eq!(status.accept_paused, 0);
     }
 }
 
-/// A list of its own with a signal and a time, which both come.
+/// A list of its own with a signal and a timer, both of which are reported.
 pub fn play_notices(how: u8) {
     trace!("  a signal and a time");
     let mut list = Box::new(ipc_connection_infos { cinfos: ptr::null_mut(), size: 0 });

@@ -1,5 +1,5 @@
-//! What ipc_ext.h adds to waiting: looks that do not wait, many events at once, other event loops, descriptors
-//! that the program reads itself.
+//! The functions of ipc_ext.h for waiting: calls with a timeout of 0, several events at once, other event
+//! loops, and descriptors that the program reads itself.
 
 use std::os::fd::RawFd;
 use std::ptr;
@@ -14,10 +14,10 @@ use super::waiting::Place;
 use super::world::{Listing, World, call};
 use crate::targets::trace;
 
-/// Milliseconds that are never over: something is to be told.
+/// A timeout in milliseconds that never expires: an event is certain.
 pub const AMPLE: i32 = 60_000;
 
-/// A descriptor that is readable while there is something to tell.
+/// The descriptor of ipc_event_fd, which is readable while an event can be reported.
 #[derive(Clone, Copy)]
 pub struct EventFd {
     fd: RawFd,
@@ -32,14 +32,15 @@ impl Listing {
 }
 
 impl World {
-    /// How much the kernel has of those whose bytes it gives in pieces: each ends with bytes that descriptors go
-    /// with. A look takes a few pieces, and may have nothing to tell yet.
+    /// How many bytes the kernel has of connections whose bytes it delivers in pieces: each piece ends with
+    /// bytes to which descriptors are attached. A call with timeout 0 receives a few pieces, and may have no
+    /// event yet.
     fn in_pieces(&self, due: &[usize]) -> usize {
         let due = due.iter().map(|number| &self.connections[*number]);
         due.filter(|one| one.is_usable() && !one.passed.is_empty()).map(|one| sockets::unread(one.fd)).sum()
     }
 
-    /// A look that does not wait, or a wait for what is certain to be told.
+    /// A call with timeout 0, or a wait for a certain event.
     pub fn look(&mut self, with_service: bool, may_wait: bool) {
         let srv = if with_service { self.srv() } else { ptr::null_mut() };
         let due = self.before_call(with_service);
@@ -54,7 +55,7 @@ impl World {
             Ok(()) if self.event_kind() == ipc_event_type::IPC_EVENT_TYPE_NOT_SET => {
                 if is_due {
                     let goes_on = self.here.hidden || self.in_pieces(&due) < in_pieces;
-                    assert!(timeout == 0 && goes_on, "something is to be told, and is not");
+                    assert!(timeout == 0 && goes_on, "an event is due, and is not reported");
                 }
                 self.assert_not_set();
             }
@@ -70,7 +71,7 @@ impl World {
         }
     }
 
-    /// Many events at once.
+    /// Several events at once.
     pub fn wait_for_many(&mut self, with_service: bool, timeout: i32, room: usize) {
         let srv = if with_service { self.srv() } else { ptr::null_mut() };
         let due = self.before_call(with_service);
@@ -90,7 +91,7 @@ impl World {
                 assert!(count <= asked, "{count} events in an array of {asked}");
                 if count == 0 && is_due {
                     let goes_on = self.here.hidden || self.in_pieces(&due) < in_pieces;
-                    assert!(timeout == 0 && goes_on, "something is to be told, and is not");
+                    assert!(timeout == 0 && goes_on, "an event is due, and is not reported");
                 }
             }
             Err((IPC_ERROR_WAIT_EVENT__NO_CLIENTS_PARAM, libc::EINVAL)) => {
@@ -116,7 +117,7 @@ impl World {
         self.react();
     }
 
-    /// Several have come and gone: those who are there are the ones that should be, in some order.
+    /// Several clients have connected and left: the list has the entries that it should have, in some order.
     fn adopt_order(&mut self) {
         let size = usize::try_from(self.here.list.size).unwrap();
         let mut expected = std::mem::take(&mut self.here.listed);
@@ -125,13 +126,13 @@ impl World {
             let number = |one: &Connection| !info.is_null() && one.info == info;
             let known = self.connections.iter().position(number);
             if known.is_none() && !info.is_null() {
-                // One that has got the number of another one, whose end was told first.
+                // A client that has the number of another client, whose end was reported first.
                 let number = self.note_accepted(info);
                 self.connections[number].state = State::Fresh;
                 continue;
             }
             let place =
-                expected.iter().position(|entry| *entry == known).expect("an entry that should be gone");
+                expected.iter().position(|entry| *entry == known).expect("an entry that should be removed");
             self.here.listed.push(expected.swap_remove(place));
         }
         assert!(expected.is_empty(), "an entry is missing");
@@ -152,17 +153,17 @@ impl World {
         self.check_event_fd(with_service);
     }
 
-    /// It is readable, if something is to be told that does not have to be noticed first.
+    /// The descriptor is readable, if an event is due that the scan does not have to find first.
     pub fn check_event_fd(&mut self, with_service: bool) {
         let is_due = self.event_is_due(with_service, &self.who_is_due());
         let Some(event_fd) = &mut self.here.event_fd else { return };
         if event_fd.with_service != with_service {
-            // From the call on that is about to be made it is for that one.
+            // From the next call on the descriptor is for the other list.
             event_fd.with_service = with_service;
         } else if !self.here.changed && !self.here.hidden && is_due {
             let readable = sockets::is_readable(event_fd.fd);
             let due = self.who_is_due();
-            assert!(readable, "something is to be told of {due:?}, and the descriptor does not say so");
+            assert!(readable, "events of {due:?} are due, and the descriptor is not readable");
         }
     }
 
@@ -180,7 +181,7 @@ impl World {
         self.connections.len() - 1
     }
 
-    /// The program does what it has to with the watched descriptors that it was told of.
+    /// The program reads the watched descriptors that were reported.
     pub fn react(&mut self) {
         for number in std::mem::take(&mut self.here.to_be_read) {
             let connection = &mut self.connections[number];

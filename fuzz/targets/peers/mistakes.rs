@@ -1,5 +1,5 @@
-//! What programs do by mistake: once more what is done already, or with a structure of a call that has failed. Each is an
-//! error, and nothing else is harmed.
+//! Mistakes of programs: an action is repeated, or made with a structure of a call that has failed. Each is
+//! an error, and has no other effect.
 
 use std::ptr;
 
@@ -13,7 +13,7 @@ use super::sockets;
 use super::world::{NO_INFO, World, call, env};
 use crate::targets::trace;
 
-/// As programs initialise a structure: with the number of standard input.
+/// A structure as programs initialise it: with the number of standard input.
 const ZEROS: ipc_connection_info = ipc_connection_info { index: 3, version: 5, fd: 0, ..NO_INFO };
 
 const CLOSED: Result<(), (ipc_errors, i32)> = Err((IPC_ERROR_USOCK_CLOSE, libc::EBADF));
@@ -32,7 +32,7 @@ impl World {
             5 => self.close_what_is_not_open(),
             _ => self.delete_what_is_not_there(),
         }
-        // What leaves in the background may be at its end meanwhile.
+        // The sending of rests in the background may end meanwhile.
         let after = sockets::open_numbers();
         assert!(after.iter().all(|fd| before.contains(fd)), "{before:?}, and then {after:?}");
         assert!(!before.contains(&0) || after.contains(&0), "standard input is closed");
@@ -54,7 +54,7 @@ impl World {
         }
     }
 
-    /// The structure of a service that could not be opened names the path, and may be closed.
+    /// The structure of a service that could not be opened has the path, and may be closed.
     fn open_where_one_lives(&mut self) {
         if self.srv.is_none() {
             return;
@@ -71,7 +71,7 @@ impl World {
         }
     }
 
-    /// With a path that is left, or none: what has the number stays open.
+    /// With a path that is left, or without: the descriptor with the number stays open.
     fn close_what_is_no_service(&self, number: Option<usize>) {
         let fd = number.map_or(0, |number| self.connections[number].fd);
         for path in [ptr::null_mut(), unsafe { libc::strdup(c"/nowhere".as_ptr()) }] {
@@ -82,7 +82,7 @@ impl World {
     }
 
     fn close_what_is_not_open(&mut self) {
-        // Numbers that no descriptor has: below those of the peers, and none at all.
+        // Numbers that no descriptor has: below those of the peers, and -1.
         for fd in [sockets::HIGH - 1, -1, i32::MIN] {
             assert_eq!(call(|| unsafe { ipc_close(&mut ipc_connection_info { fd, ..NO_INFO }) }), CLOSED);
             assert_eq!(call(|| usock_close(fd)), CLOSED);
@@ -100,7 +100,7 @@ impl World {
 
 fn connect_to_nobody() {
     let mut client = ZEROS;
-    let result = call(|| unsafe { ipc_connection(env(), &mut client, c"nobody".as_ptr()) });
+    let result = call(|| unsafe { ipc_connection(env(), &mut client, c"missing".as_ptr()) });
     assert_eq!((result, client.fd), (Err((IPC_ERROR_USOCK_CONNECT__SOCKET, libc::ENOENT)), -1));
     assert_eq!(call(|| unsafe { ipc_close(&mut client) }), CLOSED);
 }

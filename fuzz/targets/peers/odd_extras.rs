@@ -1,5 +1,5 @@
-//! Extra descriptors of other kinds than the run's own, in a list of their own: datagrams, packets and pipes, of any size,
-//! and an error that passes.
+//! Extra descriptors of kinds other than the run's own, in a list of their own: datagrams, packets and pipes,
+//! of any size, and a temporary error.
 
 use std::net::{Ipv4Addr, UdpSocket};
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
@@ -14,7 +14,7 @@ use super::talking::content;
 use super::world::{World, call, free_message};
 use crate::targets::trace;
 
-/// What one event tells at most of a stream.
+/// The most bytes of a stream that one event has.
 const AT_ONCE: usize = 64 << 10;
 
 /// A list with one extra descriptor.
@@ -43,7 +43,7 @@ impl Alone {
         bytes
     }
 
-    /// The end was told: nothing is left to wait for.
+    /// The end of file was reported: nothing is left to wait for.
     fn assert_over(&mut self) {
         let event = &mut self.event;
         let result = call(|| unsafe { ipc_wait_event(&mut *self.list, ptr::null_mut(), event) });
@@ -77,10 +77,11 @@ fn bytes_of(size: usize) -> Vec<u8> {
     (0..size).map(|place| (place * 7 + size) as u8).collect()
 }
 
-/// A datagram that nobody takes is an error of the socket: told once, as an event without bytes, and no end.
+/// A datagram to a port that no socket has causes an error of the socket: reported once, as an event without
+/// bytes, and not as end of file.
 fn error_passes(size: usize) {
     let bind = || UdpSocket::bind((Ipv4Addr::LOCALHOST, 0));
-    // Without a network there is nothing to try.
+    // Without a network there is nothing to test.
     let (Ok(socket), Ok(other)) = (bind(), bind()) else { return };
     let (own, unbound) = (socket.local_addr().unwrap(), other.local_addr().unwrap());
     drop(other);
@@ -105,7 +106,8 @@ fn pair_of(kind: libc::c_int) -> (OwnedFd, OwnedFd) {
     ends.map(|end| unsafe { OwnedFd::from_raw_fd(end) }).into()
 }
 
-/// Datagrams and packets are told whole, larger ones than a stream's pieces, too; packets have an end.
+/// Datagrams and packets are reported whole, even if they are larger than the pieces of a stream; packets
+/// have an end of file.
 fn messages_are_whole(kind: libc::c_int, size: usize) {
     let (ours, peer) = pair_of(kind);
     let mut alone = Alone::new(ours.as_raw_fd());
@@ -123,7 +125,7 @@ fn messages_are_whole(kind: libc::c_int, size: usize) {
     }
 }
 
-/// In pieces, in order, and then its end, once.
+/// In pieces, in order, and then the end of file, once.
 fn pipe_is_read_to_its_end(size: usize) {
     let mut ends = [-1; 2];
     assert_eq!(unsafe { libc::pipe2(ends.as_mut_ptr(), libc::O_CLOEXEC | libc::O_NONBLOCK) }, 0);

@@ -1,4 +1,4 @@
-//! Descriptors that go with messages, both ways, and who is at the other end.
+//! File descriptor passing, in both directions, and peer credentials.
 
 use std::os::fd::{AsRawFd, OwnedFd};
 
@@ -13,7 +13,7 @@ use super::world::{NO_INFO, World, call};
 use crate::targets::stream::frame;
 use crate::targets::trace;
 
-/// How many descriptors may come with one message.
+/// The most descriptors that may be sent with one message.
 const DESCRIPTORS: usize = 16;
 
 impl World {
@@ -34,7 +34,7 @@ impl World {
         assert_eq!(call(|| unsafe { ipc_allow_fds(info) }), Ok(()));
     }
 
-    /// A file to be sent.
+    /// A file to be passed.
     fn file(&mut self) -> &OwnedFd {
         self.file.get_or_insert_with(sockets::null)
     }
@@ -54,7 +54,8 @@ impl World {
         let begin = connection.sent.len();
         connection.sent.send(&bytes[..sent]);
         connection.unsent.extend(&bytes[sent..]);
-        // The kernel closes them if the library has received the rest of the frame before that is allowed.
+        // The kernel closes the descriptors if the library has received the rest of the frame before they are
+        // allowed.
         let is_certain =
             connection.settings.descriptors && connection.state != State::Waiting && sent == bytes.len();
         connection.passed.push_back((begin, is_certain.then_some(count.min(DESCRIPTORS))));
@@ -72,7 +73,7 @@ impl World {
 }
 
 impl Connection {
-    /// ipc_peer: it is this process.
+    /// ipc_peer: the peer is this process.
     pub fn check_peer(&self) {
         let unknown = ipc_peer { pid: -1, uid: u32::MAX, gid: u32::MAX };
         let mut peer = unknown;
@@ -81,14 +82,14 @@ impl Connection {
         assert_eq!((peer.pid, peer.uid, peer.gid), own, "another peer");
     }
 
-    /// How many descriptors the program gets with the message that begins at this place of the stream, if that is
+    /// How many descriptors the program gets with the message at this offset of the stream, if that is
     /// certain.
     pub fn descriptors_at(&self, begin: usize) -> Option<usize> {
         self.passed.iter().find(|(at, _)| *at == begin)?.1
     }
 
-    /// The message that begins at this place of the stream has been handed to the program, which takes the
-    /// descriptors that came with it, or leaves them to the library.
+    /// The message at this offset of the stream was delivered to the program, which takes its descriptors, or
+    /// leaves them to the library.
     pub fn take_descriptors(&mut self, begin: usize, all: bool) {
         let info = ipc_connection_info { fd: self.fd, ..NO_INFO };
         let mut received = 0;

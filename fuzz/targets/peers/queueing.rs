@@ -1,4 +1,4 @@
-//! What ipc_ext.h adds to writing: messages that are queued, and limits.
+//! The functions of ipc_ext.h for writing: queued messages, and limits.
 
 use std::ffi::c_char;
 use std::ptr;
@@ -12,10 +12,10 @@ use super::world::{World, call};
 use crate::targets::stream::{HEADER, MOST, Next, frame};
 use crate::targets::trace;
 
-/// How much may be queued where the program has set nothing else.
+/// The limit of a queue if the program has set none.
 const QUEUE: usize = 16 << 20;
 
-/// What the library is told of a connection, or of a service for those to come.
+/// The settings of a connection, or of a service for its future clients.
 #[derive(Clone, Copy)]
 pub struct Settings {
     pub max_payload: usize,
@@ -43,7 +43,7 @@ impl World {
         }
     }
 
-    /// ipc_flush, and what ipc_pending tells before and after. It waits only where that has an end at once.
+    /// ipc_flush, and ipc_pending before and after it. ipc_flush may wait only if it ends at once.
     pub fn flush(&mut self, number: usize) {
         let connection = &self.connections[number];
         connection.check_pending();
@@ -60,8 +60,9 @@ impl World {
         connection.check_pending();
     }
 
-    /// What was queued for another connection, which the program has closed with close(2), is no more this one's
-    /// than its number: ipc_queue does not ask each time, ipc_flush does.
+    /// Messages that were queued for another connection, which the program has closed with close(2), do not
+    /// belong to the connection that has its number now: ipc_queue does not check that each time, ipc_flush
+    /// does.
     pub fn forget_other_queue(&self, number: usize) {
         let result = call(|| unsafe { ipc_flush(self.connections[number].info, 0) });
         assert!(matches!(result, Ok(()) | Err((IPC_ERROR_USOCK_SEND, libc::EBADF))), "{result:?}");
@@ -96,7 +97,7 @@ impl World {
 }
 
 impl Connection {
-    /// What ipc_pending tells is what the kernel does not have.
+    /// ipc_pending returns the number of bytes that the kernel does not have.
     fn check_pending(&self) {
         let mut bytes = usize::MAX;
         assert_eq!(call(|| unsafe { ipc_pending(self.info, &mut bytes) }), Ok(()));
@@ -107,13 +108,13 @@ impl Connection {
         assert_eq!(nowhere, Err((IPC_ERROR_USOCK_SEND, libc::EINVAL)));
     }
 
-    /// A message was not taken: there was no room, or nobody reads.
+    /// A message was refused: the queue has no room, or the peer does not read.
     pub fn assert_refusal(&self, result: Result<(), (ipc_errors, i32)>, size: usize, queued: usize) {
         match result {
             Ok(()) => assert!(!self.reads),
             Err((IPC_ERROR_USOCK_SEND, libc::EPIPE)) => assert!(!self.reads, "EPIPE, and the peer reads"),
             Err((IPC_ERROR_MESSAGE_WRITE__NOT_ENOUGH_DATA, libc::EAGAIN)) => {
-                assert!(queued + size > self.settings.queue, "no room behind {queued} bytes");
+                assert!(queued + size > self.settings.queue, "no room after {queued} bytes");
             }
             Err(error) => panic!("{error:?}"),
         }

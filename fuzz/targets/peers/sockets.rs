@@ -1,5 +1,5 @@
-//! The harness's door to the kernel. What belongs to the program gets the lowest numbers, as the library's own
-//! descriptors do; what belongs to its peers stays out of the way.
+//! The system calls of the harness. Descriptors of the program get the lowest numbers, as the library's own
+//! descriptors do; descriptors of its peers get high numbers.
 
 use std::io::{IoSlice, IoSliceMut};
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
@@ -10,17 +10,17 @@ use nix::sys::socket::{ControlMessage, ControlMessageOwned, MsgFlags, recvmsg, s
 /// Linux 6.16.
 const SO_PASSRIGHTS: libc::c_int = 83;
 
-/// Where the numbers of the peers' descriptors begin.
+/// The lowest number of the peers' descriptors.
 pub const HIGH: RawFd = 300;
 
-/// Above it there is no descriptor.
+/// No descriptor has a higher number.
 const END: RawFd = 420;
 
 fn check(result: i32) -> i32 {
     Errno::result(result).expect("a system call of the harness")
 }
 
-/// The same open file at a number that is out of the way.
+/// Duplicates the descriptor to a high number.
 pub fn high_copy(fd: RawFd) -> OwnedFd {
     let copy = check(unsafe { libc::fcntl(fd, libc::F_DUPFD_CLOEXEC, HIGH) });
     assert!(copy < END, "too many descriptors");
@@ -33,7 +33,7 @@ fn raise(fd: RawFd) -> OwnedFd {
     high
 }
 
-/// A connected socket for the program, and its peer's end, which never waits.
+/// A connected socket for the program, and its peer's end, which is non-blocking.
 pub fn pair() -> (RawFd, OwnedFd) {
     let mut ends = [0; 2];
     let kind = libc::SOCK_STREAM | libc::SOCK_CLOEXEC;
@@ -41,7 +41,7 @@ pub fn pair() -> (RawFd, OwnedFd) {
     (ends[0], peer(ends[1]))
 }
 
-/// A pipe for the program to read from, and the end to write to.
+/// A pipe: the end that the program reads, and the end to write to.
 pub fn pipe() -> (RawFd, OwnedFd) {
     let mut ends = [0; 2];
     check(unsafe { libc::pipe2(ends.as_mut_ptr(), libc::O_CLOEXEC) });
@@ -53,10 +53,11 @@ fn unblock(fd: OwnedFd) -> OwnedFd {
     fd
 }
 
-/// A peer's end, which never waits, of a socket that has connected.
+/// The peer's end of a socket that has connected, which is non-blocking.
 pub fn peer(fd: RawFd) -> OwnedFd {
     let peer = unblock(raise(fd));
-    // The library refuses descriptors for it; it takes them here. Before Linux 6.16 it does so in any case.
+    // The library refuses descriptors for its end; here the peer accepts them. Before Linux 6.16 it accepts
+    // them in any case.
     let on: libc::c_int = 1;
     unsafe {
         libc::setsockopt(peer.as_raw_fd(), libc::SOL_SOCKET, SO_PASSRIGHTS, (&raw const on).cast(), 4);
@@ -71,8 +72,8 @@ pub fn send(fd: &OwnedFd, bytes: &[u8]) -> usize {
     usize::try_from(count).unwrap_or(0)
 }
 
-/// Writes what the kernel takes; [`send`] for what may be no socket. Nothing to whom nobody reads: that would
-/// be a SIGPIPE.
+/// Writes as many bytes as the kernel accepts; like [`send`], for descriptors that may be no socket. Writes
+/// nothing if the reader has closed: that would cause SIGPIPE.
 pub fn write(fd: &OwnedFd, bytes: &[u8]) -> usize {
     let mut asked = libc::pollfd { fd: fd.as_raw_fd(), events: libc::POLLOUT, revents: 0 };
     check(unsafe { libc::poll(&mut asked, 1, 0) });
@@ -82,22 +83,22 @@ pub fn write(fd: &OwnedFd, bytes: &[u8]) -> usize {
     usize::try_from(unsafe { libc::write(fd.as_raw_fd(), bytes.as_ptr().cast(), bytes.len()) }).unwrap_or(0)
 }
 
-/// Sends what the kernel takes, and descriptors with it.
+/// Sends as many bytes as the kernel accepts, with descriptors.
 pub fn send_with(fd: &OwnedFd, bytes: &[u8], descriptors: &[RawFd]) -> usize {
     let control = [ControlMessage::ScmRights(descriptors)];
     let control = if descriptors.is_empty() { &[][..] } else { &control[..] };
     let flags = MsgFlags::MSG_DONTWAIT | MsgFlags::MSG_NOSIGNAL;
     let sent = sendmsg::<()>(fd.as_raw_fd(), &[IoSlice::new(bytes)], control, flags, None);
-    // From Linux 6.16 on the kernel refuses descriptors that are not wanted.
+    // From Linux 6.16 on the kernel refuses descriptors that the receiver does not accept.
     if sent == Err(Errno::EPERM) { send(fd, bytes) } else { sent.unwrap_or(0) }
 }
 
-/// A file to be sent.
+/// A file to be passed.
 pub fn null() -> OwnedFd {
     raise(check(unsafe { libc::open(c"/dev/null".as_ptr(), libc::O_RDONLY | libc::O_CLOEXEC) }))
 }
 
-/// It is the file that was sent, and close-on-exec.
+/// Checks that the descriptor is the file that was sent, and close-on-exec.
 pub fn assert_is_null(fd: RawFd) {
     let mut status: libc::stat = unsafe { std::mem::zeroed() };
     check(unsafe { libc::fstat(fd, &mut status) });
@@ -111,7 +112,8 @@ pub fn is_readable(fd: RawFd) -> bool {
     asked.revents == libc::POLLIN
 }
 
-/// Room for what there is to be read, at most `count` bytes; and for one where there is nothing, which finds the end.
+/// A buffer for the bytes that can be read, at most `count`; for one byte if there are none, to detect end of
+/// file.
 fn room(fd: RawFd, count: usize) -> Vec<u8> {
     vec![0; unread(fd).max(1).min(count)]
 }
@@ -124,7 +126,8 @@ pub fn read(fd: RawFd, count: usize) -> Result<Vec<u8>, Errno> {
     Ok(bytes)
 }
 
-/// Receives at most `count` bytes of a socket, and how many descriptors came with them: files to be sent.
+/// Receives at most `count` bytes of a socket, and the number of descriptors that arrived with them, which
+/// are files that were passed.
 pub fn receive(fd: RawFd, count: usize) -> Result<(Vec<u8>, usize), Errno> {
     let (mut bytes, mut control) = (room(fd, count), nix::cmsg_space!([RawFd; 8]));
     let mut room = [IoSliceMut::new(&mut bytes)];
@@ -144,7 +147,7 @@ pub fn receive(fd: RawFd, count: usize) -> Result<(Vec<u8>, usize), Errno> {
     Ok((bytes, descriptors))
 }
 
-/// How many bytes wait to be read.
+/// How many bytes can be read.
 pub fn unread(fd: RawFd) -> usize {
     let mut count = 0;
     check(unsafe { libc::ioctl(fd, libc::FIONREAD, &mut count) });
@@ -155,13 +158,13 @@ pub fn shutdown(fd: &OwnedFd, how: i32) {
     check(unsafe { libc::shutdown(fd.as_raw_fd(), how) });
 }
 
-/// Has the kernel take few bytes of this socket before its peer reads.
+/// Makes the kernel accept only few bytes for this socket before its peer reads.
 pub fn make_narrow(fd: RawFd) {
     let size = 1;
     check(unsafe { libc::setsockopt(fd, libc::SOL_SOCKET, libc::SO_SNDBUF, (&raw const size).cast(), 4) });
 }
 
-/// Makes `number` another name of the open file.
+/// Duplicates the descriptor to `number`.
 pub fn duplicate_to(fd: RawFd, number: RawFd) {
     if fd != number {
         check(unsafe { libc::dup2(fd, number) });
@@ -173,14 +176,14 @@ pub fn close(fd: RawFd) {
     check(unsafe { libc::close(fd) });
 }
 
-/// Whether the number is that of an open descriptor which can be used: that of a connection whose end was reported is held
-/// for a while by one that can only be closed.
+/// Whether the number is an open descriptor that can be used: the number of a connection whose end was
+/// reported is held for a while by a descriptor that can only be closed.
 pub fn is_open(fd: RawFd) -> bool {
     let flags = unsafe { libc::fcntl(fd, libc::F_GETFL) };
     flags >= 0 && flags & libc::O_PATH == 0
 }
 
-/// From now on a SIGPIPE, which the library must not cause, ends the process with a trace.
+/// From now on SIGPIPE, which the library must not cause, ends the process with a trace.
 pub fn have_no_sigpipe() {
     extern "C" fn abort(_: i32) {
         eprintln!("a SIGPIPE");
@@ -192,7 +195,7 @@ pub fn have_no_sigpipe() {
     });
 }
 
-/// Which numbers are open, of those that there may be.
+/// The numbers that are open, of all possible ones.
 pub fn open_numbers() -> Vec<RawFd> {
     let mut asked: Vec<_> = (0..END).map(|fd| libc::pollfd { fd, events: 0, revents: 0 }).collect();
     check(unsafe { libc::poll(asked.as_mut_ptr(), asked.len() as libc::nfds_t, 0) });

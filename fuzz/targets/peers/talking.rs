@@ -1,4 +1,4 @@
-//! What the program and its peers say to each other.
+//! The messages between the program and its peers.
 
 use std::ffi::c_char;
 use std::os::fd::RawFd;
@@ -20,7 +20,7 @@ use super::world::{SLOW, World, call, free};
 use crate::targets::stream::{HEADER, Next, frame};
 use crate::targets::trace;
 
-/// A copy of what a message holds, whose payload ends in a NUL that does not count.
+/// A copy of a message's bytes; its payload is followed by a NUL that does not count.
 pub fn content(message: &ipc_message) -> (u8, Vec<u8>) {
     let length = message.length as usize;
     assert_eq!(message.payload.is_null(), length == 0);
@@ -35,12 +35,12 @@ pub fn content(message: &ipc_message) -> (u8, Vec<u8>) {
 impl World {
     /// ipc_write, ipc_message_write, usock_send of a frame, or ipc_write_fd.
     pub fn write(&mut self, number: usize, kind: u8, size: usize, way: usize) {
-        // What was changed by hand the library knows only after it has looked.
+        // The library knows changes that were made by hand only after a scan.
         let is_listed = self.is_served(number) && !self.here.changed && !self.here.hidden;
         let may_be_slow = self.slow < SLOW;
         let connection = &self.connections[number];
         if !is_listed && connection.reads && (!connection.outgoing.is_empty() || size > 1000) {
-            // It would wait for the peer, which cannot read meanwhile.
+            // The call would wait for the peer, which cannot read meanwhile.
             return;
         }
         if is_listed && !may_be_slow && connection.outgoing.len() + size > 1500 {
@@ -80,7 +80,8 @@ impl World {
         }
     }
 
-    /// ipc_broadcast, where it is certain who gets the message: those that read, and have room for it.
+    /// ipc_broadcast, if it is certain which connections get the message: those whose peers read, and whose
+    /// queues have room.
     pub fn broadcast(&mut self, kind: u8, size: usize) {
         let listed: Vec<_> = self.here.listed.iter().flatten().copied().collect();
         let bytes = frame(kind, size, 7);
@@ -110,7 +111,7 @@ impl World {
         }
     }
 
-    /// ipc_read, usock_recv or ipc_message_read, where it is certain not to wait.
+    /// ipc_read, usock_recv or ipc_message_read, if the call certainly does not wait.
     pub fn read(&mut self, number: usize, way: u8) {
         let connection = &mut self.connections[number];
         let closed = |errno| Err((IPC_ERROR_CLOSED_RECIPIENT, errno));
@@ -152,7 +153,7 @@ impl World {
                 connection.sent.drop_partial();
                 connection.reset = Due::Never;
             }
-            // ipc_wait_event looks at it, too.
+            // ipc_wait_event checks it, too.
             Err(_) if !connection.ended => connection.over_by_limit = None,
             Err(_) => {}
         }
@@ -166,7 +167,8 @@ impl Connection {
         assert!(self.is_looped || sockets::unread(self.fd) == left, "a read took more than its frame");
     }
 
-    /// usock_recv with too little room for the frame at hand, which stays for another call of any kind.
+    /// usock_recv with a buffer that is too small for the current frame, which stays for another call of any
+    /// kind.
     fn find_no_room(&self) {
         let Next::Frame(_, payload) = self.next() else { return };
         trace!("  there is no room for what is read from {}", self.fd);
@@ -184,8 +186,8 @@ fn send_in_pieces(info: *const ipc_connection_info, frame: &[u8]) -> Result<(), 
     call(|| unsafe { ipc_sendv(info, frame[0] as c_char, pieces.as_ptr(), 3) })
 }
 
-/// ipc_read or ipc_message_read, as the bytes of the frame. The message has what was read before; it stays so if the read
-/// fails.
+/// ipc_read or ipc_message_read; returns the bytes of the frame. The message has the payload of an earlier
+/// read; it must be unchanged if the read fails.
 fn read_message(
     message: &mut ipc_message,
     read: impl FnOnce(*mut ipc_message) -> ipc_errors,
@@ -204,7 +206,7 @@ fn read_message(
     Ok([&[kind][..], &message.length.to_ne_bytes(), &payload].concat())
 }
 
-/// usock_recv into less room than there has to be; how much that is.
+/// usock_recv into a buffer that is too small; returns the size that is needed.
 fn receive_without_room(fd: RawFd, room: &mut [u8]) -> isize {
     let (mut place, mut size) = (room.as_mut_ptr().cast::<c_char>(), room.len() as isize);
     let result = call(|| unsafe { usock_recv(fd, &mut place, &mut size) });
@@ -212,7 +214,8 @@ fn receive_without_room(fd: RawFd, room: &mut [u8]) -> isize {
     size
 }
 
-/// usock_recv, first with too little room, then with enough, or with none so that it makes some.
+/// usock_recv, first with a buffer that is too small, then with a large one, or with NULL so that the call
+/// allocates one.
 fn receive(fd: RawFd, expected: &[Result<Vec<u8>, (ipc_errors, i32)>]) -> Result<Vec<u8>, (ipc_errors, i32)> {
     let mut room = vec![0_u8; HEADER - 1];
     if let Some(Ok(frame)) = expected.first() {

@@ -1,4 +1,4 @@
-//! ipc_wait_event, when something is certain to be told, and what it tells.
+//! ipc_wait_event, when an event is certain, and its events.
 
 use std::ptr;
 
@@ -14,28 +14,28 @@ use super::{TURNS, sockets};
 use crate::targets::stream::Next;
 use crate::targets::trace;
 
-/// Where an event stands among those of one call.
+/// The position of an event among those of one call.
 #[derive(Clone, Copy)]
 pub struct Place {
-    /// It is the only one: the descriptors are as it says.
+    /// The only event: the descriptors are as it says.
     pub alone: bool,
-    /// Nothing is told behind it.
+    /// The last event of the call.
     pub last: bool,
 }
 
 impl World {
-    /// Of whom in the list something is certain to be told.
+    /// The connections in the list of which an event is certain.
     pub fn who_is_due(&self) -> Vec<usize> {
         let listed = self.here.listed.iter().flatten().copied();
         listed.filter(|number| self.connections[*number].event_is_due()).collect()
     }
 
-    /// Whether something is certain to be told: of one of these, or of a new client.
+    /// Whether an event is certain: of one of these connections, or of a new client.
     pub fn event_is_due(&self, with_service: bool, due: &[usize]) -> bool {
         !due.is_empty() || with_service && self.srv.is_some() && !self.backlog.is_empty()
     }
 
-    /// A call is about to be made that looks at the list; of whom something is due.
+    /// A call is made that uses the list; returns the connections of which an event is due.
     pub fn before_call(&mut self, with_service: bool) -> Vec<usize> {
         self.check_event_fd(with_service);
         self.list_is_looked_at();
@@ -43,7 +43,7 @@ impl World {
         self.who_is_due()
     }
 
-    /// The library looks at the list: whether it is another array, if at nothing else.
+    /// The library checks the list: at least whether it has another array.
     pub fn list_is_looked_at(&mut self) {
         self.here.changed = false;
         self.here.hidden &= self.here.replaced.is_empty();
@@ -54,16 +54,17 @@ impl World {
         }
     }
 
-    /// Those of whom something was due before the call take turns: nobody waits for long while others are told.
+    /// The connections of which an event was due before the call take turns: none waits for long while others
+    /// are reported.
     pub fn check_turns(&mut self, due: &[usize]) {
         for (number, connection) in self.connections.iter_mut().enumerate() {
             let is_left = due.contains(&number) && !self.here.reported.contains(&number) && !self.here.hidden;
             connection.passed_over = if is_left { connection.passed_over + 1 } else { 0 };
-            assert!(connection.passed_over < TURNS, "{} is not told, all the others are", connection.fd);
+            assert!(connection.passed_over < TURNS, "{} is not reported, all the others are", connection.fd);
         }
     }
 
-    /// One call, if it cannot wait for ever; whether there was one.
+    /// One call, if it cannot wait for ever; returns whether it was made.
     pub fn wait(&mut self, with_service: bool) -> bool {
         let due = self.who_is_due();
         if !self.event_is_due(with_service, &due) {
@@ -97,18 +98,18 @@ impl World {
         assert!(self.here.event.origin.is_null() && self.here.event.m.is_null());
     }
 
-    /// Whether anybody in the list can ever have something to tell.
+    /// Whether an event of any connection in the list is ever possible.
     pub fn is_anybody_alive(&self) -> Due {
         let alive = self.here.listed.iter().flatten().map(|number| self.connections[*number].is_alive());
         alive.max().unwrap_or(Due::Never)
     }
 
-    /// Nobody is there to wait for.
+    /// The list has nothing to wait for.
     pub fn wait_for_nobody(&mut self) {
         if self.is_anybody_alive() > Due::Never {
             return;
         }
-        trace!("  nobody is there to wait for");
+        trace!("  there is nothing to wait for");
         self.before_call(false);
         let result =
             call(|| unsafe { ipc_wait_event(&mut *self.here.list, ptr::null_mut(), &mut *self.here.event) });
@@ -116,9 +117,10 @@ impl World {
         self.assert_not_set();
     }
 
-    /// Waits until all is told that is certain to be told.
+    /// Waits until all certain events are reported.
     pub fn wait_for_all(&mut self, with_service: bool) {
-        // Each message, and a few events for each connection; each extra descriptor tells its bytes in pieces.
+        // Each message, and a few events for each connection; an extra descriptor reports its bytes in
+        // pieces.
         let mut calls = 0;
         while self.wait(with_service) {
             calls += 1;
@@ -126,8 +128,8 @@ impl World {
         }
     }
 
-    /// Has the library work until it tells of a byte that is written to an extra descriptor only now: all who
-    /// are ready before have their turns.
+    /// Makes the library work until it reports a byte that is written to an extra descriptor only now: all
+    /// connections that were ready before have their turns.
     pub fn ring(&mut self) {
         let bell = self.bell();
         self.connections[bell].send(b"!");
@@ -137,10 +139,10 @@ impl World {
             }
             assert!(self.wait(false));
         }
-        panic!("a byte of an extra descriptor is not told");
+        panic!("a byte of an extra descriptor is not reported");
     }
 
-    /// What an event tells is to be told.
+    /// Checks that the event was due.
     pub fn check_event(&mut self, event: ipc_event, at: Place) {
         let ipc_event { r#type, origin, m } = event;
         let (kind, message) = (unsafe { r#type.assume_init() }, m.cast::<ipc_message>());
@@ -173,7 +175,7 @@ impl World {
                     (ipc_event_type::IPC_EVENT_TYPE_EXTRA_SOCKET, None) => {
                         let connection = &self.connections[number];
                         assert!(connection.is_watched && connection.event_is_due(), "nothing is to be read");
-                        assert!(!self.here.to_be_read.contains(&number), "told twice in one call");
+                        assert!(!self.here.to_be_read.contains(&number), "reported twice in one call");
                         self.here.to_be_read.push(number);
                     }
                     (ipc_event_type::IPC_EVENT_TYPE_ERROR, None) => {
@@ -189,7 +191,7 @@ impl World {
                     (kind, _) => panic!("{kind:?} of {:?}", self.connections[number].kind),
                 }
             }
-            (kind, None, _) => panic!("{kind:?} of nobody"),
+            (kind, None, _) => panic!("{kind:?} without a connection"),
         }
     }
 
@@ -208,9 +210,9 @@ impl World {
         self.connections[number].state = State::Open;
     }
 
-    /// The first client in the service's queue has got this structure.
+    /// The first client in the backlog now has this structure.
     pub fn note_accepted(&mut self, info: *mut ipc_connection_info) -> usize {
-        let number = self.backlog.pop_front().expect("one has come and there is no client");
+        let number = self.backlog.pop_front().expect("a CONNECTION, and there is no client");
         let connection = &mut self.connections[number];
         (connection.info, connection.fd) = (info, unsafe { (*info).fd });
         connection.settings = self.settings;
@@ -223,7 +225,7 @@ impl World {
         number
     }
 
-    /// A client that has got the number of another one, whose end is told first, is in the list already.
+    /// A client that has the number of another client, whose end is reported first, is in the list already.
     fn find_fresh(&mut self) {
         let is_end =
             unsafe { self.here.event.r#type.assume_init() } == ipc_event_type::IPC_EVENT_TYPE_DISCONNECTION;
@@ -263,14 +265,14 @@ impl Connection {
                 assert_eq!(sent_kind, kind);
                 assert!(sent == payload, "another message than was sent, of {} bytes", payload.len());
             }
-            other => panic!("a MESSAGE where there is {other:?}"),
+            other => panic!("a MESSAGE instead of {other:?}"),
         }
         let begin = self.sent.delivered();
         self.sent.deliver();
         if last {
             self.take_descriptors(begin, payload.len() % 2 == 1);
         } else {
-            // They are to be had until the connection's next message.
+            // The descriptors can be taken until the connection's next message.
             assert!(
                 self.descriptors_at(begin).unwrap_or(0) == 0,
                 "descriptors, and it is not the last event"
@@ -292,7 +294,7 @@ impl Connection {
         self.took(bytes);
     }
 
-    /// The program got these bytes of an extra descriptor.
+    /// The program received these bytes of an extra descriptor.
     pub fn took(&mut self, bytes: &[u8]) {
         let delivered = self.sent.delivered();
         let sent = self.sent.bytes().get(delivered..delivered + bytes.len());
@@ -300,7 +302,7 @@ impl Connection {
         self.sent.skip(bytes.len());
     }
 
-    /// What is told where the program closes it itself is no longer certain.
+    /// It is no longer certain whether an event is reported if the program closes the connection itself.
     pub fn forget_own_end(&mut self) {
         self.own_end = self.own_end.min(Due::Perhaps);
     }

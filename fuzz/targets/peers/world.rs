@@ -1,4 +1,4 @@
-//! The program: its service, its list, its connections, and how they come.
+//! The program: its service, its list, its connections, and how they are made.
 
 use std::collections::VecDeque;
 use std::ffi::{CString, c_char};
@@ -21,48 +21,48 @@ use super::queueing::Settings;
 use super::sockets;
 use crate::targets::trace;
 
-/// How many connections there are in one run, of those that the script makes.
+/// Limit of the connections that a script makes in one run.
 const CONNECTIONS: usize = 16;
 
-/// How often a run does what takes milliseconds.
+/// How often a run may do something that takes milliseconds.
 pub const SLOW: usize = 2;
 
-/// How many events one call may tell.
+/// The most events of one call.
 const EVENTS: usize = 8;
 
-/// What errno is before each call: a success leaves it.
+/// The value of errno before each call: a call that succeeds leaves it.
 const UNTOUCHED: i32 = 4095;
 
 pub const NO_INFO: ipc_connection_info =
     ipc_connection_info { version: 0, index: 0, fd: -1, r#type: 0, spath: ptr::null_mut() };
 
-/// A file of the program's own, at a number that it has closed before.
+/// A file of the program, at a number that it has closed before.
 pub struct File {
     pub fd: RawFd,
     pub holds: usize,
     pub _other_end: OwnedFd,
 }
 
-/// One of the program's lists, and what it waits with.
+/// One of the program's lists, and the buffers for its events.
 pub struct Listing {
     pub list: Box<ipc_connection_infos>,
     pub event: Box<ipc_event>,
-    /// What the list holds, by number of connection; none for NULL.
+    /// The entries of the list, as numbers of connections; `None` for NULL.
     pub listed: Vec<Option<usize>>,
-    /// For many events at once.
+    /// A buffer for several events.
     pub events: Vec<ipc_event>,
     pub event_fd: Option<EventFd>,
-    /// The program has changed something by hand, which the next call notices.
+    /// Whether the program has changed something by hand that the next call notices.
     pub changed: bool,
-    /// It has changed something and left the array as it is: the library looks for that only now and then, until
-    /// there is another array.
+    /// Whether the program has changed something without changing the array: only the scan finds that, or the
+    /// next call that sees another array.
     pub hidden: bool,
-    /// Arrays that the list had since the library last looked. They are freed then: another one at the address of
-    /// an older one would be no other to it.
+    /// Arrays that the list had since the last call. They are freed only then: a new array at the address of
+    /// an old one would look unchanged.
     pub replaced: Vec<*mut *mut ipc_connection_info>,
-    /// Whom the events of the last call were about.
+    /// The connections of the events of the last call.
     pub reported: Vec<usize>,
-    /// Watched descriptors that it was told of.
+    /// Watched descriptors that were reported.
     pub to_be_read: Vec<usize>,
 }
 
@@ -85,33 +85,33 @@ impl Listing {
 
 pub struct World {
     pub srv: Option<Box<ipc_connection_info>>,
-    /// The list that the program uses now, and the other one, at the same service.
+    /// The list that the program uses now, and the other one, with the same service.
     pub here: Listing,
     pub there: Listing,
     pub connections: Vec<Connection>,
-    /// The clients that have not been accepted.
+    /// The clients that are not accepted yet.
     pub backlog: VecDeque<usize>,
     pub files: Vec<File>,
-    /// Sockets that the program has taken out of their structures, and kept.
+    /// Sockets that the program has removed from their structures, and kept.
     pub kept: Vec<RawFd>,
-    /// Connections that were open at a number before, and live on elsewhere, with their peers.
+    /// Connections that had a number before, and are still open elsewhere, with their peers.
     pub others: Vec<(OwnedFd, Option<OwnedFd>)>,
-    /// Numbers that it has closed without the library.
+    /// Numbers that the program has closed without the library.
     pub closed: Vec<RawFd>,
     /// How many pointers the program has set.
     pub pointers: usize,
-    /// How often something slow was done.
+    /// How many slow steps there were.
     pub slow: usize,
-    /// What was told to the library of the service, for those whom it accepts.
+    /// The settings of the service, for clients that it accepts.
     pub settings: Settings,
     pub file: Option<OwnedFd>,
-    /// Read into again and again: each read frees what it replaces.
+    /// A message that is reused: each read frees the payload that it replaces.
     pub message: ipc_message,
     /// Numbers that were open before the run.
     pub before: Vec<RawFd>,
 }
 
-/// The code of a failure and what errno is then. A success leaves errno alone.
+/// The code of a failure, and errno after it. A call that succeeds leaves errno unchanged.
 pub fn call(function: impl FnOnce() -> ipc_errors) -> Result<(), (ipc_errors, i32)> {
     unsafe { *libc::__errno_location() = UNTOUCHED };
     let code = function();
@@ -124,7 +124,7 @@ pub fn call(function: impl FnOnce() -> ipc_errors) -> Result<(), (ipc_errors, i3
     Err((code, errno))
 }
 
-/// The run directory. The library makes it, and each run removes it.
+/// The run directory. The library creates it, and each run removes it.
 pub fn rundir() -> &'static PathBuf {
     static RUNDIR: OnceLock<PathBuf> = OnceLock::new();
     RUNDIR.get_or_init(|| {
@@ -143,7 +143,7 @@ pub fn free<T>(pointer: *mut T) {
     unsafe { libc::free(pointer.cast()) };
 }
 
-/// A structure of the program's own, from malloc(3): the next one may well have the address of one before.
+/// A structure of the program, from malloc(3): the next one may have the address of an earlier one.
 fn make_info(fd: RawFd) -> *mut ipc_connection_info {
     let info = unsafe { libc::malloc(size_of::<ipc_connection_info>()) }.cast::<ipc_connection_info>();
     assert!(!info.is_null());
@@ -174,7 +174,7 @@ impl World {
         }
     }
 
-    /// The program goes on with its other list.
+    /// The program switches to its other list.
     pub fn swap_lists(&mut self) {
         std::mem::swap(&mut self.here, &mut self.there);
         for (listing, is_elsewhere) in [(&self.here, false), (&self.there, true)] {
@@ -184,7 +184,7 @@ impl World {
         }
     }
 
-    /// Does this with each list.
+    /// Runs the closure for each list.
     pub fn in_each_list(&mut self, act: impl Fn(&mut Self)) {
         for _ in 0..2 {
             act(self);
@@ -196,7 +196,7 @@ impl World {
         self.srv.as_mut().map_or(ptr::null_mut(), |srv| ptr::from_mut(&mut **srv))
     }
 
-    /// Whether the run may do something slow once more.
+    /// Whether the run may make one more slow step; counts it.
     pub fn may_be_slow(&mut self) -> bool {
         self.slow += 1;
         self.slow <= SLOW
@@ -206,7 +206,7 @@ impl World {
         self.connections.len() >= CONNECTIONS
     }
 
-    /// Where the connection stands in the list.
+    /// The index of the connection in the list.
     pub fn place(&self, number: usize) -> Option<usize> {
         self.here.listed.iter().position(|entry| *entry == Some(number))
     }
@@ -220,7 +220,7 @@ impl World {
         self.is_listed(number) && !self.connections[number].is_dead
     }
 
-    /// The list is what it should be.
+    /// Checks that the list has the entries that it should have.
     pub fn check_list(&self) {
         assert_eq!(
             self.here.list.size,
@@ -245,7 +245,7 @@ impl World {
             backlog: 1000,
             fd: 0,
         };
-        // One way or the other.
+        // In one of two ways.
         let opened = call(|| match self.connections.len() % 3 {
             0 => unsafe { ipc_server_init(env(), &mut *srv, c"s".as_ptr()) },
             1 => unsafe { ipc_server_open(&mut *srv, c"s".as_ptr(), ptr::null()) },
@@ -291,7 +291,7 @@ impl World {
         trace!("  {} is added to the list", connection.fd);
         assert_eq!(call(|| unsafe { ipc_add(&mut *self.here.list, connection.info) }), Ok(()));
         connection.end_reported = false;
-        // It is looked at anew.
+        // The library checks the entry again.
         connection.over_by_limit = connection.over_by_limit.filter(|_| connection.ended);
         self.here.listed.push(Some(number));
     }
@@ -329,13 +329,13 @@ impl World {
         trace!("  {} is accepted by hand", connection.fd);
         let fd = connection.fd;
         if !into_list {
-            // By either list it would be a connection: the library gives the number out.
+            // Either list would take it for a connection: the library gives the number out.
             self.in_each_list(|world| world.remove_dead(fd));
             self.forget_other_queue(number);
         }
     }
 
-    /// Bytes that wait in the library, for whomever.
+    /// The bytes that the library has queued, for all connections.
     pub fn queued(&self) -> usize {
         self.connections.iter().map(Connection::queued).sum()
     }
