@@ -222,7 +222,7 @@ fn list_that_has_taken_a_connection_over_keeps_it() {
 }
 
 #[test]
-fn fork_finds_no_thread_in_the_middle_and_waits_for_none_for_ever() {
+fn fork_finds_no_thread_in_a_step_and_does_not_hang() {
     let number = own_number();
     check(move || {
         let _peers = [number, number + 1].map(|number| connection_at(&enter(), number));
@@ -278,7 +278,7 @@ fn ends_as_the_loop_does(number: RawFd, is_closed: &Mutex<bool>) {
 }
 
 #[test]
-fn file_of_the_program_is_not_closed_when_two_calls_end_one_connection() {
+fn program_file_stays_open_when_two_calls_end_a_connection() {
     let number = own_number();
     check(move || {
         let _peer = connection_at(&enter(), number);

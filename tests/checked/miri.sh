@@ -1,9 +1,9 @@
 #!/usr/bin/env bash
 # Runs the unit tests that make no system call in Miri: Miri interprets the program, reports each access to
-# memory that Rust's rules forbid, and has no services, no sendmsg(2) with descriptors and no file system of its own.
+# memory that Rust's rules forbid, and has no services, no sendmsg(2) with descriptors and no file system.
 #
-# The others need a real descriptor or path: received_fds, endpoint, a_descriptor_goes_with_the_first_byte...
-# of send_queue, and the_last_directory_is_made... of service::path. Arguments are the tests to run instead of these.
+# Other tests need a real descriptor or path: received_fds, endpoint, some of send_queue, and
+# the_last_directory_is_made... of service::path. Arguments are the tests to run instead of these.
 #
 # SPDX-License-Identifier: MIT OR Apache-2.0
 set -euo pipefail

@@ -1,6 +1,7 @@
 #include "ledger.h"
 
-/* The offset at which the payload of a message begins in the pattern: no two messages of a run have the same offset. */
+/* The offset at which the payload of a message begins in the pattern: no two messages of a run have the
+ * same offset. */
 #define PLACES (MESSAGES * 16)
 
 static char pattern[LONGEST + PLACES];

@@ -1,6 +1,6 @@
 /*
- * The messages of one direction of a connection: how many were accepted, and how many have arrived. Each must arrive
- * once, whole, unchanged and in order. The content of a message follows from its lane and its number.
+ * The messages of one direction of a connection: how many were accepted, and how many have arrived. Each must
+ * arrive once, whole, unchanged and in order. The content of a message follows from its lane and its number.
  */
 #ifndef LEDGER_H
 #define LEDGER_H

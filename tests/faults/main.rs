@@ -1,6 +1,6 @@
-//! Promise 26, if a system call or an allocation of the library fails. Each call of libipc.so
-//! into libc fails once with each errno that it can report, or transfers too little. Then nothing is lost, doubled,
-//! changed or leaked, nothing hangs or aborts, every failure has its code and its errno, and repeated calls succeed.
+//! Promise 26, if a system call or an allocation of the library fails. Each call of libipc.so into libc fails
+//! once with each errno that it can report, or transfers too little. Then nothing is lost, doubled, changed
+//! or leaked, nothing hangs or aborts, every failure has its code and its errno, and repeated calls succeed.
 //!
 //! Two C programs know at each moment what must arrive: `faults/scenario.c` uses ipc.h, `faults/extension.c`
 //! ipc_ext.h. The shim (`faults/shim.h`) makes the n-th call fail; n goes from 1 until no such call is left.
@@ -24,7 +24,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
 use std::time::Instant;
 
-use rows::{MAY_NEVER_COME, May, NOT_IN_THE_SHIM, ROWS, Row, number};
+use rows::{MAY_NEVER_OCCUR, May, NOT_IN_THE_SHIM, ROWS, Row, number};
 use staging::{Language, Linkage, Program, WARNINGS, has, root, run, skipped, stage};
 
 /// Prints although the test harness captures the output of tests.
@@ -134,16 +134,16 @@ struct Tally {
     wrong: Vec<String>,
 }
 
-/// From this call on, only one in `STRIDE` calls is made to fail, unless all are asked for. If several calls fail in a
-/// row, the next row begins after the last of them.
+/// From this call on, only one in `STRIDE` calls is made to fail, unless all are asked for. If several calls
+/// fail in a row, the next row begins after the last of them.
 const EVERY: u64 = 150;
 const STRIDE: u64 = 7;
 
 /// After this many failures a case is not continued.
 const ENOUGH: usize = 3;
 
-/// A case ends after this many runs in a row without a fault: functions that wait for another process are not called
-/// equally often in each run.
+/// A case ends after this many runs in a row without a fault: functions that wait for another process are not
+/// called equally often in each run.
 const NONE_LEFT: u32 = 2;
 
 fn try_all(case: Case, laboratory: &Laboratory, every: bool) -> Tally {
@@ -226,7 +226,7 @@ fn print_table(tallies: &BTreeMap<(&'static str, &'static str), Tally>, begin: I
         say(format_args!("  {call:<16} {}", cells.join(", ")));
     }
     let time = begin.elapsed().as_secs();
-    say(format_args!("  {injected} faults in {runs} runs, {time} s; all survived but what is named above"));
+    say(format_args!("  {injected} faults in {runs} runs, {time} s; all survived except those named above"));
     if left_out > 0 {
         say(format_args!(
             "  left out: {left_out} calls; from the {EVERY}th call of a function on one in {STRIDE} is taken. \
@@ -260,7 +260,8 @@ fn imports() -> Option<BTreeSet<String>> {
     Some(table.lines().map(name).collect())
 }
 
-/// Without faults the scenarios succeed; every function of the table is called, and every called function is in the table.
+/// Without faults the scenarios succeed; every function of the table is called, and every called function is
+/// in the table.
 fn check_without_faults(laboratory: &Laboratory) {
     let imports = imports();
     let unseen = NOT_IN_THE_SHIM
@@ -285,7 +286,7 @@ fn check_without_faults(laboratory: &Laboratory) {
 #[test]
 fn faults_are_survived() {
     if !has("cc") {
-        return skipped("what happens where system calls and allocations fail", "C compiler");
+        return skipped("what happens when system calls and allocations fail", "C compiler");
     }
     let laboratory = Laboratory::new();
     let asked = env::var("LIBIPC_FAULTS").unwrap_or_default();
@@ -302,7 +303,7 @@ fn faults_are_survived() {
     print_table(&tallies, begin);
     let wrong: Vec<&str> = tallies.values().flat_map(|tally| &tally.wrong).map(String::as_str).collect();
     assert!(wrong.is_empty(), "not survived:\n{}", wrong.join("\n"));
-    let is_missing = |(fault, tally): &(_, &Tally)| tally.injected == 0 && !MAY_NEVER_COME.contains(*fault);
+    let is_missing = |(fault, tally): &(_, &Tally)| tally.injected == 0 && !MAY_NEVER_OCCUR.contains(*fault);
     let never: Vec<_> = tallies.iter().filter(is_missing).map(|(fault, _)| fault).collect();
-    assert!(never.is_empty(), "these faults never came: {never:?}");
+    assert!(never.is_empty(), "these faults were never injected: {never:?}");
 }

@@ -29,7 +29,7 @@ pub fn program(name: &str, with_sanitizers: bool) -> PathBuf {
             fs::copy(entry.path(), copy.join(entry.file_name())).unwrap();
         }
         let mut make = make_in(&copy);
-        // All anew: a copied program may have been compiled against another library.
+        // Builds everything again: a copied program may have been compiled against another library.
         make.arg("--always-make").arg(format!("CFLAGS=-O2 -g -Werror {}", flags.join(" ")));
         if foreign_target().is_some() {
             make.arg(format!("CC={}", c_compiler_words()));
@@ -125,8 +125,8 @@ impl Server {
         self.running.child().stdin.take().unwrap()
     }
 
-    /// The server ends, by itself or after a signal: its status is 0, and it leaves no socket. Returns its standard output
-    /// and standard error.
+    /// The server ends, by itself or after a signal: its status is 0, and it leaves no socket. Returns its
+    /// standard output and standard error.
     pub fn end(self) -> (String, String) {
         let status = self.running.end();
         assert_eq!(status.code(), Some(0), "{status}: {}", self.complaints());
