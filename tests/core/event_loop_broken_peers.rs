@@ -107,6 +107,6 @@ fn promise_8_descriptor_that_is_no_socket_fails() {
         assert_eq!(unsafe { ipc_add(&mut program.list, info) }, IPC_ERROR_NONE);
     }
     assert_error_and_end(&mut program, reader, &mut other, infos[0].fd);
-    // The library has not closed the number: the file at it is not a connection's.
+    // The library does not close a number that is no connection: the file is the program's.
     drop(unsafe { <std::os::fd::OwnedFd as std::os::fd::FromRawFd>::from_raw_fd(reader) });
 }

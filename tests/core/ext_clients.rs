@@ -192,8 +192,8 @@ fn wrong_arguments_destroy_nothing() {
     assert_eq!(code, Err((IPC_ERROR_WAIT_EVENT__NO_EVENT_PARAM, libc::EINVAL)));
 }
 
-/// The program closes a number itself, and another connection gets it at once: it has no pointer of the
-/// first.
+/// The program closes a number itself, and another connection gets the number at once: the pointer of the
+/// first connection is not the second one's.
 #[test]
 fn data_of_a_closed_connection_is_not_inherited() {
     own_process!(30);

@@ -111,7 +111,7 @@ fn promise_41_next_call_for_the_list_releases_the_number() {
     ];
     for (name, call) in calls {
         let (mut program, fd) = with_held();
-        // Calls of the test for other files do not get the number.
+        // A file that is opened now gets another number.
         let before = std::fs::File::open("/dev/null").unwrap();
         assert!(before.as_raw_fd() != fd && is_held(fd), "{name}");
         let (stays, _other) = pair();

@@ -214,7 +214,7 @@ fn hands_a_connection_over() {
         libc::free(client.cast());
     }
     child::send_line("handed over");
-    // The next client may get the number that is free served.
+    // The next client may get the number that is free in this process.
     echo_until_the_end(&mut program);
     assert_eq!(wait_for(worker), 0);
 }

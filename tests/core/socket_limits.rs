@@ -13,7 +13,7 @@ use crate::support::*;
 
 /// SO_RCVTIMEO of the sockets that have one.
 const LIMIT: Duration = Duration::from_millis(300);
-/// A call that accept_one longer has ignored SO_RCVTIMEO.
+/// A call that takes longer has ignored SO_RCVTIMEO.
 const FAR_OVER: Duration = Duration::from_secs(15);
 
 fn set_limit(fd: RawFd, limit: Duration) {

@@ -114,7 +114,7 @@ fn promise_23_waiting_thread_sends_the_queue_of_another_thread() {
         let mut server = server.into_inner();
         assert_eq!(server.next(), Reported::Message(fd, 2, b"all of it".to_vec()));
     });
-    // The test's thread does not call the library from here on.
+    // From here on only the waiting thread and the writer call the library, and the writer ends.
     let writer = std::thread::spawn(move || write(fd, 1, &pattern(SIZE, 23)));
     assert_eq!(writer.join().unwrap(), IPC_ERROR_NONE);
     assert!(read_frame(&mut peer) == (1, pattern(SIZE, 23)));

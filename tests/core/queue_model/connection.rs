@@ -55,7 +55,7 @@ impl Connection {
         Self {
             info: Box::new(info(ours.into_raw_fd())),
             is_listed: false,
-            // Only connections of the library get a closed number again.
+            // The peer has a high number, so that only the library's connections reuse closed numbers.
             peer: Some(out_of_the_way(peer)),
             reads: true,
             writes: true,

@@ -56,7 +56,7 @@ static RETURNS: AtomicBool = AtomicBool::new(false);
 static HANDLED: AtomicBool = AtomicBool::new(false);
 static NESTED: AtomicBool = AtomicBool::new(false);
 
-/// Exit codes of a program that has succeeded: the handler has interrupted the library, or other code.
+/// Exit codes of a program that has succeeded: INSIDE if the handler has interrupted the library.
 const INSIDE: i32 = 7;
 const OUTSIDE: i32 = 8;
 /// Exit codes of a program that has failed.
@@ -203,7 +203,7 @@ fn change_lists_and_fork(fds: [i32; 2], payload: &[u8]) {
         ipc_message_read(fds[1], &mut formatted);
         ipc_message_empty(&mut formatted);
     }
-    // While the child lives, it has the service as well, and closing the service does not remove the path.
+    // While the child lives, it has the service as well, and closing the service may not remove the path.
     OPEN.store(false, Relaxed);
     let id = unsafe { libc::fork() };
     if id == 0 {
