@@ -131,7 +131,7 @@ static int queue_up (struct link *link, uint32_t length)
 	if (succeeded)
 		lane_accepted (&link->up);
 	else
-		hang_up (link);
+		close_client (link);
 	return 1;
 }
 
@@ -150,7 +150,7 @@ static void flush (struct link *link)
 		return;
 	TRY_ON (&link->health, ipc_flush (&link->client, 10000));
 	if (!succeeded)
-		hang_up (link);
+		close_client (link);
 }
 
 /* ---- The stations ---- */
@@ -188,18 +188,18 @@ static void exchange_events (void)
 	int i;
 
 	for (i = EAGER; i <= DIRECT; i++) {
-		say_up (&links[i], SMALL);
-		say_up (&links[i], SMALL);
+		send_up (&links[i], SMALL);
+		send_up (&links[i], SMALL);
 	}
-	TURNS_UNTIL (all_has_arrived ());
+	TURNS_UNTIL (all_have_arrived ());
 	for (i = EAGER; i <= PATIENT; i++)
-		say_down (&links[i], SMALL);
-	say_down (&links[EAGER], LARGE);
-	TURNS_UNTIL (all_has_arrived ());
+		send_down (&links[i], SMALL);
+	send_down (&links[EAGER], LARGE);
+	TURNS_UNTIL (all_have_arrived ());
 	/* More than the kernel holds. */
-	say_up (&links[EAGER], LONGEST);
-	say_down (&links[PATIENT], LONG);
-	TURNS_UNTIL (all_has_arrived ());
+	send_up (&links[EAGER], LONGEST);
+	send_down (&links[PATIENT], LONG);
+	TURNS_UNTIL (all_have_arrived ());
 }
 
 static void send_batches (void)
@@ -212,14 +212,14 @@ static void send_batches (void)
 	CHECK (pending (link) == 10 * (IPC_HEADER_SIZE + SMALL) || link->health.broken);
 	flush (link);
 	CHECK (pending (link) == 0);
-	TURNS_UNTIL (all_has_arrived ());
+	TURNS_UNTIL (all_have_arrived ());
 
 	/* More than the kernel holds, for a peer that does not read. */
 	CHECK (queue_up (link, LONG));
 	if (link->open && !link->health.broken)
 		REFUSED_ON (&link->health, ipc_flush (&link->client, 0), IPC_ERROR_USOCK_SEND, ETIMEDOUT);
 	CHECK (queue_up (link, SMALL));
-	TURNS_UNTIL (all_has_arrived ());
+	TURNS_UNTIL (all_have_arrived ());
 
 	/* More descriptors than the library allows. */
 	if (link->open)
@@ -227,7 +227,7 @@ static void send_batches (void)
 	for (i = 0; i < 8 && queue_up (link, LARGE); i++)
 		continue;
 	CHECK (i < 8 || link->health.broken);
-	TURNS_UNTIL (all_has_arrived ());
+	TURNS_UNTIL (all_have_arrived ());
 }
 
 static void send_descriptor (struct link *link, struct lane *lane, const struct ipc_connection_info *info)
@@ -244,7 +244,7 @@ static void send_descriptor (struct link *link, struct lane *lane, const struct 
 		lane_accepted (lane);
 		descriptors_sent++;
 	} else {
-		hang_up (link);
+		close_client (link);
 	}
 }
 
@@ -257,10 +257,10 @@ static void send_descriptors (void)
 	/* The first is sent at once, the second after the bytes that the kernel does not hold yet. */
 	descriptors_sent = descriptors_taken = 0;
 	send_descriptor (link, &link->up, &link->client);
-	say_up (link, LONG);
+	send_up (link, LONG);
 	send_descriptor (link, &link->up, &link->client);
-	say_up (link, SMALL);
-	TURNS_UNTIL (all_has_arrived ());
+	send_up (link, SMALL);
+	TURNS_UNTIL (all_have_arrived ());
 	CHECK (descriptors_taken == descriptors_sent || link->health.broken);
 
 	/* To the client that reads with ipc_read. */
@@ -284,11 +284,11 @@ static void send_descriptors (void)
 	descriptors_sent = 0;
 	send_descriptor (link, &link->up, &link->client);
 	descriptors_sent = 0;
-	say_up (link, SMALL);
-	TURNS_UNTIL (all_has_arrived ());
+	send_up (link, SMALL);
+	TURNS_UNTIL (all_have_arrived ());
 	send_descriptor (link, &link->up, &link->client);
 	descriptors_sent = 0;
-	TURNS_UNTIL (all_has_arrived ());
+	TURNS_UNTIL (all_have_arrived ());
 }
 
 static void watch (void)
@@ -402,7 +402,7 @@ static void end_clients (void)
 	for (i = EAGER; i <= PATIENT; i++)
 		queue_up (&links[i], SMALL);
 	for (i = EAGER; i <= DIRECT; i++)
-		hang_up (&links[i]);
+		close_client (&links[i]);
 	for (i = EAGER; i <= DIRECT; i++)
 		TURNS_UNTIL (links[i].server == NULL);
 	for (i = EAGER; i <= DIRECT; i++)
@@ -442,7 +442,7 @@ int main (void)
 	struct peer peer;
 	int descriptors;
 
-	ledger_begin ();
+	lanes_begin ();
 	peer = peer_begin ();
 	descriptors = open_descriptors ();
 	files_begin ();

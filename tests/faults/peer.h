@@ -7,7 +7,7 @@
 #ifndef PEER_H
 #define PEER_H
 
-#include "ledger.h"
+#include "lanes.h"
 
 /* Commands that the scenario sends to the peer on the control socket. */
 #define READ_CLOSED 'c'

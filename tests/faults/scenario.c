@@ -103,13 +103,13 @@ static void exchange_small (void)
 
 	for (i = EAGER; i <= DIRECT; i++)
 		for (j = 0; j < sizeof lengths / sizeof lengths[0]; j++)
-			say_up (&links[i], lengths[j]);
-	TURNS_UNTIL (all_has_arrived ());
+			send_up (&links[i], lengths[j]);
+	TURNS_UNTIL (all_have_arrived ());
 	for (i = EAGER; i <= DIRECT; i++)
 		for (j = 0; j < 2; j++)
-			say_down (&links[i], lengths[j]);
+			send_down (&links[i], lengths[j]);
 	read_answers (&links[DIRECT]);
-	TURNS_UNTIL (all_has_arrived ());
+	TURNS_UNTIL (all_have_arrived ());
 }
 
 /* Large messages, as far as the kernel holds them; for the second the library knows the expected size. */
@@ -118,31 +118,31 @@ static void exchange_large (void)
 	int i;
 
 	for (i = 0; i < 2; i++) {
-		say_up (&links[EAGER], LARGE);
-		TURNS_UNTIL (all_has_arrived ());
-		say_down (&links[EAGER], LARGE);
-		TURNS_UNTIL (all_has_arrived ());
+		send_up (&links[EAGER], LARGE);
+		TURNS_UNTIL (all_have_arrived ());
+		send_down (&links[EAGER], LARGE);
+		TURNS_UNTIL (all_have_arrived ());
 	}
-	say_up (&links[DIRECT], LARGE);
-	TURNS_UNTIL (all_has_arrived ());
-	say_down (&links[DIRECT], LARGE);
+	send_up (&links[DIRECT], LARGE);
+	TURNS_UNTIL (all_have_arrived ());
+	send_down (&links[DIRECT], LARGE);
 	read_answers (&links[DIRECT]);
 }
 
 /* Messages that are not read at first: the library keeps them. */
 static void exchange_queued (void)
 {
-	say_up (&links[PATIENT], LONGEST);
-	say_up (&links[PATIENT], SMALL);
-	say_down (&links[EAGER], LARGE);
-	say_down (&links[EAGER], LARGE);
-	say_down (&links[EAGER], LARGE);
-	say_down (&links[EAGER], SMALL);
-	TURNS_UNTIL (all_has_arrived ());
-	say_down (&links[DIRECT], LONG);
-	say_down (&links[DIRECT], SMALL);
+	send_up (&links[PATIENT], LONGEST);
+	send_up (&links[PATIENT], SMALL);
+	send_down (&links[EAGER], LARGE);
+	send_down (&links[EAGER], LARGE);
+	send_down (&links[EAGER], LARGE);
+	send_down (&links[EAGER], SMALL);
+	TURNS_UNTIL (all_have_arrived ());
+	send_down (&links[DIRECT], LONG);
+	send_down (&links[DIRECT], SMALL);
 	read_answers (&links[DIRECT]);
-	TURNS_UNTIL (all_has_arrived ());
+	TURNS_UNTIL (all_have_arrived ());
 }
 
 /* epoll refuses regular files: the file is read at once, to its end. */
@@ -375,14 +375,14 @@ static void end_clients (void)
 {
 	int i;
 
-	say_up (&links[EAGER], SMALL);
-	say_up (&links[EAGER], LARGE);
-	hang_up (&links[EAGER]);
-	say_down (&links[PATIENT], SMALL);
+	send_up (&links[EAGER], SMALL);
+	send_up (&links[EAGER], LARGE);
+	close_client (&links[EAGER]);
+	send_down (&links[PATIENT], SMALL);
 	drop (&links[PATIENT]);
 	TURNS_UNTIL (!links[PATIENT].open || links[PATIENT].health.broken);
 	for (i = EAGER; i <= DIRECT; i++)
-		hang_up (&links[i]);
+		close_client (&links[i]);
 	for (i = EAGER; i <= DIRECT; i++)
 		TURNS_UNTIL (links[i].server == NULL);
 	for (i = EAGER; i <= DIRECT; i++)
@@ -439,7 +439,7 @@ int main (void)
 	struct peer peer;
 	int descriptors;
 
-	ledger_begin ();
+	lanes_begin ();
 	peer = peer_begin ();
 	descriptors = open_descriptors ();
 	files_begin ();

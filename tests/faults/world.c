@@ -110,7 +110,7 @@ void take_event (struct party *party)
 	}
 }
 
-int all_has_arrived (void)
+int all_have_arrived (void)
 {
 	int i;
 
@@ -204,7 +204,7 @@ static void close_end (struct link *link, struct ipc_connection_info *end)
 		link->health.broken = 1;
 }
 
-void hang_up (struct link *link)
+void close_client (struct link *link)
 {
 	if (!link->open)
 		return;
@@ -222,7 +222,7 @@ void drop (struct link *link)
 	close_end (link, link->server);
 }
 
-void say_up (struct link *link, uint32_t length)
+void send_up (struct link *link, uint32_t length)
 {
 	struct ipc_message m = lane_next (&link->up, length);
 
@@ -232,10 +232,10 @@ void say_up (struct link *link, uint32_t length)
 	if (succeeded)
 		lane_accepted (&link->up);
 	else
-		hang_up (link);
+		close_client (link);
 }
 
-void say_down (struct link *link, uint32_t length)
+void send_down (struct link *link, uint32_t length)
 {
 	struct ipc_message m = lane_next (&link->down, length);
 
@@ -256,7 +256,7 @@ void read_answers (struct link *link)
 		memset (&m, 0, sizeof m);
 		TRY_ON (&link->health, ipc_read (&link->client, &m));
 		if (!succeeded) {
-			hang_up (link);
+			close_client (link);
 			return;
 		}
 		lane_take (&link->down, &m);
@@ -317,14 +317,14 @@ void meet_hostile_client (uint32_t announced)
 		sent = pieces[i];
 		server.turn (&server);
 	}
-	TURNS_UNTIL (all_has_arrived ());
+	TURNS_UNTIL (all_have_arrived ());
 
 	hostile->ending = 1;
 	memcpy (frame + 1, &announced, sizeof announced);
 	CHECK (send (hostile->client.fd, frame, IPC_HEADER_SIZE, MSG_NOSIGNAL) > 0 || may_break ());
 	TURNS_UNTIL (hostile->server == NULL);
 	CHECK (hostile->failed[AT_SERVER] || may_break ());
-	hang_up (hostile);
+	close_client (hostile);
 }
 
 /* The rest of a closed connection is sent in later calls, whatever connection they are about. */

@@ -8,7 +8,7 @@
 #ifndef WORLD_H
 #define WORLD_H
 
-#include "ledger.h"
+#include "lanes.h"
 
 #define SMALL 64
 #define LARGE 100000
@@ -87,7 +87,7 @@ void take_event (struct party *party);
 	} while (0)
 
 /* Returns whether all messages have arrived at the clients that wait for events. */
-int all_has_arrived (void);
+int all_have_arrived (void);
 
 /* ---- Connections ---- */
 
@@ -95,14 +95,14 @@ int all_has_arrived (void);
 void connect_client (struct link *link);
 
 /* Sends a message from client to server, and back. */
-void say_up (struct link *link, uint32_t length);
-void say_down (struct link *link, uint32_t length);
+void send_up (struct link *link, uint32_t length);
+void send_down (struct link *link, uint32_t length);
 
 /* The client that uses ipc_read reads all messages that were sent to it. */
 void read_answers (struct link *link);
 
 /* Closes the client's end. */
-void hang_up (struct link *link);
+void close_client (struct link *link);
 
 /* Closes the server's end; the event loop reports the disconnection. */
 void drop (struct link *link);

@@ -1,4 +1,4 @@
-#include "ledger.h"
+#include "lanes.h"
 
 /* The offset at which the payload of a message begins in the pattern: no two messages of a run have the
  * same offset. */
@@ -6,7 +6,7 @@
 
 static char pattern[LONGEST + PLACES];
 
-void ledger_begin (void)
+void lanes_begin (void)
 {
 	uint32_t state = 1;
 	size_t i;
