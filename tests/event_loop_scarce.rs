@@ -109,7 +109,7 @@ fn reused_number_is_not_registered_after_set_creation_failed() {
     assert_eq!(failed.err(), Some((IPC_ERROR_WAIT_EVENT__SELECT, libc::ENFILE)));
     drop(kept);
     let (ours, theirs) = pair();
-    let (mut ours, mut theirs) = (out_of_the_way(ours), out_of_the_way(theirs));
+    let (mut ours, mut theirs) = (at_high_number(ours), at_high_number(theirs));
     assert_eq!(unsafe { libc::dup2(ours.as_raw_fd(), fd) }, fd);
     theirs.write_all(&frame(1, b"the program's own")).unwrap();
     let mut reported = vec![server.poll(10_000)];

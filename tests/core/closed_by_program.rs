@@ -15,7 +15,7 @@ use crate::support::ext::*;
 use crate::support::foreign_files::*;
 use crate::support::*;
 
-child::roles! { closes_what_it_does_not_know, closes_its_clients, closes_and_frees }
+child::roles! { closes_unknown_descriptors, closes_its_clients, closes_and_frees }
 
 /// Which numbers the program knows. It never closes a number beyond the array: those are the program's own.
 static KNOWN: [AtomicBool; 700] = [const { AtomicBool::new(false) }; 700];
@@ -82,7 +82,7 @@ impl World {
         let mut peers = Vec::new();
         for _ in 0..clients {
             let (peer, fd) = program.peer();
-            let mut peer = out_of_the_way(peer);
+            let mut peer = at_high_number(peer);
             peer.write_all(&frame(1, b"hello")).unwrap();
             assert_eq!(program.next(), Reported::Message(fd, 1, b"hello".to_vec()));
             know(fd);
@@ -198,7 +198,7 @@ fn while_it_waits(world: &mut World, act: impl FnOnce(&AtomicBool) + Send) -> Re
 
 /// The test sends one line: when to close, how many clients, whether the program has asked for ipc_event_fd's
 /// descriptor, and whether files get the closed numbers.
-fn closes_what_it_does_not_know() {
+fn closes_unknown_descriptors() {
     let words = child::read_line();
     let mut words = words.split(' ');
     let mut word = || words.next().unwrap();
@@ -265,7 +265,7 @@ fn run_all(when: &str) {
         for has_event_fd in [false, true] {
             for has_files in [false, true] {
                 let case = format!("{when} {clients} {has_event_fd} {has_files}");
-                let mut child = Child::start(closes_what_it_does_not_know);
+                let mut child = Child::start(closes_unknown_descriptors);
                 child.send_line(&case);
                 assert!(child.end().success(), "{case}");
             }
@@ -335,7 +335,7 @@ fn closes_and_frees() {
     let call = child::read_line();
     let mut world = World::new(3, true, true);
     let (mut own, other) = pair();
-    let other = out_of_the_way(other);
+    let other = at_high_number(other);
     know(own.as_raw_fd());
     let mut added = info(own.as_raw_fd());
     let (_, first) = world.peers[0];

@@ -80,18 +80,18 @@ fn queued(peers: usize) -> (Child, Vec<UnixStream>) {
     (child, peers)
 }
 
-fn everything_arrives(mut peer: UnixStream, action: &str) {
+fn assert_message_arrives(mut peer: UnixStream, action: &str) {
     let mut got = Vec::new();
     peer.read_to_end(&mut got).unwrap();
     assert!(got == frame(1, &pattern(SIZE, 17)), "{action}: {} of {} bytes", got.len(), SIZE + 5);
 }
 
 /// Asserts that each of the peers receives its whole message while the program does these actions.
-fn all_arrives(child: &mut Child, peers: Vec<UnixStream>, actions: &str) {
+fn assert_all_arrive(child: &mut Child, peers: Vec<UnixStream>, actions: &str) {
     child.send_line(actions);
     let read = |peer| {
         let actions = actions.to_owned();
-        std::thread::spawn(move || everything_arrives(peer, &actions))
+        std::thread::spawn(move || assert_message_arrives(peer, &actions))
     };
     let readers: Vec<_> = peers.into_iter().map(read).collect();
     readers.into_iter().for_each(|reader| reader.join().unwrap());
@@ -105,7 +105,7 @@ fn promise_17_queue_is_sent_at_exit_after_each_kind_of_close() {
     own_process!(60);
     for action in CLOSING.into_iter().chain(["ipc_server_close", "exit"]) {
         let (mut child, peers) = queued(3);
-        all_arrives(&mut child, peers, &format!("{action} exit"));
+        assert_all_arrive(&mut child, peers, &format!("{action} exit"));
         assert!(child.end().success());
     }
 }
@@ -117,7 +117,7 @@ fn promise_17_queue_is_sent_during_unrelated_calls() {
         // ipc_connections_free leaves connections open; their peers see end of file only after ipc_close.
         let closes = if action == "ipc_connections_free" { " ipc_close" } else { "" };
         let (mut child, peers) = queued(3);
-        all_arrives(&mut child, peers, &format!("{action}{closes} calls _exit"));
+        assert_all_arrive(&mut child, peers, &format!("{action}{closes} calls _exit"));
         child.send_line("stop");
         assert!(child.end().success());
     }
@@ -129,7 +129,7 @@ fn promise_17_stalled_peer_does_not_delay_other_queues() {
     for action in CLOSING.into_iter().chain(["exit"]) {
         let (mut child, mut peers) = queued(3);
         let _stuck = peers.remove(1);
-        all_arrives(&mut child, peers, &format!("{action} exit"));
+        assert_all_arrive(&mut child, peers, &format!("{action} exit"));
         assert!(child.end().success());
     }
 }

@@ -25,7 +25,7 @@ impl Full {
         let server = Program::server();
         let spare = std::fs::File::open("/dev/null").unwrap();
         let clients =
-            (0..CLIENTS).map(|_| out_of_the_way(UnixStream::connect(&server.path).unwrap())).collect();
+            (0..CLIENTS).map(|_| at_high_number(UnixStream::connect(&server.path).unwrap())).collect();
         set_descriptor_limit(DESCRIPTORS);
         let mut full = Self { server, clients, fds: Vec::new(), spare: Some(spare) };
         full.accept_clients_while_room();

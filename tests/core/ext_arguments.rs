@@ -8,7 +8,7 @@ use crate::child::{self, Child};
 use crate::support::ext::*;
 use crate::support::*;
 
-child::roles! { is_interrupted_inside, is_interrupted_while_it_waits }
+child::roles! { is_interrupted_in_the_library, is_interrupted_while_it_waits }
 
 /// The three functions that take a message.
 fn send(way: usize, p: *const ipc_connection_info, m: *const ipc_message, with: i32) -> Result<(), Failure> {
@@ -178,7 +178,7 @@ extern "C" fn count_destroyed(_: *mut std::ffi::c_void) {
     DESTROYED.fetch_add(1, Relaxed);
 }
 
-extern "C" fn calls_the_library(_: i32) {
+extern "C" fn call_library_in_handler(_: i32) {
     let before = unsafe { *libc::__errno_location() };
     unsafe { ipc_message_empty(none()) };
     // A call returns EDEADLK if it has interrupted the library.
@@ -209,14 +209,14 @@ fn handle(signal: i32, handler: extern "C" fn(i32)) {
 
 /// Sends itself signals at varying times while it calls many functions, until enough signals have interrupted
 /// the library.
-fn is_interrupted_inside() {
+fn is_interrupted_in_the_library() {
     let (ours, peer) = pair();
     let (mut program, file) = (Program::client(), numbered_file(1));
     let mut info = connection(&ours);
     FD.store(ours.as_raw_fd(), Relaxed);
     assert_eq!(unsafe { ipc_add(&mut program.list, &mut info) }, IPC_ERROR_NONE);
     allow(info.fd);
-    handle(libc::SIGALRM, calls_the_library);
+    handle(libc::SIGALRM, call_library_in_handler);
     let (mut rounds, m) = (0_u64, message(1, b"words"));
     let theirs = connection(&peer);
     let mut array = events(8);
@@ -264,7 +264,7 @@ fn is_interrupted_inside() {
 #[test]
 fn each_function_returns_edeadlk_in_a_nested_handler() {
     own_process!(60);
-    let mut program = Child::start(is_interrupted_inside);
+    let mut program = Child::start(is_interrupted_in_the_library);
     let reported = program.read_line();
     let (inside, outside) = reported.split_once(' ').unwrap();
     say(&format!("{inside} signals inside the library, {outside} outside"));
@@ -276,7 +276,7 @@ fn each_function_returns_edeadlk_in_a_nested_handler() {
 static QUEUED: AtomicBool = AtomicBool::new(false);
 
 /// While the library waits, a handler may call any function.
-extern "C" fn queues_while_it_waits(_: i32) {
+extern "C" fn queue_in_handler(_: i32) {
     let p = ipc_connection_info { fd: FD.load(Relaxed), ..EMPTY_INFO };
     let m = ipc_message { r#type: 7, ..EMPTY_MESSAGE };
     let before = unsafe { *libc::__errno_location() };
@@ -287,7 +287,7 @@ extern "C" fn queues_while_it_waits(_: i32) {
 }
 
 fn is_interrupted_while_it_waits() {
-    handle(libc::SIGUSR1, queues_while_it_waits);
+    handle(libc::SIGUSR1, queue_in_handler);
     for call in 0..3 {
         let (ours, peer) = patient_pair();
         let (stuck, _never_reads) = pair();

@@ -279,7 +279,7 @@ fn event_fd_reports_a_client_delayed_by_emfile() {
     let mut server = Program::server();
     let fd = server.event_fd();
     assert_eq!(drain(&mut server, fd), NOTHING);
-    let client = out_of_the_way(UnixStream::connect(&server.path).unwrap());
+    let client = at_high_number(UnixStream::connect(&server.path).unwrap());
     let spare = std::fs::File::open("/dev/null").unwrap();
     set_descriptor_limit(spare.as_raw_fd() as u64 + 1);
     assert!(becomes_readable(fd, 10_000));

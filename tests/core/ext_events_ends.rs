@@ -7,7 +7,7 @@ use crate::support::*;
 
 /// How many calls it takes until the ends of all these connections are reported. Each call also has events of
 /// busy connections, which send without end.
-fn calls_until_all_have_ended(busy: usize, ends: usize, room: usize) -> usize {
+fn calls_until_all_ends_are_reported(busy: usize, ends: usize, room: usize) -> usize {
     let mut program = Program::server();
     let mut peers: Vec<_> = (0..busy + ends).map(|_| program.peer().0).collect();
     let flood = frame(1, b"again").repeat(1000);
@@ -46,7 +46,7 @@ fn promise_42_deferred_end_is_first_event_of_the_next_call() {
     for busy in [1, 4, 20] {
         for ends in [1, 5, 40] {
             for room in [2, 8, 64, 300] {
-                let calls = calls_until_all_have_ended(busy, ends, room);
+                let calls = calls_until_all_ends_are_reported(busy, ends, room);
                 // Each end takes a call of its own, and a call before it that finds the end, in the
                 // connection's turn.
                 let turns = (busy + ends).div_ceil(room) + 1;

@@ -10,7 +10,7 @@ use crate::child::{self, Child};
 use crate::support::ext::*;
 use crate::support::*;
 
-child::roles! { flushes_for_ever_under_a_signal, flushes_to_a_closing_peer }
+child::roles! { flushes_during_signals, flushes_to_a_closing_peer }
 
 const TIMED_OUT: Result<(), Failure> = Err((IPC_ERROR_USOCK_SEND, libc::ETIMEDOUT));
 const CLOSED: Result<(), Failure> = Err((IPC_ERROR_USOCK_SEND, libc::EPIPE));
@@ -134,7 +134,7 @@ extern "C" fn count(_: i32) {
     SIGNALS.fetch_add(1, Ordering::Relaxed);
 }
 
-fn flushes_for_ever_under_a_signal() {
+fn flushes_during_signals() {
     let handler: extern "C" fn(i32) = count;
     let time = libc::timeval { tv_sec: 0, tv_usec: 2000 };
     unsafe {
@@ -168,7 +168,7 @@ fn flushes_for_ever_under_a_signal() {
 #[test]
 fn signal_ends_a_flush_without_timeout_and_loses_nothing() {
     own_process!(60);
-    let mut program = Child::start(flushes_for_ever_under_a_signal);
+    let mut program = Child::start(flushes_during_signals);
     assert_eq!(program.read_line(), "done");
     assert!(program.end().success());
 }
@@ -239,7 +239,7 @@ fn wrong_arguments_are_reported() {
         }
     }
     let (ours, _peer) = pair();
-    let fd = out_of_the_way(ours).into_raw_fd();
+    let fd = at_high_number(ours).into_raw_fd();
     close(fd);
     assert_eq!(flush(fd, -1), Err((IPC_ERROR_USOCK_SEND, libc::EBADF)));
 }

@@ -9,7 +9,7 @@ use crate::child::{self, Child};
 use crate::support::ext::*;
 use crate::support::*;
 
-child::roles! { waits_under_signals, waits_for_ever_under_a_signal }
+child::roles! { waits_under_signals, waits_without_timeout_during_signals }
 
 const TIMEOUT: i32 = 50;
 const LEAST: Duration = Duration::from_millis(49);
@@ -118,7 +118,7 @@ fn signals_neither_end_nor_prolong_a_wait_with_timeout() {
     assert!(child.end().success());
 }
 
-fn waits_for_ever_under_a_signal() {
+fn waits_without_timeout_during_signals() {
     let (mut ours, mut peer) = listed();
     for timeout in [-1, i32::MIN] {
         handle_alarm(0);
@@ -143,7 +143,7 @@ fn waits_for_ever_under_a_signal() {
 #[test]
 fn signal_ends_a_wait_without_timeout() {
     own_process!(60);
-    let mut child = Child::start(waits_for_ever_under_a_signal);
+    let mut child = Child::start(waits_without_timeout_during_signals);
     assert_eq!(child.read_line(), "done");
     assert!(child.end().success());
 }

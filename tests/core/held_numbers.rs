@@ -31,7 +31,7 @@ fn with_held() -> (Box<Program>, RawFd) {
 }
 
 fn end_of_a_client(program: &mut Program) -> RawFd {
-    let peer = out_of_the_way(UnixStream::connect(&program.path).unwrap());
+    let peer = at_high_number(UnixStream::connect(&program.path).unwrap());
     let fd = program.next_connection();
     drop(peer);
     assert_eq!(program.next(), Reported::Disconnection(fd));
@@ -115,7 +115,7 @@ fn promise_41_next_call_for_the_list_releases_the_number() {
         let before = std::fs::File::open("/dev/null").unwrap();
         assert!(before.as_raw_fd() != fd && is_held(fd), "{name}");
         let (stays, _other) = pair();
-        let _stays = out_of_the_way(stays);
+        let _stays = at_high_number(stays);
         call(&mut program);
         assert!(!is_held(fd) || name == "another end", "{name}");
         if name == "another end" {

@@ -10,7 +10,7 @@ use crate::child::{self, Child};
 use crate::support::*;
 
 child::roles! {
-    serves_itself, opens_everything, opens_and_closes_while_others_start, counts_what_it_inherits,
+    serves_itself, opens_everything, opens_services_while_programs_start, counts_inherited_descriptors,
 }
 
 /// Bytes of the longest path, without its NUL.
@@ -229,7 +229,7 @@ fn promise_21_every_descriptor_is_close_on_exec() {
 }
 
 /// A program with a thread that opens and closes services at long paths while another thread starts programs.
-fn opens_and_closes_while_others_start() {
+fn opens_services_while_programs_start() {
     let top = PathBuf::from(std::env::var_os("IPC_RUNDIR").unwrap());
     // Descriptors that were inherited from the test's own parent do not count.
     let own = (open_descriptors() - 1).to_string();
@@ -248,14 +248,15 @@ fn opens_and_closes_while_others_start() {
                 assert_eq!(unsafe { ipc_server_close(&mut spath) }, IPC_ERROR_NONE);
             }
         });
-        let inherited: Vec<_> = (0..150).map(|_| Child::start(counts_what_it_inherits).read_line()).collect();
+        let inherited: Vec<_> =
+            (0..150).map(|_| Child::start(counts_inherited_descriptors).read_line()).collect();
         stop.store(true, Ordering::Relaxed);
         assert!(inherited.iter().all(|count| *count == own), "{own}: {inherited:?}");
     });
 }
 
 /// A program that sends the number of descriptors that it was started with.
-fn counts_what_it_inherits() {
+fn counts_inherited_descriptors() {
     // The directory that is being read counts as one more.
     child::send_line(format!("{}", open_descriptors() - 1));
 }
@@ -264,7 +265,7 @@ fn counts_what_it_inherits() {
 fn promise_21_temporary_descriptors_are_close_on_exec() {
     own_process!(60);
     let top = tempfile::tempdir().unwrap();
-    let mut command = child::command(opens_and_closes_while_others_start);
+    let mut command = child::command(opens_services_while_programs_start);
     let status = Child::run(command.env("IPC_RUNDIR", top.path())).end();
     assert!(status.success(), "{status}");
 }

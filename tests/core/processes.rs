@@ -310,7 +310,7 @@ fn promise_22_parent_and_worker_serve_side_by_side() {
 
 /// Keeps the library busy in a thread: small messages, a full queue, events, and services that are opened and
 /// closed.
-fn be_busy(number: usize, stop: &AtomicBool) {
+fn call_repeatedly(number: usize, stop: &AtomicBool) {
     let (one, two) = pair();
     let (stuck, _peer) = pair();
     let (mut served, mut unserved) = (Program::client(), Program::client());
@@ -352,7 +352,7 @@ fn forks_with_busy_threads() {
     std::thread::scope(|scope| {
         for number in 0..3 {
             let stop = &stop;
-            scope.spawn(move || be_busy(number, stop));
+            scope.spawn(move || call_repeatedly(number, stop));
         }
         let bad = (0..FORKS).find_map(|number| {
             let id = fork();

@@ -106,7 +106,7 @@ fn usock_init_at(path: &Path) -> (ipc_errors, i32, i32) {
 }
 
 /// Asserts that no other server gets the path, neither in this process nor in another process.
-fn stays_with_its_owner(rundir: &Path) {
+fn assert_path_is_kept(rundir: &Path) {
     let before = names(rundir);
     let (code, errno, fd) = usock_init_at(&rundir.join("s-0-0"));
     assert_eq!((code, errno, fd), (IPC_ERROR_USOCK_INIT__BIND, libc::EADDRINUSE, -1));
@@ -129,30 +129,30 @@ fn promise_19_running_server_keeps_its_path() {
     // A server of this library.
     let (mut child, result) = start(rundir.path());
     assert_eq!(result, OPEN);
-    stays_with_its_owner(rundir.path());
+    assert_path_is_kept(rundir.path());
     UnixStream::connect(&path).unwrap();
     child.send_line("close");
     assert_eq!(child.read_line(), "0");
     // A socket made with bind and listen; then a socket with a full backlog.
     let listener = UnixListener::bind(&path).unwrap();
-    stays_with_its_owner(rundir.path());
+    assert_path_is_kept(rundir.path());
     has_only_this_client(&listener);
     assert_eq!(unsafe { libc::listen(listener.as_raw_fd(), 0) }, 0);
     let waiting = UnixStream::connect(&path).unwrap();
-    stays_with_its_owner(rundir.path());
+    assert_path_is_kept(rundir.path());
     drop((listener.accept().unwrap(), waiting));
     has_only_this_client(&listener);
     drop(listener);
     // A socket that is bound and does not listen yet.
     std::fs::remove_file(&path).unwrap();
     let early = bound(&path);
-    stays_with_its_owner(rundir.path());
+    assert_path_is_kept(rundir.path());
     assert_eq!(unsafe { libc::listen(early.as_raw_fd(), 5) }, 0);
     has_only_this_client(&UnixListener::from(early));
     // A socket of another kind.
     std::fs::remove_file(&path).unwrap();
     let datagrams = UnixDatagram::bind(&path).unwrap();
-    stays_with_its_owner(rundir.path());
+    assert_path_is_kept(rundir.path());
     datagrams.connect(&path).unwrap();
 }
 
@@ -162,14 +162,14 @@ fn promise_19_file_that_is_no_socket_is_not_replaced() {
     let rundir = tempfile::tempdir().unwrap();
     let path = rundir.path().join("s-0-0");
     std::fs::write(&path, "kept").unwrap();
-    stays_with_its_owner(rundir.path());
+    assert_path_is_kept(rundir.path());
     assert_eq!(std::fs::read(&path).unwrap(), b"kept");
     std::fs::remove_file(&path).unwrap();
     std::fs::create_dir(&path).unwrap();
-    stays_with_its_owner(rundir.path());
+    assert_path_is_kept(rundir.path());
     std::fs::remove_dir(&path).unwrap();
     std::os::unix::fs::symlink("/nowhere", &path).unwrap();
-    stays_with_its_owner(rundir.path());
+    assert_path_is_kept(rundir.path());
     assert_eq!(std::fs::read_link(&path).unwrap(), Path::new("/nowhere"));
 }
 

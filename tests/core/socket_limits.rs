@@ -63,7 +63,7 @@ impl Call {
 const AGAIN: Result<(), Failure> = Err((IPC_ERROR_USOCK_RECV, libc::EAGAIN));
 
 /// Asserts that the call ends by its limit, neither at once nor far later.
-fn ends_in_time(what: &str, call: impl FnOnce()) {
+fn assert_ends_in_time(what: &str, call: impl FnOnce()) {
     let begin = Instant::now();
     call();
     let took = begin.elapsed();
@@ -138,12 +138,12 @@ fn promise_45_read_ends_in_time_however_bytes_arrive() {
         let (ours, mut peer) = pair();
         let fd = ours.as_raw_fd();
         set_limit(fd, LIMIT);
-        ends_in_time("nothing arrives", || assert_eq!(call.make(fd), AGAIN));
+        assert_ends_in_time("nothing arrives", || assert_eq!(call.make(fd), AGAIN));
         // The header and two bytes; the rest arrives byte by byte.
         peer.write_all(&frame(1, &[0; 20_000])[..7]).unwrap();
-        ends_in_time("bytes drip in", || assert_eq!(while_bytes_drip(&peer, || call.make(fd)), AGAIN));
+        assert_ends_in_time("bytes drip in", || assert_eq!(while_bytes_drip(&peer, || call.make(fd)), AGAIN));
         // The received bytes are kept; each further call has the same limit.
-        ends_in_time("after it", || assert_eq!(call.make(fd), AGAIN));
+        assert_ends_in_time("after it", || assert_eq!(call.make(fd), AGAIN));
     }
 }
 
@@ -158,7 +158,7 @@ fn promise_45_slow_header_does_not_extend_the_timeout() {
         let bytes = frame(1, b"x");
         for byte in &bytes[..5] {
             peer.write_all(&[*byte]).unwrap();
-            ends_in_time("a byte of a header", || assert_eq!(call.make(fd), AGAIN));
+            assert_ends_in_time("a byte of a header", || assert_eq!(call.make(fd), AGAIN));
         }
         peer.write_all(&bytes[5..]).unwrap();
         assert_eq!(call.make(fd), Ok(()));
@@ -187,7 +187,7 @@ fn promise_45_read_ends_in_time_while_a_queue_is_sent() {
                     std::thread::sleep(Duration::from_millis(20));
                 }
             });
-            ends_in_time("a queue is sent", || assert_eq!(call.make(ours.as_raw_fd()), AGAIN));
+            assert_ends_in_time("a queue is sent", || assert_eq!(call.make(ours.as_raw_fd()), AGAIN));
             is_over.store(true, SeqCst);
         });
         assert!(pending(other.fd()) > 0, "the queue was sent too early for the test");
@@ -260,7 +260,9 @@ fn promise_45_accept_ends_in_time() {
         set_limit(program.srv.as_ref().unwrap().fd, LIMIT);
         accept_one(accept, program);
         let srv = program.srv.as_mut().unwrap();
-        ends_in_time(what, || assert_eq!(accept(srv).map_err(|failure| failure.1), NO_CLIENT, "{what}"));
+        assert_ends_in_time(what, || {
+            assert_eq!(accept(srv).map_err(|failure| failure.1), NO_CLIENT, "{what}")
+        });
         accept_one(accept, program);
     });
 }

@@ -78,7 +78,7 @@ fn promise_7_own_connection_reusing_a_number_hides_no_end() {
         let (peer, fd, origin) = checker.peer();
         let _peer = end.apply(&mut checker, peer, fd, origin);
         let (one, other) = pair();
-        let (one, mut other) = (out_of_the_way(one), out_of_the_way(other));
+        let (one, mut other) = (at_high_number(one), at_high_number(other));
         assert_eq!(unsafe { libc::dup2(one.as_raw_fd(), fd) }, fd);
         drop(one);
         let mut own = ipc_connection_info { fd, ..EMPTY_INFO };
@@ -131,7 +131,7 @@ fn promise_7_dead_entry_does_not_take_events_of_its_number() {
     let mut checker = EventChecker::new();
     let _first = checker.peer();
     let (one, other) = pair();
-    let _other = out_of_the_way(other);
+    let _other = at_high_number(other);
     let mut dead = connection(&one);
     assert_eq!(unsafe { ipc_add(&mut checker.list, &mut dead) }, IPC_ERROR_NONE);
     assert_eq!(unsafe { ipc_close(&mut dead) }, IPC_ERROR_NONE);
@@ -213,7 +213,7 @@ fn promise_7_disconnection_precedes_next_connection_of_number() {
     assert_eq!(server.poll(10_000), Reported::Message(first_fd, 1, b"word".to_vec()));
     std::thread::sleep(PAUSE);
     close(fd);
-    let _next = out_of_the_way(UnixStream::connect(&server.path).unwrap());
+    let _next = at_high_number(UnixStream::connect(&server.path).unwrap());
     let mut array = events(8);
     let mut reported = server.many(&mut array, 10_000);
     for _ in 0..3 {
@@ -240,7 +240,7 @@ fn promise_7_child_reuses_the_number_of_a_closed_client() {
         close(fd);
         let (ours, theirs) = pair();
         assert_eq!(ours.as_raw_fd(), fd, "the number is reused");
-        let mut theirs = out_of_the_way(theirs);
+        let mut theirs = at_high_number(theirs);
         theirs.write_all(&frame(1, b"to the child's own")).unwrap();
         let reported = all_now(&mut server);
         let mut ours = ours;

@@ -13,7 +13,7 @@ use crate::support::*;
 
 /// What the library holds of the connection when its number is reused.
 #[derive(Clone, Copy, Debug, PartialEq)]
-enum Had {
+enum Held {
     Nothing,
     HalfFrame,
     FramesReadAhead,
@@ -23,12 +23,12 @@ enum Had {
     PeerClosed,
 }
 
-use Had::*;
+use Held::*;
 
-const ALL: [Had; 6] = [Nothing, HalfFrame, FramesReadAhead, QueuedOutput, BytesUnread, PeerClosed];
+const ALL: [Held; 6] = [Nothing, HalfFrame, FramesReadAhead, QueuedOutput, BytesUnread, PeerClosed];
 
-impl Had {
-    fn bring_about(self, checker: &mut EventChecker, peer: &mut UnixStream, fd: i32, origin: Origin) {
+impl Held {
+    fn apply_state(self, checker: &mut EventChecker, peer: &mut UnixStream, fd: i32, origin: Origin) {
         let mut send = |bytes: &[u8]| peer.write_all(bytes).unwrap();
         match self {
             Nothing | PeerClosed => return,
@@ -47,18 +47,18 @@ impl Had {
 #[test]
 fn promise_32_client_ends_although_a_copy_keeps_its_file() {
     own_process!(90);
-    for (number, had) in ALL.into_iter().enumerate() {
+    for (number, held) in ALL.into_iter().enumerate() {
         for (way, copy) in COPIES.into_iter().enumerate() {
             let kind = KINDS[(number + way) % KINDS.len()];
-            let what = format!("{had:?}, copy {way}, then {kind:?}");
+            let what = format!("{held:?}, copy {way}, then {kind:?}");
             let mut checker = EventChecker::new();
             let mut marker = checker.peer();
             let (mut peer, fd, origin) = checker.peer();
-            had.bring_about(&mut checker, &mut peer, fd, origin);
+            held.apply_state(&mut checker, &mut peer, fd, origin);
             let foreign_file = ForeignFile::new(kind);
             let copy = copy(fd);
             foreign_file.take(fd);
-            let peer = if had == PeerClosed {
+            let peer = if held == PeerClosed {
                 drop(peer);
                 None
             } else {
@@ -100,7 +100,7 @@ fn promise_32_reused_descriptor_ignored_until_added_again() {
             let (fd, mut writer): (i32, Box<dyn Write>) = match added {
                 Added::Connection | Added::ReadSocket => {
                     let (one, other) = pair();
-                    (one.into_raw_fd(), Box::new(out_of_the_way(other)))
+                    (one.into_raw_fd(), Box::new(at_high_number(other)))
                 }
                 Added::ReadPipe | Added::WatchedPipe => {
                     let (reader, writer) = pipe();
@@ -145,7 +145,7 @@ fn promise_32_reused_descriptor_ignored_until_added_again() {
                 let (one, other) = pair();
                 at_number(one.as_raw_fd(), fd);
                 drop(one);
-                let mut other = out_of_the_way(other);
+                let mut other = at_high_number(other);
                 assert_eq!(unsafe { ipc_add(&mut program.list, &mut own) }, IPC_ERROR_NONE);
                 other.write_all(&frame(1, b"after")).unwrap();
                 assert_eq!(program.poll(10_000), Reported::Message(fd, 1, b"after".to_vec()), "{what}");

@@ -89,7 +89,7 @@ fn promise_13_new_entry_in_reused_memory_is_not_closed() {
         // So many clients that the list's array has another block size than a client's structure.
         let _first: Vec<_> = (0..8).map(|_| server.peer()).collect();
         let (_peer, fd) = server.peer();
-        let mut next = out_of_the_way(UnixStream::connect(&server.path).unwrap());
+        let mut next = at_high_number(UnixStream::connect(&server.path).unwrap());
         let client = server.clients.pop().unwrap();
         // Without the service, the waiting client is not accepted yet.
         let srv = server.srv.take();
@@ -108,7 +108,7 @@ fn promise_13_new_entry_in_reused_memory_is_not_closed() {
                 close(fd);
                 let (ours, theirs) = pair();
                 assert_eq!(ours.as_raw_fd(), fd);
-                kept = Some((info(ours.into_raw_fd()), out_of_the_way(theirs)));
+                kept = Some((info(ours.into_raw_fd()), at_high_number(theirs)));
             }
         }
         let was = client.addr();
@@ -258,7 +258,7 @@ fn promise_13_abandoned_list_of_clients_is_forgotten() {
     let mut server = Program::server();
     for round in 0..3 {
         // The peers have high numbers: each round's clients get the numbers of the previous round.
-        let peers: Vec<_> = (0..4).map(|_| out_of_the_way(server.peer().0)).collect();
+        let peers: Vec<_> = (0..4).map(|_| at_high_number(server.peer().0)).collect();
         for n in [2, 0, 3, 1] {
             (&peers[n]).write_all(&frame(1, b"new")).unwrap();
             let reported = server.next();

@@ -54,7 +54,7 @@ fn promise_7_service_with_a_dead_entrys_number_is_served() {
             assert_eq!(program.poll(0), Seen::Nothing);
         }
         let (ours, theirs) = pair();
-        let _theirs = out_of_the_way(theirs);
+        let _theirs = at_high_number(theirs);
         let mut dead = info(ours.into_raw_fd());
         assert_eq!(unsafe { ipc_add(&mut program.list, &mut dead) }, IPC_ERROR_NONE);
         assert_eq!(unsafe { ipc_close(&mut dead) }, IPC_ERROR_NONE);
@@ -64,7 +64,7 @@ fn promise_7_service_with_a_dead_entrys_number_is_served() {
             assert_eq!(program.poll(50), Seen::Nothing);
             force_list_scan(&mut program.list);
         }
-        let _client = out_of_the_way(UnixStream::connect(&path).unwrap());
+        let _client = at_high_number(UnixStream::connect(&path).unwrap());
         let reported = program.try_poll(10_000);
         assert!(is_open(service.fd), "the library has closed the service: {reported:?}");
         assert!(matches!(reported, Ok(Seen::Reported(Reported::Connection(_)))), "{reported:?}");
@@ -84,7 +84,7 @@ fn promise_7_service_with_a_closed_services_number_is_served() {
     let path = rundir().join("e1");
     listen_at(number, &path);
     force_list_scan(&mut server.list);
-    let _client = out_of_the_way(UnixStream::connect(&path).unwrap());
+    let _client = at_high_number(UnixStream::connect(&path).unwrap());
     let reported = server.poll(10_000);
     assert!(matches!(reported, Seen::Reported(Reported::Connection(_))), "{reported:?}");
 }
@@ -100,7 +100,7 @@ fn promise_7_service_with_a_reused_number_does_not_block() {
     listen_at(number, &path);
     assert_eq!(server.poll(50), Seen::Nothing);
     peer.write_all(&frame(1, b"word").repeat(2)).unwrap();
-    let _client = out_of_the_way(UnixStream::connect(&path).unwrap());
+    let _client = at_high_number(UnixStream::connect(&path).unwrap());
     let mut reported = Vec::new();
     // If the message is reported first, the program accepts the client itself.
     reported.push(server.poll(10_000));

@@ -45,7 +45,7 @@ fn settings_of_a_closed_connection_not_inherited() {
             let mut server = Program::server();
             // The first call opens the library's own descriptors for the loop.
             assert_eq!(server.poll(0), Seen::Nothing);
-            let free = out_of_the_way(UnixStream::connect(&server.path).unwrap());
+            let free = at_high_number(UnixStream::connect(&server.path).unwrap());
             let (old, _peer) = pair();
             let mut old = info(old.into_raw_fd());
             limits(old.fd, 1, 1).unwrap();

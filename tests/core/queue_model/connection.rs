@@ -56,7 +56,7 @@ impl Connection {
             info: Box::new(info(ours.into_raw_fd())),
             is_listed: false,
             // The peer has a high number, so that only the library's connections reuse closed numbers.
-            peer: Some(out_of_the_way(peer)),
+            peer: Some(at_high_number(peer)),
             reads: true,
             writes: true,
             expected: Expected::default(),

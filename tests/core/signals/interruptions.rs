@@ -12,7 +12,7 @@ use std::sync::atomic::{AtomicBool, AtomicPtr, Ordering::Relaxed};
 use crate::child::{self, Child};
 use crate::support::*;
 
-child::roles! { is_interrupted_again_and_again }
+child::roles! { runs_interrupted_programs }
 
 /// The allocator of the whole test program. It notes whether the heap is used while `FORBIDDEN` is set.
 struct Watched;
@@ -217,7 +217,7 @@ fn change_lists_and_fork(fds: [i32; 2], payload: &[u8]) {
 
 /// Repeats one kind of calls until the signal, which is sent after a time that differs from program to
 /// program.
-fn be_interrupted(number: usize) -> ! {
+fn call_until_interrupted(number: usize) -> ! {
     let name = CString::new(format!("i{number}")).unwrap();
     let path = Path::new(&std::env::var_os("IPC_RUNDIR").unwrap()).join(format!("i{number}-0-0"));
     PATH.store(CString::new(path.as_os_str().as_bytes()).unwrap().into_raw(), Relaxed);
@@ -269,14 +269,14 @@ fn be_interrupted(number: usize) -> ! {
     }
 }
 
-fn is_interrupted_again_and_again() {
+fn runs_interrupted_programs() {
     RETURNS.store(child::read_line() == "return", Relaxed);
     let times: usize = child::read_line().parse().unwrap();
     let mut inside = 0;
     for number in 0..times {
         let id = child::fork();
         if id == 0 {
-            let _ = std::panic::catch_unwind(|| be_interrupted(number));
+            let _ = std::panic::catch_unwind(|| call_until_interrupted(number));
             unsafe { libc::_exit(101) };
         }
         let mut status = 0;
@@ -297,7 +297,7 @@ fn is_interrupted_again_and_again() {
 /// Interrupts so many programs that serve in this directory. Returns how many were interrupted inside the
 /// library.
 fn interrupt(rundir: &Path, how: &str, times: usize) -> usize {
-    let mut child = Child::run(child::command(is_interrupted_again_and_again).env("IPC_RUNDIR", rundir));
+    let mut child = Child::run(child::command(runs_interrupted_programs).env("IPC_RUNDIR", rundir));
     child.send_line(how);
     child.send_line(times.to_string());
     child.read_line().parse().unwrap()

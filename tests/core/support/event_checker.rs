@@ -60,7 +60,7 @@ impl EventChecker {
     /// A connected peer, whose CONNECTION is not reported yet. Its number does not compete with the server's
     /// descriptors.
     pub fn connect(&self) -> UnixStream {
-        out_of_the_way(UnixStream::connect(&self.path).unwrap())
+        at_high_number(UnixStream::connect(&self.path).unwrap())
     }
 
     /// A peer whose CONNECTION was reported; the server's descriptor for it, and its origin.

@@ -168,7 +168,7 @@ impl Copy {
     fn send(fd: RawFd) -> Self {
         let (one, other) = UnixStream::pair().unwrap();
         super::ext::send_with(&one, b"x", &[fd]);
-        let [sender, receiver] = [one, other].map(super::out_of_the_way);
+        let [sender, receiver] = [one, other].map(super::at_high_number);
         Self::Message { _sender: sender, _receiver: receiver }
     }
 }

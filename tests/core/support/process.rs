@@ -34,7 +34,7 @@ pub fn open_descriptors() -> usize {
 }
 
 /// The same stream at a number of 700 or more, which no other descriptor of the test gets from the kernel.
-pub fn out_of_the_way(stream: UnixStream) -> UnixStream {
+pub fn at_high_number(stream: UnixStream) -> UnixStream {
     let high = unsafe { libc::fcntl(stream.as_raw_fd(), libc::F_DUPFD_CLOEXEC, 700) };
     assert!(high >= 700, "{}", std::io::Error::last_os_error());
     unsafe { UnixStream::from_raw_fd(high) }
