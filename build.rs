@@ -1,4 +1,5 @@
-//! Compiles what cannot be written in Rust: variadic functions, and waiting with cleanup handlers.
+//! Compiles the two C sources of the library, which cannot be written in Rust: variadic functions (`log.c`),
+//! and waiting with cleanup handlers of pthread_cleanup_push(3) (`wait.c`).
 
 fn main() {
     println!("cargo:rerun-if-changed=src/capi/log.c");
@@ -7,7 +8,7 @@ fn main() {
         .file("src/capi/log.c")
         .file("src/kernel/wait.c")
         .std("c11")
-        // A thread that is cancelled while it waits is unwound from there.
+        // If a thread is cancelled while it waits, the C library unwinds its stack through wait.c.
         .flag("-fexceptions")
         .flag("-fvisibility=hidden")
         // Dates after 2038 on 32-bit machines.

@@ -148,7 +148,7 @@ enum ipc_errors {
      */
     IPC_ERROR_NOT_ENOUGH_MEMORY = 1,
     /**
-     * The recipient has closed the connection.
+     * The peer has closed the connection.
      */
     IPC_ERROR_CLOSED_RECIPIENT = 2,
     /**
@@ -180,7 +180,7 @@ enum ipc_errors {
      */
     IPC_ERROR_CONNECTION__NO_ENVIRONMENT_PARAM = 9,
     /**
-     * Connection: no structure to fill.
+     * Connection: no connection structure, or no place for the result.
      */
     IPC_ERROR_CONNECTION_GEN__NO_CINFO = 10,
     /**
@@ -192,7 +192,7 @@ enum ipc_errors {
      */
     IPC_ERROR_ACCEPT__NO_CLIENT_PARAM = 12,
     /**
-     * Accept: no client could be taken.
+     * Accept: no client was accepted.
      */
     IPC_ERROR_ACCEPT = 13,
     /**
@@ -204,15 +204,15 @@ enum ipc_errors {
      */
     IPC_ERROR_HANDLE_NEW_CONNECTION__NO_CINFOS_PARAM = 15,
     /**
-     * Wait for an event: waiting failed or was interrupted.
+     * Wait for an event: waiting failed or was interrupted, or a descriptor cannot be watched.
      */
     IPC_ERROR_WAIT_EVENT__SELECT = 16,
     /**
-     * Wait for an event: nothing to wait for.
+     * Wait for an event: no list of connections, or nothing to wait for.
      */
     IPC_ERROR_WAIT_EVENT__NO_CLIENTS_PARAM = 17,
     /**
-     * Wait for an event: no event structure.
+     * Wait for an event: no place for the result.
      */
     IPC_ERROR_WAIT_EVENT__NO_EVENT_PARAM = 18,
     /**
@@ -220,7 +220,7 @@ enum ipc_errors {
      */
     IPC_ERROR_HANDLE_NEW_CONNECTION__MALLOC = 19,
     /**
-     * Add: the list has a size but no array.
+     * Add: the list is invalid, or the connection is already in the list.
      */
     IPC_ERROR_ADD__EMPTY_LIST = 20,
     /**
@@ -232,7 +232,7 @@ enum ipc_errors {
      */
     IPC_ERROR_ADD__NO_PARAM_CLIENT = 22,
     /**
-     * Add a descriptor: no list of connections.
+     * Add a descriptor, signal or timer: no list of connections.
      */
     IPC_ERROR_ADD_FD__NO_PARAM_CINFOS = 23,
     /**
@@ -244,19 +244,19 @@ enum ipc_errors {
      */
     IPC_ERROR_DEL__EMPTIED_LIST = 25,
     /**
-     * Delete: the connection is not in the list.
+     * Delete or end: the list has no such entry.
      */
     IPC_ERROR_DEL__CANNOT_FIND_CLIENT = 26,
     /**
-     * Delete: no list of connections.
+     * Delete or end: no list of connections.
      */
     IPC_ERROR_DEL__NO_CLIENTS_PARAM = 27,
     /**
-     * Delete: no connection.
+     * Delete or end: no connection.
      */
     IPC_ERROR_DEL__NO_CLIENT_PARAM = 28,
     /**
-     * Send: the socket does not take the bytes.
+     * Send: the bytes cannot be sent, or the connection is invalid.
      */
     IPC_ERROR_USOCK_SEND = 29,
     /**
@@ -280,7 +280,7 @@ enum ipc_errors {
      */
     IPC_ERROR_USOCK_REMOVE__UNLINK = 34,
     /**
-     * Remove: there is no such file.
+     * Remove: the file does not exist, or belongs to another server.
      */
     IPC_ERROR_USOCK_REMOVE__NO_FILE = 35,
     /**
@@ -288,7 +288,7 @@ enum ipc_errors {
      */
     IPC_ERROR_USOCK_INIT__EMPTY_FILE_DESCRIPTOR = 36,
     /**
-     * Listen: no socket could be made.
+     * Listen: the socket cannot be created, or the given one cannot be used.
      */
     IPC_ERROR_USOCK_INIT__WRONG_FILE_DESCRIPTOR = 37,
     /**
@@ -296,7 +296,7 @@ enum ipc_errors {
      */
     IPC_ERROR_USOCK_INIT__EMPTY_PATH = 38,
     /**
-     * Listen: the path cannot be bound.
+     * Listen: the path cannot be bound, or an option is invalid.
      */
     IPC_ERROR_USOCK_INIT__BIND = 39,
     /**
@@ -308,7 +308,7 @@ enum ipc_errors {
      */
     IPC_ERROR_USOCK_ACCEPT__PATH_FILE_DESCRIPTOR = 41,
     /**
-     * Accept: no client could be taken from the socket.
+     * Accept: no client was accepted from the socket.
      */
     IPC_ERROR_USOCK_ACCEPT = 42,
     /**
@@ -320,7 +320,7 @@ enum ipc_errors {
      */
     IPC_ERROR_USOCK_RECV__NO_LENGTH = 44,
     /**
-     * Receive: the socket does not give the bytes of a frame.
+     * Receive: nothing valid was received, or the connection is invalid.
      */
     IPC_ERROR_USOCK_RECV = 45,
     /**
@@ -336,7 +336,7 @@ enum ipc_errors {
      */
     IPC_ERROR_MESSAGE_WRITE__NO_MESSAGE_PARAM = 48,
     /**
-     * Write a message: not all of it can be written now.
+     * Write a message: the peer or the queue does not accept all of the message now.
      */
     IPC_ERROR_MESSAGE_WRITE__NOT_ENOUGH_DATA = 49,
     /**
@@ -344,7 +344,7 @@ enum ipc_errors {
      */
     IPC_ERROR_MESSAGE_FORMAT__NO_MESSAGE_PARAM = 50,
     /**
-     * Format a message: payload and length contradict each other.
+     * Format a message: the payload, its length or the number of pieces is invalid.
      */
     IPC_ERROR_MESSAGE_FORMAT__INCONSISTENT_PARAMS = 51,
     /**

@@ -40,7 +40,7 @@ pub unsafe extern "C" fn ipc_peer(p: *const ipc_connection_info, peer: *mut ipc_
     call(ipc_errors::IPC_ERROR_USOCK_RECV, |_| {
         let peer = required(peer, code)?;
         // SAFETY: the caller's structure, if any.
-        let credentials = socket::peer(unsafe { fd_of(p, code) }?).map_err(failed)?;
+        let credentials = socket::peer_credentials(unsafe { fd_of(p, code) }?).map_err(failed)?;
         // SAFETY: the caller's place for a peer.
         unsafe {
             peer.write(ipc_peer { pid: credentials.pid(), uid: credentials.uid(), gid: credentials.gid() })

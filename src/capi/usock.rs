@@ -202,5 +202,5 @@ pub unsafe extern "C-unwind" fn usock_accept(fd: c_int, pfd: *mut i32) -> ipc_er
 pub unsafe extern "C" fn usock_remove(path: *const c_char) -> ipc_errors {
     let code = ipc_errors::IPC_ERROR_USOCK_REMOVE__UNLINK;
     // SAFETY: the caller's string.
-    call(code, |_| endpoint::remove(unsafe { path_of(path, code) }?))
+    call(code, |_| endpoint::remove_file(unsafe { path_of(path, code) }?))
 }
