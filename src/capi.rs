@@ -1,14 +1,17 @@
-//! The C interface: the functions of `ipc.h`, and nothing but the quirks of that interface: out-parameters,
-//! ownership, codes, NULL. Each reads its arguments, calls the core, and turns the result into a code.
+//! The C interface: the functions of `ipc.h` and `ipc_ext.h`. Each function reads its arguments, calls the
+//! core, and converts the result to a code. The quirks of the interface are here and in no other module:
+//! parameters that return values, NULL, ownership of memory, codes.
 //!
-//! What C passes is read through raw pointers, member by member: no Rust reference to what C may change.
+//! Structures of C are read through raw pointers, member by member: there is no Rust reference to memory that
+//! C may change.
 //!
-//! The comments of exported functions are written for the C programmer: they become those of the header. A
-//! pointer that they name is NULL or points to what its type says.
+//! The comments of exported functions are written for C programmers: they become the comments of the headers.
+//! Each pointer parameter is NULL or points to what its type says.
 #![allow(clippy::missing_safety_doc, reason = "said above, once for all exported functions")]
 
 mod boundary;
 pub mod clients;
+pub mod entries;
 pub mod events;
 mod list;
 pub mod log;
