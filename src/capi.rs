@@ -11,6 +11,7 @@
 
 mod boundary;
 pub mod clients;
+pub mod entries;
 pub mod events;
 mod list;
 pub mod log;

@@ -19,14 +19,14 @@ use crate::kernel::internal_fds::KeptFd;
 use crate::kernel::notices::Signals;
 use crate::kernel::wait::PollSet;
 use crate::process::entry_guard::EntryGuard;
-use crate::process::sharded::{NumberMap, Part, Shard, Shards, empty_map, release_map};
+use crate::process::sharded::{LockedPart, NumberMap, Part, ShardedTable, empty_map, release_map};
 
 const PARTS: usize = 16;
 
 /// The loops of some lists.
 type Loops = NumberMap<usize, EventLoop>;
 
-static LOOPS: Shards<Loops, PARTS> = Shards([const { Part::new(empty_map()) }; PARTS]);
+static LOOPS: ShardedTable<Loops, PARTS> = ShardedTable([const { Part::new(empty_map()) }; PARTS]);
 
 /// The addresses of two lists differ by at least eight.
 fn part(list: usize) -> usize {
@@ -34,7 +34,7 @@ fn part(list: usize) -> usize {
 }
 
 /// All loops, locked for a fork.
-pub type Frozen = [Shard<'static, Loops>; PARTS];
+pub type Frozen = [LockedPart<'static, Loops>; PARTS];
 
 /// Locks the loops of all lists for a fork.
 pub fn freeze() -> Frozen {
@@ -79,7 +79,7 @@ fn with_existing<R>(guard: &EntryGuard, list: usize, act: impl FnOnce(&mut Event
 /// Calls `act` with the loop, if it is in this part, and does what may be due after any change of a loop.
 fn visit<R>(
     guard: &EntryGuard,
-    mut shard: Shard<'_, Loops>,
+    mut shard: LockedPart<'_, Loops>,
     list: usize,
     act: impl FnOnce(&mut EventLoop) -> R,
 ) -> Option<R> {

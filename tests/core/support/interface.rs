@@ -2,6 +2,7 @@
 //! library is `event_loop_cost.rs`, which counts what the event loop does inside.
 
 pub use ipc::capi::clients::*;
+pub use ipc::capi::entries::*;
 pub use ipc::capi::events::*;
 pub use ipc::capi::log::*;
 pub use ipc::capi::messages::*;
