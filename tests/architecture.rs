@@ -220,7 +220,7 @@ fn files_import_from_parts_before_their_own_and_in_no_circle() {
 }
 
 /// The real files with these lines added to one of them.
-fn planted(lines: &[(&str, &str)]) -> Vec<String> {
+fn violations_with(lines: &[(&str, &str)]) -> Vec<String> {
     let mut files = source();
     for (module, line) in lines {
         files.get_mut(*module).expect("a file of src").push_str(line);
@@ -231,7 +231,7 @@ fn planted(lines: &[(&str, &str)]) -> Vec<String> {
 #[test]
 fn import_from_a_later_part_is_reported() {
     let upward = |module, line| {
-        let wrong = planted(&[(module, line)]).into_iter();
+        let wrong = violations_with(&[(module, line)]).into_iter();
         wrong.filter(|line| line.ends_with("a later part")).collect::<Vec<_>>()
     };
     let table = "kernel::fd imports from connection::table, a later part";
@@ -243,12 +243,12 @@ fn import_from_a_later_part_is_reported() {
     // The file that defines a name which another file re-exports.
     let list = "connection::send imports from event_loop::list, a later part";
     assert_eq!(upward("connection::send", "\nuse crate::event_loop::Event;\n"), [list]);
-    assert_eq!(planted(&[("kernel::fd", "\n// use crate::connection::table;\n")]), [""; 0]);
+    assert_eq!(violations_with(&[("kernel::fd", "\n// use crate::connection::table;\n")]), [""; 0]);
 }
 
 #[test]
 fn circle_of_two_or_three_files_is_reported() {
-    let two = planted(&[
+    let two = violations_with(&[
         ("process::growth", "\nuse super::sharded::Part;\n"),
         ("process::sharded", "\nuse crate::process::growth::boxed;\n"),
     ]);
@@ -256,7 +256,7 @@ fn circle_of_two_or_three_files_is_reported() {
         two.iter().any(|line| line == "a circle: process::growth -> process::sharded -> process::growth"),
         "{two:?}"
     );
-    let three = planted(&[
+    let three = violations_with(&[
         ("frame::header", "\nuse crate::frame::a::A;\n"),
         ("frame::c_heap", "\nuse crate::frame::header::Header;\n"),
         ("frame", "\nuse crate::frame::c_heap::Block;\n"),
@@ -269,7 +269,7 @@ fn circle_of_two_or_three_files_is_reported() {
 
 #[test]
 fn public_module_and_wrong_table_are_reported() {
-    assert_eq!(planted(&[("lib", "\npub mod kernel;\n")]), ["lib.rs: kernel is public"]);
+    assert_eq!(violations_with(&[("lib", "\npub mod kernel;\n")]), ["lib.rs: kernel is public"]);
     let mut files = source();
     let lib = files.get_mut("lib").unwrap();
     *lib = lib.replace("//! | `frame` |", "//! | `frames` |");

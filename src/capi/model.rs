@@ -227,7 +227,7 @@ fn connection_stays_in_list_that_added_it_last() {
 }
 
 #[test]
-fn fork_happens_when_no_thread_is_in_a_change() {
+fn fork_finds_no_thread_in_a_step_and_does_not_hang() {
     let number = own_number();
     check(move || {
         let _peers = [number, number + 1].map(|number| connection_at(&enter(), number));

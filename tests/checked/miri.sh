@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Runs the unit tests that make no system call in Miri: Miri interprets the program, reports each access to
-# memory that Rust's rules forbid, and has no services, no sendmsg(2) with descriptors and no file system of its own.
+# memory that Rust's rules forbid, and has no services, no sendmsg(2) with descriptors and no file system.
 #
 # The others need a real descriptor or path: received_fds, endpoint, descriptor_leaves_with_first_byte...
 # of send_queue, and rundir_is_made_when_... of service::path. Arguments are the tests to run instead of these.
