@@ -291,7 +291,7 @@ mod tests {
         assert_eq!(block.push(b"de"), 2);
         assert_eq!((block.bytes(), block.len()), (&b"abcde"[..], 5));
         let c = block.into_c();
-        // SAFETY: a string that into_c ended with NUL.
+        // SAFETY: into_c has ended the string with a NUL.
         assert_eq!(unsafe { CStr::from_ptr(c) }, c"abcde");
         // SAFETY: into_c has given the memory to this test.
         unsafe { free(c) };

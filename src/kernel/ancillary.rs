@@ -29,7 +29,7 @@ const SCM_MAX_FD: usize = 253;
 struct Control([MaybeUninit<u8>; CONTROL]);
 
 #[allow(unsafe_code, reason = "a calculation")]
-// SAFETY: it only calculates.
+// SAFETY: CMSG_SPACE only calculates.
 const CONTROL: usize = unsafe { libc::CMSG_SPACE((SCM_MAX_FD * size_of::<RawFd>()) as u32) } as usize;
 
 /// Room for one descriptor to be sent.
@@ -37,7 +37,7 @@ const CONTROL: usize = unsafe { libc::CMSG_SPACE((SCM_MAX_FD * size_of::<RawFd>(
 struct ControlOfOne([MaybeUninit<u8>; CONTROL_OF_ONE]);
 
 #[allow(unsafe_code, reason = "a calculation")]
-// SAFETY: it only calculates.
+// SAFETY: CMSG_SPACE only calculates.
 const CONTROL_OF_ONE: usize = unsafe { libc::CMSG_SPACE(size_of::<RawFd>() as u32) } as usize;
 
 /// Since Linux 6.5: a control message with a descriptor of the peer's process, if the program has set
@@ -110,7 +110,7 @@ pub fn receive_apart<'a, const N: usize>(
         libc::iovec { iov_base: head.as_mut_ptr().cast(), iov_len: N },
         libc::iovec { iov_base: room.as_mut_ptr().cast(), iov_len: room.len() },
     ];
-    // SAFETY: both are writable for their whole lengths.
+    // SAFETY: `head` and `room` are writable for their whole lengths.
     let count = Errno::result(unsafe { receive_pieces(fd, &mut pieces, 0, arriving) })?;
     let count = count.unsigned_abs();
     // SAFETY: the kernel has filled `head` first, and then `count` - N bytes of `room`.
@@ -170,7 +170,7 @@ unsafe fn take_descriptors(message: &libc::msghdr, take: &mut dyn FnMut(OwnedFd)
                 }
             }
         }
-        // SAFETY: as above.
+        // SAFETY: `message` is as promised by the caller, and `header` is one of its control messages.
         header = unsafe { libc::CMSG_NXTHDR(message, header) };
     }
 }

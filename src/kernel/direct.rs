@@ -3,7 +3,7 @@
 //! The functions of the C library are cancellation points. The same calls by number are not, so a step of the
 //! library that does not wait need not postpone cancellation. Callers pass `MSG_DONTWAIT`. No state.
 #![deny(unsafe_code)]
-#![allow(unsafe_code, reason = "each is a system call of that name, with its safety")]
+#![allow(unsafe_code, reason = "each function is the system call of that name, with the same conditions")]
 
 use std::ffi::c_int;
 use std::os::fd::RawFd;

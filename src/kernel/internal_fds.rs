@@ -307,8 +307,8 @@ pub fn is_kept(fd: RawFd) -> bool {
     kept.is_some_and(|file| FileId::of(fd) == Ok(file))
 }
 
-/// Checks that a number that the program has passed is not a descriptor of the library, else EBADF: the
-/// program may have closed a connection, and the library may have got its number.
+/// Checks that a number that the program has passed is not a descriptor of the library, else EBADF: after the
+/// program has closed a connection, a descriptor of the library may get the connection's number.
 pub fn of_program(fd: RawFd) -> Result<RawFd> {
     if is_internal(fd) { Err(Errno::EBADF) } else { Ok(fd) }
 }
@@ -356,7 +356,7 @@ pub fn close_and_hold(fd: RawFd) -> Option<KeptFd> {
             }
         }
     }
-    // SAFETY: as above.
+    // SAFETY: the caller wants the number to be closed, and no Rust value owns it.
     let _ = unsafe { libc::close(fd) };
     None
 }

@@ -20,7 +20,7 @@ pub fn block() -> Option<libc::sigset_t> {
 }
 
 /// Restores the mask. The handlers of signals that have arrived meanwhile run now.
-#[allow(unsafe_code, reason = "see above")]
+#[allow(unsafe_code, reason = "see block")]
 pub fn restore(before: &libc::sigset_t) {
     // SAFETY: the set is initialised.
     unsafe { libc::pthread_sigmask(libc::SIG_SETMASK, before, std::ptr::null_mut()) };

@@ -19,7 +19,7 @@
 #include <time.h>
 #include <unistd.h>
 
-/* The same as struct Wait in wait.rs, which documents who writes each field. */
+/* The same as struct Wait in wait.rs, which documents the writer of each field. */
 struct ipc_c_wait {
 	/* The kind of the wait, one of the enum below. */
 	int what;

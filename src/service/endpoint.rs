@@ -52,7 +52,7 @@ use crate::service::path::{PATH_MAX, c_string};
 /// How long a server's start or end waits for another server's start or end in the same directory. Any user
 /// that can read the directory can hold its lock, so the wait has a deadline. Without the lock, two servers
 /// that start within the same microseconds may conflict.
-const DIRECTORY_LOCK_LIMIT_MS: i32 = 100;
+const DIRECTORY_LOCK_TIMEOUT_MS: i32 = 100;
 
 /// The longest path in `sun_path`: 108 bytes with the NUL.
 const SUN_PATH_MAX: usize = 107;
@@ -137,11 +137,11 @@ fn lock_directory(path: &CStr) -> Option<OwnedFd> {
     // nix opens a shorter name without the heap.
     let name = Some(directory_of(path)).filter(|name| name.as_os_str().len() < 1024)?;
     let directory = open(name, flags, Mode::empty()).ok()?;
-    let limit = Deadline::of(DIRECTORY_LOCK_LIMIT_MS);
+    let deadline = Deadline::of(DIRECTORY_LOCK_TIMEOUT_MS);
     loop {
         match fd::lock_file(&directory) {
             Ok(()) => return Some(directory),
-            Err(Errno::EAGAIN | Errno::EINTR) if limit.left() > 0 => {}
+            Err(Errno::EAGAIN | Errno::EINTR) if deadline.left() > 0 => {}
             Err(_) => return None,
         }
         std::thread::sleep(Duration::from_millis(1));
