@@ -38,9 +38,11 @@ END
 } > "$work/map"
 
 # What the exported functions need, in one object. Its sections are in no group any more: of two groups with one name, as any two
-# libraries that are made by Rust have, the linker would keep one, and the names in it are ours alone.
+# libraries that are made by Rust have, the linker would keep one, and the names in it are ours alone. The linker
+# removes nothing here (--gc-sections): for riscv64, GNU ld 2.40 removes parts of .eh_frame and leaves its relocations
+# where they were, and a thread that is cancelled then ends the program.
 # shellcheck disable=SC2046 # options, one for each name
-${CC:-cc} -r -nostdlib -Wl,--gc-sections -Wl,--force-group-allocation $(sed 's/^/-Wl,-u,/' "$work/exports") -o "$work/whole.o" "$archive"
+${CC:-cc} -r -nostdlib -Wl,--force-group-allocation $(sed 's/^/-Wl,-u,/' "$work/exports") -o "$work/whole.o" "$archive"
 
 # Before the shared library, too: what the C compiler brings on its own (__x86.get_pc_thunk.bx on i386) also stands in the files
 # that it links to every library, and must not be there twice.
