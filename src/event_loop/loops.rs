@@ -56,16 +56,9 @@ pub fn with_loop<R>(
     let mut shard = LOOPS.lock(guard, part(list));
     if !shard.contains_key(&list) {
         shard.try_reserve(1)?;
+        shard.insert(list, EventLoop::new(list));
     }
-    let event_loop = shard.entry(list).or_insert_with(|| EventLoop::new(list));
-    let result = act(event_loop);
-    event_loop.update_event_fd(guard);
-    event_loop.shrink();
-    let discarded = event_loop.take_discarded();
-    let unused = if event_loop.is_unused() { shard.remove(&list) } else { None };
-    drop(shard);
-    drop((discarded, unused));
-    result
+    visit(guard, shard, list, act).unwrap_or(Err(OutOfMemory.into()))
 }
 
 /// Calls `act` with the loop of a list, if there is one. `act` must leave nothing to drop, and no change for
@@ -80,7 +73,16 @@ pub fn with_loop_quickly<R>(
 
 /// Like [`with_loop`], but only if there is a loop.
 fn with_existing<R>(guard: &EntryGuard, list: usize, act: impl FnOnce(&mut EventLoop) -> R) -> Option<R> {
-    let mut shard = LOOPS.lock(guard, part(list));
+    visit(guard, LOOPS.lock(guard, part(list)), list, act)
+}
+
+/// Calls `act` with the loop, if it is in this part, and does what may be due after any change of a loop.
+fn visit<R>(
+    guard: &EntryGuard,
+    mut shard: Shard<'_, Loops>,
+    list: usize,
+    act: impl FnOnce(&mut EventLoop) -> R,
+) -> Option<R> {
     let event_loop = shard.get_mut(&list)?;
     let result = act(event_loop);
     event_loop.update_event_fd(guard);

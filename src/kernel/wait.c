@@ -65,12 +65,14 @@ int ipc_c_is_single_threaded (void)
 static long wait_for (struct ipc_c_wait *wait)
 {
 	struct pollfd *fds = wait->many != NULL ? wait->many : wait->few;
-	struct timespec limit = { wait->timeout / 1000, wait->timeout % 1000 * 1000000L };
 
 	switch (wait->what) {
 	case WAIT_POLL:
-		if (wait->is_masked)
+		if (wait->is_masked) {
+			struct timespec limit = { wait->timeout / 1000, wait->timeout % 1000 * 1000000L };
+
 			return ppoll (fds, wait->count, wait->timeout < 0 ? NULL : &limit, &wait->mask);
+		}
 		return poll (fds, wait->count, wait->timeout);
 	case WAIT_PEEK:
 		return recv (wait->fd, wait->bytes, wait->size, MSG_PEEK);
