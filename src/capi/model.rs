@@ -17,7 +17,6 @@ use crate::calls::close::close_connection;
 use crate::calls::queue::{pending, queue};
 use crate::capi::process;
 use crate::connection::send_queue::Room;
-use crate::connection::state::Settings;
 use crate::connection::table::{self, Prepared};
 use crate::connection::{background, send};
 use crate::kernel::file::FileId;
