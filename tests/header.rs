@@ -32,6 +32,7 @@ fn ipc_h_is_up_to_date() {
     let sources = [
         "src/capi/server_and_client.rs",
         "src/capi/events.rs",
+        "src/capi/entries.rs",
         "src/capi/messages.rs",
         "src/capi/usock.rs",
         "src/capi/printing.rs",

@@ -101,6 +101,6 @@ fn send_now(guard: &mut EntryGuard, fd: RawFd, mut queue: SendQueue) {
         if is_over || milliseconds() - begun >= WITHOUT_DESCRIPTOR {
             break;
         }
-        let _ = guard.outside(|| fd::wait(fd, PollFlags::POLLOUT, PollTimeout::from(LOOK as u16)));
+        let _ = guard.outside(|| fd::poll_one(fd, PollFlags::POLLOUT, PollTimeout::from(LOOK as u16)));
     }
 }

@@ -87,7 +87,7 @@ pub enum Begun {
     Another,
 }
 
-fn lock_background(_section: &EntryGuard) -> MutexGuard<'static, Background> {
+fn lock_background(_guard: &EntryGuard) -> MutexGuard<'static, Background> {
     sync::lock(&BACKGROUND)
 }
 
@@ -154,7 +154,7 @@ impl Background {
 
     fn stop_watching(&mut self, fd: RawFd) {
         if self.connections.remove(&fd).is_some() {
-            self.set.iter().for_each(|set| set.remove(fd));
+            self.set.iter().for_each(|set| set.unwatch(fd));
         }
     }
 

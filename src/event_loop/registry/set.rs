@@ -226,7 +226,7 @@ impl Registry {
         if self.poller.is_some() && self.poller().is_none() {
             self.poller = None;
         }
-        self.event_fd.iter_mut().for_each(EventFd::mend);
+        self.event_fd.iter_mut().for_each(EventFd::repair);
     }
 
     /// Drops the set: it is to be made anew, or is no longer needed.
@@ -234,7 +234,7 @@ impl Registry {
         if let (Some(event_fd), Some(poller)) = (&self.event_fd, self.poller()) {
             // A forked child may have the set, too: then the kernel would not remove it from the event
             // descriptor.
-            event_fd.leave(poller);
+            event_fd.unfollow(poller);
         }
         self.poller = None;
     }
@@ -269,7 +269,7 @@ impl Registry {
     /// and not readable otherwise.
     pub fn update_event_fd(&mut self, guard: &EntryGuard) {
         let Some(event_fd) = &mut self.event_fd else { return };
-        event_fd.raise(!self.turns.is_empty() || self.turns.has_ends());
+        event_fd.set_raised(!self.turns.is_empty() || self.turns.has_ends());
         let number = background::set_number();
         if event_fd.background != number && event_fd.is_intact() {
             event_fd.background = number;

@@ -2,6 +2,7 @@
 //! library: `event_loop_cost.rs`, which counts accesses inside the event loop.
 
 pub use ipc::capi::clients::*;
+pub use ipc::capi::entries::*;
 pub use ipc::capi::events::*;
 pub use ipc::capi::log::*;
 pub use ipc::capi::messages::*;
