@@ -47,8 +47,8 @@ end_slow_clients (struct ipc_connection_infos *clients)
     }
 }
 
-/* Sends the text to all clients except the speaker. This does not wait, even if a client does not read: bytes that
- * the client's socket does not take are queued, and are sent within the next ipc_wait_event. */
+/* Sends the text to all clients except the speaker. This does not wait, even if a client does not read: bytes
+ * that the client's socket does not take are queued, and are sent within the next ipc_wait_event. */
 static void
 send_to_others (struct ipc_connection_infos *clients, const struct ipc_connection_info *speaker, const char *text)
 {

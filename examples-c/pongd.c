@@ -143,8 +143,8 @@ main (int argc, char *argv[], char *env[])
     printf ("listening at %s\n", service.spath);
     good = serve (&clients, &service);
 
-    /* The service is closed first, so that no new client connects. Queued answers are sent at exit, as long as the
-     * clients read. */
+    /* The service is closed first, so that no new client connects. Queued answers are sent at exit, as long
+     * as the clients read. */
     good = ok ("closing the service", ipc_server_close (&service)) && good;
     end_connections (&clients);
     puts ("ended");

@@ -193,8 +193,8 @@ public:
     /* Makes wait () read this descriptor, too, and report its bytes as IPC_EVENT_TYPE_EXTRA_SOCKET. */
     void read_too (int fd) { check ("adding a descriptor", ipc_add_fd (&clients, fd)); }
 
-    /* Waits for at most timeout_ms milliseconds, below 0 without a timeout. The type is IPC_EVENT_TYPE_NOT_SET when
-     * the timeout has expired. */
+    /* Waits for at most timeout_ms milliseconds, below 0 without a timeout. The type is
+     * IPC_EVENT_TYPE_NOT_SET when the timeout has expired. */
     Event wait (int timeout_ms = -1)
     {
         enum ipc_errors code;
@@ -217,8 +217,8 @@ public:
     }
 
 private:
-    /* The library has removed a closed connection from the list. Its structure is freed when the program has handled
-     * the DISCONNECTION. */
+    /* The library has removed a closed connection from the list. Its structure is freed when the program has
+     * handled the DISCONNECTION. */
     void free_disconnected ()
     {
         if (event.type == IPC_EVENT_TYPE_DISCONNECTION)
