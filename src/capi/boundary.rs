@@ -153,8 +153,8 @@ where
 
 /// [`run`] with a state, and with a shortcut: `quick` is tried before each step, and either does the whole
 /// step or returns None and has changed nothing that the step depends on. Cancellation is enabled during
-/// `quick`, which therefore uses only system calls that are not cancellation points ([`direct`]). While bytes
-/// of closed connections are being sent in the background, `quick` is not tried.
+/// `quick`, which therefore uses only system calls that are not cancellation points ([`direct`]). While
+/// anything is sent in the background (`connection::background`), `quick` is not tried.
 ///
 /// [`direct`]: crate::kernel::direct
 ///

@@ -39,8 +39,9 @@ END
 
 # One object with all that the exported functions need. Its sections are taken out of their groups: any two
 # libraries written in Rust have groups of the same name, of which the linker would keep only one, although
-# its symbols are local to one library. The linker removes no section here (--gc-sections): for riscv64, GNU ld 2.40
-# removes parts of .eh_frame and leaves their relocations, and a thread that is cancelled then ends the program.
+# its symbols are local to one library. The linker removes no section here (--gc-sections): for riscv64, GNU
+# ld 2.40 removes parts of .eh_frame and leaves their relocations, and a thread that is cancelled then ends
+# the program.
 # shellcheck disable=SC2046 # options, one for each name
 ${CC:-cc} -r -nostdlib -Wl,--force-group-allocation $(sed 's/^/-Wl,-u,/' "$work/exports") -o "$work/whole.o" "$archive"
 

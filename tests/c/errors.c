@@ -98,8 +98,8 @@ static void servers (void)
 	CHECK (setenv ("IPC_RUNDIR", missing, 1) == 0);
 	EXPECT (ipc_server_init (environment, &srv, "errors"), IPC_ERROR_USOCK_INIT__BIND, ENOENT);
 	CHECK (setenv ("IPC_RUNDIR", rundir, 1) == 0);
-	/* The path that was tried stays in the structure, to be printed; closing the service that was not opened frees
-	 * it. */
+	/* The path that was tried stays in the structure, to be printed; closing the service that was not
+	 * opened frees it. */
 	CHECK (srv.fd == -1 && strstr (srv.spath, "/missing/too/") != NULL);
 	EXPECT (ipc_server_close (&srv), IPC_ERROR_USOCK_CLOSE, EBADF);
 	CHECK (srv.spath == NULL);

@@ -105,7 +105,7 @@ fn open_files(under: Under) {
     raw.send(b"file");
     assert_eq!(raw.receive(), "", "the open file, which a client that has not asked for it does not get");
     let (_, stderr) = server.stop();
-    assert!(stderr.contains(" asked for more than a name, "), "{stderr}");
+    assert!(stderr.contains(" sent a message that is too long, "), "{stderr}");
 }
 
 /// The message for ELOOP in each C library.
