@@ -24,7 +24,7 @@ use crate::process::entry_guard::EntryGuard;
 use crate::service::endpoint;
 
 /// How long a close waits for the peer if no descriptor is free, in milliseconds.
-const WITHOUT_DESCRIPTOR: i64 = 1000;
+const FOREGROUND_SEND_MS: i64 = 1000;
 
 /// Closes a descriptor. EBADF for a descriptor that the library keeps, and for the number of a connection
 /// whose end was just reported: these are not the program's to close.
@@ -53,7 +53,7 @@ pub fn end_member(
     let token = loops::mark_ended(guard, list, fd).map_err(|_| Errno::ENOMEM)?.ok_or(Errno::ENOENT)?;
     match linger {
         Some(linger) => drop(leave_in_background(guard, fd, linger)),
-        None => background::leave_to_caller(guard, fd),
+        None => background::stop_background(guard, fd),
     }
     drop(prepare_close(guard, fd)?);
     let held = internal_fds::close_and_hold(fd);
@@ -98,7 +98,7 @@ fn send_now(guard: &mut EntryGuard, fd: RawFd, mut queue: SendQueue) {
     loop {
         let flushed = queue.flush(|pieces, descriptor| send(fd, pieces, descriptor));
         let is_over = flushed != Err(Errno::EAGAIN) || stall.look(fd, &queue);
-        if is_over || milliseconds() - begun >= WITHOUT_DESCRIPTOR {
+        if is_over || milliseconds() - begun >= FOREGROUND_SEND_MS {
             break;
         }
         let _ = guard.outside(|| fd::poll_one(fd, PollFlags::POLLOUT, PollTimeout::from(LOOK as u16)));

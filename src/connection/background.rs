@@ -196,7 +196,7 @@ impl Background {
 }
 
 /// A connection is about to be closed: its queue is the caller's from now on.
-pub fn leave_to_caller(guard: &EntryGuard, fd: RawFd) {
+pub fn stop_background(guard: &EntryGuard, fd: RawFd) {
     if is_active() {
         let mut background = lock_background(guard);
         background.stop_watching(fd);
@@ -209,7 +209,7 @@ pub fn leave_to_caller(guard: &EntryGuard, fd: RawFd) {
 /// A connection is about to be closed: its queue becomes a rest, which is sent until `deadline`. Fails with
 /// the queue if there is no descriptor or no memory for that.
 pub fn take_over(guard: &EntryGuard, fd: RawFd, deadline: Deadline) -> Result<Option<Begun>, SendQueue> {
-    leave_to_caller(guard, fd);
+    stop_background(guard, fd);
     let mut slot = table::lock_unverified(guard, fd);
     let has_unsent = |slot: &mut table::Slot<'_>| {
         let connection = slot.get().filter(|connection| connection.turn.is_free());

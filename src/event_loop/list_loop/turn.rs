@@ -124,7 +124,7 @@ impl EventLoop {
         if self.registry.verify(slot) {
             return Ok(true);
         }
-        if self.registry.poller().is_some() {
+        if self.registry.intact_poller().is_some() {
             return Ok(false);
         }
         self.registry.drop_lost_set();
@@ -284,7 +284,8 @@ impl EventLoop {
         let is_verified =
             member.state != State::Closed && (member.has(VERIFIED) || self.verify(guard, slot)?);
         if is_verified {
-            // Without a descriptor for the rest it is lost: the peer has broken the protocol, or reads no more.
+            // Without a descriptor for the rest it is lost: the peer has broken the protocol, or reads no
+            // more.
             drop(background::take_over(guard, member.fd, Deadline::NONE));
         }
         let mut parting = self.registry.take_parting(slot);
