@@ -41,7 +41,7 @@ open_for (const struct ipc_connection_info *client, int directory, const struct 
         errno = EINVAL;
         return -1;
     }
-    /* Follows no symbolic link, which may lead out of the directory, and does not wait for a FIFO's writer. */
+    /* Follows no symbolic link, which may leave the directory, and does not wait for a FIFO's writer. */
     fd = openat (directory, name, O_RDONLY | O_NOFOLLOW | O_NONBLOCK | O_CLOEXEC);
     if (fd >= 0 && (fstat (fd, &status) != 0 || ! S_ISREG (status.st_mode))) {
         close (fd);

@@ -95,7 +95,9 @@ fn destroy_all() {
     }
     // In a signal handler that interrupted the library, `enter` returns None: the interrupted call destroys.
     while let Some(Some((pointer, destroy))) = EntryGuard::enter().map(|guard| user_data::next_due(&guard)) {
-        destroy(pointer);
+        // Such a function may reach a cancellation point, and this is none: the call may have to give back
+        // what it holds.
+        without_cancellation(|| destroy(pointer));
     }
     IS_DESTROYING.set(false);
 }

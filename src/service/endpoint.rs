@@ -388,8 +388,9 @@ pub fn close_service(guard: Option<&mut EntryGuard>, fd: RawFd, path: &CStr) -> 
                 None => lock_directory(path),
             };
             let removed = match (file_now, is_same_file, is_alive(path)) {
-                (_, true, Ok(true)) => Ok(()),
-                (_, true, _) => remove_file(path),
+                (_, true, Ok(false) | Err(Errno::ENOENT)) => remove_file(path),
+                // Alive, or not known: the file stays.
+                (_, true, _) => Ok(()),
                 (Err(errno), ..) if errno != Errno::ENOENT => {
                     Err(Error::new(Code::IPC_ERROR_USOCK_REMOVE__UNLINK, errno))
                 }

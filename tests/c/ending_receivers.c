@@ -106,7 +106,7 @@ static void verify_recv (void)
 	close_pair ();
 }
 
-/* Nothing of a frame has arrived, and the socket has a timeout, with which the library waits in another way. */
+/* Nothing of a frame has arrived, and the socket has a timeout: then the library waits in another way. */
 static void prepare_read_with_timeout (void)
 {
 	struct timeval limit = { 50, 0 };

@@ -131,7 +131,7 @@ static enum ipc_errors flush_with_timeout (void)
 	return ipc_flush (&connection, 50000);
 }
 
-/* For a connection in a list a call waits for a limited time only: the thread is ended after this many calls. */
+/* In a list a call waits for a limited time only: the thread is ended after this many calls. */
 static atomic_int calls_made;
 
 static enum ipc_errors write_small_again_and_again (void)

@@ -154,7 +154,7 @@ static void events (void)
 	EXPECT (ipc_wait_event (&list, NULL, &event), IPC_ERROR_WAIT_EVENT__NO_CLIENTS_PARAM, EINVAL);
 	EXPECT (ipc_wait_event (&list, &srv, &event), IPC_ERROR_WAIT_EVENT__SELECT, EBADF);
 
-	/* A call that fails also frees the message that the event still has, and sets the event to NOT_SET. */
+	/* A call that fails also frees the event's message, and sets its type to NOT_SET. */
 	EXPECT_OK (ipc_message_new (&left, 5));
 	IPC_EVENT_SET (&event, IPC_EVENT_TYPE_MESSAGE, left, &srv);
 	srv.fd = ends[0];

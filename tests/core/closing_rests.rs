@@ -1,8 +1,12 @@
 //! Promise 17: the queued bytes of a connection that was closed, and the copy of its descriptor.
 
+use std::fs::File;
 use std::io::Read;
 use std::os::fd::AsRawFd;
+use std::os::unix::fs::FileExt;
 use std::os::unix::net::UnixStream;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc;
 
 use crate::support::ext::*;
 use crate::support::*;
@@ -125,4 +129,40 @@ fn promise_17_forked_child_drops_its_copies() {
         libc::kill(child, libc::SIGKILL);
         libc::waitpid(child, std::ptr::null_mut(), 0);
     }
+}
+
+/// No descriptor is free for a copy, so the close waits for the peer itself: the frames of other threads must
+/// not get into the queue that it sends.
+#[test]
+fn promise_17_connection_that_is_being_closed_accepts_no_frame() {
+    own_process!(60);
+    static BEGINS: AtomicBool = AtomicBool::new(false);
+    let (listed, mut peer) = listed_with_a_queue();
+    let fd = listed.fd();
+    let (sender, id) = mpsc::channel();
+    let closing = std::thread::spawn(move || {
+        sender.send(unsafe { libc::gettid() }).unwrap();
+        while !BEGINS.load(Ordering::Relaxed) {
+            std::hint::spin_loop();
+        }
+        usock_close(fd)
+    });
+    let state = File::open(format!("/proc/self/task/{}/stat", id.recv().unwrap())).unwrap();
+    let sleeps = || {
+        let mut text = [0; 200];
+        let count = state.read_at(&mut text, 0).unwrap();
+        String::from_utf8_lossy(&text[..count]).contains(") S ")
+    };
+    // poll(2) takes no more descriptors than the limit.
+    set_descriptor_limit(3);
+    BEGINS.store(true, Ordering::Relaxed);
+    while !sleeps() {
+        std::thread::yield_now();
+    }
+    assert_eq!(write(fd, 7, b"another frame"), IPC_ERROR_USOCK_SEND);
+    assert_eq!(errno(), libc::EBADF);
+    let mut bytes = Vec::new();
+    peer.read_to_end(&mut bytes).unwrap();
+    assert!(frame(1, &pattern(SIZE, 17)).starts_with(&bytes), "{} bytes", bytes.len());
+    assert_eq!(closing.join().unwrap(), IPC_ERROR_NONE);
 }

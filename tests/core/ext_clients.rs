@@ -234,6 +234,42 @@ extern "C" fn end_the_next(data: *mut c_void) {
     }
 }
 
+extern "C" fn note_cancel_state(data: *mut c_void) {
+    unsafe extern "C" {
+        fn pthread_setcancelstate(state: c_int, before: *mut c_int) -> c_int;
+    }
+    unsafe {
+        let state = data.cast::<c_int>();
+        pthread_setcancelstate(0, state);
+        pthread_setcancelstate(*state, none());
+    }
+}
+
+/// Otherwise a destroy function that is a cancellation point ends a call that holds a turn to write.
+#[test]
+fn destroy_runs_with_cancellation_disabled() {
+    own_process!(30);
+    const DISABLED: c_int = 1;
+    let mut program = Program::server();
+    let (_peer, fd) = program.peer();
+    for waits in [false, true] {
+        let mut state: c_int = -1;
+        let data = (&raw mut state).cast();
+        assert_eq!(outcome(unsafe { ipc_set_data(program.info(fd), data, Some(note_cancel_state)) }), Ok(()));
+        if waits {
+            let (peer, other) = program.peer();
+            let data = (&raw mut state).cast();
+            let code = unsafe { ipc_set_data(program.info(other), data, Some(note_cancel_state)) };
+            assert_eq!(outcome(code), Ok(()));
+            drop(peer);
+            assert!(matches!(program.next(), Reported::Disconnection(_)));
+            assert_eq!(program.poll(0), Seen::Nothing);
+        }
+        set(program.info(fd), 1).unwrap();
+        assert_eq!(state, DISABLED);
+    }
+}
+
 #[test]
 fn destroy_may_use_the_library_and_does_not_nest() {
     own_process!(60);

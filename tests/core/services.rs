@@ -274,3 +274,22 @@ fn promise_19_server_removes_its_own_socket_only() {
         |path| assert_eq!(std::fs::read(path).unwrap(), b"kept"),
     );
 }
+
+/// A child that closes the service of its parent cannot find out whether the service is alive: it has no
+/// descriptor for that. The parent's file stays.
+#[test]
+fn promise_19_child_without_descriptors_keeps_its_parents_socket() {
+    own_process!(30);
+    let mut server = Program::server();
+    let child = child::fork();
+    if child == 0 {
+        let lowest_free = std::fs::File::open("/dev/null").unwrap().as_raw_fd();
+        // The number of the service is then free for the lock of the directory, and no other one.
+        set_descriptor_limit(lowest_free as u64);
+        let code = unsafe { ipc_server_close(server.srv()) };
+        unsafe { libc::_exit(i32::from(code != IPC_ERROR_NONE)) };
+    }
+    child::wait_for(child);
+    let _client = UnixStream::connect(&server.path).unwrap();
+    assert!(matches!(server.next(), Reported::Connection(_)));
+}

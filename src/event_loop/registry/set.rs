@@ -104,15 +104,18 @@ impl Registry {
         self.waiting_for_number = 0;
         // A member that waits for the number of another member is registered after it: the new set must have
         // that one.
-        let registered = self
-            .register_listener(guard)
-            .and_then(|()| slots.iter().try_for_each(|slot| self.renew(guard, *slot)))
+        let listener = self.register_listener(guard);
+        let registered = slots
+            .iter()
+            .try_for_each(|slot| self.renew(guard, *slot))
             .and_then(|()| slots.iter().try_for_each(|slot| self.register_waiting(guard, *slot)));
         match registered {
             Ok(()) => self.follow_set(),
             Err(_) => self.drop_set(),
         }
-        registered
+        // A socket that is no service any more fails this call, but must not keep later calls from the
+        // connections.
+        registered.and(listener)
     }
 
     /// Registers a member in a new set: its state remains, unless its number is another file's by now.

@@ -40,6 +40,24 @@ fn promise_7_service_with_a_clients_number_hides_no_end() {
     assert_eq!(reported, [Seen::Reported(Reported::Disconnection(fd))]);
 }
 
+/// The program closes its service, a client and the library's epoll set, all with close(2).
+#[test]
+fn promise_7_dead_service_hides_no_end_when_the_set_is_lost() {
+    own_process!(60);
+    let mut server = Program::server();
+    let (_peer, fd) = server.peer();
+    let is_set = |number: &RawFd| {
+        let file = std::fs::read_link(format!("/proc/self/fd/{number}"));
+        file.is_ok_and(|file| file == Path::new("anon_inode:[eventpoll]"))
+    };
+    (3..100).filter(is_set).chain([fd, server.srv.as_ref().unwrap().fd]).for_each(close);
+    // errno says what has the number now: nothing, or the new set.
+    assert_eq!(server.try_poll(10_000).unwrap_err().0, IPC_ERROR_WAIT_EVENT__SELECT);
+    assert_eq!(server.poll(10_000), Reported::Disconnection(fd));
+    let srv = server.srv.take().unwrap();
+    unsafe { libc::free(srv.spath.cast()) };
+}
+
 /// A connection of the list is closed with ipc_close, and a service gets its number, before the first wait
 /// and later.
 #[test]
