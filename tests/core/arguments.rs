@@ -347,6 +347,13 @@ fn unknown_codes() {
 
 /// Makes all these calls 220 times, in a program that prints nothing itself. At the end the program has no
 /// more open descriptors than before, and no more memory in use.
+/// The largest size of this process's memory so far (VmPeak), in kilobytes.
+fn peak_memory() -> usize {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap();
+    let line = status.lines().find_map(|line| line.strip_prefix("VmPeak:")).unwrap();
+    line.trim().trim_end_matches(" kB").parse().unwrap()
+}
+
 fn calls_with_wrong_arguments() {
     let directory = std::env::var_os("IPC_RUNDIR").unwrap();
     let directory = Path::new(&directory);
@@ -368,6 +375,7 @@ fn calls_with_wrong_arguments() {
     assert_eq!(open_descriptors(), descriptors);
     // The smallest block of malloc(3) has 32 bytes: one lost in each round would be 6400.
     assert!(heap_in_use() < heap + 3200, "{heap} bytes of heap, now {}", heap_in_use());
+    assert!(peak_memory() < 1 << 20, "a wrong number takes memory: {} kB", peak_memory());
 }
 
 #[test]
