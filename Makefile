@@ -90,7 +90,7 @@ UNWINDING := $(if $(filter x86_64% i386% i486% i586% i686%,$(or $(CARGO_BUILD_TA
 # compiled with libipc_for_c.
 define BUILD_LIBRARIES
 	@$(CHECK_RUST)
-	$(CARGO) rustc $(if $(VERBOSE),-vv) --release --locked --lib --crate-type staticlib -- --cfg libipc_for_c $(UNWINDING)
+	$(CARGO) rustc $(if $(VERBOSE),-vv) --release --locked -p libipc --lib --crate-type staticlib -- --cfg libipc_for_c $(UNWINDING)
 	VERBOSE='$(VERBOSE)' CC='$(CC)' AR='$(AR)' OBJCOPY='$(OBJCOPY)' LDFLAGS='$(LDFLAGS)' \
 	    src/capi/link.sh '$(RELEASE)/libipc.a' '$(BUILT)' 'libipc.so.$(MAJOR)'
 endef
@@ -218,10 +218,10 @@ check-packages: ## build the packages for Debian and try them
 	$(CARGO_TEST) --test packages
 
 check: ## what the compiler's companions say of the source
-	@if $(CARGO) fmt --version > /dev/null 2>&1; then $(CARGO) fmt --check; \
+	@if $(CARGO) fmt --version > /dev/null 2>&1; then $(CARGO) fmt --all --check; \
 	else echo "SKIPPED: how the source is formatted: there is no rustfmt"; fi
 	@if $(CARGO) clippy --version > /dev/null 2>&1; then \
-	    $(CARGO) clippy --locked --lib --tests --benches -- --deny warnings; \
+	    $(CARGO) clippy --locked --workspace --lib --bins --tests --benches -- --deny warnings; \
 	else echo "SKIPPED: what clippy says: it is not installed"; fi
 
 header: ## write the headers in include anew from the source

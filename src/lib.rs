@@ -33,7 +33,7 @@ mod kernel;
 mod process;
 mod service;
 
-/// For the project's own fuzz targets and benchmarks: no interface, and different in each version.
+/// For the project's own fuzz targets, benchmarks and tool: no interface, and different in each version.
 #[doc(hidden)]
 pub mod internals {
     pub use crate::calls::flow::Flow;
@@ -48,6 +48,8 @@ pub mod internals {
     pub use crate::kernel::deadline::Deadline;
     pub use crate::kernel::wait::Wait;
     pub use crate::process::entry_guard::EntryGuard;
-    pub use crate::service::route::{Route, route};
+    pub use crate::service::endpoint::is_alive;
+    pub use crate::service::path::{DEFAULT_RUNDIR, PATH_MAX, path};
+    pub use crate::service::route::{Route, route, variable};
     pub use nix::errno::Errno;
 }

@@ -129,7 +129,7 @@ fn lock_directory(path: &CStr) -> Option<OwnedFd> {
 }
 
 /// Whether a socket is bound to the path; ENOENT where there is no file.
-fn is_alive(path: &CStr) -> nix::Result<bool> {
+pub fn is_alive(path: &CStr) -> nix::Result<bool> {
     let asker = socket(AddressFamily::Unix, SockType::Datagram, SockFlag::SOCK_CLOEXEC, None)?;
     match connect_to(asker.as_raw_fd(), &Address::of_existing(path)?.address) {
         Ok(()) | Err(Errno::EPROTOTYPE) => Ok(true),

@@ -1,0 +1,15 @@
+//! `ipc bench`.
+
+#![forbid(unsafe_code)]
+
+use std::process::ExitCode;
+
+use clap::ArgMatches;
+
+use super::Globals;
+use crate::error::Error;
+
+/// Runs the command.
+pub fn run(_globals: &Globals, _matches: &ArgMatches) -> Result<ExitCode, Error> {
+    Err(Error::plain("bench", "not written yet"))
+}

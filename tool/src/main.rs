@@ -1,0 +1,35 @@
+//! `ipc`: what a shell can do with services. ipc(1) is its manual.
+//!
+//! | file | what it holds |
+//! |---|---|
+//! | `cli` | the command line: commands and options |
+//! | `commands` | one file for each command |
+//! | `service`, `output`, `error`, `signals` | what commands share: names, lines, exit status, Ctrl-C |
+//! | `libipc` | the library, made safe: the only file with `unsafe` |
+
+#![allow(dead_code, reason = "until all commands are written")]
+
+mod cli;
+mod commands;
+mod error;
+mod libipc;
+mod output;
+mod service;
+mod signals;
+
+use std::process::ExitCode;
+
+use crate::commands::Globals;
+use crate::error::Error;
+use crate::output::Output;
+
+fn main() -> ExitCode {
+    let matches = cli::command().get_matches();
+    let globals = Globals { output: Output::new(cli::is_json(&matches)) };
+    let start = || {
+        // Before there is another thread.
+        cli::variables(&matches)?.iter().for_each(|(name, value)| libipc::set_variable(name, value));
+        signals::start().map_err(|errno| Error::failed("signals", "cannot wait for signals", errno))
+    };
+    start().and_then(|()| commands::run(&globals, &matches)).unwrap_or_else(|error| error.report())
+}
