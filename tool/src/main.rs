@@ -5,6 +5,7 @@
 //! | `cli` | the command line: commands and options |
 //! | `commands` | one file for each command |
 //! | `service`, `output`, `error`, `signals` | what commands share: names, lines, exit status, Ctrl-C |
+//! | `rundir`, `sockets` | which services there are, and what the kernel says of them |
 //! | `libipc` | the library, made safe: the only file with `unsafe` |
 
 #![allow(dead_code, reason = "until all commands are written")]
@@ -14,8 +15,10 @@ mod commands;
 mod error;
 mod libipc;
 mod output;
+mod rundir;
 mod service;
 mod signals;
+mod sockets;
 
 use std::process::ExitCode;
 
