@@ -5,6 +5,7 @@
 //! | `cli` | the command line: commands and options |
 //! | `commands` | one file for each command |
 //! | `service`, `output`, `error`, `signals` | what commands share: names, lines, exit status, Ctrl-C |
+//! | `routes` | where a connection to a service goes, by the environment |
 //! | `rundir`, `sockets` | which services there are, and what the kernel says of them |
 //! | `libipc` | the library, made safe: the only file with `unsafe` |
 
@@ -15,6 +16,7 @@ mod commands;
 mod error;
 mod libipc;
 mod output;
+mod routes;
 mod rundir;
 mod service;
 mod signals;
