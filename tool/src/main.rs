@@ -5,6 +5,7 @@
 //! | `cli` | the command line: commands and options |
 //! | `commands` | one file for each command |
 //! | `service`, `output`, `error`, `signals` | what commands share: names, lines, exit status, Ctrl-C |
+//! | `relay` | what passes between two sockets, as it is, and the messages in it |
 //! | `routes` | where a connection to a service goes, by the environment |
 //! | `rundir`, `sockets` | which services there are, and what the kernel says of them |
 //! | `libipc` | the library, made safe: the only file with `unsafe` |
@@ -16,6 +17,7 @@ mod commands;
 mod error;
 mod libipc;
 mod output;
+mod relay;
 mod routes;
 mod rundir;
 mod service;

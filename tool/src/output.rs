@@ -24,6 +24,8 @@ pub enum Value<'a> {
     Text(Cow<'a, str>),
     /// A number.
     Number(i64),
+    /// Yes or no; in JSON true or false.
+    Flag(bool),
     /// A number with so many digits after the point.
     Decimal(f64, usize),
     /// A moment: local time with microseconds, or seconds since 1970.
@@ -104,11 +106,12 @@ pub struct Field<'a> {
     width: usize,
     colour: Colour,
     is_for_json: bool,
+    plain: Option<&'static str>,
 }
 
-/// A field.
+/// A field. One without a name is for plain lines alone.
 pub fn field<'a>(name: &'static str, value: impl Into<Value<'a>>) -> Field<'a> {
-    Field { name, value: value.into(), width: 0, colour: Colour::Plain, is_for_json: false }
+    Field { name, value: value.into(), width: 0, colour: Colour::Plain, is_for_json: false, plain: None }
 }
 
 impl Field<'_> {
@@ -126,6 +129,12 @@ impl Field<'_> {
     /// Is coloured on a terminal.
     pub fn colour(mut self, colour: Colour) -> Self {
         self.colour = colour;
+        self
+    }
+
+    /// Is this in plain lines.
+    pub fn plain(mut self, text: &'static str) -> Self {
+        self.plain = Some(text);
         self
     }
 
@@ -186,7 +195,7 @@ impl Output {
             if at > 0 {
                 line.push(' ');
             }
-            let text = plain_value(&field.value);
+            let text = field.plain.map_or_else(|| plain_value(&field.value), str::to_owned);
             let room = " ".repeat(field.width.saturating_sub(text.chars().count()));
             let is_number = matches!(field.value, Value::Number(_) | Value::Decimal(..) | Value::None);
             let (before, after) = if is_number { (room.as_str(), "") } else { ("", room.as_str()) };
@@ -210,6 +219,7 @@ fn plain_value(value: &Value<'_>) -> String {
         Value::Text(text) if text.chars().any(char::is_control) => text.escape_debug().to_string(),
         Value::Text(text) => text.clone().into_owned(),
         Value::Number(number) => number.to_string(),
+        Value::Flag(flag) => if *flag { "yes" } else { "no" }.to_owned(),
         Value::Decimal(number, digits) => format!("{number:.digits$}"),
         Value::Time(moment) => {
             let (hour, minute, second) = libipc::local_time(*moment);
@@ -251,7 +261,7 @@ fn base64(bytes: &[u8]) -> String {
 
 fn json(fields: &[Field<'_>]) -> String {
     let mut line = "{".to_owned();
-    for (at, field) in fields.iter().enumerate() {
+    for (at, field) in fields.iter().filter(|field| !field.name.is_empty()).enumerate() {
         if at > 0 {
             line.push(',');
         }
@@ -262,6 +272,7 @@ fn json(fields: &[Field<'_>]) -> String {
             Value::None => member(field.name, "null"),
             Value::Text(text) => member(field.name, &json_string(text)),
             Value::Number(number) => member(field.name, &number.to_string()),
+            Value::Flag(flag) => member(field.name, &flag.to_string()),
             Value::Decimal(number, _) if !number.is_finite() => member(field.name, "null"),
             Value::Decimal(number, digits) => member(field.name, &format!("{number:.digits$}")),
             Value::Time(moment) => {
