@@ -270,7 +270,7 @@ fn pass(from: &End, to: &End, flow: &mut Flow, may_receive: bool, note: &mut dyn
         return;
     }
     let had_ended = flow.has_ended;
-    if may_receive && flow.wants_to_receive() {
+    if may_receive && flow.wants_to_receive() && !to.is_closed {
         flow.receive(from.socket.as_fd(), note);
     }
     if flow.has_ended && !had_ended {
@@ -282,11 +282,14 @@ fn pass(from: &End, to: &End, flow: &mut Flow, may_receive: bool, note: &mut dyn
     }
     let sent = if to.is_closed { Err(Errno::EPIPE) } else { flow.send(to.socket.as_fd(), note) };
     if sent.is_err() {
-        // What the side sends from now on fails there, as it would without anything between.
-        flow.chunks.clear();
-        flow.is_done = true;
-        flow.has_ended = true;
+        // What the side sends from now on fails there, as it would without anything between. What it has sent is shown, and lost.
         let _ = shutdown(from.socket.as_raw_fd(), Shutdown::Read);
+        flow.chunks.clear();
+        while may_receive && !flow.has_ended {
+            flow.receive(from.socket.as_fd(), note);
+            flow.chunks.clear();
+        }
+        flow.is_done = true;
     } else if flow.has_ended && flow.chunks.is_empty() {
         flow.is_done = true;
         let _ = shutdown(to.socket.as_raw_fd(), Shutdown::Write);
