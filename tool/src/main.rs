@@ -5,6 +5,7 @@
 //! | `cli` | the command line: commands and options |
 //! | `commands` | one file for each command |
 //! | `service`, `output`, `error`, `signals` | what commands share: names, lines, exit status, Ctrl-C |
+//! | `payloads` | payloads from files and standard input, for `send` and `chat` |
 //! | `libipc` | the library, made safe: the only file with `unsafe` |
 
 #![allow(dead_code, reason = "until all commands are written")]
@@ -14,6 +15,7 @@ mod commands;
 mod error;
 mod libipc;
 mod output;
+mod payloads;
 mod service;
 mod signals;
 
