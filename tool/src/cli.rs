@@ -266,6 +266,11 @@ pub fn service_of(matches: &ArgMatches) -> Result<&Service, Error> {
     matches.get_one("service").ok_or_else(|| Error::usage("no service is given"))
 }
 
+/// The type of --type, or its default.
+pub fn type_of(matches: &ArgMatches) -> Option<u8> {
+    matches.get_one("type").copied()
+}
+
 /// The time of --timeout.
 pub fn timeout_of(matches: &ArgMatches) -> Option<Duration> {
     matches.get_one("timeout").copied()

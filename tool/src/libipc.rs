@@ -20,7 +20,7 @@ use std::{io, ptr};
 
 use ipc::capi::types::{
     IPC_MAX_MESSAGE_SIZE, ipc_connection_info, ipc_connection_infos, ipc_errors, ipc_event, ipc_event_type,
-    ipc_message,
+    ipc_message, msg_types,
 };
 use ipc::capi::{
     clients, events, passing, printing, queueing, sending, server_and_client, services, waiting,
@@ -35,6 +35,10 @@ use crate::signals::{self, Kept};
 
 /// The longest payload of a message.
 pub const MAX_PAYLOAD: usize = IPC_MAX_MESSAGE_SIZE as usize;
+
+/// The usual type of a message, and that of an error.
+pub const TYPE_DATA: u8 = msg_types::MSG_TYPE_DATA as u8;
+pub const TYPE_ERROR: u8 = msg_types::MSG_TYPE_ERR as u8;
 
 /// A call that failed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

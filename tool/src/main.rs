@@ -8,6 +8,7 @@
 //! | `relay` | what passes between two sockets, as it is, and the messages in it |
 //! | `routes` | where a connection to a service goes, by the environment |
 //! | `rundir`, `sockets` | which services there are, and what the kernel says of them |
+//! | `payloads` | payloads from files and standard input, for `send` and `chat` |
 //! | `libipc` | the library, made safe: the only file with `unsafe` |
 
 #![allow(dead_code, reason = "until all commands are written")]
@@ -17,6 +18,7 @@ mod commands;
 mod error;
 mod libipc;
 mod output;
+mod payloads;
 mod relay;
 mod routes;
 mod rundir;
