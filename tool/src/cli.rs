@@ -298,6 +298,13 @@ mod tests {
     }
 
     #[test]
+    fn version_is_that_of_the_library() {
+        let version =
+            |manifest: &str| manifest.lines().find(|line| line.starts_with("version = ")).map(str::to_owned);
+        assert_eq!(version(include_str!("../Cargo.toml")), version(include_str!("../../Cargo.toml")));
+    }
+
+    #[test]
     fn completions_are_those_of_the_command_line() {
         let directory = Path::new(env!("CARGO_MANIFEST_DIR")).join("completions");
         for (shell, file) in [(Shell::Bash, "ipc.bash"), (Shell::Zsh, "_ipc"), (Shell::Fish, "ipc.fish")] {

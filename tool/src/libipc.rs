@@ -19,8 +19,8 @@ use std::time::{Duration, SystemTime};
 use std::{io, ptr};
 
 use ipc::capi::types::{
-    IPC_MAX_MESSAGE_SIZE, ipc_connection_info, ipc_connection_infos, ipc_errors, ipc_event, ipc_event_type,
-    ipc_message, msg_types,
+    IPC_HEADER_SIZE, IPC_MAX_MESSAGE_SIZE, ipc_connection_info, ipc_connection_infos, ipc_errors, ipc_event,
+    ipc_event_type, ipc_message, msg_types,
 };
 use ipc::capi::{
     clients, events, passing, printing, queueing, sending, server_and_client, services, waiting,
@@ -32,6 +32,9 @@ use nix::sys::socket::{ControlMessageOwned, MsgFlags, recvmsg};
 use crate::error::Error;
 use crate::service::Service;
 use crate::signals::{self, Kept};
+
+/// Bytes of a frame before its payload: its type, and the length of the payload in the order of this machine.
+pub const HEADER_SIZE: usize = IPC_HEADER_SIZE as usize;
 
 /// The longest payload of a message.
 pub const MAX_PAYLOAD: usize = IPC_MAX_MESSAGE_SIZE as usize;

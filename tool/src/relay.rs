@@ -21,13 +21,10 @@ use nix::errno::Errno;
 use nix::poll::PollFlags;
 use nix::sys::socket::{ControlMessage, MsgFlags, Shutdown, sendmsg, shutdown};
 
-use crate::libipc::{self, MAX_PAYLOAD};
+use crate::libipc::{self, HEADER_SIZE as HEADER, MAX_PAYLOAD};
 
 /// The most that a flow holds.
 const CHUNK: usize = 64 << 10;
-
-/// Bytes of a frame before its payload: type, length.
-const HEADER: usize = 5;
 
 /// Who sends.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

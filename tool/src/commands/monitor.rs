@@ -482,3 +482,28 @@ fn code_of(status: ExitStatus) -> ExitCode {
     let code = status.code().or(status.signal().map(|signal| 128 + signal)).unwrap_or(1);
     ExitCode::from(u8::try_from(code).unwrap_or(1))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::ffi::OsStr;
+    use std::os::unix::fs::PermissionsExt;
+
+    #[test]
+    fn stand_in_is_for_this_user_alone_and_removed() {
+        let (stand_in, kept) = StandIn::new(&Service::parse(OsStr::new("s")).unwrap()).unwrap();
+        let directory = stand_in.path.parent().unwrap().to_owned();
+        let mode = fs::metadata(&directory).unwrap().permissions().mode();
+        assert_eq!(mode & 0o777, 0o700);
+        assert!(stand_in.path.as_os_str().len() <= 107);
+        assert_eq!(stand_in.target(), format!("unix:{}", stand_in.path.display()).as_str());
+        drop(kept);
+        assert!(!directory.exists());
+    }
+
+    #[test]
+    fn status_is_that_of_the_program() {
+        assert_eq!(code_of(ExitStatus::from_raw(7 << 8)), ExitCode::from(7));
+        assert_eq!(code_of(ExitStatus::from_raw(Signal::SIGTERM as i32)), ExitCode::from(143));
+    }
+}
