@@ -248,7 +248,8 @@ fn command_line(is_required: bool) -> Arg {
         .help("The program, and its arguments")
 }
 
-/// The variables of the environment that --rundir and --to stand for. They are set before anything else is done.
+/// The variables of the environment that --rundir and --to stand for. They are set before anything else is
+/// done.
 pub fn variables(matches: &ArgMatches) -> Result<Vec<(OsString, OsString)>, Error> {
     let mut variables = Vec::new();
     if let Some(directory) = matches.get_one::<OsString>("rundir") {

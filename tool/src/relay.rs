@@ -6,9 +6,10 @@
 //!            └◄── Flow ──                  └─► Frames: a note when a message is whole
 //! ```
 //!
-//! A flow receives only when it has sent all that it has received: so a side that does not read stops the other, and what is held
-//! is one chunk, and one payload to be shown. It never receives beyond a frame, so that descriptors stay with the bytes that they
-//! came with. The end of a side's sending (shutdown(2)) is passed on as that; the end of a side as the end of the other.
+//! A flow receives only when it has sent all that it has received: so a side that does not read stops the
+//! other, and what is held is one chunk, and one payload to be shown. It never receives beyond a frame, so
+//! that descriptors stay with the bytes that they came with. The end of a side's sending (shutdown(2)) is
+//! passed on as that; the end of a side as the end of the other.
 
 #![forbid(unsafe_code)]
 
@@ -47,7 +48,8 @@ pub enum Note {
         /// How many descriptors came with it.
         fds: usize,
     },
-    /// The message announces a payload of this length, over the maximum; what follows is passed on, and not understood.
+    /// The message announces a payload of this length, over the maximum; what follows is passed on, and not
+    /// understood.
     TooLong(u32),
     /// Descriptors did not get to the other side.
     LostFds(Errno),
@@ -279,7 +281,8 @@ fn pass(from: &End, to: &End, flow: &mut Flow, may_receive: bool, note: &mut dyn
     }
     let sent = if to.is_closed { Err(Errno::EPIPE) } else { flow.send(to.socket.as_fd(), note) };
     if sent.is_err() {
-        // What the side sends from now on fails there, as it would without anything between. What it has sent is shown, and lost.
+        // What the side sends from now on fails there, as it would without anything between. What it has sent
+        // is shown, and lost.
         let _ = shutdown(from.socket.as_raw_fd(), Shutdown::Read);
         flow.chunks.clear();
         while may_receive && !flow.has_ended {

@@ -69,8 +69,8 @@ impl State {
     }
 }
 
-/// Whether a socket is bound to the file, as `ipc_server_init` asks. ENOENT if there is no such file any more, EACCES without the
-/// right to connect.
+/// Whether a socket is bound to the file, as `ipc_server_init` asks. ENOENT if there is no such file any
+/// more, EACCES without the right to connect.
 pub fn is_alive(path: &Path) -> Result<bool, Errno> {
     internals::is_alive(&libipc::c_string(path.as_os_str()))
 }

@@ -1,8 +1,9 @@
-//! What the kernel says of Unix sockets and of the processes that have them: sock_diag(7) and `/proc`. No server notices it.
+//! What the kernel says of Unix sockets and of the processes that have them: sock_diag(7) and `/proc`. No
+//! server notices it.
 //!
-//! A socket that listens, and those that it has accepted, name the file at which it was bound. So one dump of all sockets
-//! answers for all services: which socket listens at a file, how many connections were accepted there and are open, and how many
-//! wait to be accepted. The answer is that of this network namespace.
+//! A socket that listens, and those that it has accepted, name the file at which it was bound. So one dump of
+//! all sockets answers for all services: which socket listens at a file, how many connections were accepted
+//! there and are open, and how many wait to be accepted. The answer is that of this network namespace.
 
 #![forbid(unsafe_code)]
 
@@ -33,8 +34,8 @@ const HEADER: usize = 16;
 const MESSAGE: usize = 16;
 const ATTRIBUTE: usize = 4;
 
-/// The kernel answers in parts, and a socket that another process closes between two of them may hide one that stays. So what must
-/// be there, and is not in the answer, is asked for so many times.
+/// The kernel answers in parts, and a socket that another process closes between two of them may hide one
+/// that stays. So what must be there, and is not in the answer, is asked for so many times.
 pub const ATTEMPTS: usize = 3;
 
 /// A socket that is bound to a file, or was accepted from one.
@@ -184,7 +185,8 @@ impl Sockets {
         Ok(Self { of_file })
     }
 
-    /// The socket that is bound to this file; None if there is none, or it is one of another network namespace.
+    /// The socket that is bound to this file; None if there is none, or it is one of another network
+    /// namespace.
     pub fn bound_to(&self, path: &Path, file: &fs::Metadata) -> Option<Bound> {
         let device = (major(file.dev()) << 20 | minor(file.dev())) as u32;
         // Some file systems report another device than the kernel has for the file: the name decides then.
@@ -192,7 +194,8 @@ impl Sockets {
         let is_it =
             |socket: &&Socket| socket.file.1 == device || without_double_slashes(&socket.name) == name;
         let sockets: Vec<_> = self.of_file.get(&(file.ino() as u32))?.iter().filter(is_it).collect();
-        // A datagram socket that something has connected to, such as a probe, is established, and accepts nothing.
+        // A datagram socket that something has connected to, such as a probe, is established, and accepts
+        // nothing.
         let is_holder =
             |socket: &&&Socket| socket.state != ESTABLISHED || i32::from(socket.kind) == libc::SOCK_DGRAM;
         let holder = sockets.iter().find(is_holder)?;
@@ -210,8 +213,8 @@ impl Sockets {
     }
 }
 
-/// The socket that is bound to the file at this path: None if the kernel does not say. An error if there is no such file, or it
-/// cannot be looked at.
+/// The socket that is bound to the file at this path: None if the kernel does not say. An error if there is
+/// no such file, or it cannot be looked at.
 pub fn bound_to(path: &Path) -> io::Result<Option<Bound>> {
     let file = fs::metadata(path)?;
     let ask = |_| Sockets::ask().ok().and_then(|sockets| sockets.bound_to(path, &file));
@@ -247,8 +250,8 @@ impl Processes {
         Self { of_socket }
     }
 
-    /// The process that serves by the socket. Of several the first: the parent of those that were forked. A service manager
-    /// (process 1) that keeps the socket, too, does not count then.
+    /// The process that serves by the socket. Of several the first: the parent of those that were forked. A
+    /// service manager (process 1) that keeps the socket, too, does not count then.
     pub fn server(&self, bound: &Bound) -> Option<i32> {
         let pids = self.of_socket.get(&bound.inode)?;
         pids.iter().copied().filter(|pid| *pid != 1).min().or(pids.first().copied())
@@ -260,7 +263,8 @@ fn socket_inode(link: &OsStr) -> Option<u32> {
     link.to_str()?.strip_prefix("socket:[")?.strip_suffix(']')?.parse().ok()
 }
 
-/// Whether the process is stopped (SIGSTOP, SIGTSTP, or by a debugger): it has its sockets, and answers nothing.
+/// Whether the process is stopped (SIGSTOP, SIGTSTP, or by a debugger): it has its sockets, and answers
+/// nothing.
 pub fn is_stopped(pid: i32) -> bool {
     let stat = fs::read(format!("/proc/{pid}/stat")).unwrap_or_default();
     // The name of the program is in parentheses, and may have some of its own.

@@ -1,5 +1,5 @@
-//! `ipc explain`: why a connection to a service succeeds, or does not. Nothing is connected: connect(2) of a datagram socket fails
-//! for the same reasons as that of a stream socket, and no server notices it.
+//! `ipc explain`: why a connection to a service succeeds, or does not. Nothing is connected: connect(2) of a
+//! datagram socket fails for the same reasons as that of a stream socket, and no server notices it.
 
 #![forbid(unsafe_code)]
 

@@ -1,7 +1,8 @@
 //! `ipc wait`: until a service is there, or is there no more. Nothing is connected.
 //!
-//! Files that appear and vanish are reported by inotify(7), the end of the server's process by pidfd_open(2). Nothing reports
-//! listen(2), nor that a living process closes a socket and leaves its file: these two are asked for again after a pause.
+//! Files that appear and vanish are reported by inotify(7), the end of the server's process by pidfd_open(2).
+//! Nothing reports listen(2), nor that a living process closes a socket and leaves its file: these two are
+//! asked for again after a pause.
 
 #![forbid(unsafe_code)]
 
