@@ -19,7 +19,7 @@ use std::mem;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 
 use nix::errno::Errno;
-use nix::poll::PollFlags;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::socket::{ControlMessage, MsgFlags, Shutdown, sendmsg, shutdown};
 
 use crate::libipc::{self, HEADER_SIZE as HEADER, MAX_PAYLOAD};
@@ -208,6 +208,16 @@ struct End {
     is_closed: bool,
 }
 
+impl End {
+    /// Looks whether it is closed now: its end may have come after the last poll(2).
+    fn look(&mut self) {
+        let mut fds = [PollFd::new(self.socket.as_fd(), PollFlags::empty())];
+        let _ = poll(&mut fds, PollTimeout::ZERO);
+        let [fd] = fds;
+        self.is_closed |= fd.any().unwrap_or(true);
+    }
+}
+
 /// A client's connection, and the one to the server that stands for it.
 pub struct Link {
     client: End,
@@ -264,7 +274,7 @@ impl Link {
     }
 }
 
-fn pass(from: &End, to: &End, flow: &mut Flow, may_receive: bool, note: &mut dyn FnMut(Note)) {
+fn pass(from: &mut End, to: &End, flow: &mut Flow, may_receive: bool, note: &mut dyn FnMut(Note)) {
     if flow.is_done {
         return;
     }
@@ -277,6 +287,7 @@ fn pass(from: &End, to: &End, flow: &mut Flow, may_receive: bool, note: &mut dyn
             0 => {}
             begun => note(Note::Cut(begun)),
         }
+        from.look();
         note(if from.is_closed { Note::Closed } else { Note::Shutdown });
     }
     let sent = if to.is_closed { Err(Errno::EPIPE) } else { flow.send(to.socket.as_fd(), note) };
@@ -299,7 +310,6 @@ fn pass(from: &End, to: &End, flow: &mut Flow, may_receive: bool, note: &mut dyn
 #[cfg(test)]
 mod tests {
     use super::*;
-    use nix::poll::{PollFd, PollTimeout, poll};
     use std::io::{Read, Write};
     use std::net::Shutdown as Std;
     use std::os::unix::net::UnixStream;
