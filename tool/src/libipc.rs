@@ -12,8 +12,10 @@ use std::ffi::{CStr, CString, OsStr, c_char, c_int};
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 use std::os::unix::ffi::OsStrExt;
-use std::ptr;
+use std::os::unix::process::CommandExt;
+use std::process::Command;
 use std::time::{Duration, SystemTime};
+use std::{io, ptr};
 
 use ipc::capi::types::{
     IPC_MAX_MESSAGE_SIZE, ipc_connection_info, ipc_connection_infos, ipc_errors, ipc_event, ipc_event_type,
@@ -23,7 +25,7 @@ use ipc::capi::{
     clients, events, passing, printing, queueing, sending, server_and_client, services, waiting,
 };
 use nix::errno::Errno;
-use nix::sys::signal::Signal;
+use nix::sys::signal::{SigSet, Signal};
 
 use crate::error::Error;
 use crate::service::Service;
@@ -231,7 +233,7 @@ impl Client {
     }
 
     /// The descriptor, for calls that the library does not have: the library is then not to be used with it.
-    pub fn into_fd(self) -> std::io::Result<OwnedFd> {
+    pub fn into_fd(self) -> io::Result<OwnedFd> {
         self.as_fd().try_clone_to_owned()
     }
 }
@@ -475,6 +477,13 @@ pub fn set_variable(name: &OsStr, value: &OsStr) {
     unsafe { std::env::set_var(name, value) };
 }
 
+/// Has the program start with this signal mask, in place of the one of this process, which std lets it inherit.
+pub fn start_with_mask(command: &mut Command, mask: SigSet) {
+    let set = move || mask.thread_set_mask().map_err(io::Error::from);
+    // SAFETY: in the child it makes one system call, and uses no memory but its own.
+    unsafe { command.pre_exec(set) };
+}
+
 /// Whether the signal is ignored: a shell has set that for a program in the background, or nohup(1).
 pub fn is_ignored(signal: Signal) -> bool {
     let mut action = MaybeUninit::<libc::sigaction>::zeroed();
@@ -482,6 +491,14 @@ pub fn is_ignored(signal: Signal) -> bool {
     let result = unsafe { libc::sigaction(signal as c_int, ptr::null(), action.as_mut_ptr()) };
     // SAFETY: zeroes are an action, too.
     result == 0 && unsafe { action.assume_init() }.sa_sigaction == libc::SIG_IGN
+}
+
+/// A descriptor that becomes readable when the process ends (pidfd_open(2)).
+pub fn process(pid: i32) -> nix::Result<OwnedFd> {
+    // SAFETY: two numbers; the kernel makes a descriptor that is close-on-exec, and this process's alone.
+    let fd = Errno::result(unsafe { libc::syscall(libc::SYS_pidfd_open, pid, 0) })?;
+    // SAFETY: as above.
+    Ok(unsafe { OwnedFd::from_raw_fd(fd as RawFd) })
 }
 
 /// Hours, minutes and seconds of a moment, in local time.

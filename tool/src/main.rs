@@ -6,6 +6,8 @@
 //! | `commands` | one file for each command |
 //! | `service`, `output`, `error`, `signals` | what commands share: names, lines, exit status, Ctrl-C |
 //! | `payloads` | payloads from files and standard input, for `send` and `chat` |
+//! | `routes` | where a connection to a service goes, by the environment |
+//! | `rundir`, `sockets` | which services there are, and what the kernel says of them |
 //! | `libipc` | the library, made safe: the only file with `unsafe` |
 
 #![allow(dead_code, reason = "until all commands are written")]
@@ -16,8 +18,11 @@ mod error;
 mod libipc;
 mod output;
 mod payloads;
+mod routes;
+mod rundir;
 mod service;
 mod signals;
+mod sockets;
 
 use std::process::ExitCode;
 

@@ -118,6 +118,11 @@ impl Field<'_> {
         self
     }
 
+    /// How many columns it needs in a plain line.
+    pub fn length(&self) -> usize {
+        plain_value(&self.value).chars().count()
+    }
+
     /// Is coloured on a terminal.
     pub fn colour(mut self, colour: Colour) -> Self {
         self.colour = colour;
@@ -152,6 +157,15 @@ impl Output {
         self.write(if self.is_json { json(fields) } else { self.plain(fields) }.as_bytes())
     }
 
+    /// Prints records that are there all at once.
+    pub fn records(&self, records: &[Vec<Field<'_>>]) -> Result<(), Error> {
+        let lines: String = records
+            .iter()
+            .map(|fields| if self.is_json { json(fields) } else { self.plain(fields) })
+            .collect();
+        self.write(lines.as_bytes())
+    }
+
     /// Prints a line that is for people: with --json nothing.
     pub fn heading(&self, line: &str) -> Result<(), Error> {
         if self.is_json { Ok(()) } else { self.write(format!("{line}\n").as_bytes()) }
@@ -174,7 +188,7 @@ impl Output {
             }
             let text = plain_value(&field.value);
             let room = " ".repeat(field.width.saturating_sub(text.chars().count()));
-            let is_number = matches!(field.value, Value::Number(_) | Value::Decimal(..));
+            let is_number = matches!(field.value, Value::Number(_) | Value::Decimal(..) | Value::None);
             let (before, after) = if is_number { (room.as_str(), "") } else { ("", room.as_str()) };
             let (on, off) = if self.has_colour && field.colour != Colour::Plain && !text.is_empty() {
                 (field.colour.code(), "\x1b[0m")

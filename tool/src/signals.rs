@@ -9,11 +9,12 @@
 
 #![forbid(unsafe_code)]
 
+use std::ffi::OsStr;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
-use std::process;
+use std::process::{self, Command};
 use std::sync::atomic::{AtomicBool, AtomicI32, Ordering};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
 use std::thread;
 
 use nix::errno::Errno;
@@ -41,6 +42,9 @@ static REGISTRY: Mutex<Registry> = Mutex::new(Registry { next: 0, cleanups: Vec:
 
 /// The program that signals go to in place of ending this one; 0 if there is none.
 static CHILD: AtomicI32 = AtomicI32::new(0);
+
+/// The signal mask that the process was started with.
+static MASK: OnceLock<SigSet> = OnceLock::new();
 
 /// Whether the program ends when standard output is closed.
 static ENDS_WITH_OUTPUT: AtomicBool = AtomicBool::new(false);
@@ -91,6 +95,7 @@ fn end(status: i32) -> ! {
 /// Blocks the signals, and starts the thread that takes them. Called before any other thread is started.
 pub fn start() -> nix::Result<()> {
     let signals: SigSet = ENDING.into_iter().filter(|signal| !libipc::is_ignored(*signal)).collect();
+    let _ = MASK.set(SigSet::thread_get_mask()?);
     signals.thread_block()?;
     let source = SignalFd::with_flags(&signals, SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK)?;
     let changed = EventFd::from_flags(EfdFlags::EFD_CLOEXEC | EfdFlags::EFD_NONBLOCK)?;
@@ -146,6 +151,15 @@ pub fn end_with_output() {
     if let Some(changed) = &*CHANGED.lock().unwrap_or_else(PoisonError::into_inner) {
         let _ = changed.write(1);
     }
+}
+
+/// A program that can be started, with the signals that this one has blocked as they were.
+pub fn command(program: &OsStr) -> Command {
+    let mut command = Command::new(program);
+    if let Some(mask) = MASK.get() {
+        libipc::start_with_mask(&mut command, *mask);
+    }
+    command
 }
 
 /// From now on signals go to this program, as long as it lives; `None` when it has ended, before it is waited for.

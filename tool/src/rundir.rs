@@ -1,0 +1,167 @@
+//! The run directory, and the files that services have there.
+
+#![forbid(unsafe_code)]
+
+use std::env;
+use std::ffi::{OsStr, OsString};
+use std::fs;
+use std::io;
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
+use std::os::unix::fs::FileTypeExt;
+use std::path::{Path, PathBuf};
+
+use ipc::internals;
+use nix::errno::Errno;
+
+use crate::libipc;
+use crate::service::Service;
+use crate::sockets::{self, Bound, Processes, Sockets};
+
+/// The run directory, and whether somebody has chosen it: --rundir and IPC_RUNDIR.
+pub fn current() -> (PathBuf, bool) {
+    match env::var_os("IPC_RUNDIR") {
+        // The paths of services then begin with the slash that follows.
+        Some(directory) if directory.is_empty() => (PathBuf::from("/"), true),
+        Some(directory) => (PathBuf::from(directory), true),
+        None => (PathBuf::from(OsStr::from_bytes(internals::DEFAULT_RUNDIR.to_bytes())), false),
+    }
+}
+
+/// The path of a service's socket, as the library writes it; ENAMETOOLONG.
+pub fn path_of(name: &OsStr, service: &Service) -> Result<PathBuf, Errno> {
+    let chosen = env::var_os("IPC_RUNDIR").map(|directory| libipc::c_string(&directory));
+    let rundir = chosen.as_deref().unwrap_or(internals::DEFAULT_RUNDIR);
+    let path = internals::path(rundir, &libipc::c_string(name), service.index, service.version)?;
+    Ok(PathBuf::from(OsString::from_vec(path.into_bytes())))
+}
+
+/// What is at the path of a socket.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum State {
+    /// A server that takes clients.
+    Alive,
+    /// A server whose process is stopped.
+    Stopped,
+    /// A server that is about to start: bound, and not listening yet.
+    Starting,
+    /// A socket of another kind: no service of this library.
+    Foreign,
+    /// A file that a dead server has left.
+    Dead,
+}
+
+impl State {
+    /// In a word.
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::Alive => "alive",
+            Self::Stopped => "stopped",
+            Self::Starting => "starting",
+            Self::Foreign => "foreign",
+            Self::Dead => "dead",
+        }
+    }
+}
+
+/// Whether a socket is bound to the file, as `ipc_server_init` asks, and what the kernel knows of it. ENOENT if there is no such
+/// file any more.
+pub fn probe(path: &Path, bound: Option<&Bound>, pid: Option<i32>) -> Result<State, Errno> {
+    let is_alive = match internals::is_alive(&libipc::c_string(path.as_os_str())) {
+        // Without the right to connect the kernel's own list decides.
+        Err(Errno::EACCES | Errno::EPERM) => bound.is_some(),
+        result => result?,
+    };
+    Ok(match bound {
+        _ if !is_alive => State::Dead,
+        Some(bound) if !bound.is_stream => State::Foreign,
+        Some(bound) if !bound.is_listening => State::Starting,
+        _ if pid.is_some_and(sockets::is_stopped) => State::Stopped,
+        // One of another network namespace is seen by the probe alone.
+        _ => State::Alive,
+    })
+}
+
+/// A service that has a file in the directory.
+#[derive(Debug)]
+pub struct Entry {
+    /// Its name, index and version.
+    pub service: Service,
+    /// Its file.
+    pub path: PathBuf,
+    /// The file itself: its owner.
+    pub file: fs::Metadata,
+    /// How its server does.
+    pub state: State,
+    /// What the kernel knows of its socket.
+    pub bound: Option<Bound>,
+    /// The server's process.
+    pub pid: Option<i32>,
+}
+
+/// The services that have a file in the directory, sorted by name, index and version.
+pub fn services(directory: &Path) -> io::Result<Vec<Entry>> {
+    let mut found = Vec::new();
+    for entry in fs::read_dir(directory)? {
+        let Ok(entry) = entry else { continue };
+        let Some(service) = Service::of_file_name(&entry.file_name()) else { continue };
+        let path = entry.path();
+        // What vanishes meanwhile is not there.
+        let Ok(file) = fs::metadata(&path) else { continue };
+        if file.file_type().is_socket() {
+            found.push((service, path, file));
+        }
+    }
+    found.sort_by(|(a, ..), (b, ..)| a.cmp(b));
+    // After the directory, so that all files have their sockets. Without the kernel's answer (a sandbox) the probe is left.
+    let sockets = Sockets::ask().ok();
+    let bound =
+        |path: &Path, file: &fs::Metadata| sockets.as_ref().and_then(|sockets| sockets.bound_to(path, file));
+    let found: Vec<_> = found
+        .into_iter()
+        .map(|(service, path, file)| {
+            let bound = bound(&path, &file);
+            (service, path, file, bound)
+        })
+        .collect();
+    let processes = Processes::with(found.iter().filter_map(|(.., bound)| bound.as_ref()));
+    let entries = found.into_iter().filter_map(|(service, path, file, bound)| {
+        let pid = bound.as_ref().and_then(|bound| processes.server(bound));
+        let state = probe(&path, bound.as_ref(), pid).ok()?;
+        Some(Entry { service, path, file, state, bound, pid })
+    });
+    Ok(entries.collect())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use nix::sys::socket::{AddressFamily, SockFlag, SockType, UnixAddr, bind, socket};
+    use std::os::fd::AsRawFd;
+    use std::os::unix::net::{UnixDatagram, UnixListener};
+
+    #[test]
+    fn services_are_listed_with_their_states() {
+        let directory = tempfile::tempdir().unwrap();
+        let at = |name: &str| directory.path().join(name);
+        let _alive = UnixListener::bind(at("b-0-0")).unwrap();
+        let _second = UnixListener::bind(at("b-0-10")).unwrap();
+        drop(UnixListener::bind(at("a-7-0")).unwrap());
+        let _foreign = UnixDatagram::bind(at("c-0-0")).unwrap();
+        let starting = socket(AddressFamily::Unix, SockType::Stream, SockFlag::SOCK_CLOEXEC, None).unwrap();
+        bind(starting.as_raw_fd(), &UnixAddr::new(&at("d-0-0")).unwrap()).unwrap();
+        let _other = UnixListener::bind(at("bus")).unwrap();
+        fs::write(at("file-0-0"), "").unwrap();
+        std::os::unix::fs::symlink("nowhere", at("link-0-0")).unwrap();
+        let listed: Vec<_> = services(directory.path())
+            .unwrap()
+            .iter()
+            .map(|entry| format!("{} {}", entry.service, entry.state.word()))
+            .collect();
+        assert_eq!(listed, ["a-7-0 dead", "b alive", "b-0-10 alive", "c foreign", "d starting"]);
+    }
+
+    #[test]
+    fn file_that_vanishes_is_reported_as_absent() {
+        assert_eq!(probe(Path::new("/nonexistent/s-0-0"), None, None), Err(Errno::ENOENT));
+    }
+}
