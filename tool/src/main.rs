@@ -8,6 +8,7 @@
 //! | `payloads` | payloads from files and standard input, for `send` and `chat` |
 //! | `routes` | where a connection to a service goes, by the environment |
 //! | `rundir`, `sockets` | which services there are, and what the kernel says of them |
+//! | `shell` | commands of the shell that answer messages, for `listen` |
 //! | `libipc` | the library, made safe: the only file with `unsafe` |
 
 #![allow(dead_code, reason = "until all commands are written")]
@@ -21,6 +22,7 @@ mod payloads;
 mod routes;
 mod rundir;
 mod service;
+mod shell;
 mod signals;
 mod sockets;
 

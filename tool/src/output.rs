@@ -104,11 +104,19 @@ pub struct Field<'a> {
     width: usize,
     colour: Colour,
     is_for_json: bool,
+    is_for_people: bool,
 }
 
 /// A field.
 pub fn field<'a>(name: &'static str, value: impl Into<Value<'a>>) -> Field<'a> {
-    Field { name, value: value.into(), width: 0, colour: Colour::Plain, is_for_json: false }
+    Field {
+        name,
+        value: value.into(),
+        width: 0,
+        colour: Colour::Plain,
+        is_for_json: false,
+        is_for_people: false,
+    }
 }
 
 impl Field<'_> {
@@ -132,6 +140,12 @@ impl Field<'_> {
     /// Is left out of plain lines.
     pub fn json_only(mut self) -> Self {
         self.is_for_json = true;
+        self
+    }
+
+    /// Is left out of JSON.
+    pub fn plain_only(mut self) -> Self {
+        self.is_for_people = true;
         self
     }
 }
@@ -182,14 +196,24 @@ impl Output {
 
     fn plain(&self, fields: &[Field<'_>]) -> String {
         let mut line = String::new();
-        for (at, field) in fields.iter().filter(|field| !field.is_for_json).enumerate() {
-            if at > 0 {
+        let mut shown = fields.iter().filter(|field| !field.is_for_json).peekable();
+        while let Some(field) = shown.next() {
+            let text = plain_value(&field.value);
+            // A payload at the end of a line keeps its own blanks, and no others follow it.
+            let is_last = shown.peek().is_none();
+            if is_last && text.is_empty() {
+                break;
+            }
+            if !line.is_empty() {
                 line.push(' ');
             }
-            let text = plain_value(&field.value);
             let room = " ".repeat(field.width.saturating_sub(text.chars().count()));
             let is_number = matches!(field.value, Value::Number(_) | Value::Decimal(..) | Value::None);
-            let (before, after) = if is_number { (room.as_str(), "") } else { ("", room.as_str()) };
+            let (before, after) = match (is_number, is_last) {
+                (true, _) => (room.as_str(), ""),
+                (false, true) => ("", ""),
+                (false, false) => ("", room.as_str()),
+            };
             let (on, off) = if self.has_colour && field.colour != Colour::Plain && !text.is_empty() {
                 (field.colour.code(), "\x1b[0m")
             } else {
@@ -197,7 +221,6 @@ impl Output {
             };
             let _ = write!(line, "{before}{on}{text}{off}{after}");
         }
-        line.truncate(line.trim_end_matches(' ').len());
         line.push('\n');
         line
     }
@@ -251,7 +274,7 @@ fn base64(bytes: &[u8]) -> String {
 
 fn json(fields: &[Field<'_>]) -> String {
     let mut line = "{".to_owned();
-    for (at, field) in fields.iter().enumerate() {
+    for (at, field) in fields.iter().filter(|field| !field.is_for_people).enumerate() {
         if at > 0 {
             line.push(',');
         }
@@ -352,6 +375,7 @@ mod tests {
             field("name", "a\"b\\\n\u{7f}"),
             field("pid", None::<i32>),
             field("uid", 7).json_only(),
+            field("word", "x").plain_only(),
             field("mean", Value::Decimal(1.5, 2)),
             field("payload", Value::Payload(b"\0")),
         ];
@@ -366,6 +390,8 @@ mod tests {
     fn record_is_one_plain_line() {
         let fields = [field("a", "x\ny").width(6), field("b", 5).width(3), field("c", "").width(4)];
         assert_eq!(PLAIN.plain(&fields), "x\\ny     5\n");
+        let fields = [field("a", "").width(1), field("b", Value::Payload(b" a ")).width(9)];
+        assert_eq!(PLAIN.plain(&fields), "   a \n");
     }
 
     #[test]
