@@ -17,7 +17,7 @@ use crate::service::Service;
 pub fn command() -> Command {
     Command::new("ipc")
         .version(env!("CARGO_PKG_VERSION"))
-        .about("Lists services of libipc, sends them messages, and shows what programs say to them")
+        .about("List services of libipc, send them messages, and show what programs say to them")
         .subcommand_required(true)
         .arg_required_else_help(true)
         .disable_help_subcommand(true)
@@ -28,19 +28,21 @@ pub fn command() -> Command {
                 .value_parser(value_parser!(OsString))
                 .value_hint(ValueHint::DirPath)
                 .global(true)
+                .display_order(900)
                 .help("The run directory, in place of IPC_RUNDIR or /run/ipc"),
             Arg::new("json")
                 .long("json")
                 .action(ArgAction::SetTrue)
                 .global(true)
-                .help("Prints a JSON object for each line"),
+                .display_order(901)
+                .help("Print each line as a JSON object"),
         ])
         .subcommands([list(), wait(), send(), listen(), chat(), monitor(), bench(), run(), explain()])
 }
 
 fn list() -> Command {
-    Command::new("list").about("Lists the services of the run directory, and disturbs no server").args([
-        flag("all", 'a', "Lists services whose server is dead, too"),
+    Command::new("list").about("List the services of the run directory, without disturbing a server").args([
+        flag("all", 'a', "List services whose server is dead, too"),
         Arg::new("dir")
             .value_name("DIR")
             .value_parser(value_parser!(OsString))
@@ -50,16 +52,16 @@ fn list() -> Command {
 }
 
 fn wait() -> Command {
-    Command::new("wait").about("Waits until a service is there, without connecting to it").args([
+    Command::new("wait").about("Wait until a service is there, without connecting to it").args([
         service(),
-        long_flag("gone", "Waits until the service is there no more"),
-        timeout("The longest time to wait; exit status 124 after it"),
+        long_flag("gone", "Wait until the service is there no more"),
+        timeout("Wait at most so long; exit status 124 then"),
         to(),
     ])
 }
 
 fn send() -> Command {
-    Command::new("send").about("Sends messages to a service, and prints its answers").args([
+    Command::new("send").about("Send messages to a service, and print its answers").args([
         service(),
         message_type("The type of the messages"),
         Arg::new("file")
@@ -69,11 +71,11 @@ fn send() -> Command {
             .value_parser(value_parser!(OsString))
             .value_hint(ValueHint::FilePath)
             .conflicts_with("data")
-            .help("Sends what the file holds, as one message; - is standard input"),
-        long_flag("lines", "Sends each line of the file or of standard input as a message"),
-        number("wait", 'w', "N", "Waits for so many answers, and prints them").default_value("0"),
-        timeout("The longest time for all of it; exit status 124 after it"),
-        long_flag("raw", "Prints the payload of answers as it is, and nothing else").conflicts_with("json"),
+            .help("Send what the file holds, as one message; - is standard input"),
+        long_flag("lines", "Send each line of the file or of standard input as a message"),
+        number("wait", 'w', "N", "Wait for so many answers, and print them").default_value("0"),
+        timeout("Take at most so long; exit status 124 then"),
+        long_flag("raw", "Print the payload of answers as it is, and nothing else").conflicts_with("json"),
         to(),
         Arg::new("data")
             .value_name("DATA")
@@ -85,34 +87,34 @@ fn send() -> Command {
 }
 
 fn listen() -> Command {
-    Command::new("listen").about("Opens a service, and prints what its clients do").args([
+    Command::new("listen").about("Open a service, and print what its clients do").args([
         service().value_name("NAME"),
-        message_type("The type of the answers; that of the message if it is not given").default_value(None),
-        long_flag("echo", "Answers each message with itself"),
+        message_type("The type of the answers, if not that of the message").default_value(None),
+        long_flag("echo", "Answer each message with itself"),
         Arg::new("reply")
             .long("reply")
             .value_name("DATA")
             .value_parser(value_parser!(OsString))
             .conflicts_with("echo")
-            .help("Answers each message with this"),
+            .help("Answer each message with this"),
         Arg::new("exec")
             .long("exec")
             .value_name("CMD")
             .value_parser(value_parser!(OsString))
             .value_hint(ValueHint::CommandString)
             .conflicts_with_all(["echo", "reply"])
-            .help("Runs a command of the shell for each message, with the payload on its standard input; answers with its output"),
-        number("count", 'n', "N", "Ends after so many messages"),
+            .help("Run a shell command for each message: payload in, answer out"),
+        number("count", 'n', "N", "End after so many messages"),
         Arg::new("mode")
             .long("mode")
             .value_name("OCTAL")
             .value_parser(octal())
-            .help("The mode of the socket, such as 600; else the umask decides"),
+            .help("The mode of the socket, such as 600, if not by the umask"),
     ])
 }
 
 fn chat() -> Command {
-    Command::new("chat").about("Sends the lines of standard input, and prints what the service sends").args([
+    Command::new("chat").about("Send the lines of standard input, and print what the service sends").args([
         service(),
         message_type("The type of the messages"),
         to(),
@@ -120,18 +122,21 @@ fn chat() -> Command {
 }
 
 fn monitor() -> Command {
-    Command::new("monitor").about("Shows the messages between a program and a service").args([
-        service(),
-        number("count", 'n', "N", "Ends after so many messages"),
-        timeout("Ends after this time; exit status 124"),
-        to(),
-        command_line(false),
-    ])
+    Command::new("monitor")
+        .about("Show the messages between a program and a service")
+        .override_usage("ipc monitor [OPTIONS] <SERVICE> [-- <CMD>...]")
+        .args([
+            service(),
+            number("count", 'n', "N", "End after so many messages"),
+            timeout("End after this time, with exit status 124"),
+            to(),
+            command_line(false),
+        ])
 }
 
 fn bench() -> Command {
     Command::new("bench")
-        .about("Measures a service that answers each message with itself, or the library alone")
+        .about("Measure a service that answers each message with itself, or the library alone")
         .args([
             service().required(false),
             number("size", 's', "SIZE", "Bytes of payload").default_value("64"),
@@ -142,21 +147,24 @@ fn bench() -> Command {
 }
 
 fn run() -> Command {
-    Command::new("run").about("Runs a program, with other routes to services").args([
-        Arg::new("route")
-            .short('r')
-            .long("route")
-            .value_name("NAME=TARGET")
-            .value_parser(value_parser!(OsString))
-            .action(ArgAction::Append)
-            .help("Has connections to the service NAME go to TARGET: another service, or unix:PATH"),
-        command_line(true),
-    ])
+    Command::new("run")
+        .about("Run a program, with other routes to services")
+        .override_usage("ipc run [OPTIONS] [--] <CMD>...")
+        .args([
+            Arg::new("route")
+                .short('r')
+                .long("route")
+                .value_name("NAME=TARGET")
+                .value_parser(value_parser!(OsString))
+                .action(ArgAction::Append)
+                .help("Connect to TARGET, such as unix:PATH, in place of the service NAME"),
+            command_line(true),
+        ])
 }
 
 fn explain() -> Command {
     Command::new("explain")
-        .about("Shows step by step where a connection to a service goes, and why it fails")
+        .about("Show step by step where a connection to a service goes, and why it fails")
         .args([service(), to()])
 }
 
@@ -221,9 +229,11 @@ fn octal() -> ValueParser {
 }
 
 fn to() -> Arg {
-    Arg::new("to").long("to").value_name("TARGET").value_parser(value_parser!(OsString)).help(
-        "Where to connect, in place of what the environment says: another service, unix:PATH, or direct:",
-    )
+    Arg::new("to")
+        .long("to")
+        .value_name("TARGET")
+        .value_parser(value_parser!(OsString))
+        .help("Connect to another service, unix:PATH or direct:")
 }
 
 fn command_line(is_required: bool) -> Arg {

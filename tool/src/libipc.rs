@@ -9,8 +9,9 @@
 //! Messages are copied once, from the C heap to [`Message`]. Times are [`Duration`]s; `None` waits for ever.
 
 use std::ffi::{CStr, CString, OsStr, c_char, c_int};
+use std::io::IoSliceMut;
 use std::mem::MaybeUninit;
-use std::os::fd::{AsFd, BorrowedFd, FromRawFd, IntoRawFd, OwnedFd, RawFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, IntoRawFd, OwnedFd, RawFd};
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::process::CommandExt;
 use std::process::Command;
@@ -26,6 +27,7 @@ use ipc::capi::{
 };
 use nix::errno::Errno;
 use nix::sys::signal::{SigSet, Signal};
+use nix::sys::socket::{ControlMessageOwned, MsgFlags, recvmsg};
 
 use crate::error::Error;
 use crate::service::Service;
@@ -535,6 +537,34 @@ fn reason(origin: *const ipc_connection_info) -> &'static str {
 pub fn set_variable(name: &OsStr, value: &OsStr) {
     // SAFETY: there is no other thread yet.
     unsafe { std::env::set_var(name, value) };
+}
+
+/// What one receive brings.
+pub struct Received {
+    /// How many bytes; none at the end of the stream.
+    pub count: usize,
+    /// The descriptors that came with them.
+    pub fds: Vec<OwnedFd>,
+    /// Whether there were more, for which this process had no room.
+    pub has_lost: bool,
+}
+
+/// Receives bytes and descriptors from a socket that is not the library's, without waiting.
+pub fn receive(socket: BorrowedFd<'_>, room: &mut [u8]) -> nix::Result<Received> {
+    // As many as the kernel passes with one message (SCM_MAX_FD).
+    let mut control = nix::cmsg_space!([RawFd; 253]);
+    let mut pieces = [IoSliceMut::new(room)];
+    let flags = MsgFlags::MSG_DONTWAIT | MsgFlags::MSG_CMSG_CLOEXEC;
+    let message = recvmsg::<()>(socket.as_raw_fd(), &mut pieces, Some(&mut control), flags)?;
+    let has_lost = message.flags.contains(MsgFlags::MSG_CTRUNC);
+    let mut fds = Vec::new();
+    for part in message.cmsgs().into_iter().flatten() {
+        if let ControlMessageOwned::ScmRights(numbers) = part {
+            // SAFETY: the kernel has made these descriptors for this process, and no other code knows them.
+            fds.extend(numbers.into_iter().map(|fd| unsafe { OwnedFd::from_raw_fd(fd) }));
+        }
+    }
+    Ok(Received { count: message.bytes, fds, has_lost })
 }
 
 /// Has the program start with this signal mask, in place of the one of this process, which std lets it inherit.

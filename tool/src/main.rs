@@ -5,9 +5,10 @@
 //! | `cli` | the command line: commands and options |
 //! | `commands` | one file for each command |
 //! | `service`, `output`, `error`, `signals` | what commands share: names, lines, exit status, Ctrl-C |
-//! | `payloads` | payloads from files and standard input, for `send` and `chat` |
+//! | `relay` | what passes between two sockets, as it is, and the messages in it |
 //! | `routes` | where a connection to a service goes, by the environment |
 //! | `rundir`, `sockets` | which services there are, and what the kernel says of them |
+//! | `payloads` | payloads from files and standard input, for `send` and `chat` |
 //! | `shell` | commands of the shell that answer messages, for `listen` |
 //! | `libipc` | the library, made safe: the only file with `unsafe` |
 
@@ -19,6 +20,7 @@ mod error;
 mod libipc;
 mod output;
 mod payloads;
+mod relay;
 mod routes;
 mod rundir;
 mod service;

@@ -24,6 +24,8 @@ pub enum Value<'a> {
     Text(Cow<'a, str>),
     /// A number.
     Number(i64),
+    /// Yes or no; in JSON true or false.
+    Flag(bool),
     /// A number with so many digits after the point.
     Decimal(f64, usize),
     /// A moment: local time with microseconds, or seconds since 1970.
@@ -104,19 +106,12 @@ pub struct Field<'a> {
     width: usize,
     colour: Colour,
     is_for_json: bool,
-    is_for_people: bool,
+    plain: Option<&'static str>,
 }
 
-/// A field.
+/// A field. One without a name is for plain lines alone.
 pub fn field<'a>(name: &'static str, value: impl Into<Value<'a>>) -> Field<'a> {
-    Field {
-        name,
-        value: value.into(),
-        width: 0,
-        colour: Colour::Plain,
-        is_for_json: false,
-        is_for_people: false,
-    }
+    Field { name, value: value.into(), width: 0, colour: Colour::Plain, is_for_json: false, plain: None }
 }
 
 impl Field<'_> {
@@ -137,15 +132,15 @@ impl Field<'_> {
         self
     }
 
-    /// Is left out of plain lines.
-    pub fn json_only(mut self) -> Self {
-        self.is_for_json = true;
+    /// Is this in plain lines.
+    pub fn plain(mut self, text: &'static str) -> Self {
+        self.plain = Some(text);
         self
     }
 
-    /// Is left out of JSON.
-    pub fn plain_only(mut self) -> Self {
-        self.is_for_people = true;
+    /// Is left out of plain lines.
+    pub fn json_only(mut self) -> Self {
+        self.is_for_json = true;
         self
     }
 }
@@ -198,7 +193,7 @@ impl Output {
         let mut line = String::new();
         let mut shown = fields.iter().filter(|field| !field.is_for_json).peekable();
         while let Some(field) = shown.next() {
-            let text = plain_value(&field.value);
+            let text = field.plain.map_or_else(|| plain_value(&field.value), str::to_owned);
             // A payload at the end of a line keeps its own blanks, and no others follow it.
             let is_last = shown.peek().is_none();
             if is_last && text.is_empty() {
@@ -233,6 +228,7 @@ fn plain_value(value: &Value<'_>) -> String {
         Value::Text(text) if text.chars().any(char::is_control) => text.escape_debug().to_string(),
         Value::Text(text) => text.clone().into_owned(),
         Value::Number(number) => number.to_string(),
+        Value::Flag(flag) => if *flag { "yes" } else { "no" }.to_owned(),
         Value::Decimal(number, digits) => format!("{number:.digits$}"),
         Value::Time(moment) => {
             let (hour, minute, second) = libipc::local_time(*moment);
@@ -274,7 +270,7 @@ fn base64(bytes: &[u8]) -> String {
 
 fn json(fields: &[Field<'_>]) -> String {
     let mut line = "{".to_owned();
-    for (at, field) in fields.iter().filter(|field| !field.is_for_people).enumerate() {
+    for (at, field) in fields.iter().filter(|field| !field.name.is_empty()).enumerate() {
         if at > 0 {
             line.push(',');
         }
@@ -285,6 +281,7 @@ fn json(fields: &[Field<'_>]) -> String {
             Value::None => member(field.name, "null"),
             Value::Text(text) => member(field.name, &json_string(text)),
             Value::Number(number) => member(field.name, &number.to_string()),
+            Value::Flag(flag) => member(field.name, &flag.to_string()),
             Value::Decimal(number, _) if !number.is_finite() => member(field.name, "null"),
             Value::Decimal(number, digits) => member(field.name, &format!("{number:.digits$}")),
             Value::Time(moment) => {
@@ -375,7 +372,7 @@ mod tests {
             field("name", "a\"b\\\n\u{7f}"),
             field("pid", None::<i32>),
             field("uid", 7).json_only(),
-            field("word", "x").plain_only(),
+            field("", "x"),
             field("mean", Value::Decimal(1.5, 2)),
             field("payload", Value::Payload(b"\0")),
         ];

@@ -12,6 +12,7 @@ use std::path::{Path, PathBuf};
 
 use ipc::internals;
 use nix::errno::Errno;
+use nix::unistd::{Uid, User};
 
 use crate::libipc;
 use crate::service::Service;
@@ -33,6 +34,11 @@ pub fn path_of(name: &OsStr, service: &Service) -> Result<PathBuf, Errno> {
     let rundir = chosen.as_deref().unwrap_or(internals::DEFAULT_RUNDIR);
     let path = internals::path(rundir, &libipc::c_string(name), service.index, service.version)?;
     Ok(PathBuf::from(OsString::from_vec(path.into_bytes())))
+}
+
+/// The name of a user; the number, if it has none.
+pub fn user_name(uid: u32) -> String {
+    User::from_uid(Uid::from_raw(uid)).ok().flatten().map_or_else(|| uid.to_string(), |user| user.name)
 }
 
 /// What is at the path of a socket.

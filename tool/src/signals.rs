@@ -12,7 +12,7 @@
 use std::ffi::OsStr;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
-use std::process::{self, Command};
+use std::process::{self, Child, Command};
 use std::sync::atomic::{AtomicBool, AtomicI32, Ordering};
 use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
 use std::thread;
@@ -82,13 +82,11 @@ pub fn keep<T>(make: impl FnOnce() -> Result<(T, Cleanup), Error>) -> Result<(T,
     Ok((made, Kept { id }))
 }
 
-/// Ends the program, whatever other threads do.
-fn end(status: i32) -> ! {
-    let mut registry = registry();
+/// Ends the program, whatever other threads do. With the lock: nothing is made any more.
+fn end(mut registry: MutexGuard<'_, Registry>, status: i32) -> ! {
     while let Some((_, cleanup)) = registry.cleanups.pop() {
         cleanup();
     }
-    // With the lock: nothing is made any more.
     process::exit(status)
 }
 
@@ -128,7 +126,7 @@ fn wait(source: &SignalFd, changed: BorrowedFd<'_>) {
         let _ = nix::unistd::read(changed, &mut [0; 8]);
     }
     if has(2, PollFlags::POLLERR | PollFlags::POLLHUP) {
-        end(141);
+        end(registry(), 141);
     }
     while let Ok(Some(taken)) = source.read_signal() {
         let Some(signal) =
@@ -136,8 +134,9 @@ fn wait(source: &SignalFd, changed: BorrowedFd<'_>) {
         else {
             continue;
         };
+        let registry = registry();
         match CHILD.load(Ordering::SeqCst) {
-            0 => end(128 + signal as i32),
+            0 => end(registry, 128 + signal as i32),
             // Ctrl-C on a terminal reaches the program by itself.
             _ if taken.ssi_code > 0 => {}
             child => drop(kill(Pid::from_raw(child), signal)),
@@ -162,7 +161,17 @@ pub fn command(program: &OsStr) -> Command {
     command
 }
 
-/// From now on signals go to this program, as long as it lives; `None` when it has ended, before it is waited for.
-pub fn send_to(child: Option<Pid>) {
-    CHILD.store(child.map_or(0, Pid::as_raw), Ordering::SeqCst);
+/// Starts a program, to which signals go from then on, until [`child_has_ended`]. At no moment does a signal end this process
+/// and leave the program behind.
+pub fn spawn(command: &mut Command) -> io::Result<Child> {
+    let _registry = registry();
+    let child = command.spawn()?;
+    CHILD.store(i32::try_from(child.id()).unwrap_or(0), Ordering::SeqCst);
+    Ok(child)
+}
+
+/// The program has ended, and its number is still its own: it is waited for after this.
+pub fn child_has_ended() {
+    let _registry = registry();
+    CHILD.store(0, Ordering::SeqCst);
 }

@@ -10,7 +10,6 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::ArgMatches;
-use nix::unistd::{Uid, User};
 
 use super::Globals;
 use crate::error::Error;
@@ -46,8 +45,7 @@ struct Owners {
 
 impl Owners {
     fn name(&mut self, uid: u32) -> String {
-        let look_up = || User::from_uid(Uid::from_raw(uid)).ok().flatten().map(|user| user.name);
-        self.names.entry(uid).or_insert_with(|| look_up().unwrap_or_else(|| uid.to_string())).clone()
+        self.names.entry(uid).or_insert_with(|| rundir::user_name(uid)).clone()
     }
 }
 

@@ -88,11 +88,10 @@ struct Listener<'a> {
 }
 
 impl Listener<'_> {
-    /// Prints an event of the client.
-    fn print(&self, client: &Client, event: &'static str, rest: &[Field<'_>]) -> Result<(), Error> {
+    /// Prints what the client has done.
+    fn print(&self, client: &Client, rest: &[Field<'_>]) -> Result<(), Error> {
         let mut fields = vec![
             field("time", Value::Time(SystemTime::now())).colour(Colour::Dim),
-            field("event", event).json_only(),
             field("client", client.number).width(4).colour(Colour::Cyan),
             field("pid", client.peer.map(|peer| peer.pid)).width(7),
             field("uid", client.peer.map(|peer| peer.uid)).width(5),
@@ -104,8 +103,7 @@ impl Listener<'_> {
     fn on_connection(&mut self, connection: Connection) -> Result<(), Error> {
         self.connected += 1;
         let client = Client { number: self.connected, peer: connection.peer().ok(), state: State::Open };
-        let word = field("event", "connected").plain_only().colour(Colour::Green);
-        self.print(&client, "connection", &[word])?;
+        self.print(&client, &[field("event", "connect").colour(Colour::Green)])?;
         self.clients.insert(connection, client);
         Ok(())
     }
@@ -113,18 +111,19 @@ impl Listener<'_> {
     fn on_disconnection(&mut self, connection: Connection, reason: &'static str) -> Result<(), Error> {
         let Some(client) = self.clients.remove(&connection) else { return Ok(()) };
         self.full -= usize::from(client.state == State::Full);
-        let word = field("event", "closed").plain_only().width(9).colour(Colour::Red);
-        self.print(&client, "disconnection", &[word, field("reason", reason)])
+        let event = field("event", "close").width(7).colour(Colour::Red);
+        self.print(&client, &[event, field("reason", reason)])
     }
 
     fn on_message(&mut self, connection: Connection, message: Message) -> Result<(), Error> {
         let Some(client) = self.clients.get(&connection) else { return Ok(()) };
         let fields = [
-            field("type", message.kind).width(9),
+            field("event", "message").json_only(),
+            field("type", message.kind).width(7),
             field("length", message.payload.len()).width(7),
             field("payload", Value::Payload(&message.payload)),
         ];
-        self.print(client, "message", &fields)?;
+        self.print(client, &fields)?;
         let kind = self.kind.unwrap_or(message.kind);
         match &self.manner {
             Manner::Silence => Ok(()),
