@@ -11,7 +11,7 @@
 use std::ffi::{CStr, CString, OsStr, c_char, c_int};
 use std::io::IoSliceMut;
 use std::mem::MaybeUninit;
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, IntoRawFd, OwnedFd, RawFd};
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::process::CommandExt;
 use std::process::Command;
@@ -167,6 +167,16 @@ impl Connection {
         Ok(bytes)
     }
 
+    /// Sends nothing more: the peer sees the end of the connection after the last message, and may still
+    /// send.
+    pub fn end_sending(self) -> Result<()> {
+        // SAFETY: two numbers.
+        match Errno::result(unsafe { libc::shutdown(self.0, libc::SHUT_WR) }) {
+            Ok(_) => Ok(()),
+            Err(errno) => Err(Failure { code: ipc_errors::IPC_ERROR_USOCK_SEND, errno }),
+        }
+    }
+
     /// The peer's credentials.
     pub fn peer(self) -> Result<Peer> {
         let mut peer = passing::ipc_peer { pid: 0, uid: 0, gid: 0 };
@@ -219,6 +229,11 @@ impl Client {
             time => unsafe { services::ipc_connection_timeout(&mut info, name.as_ptr(), milliseconds(time)) },
         };
         check(code).map(|()| Self { connection: Connection(info.fd) })
+    }
+
+    /// A connection that was made otherwise.
+    pub fn of_fd(fd: OwnedFd) -> Self {
+        Self { connection: Connection(fd.into_raw_fd()) }
     }
 
     /// The next message: ETIMEDOUT if none is there in time; [`Failure::is_end`] at the end of the
@@ -291,6 +306,8 @@ pub struct Events {
     event: ipc_event,
     /// The connections of [`Events::add`], with the structures that the list names.
     own: Vec<(Client, Box<ipc_connection_info>)>,
+    /// The structures of clients that are out of the list for a time.
+    paused: Vec<*mut ipc_connection_info>,
 }
 
 impl Events {
@@ -305,6 +322,7 @@ impl Events {
                 m: ptr::null_mut(),
             },
             own: Vec::new(),
+            paused: Vec::new(),
         }
     }
 
@@ -358,6 +376,44 @@ impl Events {
         check(unsafe { events::ipc_add(&mut self.list, &mut *structure) })?;
         self.own.push((client, structure));
         Ok(connection)
+    }
+
+    /// Reports nothing of a client until [`Events::resume`]: what it sends stays in the kernel, which holds
+    /// it back. What is queued for it goes on leaving.
+    pub fn pause(&mut self, client: Connection) -> Result<()> {
+        // SAFETY: the entries of the list, each with a structure.
+        let found = self.entries().find(|entry| unsafe { (**entry).r#type == 0 && (**entry).fd == client.0 });
+        let Some(entry) = found else {
+            return Err(Failure {
+                code: ipc_errors::IPC_ERROR_DEL__CANNOT_FIND_CLIENT,
+                errno: Errno::ENOENT,
+            });
+        };
+        // SAFETY: the entry is in the list.
+        check(unsafe { events::ipc_del(&mut self.list, entry) })?;
+        self.paused.push(entry);
+        Ok(())
+    }
+
+    /// Reports what the client does again. If that fails the client is closed.
+    pub fn resume(&mut self, client: Connection) -> Result<()> {
+        // SAFETY: paused structures stay.
+        let at = self.paused.iter().position(|entry| unsafe { (**entry).fd == client.0 });
+        let Some(entry) = at.map(|at| self.paused.swap_remove(at)) else {
+            return Err(Failure { code: ipc_errors::IPC_ERROR_ADD__NO_PARAM_CLIENT, errno: Errno::ENOENT });
+        };
+        // SAFETY: the structure is from malloc(3), and in no list.
+        check(unsafe { events::ipc_add(&mut self.list, entry) }).inspect_err(|_| unsafe {
+            server_and_client::ipc_close(entry);
+            libc::free(entry.cast());
+        })
+    }
+
+    /// What the list names.
+    fn entries(&self) -> impl Iterator<Item = *mut ipc_connection_info> + use<> {
+        let (entries, count) = (self.list.cinfos, usize::try_from(self.list.size).unwrap_or(0));
+        // SAFETY: the list has as many entries as it says.
+        (0..count).map(move |at| unsafe { *entries.add(at) })
     }
 
     /// Has the list report when the descriptor is readable: [`Event::Readable`], until [`Events::unwatch`].
@@ -430,9 +486,7 @@ impl Drop for Events {
         // The service first, so that no client connects that nothing serves.
         self.service = None;
         let mut clients = Vec::new();
-        for at in 0..usize::try_from(self.list.size).unwrap_or(0) {
-            // SAFETY: the list has as many entries as it says.
-            let entry = unsafe { *self.list.cinfos.add(at) };
+        for entry in self.entries() {
             let is_own = self.own.iter().any(|(_, structure)| ptr::eq(&raw const **structure, entry));
             // SAFETY: the entry is in the list.
             if unsafe { (*entry).r#type } == 0 && !is_own {
@@ -445,6 +499,13 @@ impl Drop for Events {
             unsafe {
                 server_and_client::ipc_close(client);
                 events::ipc_del(&mut self.list, client);
+                libc::free(client.cast());
+            }
+        }
+        for client in self.paused.drain(..) {
+            // SAFETY: the same, but that it is in no list.
+            unsafe {
+                server_and_client::ipc_close(client);
                 libc::free(client.cast());
             }
         }

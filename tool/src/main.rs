@@ -9,6 +9,7 @@
 //! | `routes` | where a connection to a service goes, by the environment |
 //! | `rundir`, `sockets` | which services there are, and what the kernel says of them |
 //! | `payloads` | payloads from files and standard input, for `send` and `chat` |
+//! | `shell` | commands of the shell that answer messages, for `listen` |
 //! | `libipc` | the library, made safe: the only file with `unsafe` |
 
 #![allow(dead_code, reason = "until all commands are written")]
@@ -23,6 +24,7 @@ mod relay;
 mod routes;
 mod rundir;
 mod service;
+mod shell;
 mod signals;
 mod sockets;
 mod stand_in;

@@ -192,14 +192,24 @@ impl Output {
 
     fn plain(&self, fields: &[Field<'_>]) -> String {
         let mut line = String::new();
-        for (at, field) in fields.iter().filter(|field| !field.is_for_json).enumerate() {
-            if at > 0 {
+        let mut shown = fields.iter().filter(|field| !field.is_for_json).peekable();
+        while let Some(field) = shown.next() {
+            let text = field.plain.map_or_else(|| plain_value(&field.value), str::to_owned);
+            // A payload at the end of a line keeps its own blanks, and no others follow it.
+            let is_last = shown.peek().is_none();
+            if is_last && text.is_empty() {
+                break;
+            }
+            if !line.is_empty() {
                 line.push(' ');
             }
-            let text = field.plain.map_or_else(|| plain_value(&field.value), str::to_owned);
             let room = " ".repeat(field.width.saturating_sub(text.chars().count()));
             let is_number = matches!(field.value, Value::Number(_) | Value::Decimal(..) | Value::None);
-            let (before, after) = if is_number { (room.as_str(), "") } else { ("", room.as_str()) };
+            let (before, after) = match (is_number, is_last) {
+                (true, _) => (room.as_str(), ""),
+                (false, true) => ("", ""),
+                (false, false) => ("", room.as_str()),
+            };
             let (on, off) = if self.has_colour && field.colour != Colour::Plain && !text.is_empty() {
                 (field.colour.code(), "\x1b[0m")
             } else {
@@ -207,7 +217,6 @@ impl Output {
             };
             let _ = write!(line, "{before}{on}{text}{off}{after}");
         }
-        line.truncate(line.trim_end_matches(' ').len());
         line.push('\n');
         line
     }
@@ -364,6 +373,7 @@ mod tests {
             field("name", "a\"b\\\n\u{7f}"),
             field("pid", None::<i32>),
             field("uid", 7).json_only(),
+            field("", "x"),
             field("mean", Value::Decimal(1.5, 2)),
             field("payload", Value::Payload(b"\0")),
         ];
@@ -378,6 +388,8 @@ mod tests {
     fn record_is_one_plain_line() {
         let fields = [field("a", "x\ny").width(6), field("b", 5).width(3), field("c", "").width(4)];
         assert_eq!(PLAIN.plain(&fields), "x\\ny     5\n");
+        let fields = [field("a", "").width(1), field("b", Value::Payload(b" a ")).width(9)];
+        assert_eq!(PLAIN.plain(&fields), "   a \n");
     }
 
     #[test]
