@@ -29,7 +29,7 @@ use nix::unistd::Pid;
 use crate::error::Error;
 use crate::libipc;
 
-/// What ends the program. One that is ignored when it starts (nohup(1)) stays so.
+/// What ends the program.
 const ENDING: [Signal; 4] = [Signal::SIGINT, Signal::SIGTERM, Signal::SIGHUP, Signal::SIGQUIT];
 
 /// Removes something that must not stay.
@@ -94,7 +94,10 @@ fn end(mut registry: MutexGuard<'_, Registry>, status: i32) -> ! {
 
 /// Blocks the signals, and starts the thread that takes them. Called before any other thread is started.
 pub fn start() -> nix::Result<()> {
-    let signals: SigSet = ENDING.into_iter().filter(|signal| !libipc::is_ignored(*signal)).collect();
+    // nohup(1) has SIGHUP ignored, and means it. A shell without job control has SIGINT and SIGQUIT ignored for
+    // all programs in the background, where `kill -INT` is to remove a socket, too.
+    let stays_ignored = |signal: &Signal| *signal == Signal::SIGHUP && libipc::is_ignored(*signal);
+    let signals: SigSet = ENDING.into_iter().filter(|signal| !stays_ignored(signal)).collect();
     let _ = MASK.set(SigSet::thread_get_mask()?);
     signals.thread_block()?;
     let source = SignalFd::with_flags(&signals, SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK)?;
