@@ -254,7 +254,8 @@ fn command_line(is_required: bool) -> Arg {
         .help("The program, and its arguments")
 }
 
-/// The variables of the environment that --rundir and --to stand for. They are set before anything else is done.
+/// The variables of the environment that --rundir and --to stand for. They are set before anything else is
+/// done.
 pub fn variables(matches: &ArgMatches) -> Result<Vec<(OsString, OsString)>, Error> {
     let mut variables = Vec::new();
     if let Some(directory) = matches.get_one::<OsString>("rundir") {
@@ -301,6 +302,13 @@ mod tests {
     #[test]
     fn command_line_is_sound() {
         command().debug_assert();
+    }
+
+    #[test]
+    fn version_is_that_of_the_library() {
+        let version =
+            |manifest: &str| manifest.lines().find(|line| line.starts_with("version = ")).map(str::to_owned);
+        assert_eq!(version(include_str!("../Cargo.toml")), version(include_str!("../../Cargo.toml")));
     }
 
     #[test]

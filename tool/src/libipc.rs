@@ -19,8 +19,8 @@ use std::time::{Duration, SystemTime};
 use std::{io, ptr};
 
 use ipc::capi::types::{
-    IPC_MAX_MESSAGE_SIZE, ipc_connection_info, ipc_connection_infos, ipc_errors, ipc_event, ipc_event_type,
-    ipc_message, msg_types,
+    IPC_HEADER_SIZE, IPC_MAX_MESSAGE_SIZE, ipc_connection_info, ipc_connection_infos, ipc_errors, ipc_event,
+    ipc_event_type, ipc_message, msg_types,
 };
 use ipc::capi::{
     clients, events, passing, printing, queueing, sending, server_and_client, services, waiting,
@@ -32,6 +32,9 @@ use nix::sys::socket::{ControlMessageOwned, MsgFlags, recvmsg};
 use crate::error::Error;
 use crate::service::Service;
 use crate::signals::{self, Kept};
+
+/// Bytes of a frame before its payload: its type, and the length of the payload in the order of this machine.
+pub const HEADER_SIZE: usize = IPC_HEADER_SIZE as usize;
 
 /// The longest payload of a message.
 pub const MAX_PAYLOAD: usize = IPC_MAX_MESSAGE_SIZE as usize;
@@ -130,7 +133,8 @@ impl Connection {
         self.0
     }
 
-    /// Sends a message. What the peer does not take at once the library queues, up to its limit; then it waits.
+    /// Sends a message. What the peer does not take at once the library queues, up to its limit; then it
+    /// waits.
     pub fn send(self, kind: u8, payload: &[u8]) -> Result<()> {
         // SAFETY: the library reads `payload.len()` bytes, and the structure.
         check(unsafe {
@@ -163,7 +167,8 @@ impl Connection {
         Ok(bytes)
     }
 
-    /// Sends nothing more: the peer sees the end of the connection after the last message, and may still send.
+    /// Sends nothing more: the peer sees the end of the connection after the last message, and may still
+    /// send.
     pub fn end_sending(self) -> Result<()> {
         // SAFETY: two numbers.
         match Errno::result(unsafe { libc::shutdown(self.0, libc::SHUT_WR) }) {
@@ -199,15 +204,16 @@ impl Connection {
     }
 }
 
-/// A connection that this process made: closed when dropped. What is queued then leaves until the process ends.
+/// A connection that this process made: closed when dropped. What is queued then leaves until the process
+/// ends.
 #[derive(Debug)]
 pub struct Client {
     connection: Connection,
 }
 
 impl Client {
-    /// Connects to the service, where the environment says. It waits for a service that is not there yet if a time is given,
-    /// and then for that long (ETIMEDOUT).
+    /// Connects to the service, where the environment says. It waits for a service that is not there yet if a
+    /// time is given, and then for that long (ETIMEDOUT).
     pub fn connect(service: &Service, wait: Option<Duration>) -> Result<Self> {
         let mut info = info(-1);
         (info.index, info.version) = (service.index, service.version);
@@ -215,7 +221,8 @@ impl Client {
         let code = match wait {
             None => {
                 let mut environment = ptr::null_mut();
-                // SAFETY: the library fills in the structure, and reads the name. It does not read `environment`.
+                // SAFETY: the library fills in the structure, and reads the name. It does not read
+                // `environment`.
                 unsafe { server_and_client::ipc_connection(&mut environment, &mut info, name.as_ptr()) }
             }
             // SAFETY: as above.
@@ -229,7 +236,8 @@ impl Client {
         Self { connection: Connection(fd.into_raw_fd()) }
     }
 
-    /// The next message: ETIMEDOUT if none is there in time; [`Failure::is_end`] at the end of the connection.
+    /// The next message: ETIMEDOUT if none is there in time; [`Failure::is_end`] at the end of the
+    /// connection.
     pub fn read(&mut self, timeout: Option<Duration>) -> Result<Message> {
         let mut message = ipc_message { r#type: 0, length: 0, payload: ptr::null_mut() };
         // SAFETY: the library reads the structure, and fills in the message.
@@ -318,8 +326,8 @@ impl Events {
         }
     }
 
-    /// Opens a service, with a mode for its socket or as the umask has it. Its file is removed when the list is dropped, or
-    /// a signal ends the program.
+    /// Opens a service, with a mode for its socket or as the umask has it. Its file is removed when the list
+    /// is dropped, or a signal ends the program.
     pub fn serve(service: &Service, mode: Option<u32>) -> std::result::Result<Self, Error> {
         let mut structure = Box::new(info(-1));
         (structure.index, structure.version) = (service.index, service.version);
@@ -370,8 +378,8 @@ impl Events {
         Ok(connection)
     }
 
-    /// Reports nothing of a client until [`Events::resume`]: what it sends stays in the kernel, which holds it back. What is
-    /// queued for it goes on leaving.
+    /// Reports nothing of a client until [`Events::resume`]: what it sends stays in the kernel, which holds
+    /// it back. What is queued for it goes on leaving.
     pub fn pause(&mut self, client: Connection) -> Result<()> {
         // SAFETY: the entries of the list, each with a structure.
         let found = self.entries().find(|entry| unsafe { (**entry).r#type == 0 && (**entry).fd == client.0 });
@@ -408,8 +416,8 @@ impl Events {
         (0..count).map(move |at| unsafe { *entries.add(at) })
     }
 
-    /// Has the list report when the descriptor is readable: [`Event::Readable`], until [`Events::unwatch`]. EPERM for a file,
-    /// which always is.
+    /// Has the list report when the descriptor is readable: [`Event::Readable`], until [`Events::unwatch`].
+    /// EPERM for a file, which always is.
     pub fn watch(&mut self, fd: RawFd) -> Result<()> {
         // SAFETY: the library fills in the list.
         check(unsafe { waiting::ipc_watch_fd(&mut self.list, fd) })
@@ -466,7 +474,8 @@ impl Events {
     fn forget(&mut self, origin: *mut ipc_connection_info) {
         match self.own.iter().position(|(_, structure)| ptr::eq(&raw const **structure, origin)) {
             Some(at) => std::mem::forget(self.own.swap_remove(at).0),
-            // SAFETY: the structure of a client that connected is from malloc(3), and the program's since its end.
+            // SAFETY: the structure of a client that connected is from malloc(3), and the program's since its
+            // end.
             None => unsafe { libc::free(origin.cast()) },
         }
     }
@@ -485,7 +494,8 @@ impl Drop for Events {
             }
         }
         for client in clients {
-            // SAFETY: a client that connected: closed, taken from the list, and its structure freed, as C programs do.
+            // SAFETY: a client that connected: closed, taken from the list, and its structure freed, as C
+            // programs do.
             unsafe {
                 server_and_client::ipc_close(client);
                 events::ipc_del(&mut self.list, client);
@@ -532,8 +542,8 @@ fn reason(origin: *const ipc_connection_info) -> &'static str {
     }
 }
 
-/// Sets a variable of the environment, for the library and for what this process starts. Called by `main` alone, while there is
-/// one thread.
+/// Sets a variable of the environment, for the library and for what this process starts. Called by `main`
+/// alone, while there is one thread.
 pub fn set_variable(name: &OsStr, value: &OsStr) {
     // SAFETY: there is no other thread yet.
     unsafe { std::env::set_var(name, value) };
@@ -567,7 +577,8 @@ pub fn receive(socket: BorrowedFd<'_>, room: &mut [u8]) -> nix::Result<Received>
     Ok(Received { count: message.bytes, fds, has_lost })
 }
 
-/// Has the program start with this signal mask, in place of the one of this process, which std lets it inherit.
+/// Has the program start with this signal mask, in place of the one of this process, which std lets it
+/// inherit.
 pub fn start_with_mask(command: &mut Command, mask: SigSet) {
     let set = move || mask.thread_set_mask().map_err(io::Error::from);
     // SAFETY: in the child it makes one system call, and uses no memory but its own.

@@ -5,7 +5,7 @@
 //! | `cli` | the command line: commands and options |
 //! | `commands` | one file for each command |
 //! | `service`, `output`, `error`, `signals` | what commands share: names, lines, exit status, Ctrl-C |
-//! | `relay` | what passes between two sockets, as it is, and the messages in it |
+//! | `stand_in`, `relay` | for `monitor`: a socket in a service's place, and what passes through it |
 //! | `routes` | where a connection to a service goes, by the environment |
 //! | `rundir`, `sockets` | which services there are, and what the kernel says of them |
 //! | `payloads` | payloads from files and standard input, for `send` and `chat` |
@@ -27,6 +27,7 @@ mod service;
 mod shell;
 mod signals;
 mod sockets;
+mod stand_in;
 
 use std::process::ExitCode;
 

@@ -1,7 +1,8 @@
 //! What commands print: records, each a line. Plain for people and scripts, or a JSON object with --json.
 //!
-//! Each line leaves at once. A payload is printed as text if it is UTF-8 without control characters, and else in hexadecimal; in
-//! JSON it is "text" or "base64". Colour is for a terminal alone, and not if NO_COLOR is set and not empty.
+//! Each line leaves at once. A payload is printed as text if it is UTF-8 without control characters, and else
+//! in hexadecimal; in JSON it is "text" or "base64". Colour is for a terminal alone, and not if NO_COLOR is
+//! set and not empty.
 
 #![forbid(unsafe_code)]
 

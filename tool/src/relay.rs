@@ -6,9 +6,10 @@
 //!            └◄── Flow ──                  └─► Frames: a note when a message is whole
 //! ```
 //!
-//! A flow receives only when it has sent all that it has received: so a side that does not read stops the other, and what is held
-//! is one chunk, and one payload to be shown. It never receives beyond a frame, so that descriptors stay with the bytes that they
-//! came with. The end of a side's sending (shutdown(2)) is passed on as that; the end of a side as the end of the other.
+//! A flow receives only when it has sent all that it has received: so a side that does not read stops the
+//! other, and what is held is one chunk, and one payload to be shown. It never receives beyond a frame, so
+//! that descriptors stay with the bytes that they came with. The end of a side's sending (shutdown(2)) is
+//! passed on as that; the end of a side as the end of the other.
 
 #![forbid(unsafe_code)]
 
@@ -18,16 +19,13 @@ use std::mem;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 
 use nix::errno::Errno;
-use nix::poll::PollFlags;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::socket::{ControlMessage, MsgFlags, Shutdown, sendmsg, shutdown};
 
-use crate::libipc::{self, MAX_PAYLOAD};
+use crate::libipc::{self, HEADER_SIZE as HEADER, MAX_PAYLOAD};
 
 /// The most that a flow holds.
 const CHUNK: usize = 64 << 10;
-
-/// Bytes of a frame before its payload: type, length.
-const HEADER: usize = 5;
 
 /// Who sends.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -50,7 +48,8 @@ pub enum Note {
         /// How many descriptors came with it.
         fds: usize,
     },
-    /// The message announces a payload of this length, over the maximum; what follows is passed on, and not understood.
+    /// The message announces a payload of this length, over the maximum; what follows is passed on, and not
+    /// understood.
     TooLong(u32),
     /// Descriptors did not get to the other side.
     LostFds(Errno),
@@ -209,6 +208,16 @@ struct End {
     is_closed: bool,
 }
 
+impl End {
+    /// Looks whether it is closed now: its end may have come after the last poll(2).
+    fn look(&mut self) {
+        let mut fds = [PollFd::new(self.socket.as_fd(), PollFlags::empty())];
+        let _ = poll(&mut fds, PollTimeout::ZERO);
+        let [fd] = fds;
+        self.is_closed |= fd.any().unwrap_or(true);
+    }
+}
+
 /// A client's connection, and the one to the server that stands for it.
 pub struct Link {
     client: End,
@@ -265,7 +274,7 @@ impl Link {
     }
 }
 
-fn pass(from: &End, to: &End, flow: &mut Flow, may_receive: bool, note: &mut dyn FnMut(Note)) {
+fn pass(from: &mut End, to: &End, flow: &mut Flow, may_receive: bool, note: &mut dyn FnMut(Note)) {
     if flow.is_done {
         return;
     }
@@ -278,11 +287,13 @@ fn pass(from: &End, to: &End, flow: &mut Flow, may_receive: bool, note: &mut dyn
             0 => {}
             begun => note(Note::Cut(begun)),
         }
+        from.look();
         note(if from.is_closed { Note::Closed } else { Note::Shutdown });
     }
     let sent = if to.is_closed { Err(Errno::EPIPE) } else { flow.send(to.socket.as_fd(), note) };
     if sent.is_err() {
-        // What the side sends from now on fails there, as it would without anything between. What it has sent is shown, and lost.
+        // What the side sends from now on fails there, as it would without anything between. What it has sent
+        // is shown, and lost.
         let _ = shutdown(from.socket.as_raw_fd(), Shutdown::Read);
         flow.chunks.clear();
         while may_receive && !flow.has_ended {
@@ -299,7 +310,6 @@ fn pass(from: &End, to: &End, flow: &mut Flow, may_receive: bool, note: &mut dyn
 #[cfg(test)]
 mod tests {
     use super::*;
-    use nix::poll::{PollFd, PollTimeout, poll};
     use std::io::{Read, Write};
     use std::net::Shutdown as Std;
     use std::os::unix::net::UnixStream;

@@ -1,4 +1,5 @@
-//! Where a connection to a service goes, by the environment: what the library reads, in the same order, and kept to be shown.
+//! Where a connection to a service goes, by the environment: what the library reads, in the same order, and
+//! kept to be shown.
 
 #![forbid(unsafe_code)]
 

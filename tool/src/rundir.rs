@@ -69,22 +69,28 @@ impl State {
     }
 }
 
-/// Whether a socket is bound to the file, as `ipc_server_init` asks, and what the kernel knows of it. ENOENT if there is no such
-/// file any more.
-pub fn probe(path: &Path, bound: Option<&Bound>, pid: Option<i32>) -> Result<State, Errno> {
-    let is_alive = match internals::is_alive(&libipc::c_string(path.as_os_str())) {
-        // Without the right to connect the kernel's own list decides.
-        Err(Errno::EACCES | Errno::EPERM) => bound.is_some(),
-        result => result?,
-    };
-    Ok(match bound {
-        _ if !is_alive => State::Dead,
-        Some(bound) if !bound.is_stream => State::Foreign,
-        Some(bound) if !bound.is_listening => State::Starting,
-        _ if pid.is_some_and(sockets::is_stopped) => State::Stopped,
-        // One of another network namespace is seen by the probe alone.
-        _ => State::Alive,
-    })
+/// Whether a socket is bound to the file, as `ipc_server_init` asks. ENOENT if there is no such file any
+/// more, EACCES without the right to connect.
+pub fn is_alive(path: &Path) -> Result<bool, Errno> {
+    internals::is_alive(&libipc::c_string(path.as_os_str()))
+}
+
+impl State {
+    /// By what [`is_alive`] and the kernel's list say.
+    pub fn of(is_alive: Result<bool, Errno>, bound: Option<&Bound>, pid: Option<i32>) -> Result<Self, Errno> {
+        let is_alive = match is_alive {
+            Err(Errno::EACCES | Errno::EPERM) => bound.is_some(),
+            answer => answer?,
+        };
+        Ok(match bound {
+            _ if !is_alive => Self::Dead,
+            Some(bound) if !bound.is_stream => Self::Foreign,
+            Some(bound) if !bound.is_listening => Self::Starting,
+            _ if pid.is_some_and(sockets::is_stopped) => Self::Stopped,
+            // One of another network namespace is in no list.
+            _ => Self::Alive,
+        })
+    }
 }
 
 /// A service that has a file in the directory.
@@ -114,28 +120,42 @@ pub fn services(directory: &Path) -> io::Result<Vec<Entry>> {
         // What vanishes meanwhile is not there.
         let Ok(file) = fs::metadata(&path) else { continue };
         if file.file_type().is_socket() {
-            found.push((service, path, file));
+            let is_alive = is_alive(&path);
+            found.push(Found { service, path, file, is_alive, bound: None });
         }
     }
-    found.sort_by(|(a, ..), (b, ..)| a.cmp(b));
-    // After the directory, so that all files have their sockets. Without the kernel's answer (a sandbox) the probe is left.
-    let sockets = Sockets::ask().ok();
-    let bound =
-        |path: &Path, file: &fs::Metadata| sockets.as_ref().and_then(|sockets| sockets.bound_to(path, file));
-    let found: Vec<_> = found
-        .into_iter()
-        .map(|(service, path, file)| {
-            let bound = bound(&path, &file);
-            (service, path, file, bound)
-        })
-        .collect();
-    let processes = Processes::with(found.iter().filter_map(|(.., bound)| bound.as_ref()));
-    let entries = found.into_iter().filter_map(|(service, path, file, bound)| {
+    found.sort_by(|a, b| a.service.cmp(&b.service));
+    look_up(&mut found);
+    let processes = Processes::with(found.iter().filter_map(|found| found.bound.as_ref()));
+    let entries = found.into_iter().filter_map(|Found { service, path, file, is_alive, bound }| {
         let pid = bound.as_ref().and_then(|bound| processes.server(bound));
-        let state = probe(&path, bound.as_ref(), pid).ok()?;
+        let state = State::of(is_alive, bound.as_ref(), pid).ok()?;
         Some(Entry { service, path, file, state, bound, pid })
     });
     Ok(entries.collect())
+}
+
+/// A file that may be a service's.
+struct Found {
+    service: Service,
+    path: PathBuf,
+    file: fs::Metadata,
+    is_alive: Result<bool, Errno>,
+    bound: Option<Bound>,
+}
+
+/// Looks up all sockets at once. Without the kernel's answer (in a sandbox) there are none.
+fn look_up(found: &mut [Found]) {
+    for _ in 0..sockets::ATTEMPTS {
+        let Ok(sockets) = Sockets::ask() else { return };
+        let is_missing = |found: &&mut Found| found.bound.is_none() && found.is_alive != Ok(false);
+        for found in found.iter_mut().filter(is_missing) {
+            found.bound = sockets.bound_to(&found.path, &found.file);
+        }
+        if !found.iter_mut().any(|found| is_missing(&found)) {
+            return;
+        }
+    }
 }
 
 #[cfg(test)]
@@ -167,7 +187,7 @@ mod tests {
     }
 
     #[test]
-    fn file_that_vanishes_is_reported_as_absent() {
-        assert_eq!(probe(Path::new("/nonexistent/s-0-0"), None, None), Err(Errno::ENOENT));
+    fn file_that_vanished_is_reported_as_absent() {
+        assert_eq!(is_alive(Path::new("/nonexistent/s-0-0")), Err(Errno::ENOENT));
     }
 }

@@ -1,8 +1,9 @@
-//! A service as the command line names it, `NAME[-INDEX-VERSION]`, and as its file is named, `NAME-INDEX-VERSION`.
+//! A service as the command line names it, `NAME[-INDEX-VERSION]`, and as its file is named,
+//! `NAME-INDEX-VERSION`.
 //!
-//! Both are read from the right: a name may have hyphens and digits of its own. A service whose name ends as if it had index
-//! and version is written with all: `log-1-2-0-0`. The library prints both numbers signed, so those over 2147483647 have a
-//! second hyphen.
+//! Both are read from the right: a name may have hyphens and digits of its own. A service whose name ends as
+//! if it had index and version is written with all: `log-1-2-0-0`. The library prints both numbers signed, so
+//! those over 2147483647 have a second hyphen.
 
 #![forbid(unsafe_code)]
 
@@ -81,7 +82,8 @@ fn number_at_end(text: &[u8]) -> Option<(&[u8], u32)> {
         let printed = format!("{sign}{}", std::str::from_utf8(digits).ok()?);
         printed.parse::<i32>().ok().filter(|number| number.to_string() == printed)
     };
-    // Of "a--1" the number is -1: the library prints no name that ends in a hyphen more often than a number that is so large.
+    // Of "a--1" the number is -1: the library prints no name that ends in a hyphen more often than a number
+    // that is so large.
     let negative = rest.strip_suffix(b"-").filter(|name| !name.is_empty()).zip(parse("-"));
     let (rest, number) = negative.or_else(|| Some(rest).zip(parse("")))?;
     Some((rest, number as u32))

@@ -1,11 +1,13 @@
-//! Signals that end the program, at each moment: files that must not stay are removed, and the status is 128 and the signal's number.
+//! Signals that end the program, at each moment: files that must not stay are removed, and the status is 128
+//! and the signal's number.
 //!
-//! All threads have these signals blocked; one thread takes them from a signalfd. So no call of the library is ever interrupted,
-//! and the end does not depend on what the others do. [`keep`] makes something together with what removes it, under a
-//! lock that the end takes, too: there is no moment at which a file exists and its removal is not known.
+//! All threads have these signals blocked; one thread takes them from a signalfd. So no call of the library
+//! is ever interrupted, and the end does not depend on what the others do. [`keep`] makes something together
+//! with what removes it, under a lock that the end takes, too: there is no moment at which a file exists and
+//! its removal is not known.
 //!
-//! The same thread notices that nothing reads standard output any more (`ipc listen NAME | head -1`), for commands that would
-//! otherwise wait for their next line to fail: [`end_with_output`].
+//! The same thread notices that nothing reads standard output any more (`ipc listen NAME | head -1`), for
+//! commands that would otherwise wait for their next line to fail: [`end_with_output`].
 
 #![forbid(unsafe_code)]
 
@@ -161,8 +163,8 @@ pub fn command(program: &OsStr) -> Command {
     command
 }
 
-/// Starts a program, to which signals go from then on, until [`child_has_ended`]. At no moment does a signal end this process
-/// and leave the program behind.
+/// Starts a program, to which signals go from then on, until [`child_has_ended`]. At no moment does a signal
+/// end this process and leave the program behind.
 pub fn spawn(command: &mut Command) -> io::Result<Child> {
     let _registry = registry();
     let child = command.spawn()?;

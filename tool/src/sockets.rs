@@ -1,18 +1,19 @@
-//! What the kernel says of Unix sockets and of the processes that have them: sock_diag(7) and `/proc`. No server notices it.
+//! What the kernel says of Unix sockets and of the processes that have them: sock_diag(7) and `/proc`. No
+//! server notices it.
 //!
-//! A socket that listens, and those that it has accepted, name the file at which it was bound. So one dump of all sockets
-//! answers for all services: which socket listens at a file, how many connections were accepted there and are open, and how many
-//! wait to be accepted. The answer is that of this network namespace.
+//! A socket that listens, and those that it has accepted, name the file at which it was bound. So one dump of
+//! all sockets answers for all services: which socket listens at a file, how many connections were accepted
+//! there and are open, and how many wait to be accepted. The answer is that of this network namespace.
 
 #![forbid(unsafe_code)]
 
 use std::collections::HashMap;
 use std::ffi::{OsStr, OsString};
-use std::fs;
 use std::os::fd::AsRawFd;
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
+use std::{fs, io};
 
 use nix::errno::Errno;
 use nix::sys::socket::{AddressFamily, MsgFlags, SockFlag, SockProtocol, SockType, recv, send, socket};
@@ -32,6 +33,10 @@ const LISTENING: u8 = 10;
 const HEADER: usize = 16;
 const MESSAGE: usize = 16;
 const ATTRIBUTE: usize = 4;
+
+/// The kernel answers in parts, and a socket that another process closes between two of them may hide one
+/// that stays. So what must be there, and is not in the answer, is asked for so many times.
+pub const ATTEMPTS: usize = 3;
 
 /// A socket that is bound to a file, or was accepted from one.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -180,7 +185,8 @@ impl Sockets {
         Ok(Self { of_file })
     }
 
-    /// The socket that is bound to this file; None if there is none, or it is one of another network namespace.
+    /// The socket that is bound to this file; None if there is none, or it is one of another network
+    /// namespace.
     pub fn bound_to(&self, path: &Path, file: &fs::Metadata) -> Option<Bound> {
         let device = (major(file.dev()) << 20 | minor(file.dev())) as u32;
         // Some file systems report another device than the kernel has for the file: the name decides then.
@@ -188,16 +194,31 @@ impl Sockets {
         let is_it =
             |socket: &&Socket| socket.file.1 == device || without_double_slashes(&socket.name) == name;
         let sockets: Vec<_> = self.of_file.get(&(file.ino() as u32))?.iter().filter(is_it).collect();
-        let holder = sockets.iter().find(|socket| socket.state != ESTABLISHED)?;
+        // A datagram socket that something has connected to, such as a probe, is established, and accepts
+        // nothing.
+        let is_holder =
+            |socket: &&&Socket| socket.state != ESTABLISHED || i32::from(socket.kind) == libc::SOCK_DGRAM;
+        let holder = sockets.iter().find(is_holder)?;
         Some(Bound {
             is_stream: i32::from(holder.kind) == libc::SOCK_STREAM,
             is_listening: holder.state == LISTENING,
-            clients: sockets.iter().filter(|socket| socket.state == ESTABLISHED).count(),
+            clients: sockets
+                .iter()
+                .filter(|socket| socket.state == ESTABLISHED && socket.inode != holder.inode)
+                .count(),
             waiting: if holder.state == LISTENING { holder.queue.0 } else { 0 },
             backlog: holder.queue.1,
             inode: holder.inode,
         })
     }
+}
+
+/// The socket that is bound to the file at this path: None if the kernel does not say. An error if there is
+/// no such file, or it cannot be looked at.
+pub fn bound_to(path: &Path) -> io::Result<Option<Bound>> {
+    let file = fs::metadata(path)?;
+    let ask = |_| Sockets::ask().ok().and_then(|sockets| sockets.bound_to(path, &file));
+    Ok((0..ATTEMPTS).find_map(ask))
 }
 
 fn without_double_slashes(path: &OsStr) -> Vec<u8> {
@@ -229,8 +250,8 @@ impl Processes {
         Self { of_socket }
     }
 
-    /// The process that serves by the socket. Of several the first: the parent of those that were forked. A service manager
-    /// (process 1) that keeps the socket, too, does not count then.
+    /// The process that serves by the socket. Of several the first: the parent of those that were forked. A
+    /// service manager (process 1) that keeps the socket, too, does not count then.
     pub fn server(&self, bound: &Bound) -> Option<i32> {
         let pids = self.of_socket.get(&bound.inode)?;
         pids.iter().copied().filter(|pid| *pid != 1).min().or(pids.first().copied())
@@ -242,7 +263,8 @@ fn socket_inode(link: &OsStr) -> Option<u32> {
     link.to_str()?.strip_prefix("socket:[")?.strip_suffix(']')?.parse().ok()
 }
 
-/// Whether the process is stopped (SIGSTOP, SIGTSTP, or by a debugger): it has its sockets, and answers nothing.
+/// Whether the process is stopped (SIGSTOP, SIGTSTP, or by a debugger): it has its sockets, and answers
+/// nothing.
 pub fn is_stopped(pid: i32) -> bool {
     let stat = fs::read(format!("/proc/{pid}/stat")).unwrap_or_default();
     // The name of the program is in parentheses, and may have some of its own.
@@ -262,7 +284,7 @@ mod tests {
     use std::os::unix::net::{UnixDatagram, UnixListener, UnixStream};
 
     fn bound(path: &Path) -> Option<Bound> {
-        Sockets::ask().unwrap().bound_to(path, &fs::metadata(path).unwrap())
+        bound_to(path).unwrap()
     }
 
     #[test]
@@ -285,9 +307,13 @@ mod tests {
     fn socket_of_another_kind_is_found_as_such() {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("d");
-        let _socket = UnixDatagram::bind(&path).unwrap();
-        let found = bound(&path).unwrap();
-        assert!(!found.is_stream && !found.is_listening);
+        let socket = UnixDatagram::bind(&path).unwrap();
+        for _ in 0..2 {
+            let found = bound(&path).unwrap();
+            assert!(!found.is_stream && !found.is_listening);
+            UnixDatagram::unbound().unwrap().connect(&path).unwrap();
+        }
+        drop(socket);
     }
 
     #[test]

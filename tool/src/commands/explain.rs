@@ -1,5 +1,5 @@
-//! `ipc explain`: why a connection to a service succeeds, or does not. Nothing is connected: connect(2) of a datagram socket fails
-//! for the same reasons as that of a stream socket, and no server notices it.
+//! `ipc explain`: why a connection to a service succeeds, or does not. Nothing is connected: connect(2) of a
+//! datagram socket fails for the same reasons as that of a stream socket, and no server notices it.
 
 #![forbid(unsafe_code)]
 
@@ -11,19 +11,17 @@ use std::path::Path;
 use std::process::ExitCode;
 
 use clap::ArgMatches;
-use ipc::internals;
 use nix::errno::Errno;
 use nix::unistd::geteuid;
 
 use super::Globals;
 use crate::cli;
 use crate::error::{Error, describe};
-use crate::libipc;
 use crate::output::{Colour, Output, Value, field};
 use crate::routes::{FOR_ALL, NEVER_REROUTED, Source, Target, Way};
 use crate::rundir;
 use crate::service::Service;
-use crate::sockets::{self, Bound, Processes, Sockets};
+use crate::sockets::{self, Bound, Processes};
 
 /// Runs the command.
 pub fn run(globals: &Globals, matches: &ArgMatches) -> Result<ExitCode, Error> {
@@ -168,12 +166,12 @@ impl Steps<'_> {
             return self.fail("file", text, Errno::ECONNREFUSED);
         }
         self.say("file", text, None)?;
-        let bound = Sockets::ask().ok().and_then(|sockets| sockets.bound_to(path, &file));
+        let bound = sockets::bound_to(path).unwrap_or_default();
         self.connect(path, bound.as_ref())
     }
 
     fn connect(&self, path: &Path, bound: Option<&Bound>) -> Result<Outcome, Error> {
-        match internals::is_alive(&libipc::c_string(path.as_os_str())) {
+        match rundir::is_alive(path) {
             Ok(false) => {
                 let text = "connect(2): no server listens; one that is dead has left the file";
                 return self.fail("connect", text, Errno::ECONNREFUSED);

@@ -1,18 +1,14 @@
-//! `ipc monitor`: the messages between a program and a service, by a socket that stands in for the service's. The program is
-//! led there by the variable of the service.
+//! `ipc monitor`: the messages between a program and a service, by a socket that stands in for the service's.
+//! The program is led there by the variable of the service.
 //!
 //! Per client a thread connects to the service, since that may wait; all else is one loop over poll(2).
 
 #![forbid(unsafe_code)]
 
-use std::env;
-use std::ffi::OsString;
-use std::fs;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::UnixListener;
 use std::os::unix::process::ExitStatusExt;
-use std::path::{Path, PathBuf};
 use std::process::{Child, ExitCode, ExitStatus};
 use std::sync::Arc;
 use std::sync::mpsc::{self, Receiver, Sender};
@@ -26,7 +22,7 @@ use nix::sys::eventfd::{EfdFlags, EventFd};
 use nix::sys::signal::{Signal, kill};
 use nix::sys::socket::{getsockopt, sockopt};
 use nix::sys::wait::{Id, WaitPidFlag, waitid};
-use nix::unistd::{Pid, mkdtemp};
+use nix::unistd::Pid;
 
 use super::{Globals, run as run_command};
 use crate::cli;
@@ -36,8 +32,9 @@ use crate::output::{Colour, Field, Output, Value, field};
 use crate::relay::{Link, Note, Side};
 use crate::routes::NEVER_REROUTED;
 use crate::service::Service;
-use crate::signals::{self, Cleanup, Kept};
+use crate::signals;
 use crate::sockets;
+use crate::stand_in::StandIn;
 
 /// Between two looks whether there is a descriptor again.
 const WHILE_FULL: Duration = Duration::from_millis(100);
@@ -74,66 +71,6 @@ pub fn run(globals: &Globals, matches: &ArgMatches) -> Result<ExitCode, Error> {
     let deadline = cli::timeout_of(matches).and_then(|time| Instant::now().checked_add(time));
     let limit = matches.get_one::<u64>("count").copied();
     Monitor::new(globals.output, service, stand_in.listener, limit, deadline)?.serve(child)
-}
-
-/// The socket that stands in for the service's, in a directory that only this user can enter.
-struct StandIn {
-    path: PathBuf,
-    listener: UnixListener,
-}
-
-impl StandIn {
-    fn new(service: &Service) -> Result<(Self, Kept), Error> {
-        signals::keep(|| {
-            let directory = private_directory()
-                .map_err(|errno| Error::failed(service, "cannot make a directory", errno))?;
-            let path = directory.join("socket");
-            let listener = UnixListener::bind(&path).and_then(|listener| {
-                listener.set_nonblocking(true)?;
-                Ok(listener)
-            });
-            let remove = {
-                let path = path.clone();
-                move || {
-                    let _ = fs::remove_file(&path);
-                    let _ = fs::remove_dir(&directory);
-                }
-            };
-            match listener {
-                Ok(listener) => Ok((Self { path, listener }, Box::new(remove) as Cleanup)),
-                Err(error) => {
-                    remove();
-                    Err(Error::io(service, "cannot listen in its place", &error))
-                }
-            }
-        })
-    }
-
-    /// What the variable of the service holds.
-    fn target(&self) -> OsString {
-        let mut target = OsString::from("unix:");
-        target.push(&self.path);
-        target
-    }
-}
-
-/// Makes a directory with mode 0700, where a path of a socket in it has room in `sun_path`.
-fn private_directory() -> nix::Result<PathBuf> {
-    const NAME: &str = "ipc-monitor-XXXXXX";
-    const LONGEST: usize = 107 - "//socket".len() - NAME.len();
-    let places = [env::var_os("XDG_RUNTIME_DIR"), env::var_os("TMPDIR"), Some("/tmp".into())];
-    let mut result = Err(Errno::ENOENT);
-    for place in places.into_iter().flatten().filter(|place| place.len() <= LONGEST) {
-        // A relative one would be another for the program.
-        if !Path::new(&place).is_absolute() {
-            continue;
-        }
-        result = mkdtemp(&Path::new(&place).join(NAME));
-        if result.is_ok() {
-            break;
-        }
-    }
-    result
 }
 
 /// What other threads report.
@@ -306,7 +243,8 @@ impl<'a> Monitor<'a> {
         result
     }
 
-    /// Waits; what has happened to each link, whether a client waits, and whether another thread has something to say.
+    /// Waits; what has happened to each link, whether a client waits, and whether another thread has
+    /// something to say.
     fn wait(&self, left: Option<Duration>, may_receive: bool) -> (Vec<[PollFlags; 2]>, bool, bool) {
         let interests: Vec<_> = self.links.iter().map(|(_, link)| link.interests(may_receive)).collect();
         // A client for which there is no descriptor is there again and again: it is asked for after a pause.
@@ -481,4 +419,15 @@ fn connect(service: &Service) -> Result<OwnedFd, Errno> {
 fn code_of(status: ExitStatus) -> ExitCode {
     let code = status.code().or(status.signal().map(|signal| 128 + signal)).unwrap_or(1);
     ExitCode::from(u8::try_from(code).unwrap_or(1))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn status_is_that_of_the_program() {
+        assert_eq!(code_of(ExitStatus::from_raw(7 << 8)), ExitCode::from(7));
+        assert_eq!(code_of(ExitStatus::from_raw(Signal::SIGTERM as i32)), ExitCode::from(143));
+    }
 }

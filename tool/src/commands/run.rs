@@ -1,5 +1,5 @@
-//! `ipc run`: a program, with other routes to services. The program takes the place of this process: its status and its signals
-//! are its own.
+//! `ipc run`: a program, with other routes to services. The program takes the place of this process: its
+//! status and its signals are its own.
 
 #![forbid(unsafe_code)]
 

@@ -1,18 +1,17 @@
 //! `ipc wait`: until a service is there, or is there no more. Nothing is connected.
 //!
-//! Files that appear and vanish are reported by inotify(7), the end of the server's process by pidfd_open(2). Nothing reports
-//! listen(2), nor that a living process closes a socket and leaves its file: these two are asked for again after a pause.
+//! Files that appear and vanish are reported by inotify(7), the end of the server's process by pidfd_open(2).
+//! Nothing reports listen(2), nor that a living process closes a socket and leaves its file: these two are
+//! asked for again after a pause.
 
 #![forbid(unsafe_code)]
 
-use std::fs;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
 use clap::ArgMatches;
-use ipc::internals;
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::inotify::{AddWatchFlags, InitFlags, Inotify};
@@ -24,7 +23,7 @@ use crate::libipc;
 use crate::routes::Way;
 use crate::rundir::{self, State};
 use crate::service::Service;
-use crate::sockets::{Bound, Processes, Sockets};
+use crate::sockets::{Processes, bound_to};
 
 /// Between bind(2) and listen(2) of a server.
 const WHILE_STARTING: Duration = Duration::from_millis(5);
@@ -39,7 +38,7 @@ pub fn run(_globals: &Globals, matches: &ArgMatches) -> Result<ExitCode, Error> 
     let path = Way::of(service).path.map_err(|errno| Error::failed(service, "cannot wait", errno))?;
     let is_until_gone = matches.get_flag("gone");
     let deadline = cli::timeout_of(matches).and_then(|time| Instant::now().checked_add(time));
-    let watch = Watch::new().map_err(|errno| Error::failed(service, "cannot watch the directory", errno))?;
+    let watch = Watch::new();
     loop {
         // Before the look, so that nothing that happens after it is missed.
         watch.add_directory_of(&path);
@@ -72,7 +71,7 @@ enum Presence {
 fn look(service: &Service, path: &Path) -> Result<Presence, Error> {
     let refused = |errno| Error::failed(service, format!("cannot connect to {}", path.display()), errno);
     // Only what listens is of interest, so the kernel's list is asked after the probe has found something.
-    match internals::is_alive(&libipc::c_string(path.as_os_str())) {
+    match rundir::is_alive(path) {
         Ok(true) => {}
         Ok(false) | Err(Errno::ENOENT | Errno::ENOTDIR) => return Ok(Presence::Absent),
         Err(errno @ (Errno::EACCES | Errno::EPERM)) => {
@@ -83,7 +82,7 @@ fn look(service: &Service, path: &Path) -> Result<Presence, Error> {
         Err(errno) => return Err(refused(errno)),
     }
     let Ok(bound) = bound_to(path) else { return Ok(Presence::Absent) };
-    match rundir::probe(path, bound.as_ref(), None) {
+    match State::of(Ok(true), bound.as_ref(), None) {
         Ok(State::Foreign) => Err(Error::plain(service, format!("{} is no service", path.display()))),
         Ok(State::Starting) => Ok(Presence::Starting),
         Ok(State::Dead) | Err(_) => Ok(Presence::Absent),
@@ -94,17 +93,12 @@ fn look(service: &Service, path: &Path) -> Result<Presence, Error> {
     }
 }
 
-/// The socket at the path, as far as the kernel says it; an error if there is no file, or it cannot be looked at.
-fn bound_to(path: &Path) -> std::io::Result<Option<Bound>> {
-    let file = fs::metadata(path)?;
-    Ok(Sockets::ask().ok().and_then(|sockets| sockets.bound_to(path, &file)))
-}
-
-struct Watch(Inotify);
+/// None if the user has as many as the kernel grants: the pauses are left then.
+struct Watch(Option<Inotify>);
 
 impl Watch {
-    fn new() -> nix::Result<Self> {
-        Inotify::init(InitFlags::IN_CLOEXEC | InitFlags::IN_NONBLOCK).map(Self)
+    fn new() -> Self {
+        Self(Inotify::init(InitFlags::IN_CLOEXEC | InitFlags::IN_NONBLOCK).ok())
     }
 
     /// Watches the directory of the path, or, as long as that is missing, the nearest one above it.
@@ -117,9 +111,10 @@ impl Watch {
             | AddWatchFlags::IN_DELETE_SELF
             | AddWatchFlags::IN_MOVE_SELF
             | AddWatchFlags::IN_ONLYDIR;
+        let Some(inotify) = &self.0 else { return };
         for directory in path.ancestors().skip(1) {
             let directory = if directory.as_os_str().is_empty() { Path::new(".") } else { directory };
-            if self.0.add_watch(directory, events).is_ok() {
+            if inotify.add_watch(directory, events).is_ok() {
                 return;
             }
         }
@@ -127,10 +122,62 @@ impl Watch {
 
     /// Waits until something has happened, or the process has ended.
     fn wait(&self, process: Option<&OwnedFd>, pause: Duration) {
-        let mut fds = vec![PollFd::new(self.0.as_fd(), PollFlags::POLLIN)];
-        fds.extend(process.map(|process| PollFd::new(process.as_fd(), PollFlags::POLLIN)));
+        let fds = [self.0.as_ref().map(Inotify::as_fd), process.map(OwnedFd::as_fd)];
+        let mut fds: Vec<_> =
+            fds.into_iter().flatten().map(|fd| PollFd::new(fd, PollFlags::POLLIN)).collect();
         let pause = pause.max(Duration::from_millis(1));
         let _ = poll(&mut fds, PollTimeout::try_from(pause).unwrap_or(PollTimeout::MAX));
-        while self.0.read_events().is_ok_and(|events| !events.is_empty()) {}
+        let read = |inotify: &Inotify| inotify.read_events().is_ok_and(|events| !events.is_empty());
+        while self.0.as_ref().is_some_and(read) {}
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use nix::sys::socket::{AddressFamily, Backlog, SockFlag, SockType, UnixAddr, bind, listen, socket};
+    use std::ffi::OsStr;
+    use std::fs;
+    use std::os::fd::AsRawFd;
+    use std::os::unix::net::UnixDatagram;
+
+    #[test]
+    fn service_is_there_from_listen_to_the_end_of_its_socket() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("s-0-0");
+        let service = Service::parse(OsStr::new("s")).unwrap();
+        let look = || look(&service, &path).unwrap();
+        assert!(matches!(look(), Presence::Absent));
+        let server = socket(AddressFamily::Unix, SockType::Stream, SockFlag::SOCK_CLOEXEC, None).unwrap();
+        bind(server.as_raw_fd(), &UnixAddr::new(&path).unwrap()).unwrap();
+        assert!(matches!(look(), Presence::Starting));
+        listen(&server, Backlog::new(1).unwrap()).unwrap();
+        assert!(matches!(look(), Presence::There(Some(_))));
+        drop(server);
+        assert!(matches!(look(), Presence::Absent));
+    }
+
+    #[test]
+    fn socket_of_another_kind_is_no_service() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("s-0-0");
+        let _socket = UnixDatagram::bind(&path).unwrap();
+        assert!(look(&Service::parse(OsStr::new("s")).unwrap(), &path).is_err());
+    }
+
+    #[test]
+    fn directory_is_watched_before_it_exists() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("run/s-0-0");
+        let watch = Watch::new();
+        watch.add_directory_of(&path);
+        fs::create_dir(directory.path().join("run")).unwrap();
+        // It returns at once: the limit is that of a test that fails.
+        let begin = Instant::now();
+        watch.wait(None, Duration::from_secs(60));
+        watch.add_directory_of(&path);
+        fs::write(&path, "").unwrap();
+        watch.wait(None, Duration::from_secs(60));
+        assert!(begin.elapsed() < Duration::from_secs(60));
     }
 }
