@@ -67,6 +67,7 @@ complete -c ipc -n "__fish_ipc_using_subcommand listen" -l echo -d 'Answer each 
 complete -c ipc -n "__fish_ipc_using_subcommand listen" -l json -d 'Print each line as a JSON object'
 complete -c ipc -n "__fish_ipc_using_subcommand listen" -s h -l help -d 'Print help'
 complete -c ipc -n "__fish_ipc_using_subcommand chat" -s t -l type -d 'The type of the messages' -r
+complete -c ipc -n "__fish_ipc_using_subcommand chat" -s w -l wait -d 'After the input, wait this long for messages; else until the service closes' -r
 complete -c ipc -n "__fish_ipc_using_subcommand chat" -l to -d 'Connect to another service, unix:PATH or direct:' -r
 complete -c ipc -n "__fish_ipc_using_subcommand chat" -l rundir -d 'The run directory, in place of IPC_RUNDIR or /run/ipc' -r -f -a "(__fish_complete_directories)"
 complete -c ipc -n "__fish_ipc_using_subcommand chat" -l json -d 'Print each line as a JSON object'

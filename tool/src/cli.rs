@@ -117,6 +117,8 @@ fn chat() -> Command {
     Command::new("chat").about("Send the lines of standard input, and print what the service sends").args([
         service(),
         message_type("The type of the messages"),
+        seconds("wait", "After the input, wait this long for messages; else until the service closes")
+            .short('w'),
         to(),
     ])
 }
@@ -207,12 +209,16 @@ fn message_type(help: &'static str) -> Arg {
 }
 
 fn timeout(help: &'static str) -> Arg {
+    seconds("timeout", help)
+}
+
+fn seconds(name: &'static str, help: &'static str) -> Arg {
     let parse = |text: String| {
         let seconds = text.parse::<f64>().ok().filter(|seconds| *seconds >= 0.0);
         seconds.and_then(|seconds| Duration::try_from_secs_f64(seconds).ok()).ok_or("not a number of seconds")
     };
-    Arg::new("timeout")
-        .long("timeout")
+    Arg::new(name)
+        .long(name)
         .value_name("SECONDS")
         .value_parser(ValueParser::new(NonEmptyStringValueParser::new().try_map(parse)))
         .help(help)
