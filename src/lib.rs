@@ -50,6 +50,6 @@ pub mod internals {
     pub use crate::process::entry_guard::EntryGuard;
     pub use crate::service::endpoint::is_alive;
     pub use crate::service::path::{DEFAULT_RUNDIR, PATH_MAX, path};
-    pub use crate::service::route::{Route, entry, route, variable};
+    pub use crate::service::route::{Route, route, variable};
     pub use nix::errno::Errno;
 }

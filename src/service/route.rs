@@ -55,22 +55,22 @@ pub fn route<'a>(service: &[u8], own: &'a [u8], all: &'a [u8]) -> Result<Route<'
     if service == BRIDGE {
         Ok(Route::Direct)
     } else if own.is_empty() {
-        entry(service, all).map_or(Ok(Route::Direct), |(_, text)| target(text))
+        entry(service, all).map_or(Ok(Route::Direct), target)
     } else {
         target(own)
     }
 }
 
-/// The entry of IPC_NETWORK that is for the service: its name, or `*`, and its target.
-pub fn entry<'a>(service: &[u8], all: &'a [u8]) -> Option<(&'a [u8], &'a [u8])> {
+/// The target of the entry that is for the service.
+fn entry<'a>(service: &[u8], all: &'a [u8]) -> Option<&'a [u8]> {
     let (mut exact, mut any) = (None, None);
     for entry in all.split(|byte| *byte == b';').map(<[u8]>::trim_ascii).filter(|entry| !entry.is_empty()) {
         let end = entry.iter().position(u8::is_ascii_whitespace).unwrap_or(entry.len());
         let (name, target) = entry.split_at(end);
         if name == service {
-            exact = Some((name, target.trim_ascii()));
+            exact = Some(target.trim_ascii());
         } else if name == b"*" {
-            any = Some((name, target.trim_ascii()));
+            any = Some(target.trim_ascii());
         }
     }
     exact.or(any)

@@ -78,7 +78,7 @@ impl Way {
             (Source::Nothing, OsString::new())
         } else if !of_own.is_empty() {
             (Source::Own, owned(&of_own))
-        } else if let Some((entry, target)) = internals::entry(name, &of_all) {
+        } else if let Some((entry, target)) = entry(name, &of_all) {
             (Source::Entry(owned(entry)), owned(target))
         } else {
             (Source::Nothing, OsString::new())
@@ -99,6 +99,19 @@ impl Way {
         };
         Self { own, all, source, text, target, path }
     }
+}
+
+/// The entry for the service, as the library finds it: the last one with its name, and else the last `*`.
+fn entry<'a>(service: &[u8], all: &'a [u8]) -> Option<(&'a [u8], &'a [u8])> {
+    let entries =
+        || all.split(|byte| *byte == b';').map(<[u8]>::trim_ascii).filter(|entry| !entry.is_empty()).rev();
+    let split = |entry: &'a [u8]| {
+        let end = entry.iter().position(u8::is_ascii_whitespace).unwrap_or(entry.len());
+        let (name, target) = entry.split_at(end);
+        (name, target.trim_ascii())
+    };
+    let last = |wanted: &[u8]| entries().map(split).find(|(name, _)| *name == wanted);
+    last(service).or_else(|| last(b"*"))
 }
 
 /// Whether the text is a target that a variable may hold.
@@ -127,6 +140,27 @@ mod tests {
         for (own, all, source, text) in cases {
             let way = way(own, all);
             assert_eq!((way.source, way.text), (source, OsString::from(text)), "{own:?} {all:?}");
+        }
+    }
+
+    #[test]
+    fn entry_is_the_one_that_the_library_takes() {
+        let names = ["audio", "aud", "*", "audio;", "", " audio\t", "b"];
+        let targets = [" one", " unix:/two", "\tdirect:  ", "", " ssh:", " a b ;"];
+        let mut seed = 1_u32;
+        let mut pick = |among: &[&str]| {
+            seed = seed.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+            among[(seed >> 16) as usize % among.len()].to_owned()
+        };
+        for _ in 0..2000 {
+            let entries: Vec<_> = (0..5).map(|_| pick(&names) + &pick(&targets)).collect();
+            let all = entries.join(";");
+            let by_library = internals::route(b"audio", b"", all.as_bytes());
+            let by_entry = entry(b"audio", all.as_bytes()).map_or(Ok(Route::Direct), |(_, target)| {
+                // Without a target there is no entry that says so in the variable of the service.
+                if target.is_empty() { Err(Errno::EINVAL) } else { internals::route(b"audio", target, b"") }
+            });
+            assert_eq!(by_entry, by_library, "{all:?}");
         }
     }
 

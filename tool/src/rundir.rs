@@ -2,6 +2,7 @@
 
 #![forbid(unsafe_code)]
 
+use std::collections::HashMap;
 use std::env;
 use std::ffi::{OsStr, OsString};
 use std::fs;
@@ -77,7 +78,7 @@ pub fn is_alive(path: &Path) -> Result<bool, Errno> {
 
 impl State {
     /// By what [`is_alive`] and the kernel's list say.
-    pub fn of(is_alive: Result<bool, Errno>, bound: Option<&Bound>, pid: Option<i32>) -> Result<Self, Errno> {
+    pub fn of(is_alive: Result<bool, Errno>, bound: Option<&Bound>, is_stopped: bool) -> Result<Self, Errno> {
         let is_alive = match is_alive {
             Err(Errno::EACCES | Errno::EPERM) => bound.is_some(),
             answer => answer?,
@@ -86,7 +87,7 @@ impl State {
             _ if !is_alive => Self::Dead,
             Some(bound) if !bound.is_stream => Self::Foreign,
             Some(bound) if !bound.is_listening => Self::Starting,
-            _ if pid.is_some_and(sockets::is_stopped) => Self::Stopped,
+            _ if is_stopped => Self::Stopped,
             // One of another network namespace is in no list.
             _ => Self::Alive,
         })
@@ -127,9 +128,13 @@ pub fn services(directory: &Path) -> io::Result<Vec<Entry>> {
     found.sort_by(|a, b| a.service.cmp(&b.service));
     look_up(&mut found);
     let processes = Processes::with(found.iter().filter_map(|found| found.bound.as_ref()));
+    let mut stopped = HashMap::new();
     let entries = found.into_iter().filter_map(|Found { service, path, file, is_alive, bound }| {
         let pid = bound.as_ref().and_then(|bound| processes.server(bound));
-        let state = State::of(is_alive, bound.as_ref(), pid).ok()?;
+        // One process may serve them all.
+        let is_stopped =
+            pid.is_some_and(|pid| *stopped.entry(pid).or_insert_with(|| sockets::is_stopped(pid)));
+        let state = State::of(is_alive, bound.as_ref(), is_stopped).ok()?;
         Some(Entry { service, path, file, state, bound, pid })
     });
     Ok(entries.collect())

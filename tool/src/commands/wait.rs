@@ -82,7 +82,7 @@ fn look(service: &Service, path: &Path) -> Result<Presence, Error> {
         Err(errno) => return Err(refused(errno)),
     }
     let Ok(bound) = bound_to(path) else { return Ok(Presence::Absent) };
-    match State::of(Ok(true), bound.as_ref(), None) {
+    match State::of(Ok(true), bound.as_ref(), false) {
         Ok(State::Foreign) => Err(Error::plain(service, format!("{} is no service", path.display()))),
         Ok(State::Starting) => Ok(Presence::Starting),
         Ok(State::Dead) | Err(_) => Ok(Presence::Absent),
