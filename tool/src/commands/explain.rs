@@ -34,7 +34,7 @@ pub fn run(globals: &Globals, matches: &ArgMatches) -> Result<ExitCode, Error> {
     }
 }
 
-/// What a connection would come to: the errno of its failure.
+/// The outcome of a connection: the errno of its failure.
 type Outcome = Result<(), Errno>;
 
 struct Steps<'a> {
