@@ -10,6 +10,7 @@
 //! | `rundir`, `sockets` | which services there are, and what the kernel says of them |
 //! | `payloads` | payloads from files and standard input, for `send` and `chat` |
 //! | `shell` | commands of the shell that answer messages, for `listen` |
+//! | `threads` | threads that nothing waits for |
 //! | `libipc` | the library, made safe: the only file with `unsafe` |
 
 #![allow(dead_code, reason = "until all commands are written")]
@@ -28,6 +29,7 @@ mod shell;
 mod signals;
 mod sockets;
 mod stand_in;
+mod threads;
 
 use std::process::ExitCode;
 

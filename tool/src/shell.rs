@@ -57,7 +57,7 @@ pub struct Shell<T> {
     ready: Arc<EventFd>,
 }
 
-impl<T: Send + 'static> Shell<T> {
+impl<T: Copy + Send + 'static> Shell<T> {
     /// Runs this command for each message.
     pub fn new(command: &OsStr) -> nix::Result<Self> {
         let ready = Arc::new(EventFd::from_flags(EfdFlags::EFD_CLOEXEC | EfdFlags::EFD_NONBLOCK)?);
@@ -81,12 +81,19 @@ impl<T: Send + 'static> Shell<T> {
             let Some(job) = self.waiting.pop_front() else { return };
             let (command, sender, ready) =
                 (self.command.clone(), self.sender.clone(), Arc::clone(&self.ready));
-            self.running += 1;
-            thread::spawn(move || {
-                let (output, failure) = answer(&command, &job.input, job.variables);
-                let _ = sender.send(Answer { token: job.token, output, failure });
+            let token = job.token;
+            let report = move |(output, failure)| {
+                let _ = sender.send(Answer { token, output, failure });
                 let _ = ready.write(1);
-            });
+            };
+            self.running += 1;
+            let run = {
+                let report = report.clone();
+                move || report(answer(&command, &job.input, job.variables))
+            };
+            if let Err(error) = thread::Builder::new().spawn(run) {
+                report((Vec::new(), Some(format!("cannot start a thread: {error}"))));
+            }
         }
     }
 

@@ -20,7 +20,6 @@ use std::process::ExitCode;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{self, RecvTimeoutError};
 use std::sync::{Arc, Barrier};
-use std::thread;
 use std::time::{Duration, Instant};
 
 use clap::ArgMatches;
@@ -31,6 +30,7 @@ use crate::error::Error;
 use crate::libipc::{Client, Event, Events, Failure, MAX_PAYLOAD, Message, TYPE_DATA};
 use crate::output::{Output, Value, field};
 use crate::service::Service;
+use crate::threads;
 
 /// How long an answer may take.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -148,13 +148,8 @@ fn own_server(plan: &Plan) -> Result<Vec<Client>, Error> {
             }
         }
     };
-    start(plan, serve)?;
+    threads::start(&plan.about, serve)?;
     Ok(clients)
-}
-
-fn start(plan: &Plan, run: impl FnOnce() + Send + 'static) -> Result<(), Error> {
-    let started = thread::Builder::new().spawn(run);
-    started.map(drop).map_err(|error| Error::io(&plan.about, "cannot start a thread", &error))
 }
 
 /// How far a round has come: drawn on standard error, if that is a terminal.
@@ -208,7 +203,7 @@ fn round<R: Send + 'static>(
                 let _ = sender.send((client, result, Instant::now()));
             }
         };
-        start(&plan, run)?;
+        threads::start(&plan.about, run)?;
     }
     drop(sender);
     begin.wait();
@@ -255,7 +250,7 @@ fn round_trips(plan: &Plan, client: &mut Client, done: &AtomicU64) -> Result<Vec
 
 fn stream(plan: &Plan, client: &mut Client, done: &AtomicU64) -> Result<(), Error> {
     let (connection, sender) = (client.connection(), plan.clone());
-    start(plan, move || {
+    threads::start(&plan.about, move || {
         let mut payload = sender.payload(0);
         for number in 0..sender.each {
             put_number(&mut payload, number);

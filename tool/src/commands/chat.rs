@@ -15,8 +15,7 @@ use std::ffi::OsStr;
 use std::io;
 use std::os::fd::AsFd;
 use std::process::ExitCode;
-use std::sync::mpsc::{self, Receiver, RecvTimeoutError, Sender};
-use std::thread;
+use std::sync::mpsc::{self, Receiver, RecvTimeoutError};
 use std::time::{Duration, Instant};
 
 use clap::ArgMatches;
@@ -29,6 +28,7 @@ use crate::libipc::{self, Client, Connection, Message};
 use crate::payloads::{self, Lines, STANDARD_INPUT};
 use crate::service::Service;
 use crate::signals;
+use crate::threads;
 
 /// What the threads report.
 enum Report {
@@ -138,15 +138,91 @@ pub fn run(globals: &Globals, matches: &ArgMatches) -> Result<ExitCode, Error> {
     let lines = Lines::open(OsStr::new(STANDARD_INPUT))?;
     let client =
         Client::connect(service, None).map_err(|failure| Error::call(service, "cannot connect", failure))?;
+    let print = move |message: &_| payloads::print_answer(&output, message, false);
+    let time = matches.get_one("wait").copied();
+    talk(service, client, kind, lines, time, print).map(|()| ExitCode::SUCCESS)
+}
+
+/// Sends the lines, and prints the messages.
+fn talk(
+    service: &Service,
+    client: Client,
+    kind: u8,
+    lines: Lines,
+    time: Option<Duration>,
+    print: impl Fn(&Message) -> Result<(), Error> + Send + 'static,
+) -> Result<(), Error> {
     let connection = client.connection();
     let (reports, received) = mpsc::channel();
+    let (of_reader, owned) = (reports.clone(), service.clone());
+    threads::start(service, move || drop(of_reader.send(read(&owned, client, print))))?;
+    let owned = service.clone();
+    threads::start(service, move || drop(reports.send(send(&owned, connection, kind, lines))))?;
+    wait(service, connection, time, &received)
+}
 
-    let start = |reports: Sender<Report>, run: Box<dyn FnOnce(&Service) -> Report + Send>| {
-        let service = service.clone();
-        thread::spawn(move || reports.send(run(&service)));
-    };
-    let print = move |message: &_| payloads::print_answer(&output, message, false);
-    start(reports.clone(), Box::new(move |service| read(service, client, print)));
-    start(reports, Box::new(move |service| send(service, connection, kind, lines)));
-    wait(service, connection, matches.get_one("wait").copied(), &received).map(|()| ExitCode::SUCCESS)
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::io::Write;
+    use std::os::fd::OwnedFd;
+    use std::os::unix::net::UnixStream;
+    use std::thread;
+
+    /// What is printed of a chat with a service that `serve` plays.
+    fn chat_with(
+        input: &[u8],
+        time: Option<Duration>,
+        serve: impl FnOnce(Client) + Send + 'static,
+    ) -> Result<Vec<Vec<u8>>, Error> {
+        let mut file = tempfile::NamedTempFile::new().unwrap();
+        file.write_all(input).unwrap();
+        let (here, there) = UnixStream::pair().unwrap();
+        let server = thread::spawn(move || serve(Client::of_fd(OwnedFd::from(there))));
+        let (printed, messages) = mpsc::channel();
+        let print = move |message: &Message| {
+            printed.send(message.payload.clone()).unwrap();
+            Ok(())
+        };
+        let service = Service::parse(OsStr::new("test")).unwrap();
+        let lines = Lines::open(file.path().as_os_str()).unwrap();
+        let result = talk(&service, Client::of_fd(OwnedFd::from(here)), 2, lines, time, print);
+        server.join().unwrap();
+        result.map(|()| messages.try_iter().collect())
+    }
+
+    /// All messages, up to the end of what the client sends.
+    fn read_all(client: &mut Client) -> Vec<Vec<u8>> {
+        std::iter::from_fn(|| client.read(None).ok()).map(|message| message.payload).collect()
+    }
+
+    #[test]
+    fn messages_after_the_end_of_the_input_are_printed() {
+        let printed = chat_with(b"a\nb", None, |mut client| {
+            for line in read_all(&mut client) {
+                client.connection().send(2, &line).unwrap();
+            }
+        });
+        assert_eq!(printed.unwrap(), [b"a", b"b"]);
+    }
+
+    #[test]
+    fn chat_ends_after_its_time_if_the_service_does_not_close() {
+        let (end, ended) = mpsc::channel::<()>();
+        let printed = chat_with(b"a\n", Some(Duration::ZERO), move |mut client| {
+            assert_eq!(client.read(None).unwrap().payload, b"a");
+            thread::spawn(move || drop((client, ended.recv())));
+        });
+        assert_eq!(printed, Ok(Vec::new()));
+        drop(end);
+    }
+
+    #[test]
+    fn line_that_is_too_long_ends_the_chat() {
+        let input = [b"a\n", &vec![b'x'; libipc::MAX_PAYLOAD + 1][..]].concat();
+        let result = chat_with(&input, None, |mut client| {
+            assert_eq!(client.read(None).unwrap().payload, b"a");
+        });
+        assert!(result.is_err());
+    }
 }

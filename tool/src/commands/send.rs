@@ -30,6 +30,7 @@ use crate::output::bytes_of;
 use crate::payloads::{self, Lines, STANDARD_INPUT};
 use crate::service::Service;
 use crate::signals;
+use crate::threads;
 
 /// Where the messages come from.
 enum Source {
@@ -164,13 +165,13 @@ fn wait(service: &Service, awaited: u64, reports: &Receiver<Report>) -> Result<(
 }
 
 /// Ends the program when the time is over, whatever it is doing then.
-fn limit(service: &Service, time: Duration) {
-    let service = service.clone();
-    thread::spawn(move || {
+fn limit(service: &Service, time: Duration) -> Result<(), Error> {
+    let owned = service.clone();
+    threads::start(service, move || {
         thread::sleep(time);
-        Error::timeout(service, format!("not done within {} s", time.as_secs_f64())).report();
+        Error::timeout(owned, format!("not done within {} s", time.as_secs_f64())).report();
         process::exit(124);
-    });
+    })
 }
 
 /// Runs the command.
@@ -180,7 +181,7 @@ pub fn run(globals: &Globals, matches: &ArgMatches) -> Result<ExitCode, Error> {
     let awaited = matches.get_one("wait").copied().unwrap_or(0);
     let (output, is_raw) = (globals.output, matches.get_flag("raw"));
     if let Some(time) = cli::timeout_of(matches) {
-        limit(service, time);
+        limit(service, time)?;
     }
     if awaited > 0 {
         signals::end_with_output();
@@ -189,15 +190,90 @@ pub fn run(globals: &Globals, matches: &ArgMatches) -> Result<ExitCode, Error> {
     let source = Source::new(matches)?;
     let client =
         Client::connect(service, None).map_err(|failure| Error::call(service, "cannot connect", failure))?;
+    let print = move |answer: &_| payloads::print_answer(&output, answer, is_raw);
+    exchange(service, client, kind, source, awaited, print).map(|()| ExitCode::SUCCESS)
+}
+
+/// Sends the messages, and prints so many answers.
+fn exchange(
+    service: &Service,
+    client: Client,
+    kind: u8,
+    source: Source,
+    awaited: u64,
+    print: impl Fn(&Message) -> Result<(), Error> + Send + 'static,
+) -> Result<(), Error> {
     let connection = client.connection();
     let (reports, received) = mpsc::channel();
+    let (of_reader, owned) = (reports.clone(), service.clone());
+    threads::start(service, move || read(&owned, client, awaited, print, &of_reader))?;
+    let owned = service.clone();
+    threads::start(service, move || drop(reports.send(send(&owned, connection, kind, source))))?;
+    wait(service, awaited, &received)
+}
 
-    let (to, reader_reports) = (service.clone(), reports.clone());
-    thread::spawn(move || {
-        let print = |answer: &_| payloads::print_answer(&output, answer, is_raw);
-        read(&to, client, awaited, print, &reader_reports);
-    });
-    let to = service.clone();
-    thread::spawn(move || reports.send(send(&to, connection, kind, source)));
-    wait(service, awaited, &received).map(|()| ExitCode::SUCCESS)
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::os::fd::OwnedFd;
+    use std::os::unix::net::UnixStream;
+
+    /// Has the messages sent to a service that `serve` plays: the answers that were printed.
+    fn exchange_with(
+        payloads: &[&[u8]],
+        awaited: u64,
+        serve: impl FnOnce(Client) + Send + 'static,
+    ) -> Result<Vec<Vec<u8>>, Error> {
+        let (here, there) = UnixStream::pair().unwrap();
+        let server = thread::spawn(move || serve(Client::of_fd(OwnedFd::from(there))));
+        let payloads: Vec<_> = payloads.iter().map(|payload| payload.to_vec()).collect();
+        let (printed, answers) = mpsc::channel();
+        let print = move |answer: &Message| {
+            printed.send(answer.payload.clone()).unwrap();
+            Ok(())
+        };
+        let client = Client::of_fd(OwnedFd::from(here));
+        let service = Service::parse(OsStr::new("test")).unwrap();
+        let result = exchange(&service, client, 2, Source::Payloads(payloads.into_iter()), awaited, print);
+        server.join().unwrap();
+        result.map(|()| answers.try_iter().collect())
+    }
+
+    fn echo(client: &mut Client) {
+        let message = client.read(None).unwrap();
+        client.connection().send(message.kind, &message.payload).unwrap();
+    }
+
+    #[test]
+    fn answers_are_printed_in_their_order() {
+        let answers =
+            exchange_with(&[b"a", b"", b"c"], 3, |mut client| (0..3).for_each(|_| echo(&mut client)));
+        assert_eq!(answers.unwrap(), [&b"a"[..], b"", b"c"]);
+    }
+
+    #[test]
+    fn service_that_writes_before_it_reads_holds_up_nothing() {
+        static LARGE: [u8; 1 << 20] = [b'x'; 1 << 20];
+        let answers = exchange_with(&[&LARGE[..]; 4], 2, |mut client| {
+            (0..4).for_each(|_| client.connection().send(2, &LARGE).unwrap());
+            (0..4).for_each(|_| assert!(client.read(None).unwrap().payload == LARGE));
+        });
+        assert_eq!(answers.unwrap().len(), 2, "the others are read, and not printed");
+    }
+
+    #[test]
+    fn service_that_closes_fails_only_what_is_awaited() {
+        let read_and_close = |mut client: Client| drop(client.read(None).unwrap());
+        assert_eq!(exchange_with(&[b"a"], 0, read_and_close), Ok(Vec::new()));
+        let expected = Error::plain("test", "the connection was closed after 0 of 1 answers");
+        assert_eq!(exchange_with(&[b"a"], 1, read_and_close), Err(expected));
+        let expected = Error::plain("test", "the connection was closed after 1 of 2 answers");
+        assert_eq!(exchange_with(&[b"a"], 2, |mut client| echo(&mut client)), Err(expected));
+    }
+
+    #[test]
+    fn service_that_refuses_messages_is_an_error() {
+        let result = exchange_with(&[&vec![b'x'; 1 << 22][..]; 4], 0, drop);
+        assert!(result.is_err());
+    }
 }
