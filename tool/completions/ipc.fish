@@ -29,7 +29,7 @@ complete -c ipc -n "__fish_ipc_needs_command" -l json -d 'Print each line as a J
 complete -c ipc -n "__fish_ipc_needs_command" -s h -l help -d 'Print help'
 complete -c ipc -n "__fish_ipc_needs_command" -s V -l version -d 'Print version'
 complete -c ipc -n "__fish_ipc_needs_command" -f -a "list" -d 'List the services of the run directory, without disturbing a server'
-complete -c ipc -n "__fish_ipc_needs_command" -f -a "wait" -d 'Wait until a service is there, without connecting to it'
+complete -c ipc -n "__fish_ipc_needs_command" -f -a "wait" -d 'Wait until a service listens, without connecting to it'
 complete -c ipc -n "__fish_ipc_needs_command" -f -a "send" -d 'Send messages to a service, and print its answers'
 complete -c ipc -n "__fish_ipc_needs_command" -f -a "listen" -d 'Open a service, and print what its clients do'
 complete -c ipc -n "__fish_ipc_needs_command" -f -a "chat" -d 'Send the lines of standard input, and print what the service sends'
@@ -44,7 +44,7 @@ complete -c ipc -n "__fish_ipc_using_subcommand list" -s h -l help -d 'Print hel
 complete -c ipc -n "__fish_ipc_using_subcommand wait" -l timeout -d 'Wait at most so long; exit status 124 then' -r
 complete -c ipc -n "__fish_ipc_using_subcommand wait" -l to -d 'Connect to another service, unix:PATH or direct:' -r
 complete -c ipc -n "__fish_ipc_using_subcommand wait" -l rundir -d 'The run directory, in place of IPC_RUNDIR or /run/ipc' -r -f -a "(__fish_complete_directories)"
-complete -c ipc -n "__fish_ipc_using_subcommand wait" -l gone -d 'Wait until the service is there no more'
+complete -c ipc -n "__fish_ipc_using_subcommand wait" -l gone -d 'Wait until the service has ended'
 complete -c ipc -n "__fish_ipc_using_subcommand wait" -l json -d 'Print each line as a JSON object'
 complete -c ipc -n "__fish_ipc_using_subcommand wait" -s h -l help -d 'Print help'
 complete -c ipc -n "__fish_ipc_using_subcommand send" -s t -l type -d 'The type of the messages' -r

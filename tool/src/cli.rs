@@ -52,9 +52,9 @@ fn list() -> Command {
 }
 
 fn wait() -> Command {
-    Command::new("wait").about("Wait until a service is there, without connecting to it").args([
+    Command::new("wait").about("Wait until a service listens, without connecting to it").args([
         service(),
-        long_flag("gone", "Wait until the service is there no more"),
+        long_flag("gone", "Wait until the service has ended"),
         timeout("Wait at most so long; exit status 124 then"),
         to(),
     ])

@@ -67,7 +67,7 @@ impl Error {
         Self { status, line: Some(line) }
     }
 
-    /// Nobody reads what is printed.
+    /// The reader of standard output has closed it.
     pub fn output_closed() -> Self {
         Self { status: 141, line: None }
     }

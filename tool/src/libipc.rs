@@ -123,7 +123,7 @@ pub struct Peer {
     pub gid: u32,
 }
 
-/// The calls that a connection has, whoever owns it: a copy of its number.
+/// The calls of a connection: a copy of the number of its descriptor, which others own.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Connection(RawFd);
 
@@ -185,7 +185,7 @@ impl Connection {
         Ok(Peer { pid: peer.pid, uid: peer.uid, gid: peer.gid })
     }
 
-    /// Has descriptors received that come with messages.
+    /// Allows descriptors to be received with messages.
     pub fn allow_fds(self) -> Result<()> {
         // SAFETY: the library reads the structure.
         check(unsafe { passing::ipc_allow_fds(&info(self.0)) })
@@ -360,7 +360,7 @@ impl Events {
         Ok(events)
     }
 
-    /// Has descriptors received from the clients that connect from now on.
+    /// Allows descriptors to be received from the clients that connect from now on.
     pub fn allow_fds(&self) -> Result<()> {
         match &self.service {
             Some((service, _)) => Connection(service.0.fd).allow_fds(),
@@ -368,7 +368,7 @@ impl Events {
         }
     }
 
-    /// Has the list report the connection; it is closed at its end, or with the list.
+    /// Adds a connection, whose events are reported; it is closed at its end, or with the list.
     pub fn add(&mut self, client: Client) -> Result<Connection> {
         let connection = client.connection();
         let mut structure = Box::new(info(connection.0));
@@ -416,7 +416,7 @@ impl Events {
         (0..count).map(move |at| unsafe { *entries.add(at) })
     }
 
-    /// Has the list report when the descriptor is readable: [`Event::Readable`], until [`Events::unwatch`].
+    /// Adds a descriptor. When it is readable that is reported: [`Event::Readable`], until [`Events::unwatch`].
     /// EPERM for a file, which always is.
     pub fn watch(&mut self, fd: RawFd) -> Result<()> {
         // SAFETY: the library fills in the list.

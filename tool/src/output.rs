@@ -80,9 +80,9 @@ pub enum Colour {
     Green,
     /// Bad news.
     Red,
-    /// To be told from the others.
+    /// One of two kinds.
     Cyan,
-    /// To be told from the others, and from the one before.
+    /// The other of two kinds, or a warning.
     Yellow,
 }
 

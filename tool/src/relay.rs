@@ -53,11 +53,11 @@ pub enum Note {
     TooLong(u32),
     /// Descriptors did not get to the other side.
     LostFds(Errno),
-    /// The side sends no more, and may receive.
+    /// The side has ended its sending (shutdown(2)), and may receive.
     Shutdown,
     /// The side has closed the connection.
     Closed,
-    /// The side has ended amid a message, of which so many bytes had come.
+    /// The side has ended amid a message, after this many bytes of it.
     Cut(usize),
 }
 
@@ -107,7 +107,7 @@ impl Frames {
         })
     }
 
-    /// How many bytes of a frame have come that is not whole.
+    /// How many bytes of an incomplete frame were received.
     fn begun(&self) -> usize {
         if self.is_lost { 0 } else { self.head.len() + self.payload.len() }
     }
@@ -127,7 +127,7 @@ struct Flow {
     chunks: VecDeque<Chunk>,
     /// The side sends no more.
     has_ended: bool,
-    /// And the other one knows; or it takes no more.
+    /// The end was passed on to the other side, or the other side accepts nothing more.
     is_done: bool,
 }
 
@@ -209,7 +209,7 @@ struct End {
 }
 
 impl End {
-    /// Looks whether it is closed now: its end may have come after the last poll(2).
+    /// Looks whether it is closed now: it may have been closed since the last poll(2).
     fn look(&mut self) {
         let mut fds = [PollFd::new(self.socket.as_fd(), PollFlags::empty())];
         let _ = poll(&mut fds, PollTimeout::ZERO);

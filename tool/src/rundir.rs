@@ -19,7 +19,7 @@ use crate::libipc;
 use crate::service::Service;
 use crate::sockets::{self, Bound, Processes, Sockets};
 
-/// The run directory, and whether somebody has chosen it: --rundir and IPC_RUNDIR.
+/// The run directory, and whether the user has chosen it, with --rundir or IPC_RUNDIR.
 pub fn current() -> (PathBuf, bool) {
     match env::var_os("IPC_RUNDIR") {
         // The paths of services then begin with the slash that follows.
@@ -103,7 +103,7 @@ pub struct Entry {
     pub path: PathBuf,
     /// The file itself: its owner.
     pub file: fs::Metadata,
-    /// How its server does.
+    /// Whether its server lives.
     pub state: State,
     /// What the kernel knows of its socket.
     pub bound: Option<Bound>,

@@ -34,7 +34,7 @@ pub fn run(globals: &Globals, matches: &ArgMatches) -> Result<ExitCode, Error> {
     }
 }
 
-/// What a connection would come to: the errno of its failure.
+/// The outcome of a connection: the errno of its failure.
 type Outcome = Result<(), Errno>;
 
 struct Steps<'a> {
@@ -179,7 +179,7 @@ impl Steps<'_> {
             Err(errno @ (Errno::EACCES | Errno::EPERM)) => {
                 let user = rundir::user_name(geteuid().as_raw());
                 let text =
-                    format!("connect(2): {user} may not write to the socket, or not pass its directory");
+                    format!("connect(2): user {user} may not write to the socket, or not pass its directory");
                 let outcome = self.fail("connect", text, errno)?;
                 self.server(bound)?;
                 return Ok(outcome);

@@ -21,7 +21,7 @@ pub fn run(globals: &Globals, matches: &ArgMatches) -> Result<ExitCode, Error> {
     let (directory, is_chosen) =
         matches.get_one::<OsString>("dir").map_or_else(rundir::current, |dir| (PathBuf::from(dir), true));
     let entries = match rundir::services(&directory) {
-        // Nobody has opened a service yet.
+        // No service has been opened yet.
         Err(error) if error.kind() == ErrorKind::NotFound && !is_chosen => Vec::new(),
         result => {
             result.map_err(|error| Error::io(directory.display(), "cannot read the directory", &error))?

@@ -36,7 +36,7 @@ use crate::signals;
 use crate::sockets;
 use crate::stand_in::StandIn;
 
-/// Between two looks whether there is a descriptor again.
+/// The pause between two attempts to accept, while no descriptor is free.
 const WHILE_FULL: Duration = Duration::from_millis(100);
 
 /// Runs the command.
@@ -202,8 +202,11 @@ impl<'a> Monitor<'a> {
                 return Ok(End::Done);
             }
             match self.turn(left, !is_last) {
-                // The program goes on, whoever looks at it.
-                Err(error) if has_child && error == Error::output_closed() => self.prints = false,
+                // Nothing but printing fails. The program keeps its connections, and its status.
+                Err(error) if has_child => {
+                    error.report();
+                    self.prints = false;
+                }
                 result => result?,
             }
         }
@@ -221,9 +224,9 @@ impl<'a> Monitor<'a> {
         while let Ok(happened) = self.happened.try_recv() {
             match happened {
                 Happened::Ended => {
+                    self.has_ended = true;
                     // What it has connected until now counts, too.
                     self.accept()?;
-                    self.has_ended = true;
                 }
                 Happened::Connected(number, result) => self.connected(number, result)?,
             }
@@ -243,11 +246,11 @@ impl<'a> Monitor<'a> {
         result
     }
 
-    /// Waits; what has happened to each link, whether a client waits, and whether another thread has
-    /// something to say.
+    /// Waits. Returns what has happened to each link, whether a client waits, and whether another thread has
+    /// reported.
     fn wait(&self, left: Option<Duration>, may_receive: bool) -> (Vec<[PollFlags; 2]>, bool, bool) {
         let interests: Vec<_> = self.links.iter().map(|(_, link)| link.interests(may_receive)).collect();
-        // A client for which there is no descriptor is there again and again: it is asked for after a pause.
+        // A client for which no descriptor is free would be reported again and again.
         let for_listener = if self.is_full { PollFlags::empty() } else { PollFlags::POLLIN };
         let left =
             if self.is_full { Some(left.map_or(WHILE_FULL, |left| left.min(WHILE_FULL))) } else { left };

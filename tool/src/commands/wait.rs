@@ -1,4 +1,4 @@
-//! `ipc wait`: until a service is there, or is there no more. Nothing is connected.
+//! `ipc wait`: until a service listens, or has ended. No connection is made.
 //!
 //! Files that appear and vanish are reported by inotify(7), the end of the server's process by pidfd_open(2).
 //! Nothing reports listen(2), nor that a living process closes a socket and leaves its file: these two are
@@ -49,7 +49,7 @@ pub fn run(_globals: &Globals, matches: &ArgMatches) -> Result<ExitCode, Error> 
         }
         let left = deadline.map(|deadline| deadline.saturating_duration_since(Instant::now()));
         if left.is_some_and(|left| left.is_zero()) {
-            let message = if is_until_gone { "still there" } else { "not there" };
+            let message = if is_until_gone { "its server still listens" } else { "no server listens" };
             return Err(Error::timeout(service, message));
         }
         let (pause, process) = match presence {
