@@ -5,9 +5,10 @@
 //! reader:  message ──► printed; Ended at the end of the connection
 //! ```
 //!
-//! At the end of the input everything has been sent. Then the connection is closed in this direction, as `nc -N` and ncat do: a
-//! service that uses the library answers what it has received, and closes the connection, which ends the command. With --wait the
-//! connection stays whole, for services whose messages take their time, and the command ends after that time.
+//! At the end of the input everything has been sent. Then the connection is closed in this direction, as `nc
+//! -N` and ncat do: a service that uses the library answers what it has received, and closes the connection,
+//! which ends the command. With --wait the connection stays whole, for services whose messages take their
+//! time, and the command ends after that time.
 
 #![forbid(unsafe_code)]
 
@@ -38,8 +39,8 @@ enum Report {
     Refused(Error),
     /// A message cannot be received or printed.
     Failed(Error),
-    /// The connection is over. The client is kept until the program ends: its number must not be another file's while the other
-    /// thread uses it.
+    /// The connection is over. The client is kept until the program ends: its number must not be another
+    /// file's while the other thread uses it.
     Ended(Client),
 }
 

@@ -1,16 +1,17 @@
 //! `ipc send`.
 //!
-//! Two threads share the connection: one sends, one reads. A service that answers while it is sent to would else wait for this
-//! program, as this program for it. Answers that nobody has asked for are read, too, and dropped.
+//! Two threads share the connection: one sends, one reads. A service that answers while it is sent to would
+//! else wait for this program, as this program for it. Answers that are not waited for are read, too,
+//! and dropped.
 //!
 //! ```text
 //! sender:  message ──► ipc_send, until the kernel has all of it ──► the next; Sent at the end of the input
-//! reader:  answer ──► printed, as long as answers are waited for; Answered when the last one is, Ended at the connection's end
+//! reader:  answer ──► printed, if it is waited for; Answered after the last one, Ended with the connection
 //! ```
 //!
-//! The command ends when all is sent and all awaited answers are printed. A service that closes the connection before it has
-//! given them ends it at once; one that closes when no answer is awaited matters if there is more to send: the next
-//! message fails then.
+//! The command ends when all is sent and all awaited answers are printed. A service that closes the
+//! connection before it has given them ends it at once; one that closes when no answer is awaited matters if
+//! there is more to send: the next message fails then.
 
 #![forbid(unsafe_code)]
 
@@ -84,8 +85,8 @@ enum Report {
     Refused(Error),
     /// All awaited answers were printed, or one could not be.
     Answered(Result<(), Error>),
-    /// The connection is over, after so many awaited answers. The client is kept until the program ends: its number must not be
-    /// another file's while the sender uses it.
+    /// The connection is over, after so many awaited answers. The client is kept until the program ends: its
+    /// number must not be another file's while the sender uses it.
     Ended(Client, u64),
 }
 
