@@ -35,9 +35,10 @@ use crate::threads;
 enum Report {
     /// All lines were sent, or one could not be read.
     Done(Result<(), Error>),
-    /// The connection does not take the next line.
+    /// The service has closed the connection before the line was sent. What it has sent before is still to be
+    /// read.
     Refused(Error),
-    /// A message cannot be received or printed.
+    /// A message cannot be sent, received or printed.
     Failed(Error),
     /// The connection is over. The client is kept until the program ends: its number must not be another
     /// file's while the other thread uses it.
@@ -50,7 +51,8 @@ fn send(service: &Service, connection: Connection, kind: u8, mut lines: Lines) -
         match lines.read() {
             Ok(Some(line)) => {
                 if let Err(failure) = connection.send(kind, &line) {
-                    return Report::Refused(Error::call(service, "cannot send", failure));
+                    let error = Error::call(service, "cannot send", failure);
+                    return if failure.is_end() { Report::Refused(error) } else { Report::Failed(error) };
                 }
             }
             Ok(None) => return Report::Done(Ok(())),

@@ -79,9 +79,10 @@ impl Source {
 
 /// What the two threads report.
 enum Report {
-    /// All was sent, or the input failed.
+    /// All was sent, or what failed.
     Sent(Result<(), Error>),
-    /// The connection does not take the next message. What the service has sent before is still to be read.
+    /// The service has closed the connection before all was sent. What it has sent before is still to be
+    /// read.
     Refused(Error),
     /// All awaited answers were printed, or one could not be.
     Answered(Result<(), Error>),
@@ -99,7 +100,8 @@ fn send(service: &Service, connection: Connection, kind: u8, mut source: Source)
                 let is_queued = source.has_next() && connection.queue(kind, &payload).is_ok();
                 let sent = if is_queued { Ok(()) } else { connection.send(kind, &payload) };
                 if let Err(failure) = sent {
-                    return Report::Refused(Error::call(service, "cannot send", failure));
+                    let error = Error::call(service, "cannot send", failure);
+                    return if failure.is_end() { Report::Refused(error) } else { Report::Sent(Err(error)) };
                 }
             }
             Ok(None) => return Report::Sent(Ok(())),
