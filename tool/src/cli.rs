@@ -87,40 +87,52 @@ fn send() -> Command {
 }
 
 fn listen() -> Command {
-    Command::new("listen").about("Open a service, and print what its clients do").args([
-        service().value_name("NAME"),
-        message_type("The type of the answers, if not that of the message").default_value(None),
-        long_flag("echo", "Answer each message with itself"),
-        Arg::new("reply")
-            .long("reply")
-            .value_name("DATA")
-            .value_parser(value_parser!(OsString))
-            .conflicts_with("echo")
-            .help("Answer each message with this"),
-        Arg::new("exec")
-            .long("exec")
-            .value_name("CMD")
-            .value_parser(value_parser!(OsString))
-            .value_hint(ValueHint::CommandString)
-            .conflicts_with_all(["echo", "reply"])
-            .help("Run a shell command for each message: payload in, answer out"),
-        number("count", 'n', "N", "End after so many messages"),
-        Arg::new("mode")
-            .long("mode")
-            .value_name("OCTAL")
-            .value_parser(octal())
-            .help("The mode of the socket, such as 600, if not by the umask"),
-    ])
+    Command::new("listen")
+        .about("Open a service, and print what its clients do")
+        .after_help(
+            "A command of --exec has IPC_CLIENT, IPC_CLIENT_PID, IPC_CLIENT_UID and IPC_MESSAGE_TYPE in its\n\
+             environment. If it fails the answer has type 1, and the reason is printed on standard error.",
+        )
+        .args([
+            service().value_name("NAME"),
+            message_type("The type of the answers, if not that of the message").default_value(None),
+            long_flag("echo", "Answer each message with itself"),
+            Arg::new("reply")
+                .long("reply")
+                .value_name("DATA")
+                .value_parser(value_parser!(OsString))
+                .conflicts_with("echo")
+                .help("Answer each message with this"),
+            Arg::new("exec")
+                .long("exec")
+                .value_name("CMD")
+                .value_parser(value_parser!(OsString))
+                .value_hint(ValueHint::CommandString)
+                .conflicts_with_all(["echo", "reply"])
+                .help("Run a shell command for each message: payload in, answer out"),
+            number("count", 'n', "N", "End after so many messages"),
+            Arg::new("mode")
+                .long("mode")
+                .value_name("OCTAL")
+                .value_parser(octal())
+                .help("The mode of the socket, such as 600, if not by the umask"),
+        ])
 }
 
 fn chat() -> Command {
-    Command::new("chat").about("Send the lines of standard input, and print what the service sends").args([
-        service(),
-        message_type("The type of the messages"),
-        seconds("wait", "After the input, wait this long for messages; else until the service closes")
-            .short('w'),
-        to(),
-    ])
+    Command::new("chat")
+        .about("Send the lines of standard input, and print what the service sends")
+        .after_help(
+            "At the end of the input the connection is closed in this direction, as by `nc -N`: a service\n\
+             answers what it has received, and closes it. With --wait it stays open for that time.",
+        )
+        .args([
+            service(),
+            message_type("The type of the messages"),
+            seconds("wait", "After the input, wait this long for messages; else until the service closes")
+                .short('w'),
+            to(),
+        ])
 }
 
 fn monitor() -> Command {
@@ -139,6 +151,9 @@ fn monitor() -> Command {
 fn bench() -> Command {
     Command::new("bench")
         .about("Measure a service that answers each message with itself, or the library alone")
+        .after_help(
+            "MB/s: payload in one direction, while the echoes come back in the other. 1 MB is 10^6 bytes.",
+        )
         .args([
             service().required(false),
             number("size", 's', "SIZE", "Bytes of payload").default_value("64"),

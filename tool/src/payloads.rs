@@ -1,7 +1,7 @@
 //! Payloads from files and from standard input, and the answers to them, for `send` and `chat`.
 //!
-//! A payload is read up to the maximum and one byte more, never further: what is too long costs no memory, and nothing of it is
-//! sent.
+//! A payload is read up to the maximum and one byte more, never further: what is too long costs no memory,
+//! and nothing of it is sent.
 
 #![forbid(unsafe_code)]
 
@@ -87,7 +87,8 @@ impl Lines {
     }
 }
 
-/// Prints a message that the service has sent: its payload, a line; with `is_raw` the payload and nothing else.
+/// Prints a message that the service has sent: its payload, a line; with `is_raw` the payload and nothing
+/// else.
 pub fn print_answer(output: &Output, answer: &Message, is_raw: bool) -> Result<(), Error> {
     if is_raw {
         return output.write(&answer.payload);

@@ -1,5 +1,5 @@
-//! Commands of the shell that answer messages: a process for each message, with the payload on its standard input. What it prints
-//! is the answer.
+//! Commands of the shell that answer messages: a process for each message, with the payload on its standard
+//! input. What it prints is the answer.
 //!
 //! ```text
 //! Shell::start ──► waiting, if too many run ──► a thread: sh -c CMD ──► Shell::finished, or Shell::wait

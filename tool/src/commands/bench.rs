@@ -1,7 +1,7 @@
 //! `ipc bench`.
 //!
-//! All clients work at the same time, each in a thread of its own, in three rounds; the next round begins when the last client has
-//! ended the one before.
+//! All clients work at the same time, each in a thread of its own, in three rounds; the next round begins
+//! when the last client has ended the one before.
 //!
 //! | round | what each client does | what is printed of it |
 //! |---|---|---|
@@ -9,7 +9,8 @@
 //! | round trips | sends a message and reads its echo, again and again | median and 99 % of the times |
 //! | stream | one thread sends, another one reads the echoes | bytes of payload in one direction in a second |
 //!
-//! Without a service the messages go to an echo server of this process, over socket pairs: no file is made, so none can be left.
+//! Without a service the messages go to an echo server of this process, over socket pairs: no file is made,
+//! so none can be left.
 
 #![forbid(unsafe_code)]
 
@@ -110,11 +111,10 @@ impl Plan {
             return Ok(());
         }
         let (sent, kind, received) = (payload.len(), echo.kind, echo.payload.len());
-        let message = format!(
-            "this is no echo service: it answers {sent} bytes of type {TYPE_DATA} with {}{received} bytes of type {kind}",
-            if (kind, received) == (TYPE_DATA, sent) { "other " } else { "" }
-        );
-        Err(Error::plain(&self.about, message))
+        let other = if (kind, received) == (TYPE_DATA, sent) { "other " } else { "" };
+        let answer =
+            format!("it answers {sent} bytes of type {TYPE_DATA} with {other}{received} of type {kind}");
+        Err(Error::plain(&self.about, format!("this is no echo service: {answer}")))
     }
 }
 

@@ -5,9 +5,10 @@
 //! reader:  message ──► printed; Ended at the end of the connection
 //! ```
 //!
-//! At the end of the input everything has been sent. Then the connection is closed in this direction, as `nc -N` and ncat do: a
-//! service that uses the library answers what it has received, and closes the connection, which ends the command. With --wait the
-//! connection stays whole, for services whose messages take their time, and the command ends after that time.
+//! At the end of the input everything has been sent. Then the connection is closed in this direction, as `nc
+//! -N` and ncat do: a service that uses the library answers what it has received, and closes the connection,
+//! which ends the command. With --wait the connection stays whole, for services whose messages take their
+//! time, and the command ends after that time.
 
 #![forbid(unsafe_code)]
 
@@ -34,12 +35,13 @@ use crate::threads;
 enum Report {
     /// All lines were sent, or one could not be read.
     Done(Result<(), Error>),
-    /// The connection does not take the next line.
+    /// The service has closed the connection before the line was sent. What it has sent before is still to be
+    /// read.
     Refused(Error),
-    /// A message cannot be received or printed.
+    /// A message cannot be sent, received or printed.
     Failed(Error),
-    /// The connection is over. The client is kept until the program ends: its number must not be another file's while the other
-    /// thread uses it.
+    /// The connection is over. The client is kept until the program ends: its number must not be another
+    /// file's while the other thread uses it.
     Ended(Client),
 }
 
@@ -49,7 +51,8 @@ fn send(service: &Service, connection: Connection, kind: u8, mut lines: Lines) -
         match lines.read() {
             Ok(Some(line)) => {
                 if let Err(failure) = connection.send(kind, &line) {
-                    return Report::Refused(Error::call(service, "cannot send", failure));
+                    let error = Error::call(service, "cannot send", failure);
+                    return if failure.is_end() { Report::Refused(error) } else { Report::Failed(error) };
                 }
             }
             Ok(None) => return Report::Done(Ok(())),

@@ -5,10 +5,11 @@
 //! | state | what is read of it | until |
 //! |---|---|---|
 //! | Open | all it sends | it closes |
-//! | Busy | nothing: a command of --exec makes its answer | the command has ended: so its answers have the order of its messages |
+//! | Busy | nothing: a command of --exec makes its answer | the command has ended |
 //! | Full | nothing: it does not read its answers | it has read most of them |
 //!
-//! So at most one message and some answers of each client are in memory, and no client keeps another one waiting.
+//! So the answers of a client keep the order of its messages, at most one message and some answers of each
+//! client are in memory, and no client keeps another one waiting.
 
 #![forbid(unsafe_code)]
 

@@ -1,16 +1,17 @@
 //! `ipc send`.
 //!
-//! Two threads share the connection: one sends, one reads. A service that answers while it is sent to would else wait for this
-//! program, as this program for it. Answers that nobody has asked for are read, too, and dropped.
+//! Two threads share the connection: one sends, one reads. A service that answers while it is sent to would
+//! else wait for this program, as this program for it. Answers that are not waited for are read, too,
+//! and dropped.
 //!
 //! ```text
 //! sender:  message ──► ipc_send, until the kernel has all of it ──► the next; Sent at the end of the input
-//! reader:  answer ──► printed, as long as answers are waited for; Answered when the last one is, Ended at the connection's end
+//! reader:  answer ──► printed, if it is waited for; Answered after the last one, Ended with the connection
 //! ```
 //!
-//! The command ends when all is sent and all awaited answers are printed. A service that closes the connection before it has
-//! given them ends it at once; one that closes when no answer is awaited matters if there is more to send: the next
-//! message fails then.
+//! The command ends when all is sent and all awaited answers are printed. A service that closes the
+//! connection before it has given them ends it at once; one that closes when no answer is awaited matters if
+//! there is more to send: the next message fails then.
 
 #![forbid(unsafe_code)]
 
@@ -78,14 +79,15 @@ impl Source {
 
 /// What the two threads report.
 enum Report {
-    /// All was sent, or the input failed.
+    /// All was sent, or what failed.
     Sent(Result<(), Error>),
-    /// The connection does not take the next message. What the service has sent before is still to be read.
+    /// The service has closed the connection before all was sent. What it has sent before is still to be
+    /// read.
     Refused(Error),
     /// All awaited answers were printed, or one could not be.
     Answered(Result<(), Error>),
-    /// The connection is over, after so many awaited answers. The client is kept until the program ends: its number must not be
-    /// another file's while the sender uses it.
+    /// The connection is over, after so many awaited answers. The client is kept until the program ends: its
+    /// number must not be another file's while the sender uses it.
     Ended(Client, u64),
 }
 
@@ -98,7 +100,8 @@ fn send(service: &Service, connection: Connection, kind: u8, mut source: Source)
                 let is_queued = source.has_next() && connection.queue(kind, &payload).is_ok();
                 let sent = if is_queued { Ok(()) } else { connection.send(kind, &payload) };
                 if let Err(failure) = sent {
-                    return Report::Refused(Error::call(service, "cannot send", failure));
+                    let error = Error::call(service, "cannot send", failure);
+                    return if failure.is_end() { Report::Refused(error) } else { Report::Sent(Err(error)) };
                 }
             }
             Ok(None) => return Report::Sent(Ok(())),
