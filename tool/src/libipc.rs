@@ -8,7 +8,7 @@
 //!
 //! Messages are copied once, from the C heap to [`Message`]. Times are [`Duration`]s; `None` waits for ever.
 
-use std::ffi::{CStr, CString, OsStr, c_char, c_int};
+use std::ffi::{CString, OsStr, c_char, c_int};
 use std::io::IoSliceMut;
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, IntoRawFd, OwnedFd, RawFd};
@@ -22,9 +22,7 @@ use ipc::capi::types::{
     IPC_HEADER_SIZE, IPC_MAX_MESSAGE_SIZE, ipc_connection_info, ipc_connection_infos, ipc_errors, ipc_event,
     ipc_event_type, ipc_message, msg_types,
 };
-use ipc::capi::{
-    clients, events, passing, printing, queueing, sending, server_and_client, services, waiting,
-};
+use ipc::capi::{clients, events, passing, queueing, sending, server_and_client, services, waiting};
 use nix::errno::Errno;
 use nix::sys::signal::{SigSet, Signal};
 use nix::sys::socket::{ControlMessageOwned, MsgFlags, recvmsg};
@@ -53,13 +51,6 @@ pub struct Failure {
 }
 
 impl Failure {
-    /// The library's message for the code.
-    pub fn message(self) -> &'static str {
-        let text = printing::ipc_errors_get(MaybeUninit::new(self.code));
-        // SAFETY: the library answers with a string that stays.
-        unsafe { CStr::from_ptr(text) }.to_str().unwrap_or_default()
-    }
-
     /// Whether the peer has closed the connection, or the connection broke.
     pub fn is_end(self) -> bool {
         self.code == ipc_errors::IPC_ERROR_CLOSED_RECIPIENT
@@ -128,11 +119,6 @@ pub struct Peer {
 pub struct Connection(RawFd);
 
 impl Connection {
-    /// The number of the descriptor: what names the connection in output.
-    pub fn number(self) -> RawFd {
-        self.0
-    }
-
     /// Sends a message. What the peer does not take at once the library queues, up to its limit; then it
     /// waits.
     pub fn send(self, kind: u8, payload: &[u8]) -> Result<()> {
@@ -189,18 +175,6 @@ impl Connection {
     pub fn allow_fds(self) -> Result<()> {
         // SAFETY: the library reads the structure.
         check(unsafe { passing::ipc_allow_fds(&info(self.0)) })
-    }
-
-    /// The descriptors that came with the message received last.
-    pub fn take_fds(self) -> Vec<OwnedFd> {
-        let mut fds = Vec::new();
-        let mut fd = -1;
-        // SAFETY: the library reads the structure, and writes a descriptor that is then this process's alone.
-        while unsafe { passing::ipc_take_fd(&info(self.0), &mut fd) } == ipc_errors::IPC_ERROR_NONE {
-            // SAFETY: as above.
-            fds.push(unsafe { OwnedFd::from_raw_fd(fd) });
-        }
-        fds
     }
 }
 
@@ -286,11 +260,11 @@ pub enum Event {
     /// A message was received.
     Message(Connection, Message),
     /// The peer broke the protocol or the connection failed; its disconnection follows.
-    Error(Connection, &'static str),
+    Error,
     /// The connection is over and closed; its number may be another's from now on.
     Disconnection(Connection, &'static str),
     /// A descriptor that is watched has become readable, or has ended.
-    Readable(RawFd),
+    Readable,
 }
 
 /// A service's structure, which two threads may hold: the one that serves, and the one that ends the program.
@@ -360,14 +334,6 @@ impl Events {
         Ok(events)
     }
 
-    /// Allows descriptors to be received from the clients that connect from now on.
-    pub fn allow_fds(&self) -> Result<()> {
-        match &self.service {
-            Some((service, _)) => Connection(service.0.fd).allow_fds(),
-            None => Ok(()),
-        }
-    }
-
     /// Adds a connection, whose events are reported; it is closed at its end, or with the list.
     pub fn add(&mut self, client: Client) -> Result<Connection> {
         let connection = client.connection();
@@ -416,23 +382,11 @@ impl Events {
         (0..count).map(move |at| unsafe { *entries.add(at) })
     }
 
-    /// Adds a descriptor. When it is readable that is reported: [`Event::Readable`], until
-    /// [`Events::unwatch`]. EPERM for a file, which always is.
+    /// Adds a descriptor. When it is readable that is reported: [`Event::Readable`].
+    /// EPERM for a file, which always is.
     pub fn watch(&mut self, fd: RawFd) -> Result<()> {
         // SAFETY: the library fills in the list.
         check(unsafe { waiting::ipc_watch_fd(&mut self.list, fd) })
-    }
-
-    /// Before the descriptor is closed.
-    pub fn unwatch(&mut self, fd: RawFd) -> Result<()> {
-        // SAFETY: the library changes the list.
-        check(unsafe { waiting::ipc_del_fd(&mut self.list, fd) })
-    }
-
-    /// Ends a connection; its disconnection is reported. What is queued for it leaves within the time.
-    pub fn end(&mut self, connection: Connection, linger: Option<Duration>) -> Result<()> {
-        // SAFETY: the library looks for the number in the list.
-        check(unsafe { clients::ipc_end(&mut self.list, &mut info(connection.0), milliseconds(linger)) })
     }
 
     /// Waits for what happens next.
@@ -460,13 +414,13 @@ impl Events {
                 let message = unsafe { Message::copy_of(&*self.event.m.cast::<ipc_message>()) };
                 Event::Message(connection, message)
             }
-            ipc_event_type::IPC_EVENT_TYPE_ERROR => Event::Error(connection, reason(origin)),
+            ipc_event_type::IPC_EVENT_TYPE_ERROR => Event::Error,
             ipc_event_type::IPC_EVENT_TYPE_DISCONNECTION => {
                 let why = reason(origin);
                 self.forget(origin);
                 Event::Disconnection(connection, why)
             }
-            _ => Event::Readable(connection.0),
+            _ => Event::Readable,
         })
     }
 

@@ -13,8 +13,6 @@
 //! | `threads` | threads that nothing waits for |
 //! | `libipc` | the library, made safe: the only file with `unsafe` |
 
-#![allow(dead_code, reason = "until all commands are written")]
-
 mod cli;
 mod commands;
 mod error;

@@ -223,14 +223,14 @@ impl Listener<'_> {
         match self.events.wait(look).map_err(failed)? {
             Event::Nothing => {}
             // Its disconnection has the reason, too.
-            Event::Error(..) => {}
+            Event::Error => {}
             Event::Connection(connection) => self.on_connection(connection)?,
             Event::Disconnection(connection, reason) => self.on_disconnection(connection, reason)?,
             Event::Message(connection, message) => {
                 self.on_message(connection, message)?;
                 return Ok(true);
             }
-            Event::Readable(_) => {
+            Event::Readable => {
                 while let Manner::Exec(shell) = &mut self.manner {
                     let Some(answer) = shell.finished() else { break };
                     self.on_command_end(answer)?;
