@@ -94,8 +94,8 @@ fn end(mut registry: MutexGuard<'_, Registry>, status: i32) -> ! {
 
 /// Blocks the signals, and starts the thread that takes them. Called before any other thread is started.
 pub fn start() -> nix::Result<()> {
-    // nohup(1) has SIGHUP ignored, and means it. A shell without job control has SIGINT and SIGQUIT ignored for
-    // all programs in the background, where `kill -INT` is to remove a socket, too.
+    // nohup(1) sets SIGHUP to be ignored, and that is respected. A shell without job control sets SIGINT and
+    // SIGQUIT to be ignored by all programs in the background; `kill -INT` is to remove a socket there, too.
     let stays_ignored = |signal: &Signal| *signal == Signal::SIGHUP && libipc::is_ignored(*signal);
     let signals: SigSet = ENDING.into_iter().filter(|signal| !stays_ignored(signal)).collect();
     let _ = MASK.set(SigSet::thread_get_mask()?);
@@ -179,4 +179,29 @@ pub fn spawn(command: &mut Command) -> io::Result<Child> {
 pub fn child_has_ended() {
     let _registry = registry();
     CHILD.store(0, Ordering::SeqCst);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::sync::Arc;
+
+    #[test]
+    fn kept_thing_is_removed_once_when_dropped() {
+        let removed = Arc::new(AtomicI32::new(0));
+        let count = Arc::clone(&removed);
+        let remove = move || {
+            count.fetch_add(1, Ordering::SeqCst);
+        };
+        let (made, kept) = keep(|| Ok(("made", Box::new(remove) as Cleanup))).unwrap();
+        assert_eq!((made, removed.load(Ordering::SeqCst)), ("made", 0));
+        drop(kept);
+        assert_eq!(removed.load(Ordering::SeqCst), 1);
+    }
+
+    #[test]
+    fn thing_that_cannot_be_made_is_not_kept() {
+        let result = keep(|| Err::<((), Cleanup), _>(Error::plain("s", "no")));
+        assert_eq!(result.unwrap_err(), Error::plain("s", "no"));
+    }
 }
