@@ -384,8 +384,8 @@ impl Events {
         (0..count).map(move |at| unsafe { *entries.add(at) })
     }
 
-    /// Adds a descriptor. When it is readable that is reported: [`Event::Readable`]. EPERM for
-    /// a file, which always is.
+    /// Adds a descriptor. When it is readable that is reported: [`Event::Readable`].
+    /// EPERM for a file, which always is.
     pub fn watch(&mut self, fd: RawFd) -> Result<()> {
         // SAFETY: the library fills in the list.
         check(unsafe { waiting::ipc_watch_fd(&mut *self.list, fd) })
