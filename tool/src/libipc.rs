@@ -581,3 +581,60 @@ pub fn local_time(moment: SystemTime) -> (c_int, c_int, c_int) {
 pub fn c_string(text: &OsStr) -> CString {
     CString::new(text.as_bytes()).unwrap_or_default()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::os::unix::net::UnixStream;
+
+    /// A connection in the list, and its peer.
+    fn added(events: &mut Events) -> (Connection, Client) {
+        let (here, there) = UnixStream::pair().unwrap();
+        let connection = events.add(Client::of_fd(OwnedFd::from(here))).unwrap();
+        (connection, Client::of_fd(OwnedFd::from(there)))
+    }
+
+    fn next(events: &mut Events) -> Option<(Connection, Vec<u8>)> {
+        match events.wait(Some(Duration::ZERO)).unwrap() {
+            Event::Message(connection, message) => Some((connection, message.payload)),
+            Event::Nothing => None,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    #[test]
+    fn paused_connection_is_silent_and_loses_nothing() {
+        let mut events = Events::new();
+        let (first, first_peer) = added(&mut events);
+        let (second, second_peer) = added(&mut events);
+        for payload in [&b"a"[..], b"b"] {
+            first_peer.connection().send(TYPE_DATA, payload).unwrap();
+        }
+        assert_eq!(next(&mut events), Some((first, b"a".to_vec())));
+        events.pause(first).unwrap();
+        assert!(events.pause(first).is_err(), "it is paused already");
+        second_peer.connection().send(TYPE_DATA, b"c").unwrap();
+        assert_eq!(next(&mut events), Some((second, b"c".to_vec())));
+        assert_eq!(next(&mut events), None);
+        // The library knows the list by its address, which stays.
+        let mut events = Box::new(events);
+        events.resume(first).unwrap();
+        assert!(events.resume(first).is_err(), "it is not paused");
+        assert_eq!(next(&mut events), Some((first, b"b".to_vec())));
+        drop(first_peer);
+        let end = events.wait(None).unwrap();
+        assert!(matches!(end, Event::Disconnection(ended, "ended") if ended == first), "{end:?}");
+    }
+
+    #[test]
+    fn end_of_sending_leaves_the_other_direction_open() {
+        let (here, there) = UnixStream::pair().unwrap();
+        let [mut here, mut there] = [here, there].map(|end| Client::of_fd(OwnedFd::from(end)));
+        here.connection().send(TYPE_DATA, b"last").unwrap();
+        here.connection().end_sending().unwrap();
+        assert_eq!(there.read(None).unwrap().payload, b"last");
+        assert!(there.read(None).unwrap_err().is_end());
+        there.connection().send(TYPE_DATA, b"answer").unwrap();
+        assert_eq!(here.read(None).unwrap().payload, b"answer");
+    }
+}
