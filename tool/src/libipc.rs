@@ -22,7 +22,7 @@ use ipc::capi::types::{
     IPC_HEADER_SIZE, IPC_MAX_MESSAGE_SIZE, ipc_connection_info, ipc_connection_infos, ipc_errors, ipc_event,
     ipc_event_type, ipc_message, msg_types,
 };
-use ipc::capi::{clients, events, passing, queueing, sending, server_and_client, services, waiting};
+use ipc::capi::{clients, entries, passing, queueing, sending, server_and_client, services, waiting};
 use nix::errno::Errno;
 use nix::sys::signal::{SigSet, Signal};
 use nix::sys::socket::{ControlMessageOwned, MsgFlags, recvmsg};
@@ -341,7 +341,7 @@ impl Events {
         let connection = client.connection();
         let mut structure = Box::new(info(connection.0));
         // SAFETY: the structure lives until the connection has left the list.
-        check(unsafe { events::ipc_add(&mut *self.list, &mut *structure) })?;
+        check(unsafe { entries::ipc_add(&mut *self.list, &mut *structure) })?;
         self.own.push((client, structure));
         Ok(connection)
     }
@@ -358,7 +358,7 @@ impl Events {
             });
         };
         // SAFETY: the entry is in the list.
-        check(unsafe { events::ipc_del(&mut *self.list, entry) })?;
+        check(unsafe { entries::ipc_del(&mut *self.list, entry) })?;
         self.paused.push(entry);
         Ok(())
     }
@@ -371,7 +371,7 @@ impl Events {
             return Err(Failure { code: ipc_errors::IPC_ERROR_ADD__NO_PARAM_CLIENT, errno: Errno::ENOENT });
         };
         // SAFETY: the structure is from malloc(3), and in no list.
-        check(unsafe { events::ipc_add(&mut *self.list, entry) }).inspect_err(|_| unsafe {
+        check(unsafe { entries::ipc_add(&mut *self.list, entry) }).inspect_err(|_| unsafe {
             server_and_client::ipc_close(entry);
             libc::free(entry.cast());
         })
@@ -461,7 +461,7 @@ impl Drop for Events {
             // programs do.
             unsafe {
                 server_and_client::ipc_close(client);
-                events::ipc_del(&mut *self.list, client);
+                entries::ipc_del(&mut *self.list, client);
                 libc::free(client.cast());
             }
         }
@@ -474,11 +474,11 @@ impl Drop for Events {
         }
         for (_, structure) in &mut self.own {
             // SAFETY: the structure is in the list.
-            unsafe { events::ipc_del(&mut *self.list, &mut **structure) };
+            unsafe { entries::ipc_del(&mut *self.list, &mut **structure) };
         }
         // SAFETY: the list is the library's; what the event holds is a message or NULL.
         unsafe {
-            events::ipc_connections_free(&mut *self.list);
+            entries::ipc_connections_free(&mut *self.list);
             if !self.event.m.is_null() {
                 ipc::capi::messages::ipc_message_empty(self.event.m.cast());
                 libc::free(self.event.m);
