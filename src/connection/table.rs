@@ -27,8 +27,8 @@ use nix::errno::Errno;
 use crate::connection::state::{Connection, Settings};
 use crate::connection::user_data::UserData;
 use crate::frame::c_heap::OutOfMemory;
-use crate::kernel::internal_fds;
 use crate::kernel::socket::{self, Cookie};
+use crate::kernel::{fd, internal_fds};
 use crate::process::entry_guard::EntryGuard;
 use crate::process::fork_epoch;
 use crate::process::growth::{boxed, enough, reserve};
@@ -176,10 +176,15 @@ impl Slot<'_> {
         usize::try_from(self.fd).ok().and_then(|number| self.shard.entries.get_mut(number / PARTS))
     }
 
-    /// The entry, added to the table if necessary. EBADF for a negative number, ENOMEM.
+    /// The entry, added to the table if necessary. EBADF for a negative number, and for one that would be added and
+    /// is not open: the table grows with the descriptors that the program has, and not to any number that it
+    /// names. ENOMEM.
     fn place(&mut self) -> Result<&mut Entry, Errno> {
         let number = usize::try_from(self.fd).map_err(|_| Errno::EBADF)?;
-        self.shard.grow(number / PARTS + 1).map_err(|_| Errno::ENOMEM)?;
+        if self.existing().is_none() {
+            fd::check_open(self.fd)?;
+            self.shard.grow(number / PARTS + 1).map_err(|_| Errno::ENOMEM)?;
+        }
         self.existing_mut().ok_or(Errno::ENOMEM)
     }
 

@@ -15,7 +15,7 @@ fn socket_at(number: RawFd) -> (RawFd, UnixStream) {
 }
 
 fn close(fd: RawFd) {
-    crate::kernel::fd::close(fd).unwrap();
+    fd::close(fd).unwrap();
 }
 
 #[test]
@@ -26,7 +26,10 @@ fn unused_numbers_have_no_entry() {
         assert!(slot.get().is_none() && slot.list().is_none());
         assert_eq!((slot.settings(), slot.counters()), (Settings::default(), (0, 0)));
     }
-    assert_eq!(lock_verified(&guard, -1).entry().err(), Some(Errno::EBADF));
+    for fd in [-1, RawFd::MAX] {
+        assert_eq!(lock_verified(&guard, fd).reserve(), Err(Errno::EBADF));
+        assert_eq!(lock_verified(&guard, fd).entry().err(), Some(Errno::EBADF));
+    }
 }
 
 #[test]
