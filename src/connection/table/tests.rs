@@ -15,7 +15,7 @@ fn socket_at(number: RawFd) -> (RawFd, UnixStream) {
 }
 
 fn close(fd: RawFd) {
-    crate::kernel::fd::close(fd).unwrap();
+    fd::close(fd).unwrap();
 }
 
 #[test]
