@@ -151,7 +151,7 @@ fn lock_directory(path: &CStr) -> Option<OwnedFd> {
 
 /// Whether a socket is bound to the path, which must be that of a socket file: any other file counts as dead.
 /// ENOENT if there is no file.
-fn is_alive(path: &CStr) -> nix::Result<bool> {
+pub fn is_alive(path: &CStr) -> nix::Result<bool> {
     let datagrams = socket(AddressFamily::Unix, SockType::Datagram, SockFlag::SOCK_CLOEXEC, None)?;
     match connect_to(datagrams.as_raw_fd(), &Address::of_existing(path)?.address) {
         Ok(()) | Err(Errno::EPROTOTYPE) => Ok(true),
