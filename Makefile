@@ -110,9 +110,9 @@ endef
 # has changed. install(1) replaces a program that runs.
 define BUILD_TOOL
 	@$(CHECK_RUST)
-	$(CARGO) rustc $(if $(VERBOSE),-vv) --release --locked --package libipc-tool --bin ipc
+	$(CARGO) rustc $(if $(VERBOSE),-vv) --profile tool --locked --package libipc-tool --bin ipc
 	mkdir -p '$(BUILT)'
-	$(INSTALL) -m 755 '$(RELEASE)/ipc' '$(TOOL)'
+	$(INSTALL) -m 755 '$(TARGET)$(if $(CARGO_BUILD_TARGET),/$(CARGO_BUILD_TARGET))/tool/ipc' '$(TOOL)'
 endef
 
 .DELETE_ON_ERROR:
