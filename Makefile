@@ -32,21 +32,26 @@ CARGO ?= cargo
 INSTALL ?= install
 LDCONFIG ?= ldconfig
 
-# For another machine (CARGO_BUILD_TARGET): the compiler and its tools that have the machine's name, as GNU writes it, if there are
-# any and no others are given.
+# For another machine (CARGO_BUILD_TARGET), tools that are not set are those with GNU's and Debian's name for the
+# machine (aarch64-linux-gnu-gcc), or without such tools those of this machine. Rust has other names than GNU for
+# some processors.
+first_found = $(or $(firstword $(foreach tool,$(1),$(if $(shell command -v '$(tool)'),$(tool)))),$(lastword $(1)))
 ifneq ($(CARGO_BUILD_TARGET),)
-GNU_NAME := $(patsubst riscv64gc-%,riscv64-%,$(patsubst armv7-%,arm-%,$(subst -unknown,,$(CARGO_BUILD_TARGET))))
-endif
-find_tool = $(or $(if $(GNU_NAME),$(shell command -v '$(GNU_NAME)-$(1)')),$(2))
+RUST_CPU := $(firstword $(subst -, ,$(CARGO_BUILD_TARGET)))
+GNU_CPU := $(if $(filter armv% thumbv%,$(RUST_CPU)),arm,$(RUST_CPU:riscv64%=riscv64))
+CROSS := $(patsubst $(RUST_CPU)-%,$(GNU_CPU)-%,$(subst -unknown,,$(CARGO_BUILD_TARGET)))-
 ifeq ($(origin CC),default)
-CC := $(call find_tool,gcc,$(CC))
+CC := $(call first_found,$(CROSS)gcc $(if $(findstring musl,$(CROSS)),musl-gcc) cc)
 endif
+# gcc's own ar first: ar(1) asks each plugin that is installed, and that of LLVM 14 aborts on ARM's attributes.
 ifeq ($(origin AR),default)
-# That of the compiler: ar(1) itself looks for plugins, of which one of LLVM may end at code for another machine.
-AR := $(call find_tool,gcc-ar,$(AR))
+AR := $(call first_found,$(CROSS)gcc-ar $(CROSS)ar ar)
 endif
-STRIP ?= $(call find_tool,strip,strip)
-OBJCOPY ?= $(call find_tool,objcopy,objcopy)
+LINKER_OF_CARGO := CARGO_TARGET_$(shell echo '$(CARGO_BUILD_TARGET)' | tr a-z- A-Z_)_LINKER
+export $(LINKER_OF_CARGO) := $(or $($(LINKER_OF_CARGO)),$(firstword $(CC)))
+endif
+STRIP ?= $(call first_found,$(CROSS)strip strip)
+OBJCOPY ?= $(call first_found,$(CROSS)objcopy objcopy)
 
 # Cargo.toml is where the version is written; the SONAME, in build.rs, has its first number.
 VERSION := $(shell sed -n 's/^version = "\(.*\)"$$/\1/p' Cargo.toml | head -n 1)
@@ -63,28 +68,6 @@ TOOL := $(BUILT)/ipc
 TOOL_SOURCES := $(SOURCES) tool/Cargo.toml $(shell find tool/src -type f)
 
 VERBOSE := $(filter-out 0,$(V))
-
-# For another machine, the tools with Debian's and GNU's names for it, unless they are set: aarch64-linux-gnu-gcc. Rust has other
-# names than GNU for some processors.
-ifneq ($(CARGO_BUILD_TARGET),)
-GNU_CPU := $(firstword $(subst -, ,$(CARGO_BUILD_TARGET)))
-GNU_CPU := $(or $(and $(filter armv%,$(GNU_CPU)),arm),$(patsubst riscv64%,riscv64,$(GNU_CPU)))
-CROSS := $(GNU_CPU)-$(subst unknown-,,$(patsubst $(firstword $(subst -, ,$(CARGO_BUILD_TARGET)))-%,%,$(CARGO_BUILD_TARGET)))-
-first_found = $(firstword $(foreach tool,$(1),$(if $(shell command -v $(tool)),$(tool))) $(lastword $(1)))
-ifeq ($(origin CC),default)
-CC := $(call first_found,$(CROSS)gcc $(if $(findstring musl,$(CROSS)),musl-gcc) cc)
-endif
-# That of gcc first: the other one asks every plugin there is, and that of LLVM 14 aborts on ARM's attributes.
-ifeq ($(origin AR),default)
-AR := $(call first_found,$(CROSS)gcc-ar $(CROSS)ar ar)
-endif
-OBJCOPY ?= $(call first_found,$(CROSS)objcopy objcopy)
-STRIP ?= $(call first_found,$(CROSS)strip strip)
-LINKER_OF_CARGO := CARGO_TARGET_$(shell echo '$(CARGO_BUILD_TARGET)' | tr a-z- A-Z_)_LINKER
-export $(LINKER_OF_CARGO) := $(or $($(LINKER_OF_CARGO)),$(firstword $(CC)))
-endif
-STRIP ?= strip
-OBJCOPY ?= objcopy
 
 # Before cargo says of an older one that it does not know the edition.
 RUST_NEEDED := $(shell sed -n 's/^rust-version = "\(.*\)"$$/\1/p' Cargo.toml)

@@ -48,6 +48,8 @@ struct transport {
     const char *name;
     /* If a transport fails, the others go on. */
     bool is_peer;
+    /* The largest payload of which a message takes less than a slice; 0: any. */
+    size_t largest;
     /* Runs the server, in a process of its own; calls serving () when clients may connect. Does not return. */
     void (*serve) (const struct setup *setup);
     void *(*connect) (const struct setup *setup);
@@ -65,7 +67,7 @@ extern const struct transport libipc, libipc_queue;
 /* The system calls that libipc's promises need, by hand. */
 extern const struct transport full;
 /* Defined if the library was found. nng has one protocol for one client and one for many. */
-extern const struct transport zeromq, nng_pair, nng_reqrep, libqb, sd_bus_peer;
+extern const struct transport zeromq, nng_pair, nng_reqrep, libqb, sd_bus_peer, sd_varlink_peer;
 
 /* All transports for workloads with one client, and with many; bare is the first, NULL the last. */
 extern const struct transport *const for_one[], *const for_batches[], *const for_many[];

@@ -27,6 +27,9 @@ const struct transport *const for_one[] = {
 #ifdef HAVE_SD_BUS
     &sd_bus_peer,
 #endif
+#ifdef HAVE_SD_VARLINK
+    &sd_varlink_peer,
+#endif
     NULL
 };
 

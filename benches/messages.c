@@ -18,9 +18,13 @@ pairs_of (const struct transport *const *transports, struct pair like, struct pa
 {
     int count = 0;
 
-    for (; transports[count] != NULL && count < MAX_TRANSPORTS; count++) {
-        pairs[count] = like;
-        pairs[count].transport = transports[count];
+    for (; *transports != NULL && count < MAX_TRANSPORTS; transports++) {
+        size_t largest = (*transports)->largest;
+
+        if (largest == 0 || like.setup.size <= largest) {
+            pairs[count] = like;
+            pairs[count++].transport = *transports;
+        }
     }
     return count;
 }

@@ -207,6 +207,8 @@ find_peer libzmq libzmq3-dev zeromq zeromq.c HAVE_ZEROMQ
 find_peer libqb libqb-dev libqb libqb.c HAVE_LIBQB
 find_nng
 find_peer libsystemd libsystemd-dev sd-bus sdbus.c HAVE_SD_BUS
+# sd-varlink is a public part of libsystemd from version 257 on.
+find_peer 'libsystemd >= 257' 'libsystemd-dev, from Debian 13 on' sd-varlink sdvarlink.c HAVE_SD_VARLINK
 say "Benchmarks: $rounds rounds of $slice_ms ms; libipc and bare sockets$peers"
 compile
 load=$(cut -d ' ' -f 1 /proc/loadavg)

@@ -1,6 +1,7 @@
 #!/bin/sh
 # Makes the archive of the source, libipc-VERSION.tar.xz, of the commit that is checked out: `make dist` calls it. One
-# commit makes the same bytes everywhere; with VENDOR by one version of cargo.
+# commit makes the same bytes everywhere; with VENDOR by one version of cargo. The second name of the file,
+# libipc_VERSION.orig.tar.xz, is the one that dpkg-buildpackage looks for beside the unpacked source.
 #
 #   archive.sh VERSION DIRECTORY
 #
@@ -61,4 +62,5 @@ fi
 tar --create --directory="$work" --sort=name --format=ustar --owner=root:0 --group=root:0 --mode=u=rwX,go=rX \
     --mtime="@$(git log -1 --format=%ct)" "$name" | xz -9 --threads=1 > "$work/archive"
 mv "$work/archive" "$archive"
+ln -f "$archive" "${archive%/*}/libipc_$1.orig.tar.xz"
 echo "The archive: $archive"

@@ -105,6 +105,10 @@ static PRINTING: Source = Source::new(&["printing.c"], &[]);
 static ENDING_BEGIN: Source = Source::new(&["ending_begin.c"], &["-pthread"]);
 static ENDING_RECEIVERS: Source = Source::new(&["ending_receivers.c"], &["-pthread"]);
 static ENDING_WRITERS: Source = Source::new(&["ending_writers.c"], &["-pthread"]);
+/// The handler of a signal cannot be unwound, as is usual on arm and riscv64.
+const WITHOUT_TABLES: &[&str] = &["-pthread", "-fno-unwind-tables", "-fno-asynchronous-unwind-tables"];
+static ENDING_RECEIVERS_WITHOUT_TABLES: Source = Source::new(&["ending_receivers.c"], WITHOUT_TABLES);
+static ENDING_WRITERS_WITHOUT_TABLES: Source = Source::new(&["ending_writers.c"], WITHOUT_TABLES);
 static ENDING_ANYTIME: Source = Source::new(&["ending_anytime.c"], &["-pthread"]);
 static OWN_HEAP: Source = Source::new(&["own_heap.c"], &["-pthread"]);
 static UNDECLARED: Source = Source::new(&["undeclared.c"], &[]);
@@ -219,6 +223,12 @@ fn promise_24_thread_may_end_while_it_waits_for_input() {
 #[test]
 fn promise_24_thread_may_end_while_it_waits_for_a_reader() {
     runs_silently_in_c(&ENDING_WRITERS);
+}
+
+#[test]
+fn promise_24_thread_may_end_in_a_handler_without_tables() {
+    runs_silently_in_c(&ENDING_RECEIVERS_WITHOUT_TABLES);
+    runs_silently_in_c(&ENDING_WRITERS_WITHOUT_TABLES);
 }
 
 #[test]

@@ -32,7 +32,10 @@ fn archive(source: &Path, target: &Path, vendor: &str, surroundings: &Surroundin
     target.join(format!("dist/libipc-{VERSION}.tar.xz"))
 }
 
+/// Unpacks what an archive has, as Debian's tools do: they look for its second name beside the source.
 fn unpack(archive: &Path, directory: &Path) -> PathBuf {
+    let original = format!("libipc_{VERSION}.orig.tar.xz");
+    fs::copy(archive.with_file_name(&original), directory.join(original)).unwrap();
     run(Command::new("tar").arg("--extract").arg("--file").arg(archive).arg("--directory").arg(directory));
     let source = directory.join(format!("libipc-{VERSION}"));
     assert!(source.is_dir(), "{:?}", files_directly_in(directory));
@@ -54,8 +57,8 @@ fn archive_of_one_commit_has_the_same_bytes_everywhere() {
     }
 }
 
-/// Builds as Debian's builders do: dpkg-buildpackage alone, no crates but those in the archive, no home
-/// directory. dpkg-buildpackage first removes files that look like left-overs of a build, and cargo fails if
+/// Builds as Debian's builders do: dpkg-buildpackage alone, from a source package that it has made of the archive
+/// itself, no crates but those in the archive, no home directory. dpkg-buildpackage first removes files that look like left-overs of a build, and cargo fails if
 /// one of them belongs to a crate.
 #[test]
 fn archive_with_crates_builds_packages_without_a_network() {
@@ -64,7 +67,14 @@ fn archive_with_crates_builds_packages_without_a_network() {
     }
     let room = tempfile::tempdir().unwrap();
     let made = archive(root(), &room.path().join("target"), "VENDOR=1", &Surroundings::PLAIN);
-    let source = unpack(&made, room.path());
+    let unpacked = unpack(&made, room.path());
+    let mut package = Surroundings::PLAIN.command("dpkg-buildpackage", &unpacked);
+    run(package.args(["--build=source", "--no-check-builddeps", "--no-sign"]));
+    let descriptions = files_directly_in(room.path()).into_iter().filter(|name| name.ends_with(".dsc"));
+    let [description] = &descriptions.collect::<Vec<_>>()[..] else { panic!("no source package") };
+    let source = room.path().join("source");
+    let mut extract = Surroundings::PLAIN.command("dpkg-source", room.path());
+    run(extract.arg("--extract").arg(description).arg(&source));
     let crates = source.join("vendor");
     // Later versions of cargo keep such files, and verify them.
     fs::write(crates.join("libc/kept.orig"), "").unwrap();

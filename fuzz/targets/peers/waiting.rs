@@ -49,8 +49,10 @@ impl World {
         self.here.hidden &= self.here.replaced.is_empty();
         self.here.replaced.drain(..).for_each(free);
         for number in self.here.listed.iter().flatten() {
-            self.connections[*number].is_looped = true;
-            self.connections[*number].is_unnoticed &= self.here.hidden;
+            let connection = &mut self.connections[*number];
+            connection.is_looped = true;
+            // A closed entry whose number a member has: the library does not know whose the number was.
+            connection.is_unnoticed &= self.here.hidden || connection.state == State::Closed;
         }
     }
 
