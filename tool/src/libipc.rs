@@ -22,7 +22,7 @@ use ipc::capi::types::{
     IPC_HEADER_SIZE, IPC_MAX_MESSAGE_SIZE, ipc_connection_info, ipc_connection_infos, ipc_errors, ipc_event,
     ipc_event_type, ipc_message, msg_types,
 };
-use ipc::capi::{clients, events, passing, queueing, sending, server_and_client, services, waiting};
+use ipc::capi::{clients, entries, passing, queueing, sending, server_and_client, services, waiting};
 use nix::errno::Errno;
 use nix::sys::signal::{SigSet, Signal};
 use nix::sys::socket::{ControlMessageOwned, MsgFlags, recvmsg};
@@ -276,7 +276,9 @@ unsafe impl Send for Listening {}
 /// A list of connections, and the service that they connect to, if there is one.
 pub struct Events {
     service: Option<(Listening, Kept)>,
-    list: ipc_connection_infos,
+    /// In a place of its own, since the library knows a list by its address: a value of this type may be
+    /// moved.
+    list: Box<ipc_connection_infos>,
     event: ipc_event,
     /// The connections of [`Events::add`], with the structures that the list names.
     own: Vec<(Client, Box<ipc_connection_info>)>,
@@ -289,7 +291,7 @@ impl Events {
     pub fn new() -> Self {
         Self {
             service: None,
-            list: ipc_connection_infos { cinfos: ptr::null_mut(), size: 0 },
+            list: Box::new(ipc_connection_infos { cinfos: ptr::null_mut(), size: 0 }),
             event: ipc_event {
                 r#type: MaybeUninit::new(ipc_event_type::IPC_EVENT_TYPE_NOT_SET),
                 origin: ptr::null_mut(),
@@ -339,7 +341,7 @@ impl Events {
         let connection = client.connection();
         let mut structure = Box::new(info(connection.0));
         // SAFETY: the structure lives until the connection has left the list.
-        check(unsafe { events::ipc_add(&mut self.list, &mut *structure) })?;
+        check(unsafe { entries::ipc_add(&mut *self.list, &mut *structure) })?;
         self.own.push((client, structure));
         Ok(connection)
     }
@@ -356,7 +358,7 @@ impl Events {
             });
         };
         // SAFETY: the entry is in the list.
-        check(unsafe { events::ipc_del(&mut self.list, entry) })?;
+        check(unsafe { entries::ipc_del(&mut *self.list, entry) })?;
         self.paused.push(entry);
         Ok(())
     }
@@ -369,7 +371,7 @@ impl Events {
             return Err(Failure { code: ipc_errors::IPC_ERROR_ADD__NO_PARAM_CLIENT, errno: Errno::ENOENT });
         };
         // SAFETY: the structure is from malloc(3), and in no list.
-        check(unsafe { events::ipc_add(&mut self.list, entry) }).inspect_err(|_| unsafe {
+        check(unsafe { entries::ipc_add(&mut *self.list, entry) }).inspect_err(|_| unsafe {
             server_and_client::ipc_close(entry);
             libc::free(entry.cast());
         })
@@ -382,11 +384,11 @@ impl Events {
         (0..count).map(move |at| unsafe { *entries.add(at) })
     }
 
-    /// Adds a descriptor. When it is readable that is reported: [`Event::Readable`]. EPERM for
-    /// a file, which always is.
+    /// Adds a descriptor. When it is readable that is reported: [`Event::Readable`].
+    /// EPERM for a file, which always is.
     pub fn watch(&mut self, fd: RawFd) -> Result<()> {
         // SAFETY: the library fills in the list.
-        check(unsafe { waiting::ipc_watch_fd(&mut self.list, fd) })
+        check(unsafe { waiting::ipc_watch_fd(&mut *self.list, fd) })
     }
 
     /// Waits for what happens next.
@@ -397,7 +399,7 @@ impl Events {
         };
         // SAFETY: the library's own list and event; the structure of a service that is open.
         check(unsafe {
-            waiting::ipc_wait_event_timeout(&mut self.list, service, &mut self.event, milliseconds(timeout))
+            waiting::ipc_wait_event_timeout(&mut *self.list, service, &mut self.event, milliseconds(timeout))
         })?;
         // SAFETY: the library has set the type.
         let kind = unsafe { self.event.r#type.assume_init() };
@@ -439,20 +441,27 @@ impl Drop for Events {
     fn drop(&mut self) {
         // The service first, so that no client connects that nothing serves.
         self.service = None;
-        let mut clients = Vec::new();
+        let (mut clients, mut watched) = (Vec::new(), Vec::new());
         for entry in self.entries() {
             let is_own = self.own.iter().any(|(_, structure)| ptr::eq(&raw const **structure, entry));
             // SAFETY: the entry is in the list.
-            if unsafe { (*entry).r#type } == 0 && !is_own {
-                clients.push(entry);
+            match unsafe { (*entry).r#type } {
+                0 if is_own => {}
+                0 => clients.push(entry),
+                // SAFETY: as above.
+                _ => watched.push(unsafe { (*entry).fd }),
             }
+        }
+        for fd in watched {
+            // SAFETY: the library changes the list, and frees the entry.
+            unsafe { waiting::ipc_del_fd(&mut *self.list, fd) };
         }
         for client in clients {
             // SAFETY: a client that connected: closed, taken from the list, and its structure freed, as C
             // programs do.
             unsafe {
                 server_and_client::ipc_close(client);
-                events::ipc_del(&mut self.list, client);
+                entries::ipc_del(&mut *self.list, client);
                 libc::free(client.cast());
             }
         }
@@ -465,11 +474,11 @@ impl Drop for Events {
         }
         for (_, structure) in &mut self.own {
             // SAFETY: the structure is in the list.
-            unsafe { events::ipc_del(&mut self.list, &mut **structure) };
+            unsafe { entries::ipc_del(&mut *self.list, &mut **structure) };
         }
         // SAFETY: the list is the library's; what the event holds is a message or NULL.
         unsafe {
-            events::ipc_connections_free(&mut self.list);
+            entries::ipc_connections_free(&mut *self.list);
             if !self.event.m.is_null() {
                 ipc::capi::messages::ipc_message_empty(self.event.m.cast());
                 libc::free(self.event.m);
@@ -571,4 +580,61 @@ pub fn local_time(moment: SystemTime) -> (c_int, c_int, c_int) {
 /// A string for system calls. The arguments of a program have no NUL byte.
 pub fn c_string(text: &OsStr) -> CString {
     CString::new(text.as_bytes()).unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::os::unix::net::UnixStream;
+
+    /// A connection in the list, and its peer.
+    fn added(events: &mut Events) -> (Connection, Client) {
+        let (here, there) = UnixStream::pair().unwrap();
+        let connection = events.add(Client::of_fd(OwnedFd::from(here))).unwrap();
+        (connection, Client::of_fd(OwnedFd::from(there)))
+    }
+
+    fn next(events: &mut Events) -> Option<(Connection, Vec<u8>)> {
+        match events.wait(Some(Duration::ZERO)).unwrap() {
+            Event::Message(connection, message) => Some((connection, message.payload)),
+            Event::Nothing => None,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    #[test]
+    fn paused_connection_is_silent_and_loses_nothing() {
+        let mut events = Events::new();
+        let (first, first_peer) = added(&mut events);
+        let (second, second_peer) = added(&mut events);
+        for payload in [&b"a"[..], b"b"] {
+            first_peer.connection().send(TYPE_DATA, payload).unwrap();
+        }
+        assert_eq!(next(&mut events), Some((first, b"a".to_vec())));
+        events.pause(first).unwrap();
+        assert!(events.pause(first).is_err(), "it is paused already");
+        second_peer.connection().send(TYPE_DATA, b"c").unwrap();
+        assert_eq!(next(&mut events), Some((second, b"c".to_vec())));
+        assert_eq!(next(&mut events), None);
+        // The library knows the list by its address, which stays.
+        let mut events = Box::new(events);
+        events.resume(first).unwrap();
+        assert!(events.resume(first).is_err(), "it is not paused");
+        assert_eq!(next(&mut events), Some((first, b"b".to_vec())));
+        drop(first_peer);
+        let end = events.wait(None).unwrap();
+        assert!(matches!(end, Event::Disconnection(ended, "ended") if ended == first), "{end:?}");
+    }
+
+    #[test]
+    fn end_of_sending_leaves_the_other_direction_open() {
+        let (here, there) = UnixStream::pair().unwrap();
+        let [mut here, mut there] = [here, there].map(|end| Client::of_fd(OwnedFd::from(end)));
+        here.connection().send(TYPE_DATA, b"last").unwrap();
+        here.connection().end_sending().unwrap();
+        assert_eq!(there.read(None).unwrap().payload, b"last");
+        assert!(there.read(None).unwrap_err().is_end());
+        there.connection().send(TYPE_DATA, b"answer").unwrap();
+        assert_eq!(here.read(None).unwrap().payload, b"answer");
+    }
 }

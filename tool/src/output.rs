@@ -249,9 +249,14 @@ pub fn as_text(payload: &[u8]) -> Option<&str> {
 }
 
 fn hexadecimal(bytes: &[u8]) -> String {
-    const DIGITS: &[u8; 16] = b"0123456789abcdef";
-    let digit = |number: u8| DIGITS.get(usize::from(number)).map_or('?', |digit| char::from(*digit));
-    bytes.iter().flat_map(|byte| [digit(byte >> 4), digit(byte & 15)]).collect()
+    let mut text = String::with_capacity(2 * bytes.len());
+    for byte in bytes {
+        // The macro write! would take a second for a large payload.
+        let digits =
+            [byte >> 4, byte & 15].map(|digit| char::from_digit(u32::from(digit), 16).unwrap_or('0'));
+        text.extend(digits);
+    }
+    text
 }
 
 fn base64(bytes: &[u8]) -> String {

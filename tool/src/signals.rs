@@ -190,7 +190,7 @@ mod tests {
     fn kept_thing_is_removed_once_when_dropped() {
         let removed = Arc::new(AtomicI32::new(0));
         let count = Arc::clone(&removed);
-        let remove = move || drop(count.fetch_add(1, Ordering::SeqCst));
+        let remove = move || count.store(count.load(Ordering::SeqCst) + 1, Ordering::SeqCst);
         let (made, kept) = keep(|| Ok(("made", Box::new(remove) as Cleanup))).unwrap();
         assert_eq!((made, removed.load(Ordering::SeqCst)), ("made", 0));
         drop(kept);
