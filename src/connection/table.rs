@@ -27,8 +27,8 @@ use nix::errno::Errno;
 use crate::connection::state::{Connection, Settings};
 use crate::connection::user_data::UserData;
 use crate::frame::c_heap::OutOfMemory;
-use crate::kernel::internal_fds;
 use crate::kernel::socket::{self, Cookie};
+use crate::kernel::{fd, internal_fds};
 use crate::process::entry_guard::EntryGuard;
 use crate::process::fork_epoch;
 use crate::process::growth::{boxed, increment, reserve};
@@ -176,10 +176,13 @@ impl Slot<'_> {
         usize::try_from(self.fd).ok().and_then(|number| self.shard.entries.get_mut(number / PARTS))
     }
 
-    /// The entry, added to the table if necessary. EBADF for a negative number, ENOMEM.
+    /// The entry, added to the table if necessary. EBADF for a number that is not open, ENOMEM.
     fn place(&mut self) -> Result<&mut Entry, Errno> {
-        let number = usize::try_from(self.fd).map_err(|_| Errno::EBADF)?;
-        self.shard.grow(number / PARTS + 1).map_err(|_| Errno::ENOMEM)?;
+        if self.existing().is_none() {
+            // The table has as many entries as the highest number, which a caller's mistake must not decide.
+            fd::check_open(self.fd)?;
+            self.shard.grow(key(self.fd) / PARTS + 1).map_err(|_| Errno::ENOMEM)?;
+        }
         self.existing_mut().ok_or(Errno::ENOMEM)
     }
 

@@ -12,6 +12,7 @@ use std::process::Stdio;
 use std::ptr::{null, null_mut};
 
 use crate::child;
+use crate::support::ext::heap_can_be_counted;
 use crate::support::*;
 use libc::{
     EBADF, EBADMSG, ECONNREFUSED, EINVAL, EISDIR, EMSGSIZE, ENAMETOOLONG, ENOENT, ENOTCONN, ENOTDIR, ENOTSOCK,
@@ -380,4 +381,31 @@ fn promise_26_wrong_arguments_fail_and_print_nothing() {
         [output.stdout, output.stderr].map(|bytes| String::from_utf8(bytes).unwrap());
     assert!(output_text.is_empty() && error_text.is_empty(), "it printed:\n{output_text}{error_text}");
     assert!(output.status.success(), "{}", output.status);
+}
+
+/// What the library knows of descriptors is in a table by number: it grows with those that are open.
+#[test]
+fn promise_26_number_that_is_not_open_costs_no_memory() {
+    own_process!(60);
+    if !heap_can_be_counted() {
+        return;
+    }
+    let calls: [(&str, fn(i32) -> ipc_errors); 6] = [
+        ("ipc_write", |fd| write(fd, 1, b"text")),
+        ("ipc_read", |fd| unsafe { ipc_read(&info(fd), &mut { EMPTY_MESSAGE }) }),
+        ("usock_send", |fd| unsafe { usock_send(fd, c"text".as_ptr(), 4, &mut 0) }),
+        ("usock_recv", |fd| unsafe { usock_recv(fd, &mut null_mut(), &mut 0) }),
+        ("ipc_close", |fd| unsafe { ipc_close(&mut info(fd)) }),
+        ("usock_close", |fd| usock_close(fd)),
+    ];
+    for (name, call) in calls {
+        for number in [900_000, i32::MAX] {
+            let before = heap_in_use();
+            set_errno(0);
+            assert_ne!(call(number), IPC_ERROR_NONE, "{name} {number}");
+            assert_eq!(errno(), EBADF, "{name} {number}");
+            let now = heap_in_use();
+            assert!(now < before + 10_000, "{name} {number}: {now} bytes of heap, {before} before");
+        }
+    }
 }

@@ -15,7 +15,7 @@ fn socket_at(number: RawFd) -> (RawFd, UnixStream) {
 }
 
 fn close(fd: RawFd) {
-    crate::kernel::fd::close(fd).unwrap();
+    fd::close(fd).unwrap();
 }
 
 #[test]
@@ -26,7 +26,17 @@ fn unused_numbers_have_no_entry() {
         assert!(slot.get().is_none() && slot.list().is_none());
         assert_eq!((slot.settings(), slot.counters()), (Settings::default(), (0, 0)));
     }
-    assert_eq!(lock_verified(&guard, -1).entry().err(), Some(Errno::EBADF));
+}
+
+/// A wrong number must not decide how many entries the table has.
+#[test]
+fn numbers_that_are_not_open_get_no_entry() {
+    let guard = EntryGuard::enter().unwrap();
+    for fd in [-1, RawFd::MAX] {
+        let mut slot = lock_verified(&guard, fd);
+        assert_eq!(slot.entry().err(), Some(Errno::EBADF));
+        assert!(slot.shard.entries.len() < 1_000_000);
+    }
 }
 
 #[test]
