@@ -1,4 +1,5 @@
-//! Compiles what cannot be written in Rust: variadic functions, and waiting with cleanup handlers.
+//! Compiles the two C sources of the library, which cannot be written in Rust: variadic functions (`log.c`),
+//! and waiting with cleanup handlers of pthread_cleanup_push(3) (`wait.c`).
 
 fn main() {
     println!("cargo:rerun-if-changed=src/capi/log.c");
@@ -7,9 +8,10 @@ fn main() {
         .file("src/capi/log.c")
         .file("src/kernel/wait.c")
         .std("c11")
-        // A thread that ends while it waits is unwound from there. glibc's handlers of pthread_cleanup_push are
-        // found by the unwinder alone with -fexceptions, and it does not get past a signal handler without tables,
-        // as C programs have them on arm and riscv64. Without -fexceptions the thread itself knows its handlers.
+        // If a thread is cancelled while it waits, the C library unwinds its stack through wait.c. With -fexceptions
+        // only the unwinder would find the handlers of pthread_cleanup_push, and the unwinder stops at a signal handler
+        // without tables, as C programs have them on arm and riscv64. Without -fexceptions the thread has a list of
+        // its handlers.
         .flag("-fno-exceptions")
         .flag("-funwind-tables")
         .flag("-fasynchronous-unwind-tables")

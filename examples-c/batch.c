@@ -1,6 +1,6 @@
 /*
- * batch: a client of batchd. It sends COUNT messages of SIZE bytes, waits until the server has taken the last
- * one, and prints how long that took.
+ * batch: a client of batchd. It sends COUNT messages of SIZE bytes, waits until the server has received the
+ * last message, and prints how long that took.
  *
  *     batch COUNT SIZE
  *
@@ -14,7 +14,7 @@
 
 #define SERVICE "batchd"
 
-/* Queues the message, a copy of it. Where the server does not keep up and the queue is full, it waits. */
+/* Queues a copy of the message. If the queue is full because the server does not keep up, it waits. */
 static bool
 queue (const struct ipc_connection_info *server, const struct ipc_message *m)
 {
@@ -26,7 +26,7 @@ queue (const struct ipc_connection_info *server, const struct ipc_message *m)
     return ok ("queueing", code);
 }
 
-/* Sends all; true once the server has taken them. */
+/* Sends all messages; returns true when the server has received them. */
 static bool
 send_all (const struct ipc_connection_info *server, long count, const struct ipc_message *m)
 {
@@ -37,7 +37,7 @@ send_all (const struct ipc_connection_info *server, long count, const struct ipc
     for (long i = 0; i < count && good; i++) {
         good = queue (server, m);
     }
-    /* Messages leave whenever 64 KiB have come together; the flush sends the last ones. */
+    /* The library sends the queue whenever it has grown by 64 KiB; the flush sends the last messages. */
     good = good && queue (server, &end) && ok ("sending", ipc_flush (server, -1))
         && ok ("reading the answer", ipc_read (server, &answer));
     ipc_message_empty (&answer);

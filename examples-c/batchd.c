@@ -1,8 +1,8 @@
 /*
- * batchd: takes messages by the hundred thousand, from one client or many, and answers each empty message: by
- * then it has taken all that came before. At the end it tells how many there were.
+ * batchd: receives messages by the hundred thousand, from one client or many, and answers each empty message
+ * when it has received all messages before it. At the end it prints how many messages it has received.
  *
- * It shows how to take many events with one call (ipc_wait_events). The client is batch.c.
+ * It shows how to get many events with one call (ipc_wait_events). The client is batch.c.
  *
  * SPDX-License-Identifier: MIT OR Apache-2.0
  */
@@ -23,7 +23,7 @@ static void
 take_message (const struct ipc_connection_info *client, const struct ipc_message *m)
 {
     if (m->length == 0) {
-        /* A client that cannot be answered is no reason to leave the others. */
+        /* If one client cannot be answered, the server goes on for the others. */
         ok ("answering", ipc_write (client, m));
         return;
     }
@@ -31,9 +31,9 @@ take_message (const struct ipc_connection_info *client, const struct ipc_message
     bytes += m->length;
 }
 
-/* Takes one event; false for the one to end. */
+/* Handles one event; returns false if the server must end. */
 static bool
-take_event (const struct ipc_event *event)
+handle_event (const struct ipc_event *event)
 {
     switch (event->type) {
     case IPC_EVENT_TYPE_MESSAGE:
@@ -43,7 +43,7 @@ take_event (const struct ipc_event *event)
         fprintf (stderr, "batchd: %d broke the protocol or the connection\n", event->origin->fd);
         break;
     case IPC_EVENT_TYPE_DISCONNECTION:
-        /* Events before this one may have named it; none after it does. */
+        /* Earlier events may refer to the structure, later events do not. */
         free (event->origin);
         break;
     case IPC_EVENT_TYPE_EXTRA_SOCKET:
@@ -54,7 +54,7 @@ take_event (const struct ipc_event *event)
     return true;
 }
 
-/* Serves until a signal comes; false if it ends for another reason. */
+/* Serves until a signal is received; returns false if it ends for another reason. */
 static bool
 serve (struct ipc_connection_infos *clients, struct ipc_connection_info *service)
 {
@@ -68,14 +68,14 @@ serve (struct ipc_connection_infos *clients, struct ipc_connection_info *service
 
         good = ok ("waiting", code);
 
-        /* All of them, also behind the one to end: a DISCONNECTION is told once. */
+        /* Handles all events, also after the one to end: each DISCONNECTION is reported once. */
         for (size_t i = 0; i < count; i++) {
-            running = take_event (&events[i]) && running;
+            running = handle_event (&events[i]) && running;
         }
         most_at_once = count > most_at_once ? count : most_at_once;
     }
 
-    /* The next ipc_wait_events would free the messages; there is none. */
+    /* There is no further ipc_wait_events, which would free the messages. */
     for (size_t i = 0; i < MOST_EVENTS; i++) {
         IPC_EVENT_CLEAN (&events[i]);
     }

@@ -1,6 +1,6 @@
 /*
- * chat: a client of chatd. It sends each line of standard input, and prints what the others say, until the end
- * of its input.
+ * chat: a client of chatd. It sends each line of standard input, and prints the lines of the other users,
+ * until end of file.
  *
  * It shows how to wait for a descriptor of the program and for a server at the same time (ipc_add_fd).
  *
@@ -13,23 +13,23 @@
 #define SERVICE "chatd"
 #define LONGEST_LINE 4096
 
-/* The line that is being read; a longer one is sent in pieces. */
+/* The line that is being read; a longer line is sent in pieces. */
 static char line[LONGEST_LINE];
 static uint32_t line_length;
 
 static bool
 send_line (const struct ipc_connection_info *server)
 {
-    /* A message that is only to be sent may borrow its payload: the library frees nothing of it. */
+    /* The payload of a message to be sent need not be from malloc: the library does not free it. */
     struct ipc_message m = {.type = MSG_TYPE_DATA, .length = line_length, .payload = line};
 
     line_length = 0;
     return m.length == 0 || ok ("sending", ipc_write (server, &m));
 }
 
-/* Takes what standard input has given: part of a line, or many lines. */
+/* Handles bytes of standard input: part of a line, or many lines. */
 static bool
-take_input (const struct ipc_connection_info *server, const struct ipc_message *input)
+handle_input (const struct ipc_connection_info *server, const struct ipc_message *input)
 {
     bool good = true;
 
@@ -46,7 +46,7 @@ take_input (const struct ipc_connection_info *server, const struct ipc_message *
     return good;
 }
 
-/* Until the input has ended; false if something else does it. */
+/* Runs until end of file; returns false if it ends for another reason. */
 static bool
 talk (struct ipc_connection_infos *list, struct ipc_connection_info *server)
 {
@@ -56,7 +56,7 @@ talk (struct ipc_connection_infos *list, struct ipc_connection_info *server)
     bool good = true;
 
     while (running && good) {
-        /* NULL: a client has no service to take new connections from. */
+        /* NULL: a client has no service. */
         enum ipc_errors code = ipc_wait_event (list, NULL, &event);
 
         good = ok ("waiting", code);
@@ -64,15 +64,15 @@ talk (struct ipc_connection_infos *list, struct ipc_connection_info *server)
 
         switch (event.type) {
         case IPC_EVENT_TYPE_EXTRA_SOCKET:
-            /* Nothing is the end of the file; the last line may lack its newline. */
+            /* Length 0 is end of file; the last line may have no newline. */
             running = m->length > 0;
-            good = running ? take_input (server, m) : send_line (server);
+            good = running ? handle_input (server, m) : send_line (server);
             break;
         case IPC_EVENT_TYPE_MESSAGE:
             printf ("%.*s\n", (int) m->length, m->length > 0 ? m->payload : "");
             break;
         case IPC_EVENT_TYPE_DISCONNECTION:
-            /* The library has closed it; the structure is not from malloc, so there is nothing to free. */
+            /* The library has closed the connection. The structure is not from malloc, and is not freed. */
             fprintf (stderr, "chat: the server has closed the connection\n");
             server->fd = -1;
             good = false;
@@ -82,7 +82,7 @@ talk (struct ipc_connection_infos *list, struct ipc_connection_info *server)
         }
     }
 
-    /* The next ipc_wait_event would free the last message; there is none. */
+    /* There is no further ipc_wait_event, which would free the last message. */
     IPC_EVENT_CLEAN (&event);
     return good;
 }

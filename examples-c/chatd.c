@@ -1,9 +1,10 @@
 /*
- * chatd: a chat room. What one client says goes to all others, behind the name of its user, which is the
- * kernel's word and not the client's.
+ * chatd: a chat room. It sends each client's lines to all other clients, after the name of the client's user,
+ * which the server gets from the kernel and not from the client.
  *
- * It shows how to send one message to many (ipc_broadcast), who is at the other end (ipc_peer), how to keep
- * clients from asking too much (ipc_limits), and how to send them away (ipc_end). The client is chat.c.
+ * It shows how to send one message to many clients (ipc_broadcast), how to get the credentials of a client
+ * (ipc_peer), how to limit a client's messages and queue (ipc_limits), and how to end a connection (ipc_end).
+ * The client is chat.c.
  *
  * SPDX-License-Identifier: MIT OR Apache-2.0
  */
@@ -29,10 +30,10 @@ user_name (const struct ipc_connection_info *client)
     return user != NULL ? user->pw_name : "somebody";
 }
 
-/* Sends those away who have left a megabyte unread. Their DISCONNECTION comes, and what is queued for them is
- * dropped. */
+/* Ends the connection of each client that has left a megabyte unread. Its queued bytes are dropped, and its
+ * DISCONNECTION follows. */
 static void
-end_who_does_not_read (struct ipc_connection_infos *clients)
+end_slow_clients (struct ipc_connection_infos *clients)
 {
     size_t bytes;
 
@@ -46,24 +47,24 @@ end_who_does_not_read (struct ipc_connection_infos *clients)
     }
 }
 
-/* Sends what one says to all others. Nobody waits here, not even for clients that do not read: what they do not
- * take is queued, and leaves from within the next ipc_wait_event. */
+/* Sends the text to all clients except the speaker. This does not wait, even if a client does not read: bytes
+ * that the client's socket does not take are queued, and are sent within the next ipc_wait_event. */
 static void
-tell_others (struct ipc_connection_infos *clients, const struct ipc_connection_info *speaker, const char *text)
+send_to_others (struct ipc_connection_infos *clients, const struct ipc_connection_info *speaker, const char *text)
 {
     char line[LONGEST_LINE + 64];
     struct ipc_message m = {.type = MSG_TYPE_DATA, .payload = line};
     size_t failed = 0;
 
     m.length = (uint32_t) snprintf (line, sizeof line, "%.60s%s", user_name (speaker), text);
-    if (ok ("telling the others", ipc_broadcast (clients, &m, speaker, &failed)) && failed > 0) {
-        end_who_does_not_read (clients);
+    if (ok ("sending to the others", ipc_broadcast (clients, &m, speaker, &failed)) && failed > 0) {
+        end_slow_clients (clients);
     }
 }
 
-/* The text of a message between ": " and its end; characters that command terminals are made harmless. */
+/* Copies the text of a message, after ": ". Control characters, which terminals execute, are replaced. */
 static void
-take_line (const struct ipc_message *m, char text[LONGEST_LINE + 3])
+copy_line (const struct ipc_message *m, char text[LONGEST_LINE + 3])
 {
     size_t length = 2;
 
@@ -76,7 +77,7 @@ take_line (const struct ipc_message *m, char text[LONGEST_LINE + 3])
     text[length] = '\0';
 }
 
-/* Serves until a signal comes; false if it ends for another reason. */
+/* Serves until a signal is received; returns false if it ends for another reason. */
 static bool
 serve (struct ipc_connection_infos *clients, struct ipc_connection_info *service)
 {
@@ -92,14 +93,15 @@ serve (struct ipc_connection_infos *clients, struct ipc_connection_info *service
 
         switch (event.type) {
         case IPC_EVENT_TYPE_CONNECTION:
-            tell_others (clients, event.origin, " has come");
+            send_to_others (clients, event.origin, " has joined");
             break;
         case IPC_EVENT_TYPE_MESSAGE:
-            take_line (event.m, text);
-            tell_others (clients, event.origin, text);
+            copy_line (event.m, text);
+            send_to_others (clients, event.origin, text);
             break;
         case IPC_EVENT_TYPE_ERROR:
-            fprintf (stderr, "chatd: %d said too much, or left without having read all\n", event.origin->fd);
+            fprintf (stderr, "chatd: %d sent a message that is too long, or closed with unread bytes\n",
+                     event.origin->fd);
             break;
         case IPC_EVENT_TYPE_DISCONNECTION:
             free (event.origin);
@@ -112,7 +114,7 @@ serve (struct ipc_connection_infos *clients, struct ipc_connection_info *service
         }
     }
 
-    /* The next ipc_wait_event would free the last message; there is none. */
+    /* There is no further ipc_wait_event, which would free the last message. */
     IPC_EVENT_CLEAN (&event);
     return good;
 }
@@ -131,7 +133,7 @@ main (int argc, char *argv[], char *env[])
         && ok ("opening the service " SERVICE, ipc_server_init (env, &service, SERVICE));
     if (good) {
         printf ("listening at %s\n", service.spath);
-        /* The service's limits are those of the clients that it takes from now on. */
+        /* Limits of a service hold for the clients that it accepts from now on. */
         good = ok ("setting limits", ipc_limits (&service, LONGEST_LINE, LONGEST_QUEUE))
             && serve (&clients, &service);
         good = ok ("closing the service", ipc_server_close (&service)) && good;

@@ -1,8 +1,8 @@
 /*
- * What the examples have in common, so that each shows its own matter alone: errors, signals and the end.
- * pongd.c and pong.c do without, and show the whole of a server and a client in one file.
+ * Functions that the examples share: reporting errors, waiting for signals, and closing the list at the end.
+ * pongd.c and pong.c do not use them, and show a whole server and a whole client in one file each.
  *
- * To be included first, with PROGRAM defined as the program's name.
+ * Include this file first, with PROGRAM defined as the program's name.
  *
  * SPDX-License-Identifier: MIT OR Apache-2.0
  */
@@ -17,7 +17,7 @@
 #include <stdbool.h>
 #include <unistd.h>
 
-/* True for success; else it says what went wrong: the library's sentence, and the system's. */
+/* Returns true for success; else prints what failed, and the messages for code and errno. */
 static inline bool
 ok (const char *what, enum ipc_errors code)
 {
@@ -40,7 +40,7 @@ add_signals (struct ipc_connection_infos *list)
     return good;
 }
 
-/* Closes and frees what is in the list: the clients that are still connected, signals and timers. */
+/* Closes and frees the entries of the list: the clients that are still connected, signals and timers. */
 static inline void
 end_list (struct ipc_connection_infos *list)
 {

@@ -1,8 +1,8 @@
 #!/bin/sh
-# Runs the examples against a libipc that is installed into a folder of its own: `make demo` calls it.
+# Runs the examples against a libipc that is installed into a temporary directory: `make demo` calls it.
 #
-# It leaves nothing behind, nor does it need anything but the C compiler, make and what make built. It ends
-# with status 0 if server and client have said and done what they should.
+# It removes all files that it makes. It needs the C compiler, make and the files that make has built. Its
+# exit status is 0 if server and client have printed and done what is expected.
 #
 # SPDX-License-Identifier: MIT OR Apache-2.0
 set -eu
@@ -13,7 +13,7 @@ server=
 stage=
 rundir=
 
-# Each installation here is made from the start: the flags of the make that called are not for it.
+# The flags of the make that called this script must not reach the make that it calls.
 unset MAKEFLAGS MFLAGS MAKELEVEL
 
 clean_up () {
@@ -39,14 +39,14 @@ fail () {
     exit 1
 }
 
-# Waits for a condition, ten seconds at most.
+# Waits until a condition holds, for at most ten seconds.
 until_true () {
     what=$1
     shift
     tries=0
     until "$@"; do
         tries=$((tries + 1))
-        [ "$tries" -le 100 ] || fail "in vain: waited for $what"
+        [ "$tries" -le 100 ] || fail "timeout: waited for $what"
         sleep 0.1
     done
 }
@@ -56,11 +56,11 @@ listening () {
     [ -S "$socket" ] && grep -q '^listening' "$stage/pongd.log"
 }
 
-gone () {
+removed () {
     [ ! -e "$socket" ]
 }
 
-# Runs the client with the arguments, and checks that it prints what is expected; its input is ours.
+# Runs the client with the arguments, and checks its output; it inherits standard input.
 client () {
     expected=$1
     shift
@@ -76,7 +76,7 @@ target=$(cd "$target" && pwd)
 stage=$(mktemp -d "$target/demo.XXXXXX")
 rundir=$(mktemp -d)
 
-step "Installing into a staging folder"
+step "Installing into a staging directory"
 make -C "$source" --no-print-directory install DESTDIR= PREFIX="$stage" LIBDIR="$stage/lib" \
     INCLUDEDIR="$stage/include" MANDIR="$stage/share/man" LDCONFIG= > "$stage/install.log" || {
     cat "$stage/install.log"
@@ -111,9 +111,9 @@ lines=$(printf 'one\ntwo\nthree')
 printf '%s\n' "$lines" > "$stage/input"
 client "$lines" -i < "$stage/input"
 
-step "Stopping the server with SIGTERM; what it has said:"
+step "Stopping the server with SIGTERM; its output:"
 kill -TERM "$server"
-until_true "the server to remove its socket" gone
+until_true "the server to remove its socket" removed
 status=0
 wait "$server" || status=$?
 server=
@@ -122,4 +122,4 @@ sed 's/^/  pongd| /' "$stage/pongd.log"
 [ "$(grep -c '^MESSAGE' "$stage/pongd.log")" -eq 4 ] || fail "the server has not seen four messages"
 [ "$(tail -n 1 "$stage/pongd.log")" = ended ] || fail "the server has not ended as it should"
 
-step "Good: every message has come back, the server has ended with status 0 and its socket is gone"
+step "Good: every message was answered, the server has ended with status 0 and removed its socket"

@@ -1,10 +1,10 @@
 /*
- * kv: asks kvd, which it waits for where it is not there yet.
+ * kv: a client of kvd. It waits until kvd runs.
  *
  *     kv get KEY | set KEY VALUE | delete KEY | watch KEY [COUNT]
  *
- * It prints the value; status 1 if there is none. watch prints the value, and then each change, COUNT of them or for
- * ever: a line with nothing is a deletion.
+ * It prints the value; its exit status is 1 if there is no value. watch prints the value, and then each
+ * change, COUNT changes or without end; an empty line is a deletion.
  *
  * It shows how to wait for a service (ipc_connection_timeout), and for an answer (ipc_read_timeout).
  *
@@ -17,7 +17,7 @@
 #define SERVICE "kvd"
 #define TIMEOUT_MS 5000
 
-/* Prints the value of an answer; false if there is none. */
+/* Prints the value in an answer; returns false if there is none. */
 static bool
 print_value (const struct ipc_message *m)
 {
@@ -33,7 +33,7 @@ print_value (const struct ipc_message *m)
 static bool
 ask (const struct ipc_connection_info *server, char type, const char *key, const char *value, long changes)
 {
-    /* The NUL behind the key goes with it where a value follows. */
+    /* If there is a value, the NUL after the key is sent, too. */
     struct iovec pieces[2] = {{(void *) key, strlen (key) + (value != NULL)}, {NULL, 0}};
     struct ipc_message m = {0};
     bool good;

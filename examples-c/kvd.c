@@ -1,15 +1,17 @@
 /*
- * kvd: keeps values by their keys, for all its clients, and tells those that watch a key of each change.
+ * kvd: keeps values by their keys, for all its clients, and notifies the clients that watch a key of each
+ * change.
  *
- *     kvd [SECONDS]      clients that say nothing for so long, and watch nothing, are sent away
+ *     kvd [SECONDS]      the time after which the connection of an idle client that watches no key is ended
  *
- * A whole daemon: a service with a mode (ipc_server_open), which a service manager may start on demand; what it keeps
- * of each client (ipc_set_data); signals and times (ipc_add_signal, ipc_add_timer), of which SIGUSR1 prints a status
- * line (ipc_status); limits, and clients that are sent away (ipc_end). The client is kv.c.
+ * A whole daemon: a service with a mode (ipc_server_open), which a service manager may start on demand; data
+ * of each client (ipc_set_data); a signal that prints a status line (ipc_add_signal, ipc_status); a timer for
+ * idle clients (ipc_add_timer, ipc_end); limits (ipc_limits). The client is kv.c.
  *
- * The type of a request is what to do: 'g' get, 's' set, 'd' delete, 'w' watch. Its payload is the key; to set, a NUL
- * and the value behind it. An answer is 'v', with key, NUL and value, or 'n': there is none. A change of a watched key
- * is 'c', in the same form, or without a value where it was deleted.
+ * The type of a request is the operation: 'g' get, 's' set, 'd' delete, 'w' watch. Its payload is the key;
+ * for set, a NUL and the value follow the key. An answer has type 'v', with key, NUL and value, or type 'n',
+ * if there is no value. A change of a watched key is reported with type 'c', in the same form, without NUL
+ * and value if the key was deleted.
  *
  * SPDX-License-Identifier: MIT OR Apache-2.0
  */
@@ -30,14 +32,14 @@ struct entry {
     char text[];
 };
 
-/* What is kept of each client. */
-struct guest {
-    time_t heard;
+/* The data of a client. */
+struct client_data {
+    time_t last_request;
     char *watched; /* a key, or NULL */
 };
 
 static struct entry *entries;
-static int patience = 60;
+static int idle_seconds = 60;
 
 static time_t
 now (void)
@@ -49,15 +51,15 @@ now (void)
 }
 
 static void
-free_guest (void *data)
+free_client_data (void *pointer)
 {
-    struct guest *guest = data;
+    struct client_data *data = pointer;
 
-    free (guest->watched);
-    free (guest);
+    free (data->watched);
+    free (data);
 }
 
-/* Where the entry of the key is, or would be. */
+/* The link to the entry of the key; it is NULL if there is no such entry. */
 static struct entry **
 find (const char *key)
 {
@@ -70,7 +72,7 @@ find (const char *key)
 }
 
 static void
-forget (struct entry **place)
+remove_entry (struct entry **place)
 {
     struct entry *entry = *place;
 
@@ -82,20 +84,20 @@ static void
 answer (struct ipc_connection_infos *list, struct ipc_connection_info *client, char type, const char *text,
         size_t length)
 {
-    /* One that does not read its answers is sent away; what is wrong otherwise its next event says. */
+    /* A client that does not read its answers is disconnected. Other failures are reported as events. */
     if (ipc_send (client, type, text, length) == IPC_ERROR_MESSAGE_WRITE__NOT_ENOUGH_DATA) {
         ipc_end (list, client, 0);
     }
 }
 
-/* Tells those that watch the key; the client that has changed it, too. */
+/* Notifies the clients that watch the key, including the client that has changed it. */
 static void
-tell_watchers (struct ipc_connection_infos *list, const char *text, size_t length)
+notify_watchers (struct ipc_connection_infos *list, const char *text, size_t length)
 {
     for (int32_t i = 0; i < list->size; i++) {
-        const struct guest *guest = ipc_data (list->cinfos[i]);
+        const struct client_data *data = ipc_data (list->cinfos[i]);
 
-        if (guest != NULL && guest->watched != NULL && strcmp (guest->watched, text) == 0) {
+        if (data != NULL && data->watched != NULL && strcmp (data->watched, text) == 0) {
             answer (list, list->cinfos[i], 'c', text, length);
         }
     }
@@ -112,36 +114,36 @@ set (struct ipc_connection_infos *list, struct ipc_connection_info *client, cons
         return;
     }
     if (*place != NULL) {
-        forget (place);
+        remove_entry (place);
     }
     entry->next = *place;
     entry->length = m->length;
     memcpy (entry->text, m->payload, m->length);
     *place = entry;
     answer (list, client, 'v', entry->text, entry->length);
-    tell_watchers (list, entry->text, entry->length);
+    notify_watchers (list, entry->text, entry->length);
 }
 
 static void
-take_request (struct ipc_connection_infos *list, struct ipc_connection_info *client, const struct ipc_message *m)
+handle_request (struct ipc_connection_infos *list, struct ipc_connection_info *client, const struct ipc_message *m)
 {
-    struct guest *guest = ipc_data (client);
+    struct client_data *data = ipc_data (client);
     struct entry **place;
 
-    /* The library puts a NUL behind each payload: the key ends in any case. */
-    if (guest == NULL || m->length == 0 || (m->type == 's' && strlen (m->payload) == m->length)) {
+    /* The library adds a NUL to each payload, so the key always ends. */
+    if (data == NULL || m->length == 0 || (m->type == 's' && strlen (m->payload) == m->length)) {
         ipc_end (list, client, 0);
         return;
     }
-    guest->heard = now ();
+    data->last_request = now ();
     place = find (m->payload);
     switch (m->type) {
     case 's':
         set (list, client, m);
         break;
     case 'w':
-        free (guest->watched);
-        guest->watched = strdup (m->payload);
+        free (data->watched);
+        data->watched = strdup (m->payload);
         /* fall through */
     case 'g':
         if (*place != NULL) {
@@ -153,8 +155,8 @@ take_request (struct ipc_connection_infos *list, struct ipc_connection_info *cli
     case 'd':
         answer (list, client, *place != NULL ? 'v' : 'n', NULL, 0);
         if (*place != NULL) {
-            forget (place);
-            tell_watchers (list, m->payload, strlen (m->payload));
+            remove_entry (place);
+            notify_watchers (list, m->payload, strlen (m->payload));
         }
         break;
     default:
@@ -163,40 +165,40 @@ take_request (struct ipc_connection_infos *list, struct ipc_connection_info *cli
 }
 
 static void
-welcome (struct ipc_connection_infos *list, struct ipc_connection_info *client)
+add_client (struct ipc_connection_infos *list, struct ipc_connection_info *client)
 {
-    struct guest *guest = calloc (1, sizeof *guest);
+    struct client_data *data = calloc (1, sizeof *data);
 
-    if (guest == NULL || ! ok ("keeping a client", ipc_set_data (client, guest, free_guest))) {
-        free (guest);
+    if (data == NULL || ! ok ("storing data of a client", ipc_set_data (client, data, free_client_data))) {
+        free (data);
         ipc_end (list, client, 0);
         return;
     }
-    guest->heard = now ();
+    data->last_request = now ();
 }
 
 static void
 end_idle_clients (struct ipc_connection_infos *list)
 {
     for (int32_t i = 0; i < list->size; i++) {
-        const struct guest *guest = ipc_data (list->cinfos[i]);
+        const struct client_data *data = ipc_data (list->cinfos[i]);
 
-        if (guest != NULL && guest->watched == NULL && now () - guest->heard >= patience) {
+        if (data != NULL && data->watched == NULL && now () - data->last_request >= idle_seconds) {
             ipc_end (list, list->cinfos[i], 0);
         }
     }
 }
 
-/* A signal or a time; false for the one to end. */
+/* Handles a signal or the timer; returns false if the server must end. */
 static bool
-take_notice (struct ipc_connection_infos *list, const struct ipc_message *m)
+handle_notice (struct ipc_connection_infos *list, const struct ipc_message *m)
 {
     const struct ipc_notice *notice = (const void *) m->payload;
     struct ipc_status status;
 
     if (m->type == IPC_MSG_TIMER) {
         end_idle_clients (list);
-    } else if (notice->signo == SIGUSR1 && ok ("asking for figures", ipc_status (list, &status))) {
+    } else if (notice->signo == SIGUSR1 && ok ("asking for the status", ipc_status (list, &status))) {
         printf ("%zu clients, %zu bytes queued, %llu requests\n", status.clients, status.queued,
                 (unsigned long long) status.received);
     } else {
@@ -205,7 +207,7 @@ take_notice (struct ipc_connection_infos *list, const struct ipc_message *m)
     return true;
 }
 
-/* Serves until a signal comes; false if it ends for another reason. */
+/* Serves until a signal is received; returns false if it ends for another reason. */
 static bool
 serve (struct ipc_connection_infos *list, struct ipc_connection_info *service)
 {
@@ -217,17 +219,17 @@ serve (struct ipc_connection_infos *list, struct ipc_connection_info *service)
         good = ok ("waiting", ipc_wait_event (list, service, &event));
         switch (event.type) {
         case IPC_EVENT_TYPE_CONNECTION:
-            welcome (list, event.origin);
+            add_client (list, event.origin);
             break;
         case IPC_EVENT_TYPE_MESSAGE:
-            take_request (list, event.origin, event.m);
+            handle_request (list, event.origin, event.m);
             break;
         case IPC_EVENT_TYPE_DISCONNECTION:
-            /* What is kept of it the library frees. */
+            /* The library frees the client's data. */
             free (event.origin);
             break;
         case IPC_EVENT_TYPE_EXTRA_SOCKET:
-            running = take_notice (list, event.m);
+            running = handle_notice (list, event.m);
             break;
         default:
             break;
@@ -246,7 +248,7 @@ main (int argc, char *argv[])
     bool good;
 
     setvbuf (stdout, NULL, _IOLBF, 0);
-    patience = argc > 1 ? atoi (argv[1]) : patience;
+    idle_seconds = argc > 1 ? atoi (argv[1]) : idle_seconds;
     good = add_signals (&list) && ok ("waiting for SIGUSR1", ipc_add_signal (&list, SIGUSR1))
         && ok ("adding a timer", ipc_add_timer (&list, 1000, 1000, NULL))
         && ok ("opening the service " SERVICE, ipc_server_open (&service, SERVICE, &options));
@@ -258,7 +260,7 @@ main (int argc, char *argv[])
     }
     end_list (&list);
     while (entries != NULL) {
-        forget (&entries);
+        remove_entry (&entries);
     }
     return good ? EXIT_SUCCESS : EXIT_FAILURE;
 }

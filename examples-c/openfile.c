@@ -1,5 +1,5 @@
 /*
- * openfile: a client of openfiled. It prints the file NAME of the server's folder.
+ * openfile: a client of openfiled. It prints the file NAME of the server's directory.
  *
  *     openfile NAME
  *
@@ -40,14 +40,14 @@ print (const struct ipc_connection_info *server, char *name)
     int fd = -1;
     bool good;
 
-    /* Without this no descriptor comes: a peer could send any number. */
+    /* Without this call the kernel closes passed descriptors: a peer could send any number of them. */
     good = ok ("allowing descriptors", ipc_allow_fds (server)) && ok ("asking", ipc_write (server, &request))
         && ok ("reading the answer", ipc_read (server, &answer));
     if (good && answer.type == MSG_TYPE_ERR) {
         fprintf (stderr, "openfile: the server refuses: %s\n", answer.length > 0 ? answer.payload : "");
         good = false;
     }
-    /* Before the next message comes: with that the library closes what has not been taken. */
+    /* Before the next message is read: then the library closes descriptors that were not taken. */
     if (good && ok ("taking the file", ipc_take_fd (server, &fd))) {
         good = print_file (fd);
         close (fd);

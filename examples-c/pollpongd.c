@@ -1,10 +1,10 @@
 /*
- * pollpongd: pongd in a program that has an event loop of its own, here poll(2). It sends every message back;
- * pong is its client. On standard input it takes commands: c tells how many clients there are, m how many
- * messages have come, q ends it.
+ * pollpongd: pongd in a program with an event loop of its own, here poll(2). It sends each message back to
+ * its client; pong is the client. It reads commands from standard input: c prints the number of clients, m
+ * the number of received messages, q ends the program.
  *
- * It shows how a loop that knows nothing of libipc waits for it (ipc_event_fd). With epoll(7), libevent, GLib
- * or Qt it is the same: one descriptor, and a function to call when that is readable.
+ * It shows how another event loop waits for libipc (ipc_event_fd). It is the same with epoll(7), libevent,
+ * GLib or Qt: one descriptor, and a function to call when the descriptor is readable.
  *
  * SPDX-License-Identifier: MIT OR Apache-2.0
  */
@@ -19,15 +19,15 @@
 static size_t client_count;
 static size_t message_count;
 
-/* Takes all that libipc has to tell, and does not wait: that is the loop's part. */
+/* Handles all pending events of libipc. It does not wait: the loop waits. */
 static bool
-take_events (struct ipc_connection_infos *clients, struct ipc_connection_info *service, bool *running)
+handle_events (struct ipc_connection_infos *clients, struct ipc_connection_info *service, bool *running)
 {
     struct ipc_event event = {0};
     bool good;
 
     do {
-        good = ok ("taking events", ipc_wait_event_timeout (clients, service, &event, 0));
+        good = ok ("getting events", ipc_wait_event_timeout (clients, service, &event, 0));
 
         switch (event.type) {
         case IPC_EVENT_TYPE_CONNECTION:
@@ -35,7 +35,7 @@ take_events (struct ipc_connection_infos *clients, struct ipc_connection_info *s
             break;
         case IPC_EVENT_TYPE_MESSAGE:
             message_count++;
-            /* A client that cannot be answered is no reason to leave the others. */
+            /* If one client cannot be answered, the server goes on for the others. */
             ok ("answering", ipc_write (event.origin, event.m));
             break;
         case IPC_EVENT_TYPE_DISCONNECTION:
@@ -53,9 +53,9 @@ take_events (struct ipc_connection_infos *clients, struct ipc_connection_info *s
     return good;
 }
 
-/* Takes the commands that have been typed; false for the one to end. */
+/* Handles commands of standard input; returns false for the command that ends the program. */
 static bool
-take_commands (struct pollfd *input)
+handle_commands (struct pollfd *input)
 {
     char commands[256];
     ssize_t length = read (input->fd, commands, sizeof commands);
@@ -73,13 +73,13 @@ take_commands (struct pollfd *input)
         }
     }
     if (length <= 0) {
-        /* No more commands. poll leaves out descriptors below 0. */
+        /* There are no more commands. poll ignores descriptors below 0. */
         input->fd = -1;
     }
     return true;
 }
 
-/* Serves until a command or a signal ends it; false if it ends for another reason. */
+/* Serves until a command or a signal ends it; returns false if it ends for another reason. */
 static bool
 serve (struct ipc_connection_infos *clients, struct ipc_connection_info *service)
 {
@@ -93,10 +93,10 @@ serve (struct ipc_connection_infos *clients, struct ipc_connection_info *service
             continue;
         }
         if (fds[0].revents != 0) {
-            running = take_commands (&fds[0]);
+            running = handle_commands (&fds[0]);
         }
         if (fds[1].revents != 0) {
-            good = take_events (clients, service, &running);
+            good = handle_events (clients, service, &running);
         }
     }
     return good;
@@ -119,7 +119,7 @@ main (int argc, char *argv[], char *env[])
         good = ok ("closing the service", ipc_server_close (&service)) && good;
     }
 
-    /* This closes the descriptor of ipc_event_fd, too. */
+    /* This also closes the descriptor of ipc_event_fd. */
     end_list (&clients);
     return good ? EXIT_SUCCESS : EXIT_FAILURE;
 }

@@ -15,7 +15,7 @@
 
 #define SERVICE "pongd"
 
-/* True for success; else it says what went wrong: the library's sentence, and the system's. */
+/* Returns true for success; else prints what failed, and the messages for code and errno. */
 static bool
 ok (const char *what, enum ipc_errors code)
 {
@@ -47,7 +47,7 @@ print_answer (const struct ipc_message *m)
     putchar ('\n');
 }
 
-/* One question, one answer: no list and no event is needed. */
+/* One message and one answer: this needs neither a list nor events. */
 static bool
 ask_once (char **env)
 {
@@ -67,21 +67,21 @@ ask_once (char **env)
     return ok ("closing", ipc_close (&server)) && good;
 }
 
-/* Two that speak at any time, the user and the server: both are in one list, and events tell who it is. */
+/* User and server may send at any time. Both are in one list; the origin of an event is one of them. */
 struct conversation {
     struct ipc_connection_infos list;
     struct ipc_connection_info server;
     struct ipc_connection_info *input;
-    size_t awaited;   /* answers that are still to come */
+    size_t awaited;   /* number of answers that were not received yet */
     bool input_ended; /* end of file, or "exit" */
 };
 
-/* The line that is being read. Pages of it that no line reaches cost no memory. */
+/* The line that is being read. Pages of the array that no line has used take no memory. */
 static char line[IPC_MAX_MESSAGE_SIZE];
 static size_t line_length;
 
 static bool
-take_line (struct conversation *c)
+handle_line (struct conversation *c)
 {
     static const char exit_command[] = "exit";
     size_t length = line_length;
@@ -95,15 +95,15 @@ take_line (struct conversation *c)
     return send_data (&c->server, line, length);
 }
 
-/* Takes what standard input has given: part of a line, or many lines; nothing at the end of the file. */
+/* Handles bytes of standard input: part of a line, or many lines; length 0 is end of file. */
 static bool
-take_input (struct conversation *c, const struct ipc_message *m)
+handle_input (struct conversation *c, const struct ipc_message *m)
 {
     bool good = true;
 
     for (uint32_t i = 0; i < m->length && good && ! c->input_ended; i++) {
         if (m->payload[i] == '\n') {
-            good = take_line (c);
+            good = handle_line (c);
         } else if (line_length < sizeof line) {
             line[line_length++] = m->payload[i];
         } else {
@@ -112,29 +112,29 @@ take_input (struct conversation *c, const struct ipc_message *m)
         }
     }
     if (m->length == 0) {
-        /* The last line may lack its newline. */
-        good = line_length == 0 || take_line (c);
+        /* The last line may have no newline. */
+        good = line_length == 0 || handle_line (c);
         c->input_ended = true;
     }
 
-    /* No more input before all answers are there: who sends on and does not read fills the queues. */
+    /* No more input is read before all answers were received: a client that only sends fills the queues. */
     if (good && c->awaited > 0) {
-        good = ok ("leaving standard input", ipc_del (&c->list, c->input));
+        good = ok ("removing standard input from the list", ipc_del (&c->list, c->input));
     }
     return good;
 }
 
 static bool
-take_answer (struct conversation *c, const struct ipc_message *m)
+handle_answer (struct conversation *c, const struct ipc_message *m)
 {
     print_answer (m);
     if (c->awaited == 0 || --c->awaited > 0 || c->input_ended) {
         return true;
     }
-    return ok ("going back to standard input", ipc_add (&c->list, c->input));
+    return ok ("adding standard input to the list", ipc_add (&c->list, c->input));
 }
 
-/* Until the input has ended and each of its lines has come back. */
+/* Runs until the input has ended and each of its lines was answered. */
 static bool
 converse (struct conversation *c)
 {
@@ -142,7 +142,7 @@ converse (struct conversation *c)
     bool good = true;
 
     while (good && (! c->input_ended || c->awaited > 0)) {
-        /* NULL: a client has no service to take new connections from. */
+        /* NULL: a client has no service. */
         enum ipc_errors code = ipc_wait_event (&c->list, NULL, &event);
 
         /* Stopped and continued (Ctrl-Z, fg): nothing is lost, wait again. */
@@ -153,10 +153,10 @@ converse (struct conversation *c)
 
         switch (event.type) {
         case IPC_EVENT_TYPE_EXTRA_SOCKET:
-            good = take_input (c, event.m);
+            good = handle_input (c, event.m);
             break;
         case IPC_EVENT_TYPE_MESSAGE:
-            good = take_answer (c, event.m);
+            good = handle_answer (c, event.m);
             break;
         case IPC_EVENT_TYPE_ERROR:
             fprintf (stderr, "pong: the connection failed\n");
@@ -173,7 +173,7 @@ converse (struct conversation *c)
         }
     }
 
-    /* The next ipc_wait_event would free the last message; there is none. */
+    /* There is no further ipc_wait_event, which would free the last message. */
     IPC_EVENT_CLEAN (&event);
     return good;
 }
@@ -187,7 +187,7 @@ talk (char **env)
     if (! ok ("standard input", ipc_add_fd (&c.list, STDIN_FILENO))) {
         return false;
     }
-    /* Made by the library, freed by us. */
+    /* The library has allocated the entry; the program frees it. */
     c.input = c.list.cinfos[0];
 
     good = ok ("connecting to " SERVICE, ipc_connection (env, &c.server, SERVICE));
@@ -208,7 +208,7 @@ main (int argc, char *argv[], char *env[])
 {
     (void) argv;
 
-    /* Each answer is to be seen at once, also where standard output is a file or a pipe. */
+    /* Each answer is printed at once, also if standard output is a file or a pipe. */
     setvbuf (stdout, NULL, _IOLBF, 0);
 
     return (argc > 1 ? talk (env) : ask_once (env)) ? EXIT_SUCCESS : EXIT_FAILURE;

@@ -1,7 +1,7 @@
 /*
- * pongd: a server that sends every message back to whom it came from.
+ * pongd: a server that sends each message back to the client that sent it.
  *
- * It shows the whole life of a service: open it, wait for events, answer, and end cleanly on a signal.
+ * It shows a whole service: open the service, wait for events, answer, and end on a signal.
  *
  * SPDX-License-Identifier: MIT OR Apache-2.0
  */
@@ -15,7 +15,7 @@
 
 #define SERVICE "pongd"
 
-/* True for success; else it says what went wrong: the library's sentence, and the system's. */
+/* Returns true for success; else prints what failed, and the messages for code and errno. */
 static bool
 ok (const char *what, enum ipc_errors code)
 {
@@ -26,9 +26,9 @@ ok (const char *what, enum ipc_errors code)
 }
 
 /*
- * The signals that end the server, as a descriptor to read them from. A handler that sets a flag would leave
- * a gap: a signal between the look at the flag and the wait is noticed only after the next event. In a
- * descriptor that is waited for like any other, it is an event itself.
+ * Returns a descriptor for the signals that end the server. A signal handler that sets a flag has a race: a
+ * signal between the test of the flag and the wait is noticed only after the next event. If the descriptor is
+ * in the list, a signal is itself an event.
  */
 static int
 open_signals (void)
@@ -55,7 +55,7 @@ print_message (const struct ipc_connection_info *client, const struct ipc_messag
     putchar ('\n');
 }
 
-/* Serves until a signal comes; false if it ends for another reason. */
+/* Serves until a signal is received; returns false if it ends for another reason. */
 static bool
 serve (struct ipc_connection_infos *clients, struct ipc_connection_info *service)
 {
@@ -66,7 +66,7 @@ serve (struct ipc_connection_infos *clients, struct ipc_connection_info *service
     while (running && good) {
         enum ipc_errors code = ipc_wait_event (clients, service, &event);
 
-        /* Stopped and continued (SIGSTOP, SIGCONT): nothing is lost, wait again. */
+        /* The process was stopped and continued (SIGSTOP, SIGCONT). No event is lost: wait again. */
         if (code == IPC_ERROR_WAIT_EVENT__SELECT && errno == EINTR) {
             continue;
         }
@@ -78,19 +78,19 @@ serve (struct ipc_connection_infos *clients, struct ipc_connection_info *service
             break;
         case IPC_EVENT_TYPE_MESSAGE:
             print_message (event.origin, event.m);
-            /* A client that cannot be answered is no reason to leave the others. */
+            /* If one client cannot be answered, the server goes on for the others. */
             ok ("answering", ipc_write (event.origin, event.m));
             break;
         case IPC_EVENT_TYPE_ERROR:
             fprintf (stderr, "pongd: %d broke the protocol or the connection\n", event.origin->fd);
             break;
         case IPC_EVENT_TYPE_DISCONNECTION:
-            /* The library has closed it and taken it out of the list; the structure is ours to free. */
+            /* The library has closed the connection and removed it from the list; the program frees it. */
             printf ("DISCONNECTION %d\n", event.origin->fd);
             free (event.origin);
             break;
         case IPC_EVENT_TYPE_EXTRA_SOCKET:
-            /* The descriptor of the signals: it has one to tell. */
+            /* A signal was received. */
             running = false;
             break;
         case IPC_EVENT_TYPE_NOT_SET:
@@ -98,12 +98,12 @@ serve (struct ipc_connection_infos *clients, struct ipc_connection_info *service
         }
     }
 
-    /* The next ipc_wait_event would free the last message; there is none. */
+    /* There is no further ipc_wait_event, which would free the last message. */
     IPC_EVENT_CLEAN (&event);
     return good;
 }
 
-/* Closes and frees what is in the list: the clients that are still connected, and the signals. */
+/* Closes and frees the entries of the list: the clients that are still connected, and the signals. */
 static void
 end_connections (struct ipc_connection_infos *list)
 {
@@ -125,7 +125,7 @@ main (int argc, char *argv[], char *env[])
     (void) argc;
     (void) argv;
 
-    /* Each line is to be seen at once, also where standard output is a file or a pipe. */
+    /* Each line is printed at once, also if standard output is a file or a pipe. */
     setvbuf (stdout, NULL, _IOLBF, 0);
 
     if (signals < 0) {
@@ -143,8 +143,8 @@ main (int argc, char *argv[], char *env[])
     printf ("listening at %s\n", service.spath);
     good = serve (&clients, &service);
 
-    /* The service first: no new client finds it. Answers that wait for slow clients get their last chance, at
-     * most a second for all. */
+    /* The service is closed first, so that no new client connects. Queued answers are sent at exit, as long
+     * as the clients read. */
     good = ok ("closing the service", ipc_server_close (&service)) && good;
     end_connections (&clients);
     puts ("ended");

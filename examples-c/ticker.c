@@ -1,8 +1,8 @@
 /*
  * ticker: a client of tickerd. It prints the time COUNT times.
  *
- *     ticker COUNT            answers each time, so that the server knows that it is there
- *     ticker COUNT quiet      says nothing, until the server closes the connection
+ *     ticker COUNT            answers each time, so that the server does not close the connection
+ *     ticker COUNT quiet      sends nothing, until the server closes the connection
  *
  * It shows how to wait for a server that may have died or hung (ipc_wait_event_timeout).
  *
@@ -15,7 +15,7 @@
 #define SERVICE "tickerd"
 #define TIMEOUT 60000 /* milliseconds */
 
-/* Until the time has come so many times; false if something else ends it. */
+/* Runs until the time was received COUNT times; returns false if it ends for another reason. */
 static bool
 listen_to (struct ipc_connection_infos *list, struct ipc_connection_info *server, long count, bool quiet)
 {
@@ -35,14 +35,14 @@ listen_to (struct ipc_connection_infos *list, struct ipc_connection_info *server
             good = quiet || ok ("answering", ipc_write (server, &here));
             break;
         case IPC_EVENT_TYPE_DISCONNECTION:
-            /* The library has closed it; the structure is not from malloc, so there is nothing to free. */
+            /* The library has closed the connection. The structure is not from malloc, and is not freed. */
             fprintf (stderr, "ticker: the server has closed the connection\n");
             server->fd = -1;
             good = false;
             break;
         case IPC_EVENT_TYPE_NOT_SET:
             if (good) {
-                fprintf (stderr, "ticker: the server says nothing\n");
+                fprintf (stderr, "ticker: timeout: the server sends nothing\n");
                 good = false;
             }
             break;
@@ -51,7 +51,7 @@ listen_to (struct ipc_connection_infos *list, struct ipc_connection_info *server
         }
     }
 
-    /* The next wait would free the last message; there is none. */
+    /* There is no further wait, which would free the last message. */
     IPC_EVENT_CLEAN (&event);
     return good;
 }

@@ -1,11 +1,12 @@
 /*
- * tickerd: tells all its clients the time, and closes those that have said nothing for too long.
+ * tickerd: sends the time to all its clients, and closes the connections of clients that send nothing.
  *
- *     tickerd INTERVAL N      every INTERVAL milliseconds; N intervals without a word are too long
+ *     tickerd INTERVAL N      sends every INTERVAL milliseconds; closes a client that is silent for N
+ *     intervals
  *
- * It shows the two ways to wait for time: a timer, for what happens regularly (ipc_add_timer), and a time-out,
- * for what happens when nothing else has (ipc_wait_event_timeout); and how to keep something of each client
- * (ipc_set_data). The client is ticker.c.
+ * It shows the two ways to wait for time: a timer, for regular work (ipc_add_timer), and a timeout, for work
+ * when no event has happened (ipc_wait_event_timeout); and how to keep data of each client (ipc_set_data).
+ * The client is ticker.c.
  *
  * SPDX-License-Identifier: MIT OR Apache-2.0
  */
@@ -20,14 +21,14 @@
 #define LONGEST_QUEUE 4096
 
 static long long interval; /* milliseconds */
-static long long patience; /* milliseconds */
+static long long longest_silence; /* milliseconds */
 
-/* What is kept of each client. */
-struct guest {
-    int64_t deadline; /* until when it is to say something again */
+/* The data of a client. */
+struct client_data {
+    int64_t deadline; /* the time until which the client must send a message */
 };
 
-/* In milliseconds. */
+/* The time of the monotonic clock, in milliseconds. */
 static int64_t
 now (void)
 {
@@ -37,44 +38,44 @@ now (void)
     return time.tv_sec * INT64_C (1000) + time.tv_nsec / 1000000;
 }
 
-/* A client without memory for it is sent away. */
+/* Stores the data of a new client. If there is no memory for the data, the connection is ended. */
 static void
-welcome (struct ipc_connection_infos *list, struct ipc_connection_info *client)
+add_client (struct ipc_connection_infos *list, struct ipc_connection_info *client)
 {
-    struct guest *guest = malloc (sizeof *guest);
+    struct client_data *data = malloc (sizeof *data);
 
-    /* The library frees it when the client has gone. */
-    if (guest == NULL || ! ok ("keeping a client", ipc_set_data (client, guest, free))) {
-        free (guest);
+    /* The library frees the data after the client's DISCONNECTION. */
+    if (data == NULL || ! ok ("storing data of a client", ipc_set_data (client, data, free))) {
+        free (data);
         ipc_end (list, client, 0);
         return;
     }
-    guest->deadline = now () + patience;
+    data->deadline = now () + longest_silence;
 }
 
-/* The client has said something, if only that it is there. */
+/* The client has sent a message: sets its next deadline. */
 static void
-heard (const struct ipc_connection_info *client)
+extend_deadline (const struct ipc_connection_info *client)
 {
-    struct guest *guest = ipc_data (client);
+    struct client_data *data = ipc_data (client);
 
-    if (guest != NULL) {
-        guest->deadline = now () + patience;
+    if (data != NULL) {
+        data->deadline = now () + longest_silence;
     }
 }
 
-/* How long to wait for events: until the first client is quiet for too long, or for ever (-1). */
+/* How long to wait for events: until the first deadline of a client, or without a timeout (-1). */
 static int
 time_to_wait (const struct ipc_connection_infos *list)
 {
     int64_t least = -1;
 
     for (int32_t i = 0; i < list->size; i++) {
-        /* The timer and the signals, which are in the list, too, have none. */
-        const struct guest *guest = ipc_data (list->cinfos[i]);
+        /* NULL for the entries of the timer and the signals. */
+        const struct client_data *data = ipc_data (list->cinfos[i]);
 
-        if (guest != NULL) {
-            int64_t left = guest->deadline - now ();
+        if (data != NULL) {
+            int64_t left = data->deadline - now ();
 
             left = left > 0 ? left : 0;
             least = least < 0 || left < least ? left : least;
@@ -88,10 +89,10 @@ close_quiet_clients (struct ipc_connection_infos *list)
 {
     for (int32_t i = 0; i < list->size; i++) {
         struct ipc_connection_info *client = list->cinfos[i];
-        const struct guest *guest = ipc_data (client);
+        const struct client_data *data = ipc_data (client);
 
-        if (guest != NULL && guest->deadline <= now ()) {
-            /* Its DISCONNECTION follows; until then it stays in the list. */
+        if (data != NULL && data->deadline <= now ()) {
+            /* The client's DISCONNECTION follows; until then the entry stays in the list. */
             printf ("CLOSING %d\n", client->fd);
             ipc_end (list, client, 0);
         }
@@ -99,7 +100,7 @@ close_quiet_clients (struct ipc_connection_infos *list)
 }
 
 static void
-tell_time (struct ipc_connection_infos *list)
+send_time (struct ipc_connection_infos *list)
 {
     size_t failed = 0;
     char text[LONGEST_MESSAGE];
@@ -107,13 +108,13 @@ tell_time (struct ipc_connection_infos *list)
     struct ipc_message m = {.type = MSG_TYPE_DATA, .payload = text};
 
     m.length = (uint32_t) strftime (text, sizeof text, "%Y-%m-%d %H:%M:%S", localtime (&seconds));
-    if (ok ("telling the time", ipc_broadcast (list, &m, NULL, &failed)) && failed > 0) {
-        /* Their queues are full of times that are over: not one more. */
-        printf ("NOT TOLD %zu\n", failed);
+    if (ok ("sending the time", ipc_broadcast (list, &m, NULL, &failed)) && failed > 0) {
+        /* The queues of these clients are full of earlier times: they do not get this one. */
+        printf ("NOT SENT TO %zu\n", failed);
     }
 }
 
-/* Serves until a signal comes; false if it ends for another reason. */
+/* Serves until a signal is received; returns false if it ends for another reason. */
 static bool
 serve (struct ipc_connection_infos *list, struct ipc_connection_info *service)
 {
@@ -128,18 +129,19 @@ serve (struct ipc_connection_infos *list, struct ipc_connection_info *service)
 
         switch (event.type) {
         case IPC_EVENT_TYPE_NOT_SET:
-            /* The time is over and nothing is at hand: no word that has come in time is overlooked. */
+            /* The timeout has expired and no event is pending: each message in time was handled before. */
             close_quiet_clients (list);
             break;
         case IPC_EVENT_TYPE_CONNECTION:
             printf ("CONNECTION %d\n", event.origin->fd);
-            welcome (list, event.origin);
+            add_client (list, event.origin);
             break;
         case IPC_EVENT_TYPE_MESSAGE:
-            heard (event.origin);
+            extend_deadline (event.origin);
             break;
         case IPC_EVENT_TYPE_ERROR:
-            /* It has said too much, or left without having read all; its DISCONNECTION follows. */
+            /* The client has sent a message that is too long, or closed with unread bytes. Its DISCONNECTION
+             * follows. */
             printf ("ERROR %d\n", event.origin->fd);
             break;
         case IPC_EVENT_TYPE_DISCONNECTION:
@@ -149,13 +151,13 @@ serve (struct ipc_connection_infos *list, struct ipc_connection_info *service)
         case IPC_EVENT_TYPE_EXTRA_SOCKET:
             running = ((struct ipc_message *) event.m)->type != IPC_MSG_SIGNAL;
             if (running) {
-                tell_time (list);
+                send_time (list);
             }
             break;
         }
     }
 
-    /* The next wait would free the last message; there is none. */
+    /* There is no further wait, which would free the last message. */
     IPC_EVENT_CLEAN (&event);
     return good;
 }
@@ -175,13 +177,13 @@ main (int argc, char *argv[], char *env[])
         fprintf (stderr, "usage: tickerd INTERVAL N\n");
         return EXIT_FAILURE;
     }
-    patience = intervals * interval;
+    longest_silence = intervals * interval;
     good = add_signals (&list)
         && ok ("adding the timer", ipc_add_timer (&list, 0, (int) interval, NULL))
         && ok ("opening the service " SERVICE, ipc_server_init (env, &service, SERVICE));
     if (good) {
         printf ("listening at %s\n", service.spath);
-        /* The service's limits are those of the clients that it takes from now on. */
+        /* Limits of a service hold for the clients that it accepts from now on. */
         good = ok ("setting limits", ipc_limits (&service, LONGEST_MESSAGE, LONGEST_QUEUE))
             && serve (&list, &service);
         good = ok ("closing the service", ipc_server_close (&service)) && good;

@@ -1,8 +1,8 @@
 /*
- * libipc for C++17: the rules of ipc.h about who frees what, as constructors and destructors.
+ * libipc for C++17: constructors and destructors follow the rules of ipc.h for the ownership of memory.
  *
- * Errors are exceptions of the type ipc::Error. Every function of ipc.h and ipc_ext.h can be called with the structures
- * that get (), list (), service () and Event give; check () turns its code into an exception.
+ * Errors are exceptions of the type ipc::Error. Every function of ipc.h and ipc_ext.h can be called with the
+ * structures that get (), list (), service () and Event return; check () throws the exception for its code.
  *
  * SPDX-License-Identifier: MIT OR Apache-2.0
  */
@@ -22,7 +22,7 @@
 
 namespace ipc {
 
-/* The code of the library, errno, and the sentences for both. */
+/* The code of the library, errno, and the messages for both. */
 class Error : public std::runtime_error {
 public:
     Error (const char *what, enum ipc_errors its_code, int its_number)
@@ -83,7 +83,7 @@ public:
         check ("connecting", ipc_connection (environ, &c, service));
     }
 
-    /* Waits for the service for so many milliseconds at most, below 0 for ever. */
+    /* Waits for the service for at most timeout_ms milliseconds; below 0 without a timeout. */
     static Connection wait_for (const char *service, int timeout_ms, uint32_t index = 0, uint32_t version = 0)
     {
         Connection connection;
@@ -113,7 +113,7 @@ public:
         check ("sending", ipc_send (&c, type, bytes.data (), bytes.size ()));
     }
 
-    /* Waits for the next message, for so many milliseconds at most, below 0 for ever. */
+    /* Waits for the next message, for at most timeout_ms milliseconds; below 0 without a timeout. */
     Message read (int timeout_ms = -1) const
     {
         Message message;
@@ -139,7 +139,7 @@ private:
     struct ipc_connection_info c = closed ();
 };
 
-/* What a server is told; good until it waits again. */
+/* An event of a server; valid until the next wait. */
 struct Event {
     enum ipc_event_type type;
     struct ipc_connection_info *origin;
@@ -151,7 +151,7 @@ struct Event {
     }
 };
 
-/* A service and its clients. It is not copied and not moved: the library knows a list by its address. */
+/* A service and its clients. It cannot be copied or moved: the library identifies a list by its address. */
 class Server {
 public:
     explicit Server (const char *name, uint32_t index = 0, uint32_t version = 0)
@@ -163,7 +163,7 @@ public:
         if (error != IPC_ERROR_NONE) {
             int reason = errno;
 
-            /* It frees the path. */
+            /* This call frees the path. */
             ipc_server_close (&srv);
             errno = reason;
         }
@@ -173,14 +173,14 @@ public:
     Server (const Server &) = delete;
     Server &operator= (const Server &) = delete;
 
-    /* The service first: no new client finds it. */
+    /* The service is closed first, so that no new client connects. */
     ~Server ()
     {
-        free_the_gone ();
+        free_disconnected ();
         IPC_EVENT_CLEAN (&event);
         ipc_server_close (&srv);
         for (int32_t i = 0; i < clients.size; i++) {
-            /* The descriptors of read_too () are not ours to close. */
+            /* The descriptors of read_too () belong to the program. */
             if (clients.cinfos[i]->type != 'a')
                 ipc_close (clients.cinfos[i]);
             std::free (clients.cinfos[i]);
@@ -190,16 +190,17 @@ public:
 
     const char *path () const { return srv.spath; }
 
-    /* Has wait () read this descriptor too and tell what it gives, as IPC_EVENT_TYPE_EXTRA_SOCKET. */
+    /* Makes wait () read this descriptor, too, and report its bytes as IPC_EVENT_TYPE_EXTRA_SOCKET. */
     void read_too (int fd) { check ("adding a descriptor", ipc_add_fd (&clients, fd)); }
 
-    /* For so many milliseconds at most, below 0 for ever; IPC_EVENT_TYPE_NOT_SET if they are over. */
+    /* Waits for at most timeout_ms milliseconds, below 0 without a timeout. The type is
+     * IPC_EVENT_TYPE_NOT_SET when the timeout has expired. */
     Event wait (int timeout_ms = -1)
     {
         enum ipc_errors code;
 
-        free_the_gone ();
-        /* A signal handler has run: nothing is lost. */
+        free_disconnected ();
+        /* If a signal handler has run, no event is lost: wait again. */
         do
             code = ipc_wait_event_timeout (&clients, &srv, &event, timeout_ms);
         while (code == IPC_ERROR_WAIT_EVENT__SELECT && errno == EINTR);
@@ -216,8 +217,9 @@ public:
     }
 
 private:
-    /* Who has left is out of the list, and his structure ours to free, once the program has seen it. */
-    void free_the_gone ()
+    /* The library has removed a closed connection from the list. Its structure is freed when the program has
+     * handled the DISCONNECTION. */
+    void free_disconnected ()
     {
         if (event.type == IPC_EVENT_TYPE_DISCONNECTION)
             std::free (event.origin);

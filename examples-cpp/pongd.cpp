@@ -1,5 +1,5 @@
 /*
- * pongd: a server that sends every message back to whom it came from, until SIGTERM or SIGINT ends it.
+ * pongd: a server that sends each message back to the client that sent it, until SIGTERM or SIGINT ends it.
  *
  * SPDX-License-Identifier: MIT OR Apache-2.0
  */
@@ -10,7 +10,7 @@
 #include <iostream>
 #include <sys/signalfd.h>
 
-/* A descriptor that has something when a signal has come. */
+/* Returns a descriptor that is readable when a signal was received. */
 static int open_signals ()
 {
     sigset_t signals;
@@ -32,7 +32,7 @@ static void serve (ipc::Server &server)
             try {
                 server.write (event, event.message);
             } catch (const ipc::Error &error) {
-                /* A client that cannot be answered is no reason to leave the others. */
+                /* If one client cannot be answered, the server goes on for the others. */
                 std::cerr << "pongd: " << error.what () << '\n';
             }
             break;
@@ -42,7 +42,7 @@ static void serve (ipc::Server &server)
         case IPC_EVENT_TYPE_EXTRA_SOCKET:
             return;
         default:
-            /* Clients come and go: the server keeps the list. */
+            /* CONNECTION and DISCONNECTION: the server keeps the list. */
             break;
         }
     }

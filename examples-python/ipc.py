@@ -1,21 +1,21 @@
 """libipc for Python, through ctypes: the structures are those of ipc.h.
 
-It is a file to copy and to extend. Every function of the library is an attribute of `lib`; those whose arguments
-are declared below are ready for use.
+It is a file to copy and to extend. Every function of the library is an attribute of `lib`; the functions with
+declared arguments (below) are ready for use.
 
     with ipc.Client("echo", timeout=5) as server:
         server.write(b"hello")
         print(server.read(timeout=1).payload)
 
     with ipc.Server("echo") as server:
-        for told in server:
-            if told.event == ipc.MESSAGE:
-                told.client.write(told.payload, told.type)
+        for event in server:
+            if event.kind == ipc.MESSAGE:
+                event.client.write(event.payload, event.type)
 
-In asyncio, `async for told in server` does the same.
+In asyncio, `async for event in server` does the same.
 
-Times are in seconds, as everywhere in Python; None is without end. A failure is an IpcError, which is also the
-exception that Python has for its errno: FileNotFoundError for a service that is not there, TimeoutError, and so on.
+Times are in seconds, as everywhere in Python; None means no timeout. A failure is an IpcError, which is also Python's
+exception for its errno: FileNotFoundError for a service that does not exist, TimeoutError, and so on.
 
 SPDX-License-Identifier: MIT OR Apache-2.0
 """
@@ -28,7 +28,7 @@ import os
 import time
 from ctypes import POINTER, byref, c_char, c_char_p, c_int, c_int32, c_size_t, c_uint32, c_void_p
 
-# use_errno: ctypes keeps the errno of each call apart from what Python itself does in between.
+# use_errno: ctypes saves the errno of each call, which Python itself could change after the call.
 lib = ctypes.CDLL("libipc.so.0", use_errno=True)
 
 
@@ -47,14 +47,14 @@ class ConnectionInfos(ctypes.Structure):
 
 
 class Message(ctypes.Structure):
-    # The payload is no c_char_p: it has a length, and may have NUL bytes in it.
+    # The payload is not a c_char_p: it has a length, and may contain NUL bytes.
     _fields_ = [("type", c_char), ("length", c_uint32), ("payload", POINTER(c_char))]
 
     def bytes(self):
         return ctypes.string_at(self.payload, self.length) if self.length > 0 else b""
 
 
-class Event(ctypes.Structure):
+class EventInfo(ctypes.Structure):
     _fields_ = [("type", c_int), ("origin", POINTER(ConnectionInfo)), ("m", POINTER(Message))]
 
 
@@ -68,12 +68,12 @@ NOT_SET, ERROR, EXTRA_SOCKET, CONNECTION, DISCONNECTION, MESSAGE = range(6)
 # enum msg_types
 MSG_TYPE_SERVER_CLOSE, MSG_TYPE_ERR, MSG_TYPE_DATA = b"\0", b"\1", b"\2"
 
-# Those of enum ipc_errors that this file tells apart.
+# enum ipc_errors; this file needs one value only.
 IPC_ERROR_NONE = 0
 
 _CONNECTION, _LIST = POINTER(ConnectionInfo), POINTER(ConnectionInfos)
 
-# Without these ctypes would cut pointers in two, and take anything for anything.
+# Without these declarations ctypes would truncate pointers, and accept arguments of any type.
 for name, *arguments in [
     ("ipc_server_init", POINTER(c_char_p), _CONNECTION, c_char_p),
     ("ipc_server_close", _CONNECTION),
@@ -83,7 +83,7 @@ for name, *arguments in [
     ("ipc_end", _LIST, _CONNECTION, c_int),
     ("ipc_read_timeout", _CONNECTION, POINTER(Message), c_int),
     ("ipc_send", _CONNECTION, c_char, c_char_p, c_size_t),
-    ("ipc_wait_event_timeout", _LIST, _CONNECTION, POINTER(Event), c_int),
+    ("ipc_wait_event_timeout", _LIST, _CONNECTION, POINTER(EventInfo), c_int),
     ("ipc_event_fd", _LIST, _CONNECTION, POINTER(c_int)),
     ("ipc_add", _LIST, _CONNECTION),
     ("ipc_add_fd", _LIST, c_int),
@@ -104,12 +104,12 @@ _free = ctypes.CDLL(None).free
 _free.argtypes = [c_void_p]
 _free.restype = None
 
-# Must not be NULL, and is not read: the library looks into the environment of the process, os.environ.
+# Must not be NULL, and is not read: the library uses the environment of the process, os.environ.
 _NO_ENVIRONMENT = (c_char_p * 1)(None)
 
-# What happens next: the event, whom it is about, and the type and the bytes of a message. For an extra descriptor
-# `client` is its number.
-Told = collections.namedtuple("Told", "event client type payload")
+# An event: its kind, its client, and the type and the bytes of a message. For an extra descriptor `client` is the
+# descriptor's number.
+Event = collections.namedtuple("Event", "kind client type payload")
 
 
 class IpcError(OSError):
@@ -125,11 +125,11 @@ _KINDS = {}
 
 
 def check(what, code):
-    """Raises the IpcError of a code that is a failure."""
+    """Raises an IpcError if the code is an error."""
     if code == IPC_ERROR_NONE:
         return
     number = ctypes.get_errno()
-    # OSError knows which of Python's exceptions an errno is.
+    # OSError returns the subclass for this errno.
     kind = type(OSError(number, ""))
     if kind not in _KINDS:
         bases = (IpcError,) if kind is OSError else (IpcError, kind)
@@ -140,19 +140,19 @@ def check(what, code):
 
 
 def _until(timeout, call):
-    """Calls with the milliseconds that are left, again after each signal, as PEP 475 has it."""
+    """Calls with the milliseconds that are left; calls again after each signal, as PEP 475 says."""
     end = None if timeout is None else time.monotonic() + timeout
     while True:
-        # Rounded up: a time that is not over is not 0.
+        # Rounded up: 0 only when the timeout has expired.
         left = -1 if end is None else max(0, -int((time.monotonic() - end) * 1000 // 1))
         code = call(left)
-        # Python runs the signal handlers that are due now; one may raise an exception.
+        # Python runs the pending signal handlers here; a handler may raise an exception.
         if code == IPC_ERROR_NONE or ctypes.get_errno() != errno.EINTR:
             return code
 
 
 class _Connection:
-    """What a client and a server's client have in common."""
+    """The common part of Client and Member."""
 
     def __init__(self, pointer):
         self._pointer = pointer
@@ -172,13 +172,13 @@ class _Connection:
         check("sending", lib.ipc_send(self._pointer, type, payload or None, len(payload)))
 
     def peer(self):
-        """Who is at the other end: pid, uid and gid, by the kernel's word."""
+        """The peer credentials from the kernel: pid, uid and gid."""
         peer = PeerInfo()
         check("asking for the peer", lib.ipc_peer(self._pointer, byref(peer)))
         return peer
 
     def limit(self, longest_message=0, longest_queue=0):
-        """Limits what the peer may send, and what is kept for it, in bytes; 0 is the library's own limit."""
+        """Limits the messages of the peer, and the bytes queued for it; 0 is the library's default."""
         check("setting limits", lib.ipc_limits(self._pointer, longest_message, longest_queue))
 
 
@@ -190,7 +190,7 @@ class Client(_Connection):
         super().__init__(ctypes.pointer(self._info))
         name = os.fsencode(service)
         if timeout == 0:
-            # It says why there is none, and not that no time is left.
+            # This function reports why there is no connection; the other one reports a timeout.
             code = _until(None, lambda _: lib.ipc_connection(_NO_ENVIRONMENT, self._pointer, name))
         else:
             code = _until(timeout, lambda left: lib.ipc_connection_timeout(self._pointer, name, left))
@@ -202,17 +202,17 @@ class Client(_Connection):
             self._info.fd = -1
 
     def read(self, timeout=None):
-        """Waits for the next message: Told, with its type and its bytes."""
+        """Waits for the next message; returns an Event with its type and its bytes."""
         m = Message()
         check("reading", _until(timeout, lambda left: lib.ipc_read_timeout(self._pointer, byref(m), left)))
         try:
-            return Told(MESSAGE, self, m.type, m.bytes())
+            return Event(MESSAGE, self, m.type, m.bytes())
         finally:
             lib.ipc_message_empty(byref(m))
 
 
 class Member(_Connection):
-    """A client of a server, for the statement `with`, which ends it. It is good until its DISCONNECTION was told."""
+    """A client of a server, for the statement `with`, which ends the connection. Valid until its DISCONNECTION."""
 
     def __init__(self, server, pointer):
         super().__init__(pointer)
@@ -221,8 +221,8 @@ class Member(_Connection):
         self.data = None
 
     def close(self, linger=None):
-        """Ends the connection: its DISCONNECTION follows. What is queued has `linger` seconds to leave; None: as long
-        as the client reads."""
+        """Ends the connection: its DISCONNECTION follows. Queued bytes are sent for at most `linger` seconds; None: as
+        long as the client reads."""
         milliseconds = -1 if linger is None else int(linger * 1000)
         code = lib.ipc_end(byref(self._server._list), self._pointer, milliseconds)
         if code != IPC_ERROR_NONE and ctypes.get_errno() != errno.ENOENT:
@@ -234,14 +234,14 @@ class Server:
 
     def __init__(self, service, index=0, version=0):
         self._list = ConnectionInfos()
-        self._event = Event()
+        self._event = EventInfo()
         self._service = ConnectionInfo(version=version, index=index, fd=-1)
         self._clients = {}
         name = os.fsencode(service)
         try:
             check("opening the service", lib.ipc_server_init(_NO_ENVIRONMENT, byref(self._service), name))
         except IpcError:
-            # It frees the path.
+            # This call frees the path.
             lib.ipc_server_close(byref(self._service))
             raise
         self.path = os.fsdecode(self._service.spath)
@@ -264,9 +264,9 @@ class Server:
     async def __anext__(self):
         loop, fd = asyncio.get_running_loop(), self.fileno()
         while True:
-            told = self.wait(timeout=0)
-            if told is not None:
-                return told
+            event = self.wait(timeout=0)
+            if event is not None:
+                return event
             ready = loop.create_future()
             loop.add_reader(fd, lambda: ready.done() or ready.set_result(None))
             try:
@@ -276,18 +276,18 @@ class Server:
 
     @property
     def clients(self):
-        """Those that are connected."""
+        """The connected clients."""
         return list(self._clients.values())
 
     def close(self):
         if self._service.fd < 0:
             return
-        self._let_go()
-        # The service first: no new client finds it.
+        self._free_event()
+        # The service is closed first, so that no new client connects.
         lib.ipc_server_close(byref(self._service))
         self._service.fd = -1
         for member in self._list.cinfos[: self._list.size]:
-            # The descriptors of read_too are not ours to close.
+            # The descriptors of read_too belong to the program.
             if member.contents.type != b"a":
                 lib.ipc_close(member)
             _free(member)
@@ -295,7 +295,7 @@ class Server:
         self._clients.clear()
 
     def limit(self, longest_message=0, longest_queue=0):
-        """Limits the clients that come from now on, as Client.limit does."""
+        """Limits the clients that connect from now on, as Client.limit does."""
         check("setting limits", lib.ipc_limits(byref(self._service), longest_message, longest_queue))
 
     def fileno(self):
@@ -305,15 +305,15 @@ class Server:
         return fd.value
 
     def read_too(self, fd):
-        """Has wait read this descriptor too and tell what it gives, as EXTRA_SOCKET."""
+        """Makes wait read this descriptor, too, and report its bytes as EXTRA_SOCKET."""
         check("adding a descriptor", lib.ipc_add_fd(byref(self._list), fd))
 
     def wait(self, timeout=None):
-        """What happens next: Told. None if the time is over before.
+        """Waits for the next Event; returns None when the timeout has expired.
 
-        A client is a Member, the same one from its CONNECTION to its DISCONNECTION.
+        The client of an event is a Member, the same object from its CONNECTION to its DISCONNECTION.
         """
-        self._let_go()
+        self._free_event()
         check(
             "waiting",
             _until(
@@ -332,20 +332,20 @@ class Server:
         else:
             client = self._clients.get(origin)
             if client is None:
-                # A pointer of our own: that of the event is overwritten by the next one.
+                # A new pointer object: the next event overwrites the one in self._event.
                 pointer = ctypes.cast(origin, _CONNECTION)
                 client = self._clients[origin] = Member(self, pointer)
         if not self._event.m:
-            return Told(event, client, None, b"")
+            return Event(event, client, None, b"")
         message = self._event.m.contents
-        return Told(event, client, message.type, message.bytes())
+        return Event(event, client, message.type, message.bytes())
 
-    def _let_go(self):
+    def _free_event(self):
         if self._event.m:
             lib.ipc_message_empty(self._event.m)
             _free(self._event.m)
-        # Who has left is out of the list, and the structure ours to free.
+        # The library has removed a closed connection from the list; its structure is freed here.
         if self._event.type == DISCONNECTION:
             self._clients.pop(ctypes.addressof(self._event.origin.contents), None)
             _free(self._event.origin)
-        self._event = Event()
+        self._event = EventInfo()

@@ -1,4 +1,4 @@
-"""pongd: a server that sends every message back to whom it came from, until SIGTERM or SIGINT ends it.
+"""pongd: a server that sends each message back to the client that sent it, until SIGTERM or SIGINT ends it.
 
 SPDX-License-Identifier: MIT OR Apache-2.0
 """
@@ -11,9 +11,9 @@ import ipc
 
 
 def open_signals():
-    """A descriptor that has something when a signal has come.
+    """Returns a descriptor that is readable after a signal.
 
-    A handler that sets a flag would come too late if it ran just before the wait.
+    A handler that sets a flag would have no effect if it ran just before the wait.
     """
     reading, writing = os.pipe()
     os.set_blocking(writing, False)
@@ -24,16 +24,16 @@ def open_signals():
 
 
 def serve(server):
-    for told in server:
-        if told.event == ipc.MESSAGE:
+    for event in server:
+        if event.kind == ipc.MESSAGE:
             try:
-                told.client.write(told.payload, told.type)
+                event.client.write(event.payload, event.type)
             except ipc.IpcError as error:
-                # A client that cannot be answered is no reason to leave the others.
+                # If one client cannot be answered, the server goes on for the others.
                 print(f"pongd: {error}", file=sys.stderr)
-        elif told.event == ipc.ERROR:
-            print(f"pongd: {told.client.fd} broke the protocol or the connection", file=sys.stderr)
-        elif told.event == ipc.EXTRA_SOCKET:
+        elif event.kind == ipc.ERROR:
+            print(f"pongd: {event.client.fd} broke the protocol or the connection", file=sys.stderr)
+        elif event.kind == ipc.EXTRA_SOCKET:
             return
 
 

@@ -1,14 +1,17 @@
-//! The C interface: the functions of `ipc.h`, and nothing but the quirks of that interface: out-parameters,
-//! ownership, codes, NULL. Each reads its arguments, calls the core, and turns the result into a code.
+//! The C interface: the functions of `ipc.h` and `ipc_ext.h`. It handles what is particular to that interface
+//! (out-parameters, ownership, codes, NULL) and nothing else: each function reads its arguments, calls the
+//! core, and turns the result into a code.
 //!
-//! What C passes is read through raw pointers, member by member: no Rust reference to what C may change.
+//! The program's structures are read through raw pointers, one field at a time: there is no Rust reference to
+//! memory that the program may change.
 //!
-//! The comments of exported functions are written for the C programmer: they become those of the header. A
-//! pointer that they name is NULL or points to what its type says.
-#![allow(clippy::missing_safety_doc, reason = "said above, once for all exported functions")]
+//! The comments of exported functions are written for the C programmer: cbindgen copies them into the
+//! headers. Each pointer argument is NULL, or points to a valid object of its type.
+#![allow(clippy::missing_safety_doc, reason = "the paragraph above holds for all exported functions")]
 
 mod boundary;
 pub mod clients;
+pub mod entries;
 pub mod events;
 mod list;
 pub mod log;

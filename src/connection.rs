@@ -1,5 +1,5 @@
-//! One connection: the bytes received, the bytes still to be sent, and the table that keeps both for each
-//! descriptor.
+//! One connection: the bytes that were received and not yet returned, the bytes that are not yet sent, and
+//! the table that keeps both for each descriptor. Nothing here waits.
 
 pub mod background;
 pub mod frame_decoder;

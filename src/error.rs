@@ -1,7 +1,11 @@
 //! The errors of a failed call: the C code, the message for the code, and errno.
 //!
-//! The contract: a function that fails returns one code of the frozen [`ipc_errors`] and sets errno; on
-//! success errno is untouched. If a system call failed, errno is the one that this system call set.
+//! The contract: a function that fails returns one code of the frozen [`ipc_errors`] and sets errno. On
+//! success the function leaves errno as it was. If a system call failed, errno is the value that this system
+//! call set.
+//!
+//! An [`Error`] is made where the failure is found; `capi::boundary` sets errno and returns the code. This
+//! file has no state.
 
 #![forbid(unsafe_code)]
 
@@ -10,7 +14,7 @@ use std::ffi::CStr;
 
 use nix::errno::Errno;
 
-/// A failed call, as the C caller sees it: the code that is returned, and errno.
+/// A failed call, as the program sees it: the code that the function returns, and errno.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Error {
     /// The code that the function returns.
@@ -46,7 +50,7 @@ pub enum ipc_errors {
     IPC_ERROR_NONE = 0,
     /// Not enough memory.
     IPC_ERROR_NOT_ENOUGH_MEMORY = 1,
-    /// The recipient has closed the connection.
+    /// The peer has closed the connection.
     IPC_ERROR_CLOSED_RECIPIENT = 2,
     /// Server init: no environment.
     IPC_ERROR_SERVER_INIT__NO_ENVIRONMENT_PARAM = 3,
@@ -62,45 +66,45 @@ pub enum ipc_errors {
     IPC_ERROR_CONNECTION__NO_SERVICE_NAME = 8,
     /// Connection: no environment.
     IPC_ERROR_CONNECTION__NO_ENVIRONMENT_PARAM = 9,
-    /// Connection: no structure to fill.
+    /// Connection: no connection structure, or no place for the result.
     IPC_ERROR_CONNECTION_GEN__NO_CINFO = 10,
     /// Accept: no service structure.
     IPC_ERROR_ACCEPT__NO_SERVICE_PARAM = 11,
     /// Accept: no client structure.
     IPC_ERROR_ACCEPT__NO_CLIENT_PARAM = 12,
-    /// Accept: no client could be taken.
+    /// Accept: no client was accepted.
     IPC_ERROR_ACCEPT = 13,
     /// New connection: no service structure.
     IPC_ERROR_HANDLE_NEW_CONNECTION__NO_CINFO_PARAM = 14,
     /// New connection: no list of connections.
     IPC_ERROR_HANDLE_NEW_CONNECTION__NO_CINFOS_PARAM = 15,
-    /// Wait for an event: waiting failed or was interrupted.
+    /// Wait for an event: waiting failed or was interrupted, or a descriptor cannot be watched.
     IPC_ERROR_WAIT_EVENT__SELECT = 16,
-    /// Wait for an event: nothing to wait for.
+    /// Wait for an event: no list of connections, or nothing to wait for.
     IPC_ERROR_WAIT_EVENT__NO_CLIENTS_PARAM = 17,
-    /// Wait for an event: no event structure.
+    /// Wait for an event: no place for the result.
     IPC_ERROR_WAIT_EVENT__NO_EVENT_PARAM = 18,
     /// New connection: not enough memory.
     IPC_ERROR_HANDLE_NEW_CONNECTION__MALLOC = 19,
-    /// Add: the list has a size but no array.
+    /// Add: the list is invalid, or the connection is already in the list.
     IPC_ERROR_ADD__EMPTY_LIST = 20,
     /// Add: no list of connections.
     IPC_ERROR_ADD__NO_PARAM_CLIENTS = 21,
     /// Add: no connection.
     IPC_ERROR_ADD__NO_PARAM_CLIENT = 22,
-    /// Add a descriptor: no list of connections.
+    /// Add a descriptor, signal or timer: no list of connections.
     IPC_ERROR_ADD_FD__NO_PARAM_CINFOS = 23,
     /// Delete: the list is empty.
     IPC_ERROR_DEL__EMPTY_LIST = 24,
     /// Delete: the list has a size but no array.
     IPC_ERROR_DEL__EMPTIED_LIST = 25,
-    /// Delete: the connection is not in the list.
+    /// Delete or end: the list has no such entry.
     IPC_ERROR_DEL__CANNOT_FIND_CLIENT = 26,
-    /// Delete: no list of connections.
+    /// Delete or end: no list of connections.
     IPC_ERROR_DEL__NO_CLIENTS_PARAM = 27,
-    /// Delete: no connection.
+    /// Delete or end: no connection.
     IPC_ERROR_DEL__NO_CLIENT_PARAM = 28,
-    /// Send: the socket does not take the bytes.
+    /// Send: the bytes cannot be sent, or the connection is invalid.
     IPC_ERROR_USOCK_SEND = 29,
     /// Connect: no connection to the service.
     IPC_ERROR_USOCK_CONNECT__SOCKET = 30,
@@ -112,27 +116,27 @@ pub enum ipc_errors {
     IPC_ERROR_USOCK_CLOSE = 33,
     /// Remove: the socket's file cannot be removed.
     IPC_ERROR_USOCK_REMOVE__UNLINK = 34,
-    /// Remove: there is no such file.
+    /// Remove: the file does not exist, or belongs to another server.
     IPC_ERROR_USOCK_REMOVE__NO_FILE = 35,
     /// Listen: the place for the descriptor is NULL.
     IPC_ERROR_USOCK_INIT__EMPTY_FILE_DESCRIPTOR = 36,
-    /// Listen: no socket could be made.
+    /// Listen: the socket cannot be created, or the given one cannot be used.
     IPC_ERROR_USOCK_INIT__WRONG_FILE_DESCRIPTOR = 37,
     /// Listen: empty path, or one that is too long.
     IPC_ERROR_USOCK_INIT__EMPTY_PATH = 38,
-    /// Listen: the path cannot be bound.
+    /// Listen: the path cannot be bound, or an option is invalid.
     IPC_ERROR_USOCK_INIT__BIND = 39,
     /// Listen: the socket cannot listen.
     IPC_ERROR_USOCK_INIT__LISTEN = 40,
     /// Accept: the place for the descriptor is NULL.
     IPC_ERROR_USOCK_ACCEPT__PATH_FILE_DESCRIPTOR = 41,
-    /// Accept: no client could be taken from the socket.
+    /// Accept: no client was accepted from the socket.
     IPC_ERROR_USOCK_ACCEPT = 42,
     /// Receive: no buffer.
     IPC_ERROR_USOCK_RECV__NO_BUFFER = 43,
     /// Receive: no length.
     IPC_ERROR_USOCK_RECV__NO_LENGTH = 44,
-    /// Receive: the socket does not give the bytes of a frame.
+    /// Receive: nothing valid was received, or the connection is invalid.
     IPC_ERROR_USOCK_RECV = 45,
     /// New message: the place for the message is NULL.
     IPC_ERROR_MESSAGE_NEW__NO_MESSAGE_PARAM = 46,
@@ -140,11 +144,11 @@ pub enum ipc_errors {
     IPC_ERROR_MESSAGE_READ__NO_MESSAGE_PARAM = 47,
     /// Write a message: no message structure.
     IPC_ERROR_MESSAGE_WRITE__NO_MESSAGE_PARAM = 48,
-    /// Write a message: not all of it can be written now.
+    /// Write a message: the peer or the queue does not accept all of the message now.
     IPC_ERROR_MESSAGE_WRITE__NOT_ENOUGH_DATA = 49,
     /// Format a message: no message structure.
     IPC_ERROR_MESSAGE_FORMAT__NO_MESSAGE_PARAM = 50,
-    /// Format a message: payload and length contradict each other.
+    /// Format a message: the payload, its length or the number of pieces is invalid.
     IPC_ERROR_MESSAGE_FORMAT__INCONSISTENT_PARAMS = 51,
     /// Format a message: the length is below 0 or over the maximum.
     IPC_ERROR_MESSAGE_FORMAT__LENGTH = 52,
@@ -164,11 +168,12 @@ pub enum ipc_errors {
     IPC_ERROR_MESSAGE_EMPTY__EMPTY_MESSAGE_LIST = 59,
 }
 
-/// The messages that `ipc_errors_get` returns, in the order of the codes.
+/// The messages that `ipc_errors_get` returns, in the order of the codes. A message fits all functions of
+/// `ipc.h` and `ipc_ext.h` that return its code.
 const MESSAGES: [&CStr; 60] = [
     c"no error",
     c"not enough memory",
-    c"the recipient has closed the connection",
+    c"the peer has closed the connection",
     c"server init: no environment",
     c"server init: no service structure",
     c"server init: no server name",
@@ -176,48 +181,48 @@ const MESSAGES: [&CStr; 60] = [
     c"connection: no structure for the server",
     c"connection: no service name",
     c"connection: no environment",
-    c"connection: no structure to fill",
+    c"connection: no connection structure, or no place for the result",
     c"accept: no service structure",
     c"accept: no client structure",
-    c"accept: no client could be taken",
+    c"accept: no client was accepted",
     c"new connection: no service structure",
     c"new connection: no list of connections",
-    c"wait for an event: waiting failed or was interrupted",
-    c"wait for an event: nothing to wait for",
-    c"wait for an event: no event structure",
+    c"wait for an event: waiting failed or was interrupted, or a descriptor cannot be watched",
+    c"wait for an event: no list of connections, or nothing to wait for",
+    c"wait for an event: no place for the result",
     c"new connection: not enough memory",
-    c"add: the list has a size but no array",
+    c"add: the list is invalid, or the connection is already in the list",
     c"add: no list of connections",
     c"add: no connection",
-    c"add a descriptor: no list of connections",
+    c"add a descriptor, signal or timer: no list of connections",
     c"delete: the list is empty",
     c"delete: the list has a size but no array",
-    c"delete: the connection is not in the list",
-    c"delete: no list of connections",
-    c"delete: no connection",
-    c"send: the socket does not take the bytes",
+    c"delete or end: the list has no such entry",
+    c"delete or end: no list of connections",
+    c"delete or end: no connection",
+    c"send: the bytes cannot be sent, or the connection is invalid",
     c"connect: no connection to the service",
     c"connect: the place for the descriptor is NULL",
     c"connect: empty path, or one that is too long",
     c"close: the descriptor cannot be closed",
     c"remove: the socket's file cannot be removed",
-    c"remove: there is no such file",
+    c"remove: the file does not exist, or belongs to another server",
     c"listen: the place for the descriptor is NULL",
-    c"listen: no socket could be made",
+    c"listen: the socket cannot be created, or the given one cannot be used",
     c"listen: empty path, or one that is too long",
-    c"listen: the path cannot be bound",
+    c"listen: the path cannot be bound, or an option is invalid",
     c"listen: the socket cannot listen",
     c"accept: the place for the descriptor is NULL",
-    c"accept: no client could be taken from the socket",
+    c"accept: no client was accepted from the socket",
     c"receive: no buffer",
     c"receive: no length",
-    c"receive: the socket does not give the bytes of a frame",
+    c"receive: nothing valid was received, or the connection is invalid",
     c"new message: the place for the message is NULL",
     c"read a message: no message structure",
     c"write a message: no message structure",
-    c"write a message: not all of it can be written now",
+    c"write a message: the peer or the queue does not accept all of the message now",
     c"format a message: no message structure",
-    c"format a message: payload and length contradict each other",
+    c"format a message: the payload, its length or the number of pieces is invalid",
     c"format a message: the length is below 0 or over the maximum",
     c"message to buffer: no message structure",
     c"message to buffer: the place for the size is NULL",

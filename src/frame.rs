@@ -1,4 +1,5 @@
-//! The frame, and the memory that a received one is handed over in.
+//! The frame on the wire, and the blocks of malloc(3) in which the program gets a received frame. No system
+//! calls.
 
 #[cfg(any(test, all(libipc_for_c, target_arch = "x86")))]
 pub mod allocator;

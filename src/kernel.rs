@@ -1,4 +1,7 @@
-//! System calls, and the descriptors that the library keeps.
+//! System calls with their errors, and the descriptors that the library keeps open for itself.
+//!
+//! A function here reports what the kernel has answered, and never decides what the answer means for a
+//! connection.
 
 pub mod ancillary;
 pub mod deadline;

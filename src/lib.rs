@@ -4,23 +4,24 @@
 //! socket, and one call reports what happened next. Programs use it through the C interface of
 //! `include/ipc.h`; this crate implements it.
 //!
-//! The way of a message in: the kernel → `kernel::socket` (one receive for many frames) →
-//! `connection::frame_decoder` (cut into frames) → `event_loop` (whose turn it is) → [`capi`] (the
-//! `ipc_event`). The way out: `ipc_write` → `calls::write` (one `sendmsg` of header and payload) → what the
-//! kernel does not take stays in `connection::send_queue` and leaves from later calls.
+//! The path of a received message: the kernel → `kernel::socket` (one receive for many frames) →
+//! `connection::frame_decoder` (splits the bytes into frames) → `event_loop` (takes turns among the
+//! connections) → [`capi`] (the `ipc_event`). The path of a sent message: `ipc_write` → `calls::write` (one
+//! `sendmsg` of header and payload) → the bytes that the kernel does not accept stay in
+//! `connection::send_queue`, and later calls send them.
 //!
 //! A module imports only from modules that stand before it in this table, and no two files import each other.
 //!
-//! | module | what it holds |
+//! | module | what it contains |
 //! |---|---|
-//! | `error` | each way a call can fail: its C code, the message for the code, its errno |
-//! | `frame` | the frame's header; blocks of the C heap that C frees |
-//! | `process` | whether this thread is inside the library; locked tables; which process this is |
+//! | `error` | the errors of a failed call: code, message for the code, errno |
+//! | `frame` | the frame's header; blocks of the C heap that the program frees |
+//! | `process` | whether this thread is inside the library; tables with locks; forks |
 //! | `kernel` | system calls: sockets, descriptor passing, epoll, the clock; the library's own descriptors |
-//! | `connection` | what is remembered of a connection: half-received frames, bytes to send; sending them |
+//! | `connection` | the memory of a connection: half-received frames, bytes to send; sending these bytes |
 //! | `service` | name, index, version, run directory → path; listen, connect, close a service |
-//! | `event_loop` | whose turn it is among the connections of one list |
-//! | `calls` | what a call does, with its waiting: read, write, queue, flush, close |
+//! | `event_loop` | which connection of a list takes its turn, and which event is reported |
+//! | `calls` | what a call does, in steps, and what it waits for: read, write, queue, flush, close |
 //! | [`capi`] | the C interface |
 
 mod calls;
@@ -33,7 +34,7 @@ mod kernel;
 mod process;
 mod service;
 
-/// For the project's own fuzz targets and benchmarks: no interface, and different in each version.
+/// For the project's own fuzz targets and benchmarks: not an interface; it changes with each version.
 #[doc(hidden)]
 pub mod internals {
     pub use crate::calls::flow::Flow;

@@ -1,4 +1,4 @@
-//! What is one for the process: entries into the library, locks, forks.
+//! State of the whole process: which threads are inside the library, locks and the tables under them, forks.
 
 pub mod entry_guard;
 pub mod fork_epoch;

@@ -1,4 +1,4 @@
-//! The path of a service, and which server owns the path.
+//! The path of a service, which server owns the path, and connecting to it.
 
 pub mod activation;
 pub mod endpoint;

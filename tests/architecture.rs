@@ -164,8 +164,8 @@ fn wrong(files: &Files) -> Vec<String> {
         }
     }
     for module in imports.keys() {
-        if let Some(circle) = circle_through(&imports, module) {
-            wrong.push(format!("a circle: {}", circle.join(" -> ")));
+        if let Some(cycle) = cycle_through(&imports, module) {
+            wrong.push(format!("a cycle: {}", cycle.join(" -> ")));
         }
     }
     let lib = &files["lib"];
@@ -183,25 +183,25 @@ fn wrong(files: &Files) -> Vec<String> {
     wrong
 }
 
-/// The shortest circle of imports through a file, if there is one, and if no other file of the circle is
-/// earlier in the alphabet: each circle is reported once.
-fn circle_through<'a>(imports: &'a BTreeMap<&str, BTreeSet<String>>, begin: &'a str) -> Option<Vec<&'a str>> {
-    let mut ways = vec![vec![begin]];
+/// The shortest cycle of imports through a file, if there is one, and if no other file of the cycle is
+/// earlier in the alphabet: each cycle is reported once.
+fn cycle_through<'a>(imports: &'a BTreeMap<&str, BTreeSet<String>>, begin: &'a str) -> Option<Vec<&'a str>> {
+    let mut paths = vec![vec![begin]];
     let mut seen = BTreeSet::new();
-    while !ways.is_empty() {
+    while !paths.is_empty() {
         let mut longer = Vec::new();
-        for way in ways {
-            for next in imports.get(way[way.len() - 1]).into_iter().flatten() {
+        for path in paths {
+            for next in imports.get(path[path.len() - 1]).into_iter().flatten() {
                 if next == begin {
-                    let is_first = way.iter().all(|module| *module >= begin);
-                    return is_first.then(|| [way.as_slice(), &[begin]].concat());
+                    let is_first = path.iter().all(|module| *module >= begin);
+                    return is_first.then(|| [path.as_slice(), &[begin]].concat());
                 }
                 if seen.insert(next) {
-                    longer.push([way.as_slice(), &[next.as_str()]].concat());
+                    longer.push([path.as_slice(), &[next.as_str()]].concat());
                 }
             }
         }
-        ways = longer;
+        paths = longer;
     }
     None
 }
@@ -213,14 +213,14 @@ fn source() -> Files {
 }
 
 #[test]
-fn files_import_from_parts_before_their_own_and_in_no_circle() {
+fn files_import_earlier_parts_only_and_form_no_cycle() {
     let files = source();
     assert!(imports(&files).values().map(BTreeSet::len).sum::<usize>() > 150, "imports are not found");
     assert_eq!(wrong(&files), [""; 0]);
 }
 
 /// The real files with these lines added to one of them.
-fn planted(lines: &[(&str, &str)]) -> Vec<String> {
+fn violations_with(lines: &[(&str, &str)]) -> Vec<String> {
     let mut files = source();
     for (module, line) in lines {
         files.get_mut(*module).expect("a file of src").push_str(line);
@@ -230,46 +230,46 @@ fn planted(lines: &[(&str, &str)]) -> Vec<String> {
 
 #[test]
 fn import_from_a_later_part_is_reported() {
-    let upward = |module, line| {
-        let wrong = planted(&[(module, line)]).into_iter();
+    let violations = |module, line| {
+        let wrong = violations_with(&[(module, line)]).into_iter();
         wrong.filter(|line| line.ends_with("a later part")).collect::<Vec<_>>()
     };
     let table = "kernel::fd imports from connection::table, a later part";
-    assert_eq!(upward("kernel::fd", "\nuse crate::connection::table;\n"), [table]);
-    assert_eq!(upward("kernel::fd", "\nfn f() { crate::connection::table::freeze(); }\n"), [table]);
+    assert_eq!(violations("kernel::fd", "\nuse crate::connection::table;\n"), [table]);
+    assert_eq!(violations("kernel::fd", "\nfn f() { crate::connection::table::freeze(); }\n"), [table]);
     let nested = "\nuse crate::{connection::{state::Settings as S, table::{self, Slot}}, error};\n";
     let state = "kernel::fd imports from connection::state, a later part";
-    assert_eq!(upward("kernel::fd", nested), [state, table]);
+    assert_eq!(violations("kernel::fd", nested), [state, table]);
     // The file that defines a name which another file re-exports.
     let list = "connection::send imports from event_loop::list, a later part";
-    assert_eq!(upward("connection::send", "\nuse crate::event_loop::Event;\n"), [list]);
-    assert_eq!(planted(&[("kernel::fd", "\n// use crate::connection::table;\n")]), [""; 0]);
+    assert_eq!(violations("connection::send", "\nuse crate::event_loop::Event;\n"), [list]);
+    assert_eq!(violations_with(&[("kernel::fd", "\n// use crate::connection::table;\n")]), [""; 0]);
 }
 
 #[test]
-fn circle_of_two_or_three_files_is_reported() {
-    let two = planted(&[
+fn cycle_of_two_or_three_files_is_reported() {
+    let two = violations_with(&[
         ("process::growth", "\nuse super::sharded::Part;\n"),
         ("process::sharded", "\nuse crate::process::growth::boxed;\n"),
     ]);
     assert!(
-        two.iter().any(|line| line == "a circle: process::growth -> process::sharded -> process::growth"),
+        two.iter().any(|line| line == "a cycle: process::growth -> process::sharded -> process::growth"),
         "{two:?}"
     );
-    let three = planted(&[
+    let three = violations_with(&[
         ("frame::header", "\nuse crate::frame::a::A;\n"),
         ("frame::c_heap", "\nuse crate::frame::header::Header;\n"),
         ("frame", "\nuse crate::frame::c_heap::Block;\n"),
     ]);
     assert!(
-        three.iter().any(|line| line.starts_with("a circle: frame -> frame::c_heap -> frame::header")),
+        three.iter().any(|line| line.starts_with("a cycle: frame -> frame::c_heap -> frame::header")),
         "{three:?}"
     );
 }
 
 #[test]
 fn public_module_and_wrong_table_are_reported() {
-    assert_eq!(planted(&[("lib", "\npub mod kernel;\n")]), ["lib.rs: kernel is public"]);
+    assert_eq!(violations_with(&[("lib", "\npub mod kernel;\n")]), ["lib.rs: kernel is public"]);
     let mut files = source();
     let lib = files.get_mut("lib").unwrap();
     *lib = lib.replace("//! | `frame` |", "//! | `frames` |");

@@ -1,4 +1,4 @@
-//! Modules of `tests/core` under valgrind: those that take only seconds there. `make memcheck` runs all
+//! Those modules of `tests/core` under valgrind that take only seconds there. `make memcheck` runs all
 //! modules.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing, reason = "tests")]
 
@@ -40,7 +40,8 @@ fn promise_tests_pass_under_valgrind() {
     }
 }
 
-/// Each line of the list names a test that exists: a renamed test would run under a tool that cannot run it.
+/// Each line of the list names an existing test: after a rename, the tool would run the test although it
+/// cannot.
 #[test]
 fn every_test_left_out_exists() {
     let list = fs::read_to_string(root().join("tests/checked/left_out.tsv")).unwrap();

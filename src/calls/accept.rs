@@ -43,10 +43,10 @@ impl Accept {
             (.., Err(errno)) => return Err(errno),
             (_, false, Ok(client)) => {
                 let client = RawFd::try_from(client).map_err(|_| Errno::EBADF)?;
-                return self.adopt(guard, socket::accepted(client)).map(Flow::Done);
+                return self.adopt(guard, socket::beyond_standard_raw(client)).map(Flow::Done);
             }
         }
-        wait.accept(self.listener);
+        wait.accept_client(self.listener);
         Ok(Flow::Wait)
     }
 
@@ -62,7 +62,7 @@ impl Accept {
     }
 
     fn wait_in_poll(&self, wait: &mut Wait) -> Result<Flow<RawFd>> {
-        match Deadline::since(self.begun, socket::receive_time(self.listener)?).left() {
+        match Deadline::since(self.begun, socket::receive_timeout(self.listener)?).left() {
             0 => Err(Errno::EAGAIN),
             left => {
                 wait.poll(self.listener, libc::POLLIN, left);

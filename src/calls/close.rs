@@ -1,8 +1,10 @@
 //! Closing a connection.
 //!
-//! Its queued bytes are sent in the background, by a copy of the descriptor. If no descriptor is free for the
-//! copy, `ipc_close` waits for the peer itself, for a limited time; `ipc_end`, which never waits, loses the
-//! queued bytes.
+//! First the table forgets the connection, so that no other call sends to the socket. Then the queued bytes are
+//! sent in the background, by a copy of the descriptor. If there is no descriptor or no memory for the copy,
+//! `ipc_close` waits for the peer itself, for a limited time; `ipc_end`, which never waits, loses the queued
+//! bytes. If another thread is in the middle of a frame, the connection is shut down, and the queued bytes are
+//! lost.
 
 #![forbid(unsafe_code)]
 
@@ -29,11 +31,10 @@ const WITHOUT_DESCRIPTOR: i64 = 1000;
 /// Closes a descriptor. EBADF for a descriptor that the library keeps, and for the number of a connection
 /// whose end was just reported: these are not the program's to close.
 pub fn close_connection(guard: &mut EntryGuard, fd: RawFd) -> Result<(), Error> {
-    let queue = leave_in_background(guard, fd, Deadline::NONE);
-    queue.into_iter().for_each(|queue| send_now(guard, fd, queue));
     loops::note_closing(guard, fd);
-    let noted = prepare_close(guard, fd);
-    drop(noted.map_err(|errno| Error::new(Code::IPC_ERROR_USOCK_CLOSE, errno))?);
+    let memory = begin_close(guard, fd).map_err(|errno| Error::new(Code::IPC_ERROR_USOCK_CLOSE, errno))?;
+    let queue = leave_in_background(guard, fd, memory, Deadline::NONE);
+    queue.into_iter().for_each(|queue| send_now(guard, fd, queue));
     let closed = endpoint::close(fd);
     table::note_closed(guard, fd);
     closed
@@ -42,8 +43,9 @@ pub fn close_connection(guard: &mut EntryGuard, fd: RawFd) -> Result<(), Error> 
 /// Ends a connection of the list at this address. Its queued bytes may be sent until `linger`; with `None`
 /// they are dropped.
 ///
-/// The peer sees the end at once; the number is not used again before the end was reported. ENOENT if the
-/// list does not have the connection, or the connection has ended.
+/// The peer reads end of file after the last byte that is sent; the number is not used again before the end
+/// was reported. ENOENT if the list does not have the connection, or the connection has ended; EBADF if
+/// another call is closing it; ENOMEM.
 pub fn end_member(
     guard: &mut EntryGuard,
     list: usize,
@@ -51,20 +53,40 @@ pub fn end_member(
     linger: Option<Deadline>,
 ) -> Result<(), Errno> {
     let token = loops::mark_ended(guard, list, fd).map_err(|_| Errno::ENOMEM)?.ok_or(Errno::ENOENT)?;
-    match linger {
-        Some(linger) => drop(leave_in_background(guard, fd, linger)),
-        None => background::leave_to_caller(guard, fd),
+    let memory = begin_close(guard, fd)?;
+    if let Some(linger) = linger {
+        drop(leave_in_background(guard, fd, memory, linger));
     }
-    drop(prepare_close(guard, fd)?);
     let held = internal_fds::close_and_hold(fd);
     table::note_closed(guard, fd);
     loops::hold_member(guard, list, token, held);
     Ok(())
 }
 
+/// From now on no other call sends to the socket or closes it. Returns the connection's memory.
+fn begin_close(guard: &EntryGuard, fd: RawFd) -> Result<Option<Memory>, Errno> {
+    background::leave_to_caller(guard, fd);
+    if table::lock_verified(guard, fd).may_hold_descriptors() {
+        ancillary::disarm_unreceived(fd);
+    }
+    // A read that waits finds by the counter that the number was closed.
+    let memory = table::note_closing(guard, fd)?;
+    if memory.as_deref().is_some_and(|[connection]| !connection.turn.is_free()) {
+        // A thread that is in the middle of a frame waits for the socket: this wakes it.
+        socket::shut_down(fd);
+    }
+    Ok(memory)
+}
+
 /// Has the queued bytes of the connection sent in the background; returns the queue if that is not possible.
-fn leave_in_background(guard: &EntryGuard, fd: RawFd, deadline: Deadline) -> Option<SendQueue> {
-    match background::take_over(guard, fd, deadline) {
+fn leave_in_background(
+    guard: &EntryGuard,
+    fd: RawFd,
+    memory: Option<Memory>,
+    deadline: Deadline,
+) -> Option<SendQueue> {
+    let [connection] = &mut *memory?;
+    match background::take_over(guard, fd, connection, deadline) {
         Ok(begun) => {
             if begun == Some(Begun::First) {
                 loops::note_background_began(guard);
@@ -73,23 +95,6 @@ fn leave_in_background(guard: &EntryGuard, fd: RawFd, deadline: Deadline) -> Opt
         }
         Err(queue) => Some(queue),
     }
-}
-
-/// Prepares to close the socket: from now on no other call sends to it or closes it. Returns the connection's
-/// memory.
-fn prepare_close(guard: &EntryGuard, fd: RawFd) -> Result<Option<Memory>, Errno> {
-    let mut slot = table::lock_verified(guard, fd);
-    if slot.get().is_some_and(|connection| !connection.turn.is_free()) {
-        // A thread that is in the middle of a frame waits for the socket: this wakes it.
-        socket::shut_down(fd);
-    }
-    let may_hold = slot.may_hold_descriptors();
-    drop(slot);
-    if may_hold {
-        ancillary::disarm_unreceived(fd);
-    }
-    // A read that waits finds by the counter that the number was closed.
-    table::note_closing(guard, fd)
 }
 
 /// Sends the queue for a limited time, as far as the peer receives.
@@ -101,6 +106,6 @@ fn send_now(guard: &mut EntryGuard, fd: RawFd, mut queue: SendQueue) {
         if is_over || milliseconds() - begun >= WITHOUT_DESCRIPTOR {
             break;
         }
-        let _ = guard.outside(|| fd::wait(fd, PollFlags::POLLOUT, PollTimeout::from(LOOK as u16)));
+        let _ = guard.outside(|| fd::poll_one(fd, PollFlags::POLLOUT, PollTimeout::from(LOOK as u16)));
     }
 }

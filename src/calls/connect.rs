@@ -77,7 +77,7 @@ impl TimedConnect {
         };
         let error = match connect.finish(guard, wait) {
             Ok(fd) => {
-                let _ = socket::set_send_time(fd, -1);
+                let _ = socket::set_send_timeout(fd, -1);
                 self.stop_watching();
                 return Ok(Flow::Done(fd));
             }
@@ -93,7 +93,7 @@ impl TimedConnect {
         let time = if time == 0 { 1 } else { time };
         match Connect::new(path, wait) {
             Ok(connect) => {
-                let _ = socket::set_send_time(connect.socket(), time);
+                let _ = socket::set_send_timeout(connect.socket(), time);
                 wait.close_if_cancelled(self.watch);
                 self.connect = Some(connect);
                 Ok(Flow::Wait)

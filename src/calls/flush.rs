@@ -76,7 +76,7 @@ impl Flushing {
         waiting.into_iter().for_each(|fd| set.push(fd, libc::POLLOUT));
         background.into_iter().for_each(|fd| set.push(fd, libc::POLLIN));
         self.0 = Some(set);
-        set.wait(wait, left);
+        set.prepare(wait, left);
         Ok(())
     }
 

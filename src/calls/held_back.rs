@@ -93,7 +93,7 @@ impl HeldBack {
         wait: &mut Wait,
     ) -> Result<Flow<()>, Error> {
         if let Some(set) = self.list.and_then(|list| loops::others(guard, list, self.fd)) {
-            set.wait(wait, self.stall.next_look());
+            set.prepare(wait, self.stall.next_look());
             self.set = Some(set);
             return Ok(Flow::Wait);
         }

@@ -128,7 +128,7 @@ impl Read {
             return Some(Flow::Wait);
         }
         let peeked = wait.first()?;
-        if plain.identity.counters != self.counters || !self.cookie.is_behind(self.fd) {
+        if plain.identity.counters != self.counters || !self.cookie.is_of(self.fd) {
             return None;
         }
         let header = Header::decode(peeked, MAX_PAYLOAD).ok().filter(|header| header.length <= ANNOUNCED)?;
@@ -220,7 +220,7 @@ impl Read {
             return Err(Errno::EBADF.into());
         }
         let cookie = slot.socket()?;
-        if !self.cookie.may_be(cookie) {
+        if !self.cookie.may_equal(cookie) {
             if self.is_certain {
                 return Err(Errno::EBADF.into());
             }
@@ -248,7 +248,7 @@ impl Read {
             return false;
         }
         if !outcome.is_poll() {
-            let Ok(time) = socket::receive_time(self.fd) else { return false };
+            let Ok(time) = socket::receive_timeout(self.fd) else { return false };
             self.deadline = Some(Deadline::since(self.begun, time));
         }
         true
@@ -348,7 +348,8 @@ impl Read {
             Some(deadline) => deadline,
             None => {
                 let is_nonblocking = socket::is_nonblocking(self.fd).map_err(failed)?;
-                let time = if is_nonblocking { 0 } else { socket::receive_time(self.fd).map_err(failed)? };
+                let time =
+                    if is_nonblocking { 0 } else { socket::receive_timeout(self.fd).map_err(failed)? };
                 *self.deadline.insert(Deadline::since(self.begun, time))
             }
         };

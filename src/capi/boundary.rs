@@ -1,10 +1,27 @@
-//! What every exported function does on the way in and out: enter the library, end panics, errno.
+//! The boundary of the exported functions: entering and leaving the library, panics, errno, cancellation.
+//!
+//! A function that does not wait uses [`call`] or a variant of `call`: its thread enters the library, does
+//! everything in one step, and leaves the library. A function that may wait uses [`run`] or a variant of
+//! `run`:
+//!
+//! ```text
+//! begin ──► step ──Done or error──► return
+//!            ▲ │
+//!            │ └──Wait──► wait, outside the library ──┐
+//!            └────────────────────────────────────────┘
+//! ```
+//!
+//! * In a step cancellation is disabled, a panic becomes an error, and a signal handler cannot enter the
+//!   library.
+//! * In a wait no lock is held and the library is not entered. So a signal handler may call any function, and
+//!   the thread may be cancelled: no frame up to the program's has anything to drop.
+//! * On return errno is as before on success, and set on failure. When a function returns or begins to wait,
+//!   it calls the due `destroy` functions of ipc_set_data.
 
 use std::cell::Cell;
 use std::ffi::c_int;
-use std::panic::{AssertUnwindSafe, catch_unwind};
-
 use std::os::fd::RawFd;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::ptr;
 
 use nix::errno::Errno;
@@ -26,38 +43,40 @@ unsafe extern "C-unwind" {
     fn pthread_testcancel();
 }
 
-/// PTHREAD_CANCEL_DISABLE, of glibc and musl.
+/// PTHREAD_CANCEL_DISABLE of glibc and musl.
 const CANCEL_DISABLE: c_int = 1;
 
-/// Runs what must not be unwound by pthread_cancel(3): the request is kept until the library waits, or has returned.
+/// Calls `act` with cancellation disabled. A request of pthread_cancel(3) stays pending until the library
+/// waits or has returned.
 pub fn without_cancellation<R>(act: impl FnOnce() -> R) -> R {
     let mut before = 0;
-    // SAFETY: a place for the state.
+    // SAFETY: `before` has room for the previous state.
     unsafe { pthread_setcancelstate(CANCEL_DISABLE, &raw mut before) };
     let result = act();
-    // SAFETY: the state that there was.
+    // SAFETY: `before` is the previous state.
     unsafe { pthread_setcancelstate(before, ptr::null_mut()) };
     result
 }
 
-/// A panic becomes this code and ENOTRECOVERABLE.
+/// Calls `act`; a panic becomes an error with this code and ENOTRECOVERABLE.
 fn without_panic<R>(code: ipc_errors, act: impl FnOnce() -> Result<R, Error>) -> Result<R, Error> {
-    // Nothing else names it, and a linker takes out of an archive only what is named.
+    // Every exported function refers to REGISTER here: a linker drops an object of an archive to which no
+    // code refers.
     std::hint::black_box(&REGISTER);
     catch_unwind(AssertUnwindSafe(act)).unwrap_or(Err(Error::new(code, Errno::ENOTRECOVERABLE)))
 }
 
-/// Both.
+/// [`without_panic`] and [`without_cancellation`].
 fn guarded<R>(code: ipc_errors, act: impl FnOnce() -> Result<R, Error>) -> Result<R, Error> {
     without_cancellation(|| without_panic(code, act))
 }
 
 thread_local! {
-    /// Whether this thread is in a function that [`destroy_all`] calls.
-    static DESTROYS: Cell<bool> = const { Cell::new(false) };
+    /// Whether this thread is in [`destroy_all`], which sets and clears the flag.
+    static IS_DESTROYING: Cell<bool> = const { Cell::new(false) };
 }
 
-/// Calls the functions that programs have set for connections which are over.
+/// Calls the `destroy` functions of ipc_set_data for the pointers that have been dropped.
 #[inline]
 fn destroy_due() {
     if user_data::is_due() {
@@ -65,21 +84,24 @@ fn destroy_due() {
     }
 }
 
-/// What these functions make due themselves follows when they have returned: they do not nest.
+/// Calls of `destroy` functions do not nest: if such a function makes another pointer due, this pointer's
+/// turn comes after the function has returned.
 #[cold]
 #[inline(never)]
 fn destroy_all() {
-    if DESTROYS.replace(true) {
+    if IS_DESTROYING.replace(true) {
         return;
     }
-    // A handler that interrupted the library leaves it to the call that it interrupted.
+    // In a signal handler that interrupted the library, `enter` returns None: the interrupted call destroys.
     while let Some(Some((pointer, destroy))) = EntryGuard::enter().map(|guard| user_data::next_due(&guard)) {
-        destroy(pointer);
+        // Such a function may reach a cancellation point, and this is none: the call may have to give back what
+        // it holds.
+        without_cancellation(|| destroy(pointer));
     }
-    DESTROYS.set(false);
+    IS_DESTROYING.set(false);
 }
 
-/// What the function returns: errno is kept on success and set on failure.
+/// Ends an exported function: restores errno on success, sets errno on failure, and returns the code.
 fn finish(before: i32, result: Result<(), Error>) -> ipc_errors {
     destroy_due();
     match result {
@@ -94,10 +116,10 @@ fn finish(before: i32, result: Result<(), Error>) -> ipc_errors {
     }
 }
 
-/// The boundary of every exported function that does not wait: enters the library, ends panics, keeps errno on success and
-/// sets it on failure.
+/// The boundary of an exported function that does not wait.
 ///
-/// A signal handler that interrupted the library cannot enter it again: `nested` is then all that is done.
+/// If the caller is a signal handler that interrupted the library, the thread cannot enter the library again:
+/// then `nested` is called instead of `body`.
 pub fn call_or(
     code: ipc_errors,
     nested: impl FnOnce() -> Result<(), Error>,
@@ -114,14 +136,15 @@ pub fn call_or(
     finish(before, result)
 }
 
-/// The boundary of every exported function that may wait: it is a cancellation point at its begin and while it waits.
+/// The boundary of an exported function that may wait. The function is a cancellation point when it begins
+/// and while it waits.
 ///
-/// `step` is called again and again, as a function that does not wait is. It says what to wait for in a [`Wait`], in which
-/// it finds the outcome the next time. Between two steps nothing of the library is locked or entered, so that a signal handler may use all of
-/// it.
+/// `step` is called until it returns a result other than [`Flow::Wait`]. Before it returns `Flow::Wait`, it
+/// writes to the [`Wait`] what to wait for; in the next call the `Wait` holds the outcome.
 ///
 /// # Safety
-/// The thread may be unwound from the wait: no frame from here up to the program's has anything to drop.
+/// Cancellation may unwind the thread from the wait: no frame from this one up to the program's may have
+/// anything to drop.
 pub unsafe fn run<F>(code: ipc_errors, mut step: F) -> ipc_errors
 where
     F: FnMut(&mut EntryGuard, &mut Wait) -> Result<Flow<()>, Error>,
@@ -130,9 +153,10 @@ where
     unsafe { run_quickly(code, &mut (), |(), _, _| None, |(), guard, wait| step(guard, wait)) }
 }
 
-/// [`run`] for a call with a state of its own that often needs little: before each step `quick` is tried, which does all of it
-/// or, with None, nothing that the step would not find as it was. Cancellation is not put off for it: it makes only such system calls as are no
-/// cancellation points ([`direct`]). While anything leaves in the background, it is not tried.
+/// [`run`] with a state, and with a shortcut: `quick` is tried before each step, and either does the whole
+/// step or returns None and has changed nothing that the step depends on. Cancellation is enabled during
+/// `quick`, which therefore uses only system calls that are not cancellation points ([`direct`]). While
+/// anything is sent in the background (`connection::background`), `quick` is not tried.
 ///
 /// [`direct`]: crate::kernel::direct
 ///
@@ -143,13 +167,14 @@ where
     Q: FnMut(&mut S, &EntryGuard, &mut Wait) -> Option<Result<Flow<()>, Error>>,
     F: FnMut(&mut S, &mut EntryGuard, &mut Wait) -> Result<Flow<()>, Error>,
 {
-    // SAFETY: nothing was done yet.
+    // SAFETY: the call has done nothing yet, so there is nothing to undo.
     unsafe { pthread_testcancel() };
     // SAFETY: as promised by the caller.
     unsafe { make_steps(code, Errno::last_raw(), state, quick, step) }
 }
 
-/// [`run`] for a call with a state of its own that often does not wait: `at_once` is tried once, as `quick` is by [`run_quickly`].
+/// [`run`] with a state, for a call that often does not wait: `at_once` is tried once, before the first step,
+/// by the rules for `quick` of [`run_quickly`].
 ///
 /// # Safety
 /// As for [`run`].
@@ -158,7 +183,7 @@ where
     A: FnOnce(&mut S, &EntryGuard) -> Option<Result<(), Error>>,
     F: FnMut(&mut S, &mut EntryGuard, &mut Wait) -> Result<Flow<()>, Error>,
 {
-    // SAFETY: nothing was done yet.
+    // SAFETY: the call has done nothing yet, so there is nothing to undo.
     unsafe { pthread_testcancel() };
     let before = Errno::last_raw();
     let result = without_panic(code, || match EntryGuard::enter() {
@@ -174,6 +199,8 @@ where
     }
 }
 
+/// Steps and waits, in turn, until a step has a result.
+///
 /// # Safety
 /// As for [`run`].
 unsafe fn make_steps<S, Q, F>(
@@ -224,7 +251,7 @@ where
     finish(before, result)
 }
 
-/// [`call`] for a function that is often over at once: `quick` is tried first, as by [`run_quickly`].
+/// [`call`] with a shortcut: `quick` is tried first, by the rules for `quick` of [`run_quickly`].
 pub fn call_quickly(
     code: ipc_errors,
     quick: impl FnOnce(&EntryGuard) -> Option<()>,
@@ -243,22 +270,23 @@ pub fn call_quickly(
     }
 }
 
-/// [`call`] for a function that does nothing but use memory: it makes no system call that may be a cancellation point.
+/// [`call`] for a function that only uses memory: since it makes no system call that is a cancellation point,
+/// cancellation need not be disabled.
 pub fn call_on_memory(code: ipc_errors, body: impl FnOnce() -> Result<(), Error>) -> ipc_errors {
     let before = Errno::last_raw();
     let result = without_panic(code, || match EntryGuard::enter() {
-        Some(_section) => body(),
+        Some(_guard) => body(),
         None => Err(Error::new(code, Errno::EDEADLK)),
     });
     finish(before, result)
 }
 
-/// [`call_or`] for a function that has nothing to offer to such a handler: EDEADLK.
+/// [`call_or`] for a function that fails with EDEADLK in a signal handler that interrupted the library.
 pub fn call(code: ipc_errors, body: impl FnOnce(&mut EntryGuard) -> Result<(), Error>) -> ipc_errors {
     call_or(code, || Err(Error::new(code, Errno::EDEADLK)), body)
 }
 
-/// What is to be remembered of a connection could not be.
+/// The error of a function that stores a setting of a connection.
 pub fn setting_failed(errno: Errno) -> Error {
     match errno {
         Errno::ENOMEM => OutOfMemory.into(),
@@ -266,17 +294,17 @@ pub fn setting_failed(errno: Errno) -> Error {
     }
 }
 
-/// A pointer that must not be NULL, or the code that is named for it.
+/// The pointer; if the pointer is NULL, an error with this code and EINVAL.
 pub fn required<T>(pointer: *mut T, code: ipc_errors) -> Result<*mut T, Error> {
     if pointer.is_null() { Err(Error::argument(code)) } else { Ok(pointer) }
 }
 
-/// [`required`] for what is only read.
+/// [`required`] for a pointer to const.
 pub fn required_const<T>(pointer: *const T, code: ipc_errors) -> Result<*const T, Error> {
     required(pointer.cast_mut(), code).map(<*mut T>::cast_const)
 }
 
-/// The descriptor of a structure; the code of the operation and EINVAL for NULL.
+/// The descriptor of a structure; if `info` is NULL, an error with this code and EINVAL.
 ///
 /// # Safety
 /// `info` is NULL or points to a structure.

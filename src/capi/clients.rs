@@ -1,4 +1,10 @@
 //! Data that a server keeps for a client, why a client disconnected, and how to disconnect a client.
+//!
+//! Pointer and reason of a connection are found by its number in one of three places, by the state of the
+//! connection: a *live* connection has its pointer in the table of descriptors and its reason in its list's
+//! loop; after `ipc_end` the connection is *parting* until its DISCONNECTION is reported
+//! (`loops::find_parting`); then it is *ended* until the list's next call (`loops::find_ended`), and is found
+//! by the address of its structure, too, since its number may belong to another connection.
 
 use std::ffi::{c_int, c_void};
 use std::ptr;
@@ -23,17 +29,17 @@ use crate::process::entry_guard::EntryGuard;
 #[repr(C)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ipc_reason {
-    /// It has not.
+    /// The connection has not ended.
     IPC_REASON_NONE,
-    /// The peer has closed it, between two messages.
+    /// The peer has closed the connection, between two messages.
     IPC_REASON_ENDED,
-    /// The peer has closed it amid a message.
+    /// The peer has closed the connection in the middle of a message.
     IPC_REASON_CUT,
-    /// The peer has closed it without having read all that it was sent, or the connection failed.
+    /// The peer has closed the connection with unread bytes in its socket, or the connection failed.
     IPC_REASON_RESET,
     /// The peer has announced a message over IPC_MAX_MESSAGE_SIZE, or over the limit of ipc_limits.
     IPC_REASON_TOO_LONG,
-    /// This program has ended or closed it.
+    /// This program has ended or closed the connection.
     IPC_REASON_CLOSED,
 }
 
@@ -50,34 +56,38 @@ impl From<Reason> for ipc_reason {
     }
 }
 
-/// How a server does.
+/// The state of a list, written by ipc_status.
 #[repr(C)]
 #[derive(Clone, Copy)]
 pub struct ipc_status {
-    /// How many connections the list has that have not ended; descriptors of ipc_add_fd and the like are not counted.
+    /// Number of connections in the list that have not ended. Other descriptors (ipc_add_fd, ipc_watch_fd,
+    /// timers, signals) are not counted.
     pub clients: usize,
-    /// Bytes that are queued for them in the library, headers included.
+    /// Bytes that the library has queued for the connections of the list, including headers.
     pub queued: usize,
-    /// How many messages ipc_wait_event has reported of the list since it was last empty, or freed.
+    /// Number of messages that ipc_wait_event has reported from the list since the list was last empty or
+    /// freed.
     pub received: u64,
-    /// How many messages this process has sent or queued, to any connection.
+    /// Number of messages that this process has sent or queued, to any connection.
     pub sent: u64,
-    /// 1 while new clients have to wait because descriptors or memory have run out, else 0.
+    /// 1 while new clients have to wait because there is no descriptor or no memory left, else 0.
     pub accept_paused: c_int,
 }
 
-/// Ends a connection of the list: nothing is reported of it from then on but its DISCONNECTION, by the next
-/// ipc_wait_event of the list. Until then the structure stays in the list and valid. The socket is closed at once, the call
-/// never waits, and ipc_write to the connection fails with EBADF. It may be called from another thread, and amid an
-/// array of events of ipc_wait_events, which may hold further events of the connection.
+/// Ends a connection of the list. The only event that is still reported for the connection is its
+/// DISCONNECTION, by the next ipc_wait_event of the list; until then the list keeps the structure. The socket
+/// is closed at once, the call never waits, and ipc_write to the connection fails with EBADF. Any thread may
+/// call the function, also while the program handles an array of events of ipc_wait_events: the array may
+/// hold further events of the connection.
 ///
-/// `linger_ms`: how many milliseconds what is queued for the connection may take to leave, from within later calls of the
-/// library: 0 drops it, below 0 it leaves as after ipc_close. If no descriptor is free to send it with, it is dropped.
+/// `linger_ms`: the time, in milliseconds, in which queued bytes of the connection may still be sent, within
+/// later calls of the library. With 0 the bytes are dropped; below 0 the bytes are sent as after ipc_close.
+/// Without a free descriptor to send them with, the bytes are dropped.
 ///
 /// Errors: IPC_ERROR_DEL__NO_CLIENTS_PARAM, IPC_ERROR_DEL__NO_CLIENT_PARAM: NULL (EINVAL).
-/// IPC_ERROR_DEL__CANNOT_FIND_CLIENT: the list does not have the connection, it has ended already, or it is a descriptor
-/// of ipc_add_fd (ENOENT).
-/// IPC_ERROR_NOT_ENOUGH_MEMORY: ENOMEM; the connection goes on.
+/// IPC_ERROR_DEL__CANNOT_FIND_CLIENT: the list does not have the connection, the connection has ended
+/// already, or the entry is a descriptor of ipc_add_fd (ENOENT).
+/// IPC_ERROR_NOT_ENOUGH_MEMORY: ENOMEM; the connection has not ended.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn ipc_end(
     clients: *mut ipc_connection_infos,
@@ -97,21 +107,21 @@ pub unsafe extern "C" fn ipc_end(
     })
 }
 
-/// Sets a pointer of the program's own for the connection, or the service; NULL for none. The library does nothing with
-/// it but to call `destroy` with it once, unless either is NULL: when a later ipc_set_data has set another pointer; after
-/// the DISCONNECTION of the connection was reported, in the next ipc_wait_event of the list (or ipc_connections_free); or,
-/// for a connection in no list, in ipc_close.
+/// Stores a pointer of the program for the connection or service; NULL removes a stored pointer. The library
+/// calls `destroy` with the pointer, once, unless pointer or `destroy` is NULL: when a later ipc_set_data has
+/// set another pointer; after the DISCONNECTION of the connection was reported, in the next ipc_wait_event of
+/// the list (or ipc_connections_free); or, for a connection in no list, in ipc_close.
 ///
-/// `destroy` is called in the thread of the call that ends the pointer's time, when the call returns or begins to wait. It
-/// may call all functions of the library, and has to return. It is not called at the end of the process. A connection that
-/// is closed with close(2) instead of ipc_end or ipc_close loses its pointer when the library notices that, which may be
-/// before its DISCONNECTION.
+/// `destroy` is called in the thread whose call removed the pointer, when this call returns or begins to
+/// wait. `destroy` may call all functions of the library, and must return. The library does not call it when
+/// the process exits. If the program closes a connection with close(2) instead of ipc_end or ipc_close, the
+/// pointer is removed when the library notices the close, which may be before the DISCONNECTION.
 ///
-/// After fork(2) the child has the pointer, too; it calls `destroy` for its own.
+/// After fork(2) the child has a copy of the pointer, too, and calls `destroy` for this copy.
 ///
 /// Errors: IPC_ERROR_CONNECTION_GEN__NO_CINFO: NULL (EINVAL).
-/// IPC_ERROR_USOCK_RECV: it is not open (EBADF), or no socket (ENOTSOCK).
-/// IPC_ERROR_NOT_ENOUGH_MEMORY: ENOMEM. After each of these `destroy` is not called for `data`.
+/// IPC_ERROR_USOCK_RECV: the descriptor is not open (EBADF), or no socket (ENOTSOCK).
+/// IPC_ERROR_NOT_ENOUGH_MEMORY: ENOMEM. After each of these errors `destroy` is not called for `data`.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn ipc_set_data(
     p: *const ipc_connection_info,
@@ -123,9 +133,10 @@ pub unsafe extern "C" fn ipc_set_data(
         let fd = unsafe { fd_of(p, ipc_errors::IPC_ERROR_CONNECTION_GEN__NO_CINFO) }?;
         let mut set = if data.is_null() { None } else { Some(UserData::new(data, destroy)?) };
         let result = table::lock_verified(guard, fd).swap_data(&mut set);
-        // What was set before; on failure, what was to be set.
+        // `set` now is the previous pointer; on failure, the pointer that was to be set.
         match set {
-            // The pointer stays the program's, or is still set, perhaps with another function.
+            // On failure the pointer stays the program's. On success it is set again, perhaps with another
+            // function.
             Some(before) if before.pointer() == data => before.give_back(),
             before => drop(before),
         }
@@ -133,10 +144,11 @@ pub unsafe extern "C" fn ipc_set_data(
     })
 }
 
-/// The pointer that ipc_set_data has set for the connection; NULL if there is none. It is there until `destroy` is called: at
-/// the DISCONNECTION of the connection, too, for the structure that the event names.
+/// Returns the pointer that ipc_set_data has set for the connection, or NULL if there is none. The pointer
+/// can be read until `destroy` is called: also at the DISCONNECTION of the connection, by the structure that
+/// is the event's `origin`.
 ///
-/// errno is left alone.
+/// errno is not changed.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn ipc_data(p: *const ipc_connection_info) -> *mut c_void {
     let code = ipc_errors::IPC_ERROR_CONNECTION_GEN__NO_CINFO;
@@ -158,13 +170,15 @@ pub unsafe extern "C" fn ipc_data(p: *const ipc_connection_info) -> *mut c_void 
     data.unwrap_or(ptr::null_mut())
 }
 
-/// `*reason` becomes why the connection has ended or is about to: for the structure that an ERROR or DISCONNECTION names, until
-/// the next ipc_wait_event of the list. IPC_REASON_NONE for a connection of a list that goes on.
+/// `*reason` becomes the reason why the connection has ended or is about to end. To be called with the
+/// structure that is the `origin` of an ERROR or DISCONNECTION, before the next ipc_wait_event of the list.
+/// For a connection of a list that has not ended, `*reason` is IPC_REASON_NONE.
 ///
-/// ipc_read says it by its code and errno.
+/// For a connection in no list, ipc_read returns the reason, by its code and errno.
 ///
 /// Errors: IPC_ERROR_CONNECTION_GEN__NO_CINFO: a parameter is NULL (EINVAL).
-/// IPC_ERROR_USOCK_RECV: the connection is in no list, and none has reported its end last (ENOENT).
+/// IPC_ERROR_USOCK_RECV: the connection is in no list, and is not the connection whose end a list has
+/// reported last (ENOENT).
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn ipc_why(p: *const ipc_connection_info, reason: *mut ipc_reason) -> ipc_errors {
     let code = ipc_errors::IPC_ERROR_CONNECTION_GEN__NO_CINFO;
@@ -176,17 +190,18 @@ pub unsafe extern "C" fn ipc_why(p: *const ipc_connection_info, reason: *mut ipc
             .or_else(|| loops::reason(guard, fd))
             .or_else(|| loops::find_parting(guard, fd, |_, reason| reason))
             .ok_or(Error::new(ipc_errors::IPC_ERROR_USOCK_RECV, Errno::ENOENT))?;
-        // SAFETY: the caller's place for a reason.
+        // SAFETY: the caller's room for a reason.
         unsafe { reason.write(found.into()) };
         Ok(())
     })
 }
 
-/// `*status` becomes how the list does: to be shown, or written to a log.
+/// `*status` becomes the state of the list: to be shown, or written to a log.
 ///
-/// It goes through all connections of the process: call it now and then, not for each message.
+/// The function visits all connections of the process: call it now and then, not for each message.
 ///
-/// Errors: IPC_ERROR_WAIT_EVENT__NO_CLIENTS_PARAM, IPC_ERROR_WAIT_EVENT__NO_EVENT_PARAM: `clients` or `status` is NULL (EINVAL).
+/// Errors: IPC_ERROR_WAIT_EVENT__NO_CLIENTS_PARAM, IPC_ERROR_WAIT_EVENT__NO_EVENT_PARAM: `clients` or
+/// `status` is NULL (EINVAL).
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn ipc_status(
     clients: *const ipc_connection_infos,
@@ -197,7 +212,7 @@ pub unsafe extern "C" fn ipc_status(
         let status = required(status, ipc_errors::IPC_ERROR_WAIT_EVENT__NO_EVENT_PARAM)?;
         let (clients, received, is_paused) = loops::status(guard, list);
         let (queued, sent) = (table::queued_in(guard, list), table::sent(guard));
-        // SAFETY: the caller's place for a status.
+        // SAFETY: the caller's room for a status.
         unsafe {
             status.write(ipc_status { clients, queued, received, sent, accept_paused: is_paused.into() })
         };

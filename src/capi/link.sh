@@ -1,12 +1,12 @@
 #!/bin/sh
-# Makes the libraries for C programs, libipc.so and libipc.a, of the archive that cargo has made, which holds the library, its
-# crates and Rust's own library.
+# Makes the libraries for C programs, libipc.so and libipc.a, from the archive that cargo has made. The
+# archive holds the library, its crates and Rust's standard library.
 #
 #   link.sh ARCHIVE DIRECTORY SONAME
 #
-# Both export the names of exports.txt and exports_ext.txt, and nothing else is visible in them: a static program may have
-# functions of any other name, and link another library that is made by Rust. Of those names a program may define the ones that
-# ipc.h does not declare, and log_*: in the static library they are weak.
+# Both export the names in exports.txt and exports_ext.txt, and no other name is visible: a static program may
+# define functions of any other name, and link another library that is written in Rust. A static program may
+# also define the names that ipc.h does not declare, and log_*: these names are weak in the static library.
 #
 # Variables: CC (cc), AR (ar), OBJCOPY (objcopy), LDFLAGS; VERBOSE shows the commands.
 set -eu
@@ -37,15 +37,17 @@ END
     echo 'local: *; };'
 } > "$work/map"
 
-# What the exported functions need, in one object. Its sections are in no group any more: of two groups with one name, as any two
-# libraries that are made by Rust have, the linker would keep one, and the names in it are ours alone. The linker
-# removes nothing here (--gc-sections): for riscv64, GNU ld 2.40 removes parts of .eh_frame and leaves its relocations
-# where they were, and a thread that is cancelled then ends the program.
+# One object with all that the exported functions need. Its sections are taken out of their groups: any two
+# libraries written in Rust have groups of the same name, of which the linker would keep only one, although
+# its symbols are local to one library. The linker removes no section here (--gc-sections): for riscv64, GNU
+# ld 2.40 removes parts of .eh_frame and leaves their relocations, and a thread that is cancelled then ends
+# the program.
 # shellcheck disable=SC2046 # options, one for each name
 ${CC:-cc} -r -nostdlib -Wl,--force-group-allocation $(sed 's/^/-Wl,-u,/' "$work/exports") -o "$work/whole.o" "$archive"
 
-# Before the shared library, too: what the C compiler brings on its own (__x86.get_pc_thunk.bx on i386) also stands in the files
-# that it links to every library, and must not be there twice.
+# Symbols are made local before the shared library is linked, too: a function that the C compiler adds
+# (__x86.get_pc_thunk.bx on i386) is also in the files that it links to every library, and must not be defined
+# twice.
 ${OBJCOPY:-objcopy} --keep-global-symbols="$work/exports" "$work/whole.o" "$work/local.o"
 
 # shellcheck disable=SC2086 # these are options

@@ -1,5 +1,5 @@
 /*
- * The log functions: stable Rust cannot define functions with variable arguments.
+ * The log functions. They are in C since stable Rust cannot define functions with variable arguments.
  */
 #define _POSIX_C_SOURCE 200809L
 
@@ -9,7 +9,7 @@
 #include <stdio.h>
 #include <time.h>
 
-/* These names are for the program; what else C files define is for the library alone. */
+/* Only these functions are visible outside the library. */
 #define EXPORTED __attribute__ ((visibility ("default")))
 
 EXPORTED void log_format (const char *tag, const char *message, va_list args);
@@ -17,13 +17,13 @@ EXPORTED void log_error (const char *message, ...);
 EXPORTED void log_info (const char *message, ...);
 EXPORTED void log_debug (const char *message, ...);
 
-/* A thread that is cancelled while it prints leaves the stream to others, as in printf(3). */
-static void unlock (void *stream)
+/* A thread that is cancelled while it prints unlocks the stream, as in printf(3). */
+static void unlock_stream (void *stream)
 {
 	funlockfile (stream);
 }
 
-/* One line: date:tag: message. */
+/* Prints one line: date:tag: message. */
 void log_format (const char *tag, const char *message, va_list args)
 {
 	char date[sizeof "2026-11-23T12:00:00+0000"];
@@ -38,7 +38,7 @@ void log_format (const char *tag, const char *message, va_list args)
 		date[0] = '\0';
 	errno = before;
 	flockfile (stdout);
-	pthread_cleanup_push (unlock, stdout);
+	pthread_cleanup_push (unlock_stream, stdout);
 	printf ("%s:%s: ", date, tag == NULL ? "" : tag);
 	vprintf (message, args);
 	putchar ('\n');

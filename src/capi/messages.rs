@@ -1,4 +1,9 @@
-//! Messages: make, format, empty, read and write.
+//! `struct ipc_message`: making, formatting, emptying, reading and writing messages.
+//!
+//! A message's payload is NULL or a block from malloc(3), which the message owns. Inside the library a
+//! received frame owns its payload as a [`Block`]; `from_frame` hands the block to C, and `replace` frees the
+//! payload that the message had before. A message to be sent is only read: its payload is borrowed until the
+//! call returns.
 
 use std::ffi::{c_char, c_void};
 use std::os::fd::RawFd;
@@ -21,19 +26,19 @@ use crate::kernel::deadline::Deadline;
 use crate::kernel::wait::Wait;
 use crate::process::entry_guard::EntryGuard;
 
-/// A message with nothing in it.
+/// A message of type 0 without payload.
 pub(super) const EMPTY: ipc_message = ipc_message { r#type: 0, length: 0, payload: ptr::null_mut() };
 
-/// A received frame, as C will own it.
+/// The message of a received frame; C owns its payload.
 pub(super) fn from_frame(frame: Frame) -> ipc_message {
     let length = u32::try_from(frame.payload.len()).unwrap_or(0);
     ipc_message { r#type: frame.kind as c_char, length, payload: frame.payload.into_c() }
 }
 
-/// Frees a message's payload and takes the structure back, to be used again.
+/// Frees a message's payload, and returns the structure for reuse.
 ///
 /// # Safety
-/// `message` is NULL, or a message from malloc(3) that is not used any more.
+/// `message` is NULL, or a message from malloc(3) to which no other code refers.
 pub(super) unsafe fn take_back(message: *mut ipc_message) -> Option<CBox<ipc_message>> {
     if !message.is_null() {
         // SAFETY: as promised by the caller.
@@ -43,7 +48,7 @@ pub(super) unsafe fn take_back(message: *mut ipc_message) -> Option<CBox<ipc_mes
     unsafe { CBox::from_c(message) }
 }
 
-/// A length that C gave: below 0 or over the maximum is no length.
+/// A payload's length that C has passed; EMSGSIZE if the length is below 0 or over the maximum.
 fn length_of(length: libc::ssize_t) -> Result<usize, Error> {
     usize::try_from(length)
         .ok()
@@ -51,7 +56,7 @@ fn length_of(length: libc::ssize_t) -> Result<usize, Error> {
         .ok_or(Error::new(ipc_errors::IPC_ERROR_MESSAGE_FORMAT__LENGTH, Errno::EMSGSIZE))
 }
 
-/// The header of a message that C wants to send, and where its payload is.
+/// The header of a message that C wants to send, and the address and length of its payload.
 ///
 /// # Safety
 /// `message` is a live message.
@@ -72,7 +77,7 @@ unsafe fn frame_of(
 /// The header and the payload of a message that C wants to send.
 ///
 /// # Safety
-/// `message` is a live message, which stays as it is for as long as the payload is used.
+/// `message` is a live message, which is not changed as long as the payload is used.
 pub(super) unsafe fn parts<'a>(
     message: *const ipc_message,
 ) -> Result<([u8; header::HEADER_SIZE], &'a [u8]), Error> {
@@ -85,7 +90,7 @@ pub(super) unsafe fn parts<'a>(
     Ok((header, unsafe { slice::from_raw_parts(payload, length) }))
 }
 
-/// Puts a received message in the place of what `m` holds, whose payload is freed.
+/// Frees the payload of `m`, and fills `m` with the received frame.
 ///
 /// # Safety
 /// `m` is a live message, whose payload is NULL or from malloc(3).
@@ -94,11 +99,15 @@ pub(super) unsafe fn replace(m: *mut ipc_message, frame: Frame) {
     unsafe { c_heap::free(m.replace(from_frame(frame)).payload) };
 }
 
-/// Reads the next message of a descriptor into `m`, until `limit`.
+/// Reads the next message of a descriptor into `m`, and waits for the message until the deadline.
 ///
 /// # Safety
 /// `m` is NULL or a live message, whose payload is NULL or from malloc(3). The caller has nothing to drop.
-pub(super) unsafe fn read(m: *mut ipc_message, fd: Result<RawFd, Error>, limit: Deadline) -> ipc_errors {
+pub(super) unsafe fn read_message(
+    m: *mut ipc_message,
+    fd: Result<RawFd, Error>,
+    deadline: Deadline,
+) -> ipc_errors {
     let quick = |read: &mut Read, guard: &EntryGuard, wait: &mut Wait| {
         if m.is_null() || fd.is_err() {
             return None;
@@ -114,22 +123,22 @@ pub(super) unsafe fn read(m: *mut ipc_message, fd: Result<RawFd, Error>, limit: 
         // SAFETY: the caller's message.
         Ok(flow.map(|frame| unsafe { replace(m, frame) }))
     };
-    let mut read = Read::new(fd.unwrap_or(-1), limit);
-    // SAFETY: plain data in this frame and, as promised, in the caller's.
+    let mut read = Read::new(fd.unwrap_or(-1), deadline);
+    // SAFETY: this frame and, as promised, the caller's have plain data only.
     unsafe { run_quickly(ipc_errors::IPC_ERROR_USOCK_RECV, &mut read, quick, step) }
 }
 
-/// Writes the message, and a descriptor if there is one, to a descriptor.
+/// Writes the message to the connection `fd`, with `descriptor` if there is one to pass.
 ///
 /// # Safety
 /// `m` is NULL or a live message. The caller has nothing to drop.
-pub(super) unsafe fn write(
+pub(super) unsafe fn write_message(
     m: *const ipc_message,
     fd: Result<RawFd, Error>,
     descriptor: Option<RawFd>,
 ) -> ipc_errors {
     let mut header = [0; header::HEADER_SIZE];
-    // SAFETY: plain data in this frame and, as promised, in the caller's.
+    // SAFETY: this frame and, as promised, the caller's have plain data only.
     unsafe {
         let message = required_const(m, ipc_errors::IPC_ERROR_MESSAGE_WRITE__NO_MESSAGE_PARAM);
         let frame = message.and_then(|message| frame_of(message));
@@ -145,15 +154,15 @@ pub(super) unsafe fn write(
             Err(_) => &[],
         };
         let target = frame.and(fd);
-        send(target, Outgoing::new([&header, payload]).with(descriptor))
+        send_frame(target, Outgoing::new([&header, payload]).with(descriptor))
     }
 }
 
-/// Sends a frame to a descriptor, unless it is an error.
+/// Sends a frame to the connection `fd`; if `fd` is an error, nothing is sent and the error is returned.
 ///
 /// # Safety
 /// The caller has nothing to drop.
-pub(super) unsafe fn send<'a>(fd: Result<RawFd, Error>, frame: Outgoing<'a>) -> ipc_errors {
+pub(super) unsafe fn send_frame<'a>(fd: Result<RawFd, Error>, frame: Outgoing<'a>) -> ipc_errors {
     let code = ipc_errors::IPC_ERROR_USOCK_SEND;
     let at_once =
         |write: &mut Option<Write<'a>>, guard: &EntryGuard| Write::at_once(guard, fd.ok()?, frame, write);
@@ -172,9 +181,9 @@ pub(super) unsafe fn send<'a>(fd: Result<RawFd, Error>, frame: Outgoing<'a>) -> 
     unsafe { run_at_once(code, &mut None, at_once, step) }
 }
 
-/// The thread ends while it waits in a write.
+/// Called if the thread is cancelled while it waits in a write.
 extern "C" fn abandon(write: *mut c_void) {
-    // SAFETY: the write of the frame below, which is there until this has returned.
+    // SAFETY: the write is in the frame of `send_frame`, which exists until this function has returned.
     let write = unsafe { &mut *write.cast::<Write<'_>>() };
     call(ipc_errors::IPC_ERROR_USOCK_SEND, |guard| {
         write.abandon(guard);
@@ -182,11 +191,11 @@ extern "C" fn abandon(write: *mut c_void) {
     });
 }
 
-/// Makes a message of `paylen` zero bytes in `*m`; with 0 it has no payload (NULL). Both blocks are from
-/// malloc(3) and yours: ipc_message_empty, then free.
+/// Makes a message with a payload of `paylen` zero bytes; `*m` becomes the message. If `paylen` is 0, the
+/// payload is NULL. Message and payload are from malloc(3) and yours: call ipc_message_empty, then free.
 ///
 /// Errors: IPC_ERROR_MESSAGE_NEW__NO_MESSAGE_PARAM: `m` is NULL (EINVAL).
-/// IPC_ERROR_MESSAGE_FORMAT__LENGTH: below 0 or over IPC_MAX_MESSAGE_SIZE (EMSGSIZE).
+/// IPC_ERROR_MESSAGE_FORMAT__LENGTH: `paylen` is below 0 or over IPC_MAX_MESSAGE_SIZE (EMSGSIZE).
 /// IPC_ERROR_NOT_ENOUGH_MEMORY: ENOMEM.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn ipc_message_new(m: *mut *mut ipc_message, paylen: libc::ssize_t) -> ipc_errors {
@@ -194,19 +203,20 @@ pub unsafe extern "C" fn ipc_message_new(m: *mut *mut ipc_message, paylen: libc:
         let m = required(m, ipc_errors::IPC_ERROR_MESSAGE_NEW__NO_MESSAGE_PARAM)?;
         let mut message = CBox::new(EMPTY)?;
         message.set(from_frame(Frame::new(0, Block::zeroed(length_of(paylen)?)?)));
-        // SAFETY: the caller's place for a pointer.
+        // SAFETY: the caller's room for a pointer.
         unsafe { m.write(message.into_c()) };
         Ok(())
     })
 }
 
-/// Makes a message of a buffer that holds one whole frame of `msize` bytes, header included. The payload is
-/// a copy, from malloc(3) and yours. A payload that `m` held before is freed: initialise the message with zeros.
+/// Fills the message from a buffer that holds one whole frame of `msize` bytes, including the header. The
+/// payload is a copy, from malloc(3) and yours. A payload that `m` held before is freed: initialise the
+/// message with zeros.
 ///
 /// Errors: IPC_ERROR_MESSAGE_FORMAT_READ__EMPTY_MESSAGE, IPC_ERROR_MESSAGE_FORMAT_READ__EMPTY_BUFFER: NULL
 /// (EINVAL).
-/// IPC_ERROR_MESSAGE_FORMAT_READ__MESSAGE_SIZE: `msize` is not the size of the frame that the buffer holds,
-/// or the frame is larger than any may be (EBADMSG).
+/// IPC_ERROR_MESSAGE_FORMAT_READ__MESSAGE_SIZE: `msize` is not the size of the frame in the buffer, or the
+/// frame announces more than IPC_MAX_MESSAGE_SIZE (EBADMSG).
 /// IPC_ERROR_NOT_ENOUGH_MEMORY: ENOMEM. On failure the message is as before.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn ipc_message_format_read(
@@ -229,14 +239,14 @@ pub unsafe extern "C" fn ipc_message_format_read(
     })
 }
 
-/// Writes the message as one frame to a buffer: if `*buf` is NULL, to a new buffer from malloc(3), yours to
-/// free, else to `*buf`, which has room for IPC_HEADER_SIZE + length bytes. `*msize` becomes the frame's
-/// size.
+/// Writes the message as one frame to a buffer. If `*buf` is NULL, `*buf` becomes a new buffer from
+/// malloc(3), yours to free; else the buffer `*buf` must have room for IPC_HEADER_SIZE + length bytes.
+/// `*msize` becomes the frame's size.
 ///
 /// Errors: IPC_ERROR_MESSAGE_FORMAT_WRITE__EMPTY_MESSAGE, IPC_ERROR_MESSAGE_FORMAT_WRITE__EMPTY_BUFFER,
 /// IPC_ERROR_MESSAGE_FORMAT_WRITE__EMPTY_MSIZE: NULL (EINVAL).
 /// IPC_ERROR_MESSAGE_FORMAT__LENGTH: the length is over IPC_MAX_MESSAGE_SIZE (EMSGSIZE).
-/// IPC_ERROR_MESSAGE_FORMAT__INCONSISTENT_PARAMS: it has a length and no payload (EINVAL).
+/// IPC_ERROR_MESSAGE_FORMAT__INCONSISTENT_PARAMS: the message has a length and no payload (EINVAL).
 /// IPC_ERROR_NOT_ENOUGH_MEMORY: ENOMEM.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn ipc_message_format_write(
@@ -251,7 +261,7 @@ pub unsafe extern "C" fn ipc_message_format_write(
         // SAFETY: the caller's message.
         let (header, payload, length) = unsafe { frame_of(m) }?;
         let size = header.len() + length;
-        // SAFETY: the caller's place for a pointer, and a buffer of the announced room, if any.
+        // SAFETY: the caller's room for a pointer, and its buffer, if any, with room for the frame.
         unsafe {
             if (*buf).is_null() {
                 let mut block = Block::with_capacity(size)?;
@@ -269,24 +279,24 @@ pub unsafe extern "C" fn ipc_message_format_write(
     })
 }
 
-/// Writes a frame to a buffer of C. The payload may lie in the same buffer: no reference to it, which would
-/// promise that it does not.
+/// Writes a frame to a buffer of C. The payload may overlap the buffer; so the payload is a pointer and not a
+/// reference, which would promise that it does not overlap.
 ///
 /// # Safety
-/// `place` has room for header and payload, and the payload has `length` bytes.
+/// `buffer` has room for header and payload, and the payload has `length` bytes.
 pub(super) unsafe fn put_frame(
-    place: *mut c_char,
+    buffer: *mut c_char,
     header: [u8; header::HEADER_SIZE],
     payload: *const u8,
     length: usize,
 ) {
-    let place = place.cast::<u8>();
+    let buffer = buffer.cast::<u8>();
     // SAFETY: as promised by the caller.
     unsafe {
         if length > 0 {
-            ptr::copy(payload, place.add(header.len()), length);
+            ptr::copy(payload, buffer.add(header.len()), length);
         }
-        ptr::copy_nonoverlapping(header.as_ptr(), place, header.len());
+        ptr::copy_nonoverlapping(header.as_ptr(), buffer, header.len());
     }
 }
 
@@ -294,23 +304,24 @@ pub(super) unsafe fn put_frame(
 #[unsafe(no_mangle)]
 pub unsafe extern "C-unwind" fn ipc_message_read(fd: i32, m: *mut ipc_message) -> ipc_errors {
     // SAFETY: the caller's message.
-    unsafe { read(m, Ok(fd), Deadline::NONE) }
+    unsafe { read_message(m, Ok(fd), Deadline::NONE) }
 }
 
 /// Sends the message to the descriptor `fd`, as ipc_write does, with the same errors.
 #[unsafe(no_mangle)]
 pub unsafe extern "C-unwind" fn ipc_message_write(fd: i32, m: *const ipc_message) -> ipc_errors {
     // SAFETY: the caller's message.
-    unsafe { write(m, Ok(fd), None) }
+    unsafe { write_message(m, Ok(fd), None) }
 }
 
-/// Sets type and payload of the message. With a payload, an earlier one is freed and replaced by a copy of
-/// `length` bytes; without one (NULL and 0) the old pointer stays and length becomes 0. Initialise the
-/// message with zeros before.
+/// Sets type and payload of the message. A payload that the message has is freed and replaced by a copy of
+/// the `length` bytes at `payload`. If `payload` is NULL and `length` is 0, the message keeps its payload and
+/// its length becomes 0. Initialise the message with zeros before.
 ///
 /// Errors: IPC_ERROR_MESSAGE_FORMAT__NO_MESSAGE_PARAM: NULL (EINVAL).
-/// IPC_ERROR_MESSAGE_FORMAT__LENGTH: below 0 or over IPC_MAX_MESSAGE_SIZE (EMSGSIZE).
-/// IPC_ERROR_MESSAGE_FORMAT__INCONSISTENT_PARAMS: length 0 with a payload, or a length with none (EINVAL).
+/// IPC_ERROR_MESSAGE_FORMAT__LENGTH: `length` is below 0 or over IPC_MAX_MESSAGE_SIZE (EMSGSIZE).
+/// IPC_ERROR_MESSAGE_FORMAT__INCONSISTENT_PARAMS: `length` is 0 and `payload` is not NULL, or the reverse
+/// (EINVAL).
 /// IPC_ERROR_NOT_ENOUGH_MEMORY: ENOMEM; the message is as before.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn ipc_message_format(
@@ -320,10 +331,16 @@ pub unsafe extern "C" fn ipc_message_format(
     length: libc::ssize_t,
 ) -> ipc_errors {
     // SAFETY: the caller's message and payload.
-    call_on_memory(ipc_errors::IPC_ERROR_NOT_ENOUGH_MEMORY, || unsafe { format(m, r#type, payload, length) })
+    call_on_memory(ipc_errors::IPC_ERROR_NOT_ENOUGH_MEMORY, || unsafe {
+        format_message(m, r#type, payload, length)
+    })
 }
 
-unsafe fn format(
+/// ipc_message_format without the boundary.
+///
+/// # Safety
+/// `m` is NULL or a live message; `payload` is NULL or has `length` bytes.
+unsafe fn format_message(
     m: *mut ipc_message,
     kind: c_char,
     payload: *const c_char,
@@ -337,7 +354,7 @@ unsafe fn format(
     // SAFETY: the caller's message, whose payload is NULL or from malloc(3), and `length` bytes of payload.
     unsafe {
         if length > 0 {
-            // Copied before the old one is freed: it may be the same.
+            // Copied before the old payload is freed: both may be the same block.
             let copy = Block::copy_of(slice::from_raw_parts(payload.cast(), length))?;
             c_heap::free((*m).payload);
             (*m).payload = copy.into_c();
@@ -357,10 +374,12 @@ pub unsafe extern "C" fn ipc_message_format_data(
 ) -> ipc_errors {
     let kind = msg_types::MSG_TYPE_DATA as c_char;
     // SAFETY: the caller's message and payload.
-    call_on_memory(ipc_errors::IPC_ERROR_NOT_ENOUGH_MEMORY, || unsafe { format(m, kind, payload, length) })
+    call_on_memory(ipc_errors::IPC_ERROR_NOT_ENOUGH_MEMORY, || unsafe {
+        format_message(m, kind, payload, length)
+    })
 }
 
-/// Makes it a message of the type MSG_TYPE_SERVER_CLOSE without payload, as ipc_message_format does.
+/// Sets the type to MSG_TYPE_SERVER_CLOSE and the length to 0, as ipc_message_format does without a payload.
 ///
 /// Error: IPC_ERROR_MESSAGE_FORMAT__NO_MESSAGE_PARAM: NULL (EINVAL).
 #[unsafe(no_mangle)]
@@ -368,10 +387,10 @@ pub unsafe extern "C" fn ipc_message_format_server_close(m: *mut ipc_message) ->
     let (kind, code) =
         (msg_types::MSG_TYPE_SERVER_CLOSE as c_char, ipc_errors::IPC_ERROR_MESSAGE_FORMAT__NO_MESSAGE_PARAM);
     // SAFETY: the caller's message.
-    call_on_memory(code, || unsafe { format(m, kind, ptr::null(), 0) })
+    call_on_memory(code, || unsafe { format_message(m, kind, ptr::null(), 0) })
 }
 
-/// Frees the message's payload and sets it to NULL, and the length to 0. The structure stays yours.
+/// Frees the message's payload, and sets payload to NULL and length to 0. The structure stays yours.
 ///
 /// Error: IPC_ERROR_MESSAGE_EMPTY__EMPTY_MESSAGE_LIST: NULL (EINVAL).
 #[unsafe(no_mangle)]

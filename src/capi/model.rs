@@ -1,6 +1,8 @@
-//! What threads share, in every order that the model checker tries: `make model`.
+//! The concurrency model: scenarios of several threads, run by a model checker (`make model`).
 //!
-//! Each scenario runs some thousand times, with other choices of which thread goes on. System calls are real.
+//! Each scenario runs thousands of times; the checker chooses at each lock and atomic which thread goes on.
+//! The threads of the checker and its primitives replace those of `process::sync`; system calls are real.
+//! Scenarios run at the same time, so each has descriptor numbers of its own.
 
 use std::os::fd::{AsRawFd, OwnedFd, RawFd};
 use std::os::unix::net::UnixStream;
@@ -15,7 +17,6 @@ use crate::calls::close::close_connection;
 use crate::calls::queue::{pending, queue};
 use crate::capi::process;
 use crate::connection::send_queue::Room;
-use crate::connection::state::Settings;
 use crate::connection::table::{self, Prepared};
 use crate::connection::{background, send};
 use crate::kernel::file::FileId;
@@ -23,32 +24,32 @@ use crate::kernel::internal_fds;
 use crate::kernel::semaphore::Semaphore;
 use crate::process::entry_guard::EntryGuard;
 
-/// How often a scenario runs with each of two ways to choose.
+/// How often a scenario runs with each of the two schedulers.
 const RUNS: usize = 3000;
 
 fn enter() -> EntryGuard {
     EntryGuard::enter().unwrap()
 }
 
-/// Numbers that no other scenario has: they run at the same time.
+/// A descriptor number for this scenario, and fifteen numbers after it.
 fn own_number() -> RawFd {
     static NEXT: std::sync::atomic::AtomicI32 = std::sync::atomic::AtomicI32::new(200);
     NEXT.fetch_add(16, Ordering::Relaxed)
 }
 
-#[allow(unsafe_code, reason = "what a program does")]
+#[allow(unsafe_code, reason = "dup3(2), as a program calls it")]
 fn put_at(file: &impl AsRawFd, number: RawFd) {
     // SAFETY: the number belongs to the scenario.
     assert_eq!(unsafe { libc::dup3(file.as_raw_fd(), number, libc::O_CLOEXEC) }, number);
 }
 
-#[allow(unsafe_code, reason = "what a program does")]
-fn close(number: RawFd) {
+#[allow(unsafe_code, reason = "close(2), as a program calls it")]
+fn close_number(number: RawFd) {
     // SAFETY: the number belongs to the scenario.
     unsafe { libc::close(number) };
 }
 
-/// A connection of the library's at this number, and its peer.
+/// Makes a connection of the library with this number; returns its peer.
 fn connection_at(guard: &EntryGuard, number: RawFd) -> UnixStream {
     let (ours, peer) = UnixStream::pair().unwrap();
     put_at(&ours, number);
@@ -56,16 +57,17 @@ fn connection_at(guard: &EntryGuard, number: RawFd) -> UnixStream {
     peer
 }
 
+/// Runs the scenario with both schedulers.
 fn check(scenario: impl Fn() + Send + Sync + 'static) {
     let scenario = Arc::new(scenario);
     let again = Arc::clone(&scenario);
     shuttle::check_random(move || again(), RUNS);
-    // Orders with few changes of the thread, each of them at any point.
+    // Orders with few changes from one thread to another, each at any point.
     shuttle::check_pct(move || scenario(), RUNS, 3);
 }
 
 #[test]
-fn frame_that_was_queued_is_not_found_on_the_next_connection() {
+fn queued_frame_is_not_sent_on_next_connection_of_number() {
     let number = own_number();
     check(move || {
         let _old_peer = connection_at(&enter(), number);
@@ -79,9 +81,10 @@ fn frame_that_was_queued_is_not_found_on_the_next_connection() {
         });
         let closer = thread::spawn(move || {
             let was_queued = is_queued.load(Ordering::SeqCst);
-            // A close(2) that the library does not see would be a race with the writer's call.
+            // During the writer's call, a close(2) would be a race of the program: the library is not
+            // notified.
             if was_queued {
-                close(number);
+                close_number(number);
             } else {
                 close_connection(&mut enter(), number).unwrap();
             }
@@ -95,7 +98,7 @@ fn frame_that_was_queued_is_not_found_on_the_next_connection() {
         peer.set_nonblocking(true).unwrap();
         if was_queued {
             let _ = close_connection(&mut enter(), number);
-            assert_eq!(std::io::Read::read(&mut &peer, &mut [0; 64]).unwrap(), 0, "nothing but the end");
+            assert_eq!(std::io::Read::read(&mut &peer, &mut [0; 64]).unwrap(), 0, "end of file only");
         } else {
             let _ = close_connection(&mut enter(), number);
         }
@@ -104,7 +107,7 @@ fn frame_that_was_queued_is_not_found_on_the_next_connection() {
 }
 
 #[test]
-fn turn_is_passed_once_and_nobody_waits_for_ever() {
+fn turn_is_passed_to_each_waiting_thread_once() {
     let number = own_number();
     check(move || {
         let _peer = connection_at(&enter(), number);
@@ -112,7 +115,7 @@ fn turn_is_passed_once_and_nobody_waits_for_ever() {
         let writers: Vec<_> = (0..3)
             .map(|index| {
                 let inside = Arc::clone(&inside);
-                thread::spawn(move || takes_its_turn(number, &inside, index == 1))
+                thread::spawn(move || write_with_turn(number, &inside, index == 1))
             })
             .collect();
         writers.into_iter().for_each(|writer| writer.join().unwrap());
@@ -126,8 +129,9 @@ fn turn_is_passed_once_and_nobody_waits_for_ever() {
     });
 }
 
-/// A writer; one that `ends` is cancelled while it waits or holds the turn.
-fn takes_its_turn(number: RawFd, inside: &AtomicUsize, ends: bool) {
+/// A writer: takes or waits for the turn, and passes it on. A writer with `ends` is cancelled while it waits
+/// for the turn or holds it.
+fn write_with_turn(number: RawFd, inside: &AtomicUsize, ends: bool) {
     let semaphore = Semaphore::new();
     let must_wait = {
         let guard = enter();
@@ -155,7 +159,7 @@ fn takes_its_turn(number: RawFd, inside: &AtomicUsize, ends: bool) {
     };
     if !ends {
         assert!(is_held(&enter()), "the woken writer has the turn");
-        assert_eq!(inside.fetch_add(1, Ordering::SeqCst), 0, "alone");
+        assert_eq!(inside.fetch_add(1, Ordering::SeqCst), 0, "two writers have the turn");
         thread::yield_now();
         inside.fetch_sub(1, Ordering::SeqCst);
     }
@@ -166,7 +170,7 @@ fn takes_its_turn(number: RawFd, inside: &AtomicUsize, ends: bool) {
 }
 
 #[test]
-fn waiting_writer_learns_that_the_connection_is_closed() {
+fn waiting_writer_is_woken_when_connection_is_closed() {
     let number = own_number();
     check(move || {
         let _peer = connection_at(&enter(), number);
@@ -200,7 +204,7 @@ fn waiting_writer_learns_that_the_connection_is_closed() {
 }
 
 #[test]
-fn list_that_has_taken_a_connection_over_keeps_it() {
+fn connection_stays_in_list_that_added_it_last() {
     let number = own_number();
     check(move || {
         let _peer = connection_at(&enter(), number);
@@ -214,15 +218,15 @@ fn list_that_has_taken_a_connection_over_keeps_it() {
         let before = first.join().unwrap();
         second.join().unwrap();
         let list = table::lock_verified(&enter(), number).list();
-        assert_ne!(list, Some(8), "the first has given it up");
-        assert!(before != Some(16) || list == Some(16), "the second has taken it over: {list:?}");
+        assert_ne!(list, Some(8), "the first list has removed the connection");
+        assert!(before != Some(16) || list == Some(16), "the second list added it last: {list:?}");
         table::lock_unverified(&enter(), number).note_unlisted(16);
         close_connection(&mut enter(), number).unwrap();
     });
 }
 
 #[test]
-fn fork_finds_no_thread_in_the_middle_and_waits_for_none_for_ever() {
+fn fork_finds_no_thread_in_a_step_and_does_not_hang() {
     let number = own_number();
     check(move || {
         let _peers = [number, number + 1].map(|number| connection_at(&enter(), number));
@@ -258,8 +262,9 @@ fn fork_finds_no_thread_in_the_middle_and_waits_for_none_for_ever() {
     });
 }
 
-/// The loop ends a connection, as `report_end` and what follows do; whether its member is closed stands under its lock.
-fn ends_as_the_loop_does(number: RawFd, is_closed: &Mutex<bool>) {
+/// Ends a connection as the loop does when it reports the end. `is_closed` is the state of the loop's member,
+/// and its lock is the loop's lock.
+fn end_as_the_loop_does(number: RawFd, is_closed: &Mutex<bool>) {
     let noted = {
         let is_closed = is_closed.lock().unwrap();
         if *is_closed {
@@ -278,30 +283,30 @@ fn ends_as_the_loop_does(number: RawFd, is_closed: &Mutex<bool>) {
 }
 
 #[test]
-fn file_of_the_program_is_not_closed_when_two_calls_end_one_connection() {
+fn program_file_stays_open_when_two_calls_end_a_connection() {
     let number = own_number();
     check(move || {
         let _peer = connection_at(&enter(), number);
         let is_closed = Arc::new(Mutex::new(false));
         let the_loop = thread::spawn({
             let is_closed = Arc::clone(&is_closed);
-            move || ends_as_the_loop_does(number, &is_closed)
+            move || end_as_the_loop_does(number, &is_closed)
         });
         let program = thread::spawn(move || {
-            // As loops::note_closing does, for a list that has the connection.
+            // As loops::note_closing does for the list that has the connection.
             *is_closed.lock().unwrap() = true;
             if close_connection(&mut enter(), number).is_err() {
                 return;
             }
-            // The number is free: the program opens a file, which gets it.
+            // The number is free: the program opens a file, which gets the number.
             let file: OwnedFd = std::fs::File::open("/dev/null").unwrap().into();
             put_at(&file, number);
-            let which = FileId::of(number);
+            let opened = FileId::of(number);
             for _ in 0..3 {
                 thread::yield_now();
-                assert_eq!(FileId::of(number), which, "the library has closed it");
+                assert_eq!(FileId::of(number), opened, "the library has closed the program's file");
             }
-            close(number);
+            close_number(number);
         });
         the_loop.join().unwrap();
         program.join().unwrap();
@@ -309,37 +314,37 @@ fn file_of_the_program_is_not_closed_when_two_calls_end_one_connection() {
 }
 
 #[test]
-fn held_number_is_nobodys_until_it_is_given_back() {
+fn held_number_is_not_closed_before_its_release() {
     let number = own_number();
     check(move || {
         let peer = connection_at(&enter(), number);
         let held = internal_fds::close_and_hold(number).unwrap();
         let is_held = Arc::new(AtomicBool::new(true));
-        let late = thread::spawn({
+        let late_close = thread::spawn({
             let is_held = Arc::clone(&is_held);
             move || {
                 let closed = close_connection(&mut enter(), number);
                 assert!(closed.is_err() || !is_held.load(Ordering::SeqCst), "a held number was closed");
             }
         });
-        let giver = thread::spawn(move || {
+        let release = thread::spawn(move || {
             thread::yield_now();
             is_held.store(false, Ordering::SeqCst);
             drop(held);
         });
-        late.join().unwrap();
-        giver.join().unwrap();
+        late_close.join().unwrap();
+        release.join().unwrap();
         drop(peer);
         assert!(FileId::of(number).is_err() || internal_fds::is_internal(number));
     });
 }
 
 #[test]
-fn no_queued_connection_is_overlooked() {
+fn queued_connection_is_found_when_queued_during_a_search() {
     let number = own_number();
     check(move || {
         let _peer = connection_at(&enter(), number);
-        // As after a look that another thread's bytes have set it for.
+        // Makes `queued` search, as if bytes had been queued, and sent since.
         send::note_queued();
         let writer = thread::spawn(move || queue(&enter(), number, [b"frame", b""]).unwrap());
         let _ = send::queued(&enter());
@@ -353,7 +358,7 @@ fn no_queued_connection_is_overlooked() {
 }
 
 #[test]
-fn end_of_the_process_beside_a_thread_that_queues() {
+fn process_exits_while_another_thread_queues() {
     let number = own_number();
     check(move || {
         let peer = connection_at(&enter(), number);

@@ -1,5 +1,5 @@
-//! The functions that exist to print, on standard output. They print with printf(3), so that their lines
-//! stand in order with those of the program. None is a cancellation point.
+//! The message for an error code, and the functions that print to standard output. They use printf(3), so
+//! that their lines appear in order with the program's lines. None of them is a cancellation point. No state.
 
 use std::ffi::{CStr, c_char, c_uint};
 use std::mem::MaybeUninit;
@@ -16,13 +16,17 @@ use super::list::CList;
 /// Returns the message for the error code, a constant string that must not be freed; NULL if `e` is no code.
 #[unsafe(no_mangle)]
 pub extern "C" fn ipc_errors_get(e: MaybeUninit<ipc_errors>) -> *const c_char {
-    // SAFETY: C passes an enumeration as an int, and any int is initialised; it is not taken for a code.
+    // SAFETY: C passes an enumeration as an int. The int may be no code, so it is read as an int.
     let code = unsafe { e.as_ptr().cast::<i32>().read() };
     error::message(code).map_or(ptr::null(), CStr::as_ptr)
 }
 
+/// Prints the connection, one line.
+///
+/// # Safety
+/// `info` points to a structure, whose path is NULL or a string.
 unsafe fn print_connection(info: *const ipc_connection_info) {
-    // SAFETY: the caller's structure; spath is NULL or a string. The format fits the arguments.
+    // SAFETY: as promised by the caller. The format fits the arguments.
     unsafe {
         let ipc_connection_info { version, index, fd, r#type, spath } = *info;
         let path = if spath.is_null() { c"-".as_ptr() } else { spath.cast_const() };
@@ -38,7 +42,7 @@ unsafe fn print_connection(info: *const ipc_connection_info) {
     }
 }
 
-/// Prints the connection, one line; nothing for NULL.
+/// Prints the connection, in one line; prints nothing for NULL.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn ipc_connection_print(cinfo: *mut ipc_connection_info) {
     if !cinfo.is_null() {
@@ -47,8 +51,8 @@ pub unsafe extern "C" fn ipc_connection_print(cinfo: *mut ipc_connection_info) {
     }
 }
 
-/// Prints the connections of the list, one line each, with its number, from 0; nothing for NULL, and for
-/// entries that are NULL.
+/// Prints the connections of the list, one line each, with the index in the list, from 0; prints nothing for
+/// NULL and for entries that are NULL.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn ipc_connections_print(cinfos: *mut ipc_connection_infos) {
     if cinfos.is_null() {
@@ -69,11 +73,11 @@ pub unsafe extern "C" fn ipc_connections_print(cinfos: *mut ipc_connection_infos
     });
 }
 
-/// Prints nothing, as it did in 2019.
+/// Prints nothing, as in 2019.
 #[unsafe(no_mangle)]
 pub extern "C" fn ipc_message_print(_: *const ipc_message) {}
 
-/// Prints `size` bytes as hexadecimal numbers, sixteen a line, each line after `prefix`.
+/// Prints `size` bytes as hexadecimal numbers, sixteen per line, with `prefix` at the begin of each line.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn print_hexa(prefix: *const c_char, payload: *mut u8, size: usize) {
     // SAFETY: the caller's bytes and string; the formats fit their arguments.
@@ -90,7 +94,7 @@ pub unsafe extern "C" fn print_hexa(prefix: *const c_char, payload: *mut u8, siz
     });
 }
 
-/// print_hexa under a line of its own, with the prefix and the number of bytes.
+/// Prints a line with the prefix and the number of bytes, and then the bytes as print_hexa does.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn mprint_hexa(prefix: *mut c_char, buf: *mut u8, length: usize) {
     // SAFETY: the caller's bytes and string; the format fits its arguments.

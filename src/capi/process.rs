@@ -1,9 +1,17 @@
-//! Handlers that the library registers once in the process: for fork(2) and for exit(3).
+//! Handlers for fork(2) and exit(3), which the library registers once in the process.
 //!
-//! Daemons fork after `ipc_server_init`, servers fork workers. While the process is copied all locks of the
-//! library are held, so that the child finds every table whole and no lock taken by a thread that it does
-//! not have. Then the child leaves to its parent what it has not sent yet, and makes epoll sets of its own
-//! when it waits: a shared one would let each process change the other's.
+//! Daemons fork after `ipc_server_init`, and servers fork workers:
+//!
+//! ```text
+//! unlocked ──before_fork──► frozen ──fork──┬─ parent_after_fork ──► unlocked
+//!                                          └─ child_after_fork ───► unlocked, in a new generation
+//! ```
+//!
+//! *Frozen*: the forking thread holds all locks of the library, so that the child finds no half-made change
+//! and no lock held by a thread that does not exist in the child. The child drops its copies of queued bytes,
+//! which the parent sends, and makes epoll sets of its own when it waits: in a shared set each process would
+//! change the registrations of the other. If a signal handler that interrupted the library forks, the locks
+//! cannot be taken; such forks are counted in `NESTED` instead.
 
 use std::cell::{Cell, RefCell};
 use std::mem::ManuallyDrop;
@@ -15,15 +23,16 @@ use crate::kernel::internal_fds;
 use crate::process::entry_guard::EntryGuard;
 use crate::process::fork_epoch;
 
-/// Run by the loader, before any function of the library: a handler that interrupts the program's first call
-/// finds it done. Miri and the concurrency model, which run unit tests, have neither handler.
+/// The loader calls `register` before any function of the library can be called. So the handlers are also
+/// registered if a signal handler interrupts the program's first call. Miri and the concurrency model, which
+/// run unit tests, do without the handlers.
 #[used]
 #[cfg_attr(not(any(miri, all(test, libipc_model))), unsafe(link_section = ".init_array"))]
 pub static REGISTER: extern "C" fn() = register;
 
 extern "C" fn register() {
-    // SAFETY: the handlers are functions that live as long as this library; libc forgets them when it is
-    // unloaded. Without memory for them the library works, but for these two conveniences.
+    // SAFETY: the handlers are functions of this library; libc removes the registrations when the library is
+    // unloaded. If there is no memory for the registrations, the library works without what the handlers do.
     unsafe {
         libc::pthread_atfork(Some(before_fork), Some(parent_after_fork), Some(child_after_fork));
         libc::atexit(at_exit);
@@ -40,43 +49,46 @@ extern "C" fn at_exit() {
     }
 }
 
-/// Every table of the library, locked. Dropping it unlocks them.
+/// The locked tables of the library. Dropping the value unlocks them.
 struct Frozen {
     connections: table::Frozen,
     background: background::Frozen,
     _loops: loops::Frozen,
     user_data: user_data::Frozen,
     internal_fds: internal_fds::Frozen,
-    /// Dropped last.
-    _section: EntryGuard,
+    /// The thread stays inside the library until all locks are released: dropped last.
+    _guard: EntryGuard,
 }
 
 thread_local! {
-    /// Never dropped with its thread: a thread-local that is needs memory at its first use.
+    /// The locks of a fork in progress; set by `before_fork` and taken by `thaw`, in the forking thread.
+    /// ManuallyDrop, since a thread-local with a destructor needs memory at its first use.
     static FROZEN: RefCell<Option<ManuallyDrop<Frozen>>> = const { RefCell::new(None) };
 
-    /// How many forks of signal handlers, which interrupted the library, are between their two halves.
+    /// The number of forks in progress by signal handlers that interrupted the library: counted up by
+    /// `before_fork` and down by `thaw`.
     static NESTED: Cell<u32> = const { Cell::new(0) };
 }
 
-/// Before the fork, in the thread that forks. A signal handler that interrupted the library leaves the
-/// tables alone.
+/// Before the fork, in the forking thread. In a signal handler that interrupted the library, no table is
+/// locked.
 pub(super) extern "C" fn before_fork() {
     fork_epoch::note_fork();
     let Some(guard) = EntryGuard::enter() else {
         NESTED.set(NESTED.get() + 1);
         return;
     };
-    // In the order in which the event loop takes them.
+    // In the order in which calls take the locks.
     let loops = loops::freeze();
     let connections = table::freeze();
     let background = background::freeze(&guard);
     let user_data = user_data::freeze();
     let internal_fds = internal_fds::freeze();
-    let frozen = Frozen { connections, background, _loops: loops, user_data, internal_fds, _section: guard };
+    let frozen = Frozen { connections, background, _loops: loops, user_data, internal_fds, _guard: guard };
     FROZEN.set(Some(ManuallyDrop::new(frozen)));
 }
 
+/// Returns the locks that `before_fork` has taken; `None` if it has taken none.
 fn thaw() -> Option<Frozen> {
     match NESTED.get() {
         0 => FROZEN.take().map(ManuallyDrop::into_inner),
@@ -97,9 +109,10 @@ pub(super) extern "C" fn parent_after_fork() {
 /// After the fork, in the child.
 extern "C" fn child_after_fork() {
     fork_epoch::next_generation();
-    // The first of these is dropped last.
-    if let Some(Frozen { _section, _loops, mut connections, background, user_data, internal_fds }) = thaw() {
-        // Descriptors that were to be sent are closed, which asks what is noted of them. There is no other thread.
+    // Variables are dropped in reverse order: the guard last.
+    if let Some(Frozen { _guard, _loops, mut connections, background, user_data, internal_fds }) = thaw() {
+        // Unlocked first: dropping queued descriptors closes them, which takes these two locks. The child has
+        // no other thread.
         drop((internal_fds, user_data));
         drop(background::leave_to_parent(background));
         table::note_shared(&mut connections);

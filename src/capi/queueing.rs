@@ -1,4 +1,8 @@
-//! Many messages in one system call, and limits to what waits.
+//! Queueing messages, so that many are sent in one system call; flushing the queue; the limits of a
+//! connection.
+//!
+//! The queue is in the connection's memory (`connection::send_queue`). ipc_queue appends to it; the bytes
+//! leave it in batches, in this and in later calls. This file has no state of its own.
 
 use std::ffi::c_int;
 
@@ -15,19 +19,21 @@ use crate::frame::header::MAX_PAYLOAD;
 use crate::kernel::deadline::Deadline;
 use crate::process::entry_guard::EntryGuard;
 
-/// Appends a copy of the message to the bytes queued for the connection; the function does not wait. What is queued leaves
-/// in batches, many messages in one system call: whenever 64 KiB have come together, as far as the peer reads,
-/// with the next ipc_write or ipc_flush, from within ipc_wait_event if the connection is in its list, from
-/// within ipc_read, on ipc_close and at exit.
+/// Appends a copy of the message to the bytes queued for the connection; the function does not wait. Queued
+/// bytes are sent in batches, many messages in one system call: whenever 64 KiB have accumulated, as far as
+/// the peer reads; with the next ipc_write or ipc_flush; within ipc_wait_event if the connection is in its
+/// list; within ipc_read; on ipc_close and at exit.
 ///
-/// Errors: as for ipc_write. IPC_ERROR_MESSAGE_WRITE__NOT_ENOUGH_DATA: what is queued for this connection is as
-/// much as its limit (EAGAIN; 16 MiB, or what ipc_limits has set); nothing of the message is queued: ipc_flush,
-/// and try again, unless the message alone is over the limit. IPC_ERROR_USOCK_SEND with EPIPE: the peer has closed the connection,
-/// and with it what was queued.
+/// Errors: as for ipc_write.
+/// IPC_ERROR_MESSAGE_WRITE__NOT_ENOUGH_DATA: with the message, more bytes would be queued for the connection
+/// than its limit (EAGAIN; 16 MiB, or the limit that ipc_limits has set). Nothing of the message is queued:
+/// call ipc_flush and try again, unless the message alone is over the limit.
+/// IPC_ERROR_USOCK_SEND with EPIPE: the peer has closed the connection, and the queued bytes are dropped.
 ///
-/// End the connection with ipc_close: close(2) alone leaves what is queued unsent. If its number is another
-/// connection's by then, and messages were queued for that one before it was noticed, IPC_ERROR_USOCK_SEND with
-/// EBADF says once, here or in ipc_flush or ipc_write, that they are lost.
+/// End the connection with ipc_close: after close(2) the queued bytes are not sent. If another connection has
+/// the number then, and messages for the new connection were queued before the library noticed the close,
+/// these messages are dropped, too; ipc_queue, ipc_flush or ipc_write reports this once, by
+/// IPC_ERROR_USOCK_SEND with EBADF.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn ipc_queue(p: *const ipc_connection_info, m: *const ipc_message) -> ipc_errors {
     let code = ipc_errors::IPC_ERROR_USOCK_SEND;
@@ -47,20 +53,22 @@ pub unsafe extern "C" fn ipc_queue(p: *const ipc_connection_info, m: *const ipc_
     })
 }
 
-/// Sends what is queued for the connection, and waits for at most `timeout_ms` milliseconds until the kernel has
-/// all of it: 0 does not wait, below 0 it waits for ever. What does not leave in time stays queued.
+/// Sends the queued bytes of the connection, and waits for at most `timeout_ms` milliseconds until the kernel
+/// has taken all of them. With 0 the function does not wait; below 0 it waits without a timeout. Bytes that
+/// could not be sent in time stay queued.
 ///
 /// A signal handler that runs meanwhile does not end a wait that has a timeout, nor make it longer.
 ///
-/// Error: IPC_ERROR_USOCK_SEND: the connection is NULL (EINVAL) or not open (EBADF); the time is over
-/// (ETIMEDOUT); the peer has closed the connection (EPIPE), and what was queued with it; a signal handler has run, where there is
-/// no timeout (EINTR); a fork has left unsent messages to the parent (EBUSY); the call comes from a signal
-/// handler that has interrupted a write to this connection (EDEADLK); or sendmsg(2) failed.
+/// Error: IPC_ERROR_USOCK_SEND: the connection is NULL (EINVAL) or not open (EBADF); the timeout has expired
+/// (ETIMEDOUT); the peer has closed the connection, and the queued bytes are dropped (EPIPE); a signal
+/// handler has run during a wait without a timeout (EINTR); a fork has left unsent messages to the parent
+/// (EBUSY); the caller is a signal handler that has interrupted a write to this connection (EDEADLK); or
+/// sendmsg(2) failed.
 #[unsafe(no_mangle)]
 pub unsafe extern "C-unwind" fn ipc_flush(p: *const ipc_connection_info, timeout_ms: c_int) -> ipc_errors {
     let code = ipc_errors::IPC_ERROR_USOCK_SEND;
     let mut flush = None;
-    // SAFETY: the caller's structure, if any; plain data in this frame.
+    // SAFETY: the caller's structure, if any; this frame has plain data only.
     unsafe {
         let fd = fd_of(p, code);
         run(code, |guard, wait| {
@@ -71,8 +79,8 @@ pub unsafe extern "C-unwind" fn ipc_flush(p: *const ipc_connection_info, timeout
     }
 }
 
-/// `*bytes` becomes how much is queued for the connection in the library, headers included; what the kernel has
-/// is not counted.
+/// `*bytes` becomes the number of bytes that the library has queued for the connection, including headers.
+/// Bytes that the kernel has taken are not counted.
 ///
 /// Error: IPC_ERROR_USOCK_SEND: a parameter is NULL (EINVAL), or the connection is not open (EBADF).
 #[unsafe(no_mangle)]
@@ -80,25 +88,28 @@ pub unsafe extern "C" fn ipc_pending(p: *const ipc_connection_info, bytes: *mut 
     let code = ipc_errors::IPC_ERROR_USOCK_SEND;
     call(code, |guard| {
         let bytes = required(bytes, code)?;
-        // SAFETY: the caller's structure, and a place for a number.
+        // SAFETY: the caller's structure, and its room for a number.
         unsafe { bytes.write(queue::pending(guard, fd_of(p, code)?)?) };
         Ok(())
     })
 }
 
-/// Limits the connection, or, set for a service, those that it accepts from then on.
+/// Sets the limits of the connection, or, called for a service, of the connections that the service accepts
+/// from then on.
 ///
-/// `max_message`: the longest payload that the peer may announce, in bytes. One that announces more breaks the
-/// protocol: ipc_wait_event reports an ERROR and the DISCONNECTION, ipc_read fails with EPROTO.
-/// `max_queue`: how many bytes may be queued by ipc_write, once the peer does not read, and by ipc_queue. The
-/// rest of a message that has begun to leave is kept in any case.
-/// 0 is the limit that holds if none is set: IPC_MAX_MESSAGE_SIZE, and 16 MiB.
+/// `max_message`: the longest payload that the peer may announce, in bytes. A peer that announces more
+/// violates the protocol: ipc_wait_event reports an ERROR and the DISCONNECTION, and ipc_read fails with
+/// EPROTO.
+/// `max_queue`: how many bytes ipc_queue may queue, and ipc_write if the peer does not read. The rest of a
+/// message of which a part has been sent is queued in any case.
+/// 0 means the default: IPC_MAX_MESSAGE_SIZE, and 16 MiB.
 ///
-/// After fork(2) the limits hold in the child, too; what one of the two sets from then on is its own.
+/// After fork(2) the limits hold in the child, too; limits that parent or child sets then hold in that
+/// process only.
 ///
 /// Errors: IPC_ERROR_CONNECTION_GEN__NO_CINFO: NULL (EINVAL).
 /// IPC_ERROR_MESSAGE_FORMAT__LENGTH: `max_message` is over IPC_MAX_MESSAGE_SIZE (EMSGSIZE).
-/// IPC_ERROR_USOCK_RECV: it is not open (EBADF), or no socket (ENOTSOCK).
+/// IPC_ERROR_USOCK_RECV: the descriptor is not open (EBADF), or no socket (ENOTSOCK).
 /// IPC_ERROR_NOT_ENOUGH_MEMORY: ENOMEM.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn ipc_limits(

@@ -1,4 +1,5 @@
-//! The structures, enumerations and constants of `ipc.h`. Their layout is frozen.
+//! The structures, enumerations and constants of `ipc.h`. Layout and values are frozen; the assertions below
+//! and `tests/c/layout.c` check them. No state.
 #![expect(non_camel_case_types, reason = "the names are those of the C interface")]
 
 use std::ffi::{c_char, c_int, c_void};
@@ -8,16 +9,17 @@ use crate::frame::header;
 
 pub use crate::error::ipc_errors;
 
-/// Bytes of a frame before its payload: type (1), length (4, the machine's byte order).
+/// Bytes of a frame's header: type (1 byte), length (4 bytes, in the machine's byte order).
 pub const IPC_HEADER_SIZE: u32 = 5;
 
-/// The largest payload of a message, in bytes.
+/// The length of the largest payload of a message, in bytes.
 pub const IPC_MAX_MESSAGE_SIZE: u32 = 8_000_000 - 5;
 
 /// The version of the protocol.
 pub const IPC_VERSION: u32 = 1;
 
-/// The `int8_t` that a function returns, with the whole register set: bindings of other languages read an int.
+/// The return type of a function that `ipc.h` declares with int8_t. As an int it sets the whole register,
+/// which bindings of other languages read.
 pub type int8_t = c_int;
 
 const _: () = assert!(IPC_HEADER_SIZE as usize == header::HEADER_SIZE);
@@ -28,7 +30,7 @@ const _: () = assert!(msg_types::MSG_TYPE_DATA as u8 == header::TYPE_DATA);
 #[repr(C)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum msg_types {
-    /// The server ends.
+    /// The server is about to end.
     MSG_TYPE_SERVER_CLOSE = 0,
     /// An error.
     MSG_TYPE_ERR,
@@ -40,22 +42,23 @@ pub enum msg_types {
 #[repr(C)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ipc_event_type {
-    /// Nothing: the call failed, or its timeout has expired.
+    /// No event: the call failed, or its timeout has expired.
     IPC_EVENT_TYPE_NOT_SET,
-    /// A peer broke the protocol or its connection failed. Its disconnection follows.
+    /// A peer broke the protocol or its connection failed. Its DISCONNECTION follows.
     IPC_EVENT_TYPE_ERROR,
-    /// A descriptor added with ipc_add_fd has something: m holds the bytes, none at its end. One added with
-    /// ipc_watch_fd is readable: m is NULL.
+    /// Bytes were read from a descriptor of ipc_add_fd: m holds them, and has length 0 at end of file. Or a
+    /// descriptor of ipc_watch_fd is readable: m is NULL.
     IPC_EVENT_TYPE_EXTRA_SOCKET,
     /// A client has connected: origin is its new ipc_connection_info, already in the list.
     IPC_EVENT_TYPE_CONNECTION,
-    /// A connection is over, closed, and in the list no more: origin is yours to free.
+    /// A connection has ended; it is closed and no longer in the list. origin is yours to free.
     IPC_EVENT_TYPE_DISCONNECTION,
-    /// A message was received: m holds it.
+    /// A message was received: m holds the message.
     IPC_EVENT_TYPE_MESSAGE,
 }
 
-/// One connection, or one service. The library knows a connection by fd alone: the structure may be copied.
+/// One connection, or one service. The library identifies a connection by fd alone: the structure may be
+/// copied.
 #[repr(C)]
 #[derive(Clone, Copy)]
 pub struct ipc_connection_info {
@@ -67,7 +70,7 @@ pub struct ipc_connection_info {
     pub fd: i32,
     /// 'a' for a descriptor added with ipc_add_fd; no other value has a meaning.
     pub r#type: c_char,
-    /// Of a service: the path of its socket, from malloc(3).
+    /// For a service: the path of its socket, from malloc(3).
     pub spath: *mut c_char,
 }
 
@@ -75,9 +78,9 @@ pub struct ipc_connection_info {
 #[repr(C)]
 #[derive(Clone, Copy)]
 pub struct ipc_connection_infos {
-    /// The array, from malloc(3). It holds pointers; what they point to stays the program's.
+    /// The array of pointers, from malloc(3). The structures stay the program's.
     pub cinfos: *mut *mut ipc_connection_info,
-    /// How many there are.
+    /// The number of pointers in the array.
     pub size: i32,
 }
 
@@ -85,28 +88,29 @@ pub struct ipc_connection_infos {
 #[repr(C)]
 #[derive(Clone, Copy)]
 pub struct ipc_message {
-    /// Its type, see enum msg_types.
+    /// The message's type, see enum msg_types.
     pub r#type: c_char,
-    /// Bytes of payload, at most IPC_MAX_MESSAGE_SIZE.
+    /// The length of the payload in bytes, at most IPC_MAX_MESSAGE_SIZE.
     pub length: u32,
-    /// The payload, from malloc(3); NULL for none. In a message that the library has made, one NUL byte
-    /// follows it that length does not count.
+    /// The payload, from malloc(3); NULL if there is none. In a message that the library has made, the
+    /// payload is followed by one NUL byte, which length does not count.
     pub payload: *mut c_char,
 }
 
-/// What has happened. Initialise it with zeros before the first ipc_wait_event.
+/// An event. Initialise it with zeros before the first ipc_wait_event.
 #[repr(C)]
 #[derive(Clone, Copy)]
 pub struct ipc_event {
-    /// What it is.
+    /// The event's type.
     pub r#type: MaybeUninit<ipc_event_type>,
     /// The connection, service or descriptor that the event is about.
     pub origin: *mut ipc_connection_info,
-    /// A struct ipc_message *, or NULL. The next ipc_wait_event with this event frees it, payload and all.
+    /// A struct ipc_message *, or NULL. The next ipc_wait_event with this event frees message and payload.
     pub m: *mut c_void,
 }
 
-// On 32-bit machines the members stand as the same declarations put them, each aligned to its size.
+// The layout that a C compiler gives these structures: each member is aligned to its size, on 32-bit
+// machines, too.
 const _: () = {
     use std::mem::{offset_of, size_of};
     const POINTER: usize = size_of::<*mut c_void>();

@@ -19,10 +19,10 @@ use std::os::fd::{AsRawFd, RawFd};
 
 use nix::sys::epoll::EpollFlags;
 
-use crate::connection::send::{self, Flushed, flush_queue, is_passing};
+use crate::connection::send::{self, Flushed, give_up, is_passing};
 use crate::connection::send_queue::SendQueue;
 use crate::connection::stall::{LOOK, Stall};
-use crate::connection::table;
+use crate::connection::state::Connection;
 use crate::kernel::deadline::{Deadline, now};
 use crate::kernel::fd;
 use crate::kernel::internal_fds::KeptFd;
@@ -87,7 +87,7 @@ pub enum Begun {
     Another,
 }
 
-fn lock_background(_section: &EntryGuard) -> MutexGuard<'static, Background> {
+fn lock_background(_guard: &EntryGuard) -> MutexGuard<'static, Background> {
     sync::lock(&BACKGROUND)
 }
 
@@ -154,7 +154,7 @@ impl Background {
 
     fn stop_watching(&mut self, fd: RawFd) {
         if self.connections.remove(&fd).is_some() {
-            self.set.iter().for_each(|set| set.remove(fd));
+            self.set.iter().for_each(|set| set.unwatch(fd));
         }
     }
 
@@ -206,24 +206,27 @@ pub fn leave_to_caller(guard: &EntryGuard, fd: RawFd) {
     }
 }
 
-/// A connection is about to be closed: its queue becomes a rest, which is sent until `deadline`. Fails with
-/// the queue if there is no descriptor or no memory for that.
-pub fn take_over(guard: &EntryGuard, fd: RawFd, deadline: Deadline) -> Result<Option<Begun>, SendQueue> {
-    leave_to_caller(guard, fd);
-    let mut slot = table::lock_unverified(guard, fd);
-    let has_unsent = |slot: &mut table::Slot<'_>| {
-        let connection = slot.get().filter(|connection| connection.turn.is_free());
-        connection.is_some_and(|connection| !connection.send_queue.is_empty())
-    };
-    if !has_unsent(&mut slot) {
+/// A connection is being closed, and the table has it no more, so that no other call sends to the socket: its
+/// queue becomes a rest, which is sent until `deadline`. Fails with the queue if there is no descriptor or no
+/// memory for that. If a thread is in the middle of a frame, the queue stays where it is.
+pub fn take_over(
+    guard: &EntryGuard,
+    fd: RawFd,
+    connection: &mut Connection,
+    deadline: Deadline,
+) -> Result<Option<Begun>, SendQueue> {
+    if !connection.turn.is_free() || connection.send_queue.is_empty() {
         return Ok(None);
     }
-    slot.drop_if_reused();
-    if !has_unsent(&mut slot) || flush_queue(&mut slot, fd).is_err() || !has_unsent(&mut slot) {
-        return Ok(None);
+    let mut queue = std::mem::take(&mut connection.send_queue);
+    match queue.flush(|pieces, descriptor| send::send(fd, pieces, descriptor)) {
+        Ok(()) => return Ok(None),
+        Err(errno) if is_passing(errno) => {}
+        Err(errno) => {
+            give_up(fd, errno);
+            return Ok(None);
+        }
     }
-    let queue = slot.get().map(|connection| std::mem::take(&mut connection.send_queue)).unwrap_or_default();
-    drop(slot);
     let Ok(descriptor) = fd::duplicate(fd) else { return Err(queue) };
     let rest = Rest { stall: Stall::begin(fd, &queue), descriptor, queue, deadline };
     let mut background = lock_background(guard);

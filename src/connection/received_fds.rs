@@ -14,7 +14,7 @@ use std::collections::VecDeque;
 use std::os::fd::{AsRawFd, OwnedFd};
 
 use crate::frame::c_heap::OutOfMemory;
-use crate::kernel::ancillary::{Arriving, MOST};
+use crate::kernel::ancillary::{Arriving, MAX_KEPT};
 use crate::kernel::internal_fds::KeptFd;
 use crate::kernel::socket;
 
@@ -84,8 +84,8 @@ pub struct Descriptors {
 impl Descriptors {
     /// Before a receive: makes room for as many descriptors as one receive can deliver.
     pub fn begin(&mut self) -> Result<(), OutOfMemory> {
-        self.all.try_reserve(MOST).map_err(|_| OutOfMemory)?;
-        self.dropped.try_reserve(2 * MOST).map_err(|_| OutOfMemory)?;
+        self.all.try_reserve(MAX_KEPT).map_err(|_| OutOfMemory)?;
+        self.dropped.try_reserve(2 * MAX_KEPT).map_err(|_| OutOfMemory)?;
         // The program has had its time to take the descriptors of the last message.
         self.drop_reported();
         self.older = self.unreported();
@@ -124,7 +124,7 @@ impl Descriptors {
     /// Keeps a received descriptor, or drops it if there are as many as allowed.
     fn keep(&mut self, one: OwnedFd) {
         let one = Received(Some(KeptFd::new(one)));
-        if self.all.len() < MOST {
+        if self.all.len() < MAX_KEPT {
             self.all.push_back(one);
         } else if self.dropped.try_reserve(1).is_ok() {
             self.dropped.push(one);
@@ -169,9 +169,9 @@ mod tests {
         let mut descriptors = Descriptors::default();
         for _ in 0..2 {
             descriptors.begin().unwrap();
-            open(MOST).into_iter().for_each(|one| descriptors.keep(one));
+            open(MAX_KEPT).into_iter().for_each(|one| descriptors.keep(one));
         }
         assert!(descriptors.report(true));
-        assert_eq!(std::iter::from_fn(|| descriptors.take()).count(), MOST);
+        assert_eq!(std::iter::from_fn(|| descriptors.take()).count(), MAX_KEPT);
     }
 }

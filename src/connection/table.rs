@@ -31,13 +31,13 @@ use crate::kernel::socket::{self, Cookie};
 use crate::kernel::{fd, internal_fds};
 use crate::process::entry_guard::EntryGuard;
 use crate::process::fork_epoch;
-use crate::process::growth::{boxed, enough, reserve};
-use crate::process::sharded::{NumberMap, Part, Shard, Shards, empty_map};
+use crate::process::growth::{boxed, increment, reserve};
+use crate::process::sharded::{LockedPart, NumberMap, Part, ShardedTable, empty_map};
 use crate::process::sync::{AtomicUsize, Ordering};
 
 const PARTS: usize = 16;
 
-static TABLE: Shards<Numbers, PARTS> = Shards([const { Part::new(Numbers::EMPTY) }; PARTS]);
+static TABLE: ShardedTable<Numbers, PARTS> = ShardedTable([const { Part::new(Numbers::EMPTY) }; PARTS]);
 
 /// All numbers below this one have an entry.
 static PLACES: AtomicUsize = AtomicUsize::new(0);
@@ -147,7 +147,7 @@ pub struct Slot<'a> {
     fd: RawFd,
     /// Dropped before `discarded`, so that the descriptors of a dropped connection are closed without the
     /// lock.
-    shard: Shard<'a, Numbers>,
+    shard: LockedPart<'a, Numbers>,
     discarded: Option<Memory>,
     /// The cookie of the socket that has the number now, if it was asked since the lock was taken.
     seen: Option<Cookie>,
@@ -163,7 +163,7 @@ pub fn lock_verified(guard: &EntryGuard, fd: RawFd) -> Slot<'_> {
 /// Locks the entry of `fd` without comparing the socket: the caller has verified it, or verifies it before it
 /// matters.
 pub fn lock_unverified(guard: &EntryGuard, fd: RawFd) -> Slot<'_> {
-    Slot { fd, shard: TABLE.lock(guard, key(fd)), discarded: None, seen: None }
+    Slot { fd, shard: TABLE.lock_part(guard, key(fd)), discarded: None, seen: None }
 }
 
 impl Slot<'_> {
@@ -236,7 +236,7 @@ impl Slot<'_> {
             && self.existing().is_some_and(|entry| {
                 entry.connection.is_none()
                     && entry.closes & CLOSING == 0
-                    && (!entry.is_in_use() || entry.cookie.is_behind(self.fd))
+                    && (!entry.is_in_use() || entry.cookie.is_of(self.fd))
             })
     }
 
@@ -244,7 +244,7 @@ impl Slot<'_> {
     pub fn drop_if_reused(&mut self) {
         if let Some(known) = self.existing().filter(|entry| entry.is_in_use()).map(|entry| entry.cookie) {
             self.seen = Cookie::of(self.fd).ok();
-            if !self.seen.is_some_and(|seen| seen.may_be(known)) {
+            if !self.seen.is_some_and(|seen| seen.may_equal(known)) {
                 self.clear();
             }
         }
@@ -323,7 +323,7 @@ impl Slot<'_> {
         let cookie = Cookie::of(self.fd)?;
         let entry = self.place()?;
         if settings.descriptors {
-            match socket::pass_descriptors(fd, true) {
+            match socket::set_fd_passing(fd, true) {
                 // Older kernels cannot refuse descriptors; nor can a kernel whose sandbox refuses the socket
                 // option.
                 Ok(())
@@ -425,7 +425,7 @@ impl Slot<'_> {
     /// Whether the number is a connection given out by the library that is in no list.
     pub fn is_unlisted(&self) -> bool {
         self.existing()
-            .is_some_and(|entry| entry.list == 0 && entry.cookie.is_some() && entry.cookie.is_behind(self.fd))
+            .is_some_and(|entry| entry.list == 0 && entry.cookie.is_some() && entry.cookie.is_of(self.fd))
     }
 
     /// How often the library has given out the number, and how often it has closed the number.
@@ -452,7 +452,7 @@ impl Slot<'_> {
         if self.get().is_none() {
             self.reserve()?;
             let cookie = Cookie::of(self.fd)?;
-            if self.existing().is_some_and(|entry| entry.is_in_use() && !entry.cookie.may_be(cookie)) {
+            if self.existing().is_some_and(|entry| entry.is_in_use() && !entry.cookie.may_equal(cookie)) {
                 self.clear();
             }
             let settings = self.settings();
@@ -498,7 +498,7 @@ impl Slot<'_> {
     /// EBADF if the number was given out or closed since, or is another socket's.
     pub fn check_identity(&self, before: Identity) -> Result<(), Errno> {
         let Identity { cookie, counters } = before;
-        let is_same = self.counters() == counters && (!cookie.is_some() || cookie.is_behind(self.fd));
+        let is_same = self.counters() == counters && (!cookie.is_some() || cookie.is_of(self.fd));
         if is_same { Ok(()) } else { Err(Errno::EBADF) }
     }
 }
@@ -529,7 +529,7 @@ pub fn make_room(guard: &EntryGuard, near: RawFd) -> Result<(), OutOfMemory> {
     let highest = HIGHEST.fetch_max(key(near), Ordering::Relaxed).max(key(near));
     let wanted = highest + MARGIN;
     if PLACES.load(Ordering::Relaxed) < wanted {
-        let places = wanted / PARTS + enough(wanted / PARTS, 0);
+        let places = wanted / PARTS + increment(wanted / PARTS, 0);
         let mut result = Ok(());
         TABLE.for_each(guard, |part| result = result.and(part.grow(places)));
         result?;
@@ -586,7 +586,7 @@ pub fn give_out(guard: &EntryGuard, fd: RawFd, Prepared { set, refuses }: Prepar
             let refuses = refuses && !may_pass;
             if !refuses {
                 // Descriptors may have arrived already.
-                let _ = socket::pass_descriptors(fd, may_pass);
+                let _ = socket::set_fd_passing(fd, may_pass);
             }
             entry.set(REFUSES, refuses);
             if set.is_some() {
@@ -679,7 +679,7 @@ pub fn sent(guard: &EntryGuard) -> u64 {
 }
 
 /// The whole table, locked for a fork.
-pub type Frozen = [Shard<'static, Numbers>; PARTS];
+pub type Frozen = [LockedPart<'static, Numbers>; PARTS];
 
 /// Locks the whole table for a fork.
 pub fn freeze() -> Frozen {

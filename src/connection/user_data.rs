@@ -85,7 +85,7 @@ pub fn is_due() -> bool {
 }
 
 /// The next pointer that is due, and its function.
-pub fn next_due(_section: &EntryGuard) -> Option<(*mut c_void, Destroy)> {
+pub fn next_due(_guard: &EntryGuard) -> Option<(*mut c_void, Destroy)> {
     let mut due = lock(&DUE);
     let node = due.take().map(|node| *node);
     let [Entry { pointer, destroy, next }] = node?;

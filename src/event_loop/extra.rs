@@ -67,7 +67,7 @@ pub fn read(fd: RawFd, source: Source) -> Read {
         Source::File => true,
         Source::Other => false,
     };
-    let ready = match fd::wait(fd, PollFlags::POLLIN | READ_END, PollTimeout::ZERO) {
+    let ready = match fd::poll_one(fd, PollFlags::POLLIN | READ_END, PollTimeout::ZERO) {
         Ok(flags) if flags.is_empty() => return Read::Nothing,
         Ok(flags) => flags,
         Err(Errno::EBADF) => return Read::Closed,
@@ -154,5 +154,5 @@ fn read_message(fd: RawFd, has_ended: bool) -> Read {
 
 /// Whether the descriptor is readable; EBADF if it is closed.
 pub fn is_ready(fd: RawFd) -> Result<bool, Errno> {
-    fd::wait(fd, PollFlags::POLLIN, PollTimeout::ZERO).map(|flags| !flags.is_empty())
+    fd::poll_one(fd, PollFlags::POLLIN, PollTimeout::ZERO).map(|flags| !flags.is_empty())
 }

@@ -12,7 +12,7 @@
 use std::os::fd::RawFd;
 
 use crate::frame::c_heap::OutOfMemory;
-use crate::process::growth::enough;
+use crate::process::growth::increment;
 
 /// A place that is free.
 const FREE: u32 = u32::MAX;
@@ -34,7 +34,7 @@ impl Holders {
         if count * 8 <= self.places.len() * 7 {
             return Ok(());
         }
-        let size = ((count * 8).div_ceil(7)).max(self.places.len() + enough(self.places.len(), 0));
+        let size = ((count * 8).div_ceil(7)).max(self.places.len() + increment(self.places.len(), 0));
         let mut places = Vec::new();
         places.try_reserve_exact(size)?;
         places.resize(size, FREE);

@@ -383,7 +383,7 @@ impl EventLoop {
     fn wait_on<L: List>(&mut self, list: &L, is_idle: bool) -> Option<WaitFor> {
         let looks = self.registry.members.count() / BATCH + 1;
         self.is_waiting = true;
-        let is_alone = threads::is_only_one();
+        let is_alone = threads::is_single_threaded();
         if is_alone && !self.is_stalled {
             if let Some(fds) = self.registered_members(list) {
                 if self.is_undisturbed {

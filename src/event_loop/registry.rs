@@ -199,7 +199,7 @@ impl Registry {
     pub fn unregister(&mut self, guard: &EntryGuard, slot: u32, member: &Member) {
         // If the number is another file's by now, that file is not in the set.
         if member.is_registered() && !member.has(ALWAYS_READY) {
-            self.poller().into_iter().for_each(|poller| poller.remove(member.fd));
+            self.poller().into_iter().for_each(|poller| poller.unwatch(member.fd));
         }
         let number = if member.has(NOTED) { Some(table::lock_verified(guard, member.fd)) } else { None };
         self.clear_registration(guard, slot, member, number);
@@ -208,7 +208,7 @@ impl Registry {
     /// The same for a member that was verified just now, so that the set is known to be intact.
     pub fn unregister_verified(&mut self, guard: &EntryGuard, slot: u32, member: &Member) {
         if let Some(poller) = self.poller_ref().filter(|_| !member.has(ALWAYS_READY)) {
-            poller.remove(member.fd);
+            poller.unwatch(member.fd);
         }
         let number = if member.has(NOTED) { Some(table::lock_unverified(guard, member.fd)) } else { None };
         self.clear_registration(guard, slot, member, number);

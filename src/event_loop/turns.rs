@@ -62,7 +62,8 @@ impl Turns {
         self.left == 0
     }
 
-    /// Allocates the memory for `slots` entries in each queue. `has_end` tells which slots of `ends` still have an end to report.
+    /// Allocates the memory for `slots` entries in each queue. `has_end` says whether a slot of `ends` still has
+    /// an end to report.
     pub fn make_room(&mut self, slots: usize, has_end: impl Fn(u32) -> bool) -> Result<(), OutOfMemory> {
         let more = slots.saturating_sub(self.ready.len());
         reserve_queue(&mut self.ready, more)?;
@@ -73,7 +74,7 @@ impl Turns {
         Ok(reserve_queue(&mut self.ends, slots)?)
     }
 
-    /// The member takes its turn behind the others. There is room for it.
+    /// Appends the member to the queue, which has room for it.
     pub fn push(&mut self, slot: u32) {
         self.ready.push_back(slot);
     }

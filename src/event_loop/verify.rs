@@ -42,8 +42,8 @@ impl Instruments<'_> {
     /// The same without the set, by what was noted when the member was registered.
     pub fn is_noted_file(&self, slot: u32, member: &Member) -> bool {
         match member.kind {
-            Kind::Connection => !member.cookie.is_some() || member.cookie.is_behind(member.fd),
-            Kind::Signals | Kind::Timer => internal_fds::is_shown(member.fd),
+            Kind::Connection => !member.cookie.is_some() || member.cookie.is_of(member.fd),
+            Kind::Signals | Kind::Timer => internal_fds::is_public(member.fd),
             Kind::Extra | Kind::Watched => match FileId::of(member.fd) {
                 Ok(now) => self.files.get(&slot).is_none_or(|file| now == *file),
                 Err(errno) => errno != Errno::EBADF,

@@ -1,5 +1,9 @@
-//! The C heap: blocks from malloc(3) that C frees with free(3), and the only allocator of what crosses the
-//! boundary. Every allocation here can fail and says so.
+//! The C heap: memory from malloc(3) that the program frees with free(3). Everything that the library gives
+//! to the program to free is allocated here. An allocation that fails returns [`OutOfMemory`].
+//!
+//! A [`Block`] (bytes) and a [`CBox`] (one structure) belong to the library and are freed when they are
+//! dropped, until `into_c` gives the memory to the program. The memory of a raw pointer belongs to the
+//! program; [`CBox::from_c`] and [`free`] take it back.
 
 use std::collections::TryReserveError;
 use std::ffi::{c_char, c_void};
@@ -27,12 +31,15 @@ impl From<OutOfMemory> for Error {
     }
 }
 
-/// A growing run of bytes that can be handed to C. One byte more than its capacity is allocated, for the
-/// NUL that ends what a program receives.
+/// A growable array of bytes that can be given to the program. One byte more than the capacity is allocated,
+/// for the NUL that [`Block::into_c`] writes after the bytes.
 #[derive(Default)]
 pub struct Block {
+    /// The memory from malloc(3); None while the capacity is 0.
     start: Option<NonNull<u8>>,
+    /// How many bytes from `start` on are initialised and held, at most `capacity`.
     length: usize,
+    /// How many bytes fit; `capacity` + 1 bytes are allocated.
     capacity: usize,
 }
 
@@ -40,7 +47,7 @@ pub struct Block {
 unsafe impl Send for Block {}
 
 impl Block {
-    /// A block with room for at least `capacity` bytes; none is allocated for 0.
+    /// An empty block with room for at least `capacity` bytes; for 0 nothing is allocated.
     pub fn with_capacity(capacity: usize) -> Result<Self, OutOfMemory> {
         let mut block = Self::default();
         block.reserve(capacity)?;
@@ -65,7 +72,7 @@ impl Block {
         Ok(Self { start: Some(start), length, capacity: length })
     }
 
-    /// Makes room for `capacity` bytes in all.
+    /// Makes room for `capacity` bytes in total.
     pub fn reserve(&mut self, capacity: usize) -> Result<(), OutOfMemory> {
         if capacity <= self.capacity {
             return Ok(());
@@ -78,7 +85,7 @@ impl Block {
         Ok(())
     }
 
-    /// Gives back the room that is not used, where that can be had without failing.
+    /// Frees the room that is not used. If realloc(3) fails, the block stays as it is.
     pub fn shrink(&mut self) {
         if let (Some(start), 1..) = (self.start, self.length) {
             // SAFETY: `start` is a block of this heap that only `self` owns.
@@ -121,7 +128,7 @@ impl Block {
         })
     }
 
-    /// Appends what fits of `bytes` in the room there is; how much that was.
+    /// Appends as many of `bytes` as have room, and returns how many.
     pub fn push(&mut self, bytes: &[u8]) -> usize {
         let spare = self.spare();
         let count = spare.len().min(bytes.len());
@@ -131,7 +138,7 @@ impl Block {
         count
     }
 
-    /// With these appended, as far as there is room.
+    /// The block with these pieces appended, as far as there is room.
     pub fn filled_with(mut self, pieces: [&[u8]; 2]) -> Self {
         for piece in pieces {
             self.push(piece);
@@ -139,8 +146,9 @@ impl Block {
         self
     }
 
-    /// Appends at most `most` bytes that `source` writes into the room there is; how many that were.
-    /// `source` proves what it wrote by returning it: the front of the slice that it was given.
+    /// Lets `source` write at most `most` bytes into the free room, and returns how many bytes it has
+    /// appended. `source` proves what it has written by returning it: the front of the slice that it was
+    /// given. Any other slice counts as 0 bytes.
     pub fn fill<E>(
         &mut self,
         most: usize,
@@ -161,7 +169,7 @@ impl Block {
         self.length = 0;
     }
 
-    /// Hands the memory to C, which frees it: NULL for an empty block, else the bytes and a NUL.
+    /// Gives the memory to the program, which frees it: NULL for an empty block, else the bytes and a NUL.
     pub fn into_c(self) -> *mut c_char {
         if self.length == 0 {
             return ptr::null_mut();
@@ -183,7 +191,8 @@ impl Drop for Block {
     }
 }
 
-/// One structure on the C heap: freed here, unless it is handed to C.
+/// One structure on the C heap: freed when the box is dropped, unless [`CBox::into_c`] gives it to the
+/// program.
 pub struct CBox<T: Copy>(NonNull<T>);
 
 impl<T: Copy> CBox<T> {
@@ -197,7 +206,7 @@ impl<T: Copy> CBox<T> {
         Ok(Self(place))
     }
 
-    /// Takes back a structure that C owned.
+    /// Takes back a structure that the program owned.
     ///
     /// # Safety
     /// `pointer` is NULL or a live block of malloc(3) with room for a T, and is not used afterwards.
@@ -211,12 +220,12 @@ impl<T: Copy> CBox<T> {
         unsafe { self.0.write(value) };
     }
 
-    /// Where the structure is; it is still freed here.
+    /// The structure's address; the box keeps the ownership.
     pub fn as_ptr(&self) -> *mut T {
         self.0.as_ptr()
     }
 
-    /// Hands the structure to C, which frees it.
+    /// Gives the structure to the program, which frees it.
     pub fn into_c(self) -> *mut T {
         ManuallyDrop::new(self).0.as_ptr()
     }
@@ -224,12 +233,12 @@ impl<T: Copy> CBox<T> {
 
 impl<T: Copy> Drop for CBox<T> {
     fn drop(&mut self) {
-        // SAFETY: the block came from malloc and was not handed on.
+        // SAFETY: the block is from malloc, and `into_c` did not give it away.
         unsafe { libc::free(self.0.as_ptr().cast()) };
     }
 }
 
-/// Frees what C owned.
+/// Frees memory that the program owned.
 ///
 /// # Safety
 /// `pointer` is NULL or a live block of malloc(3), and is not used afterwards.
@@ -238,10 +247,11 @@ pub unsafe fn free<T>(pointer: *mut T) {
     unsafe { libc::free(pointer.cast::<c_void>()) };
 }
 
-/// A new array with room for `capacity` pointers and a copy of the first `count` of `array`.
+/// A new array with room for `capacity` pointers, which begins with a copy of the first `count` pointers of
+/// `array`.
 ///
 /// # Safety
-/// `array` has `count` pointers, and `capacity` is more than that.
+/// `array` has `count` pointers, and `capacity` is more than `count`.
 pub unsafe fn array_with<T>(
     array: *mut *mut T,
     count: usize,
@@ -251,7 +261,7 @@ pub unsafe fn array_with<T>(
     // SAFETY: malloc takes any size.
     let new = NonNull::new(unsafe { libc::malloc(size) }.cast::<*mut T>()).ok_or(OutOfMemory)?.as_ptr();
     if count > 0 {
-        // SAFETY: as promised by the caller; the new block is no part of the old one.
+        // SAFETY: as promised by the caller; the new block does not overlap the old one.
         unsafe { ptr::copy_nonoverlapping(array, new, count) };
     }
     Ok(new)
@@ -264,7 +274,7 @@ pub fn write_front<'a>(room: &'a mut [MaybeUninit<u8>], bytes: &[u8]) -> &'a mut
     for (place, byte) in front.iter_mut().zip(bytes) {
         place.write(*byte);
     }
-    // SAFETY: all of it was written just now.
+    // SAFETY: the loop has written every byte of `front`.
     unsafe { &mut *(ptr::from_mut(front) as *mut [u8]) }
 }
 
@@ -274,40 +284,40 @@ mod tests {
     use std::ffi::CStr;
 
     #[test]
-    fn a_block_grows_and_ends_in_a_nul_that_its_length_does_not_count() {
+    fn block_grows_and_ends_in_nul_outside_its_length() {
         let mut block = Block::with_capacity(3).unwrap();
         assert_eq!(block.push(b"abcd"), 3);
         block.reserve(5).unwrap();
         assert_eq!(block.push(b"de"), 2);
         assert_eq!((block.bytes(), block.len()), (&b"abcde"[..], 5));
         let c = block.into_c();
-        // SAFETY: a string that into_c ended with NUL.
+        // SAFETY: into_c has ended the string with a NUL.
         assert_eq!(unsafe { CStr::from_ptr(c) }, c"abcde");
-        // SAFETY: owned since into_c.
+        // SAFETY: into_c has given the memory to this test.
         unsafe { free(c) };
     }
 
     #[test]
-    fn an_empty_block_is_null() {
+    fn empty_block_becomes_null() {
         assert!(Block::with_capacity(9).unwrap().into_c().is_null());
         assert!(Block::zeroed(0).unwrap().into_c().is_null());
     }
 
     #[test]
-    fn fill_believes_only_what_lies_in_the_room() {
+    fn fill_counts_only_bytes_in_its_own_room() {
         let mut block = Block::with_capacity(4).unwrap();
         let count = block.fill(2, |room| Ok::<_, ()>(write_front(room, &[7, 7]))).unwrap();
         assert_eq!((count, block.bytes()), (2, &[7, 7][..]));
         let place = Box::into_raw(Box::new([1_u8, 2]));
-        // SAFETY: no other code has the pointer, and it lives until it is dropped below.
+        // SAFETY: no other code has the pointer, and the array lives until it is dropped below.
         let elsewhere = block.fill(2, |_| Ok::<_, ()>(unsafe { &mut *place }));
-        // SAFETY: from `into_raw`, and the reference is not used any more.
+        // SAFETY: the pointer is from `into_raw`, and the reference is not used any more.
         drop(unsafe { Box::from_raw(place) });
         assert_eq!((elsewhere, block.len()), (Ok(0), 2));
     }
 
     #[test]
-    fn a_size_that_cannot_be_had_is_an_error() {
+    fn allocation_fails_when_size_is_too_large() {
         assert!(Block::with_capacity(usize::MAX).is_err());
         assert!(Block::zeroed(usize::MAX).is_err());
     }

@@ -1,5 +1,6 @@
 //! The frame: `type` (1 byte), `length` (4 bytes, the machine's own byte order), then `length` bytes of
-//! payload. Frames follow each other on the stream with nothing between them. No I/O here.
+//! payload. Frames follow each other on the stream with nothing between them. This file only converts between
+//! bytes and headers: it has no state and does no I/O.
 
 #![forbid(unsafe_code)]
 
@@ -12,25 +13,26 @@ pub const MAX_PAYLOAD: usize = 8_000_000 - HEADER_SIZE;
 /// The type of messages that carry a program's data (`MSG_TYPE_DATA`).
 pub const TYPE_DATA: u8 = 2;
 
-/// The types of messages that report a signal, and a time.
+/// The types of messages that report a signal and the expiration of a timer.
 pub const TYPE_SIGNAL: u8 = 3;
 pub const TYPE_TIMER: u8 = 4;
 
-/// What stands before each payload.
+/// The header of a frame: what precedes each payload.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Header {
-    /// The message's type; the library gives it no meaning.
+    /// The message's type, any value, chosen by the sender; the library gives it no meaning.
     pub kind: u8,
     /// The payload's size in bytes, at most [`MAX_PAYLOAD`].
     pub length: usize,
 }
 
-/// A length field over what is allowed, [`MAX_PAYLOAD`] at most: the peer does not speak this protocol.
+/// The length field exceeds the allowed maximum, which is at most [`MAX_PAYLOAD`]: the peer does not follow
+/// the protocol.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct TooLong;
 
 impl Header {
-    /// The header as it goes over the wire.
+    /// The header's bytes on the wire.
     pub fn encode(self) -> Result<[u8; HEADER_SIZE], TooLong> {
         if self.length > MAX_PAYLOAD {
             return Err(TooLong);
@@ -40,19 +42,20 @@ impl Header {
         Ok([self.kind, a, b, c, d])
     }
 
-    /// The header that these bytes hold, of a payload that may be so long.
-    pub fn decode([kind, a, b, c, d]: [u8; HEADER_SIZE], longest: usize) -> Result<Self, TooLong> {
+    /// The header in these bytes; an error if its payload is longer than `max_payload`.
+    pub fn decode([kind, a, b, c, d]: [u8; HEADER_SIZE], max_payload: usize) -> Result<Self, TooLong> {
         match usize::try_from(u32::from_ne_bytes([a, b, c, d])) {
-            Ok(length) if length <= longest => Ok(Self { kind, length }),
+            Ok(length) if length <= max_payload => Ok(Self { kind, length }),
             _ => Err(TooLong),
         }
     }
 }
 
-/// The frame that `bytes` begin with, if all of it is there: its header and its payload, which may be so long.
-pub fn parse_front(bytes: &[u8], longest: usize) -> Result<Option<(Header, &[u8])>, TooLong> {
+/// The header and the payload of the frame that `bytes` begin with; None if the frame is not complete, and an
+/// error if its payload is longer than `max_payload`.
+pub fn parse_front(bytes: &[u8], max_payload: usize) -> Result<Option<(Header, &[u8])>, TooLong> {
     let Some((head, rest)) = bytes.split_first_chunk::<HEADER_SIZE>() else { return Ok(None) };
-    let header = Header::decode(*head, longest)?;
+    let header = Header::decode(*head, max_payload)?;
     Ok(rest.get(..header.length).map(|payload| (header, payload)))
 }
 
@@ -66,7 +69,8 @@ pub fn parse_exact(bytes: &[u8]) -> Option<(Header, &[u8])> {
 mod tests {
     use super::*;
 
-    /// Frames as the original library puts them on the wire: the length is in the byte order of the machine.
+    /// Type, payload and first bytes of frames on the wire, as the original library sends them: the length is
+    /// in the byte order of the machine.
     #[cfg(target_endian = "little")]
     const GOLDEN: [(u8, &[u8], &[u8]); 4] = [
         (0, b"", b"\x00\x00\x00\x00\x00"),
@@ -83,7 +87,7 @@ mod tests {
     ];
 
     #[test]
-    fn golden_vectors() {
+    fn frames_are_those_of_the_original_library() {
         for (kind, payload, wire) in GOLDEN {
             let header = Header { kind, length: payload.len() };
             let bytes = [&header.encode().unwrap()[..], payload].concat();
@@ -94,7 +98,7 @@ mod tests {
     }
 
     #[test]
-    fn the_largest_length_and_one_more() {
+    fn header_is_refused_when_length_exceeds_the_maximum() {
         let largest = Header { kind: 1, length: MAX_PAYLOAD };
         assert_eq!(MAX_PAYLOAD, 7_999_995);
         assert_eq!(Header::decode(largest.encode().unwrap(), MAX_PAYLOAD), Ok(largest));
@@ -106,7 +110,7 @@ mod tests {
     }
 
     #[test]
-    fn a_frame_with_bytes_missing_or_left_over_is_none() {
+    fn frame_is_refused_when_bytes_are_missing_or_left_over() {
         let [a, b, c, d] = 3_u32.to_ne_bytes();
         let frame = [1, a, b, c, d, b'a', b'b', b'c'];
         assert!(parse_exact(&frame).is_some());

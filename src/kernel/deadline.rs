@@ -1,46 +1,46 @@
-//! Until when a call may wait.
+//! Deadlines of calls, on the monotonic clock. A deadline is fixed when it is made; no other state.
 
 #![forbid(unsafe_code)]
 
 use nix::sys::time::TimeValLike;
 use nix::time::{ClockId, clock_gettime};
 
-/// How long a call may wait.
+/// The time until which a call may wait.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Deadline {
-    /// In microseconds of the monotonic clock.
+    /// The time in microseconds of the monotonic clock; None if the call may wait without limit.
     end: Option<i64>,
 }
 
 impl Deadline {
-    /// For ever.
+    /// No limit.
     pub const NONE: Self = Self { end: None };
 
-    /// For so many milliseconds from now on; for ever if they are negative.
+    /// So many milliseconds from now; no limit if the number is negative.
     pub fn of(milliseconds: i32) -> Self {
         if milliseconds < 0 { Self::NONE } else { Self::since(now(), milliseconds) }
     }
 
-    /// For so many milliseconds from the time `begun` on, which [`now`] has said; for ever if they are negative.
+    /// So many milliseconds after `begun`, a value of [`now`]; no limit if the number is negative.
     pub fn since(begun: i64, milliseconds: i32) -> Self {
         Self { end: (milliseconds >= 0).then(|| begun + 1000 * i64::from(milliseconds)) }
     }
 
-    /// The time that is left, in milliseconds: -1 for ever.
+    /// How many milliseconds are left: 0 if the deadline has passed, -1 if there is none.
     pub fn left(self) -> i32 {
         let Some(end) = self.end else { return -1 };
-        // Rounded up: a wait of 0 before the time is over would spin.
+        // Rounded up: with a timeout of 0 before the deadline, the caller would spin.
         let left = (end - now() + 999) / 1000;
         i32::try_from(left.max(0)).unwrap_or(i32::MAX)
     }
 }
 
-/// The time by which limits are counted, in microseconds.
+/// The time of the monotonic clock in microseconds.
 pub fn now() -> i64 {
     clock_gettime(ClockId::CLOCK_MONOTONIC).map_or(0, |time| time.num_microseconds())
 }
 
-/// The same in milliseconds.
+/// The time of the monotonic clock in milliseconds.
 pub fn milliseconds() -> i64 {
     now() / 1000
 }

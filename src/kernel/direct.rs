@@ -1,7 +1,9 @@
-//! send(2), recv(2) and their kin by syscall(2): as functions of the C library they are cancellation points, and a call that
-//! does not wait is none, so that it need not put cancellation off. Callers pass `MSG_DONTWAIT`.
+//! send(2), sendmsg(2), recv(2), recvmsg(2) and epoll_wait(2) by syscall(2).
+//!
+//! The functions of the C library are cancellation points. The same calls by number are not, so a step of the
+//! library that does not wait need not postpone cancellation. Callers pass `MSG_DONTWAIT`. No state.
 #![deny(unsafe_code)]
-#![allow(unsafe_code, reason = "each is a system call of that name, with its safety")]
+#![allow(unsafe_code, reason = "each function is the system call of that name, with the same conditions")]
 
 use std::ffi::c_int;
 use std::os::fd::RawFd;
@@ -14,9 +16,10 @@ pub unsafe fn send(fd: RawFd, bytes: *const u8, size: usize, flags: c_int) -> is
     (unsafe { libc::syscall(libc::SYS_sendto, fd, bytes, size, flags, none, no_size) }) as isize
 }
 
-/// A message of these pieces, without address and control messages. musl's counts have types of their own.
+/// A message header for these pieces, without address and control messages. The count is cast, since its type
+/// differs between C libraries.
 pub fn message_of(pieces: *mut libc::iovec, count: usize) -> libc::msghdr {
-    // SAFETY: all zeros is a message without anything.
+    // SAFETY: a structure of zeros is valid: an empty message.
     let mut message: libc::msghdr = unsafe { std::mem::zeroed() };
     message.msg_iov = pieces;
     message.msg_iovlen = count as _;
@@ -38,7 +41,7 @@ pub unsafe fn recv(fd: RawFd, room: *mut u8, size: usize, flags: c_int) -> isize
     (unsafe { libc::syscall(libc::SYS_recvfrom, fd, room, size, flags, none, none) }) as isize
 }
 
-/// What is ready by now.
+/// epoll_wait(2) with a timeout of 0.
 ///
 /// # Safety
 /// As for epoll_wait(2).

@@ -1,4 +1,8 @@
-//! Signals and times as descriptors, and what is read of them: signalfd(2), timerfd_create(2).
+//! Signals and timers as descriptors: signalfd(2), timerfd_create(2), and the records that are read from
+//! them.
+//!
+//! The descriptors belong to the program's list (`ipc_add_signal`, `ipc_add_timer`); the program knows their
+//! numbers, so they carry the public mark of `internal_fds`. The state is the kernel's: nothing is kept here.
 #![deny(unsafe_code)]
 
 use std::mem::MaybeUninit;
@@ -10,16 +14,16 @@ use nix::errno::Errno;
 use crate::kernel::fd::{self, Blocking};
 use crate::kernel::internal_fds::{self, beyond_standard};
 
-/// A set of signals, as bits: that of signal 1 is the lowest.
+/// A set of signals, as bits: bit 0 stands for signal 1.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Signals(u64);
 
 impl Signals {
-    /// The set and one signal more: EINVAL if there is no such signal, or it cannot be caught.
+    /// The set with this signal added; EINVAL if the signal does not exist or cannot be caught.
     pub fn with(self, signal: i32) -> Result<Self> {
-        let is_there = matches!(signal, 1..=64) && !matches!(signal, libc::SIGKILL | libc::SIGSTOP);
+        let is_catchable = matches!(signal, 1..=64) && !matches!(signal, libc::SIGKILL | libc::SIGSTOP);
         let mut set = self.set();
-        if !is_there || !add(&mut set, signal) {
+        if !is_catchable || !add(&mut set, signal) {
             return Err(Errno::EINVAL);
         }
         Ok(Self(self.0 | 1 << (signal - 1)))
@@ -27,7 +31,7 @@ impl Signals {
 
     fn set(self) -> libc::sigset_t {
         #[allow(unsafe_code, reason = "nix has no real-time signals")]
-        // SAFETY: the set is written.
+        // SAFETY: sigemptyset initialises the set.
         let mut set = unsafe {
             let mut set = MaybeUninit::uninit();
             libc::sigemptyset(set.as_mut_ptr());
@@ -40,23 +44,24 @@ impl Signals {
     }
 }
 
-/// Whether there is such a signal.
+/// Adds the signal to the set; false if the signal does not exist.
 #[allow(unsafe_code, reason = "nix has no real-time signals")]
 fn add(set: &mut libc::sigset_t, signal: i32) -> bool {
-    // SAFETY: a set and a number.
+    // SAFETY: the set is initialised.
     unsafe { libc::sigaddset(set, signal) == 0 }
 }
 
-/// Blocks the signals in this thread: those that were blocked before.
+/// Blocks the signals in this thread, and returns the signals that were blocked before.
 #[allow(unsafe_code, reason = "nix has no real-time signals")]
 pub fn block(signals: Signals) -> libc::sigset_t {
     let (more, mut before) = (signals.set(), Signals::default().set());
-    // SAFETY: both are sets.
+    // SAFETY: both sets are initialised.
     unsafe { libc::pthread_sigmask(libc::SIG_BLOCK, &raw const more, &raw mut before) };
     before
 }
 
-/// A descriptor from which these signals are read: a new one, or `fd`, from which other signals were read before.
+/// Makes a descriptor from which these signals are read. If `fd` is given, that descriptor is changed to
+/// these signals instead, and None is returned.
 #[allow(unsafe_code, reason = "nix has no real-time signals")]
 pub fn signal_fd(fd: Option<RawFd>, signals: Signals) -> Result<Option<OwnedFd>> {
     let set = signals.set();
@@ -64,26 +69,27 @@ pub fn signal_fd(fd: Option<RawFd>, signals: Signals) -> Result<Option<OwnedFd>>
     let made = Errno::result(unsafe {
         libc::signalfd(fd.unwrap_or(-1), &raw const set, libc::SFD_CLOEXEC | libc::SFD_NONBLOCK)
     })?;
-    // SAFETY: a new descriptor, which no other code knows.
-    Ok(fd.is_none().then(|| shown(unsafe { OwnedFd::from_raw_fd(made) })))
+    // SAFETY: the descriptor is new if `fd` is none, and no other code knows it yet.
+    Ok(fd.is_none().then(|| for_program(unsafe { OwnedFd::from_raw_fd(made) })))
 }
 
-/// A descriptor that becomes readable after `first` milliseconds, and then each `every`, unless that is 0.
-#[allow(unsafe_code, reason = "nix takes no 0 for the first time")]
+/// A timer that becomes readable after `first` milliseconds, and then every `every` milliseconds, unless
+/// `every` is 0.
+#[allow(unsafe_code, reason = "nix does not accept 0 as the first time")]
 pub fn timer_fd(first: i32, every: i32) -> Result<OwnedFd> {
-    // SAFETY: no pointer.
+    // SAFETY: the call takes no pointer.
     let made = Errno::result(unsafe {
         libc::timerfd_create(libc::CLOCK_MONOTONIC, libc::TFD_CLOEXEC | libc::TFD_NONBLOCK)
     })?;
-    // SAFETY: a new descriptor, which no other code knows.
-    let timer = shown(unsafe { OwnedFd::from_raw_fd(made) });
+    // SAFETY: the descriptor is new, and no other code knows it yet.
+    let timer = for_program(unsafe { OwnedFd::from_raw_fd(made) });
     let time = |milliseconds: i32| libc::timespec {
         tv_sec: (milliseconds / 1000).into(),
         tv_nsec: (milliseconds % 1000 * 1_000_000).into(),
     };
     let mut times = libc::itimerspec { it_interval: time(every), it_value: time(first) };
     if first == 0 {
-        // 0 would be never.
+        // A time of 0 would disarm the timer.
         times.it_value.tv_nsec = 1;
     }
     // SAFETY: the kernel reads the times.
@@ -93,31 +99,32 @@ pub fn timer_fd(first: i32, every: i32) -> Result<OwnedFd> {
     Ok(timer)
 }
 
-/// A new descriptor, as the program gets it.
-fn shown(made: OwnedFd) -> OwnedFd {
+/// The new descriptor, moved above the standard streams and marked as one whose number the program has.
+fn for_program(made: OwnedFd) -> OwnedFd {
     let file = beyond_standard(made);
-    internal_fds::show(&file);
+    internal_fds::mark_public(&file);
     file
 }
 
-/// What is read of such a descriptor.
+/// One notification read from such a descriptor: `struct ipc_notice` of `ipc_ext.h`, the payload of the
+/// message.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[repr(C)]
 pub struct Notice {
-    /// The signal; 0 for a time.
+    /// The signal's number; 0 for a timer.
     pub signal: i32,
-    /// The descriptor of a time; 0 for a signal.
+    /// The timer's descriptor; 0 for a signal.
     pub timer: i32,
-    /// How often the time has come since it was last read; 1 for a signal.
+    /// How often the timer has expired since it was last read; 1 for a signal.
     pub count: u64,
-    /// The process that sent the signal.
+    /// The process that sent the signal; 0 for a timer.
     pub pid: i32,
-    /// Its real user.
+    /// The real user ID of that process; 0 for a timer.
     pub uid: u32,
 }
 
 impl Notice {
-    /// As C has it.
+    /// The bytes of the C structure.
     pub fn bytes(&self) -> [u8; 24] {
         let mut bytes = [0; 24];
         let members = [
@@ -132,11 +139,11 @@ impl Notice {
     }
 }
 
-/// Bytes of `struct signalfd_siginfo`, and where it has the sender.
+/// The size of `struct signalfd_siginfo`, and the offset of its field `ssi_pid`, which `ssi_uid` follows.
 const SIGNAL_SIZE: usize = 128;
 const SENDER: usize = 12;
 
-/// The next signal: EAGAIN if there is none.
+/// The next signal; EAGAIN if none is pending.
 pub fn next_signal(fd: RawFd) -> Result<Notice> {
     let mut room = [const { MaybeUninit::uninit() }; SIGNAL_SIZE];
     let bytes = fd::read(fd, &mut room, Blocking::Wait)?;
@@ -147,7 +154,7 @@ pub fn next_signal(fd: RawFd) -> Result<Notice> {
     Ok(Notice { signal, timer: 0, count: 1, pid, uid: uid as u32 })
 }
 
-/// How often the time has come: EAGAIN if it has not.
+/// How often the timer has expired since it was last read; EAGAIN if it has not expired.
 pub fn next_time(fd: RawFd) -> Result<Notice> {
     let mut room = [const { MaybeUninit::uninit() }; 8];
     let bytes = fd::read(fd, &mut room, Blocking::Wait)?;
@@ -160,7 +167,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn signals_that_can_be_had_are_added() {
+    fn signal_is_refused_when_it_cannot_be_caught() {
         let two = Signals::default().with(libc::SIGTERM).unwrap().with(libc::SIGHUP).unwrap();
         assert_eq!(two, Signals(1 << 14 | 1));
         assert_eq!(two.with(libc::SIGTERM), Ok(two));
@@ -171,7 +178,7 @@ mod tests {
     }
 
     #[test]
-    fn notice_has_the_bytes_that_c_gives_it() {
+    fn notice_has_the_layout_of_the_c_structure() {
         let notice = Notice { signal: 1, timer: 2, count: 3, pid: 4, uid: 5 };
         assert_eq!(size_of::<Notice>(), notice.bytes().len());
         let words = notice

@@ -1,8 +1,18 @@
-//! The epoll set of one list, and its clock.
+//! The epoll set of one list, and its clock (a timerfd).
 //!
-//! The set is made by the process that uses it: after a fork a shared one would let each process change the other's.
-//! The clock is one of its members. By it another thread wakes the one that waits, and another event loop that waits for
-//! the set learns when something is to be looked after; a thread that waits in the library has a time limit for that.
+//! The clock is a member of the set, and has two uses. Another thread wakes the thread that waits for the set
+//! by setting the clock to the next nanosecond. And if the program's own event loop waits for the set, the
+//! clock makes the set readable when the library's periodic work (the tick) is due. A thread that waits in
+//! the library needs no clock for the tick: its wait has a timeout.
+//!
+//! ```text
+//! no tick ──tick_in──► scheduled (tick_at) ──the time passes──► due ──take_tick──► no tick
+//! clock off ──tick_in(.., for_others), wake──► on ──expires──► readable once ──stop_clock──► off
+//! ```
+//!
+//! Each process makes its own set: after a fork, a shared set would let each process change the other's. A
+//! Poller belongs to one loop, or to the connections that are sent in the background, and is accessed under
+//! the owner's lock. Only the numbers of set and clock are used without the lock, to wait.
 #![deny(unsafe_code)]
 
 use std::mem::MaybeUninit;
@@ -18,46 +28,52 @@ use crate::kernel::fd::written;
 use crate::kernel::internal_fds::{self, InternalFd};
 use crate::process::fork_epoch;
 
-/// What the clock is reported with.
+/// The token of the clock.
 pub const TICK: u64 = u64::MAX;
 
-/// What a probe registers a descriptor with, for the moment before it is taken out again.
+/// The token of a descriptor that a probe registers, and removes again at once.
 pub const PROBE: u64 = u64::MAX - 1;
 
-/// What epoll reports of one descriptor: its events and the token that it was registered with.
+/// What epoll reports of one descriptor: its events, and the token with which it was registered.
 pub type Readiness = libc::epoll_event;
 
-/// An epoll set with a clock.
+/// An epoll set, and its clock if it has one.
 pub struct Poller {
+    /// The epoll set.
     epoll: InternalFd,
-    /// None if a sandbox refuses timerfd_create(2), or if none is needed.
+    /// The timerfd. None if a sandbox refuses timerfd_create(2), or if the set was made without a clock.
     clock: Option<InternalFd>,
-    /// When something is to be looked after, in milliseconds; never, if it is 0.
+    /// When the tick is due, in milliseconds of the monotonic clock; 0 if no tick is scheduled. Written by
+    /// `tick_in` and `take_tick`.
     tick_at: i64,
-    /// Whether the clock is set for that.
+    /// Whether the clock is set to expire at `tick_at`; written by `tick_in` and `stop_clock`.
     is_set: bool,
+    /// The generation of the process that made the set (`fork_epoch`).
     made_by: u32,
 }
 
-/// epoll_ctl(2) on a set of the library's own.
-#[allow(unsafe_code, reason = "the number may be anything's; nix wants to borrow it")]
+/// epoll_ctl(2) on a set of the library.
+#[allow(unsafe_code, reason = "the number may refer to any file; nix needs a borrowed descriptor")]
 pub fn control(epoll: RawFd, operation: i32, fd: RawFd, interest: EpollFlags, token: u64) -> Result<()> {
     let mut event = libc::epoll_event { events: interest.bits() as u32, u64: token };
-    // SAFETY: an event that the kernel only reads.
+    // SAFETY: the kernel only reads the event.
     Errno::result(unsafe { libc::epoll_ctl(epoll, operation, fd, &raw mut event) }).map(drop)
 }
 
 #[allow(unsafe_code, reason = "a descriptor that no other code knows")]
 fn internal(fd: i32) -> Result<InternalFd> {
-    // SAFETY: new, if there is one.
+    // SAFETY: if the call has succeeded, the descriptor is new.
     Errno::result(fd).map(|fd| InternalFd::new(unsafe { OwnedFd::from_raw_fd(fd) }))
 }
 
 impl Poller {
-    /// A set with nothing in it but its clock.
-    #[allow(unsafe_code, reason = "nix's types close their numbers without asking whose they are")]
+    /// A set that contains only its clock.
+    #[allow(
+        unsafe_code,
+        reason = "nix's types close their numbers without checking that they still are their own"
+    )]
     pub fn new() -> Result<Self> {
-        // SAFETY: both calls make a descriptor.
+        // SAFETY: the calls take no pointers.
         let (epoll, clock) = unsafe {
             let epoll = internal(libc::epoll_create1(libc::EPOLL_CLOEXEC))?;
             let flags = libc::TFD_CLOEXEC | libc::TFD_NONBLOCK;
@@ -70,17 +86,17 @@ impl Poller {
         };
         let poller = Self::of(epoll, clock);
         if let Some(clock) = &poller.clock {
-            // Reported once for each tick: no code reads the timerfd.
+            // Edge-triggered, so that each expiration is reported once: no code reads the timerfd.
             let interest = EpollFlags::EPOLLIN | EpollFlags::EPOLLET;
             control(poller.fd(), libc::EPOLL_CTL_ADD, clock.as_raw_fd(), interest, TICK)?;
         }
         Ok(poller)
     }
 
-    /// A set with nothing in it.
-    #[allow(unsafe_code, reason = "nix's type closes its number without asking whose it is")]
+    /// An empty set without a clock.
+    #[allow(unsafe_code, reason = "nix's type closes its number without checking that it still is its own")]
     pub fn without_clock() -> Result<Self> {
-        // SAFETY: it makes a descriptor.
+        // SAFETY: the call takes no pointer.
         internal(unsafe { libc::epoll_create1(libc::EPOLL_CLOEXEC) }).map(|epoll| Self::of(epoll, None))
     }
 
@@ -88,12 +104,12 @@ impl Poller {
         Self { epoll, clock, tick_at: 0, is_set: false, made_by: fork_epoch::generation() }
     }
 
-    /// Whether the number still is that of this set, and this process made it.
+    /// Whether this process made the set, and the number still is the set's.
     pub fn is_intact(&self) -> bool {
         self.made_by == fork_epoch::generation() && self.epoll.is_intact()
     }
 
-    /// Whether it is intact, and so is its clock, if it was made with one.
+    /// Whether the set is intact and, if it was made with a clock, the clock is still its member.
     pub fn has_clock(&self) -> bool {
         match &self.clock {
             Some(clock) => self.probe(clock.as_raw_fd()) == Err(Errno::EEXIST),
@@ -101,18 +117,20 @@ impl Poller {
         }
     }
 
-    /// The descriptor to wait for.
+    /// The number of the set, to wait for.
     pub fn fd(&self) -> RawFd {
         self.epoll.as_raw_fd()
     }
 
-    /// What to wait for if it is not the set: the clock, by which another thread wakes this one, too. None without a clock.
+    /// The number of the clock, by which another thread wakes this one: for a wait that polls the members
+    /// themselves instead of the set. None without a clock.
     pub fn clock(&self) -> Option<RawFd> {
         self.clock.as_ref().map(InternalFd::as_raw_fd)
     }
 
-    /// Has something looked after in so many milliseconds, or before; how long that is. If another event loop waits for the
-    /// set, the timer makes the set readable for that loop.
+    /// Schedules a tick in so many milliseconds, unless an earlier one is scheduled. Returns how many
+    /// milliseconds are left until the tick. With `for_others` (another event loop waits for the set) the
+    /// clock is set as well.
     pub fn tick_in(&mut self, milliseconds: u32, for_others: bool) -> u32 {
         let now = deadline::milliseconds();
         let at = now + i64::from(milliseconds);
@@ -121,13 +139,13 @@ impl Poller {
         }
         let left = u32::try_from(self.tick_at - now).unwrap_or(0);
         if for_others && !self.is_set {
-            // At once is no time for a clock.
+            // A timerfd that is set to 0 is off.
             self.is_set = self.set_clock(left.max(1), 0).is_ok();
         }
         left
     }
 
-    /// Whether it is time to look after something; asked for anew from then on.
+    /// Whether the tick is due; if so, no tick is scheduled any more.
     pub fn take_tick(&mut self) -> bool {
         let is_due = self.is_tick_due();
         if is_due {
@@ -136,12 +154,12 @@ impl Poller {
         is_due
     }
 
-    /// Whether it is time to look after something.
+    /// Whether the tick is due.
     pub fn is_tick_due(&self) -> bool {
         self.tick_at != 0 && deadline::milliseconds() >= self.tick_at
     }
 
-    /// The clock was seen to tick, or to wake the thread: it is still until it is set anew.
+    /// Switches the clock off, after it has expired.
     pub fn stop_clock(&mut self) {
         self.is_set = false;
         let _ = self.set_clock(0, 0);
@@ -152,71 +170,75 @@ impl Poller {
         let _ = self.set_clock(0, 1);
     }
 
-    #[allow(unsafe_code, reason = "nix's timer closes its number without asking whose it is")]
+    /// Sets the clock to expire after this time; 0 and 0 switch it off.
+    #[allow(unsafe_code, reason = "nix's timer closes its number without checking that it still is its own")]
     fn set_clock(&self, milliseconds: u32, nanoseconds: i64) -> Result<()> {
         let clock = self.clock.as_ref().filter(|clock| clock.is_intact()).ok_or(Errno::ENOSYS)?;
-        // SAFETY: all zeros is a timer that is off.
+        // SAFETY: a structure of zeros is valid: a timer that is off.
         let mut time: libc::itimerspec = unsafe { std::mem::zeroed() };
         time.it_value.tv_sec = (milliseconds / 1000) as _;
         time.it_value.tv_nsec = (i64::from(milliseconds % 1000) * 1_000_000 + nanoseconds) as _;
-        // SAFETY: a time that the kernel only reads.
+        // SAFETY: the kernel only reads the time.
         let result =
             unsafe { libc::timerfd_settime(clock.as_raw_fd(), 0, &raw const time, std::ptr::null_mut()) };
         Errno::result(result).map(drop)
     }
 
-    /// Watches a descriptor that is not watched yet: EEXIST for one that is, as the file that it is now. EBADF also
-    /// for one that the library keeps.
+    /// Registers a descriptor; EEXIST if the number is registered with the file that it refers to now; EBADF
+    /// if the descriptor is closed or is one that the library keeps.
     pub fn add(&self, fd: RawFd, token: u64, interest: EpollFlags) -> Result<()> {
         self.add_new(internal_fds::of_program(fd)?, token, interest)
     }
 
-    /// The same for a descriptor that was made just now.
+    /// As [`Poller::add`], for a descriptor that has just been made, and need not be checked.
     pub fn add_new(&self, fd: RawFd, token: u64, interest: EpollFlags) -> Result<()> {
         control(self.fd(), libc::EPOLL_CTL_ADD, fd, interest, token)
     }
 
-    /// Watches a descriptor for other events than before: ENOENT for one that is not watched, as the file that it is
-    /// now.
+    /// Changes the events and the token of a registered descriptor; ENOENT if the number is not registered
+    /// with the file that it refers to now.
     pub fn change(&self, fd: RawFd, token: u64, interest: EpollFlags) -> Result<()> {
         control(self.fd(), libc::EPOLL_CTL_MOD, fd, interest, token)
     }
 
-    /// Watches a descriptor no more.
-    pub fn remove(&self, fd: RawFd) {
-        // A closed descriptor has left the set by itself, if no other descriptor of the file is open.
+    /// Removes the descriptor's registration.
+    pub fn unwatch(&self, fd: RawFd) {
+        // An error is ignored: the kernel has removed a closed descriptor, if no other descriptor of the file
+        // is open.
         let _ = control(self.fd(), libc::EPOLL_CTL_DEL, fd, EpollFlags::empty(), 0);
     }
 
-    /// Whether the number is watched, as the file that it is now: EEXIST if so. What is not watched is not watched
-    /// afterwards, either; EPERM is a file that cannot be.
+    /// Checks whether the number is registered with the file that it refers to now: EEXIST if it is, Ok if it
+    /// is not (the registration that succeeded is removed again), and another error if the question is not
+    /// answered, such as EPERM for a file that cannot be registered.
     pub fn probe(&self, fd: RawFd) -> Result<()> {
         let result = control(self.fd(), libc::EPOLL_CTL_ADD, fd, EpollFlags::empty(), PROBE);
         if result.is_ok() {
-            self.remove(fd);
+            self.unwatch(fd);
         }
         result
     }
 
-    /// Whether the number is watched for certain, as the file that it is now: [`Poller::probe`], in short.
+    /// Whether [`Poller::probe`] finds EEXIST: the number certainly is registered with the file that it
+    /// refers to now.
     #[allow(unsafe_code, reason = "see control")]
     pub fn is_watched(&self, fd: RawFd) -> bool {
         let mut event = libc::epoll_event { events: 0, u64: PROBE };
-        // SAFETY: an event that the kernel only reads.
+        // SAFETY: the kernel only reads the event.
         match unsafe { libc::epoll_ctl(self.fd(), libc::EPOLL_CTL_ADD, fd, &raw mut event) } {
             0 => {
-                self.remove(fd);
+                self.unwatch(fd);
                 false
             }
             _ => Errno::last_raw() == libc::EEXIST,
         }
     }
 
-    /// What is ready by now.
-    #[allow(unsafe_code, reason = "nix's Epoll::wait wants initialised events")]
+    /// The descriptors that are ready now, without waiting.
+    #[allow(unsafe_code, reason = "nix's Epoll::wait needs initialised events")]
     pub fn ready<'a>(&self, room: &'a mut [MaybeUninit<Readiness>]) -> Result<&'a mut [Readiness]> {
         let most = i32::try_from(room.len()).unwrap_or(i32::MAX);
-        // SAFETY: `room` is writable for `most` events, and the kernel has written as many as it says.
+        // SAFETY: `room` is writable for `most` events, and the kernel has written `count` events.
         unsafe {
             let count = direct::epoll_ready(self.fd(), room.as_mut_ptr().cast(), most);
             written(room, count)
@@ -236,14 +258,14 @@ mod tests {
     }
 
     #[test]
-    fn probe_tells_a_reused_number_from_the_file_before() {
+    fn probe_distinguishes_a_reused_number_from_its_old_file() {
         let poller = Poller::new().unwrap();
         let (one, two) = UnixStream::pair().unwrap();
         let (other, _peer) = UnixStream::pair().unwrap();
         let number = one.as_raw_fd();
         poller.add(number, 7, EpollFlags::EPOLLIN).unwrap();
         assert_eq!(poller.probe(number), Err(Errno::EEXIST));
-        // The old file lives on, and is still reported by its token.
+        // The copy keeps the old file open, so the set still reports its token.
         let _copy = one.try_clone().unwrap();
         #[allow(unsafe_code, reason = "what a program does")]
         // SAFETY: the number belongs to this test.
@@ -251,16 +273,16 @@ mod tests {
         assert_eq!(taken, number);
         drop(two);
         assert_eq!(poller.probe(number), Ok(()));
-        assert_eq!(poller.probe(number), Ok(()), "the stranger has not stayed in the set");
+        assert_eq!(poller.probe(number), Ok(()), "the new file has not stayed in the set");
         assert_eq!(tokens(&poller), [7]);
     }
 
     #[test]
-    fn poller_has_no_clock_with_another_set_at_its_number() {
+    fn poller_has_no_clock_when_another_set_has_its_number() {
         let (poller, other) = (Poller::new().unwrap(), Poller::new().unwrap());
         assert!(poller.has_clock() && other.has_clock());
         let number = poller.fd();
-        // Another set of the library's own is as strange as a file of the program's.
+        // Another set of the library counts as a different file, like a file of the program.
         #[allow(unsafe_code, reason = "what a program does")]
         // SAFETY: the number belongs to this test.
         let taken = unsafe { libc::dup2(other.fd(), number) };
@@ -276,7 +298,7 @@ mod tests {
         let ready = |poller: &Poller| {
             let mut fds = [libc::pollfd { fd: poller.fd(), events: libc::POLLIN, revents: 0 }];
             #[allow(unsafe_code, reason = "a wait")]
-            // SAFETY: one descriptor.
+            // SAFETY: the array has one element.
             let count = unsafe { libc::poll(fds.as_mut_ptr(), 1, 10_000) };
             count
         };

@@ -1,10 +1,14 @@
-//! Signals are blocked while a call that waits does work of its own between two waits, so that no handler is missed.
+//! The signal mask of a thread while it is in a call that waits several times.
+//!
+//! Between two waits all signals are blocked, and ppoll(2) unblocks them only while it waits: a handler then
+//! runs within ppoll(2), which fails with EINTR, and never unnoticed between two waits. The first wait of a
+//! call does not block signals. The saved mask is in the call's `Wait`; there is no state here.
 #![deny(unsafe_code)]
 
 use std::mem::MaybeUninit;
 
-/// Blocks all signals of this thread; what was blocked before.
-#[allow(unsafe_code, reason = "the set is handed to ppoll(2), which nix takes in a form of its own")]
+/// Blocks all signals in this thread, and returns the mask before; None if that fails.
+#[allow(unsafe_code, reason = "the mask is passed to ppoll(2) in C; nix has a type of its own")]
 pub fn block() -> Option<libc::sigset_t> {
     let (mut all, mut before) = (MaybeUninit::uninit(), MaybeUninit::uninit());
     // SAFETY: sigfillset initialises the first set, pthread_sigmask the second if it succeeds.
@@ -15,20 +19,20 @@ pub fn block() -> Option<libc::sigset_t> {
     }
 }
 
-/// Blocks what was blocked before, and no more. A handler of a signal that has arrived meanwhile runs now.
-#[allow(unsafe_code, reason = "see above")]
+/// Restores the mask. The handlers of signals that have arrived meanwhile run now.
+#[allow(unsafe_code, reason = "see block")]
 pub fn restore(before: &libc::sigset_t) {
-    // SAFETY: an initialised set.
+    // SAFETY: the set is initialised.
     unsafe { libc::pthread_sigmask(libc::SIG_SETMASK, before, std::ptr::null_mut()) };
 }
 
-/// What an instruction of the thread's own brings about: none comes while it waits, and programs that report their own
-/// crashes handle them without SA_RESTART.
+/// Signals that an instruction of the thread itself causes. None arrives while the thread waits, and programs
+/// that report their own crashes install handlers for them without SA_RESTART.
 const FROM_INSTRUCTIONS: [i32; 6] =
     [libc::SIGILL, libc::SIGTRAP, libc::SIGBUS, libc::SIGFPE, libc::SIGSEGV, libc::SIGSYS];
 
-/// Whether each handler that the program has installed, for a signal that may end a wait, wants interrupted calls to go on
-/// (SA_RESTART). poll(2), which is always interrupted, then goes on, too.
+/// Whether all handlers that the program has installed for signals that may end a wait have SA_RESTART.
+/// poll(2) fails with EINTR after any handler; if this returns true, the caller continues the wait.
 #[allow(unsafe_code, reason = "nix does not read an action without changing it")]
 pub fn all_restart() -> bool {
     (1..=libc::SIGRTMAX()).filter(|signal| !FROM_INSTRUCTIONS.contains(signal)).all(|signal| {

@@ -1,7 +1,10 @@
-//! Whether any socket is bound to a file, as the kernel has it: sock_diag(7), UNIX_DIAG_VFS.
+//! Whether any socket is bound to a socket file: a netlink query to the kernel, sock_diag(7) with
+//! UNIX_DIAG_VFS.
 //!
-//! It is asked where connect(2) cannot say: a socket file of another user, without the permission to write to it. The answer is
-//! that of this network namespace.
+//! The query is used if connect(2) cannot answer the question: this user may not write to the socket file.
+//! The kernel reports the sockets of this network namespace only. One request is sent, and the answer arrives
+//! in parts (`Part`): the parts are read until one contains the file (`Found`) or the list ends (`Done`). No
+//! state between calls.
 #![deny(unsafe_code)]
 
 use std::os::fd::{AsRawFd, OwnedFd};
@@ -12,13 +15,16 @@ use nix::sys::socket::{AddressFamily, MsgFlags, SockFlag, SockProtocol, SockType
 
 use crate::kernel::file::FileId;
 
+/// Numbers of linux/sock_diag.h and linux/unix_diag.h, which libc does not have.
 const SOCK_DIAG_BY_FAMILY: u16 = 20;
 const UDIAG_SHOW_VFS: u32 = 2;
 const UNIX_DIAG_VFS: u16 = 1;
 
-/// The states of sockets that hold their path: listening, and bound only. (A connection that was accepted names the path, too.)
+/// The states (bits of `udiag_states`) of sockets that hold their path: listening (10), and bound only (7).
+/// An accepted connection has the path, too, but does not hold it.
 const HOLDING: u32 = 1 << 10 | 1 << 7;
 
+/// The sizes of struct nlmsghdr, struct unix_diag_msg, and the header of an attribute (struct rtattr).
 const HEADER: usize = 16;
 const MESSAGE: usize = 16;
 const ATTRIBUTE: usize = 4;
@@ -50,22 +56,25 @@ fn u32_at(bytes: &[u8], at: usize) -> Option<u32> {
     bytes.get(at..at + 4)?.try_into().ok().map(u32::from_ne_bytes)
 }
 
-/// Cuts `bytes` at a length, and what follows at the next place that is aligned.
+/// Splits `bytes`: the front of this length, and the rest from the next multiple of 4 on.
 fn split(bytes: &[u8], length: usize) -> (&[u8], &[u8]) {
     let (front, _) = bytes.split_at_checked(length).unwrap_or((bytes, &[]));
     (front, bytes.get(length.next_multiple_of(4)..).unwrap_or_default())
 }
 
-/// What a part of the answer has come to.
+/// The result of one part of the answer.
 #[derive(Debug, PartialEq, Eq)]
 enum Part {
+    /// The file is in this part.
     Found,
+    /// The file is not in this part, and more parts follow.
     More,
+    /// The file is not in this part, which is the last one.
     Done,
 }
 
-/// Looks for the file, by inode and device as the kernel has them, in one part of the answer.
-fn look(mut bytes: &[u8], file: (u32, u32)) -> Result<Part> {
+/// Searches one part of the answer for the file, given by inode and device in the kernel's form.
+fn find_file(mut bytes: &[u8], file: (u32, u32)) -> Result<Part> {
     while let (Some(length), Some(kind)) = (u32_at(bytes, 0), u16_at(bytes, 4)) {
         let length = usize::try_from(length).ok().filter(|length| *length >= HEADER).ok_or(Errno::EPROTO)?;
         let (message, rest) = split(bytes, length);
@@ -91,18 +100,18 @@ fn look(mut bytes: &[u8], file: (u32, u32)) -> Result<Part> {
     Ok(Part::More)
 }
 
-/// Whether any socket is bound to the file; an error if the kernel does not say.
+/// Whether any socket is bound to the file; an error if the kernel does not answer.
 pub fn is_bound(file: FileId) -> Result<bool> {
-    // The kernel's own form of a device number, and the lower half of an inode's.
+    // The lower half of the inode's number, and the device number in the kernel's own form.
     let (major, minor) = file.device_numbers();
     let file = (file.inode as u32, (major << 20 | minor) as u32);
-    let asker: OwnedFd =
+    let netlink: OwnedFd =
         socket(AddressFamily::Netlink, SockType::Raw, SockFlag::SOCK_CLOEXEC, SockProtocol::NetlinkSockDiag)?;
-    send(asker.as_raw_fd(), &request(), MsgFlags::empty())?;
+    send(netlink.as_raw_fd(), &request(), MsgFlags::empty())?;
     let mut room = [0; 16 << 10];
     loop {
-        let count = recv(asker.as_raw_fd(), &mut room, MsgFlags::empty())?;
-        match look(room.get(..count).unwrap_or_default(), file)? {
+        let count = recv(netlink.as_raw_fd(), &mut room, MsgFlags::empty())?;
+        match find_file(room.get(..count).unwrap_or_default(), file)? {
             Part::Found => return Ok(true),
             Part::Done => return Ok(false),
             Part::More if count == 0 => return Err(Errno::EPROTO),
@@ -125,14 +134,14 @@ mod tests {
     }
 
     #[test]
-    fn file_is_bound_while_its_server_lives() {
+    fn file_is_bound_while_its_server_runs() {
         let directory = tempfile::tempdir().unwrap();
         let [living, dead] = ["living", "dead"].map(|name| directory.path().join(name));
         let listener = UnixListener::bind(&living).unwrap();
         drop(UnixListener::bind(&dead).unwrap());
         assert_eq!(is_bound(id(&living)), Ok(true));
         assert_eq!(is_bound(id(&dead)), Ok(false));
-        // A connection outlives its server, and holds no path.
+        // An accepted connection that is still open does not hold the path.
         let client = UnixStream::connect(&living).unwrap();
         let (accepted, _) = listener.accept().unwrap();
         drop(listener);
@@ -141,19 +150,19 @@ mod tests {
     }
 
     #[test]
-    fn answers_that_are_cut_off_are_read_to_their_end_and_no_further() {
+    fn truncated_answer_is_read_to_its_end_and_no_further() {
         let mut message = vec![0; HEADER + MESSAGE];
         message.extend([12_u16.to_ne_bytes(), UNIX_DIAG_VFS.to_ne_bytes()].concat());
         message.extend([7_u32.to_ne_bytes(), 9_u32.to_ne_bytes()].concat());
         let length = message.len() as u32;
         message[..4].copy_from_slice(&length.to_ne_bytes());
         message[4..6].copy_from_slice(&SOCK_DIAG_BY_FAMILY.to_ne_bytes());
-        assert_eq!(look(&message, (7, 9)), Ok(Part::Found));
-        assert_eq!(look(&message, (7, 8)), Ok(Part::More));
+        assert_eq!(find_file(&message, (7, 9)), Ok(Part::Found));
+        assert_eq!(find_file(&message, (7, 8)), Ok(Part::More));
         for count in 0..message.len() {
-            assert!(look(&message[..count], (7, 9)) != Ok(Part::Found), "{count} bytes");
+            assert!(find_file(&message[..count], (7, 9)) != Ok(Part::Found), "{count} bytes");
         }
         message[..4].copy_from_slice(&3_u32.to_ne_bytes());
-        assert_eq!(look(&message, (7, 9)), Err(Errno::EPROTO));
+        assert_eq!(find_file(&message, (7, 9)), Err(Errno::EPROTO));
     }
 }

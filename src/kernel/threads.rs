@@ -1,13 +1,14 @@
-//! Whether the process has one thread.
+//! Whether the process has only one thread, as the C library reports it. No state here.
 #![deny(unsafe_code)]
 
-/// Whether this thread is the only one of the process, and was all the time since it began to call the library; false if the C
-/// library does not say. A signal handler may begin others.
+/// Whether the calling thread is the only thread of the process; false if the C library does not report it.
+/// After true, the answer stays true until the thread itself, or a signal handler in it, starts another
+/// thread.
 #[allow(unsafe_code, reason = "in wait.c")]
-pub fn is_only_one() -> bool {
+pub fn is_single_threaded() -> bool {
     unsafe extern "C" {
         fn ipc_c_is_single_threaded() -> libc::c_int;
     }
-    // SAFETY: it reads a variable of the C library.
+    // SAFETY: the function only reads a variable of the C library.
     unsafe { ipc_c_is_single_threaded() != 0 }
 }

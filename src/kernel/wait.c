@@ -1,8 +1,11 @@
 /*
- * The one place where a call of the library waits: for descriptors, for the first bytes of a message, for a client, for a
- * server, for another thread. It is entered outside of every lock, with nothing on the stack above it that has to be dropped.
+ * The only function in which a call of the library waits: for descriptors, for the first bytes of a message, for a
+ * client, for a connection to a server, or for another thread. It is called outside of every lock, and no frame of
+ * Rust above it has anything to drop.
  *
- * pthread_cancel(3), and pthread_exit(3) in a signal handler, end the thread here: what the call holds is then given back.
+ * pthread_cancel(3), and pthread_exit(3) in a signal handler, can end the thread here. The cleanup handler then
+ * releases what the call holds. There is one structure for each call; only the waiting thread uses it, except the
+ * semaphore.
  */
 #define _GNU_SOURCE
 
@@ -16,28 +19,31 @@
 #include <time.h>
 #include <unistd.h>
 
-/* Mirrored by struct Wait in wait.rs. */
+/* The same as struct Wait in wait.rs, which documents the writer of each field. */
 struct ipc_c_wait {
+	/* The kind of the wait, one of the enum below. */
 	int what;
+	/* The socket of WAIT_PEEK, WAIT_ACCEPT and WAIT_CONNECT. */
 	int fd;
-	/* Milliseconds; below 0 without end. */
+	/* The timeout of WAIT_POLL in milliseconds; below 0 without limit. */
 	int timeout;
-	/* How many descriptors to poll: of `few`, or of `many`, from malloc, if it is not NULL. */
+	/* How many descriptors WAIT_POLL polls: of `few`, or of `many` (from calloc) if that is not NULL. */
 	unsigned int count;
 	struct pollfd few[8];
 	struct pollfd *many;
-	/* WAIT_PEEK: where the bytes go. WAIT_CONNECT: the address. */
+	/* WAIT_PEEK: the buffer, and its size. WAIT_CONNECT: the address, and its size. */
 	unsigned char bytes[128];
 	unsigned int size;
-	/* Signals are blocked but while the call waits: the mask of the caller. */
+	/* 1 if signals are blocked except during the wait; `mask` is then the mask during the wait. */
 	int is_masked;
 	sigset_t mask;
-	/* If the thread ends: these are closed, `many` is freed, and then this is called. */
+	/* If the thread is cancelled: descriptors to close (-1: none), and a function to call afterwards. */
 	int held[3];
 	void (*cancelled) (void *argument);
 	void *argument;
-	/* WAIT_TURN: what another thread ends the wait with. */
+	/* WAIT_TURN: another thread posts this semaphore. */
 	sem_t semaphore;
+	/* The outcome: the return value of the system call, and errno if that is below 0, else 0. */
 	long result;
 	int error;
 };
@@ -52,7 +58,7 @@ size_t ipc_c_wait_size (void)
 	return sizeof (struct ipc_c_wait);
 }
 
-/* glibc 2.32: not 0 as long as the process has had one thread. */
+/* Since glibc 2.32: not 0 as long as the process has had only one thread. */
 extern char __libc_single_threaded __attribute__ ((weak));
 
 int ipc_c_is_single_threaded (void);
@@ -87,7 +93,7 @@ static long wait_for (struct ipc_c_wait *wait)
 	return -1;
 }
 
-static void give_back (void *argument)
+static void release_held (void *argument)
 {
 	struct ipc_c_wait *wait = argument;
 
@@ -101,7 +107,7 @@ static void give_back (void *argument)
 
 void ipc_c_wait (struct ipc_c_wait *wait)
 {
-	pthread_cleanup_push (give_back, wait);
+	pthread_cleanup_push (release_held, wait);
 	wait->result = wait_for (wait);
 	pthread_cleanup_pop (0);
 	wait->error = wait->result < 0 ? errno : 0;

@@ -1,8 +1,18 @@
-//! What a call waits for, as data. The waiting itself is in wait.c.
+//! What a call waits for, and the outcome of the wait, as plain data. The waiting itself is in wait.c.
 //!
-//! A step of a call takes what is there, and where that is not enough it says what to wait for. The exported
-//! function then waits, outside of every lock and with nothing to drop on its stack, and makes the next step:
-//! so a thread can be cancelled where it waits, and nowhere else.
+//! ```text
+//! NOTHING_YET ──a step prepares a wait──► POLL, PEEK, ACCEPT, CONNECT or TURN ──run──► the same kind, and
+//!                                               ▲                                      its outcome
+//!                                               └─────the next step prepares a wait────────┘
+//! ```
+//!
+//! A step of a call does what is possible at once. If that is not enough, the step prepares the next wait
+//! here. The exported function then runs the wait, outside of every lock and with nothing to drop on its
+//! stack, and makes the next step, which reads the outcome. So a thread can be cancelled while it waits, and
+//! nowhere else.
+//!
+//! A [`Wait`] belongs to one call in one thread. wait.c has the same structure and writes `result`, `error`
+//! and the buffers that the system call fills; another thread touches only the semaphore, by its [`Waker`].
 #![deny(unsafe_code)]
 
 use std::ffi::c_void;
@@ -16,7 +26,7 @@ use nix::errno::Errno;
 use crate::kernel::semaphore::{Semaphore, Waker};
 use crate::kernel::signals;
 
-/// What [`Wait::what`] says, as wait.c has it.
+/// The values of [`Wait::what`], the same as in wait.c; `NOTHING_YET` is not used there.
 const NOTHING_YET: i32 = -1;
 const POLL: i32 = 0;
 const PEEK: i32 = 1;
@@ -24,35 +34,54 @@ const ACCEPT: i32 = 2;
 const CONNECT: i32 = 3;
 const TURN: i32 = 4;
 
-/// How many descriptors are polled without an array of their own.
+/// How many descriptors are polled without a separate array.
 pub const FEW: usize = 8;
 
-/// Bytes of an address, and of what can be looked at.
+/// The size of the buffer for an address or for peeked bytes.
 const BYTES: usize = 128;
 
-/// What to wait for, and then what has come of it. Plain data: a thread that is cancelled leaves it where it is.
+/// What to wait for, and then the outcome. Plain data without a destructor: a cancelled thread does not drop
+/// it.
+///
+/// The fields are written by the methods that prepare a wait, unless the comment names another writer.
 #[repr(C)]
 pub struct Wait {
+    /// The kind of the wait: `NOTHING_YET`, `POLL`, `PEEK`, `ACCEPT`, `CONNECT` or `TURN`.
     what: i32,
+    /// The socket of `PEEK`, `ACCEPT` and `CONNECT`; not used by the others.
     fd: RawFd,
+    /// The timeout of `POLL` in milliseconds; below 0 without limit.
     timeout: i32,
+    /// How many descriptors `POLL` polls: of `few`, or of `many` if that is not NULL.
     count: u32,
+    /// The descriptors of `POLL`; the first `count` are initialised if `many` is NULL. poll(2) writes
+    /// `revents`.
     few: [MaybeUninit<libc::pollfd>; FEW],
+    /// The array of a [`PollSet`], or NULL. wait.c frees the array if the thread is cancelled.
     many: *mut libc::pollfd,
+    /// The address of `CONNECT`, or the buffer that recv(2) fills for `PEEK`.
     bytes: [MaybeUninit<u8>; BYTES],
+    /// How many of `bytes` are the address, or how many to peek at most.
     size: u32,
+    /// 1 while signals are blocked between waits, else 0; written by `block_signals` and `unblock_signals`.
     is_masked: i32,
+    /// The signal mask during the wait, which is the mask before the call; initialised if `is_masked` is 1.
     mask: MaybeUninit<libc::sigset_t>,
+    /// Descriptors that wait.c closes if the thread is cancelled; -1 for none.
     held: [RawFd; 3],
+    /// The function that wait.c calls if the thread is cancelled, with `argument`.
     cancelled: Option<extern "C" fn(*mut c_void)>,
     argument: *mut c_void,
+    /// What `TURN` waits for; another thread posts it.
     semaphore: Semaphore,
+    /// The return value of the system call; written by wait.c.
     result: libc::c_long,
+    /// errno if the system call failed, else 0; written by wait.c.
     error: i32,
 }
 
 impl Default for Wait {
-    /// No wait yet.
+    /// No wait is prepared yet.
     fn default() -> Self {
         Self {
             what: NOTHING_YET,
@@ -76,18 +105,20 @@ impl Default for Wait {
 }
 
 impl Wait {
+    /// Begins to prepare a wait of this kind: resets what an earlier wait has set.
     fn set(&mut self, what: i32, fd: RawFd) {
         (self.what, self.fd, self.timeout) = (what, fd, -1);
         (self.many, self.count, self.held, self.cancelled) = (ptr::null_mut(), 0, [-1; 3], None);
     }
 
-    /// The next wait is poll(2) until the descriptor has one of these events: for so many milliseconds, below 0 without
-    /// end. It is EINTR after a signal handler, and not after a stop and a continue.
+    /// The next wait is poll(2) until the descriptor has one of these events, for at most `timeout`
+    /// milliseconds; below 0 without limit. The wait fails with EINTR after a signal handler, but not after
+    /// the process was stopped and continued.
     pub fn poll(&mut self, fd: RawFd, events: i16, timeout: i32) {
         self.poll_few(&[fd], events, timeout);
     }
 
-    /// The same until one of these few descriptors has one of the events.
+    /// As [`Wait::poll`], until one of these descriptors, at most [`FEW`], has one of the events.
     pub fn poll_few(&mut self, fds: &[RawFd], events: i16, timeout: i32) {
         self.set(POLL, fds.first().copied().unwrap_or(-1));
         for (place, fd) in self.few.iter_mut().zip(fds) {
@@ -96,25 +127,26 @@ impl Wait {
         (self.count, self.timeout) = (u32::try_from(fds.len().min(FEW)).unwrap_or(0), timeout);
     }
 
-    /// The next wait is one for so many milliseconds.
+    /// The next wait lasts so many milliseconds, and waits for no descriptor.
     pub fn pause(&mut self, timeout: i32) {
         self.set(POLL, -1);
         self.timeout = timeout;
     }
 
-    /// The next wait is recv(2) for the first bytes of a socket, `size` at most, which stay there.
+    /// The next wait is recv(2) with MSG_PEEK: it reads the first `size` bytes at most and leaves them in the
+    /// socket.
     pub fn peek(&mut self, fd: RawFd, size: usize) {
         self.set(PEEK, fd);
         self.size = u32::try_from(size.min(BYTES)).unwrap_or(0);
     }
 
     /// The next wait is accept4(2) for a client.
-    pub fn accept(&mut self, fd: RawFd) {
+    pub fn accept_client(&mut self, fd: RawFd) {
         self.set(ACCEPT, fd);
     }
 
-    /// The next wait is connect(2) for a server. `address` is a socket address in the kernel's form. If the thread ends
-    /// meanwhile, these are closed.
+    /// The next wait is connect(2) to `address`, a socket address in the kernel's form. If the thread is
+    /// cancelled in the wait, the two descriptors are closed.
     pub fn connect(&mut self, fd: RawFd, address: &[u8], [one, other]: [RawFd; 2]) {
         self.set(CONNECT, fd);
         let count = address.len().min(BYTES);
@@ -123,19 +155,22 @@ impl Wait {
         self.held = [one, other, -1];
     }
 
-    /// This descriptor, too, is closed if the thread ends in the next wait, which was set before.
+    /// The descriptor is closed if the thread is cancelled in the next wait, which must have been prepared
+    /// before.
     pub fn close_if_cancelled(&mut self, fd: RawFd) {
         let [.., last] = &mut self.held;
         *last = fd;
     }
 
-    /// The next wait is one for another thread, which gets what ends it. Until then this value stays where it is.
+    /// The next wait lasts until another thread uses the returned waker. Until then this value must not be
+    /// moved.
     pub fn turn(&mut self) -> Waker {
         self.set(TURN, -1);
         self.semaphore.arm()
     }
 
-    /// Blocks signals from now on, but while the thread waits, until [`Wait::unblock_signals`]. Whether they were not blocked.
+    /// Blocks signals, except while the thread waits, until [`Wait::unblock_signals`]. Returns whether this
+    /// call has blocked them: false if they were blocked before.
     pub fn block_signals(&mut self) -> bool {
         let mask = if self.is_masked == 0 { signals::block() } else { None };
         if let Some(mask) = mask {
@@ -144,36 +179,36 @@ impl Wait {
         mask.is_some()
     }
 
-    /// Whether signals are blocked but while the thread waits.
+    /// Whether signals are blocked, except while the thread waits.
     pub fn has_blocked_signals(&self) -> bool {
         self.is_masked != 0
     }
 
-    /// Blocks what was blocked before, and no more.
-    #[allow(unsafe_code, reason = "a set that C uses, too")]
+    /// Restores the signal mask that was in effect before `block_signals`.
+    #[allow(unsafe_code, reason = "C shares the mask")]
     pub fn unblock_signals(&mut self) {
         if std::mem::take(&mut self.is_masked) != 0 {
-            // SAFETY: it was set when the signals were blocked.
+            // SAFETY: `block_signals` has written the mask.
             signals::restore(unsafe { self.mask.assume_init_ref() });
         }
     }
 
-    /// If the thread ends while it waits, `cancelled` is called with this argument.
+    /// If the thread is cancelled in the next wait, wait.c calls `cancelled` with this argument.
     pub fn if_cancelled(&mut self, cancelled: extern "C" fn(*mut c_void), argument: *mut c_void) {
         (self.cancelled, self.argument) = (Some(cancelled), argument);
     }
 
-    /// Whether nothing was waited for yet.
+    /// Whether no wait was prepared yet.
     pub fn is_first(&self) -> bool {
         self.what == NOTHING_YET
     }
 
-    /// Whether it was a wait with poll(2).
+    /// Whether the last wait was poll(2).
     pub fn is_poll(&self) -> bool {
         self.what == POLL
     }
 
-    /// What the system call has returned.
+    /// The result of the system call.
     pub fn result(&self) -> Result<usize> {
         if self.error == 0 {
             Ok(usize::try_from(self.result).unwrap_or(0))
@@ -182,27 +217,28 @@ impl Wait {
         }
     }
 
-    /// What poll(2) has found at the one descriptor; nothing if the time was over before.
+    /// The events that poll(2) has found at the descriptor; 0 if the timeout has expired.
     pub fn events(&self) -> Result<i16> {
         self.result()?;
         let found = self.polled().first().map_or(0, |one| one.revents);
         if found & libc::POLLNVAL != 0 { Err(Errno::EBADF) } else { Ok(found) }
     }
 
-    /// The few descriptors that were polled.
-    #[allow(unsafe_code, reason = "an array that C uses, too")]
+    /// The descriptors in `few` that were polled.
+    #[allow(unsafe_code, reason = "C shares the array")]
     fn polled(&self) -> &[libc::pollfd] {
         let count = if self.many.is_null() { FEW.min(self.count as usize) } else { 0 };
-        // SAFETY: `poll_few` has written so many.
+        // SAFETY: `poll_few` has written `count` elements.
         unsafe { slice::from_raw_parts(self.few.as_ptr().cast(), count) }
     }
 
-    /// Which of the few descriptors poll(2) has found ready.
+    /// The descriptors in `few` that poll(2) has found ready.
     pub fn ready(&self) -> impl Iterator<Item = RawFd> {
         self.polled().iter().filter(|one| self.result > 0 && one.revents != 0).map(|one| one.fd)
     }
 
-    /// The descriptor that poll(2) has found readable, and nothing else of it, if it is the only one.
+    /// If poll(2) has found exactly one descriptor ready, and this one readable without any other event: the
+    /// descriptor.
     pub fn only_ready(&self) -> Option<RawFd> {
         if self.what != POLL || self.result != 1 {
             return None;
@@ -210,49 +246,53 @@ impl Wait {
         self.polled().iter().find(|one| one.revents == libc::POLLIN).map(|one| one.fd)
     }
 
-    /// The first bytes of a socket, if so many as an array has were looked for and are there.
+    /// The peeked bytes as an array of N, if the last wait was a peek and found exactly N bytes.
     pub fn first<const N: usize>(&self) -> Option<[u8; N]> {
         if self.what == PEEK { self.peeked().ok()?.try_into().ok() } else { None }
     }
 
-    /// The bytes that were looked at.
-    #[allow(unsafe_code, reason = "an array that the kernel has written")]
+    /// The peeked bytes.
+    #[allow(unsafe_code, reason = "the kernel has written the array")]
     pub fn peeked(&self) -> Result<&[u8]> {
         let bytes = self.bytes.get(..self.result()?).ok_or(Errno::EOVERFLOW)?;
-        // SAFETY: recv(2) has written as many as it said.
+        // SAFETY: recv(2) has written `result` bytes.
         Ok(unsafe { slice::from_raw_parts(bytes.as_ptr().cast(), bytes.len()) })
     }
 
-    /// Waits.
+    /// Waits as prepared, and writes the outcome.
     ///
     /// # Safety
-    /// The thread may be unwound from here: no frame up to the program's has anything to drop. An array that was
-    /// given is still there.
-    #[allow(unsafe_code, reason = "see above")]
+    /// The thread may be unwound from here: no frame between this one and the program's has anything to drop.
+    /// The array of a [`PollSet`] is not freed yet.
+    #[allow(unsafe_code, reason = "calls wait.c")]
     pub unsafe fn run(&mut self) {
-        // SAFETY: the structure is that of wait.c, of which a test compares the size.
+        // SAFETY: wait.c declares the same structure; a test compares the sizes.
         unsafe { ipc_c_wait(self) };
     }
 }
 
-/// Descriptors to be polled: plain data, which has to be freed.
+/// Any number of descriptors to be polled. Plain data: [`PollSet::finish`], or wait.c if the thread is
+/// cancelled, frees the array.
 #[derive(Clone, Copy)]
 pub struct PollSet {
+    /// The array, from calloc(3).
     fds: *mut libc::pollfd,
+    /// How many elements are written, at most `room`; `push` counts them.
     count: usize,
+    /// How many elements the array has.
     room: usize,
 }
 
-#[allow(unsafe_code, reason = "an array that C frees if the thread ends")]
+#[allow(unsafe_code, reason = "C frees the array if the thread is cancelled")]
 impl PollSet {
-    /// Room for so many.
+    /// An empty set with room for `room` descriptors.
     pub fn with_room(room: usize) -> Result<Self> {
         // SAFETY: calloc takes any sizes.
         let fds: *mut libc::pollfd = unsafe { libc::calloc(room, size_of::<libc::pollfd>()) }.cast();
         if fds.is_null() { Err(Errno::ENOMEM) } else { Ok(Self { fds, count: 0, room }) }
     }
 
-    /// Adds one, if there is room.
+    /// Adds a descriptor, if there is room.
     pub fn push(&mut self, fd: RawFd, events: i16) {
         if self.count < self.room {
             // SAFETY: the index is below the room.
@@ -261,23 +301,24 @@ impl PollSet {
         }
     }
 
-    /// The next wait is poll(2) for one of them, for so many milliseconds, below 0 without end.
-    pub fn wait(self, wait: &mut Wait, timeout: i32) {
+    /// The next wait is poll(2) on the descriptors of the set, for at most `timeout` milliseconds; below 0
+    /// without limit.
+    pub fn prepare(self, wait: &mut Wait, timeout: i32) {
         wait.set(POLL, -1);
         let count = u32::try_from(self.count).unwrap_or(0);
         (wait.many, wait.count, wait.timeout) = (self.fds, count, timeout);
     }
 
-    /// Visits those that are ready, but for the first `skip`, and frees the set.
+    /// Calls `visit` for each ready descriptor, except the first `skip` of the set, and frees the set.
     pub fn finish(self, skip: usize, mut visit: impl FnMut(RawFd)) {
         for index in skip..self.count {
-            // SAFETY: the index is below the count, and all of these were written.
+            // SAFETY: the index is below the count, and `push` has written the elements below the count.
             let one = unsafe { self.fds.add(index).read() };
             if one.revents != 0 {
                 visit(one.fd);
             }
         }
-        // SAFETY: from calloc, and not used any more.
+        // SAFETY: the array is from calloc, and not used any more.
         unsafe { libc::free(self.fds.cast()) };
     }
 }
@@ -287,9 +328,9 @@ unsafe extern "C-unwind" {
     fn ipc_c_wait(wait: *mut Wait);
 }
 
-/// Waits, in a test that no thread of is cancelled.
+/// Prepares a wait and runs it, in a test in which no thread is cancelled.
 #[cfg(test)]
-#[allow(unsafe_code, reason = "see above")]
+#[allow(unsafe_code, reason = "calls wait.c")]
 pub fn run_in_test(prepare: impl FnOnce(&mut Wait)) -> Wait {
     let mut wait = Wait::default();
     prepare(&mut wait);
@@ -312,14 +353,14 @@ mod tests {
     }
 
     #[test]
-    #[allow(unsafe_code, reason = "a number")]
-    fn structure_has_the_size_that_c_gives_it() {
-        // SAFETY: it returns a constant.
+    #[allow(unsafe_code, reason = "calls wait.c")]
+    fn structure_has_the_same_size_in_c() {
+        // SAFETY: the function returns a constant.
         assert_eq!(size_of::<Wait>(), unsafe { ipc_c_wait_size() });
     }
 
     #[test]
-    fn peek_leaves_the_bytes_where_they_are() {
+    fn peek_leaves_the_bytes_in_the_socket() {
         let (mut one, two) = UnixStream::pair().unwrap();
         one.write_all(b"header and more").unwrap();
         for _ in 0..2 {
@@ -330,7 +371,7 @@ mod tests {
     }
 
     #[test]
-    fn poll_reports_events_time_and_closed_numbers() {
+    fn poll_reports_events_timeout_and_closed_descriptors() {
         let (mut one, two) = UnixStream::pair().unwrap();
         assert_eq!(run(|wait| wait.poll(two.as_raw_fd(), libc::POLLIN, 0)).events(), Ok(0));
         one.write_all(b"x").unwrap();

@@ -1,12 +1,19 @@
 //! Whether this thread is inside the library.
 //!
-//! Signal handlers of real programs call `ipc_connections_free`, `ipc_server_close` and `exit`. One that
-//! interrupts the library itself, in the middle of malloc(3) or with a lock held, must not enter it again.
-//! So each exported function enters a [`EntryGuard`], and a nested one learns that there is none to have: it
-//! then does only what needs neither heap nor lock (close, unlink).
+//! Signal handlers of real programs call `ipc_connections_free`, `ipc_server_close` and `exit`. A handler
+//! that interrupts the library itself, in the middle of malloc(3) or with a lock held, must not enter the
+//! library again. So each exported function enters an [`EntryGuard`]. If the thread is inside already,
+//! entering fails: the function was called by such a handler, and does only what needs neither heap nor lock
+//! (close, unlink).
 //!
-//! Locks are taken with a reference to the guard, and a blocking call needs it mutably: the compiler sees
-//! to it that no lock is held while the library blocks.
+//! ```text
+//! outside ──enter──► inside ──drop──► outside
+//!                    inside ──outside()──► outside, while the closure runs ──► inside
+//! ```
+//!
+//! Taking a lock borrows the guard, and a blocking call borrows the guard mutably, so the compiler refuses
+//! code that blocks while it holds a lock. The flag is thread-local: only the thread itself reads and writes
+//! it.
 
 #![forbid(unsafe_code)]
 
@@ -16,26 +23,31 @@ use std::marker::PhantomData;
 use crate::process::sync::thread_local;
 
 thread_local! {
+    /// Whether this thread is inside; true while an [`EntryGuard`] of the thread exists, except within
+    /// `outside`.
     static INSIDE: Cell<bool> = const { Cell::new(false) };
 }
 
-/// Which thread this is: a number no other living thread has.
+/// The identity of a thread: the address of its thread-local flag, which no other living thread has.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Thread(usize);
 
 /// This thread is inside the library until this value is dropped.
 pub struct EntryGuard {
+    /// Keeps the guard in its thread: the type is neither Send nor Sync.
     not_send: PhantomData<*const ()>,
 }
 
 impl EntryGuard {
-    /// Enters, unless this thread is inside already: the caller is then a signal handler.
+    /// Enters the library; None if this thread is inside already: the caller is then a signal handler.
     pub fn enter() -> Option<Self> {
-        // Made only if it is to be had: dropping one leaves the guard.
+        // `then`, not `then_some`: the guard must not exist if entering fails, since its drop would clear the
+        // flag.
         (!INSIDE.with(|inside| inside.replace(true))).then(|| Self { not_send: PhantomData })
     }
 
-    /// Runs `blocking` as if outside: a signal handler that comes meanwhile may use the whole library.
+    /// Runs `blocking` outside the library: a signal handler that interrupts `blocking` may call every
+    /// function.
     pub fn outside<R>(&mut self, blocking: impl FnOnce() -> R) -> R {
         INSIDE.with(|inside| inside.set(false));
         let result = blocking();
@@ -60,7 +72,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_thread_enters_once() {
+    fn thread_enters_once() {
         let mut guard = EntryGuard::enter().unwrap();
         for _ in 0..3 {
             assert!(EntryGuard::enter().is_none());
@@ -72,7 +84,7 @@ mod tests {
     }
 
     #[test]
-    fn threads_enter_on_their_own() {
+    fn threads_enter_independently() {
         let here = EntryGuard::enter().unwrap();
         let there = std::thread::spawn(|| EntryGuard::enter().map(|guard| guard.thread())).join();
         assert!(there.unwrap().is_some_and(|there| there != here.thread()));

@@ -1,7 +1,9 @@
-//! Room in tables that grow with the number of connections: asked for before it is needed, with a little to spare.
+//! How tables grow whose size depends on the number of connections. A caller reserves room before it adds an
+//! element, so that lack of memory is found while nothing is changed yet.
 //!
-//! The standard library doubles. What an idle connection costs is counted, so large tables grow by a thirty-second. Small ones
-//! double, too: malloc(3) keeps the small blocks that are given back for each size that there was.
+//! The collections of the standard library double. Here a large table grows by 1/32, because the memory of
+//! each idle connection matters. A small table doubles, too: malloc(3) keeps freed small blocks in a list for
+//! each size, and many sizes would leave many unused blocks. No state here.
 
 #![forbid(unsafe_code)]
 
@@ -9,40 +11,41 @@ use std::collections::{TryReserveError, VecDeque};
 
 use crate::frame::c_heap::OutOfMemory;
 
-/// Elements that a table begins with.
+/// How many elements a table has room for at first, and the smallest increment.
 const FIRST: usize = 8;
 
-/// Elements from which on a table is large.
+/// A table with this many elements or more is large.
 const LARGE: usize = 256;
 
 /// By how many elements a table of this length grows when `more` are needed.
-pub fn enough(len: usize, more: usize) -> usize {
+pub fn increment(len: usize, more: usize) -> usize {
     more.max(if len < LARGE { len } else { len / 32 }).max(FIRST)
 }
 
-/// Makes sure that the table finds memory for so many elements more.
+/// Makes room for `more` further elements.
 pub fn reserve<T>(table: &mut Vec<T>, more: usize) -> Result<(), TryReserveError> {
     if table.capacity() - table.len() >= more {
         return Ok(());
     }
-    table.try_reserve_exact(enough(table.len(), more))
+    table.try_reserve_exact(increment(table.len(), more))
 }
 
-/// The same for a queue, which is emptied again and again: it grows as its capacity says.
+/// Makes room for `more` further elements of a queue. The increment depends on the queue's capacity, not on
+/// its length, because a queue is emptied again and again.
 pub fn reserve_queue<T>(queue: &mut VecDeque<T>, more: usize) -> Result<(), TryReserveError> {
     if queue.capacity() - queue.len() >= more {
         return Ok(());
     }
     let capacity = queue.capacity();
-    queue.try_reserve_exact(more.max(capacity + enough(capacity, 0) - queue.len()))
+    queue.try_reserve_exact(more.max(capacity + increment(capacity, 0) - queue.len()))
 }
 
-/// A value in a block of its own.
+/// The value in a heap block of its own; unlike `Box::new`, this fails if there is no memory.
 pub fn boxed<T>(value: T) -> Result<Box<[T; 1]>, OutOfMemory> {
     let mut one = Vec::new();
     one.try_reserve_exact(1)?;
     one.push(value);
-    // A Vec without room to spare becomes a block as it is.
+    // The capacity equals the length, so the conversion allocates nothing.
     one.into_boxed_slice().try_into().map_err(|_| OutOfMemory)
 }
 
@@ -51,7 +54,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn table_grows_by_a_part_and_has_the_room_asked_for() {
+    fn table_grows_by_a_part_and_has_the_reserved_room() {
         let mut table: Vec<u64> = Vec::new();
         for n in 0..10_000 {
             reserve(&mut table, 1).unwrap();

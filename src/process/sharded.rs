@@ -1,5 +1,9 @@
-//! A table kept by number, cut in parts that are locked each for itself, so that threads which work on
-//! different connections seldom meet.
+//! A table indexed by number (a descriptor, an address) and divided into parts. Each part has a lock of its
+//! own, so threads that work on different connections rarely wait for each other.
+//!
+//! A part is unlocked, or locked by one thread. A thread holds at most one part of a table at a time
+//! ([`ShardedTable::lock_part`]); only a fork locks all parts at once ([`ShardedTable::freeze`]), in the
+//! order of their indexes. The content of a part is accessed under the part's lock only.
 
 #![forbid(unsafe_code)]
 
@@ -9,7 +13,8 @@ use std::hash::{BuildHasherDefault, Hasher};
 use crate::process::entry_guard::EntryGuard;
 use crate::process::sync::{Mutex, MutexGuard, lock};
 
-/// Spreads small numbers and addresses; what comes from outside cannot choose them.
+/// A hash function for descriptors and addresses. It does not resist chosen keys: peers cannot choose these
+/// numbers.
 #[derive(Default)]
 pub struct NumberHasher(u64);
 
@@ -40,12 +45,12 @@ impl Hasher for NumberHasher {
 /// A hash map keyed by numbers.
 pub type NumberMap<K, V> = HashMap<K, V, BuildHasherDefault<NumberHasher>>;
 
-/// A map with nothing in it.
+/// An empty map, which has allocated nothing.
 pub const fn empty_map<K, V>() -> NumberMap<K, V> {
     HashMap::with_hasher(BuildHasherDefault::new())
 }
 
-/// Gives back the map's memory, if nothing is in it.
+/// Frees the map's memory if the map is empty.
 pub fn release_map<K, V>(map: &mut NumberMap<K, V>) {
     if map.is_empty() {
         *map = empty_map();
@@ -58,39 +63,39 @@ pub struct Part<T> {
 }
 
 impl<T> Part<T> {
-    /// The part that begins so.
+    /// A part with this initial content.
     pub const fn new(table: T) -> Self {
         Self { table: Mutex::new(table) }
     }
 }
 
 /// The table, in `N` parts.
-pub struct Shards<T, const N: usize>(pub [Part<T>; N]);
+pub struct ShardedTable<T, const N: usize>(pub [Part<T>; N]);
 
 /// One part, locked.
-pub type Shard<'a, T> = MutexGuard<'a, T>;
+pub type LockedPart<'a, T> = MutexGuard<'a, T>;
 
-impl<T, const N: usize> Shards<T, N> {
+impl<T, const N: usize> ShardedTable<T, N> {
     #[expect(clippy::indexing_slicing, reason = "a remainder is below its divisor")]
     fn part(&self, number: usize) -> &Part<T> {
         &self.0[number % N]
     }
 
-    /// Locks the part that `number` belongs to. The guard lives no longer than the guard is borrowed, so
-    /// it cannot be held across a blocking call.
-    pub fn lock<'a>(&'a self, _section: &'a EntryGuard, number: usize) -> Shard<'a, T> {
+    /// Locks the part that `number` belongs to. The lock borrows the `EntryGuard`, so it cannot be held
+    /// during a blocking call, which needs the `EntryGuard` mutably.
+    pub fn lock_part<'a>(&'a self, _guard: &'a EntryGuard, number: usize) -> LockedPart<'a, T> {
         lock(&self.part(number).table)
     }
 
     /// Locks every part, one after the other, and calls `visit` on each.
-    pub fn for_each(&self, _section: &EntryGuard, mut visit: impl FnMut(&mut T)) {
+    pub fn for_each(&self, _guard: &EntryGuard, mut visit: impl FnMut(&mut T)) {
         for part in &self.0 {
             visit(&mut lock(&part.table));
         }
     }
 
-    /// Locks all parts at once: nothing is in the middle of a change until the guards are dropped.
-    pub fn freeze(&self) -> [Shard<'_, T>; N] {
+    /// Locks all parts at once, for a fork: no thread changes a part until the returned locks are dropped.
+    pub fn freeze(&self) -> [LockedPart<'_, T>; N] {
         self.0.each_ref().map(|part| lock(&part.table))
     }
 }

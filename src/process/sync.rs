@@ -1,5 +1,9 @@
-//! What threads share is kept with these: the standard library's, but in a build for the concurrency model, where the
-//! model checker decides which thread goes on.
+//! Locks and atomics for all data that threads share. They are those of the standard library; in a build for
+//! the concurrency model (`cfg(libipc_model)`) they are those of shuttle, which decides which thread runs
+//! next.
+//!
+//! Data whose races the model is to find must use these types: the model does not see those of the standard
+//! library.
 
 #![forbid(unsafe_code)]
 
@@ -21,9 +25,10 @@ pub use std::sync::{
 #[cfg(not(all(test, libipc_model)))]
 pub use std::thread_local;
 
-/// Locks it. A panic has left nothing half done: what is changed under a lock is changed at once.
+/// Locks the mutex. If a thread has panicked with the lock held, the lock is taken all the same: code that
+/// holds a lock does not panic in the middle of a change.
 pub fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    // The checker lets other threads go on at each atomic, but at a lock only if it is held.
+    // shuttle switches threads at each access to an atomic, but at a mutex only if the mutex is held.
     #[cfg(all(test, libipc_model))]
     {
         static POINT: AtomicBool = AtomicBool::new(false);

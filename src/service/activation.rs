@@ -1,4 +1,8 @@
-//! Listening sockets that a service manager hands over: LISTEN_PID and LISTEN_FDS, as sd_listen_fds(3) describes them.
+//! Listening sockets that a service manager hands over to the process: the variables LISTEN_PID and
+//! LISTEN_FDS, as sd_listen_fds(3) describes them.
+//!
+//! A handed-over socket is recognised by its file: its path and the service's path must lead to the same
+//! socket file. No state: the variables are read and the sockets are checked at each call.
 
 #![forbid(unsafe_code)]
 
@@ -20,14 +24,15 @@ use crate::kernel::socket::{self, Kind};
 /// The first descriptor that is handed over (SD_LISTEN_FDS_START).
 const FIRST: RawFd = 3;
 
-/// The descriptors that are handed over, if they are for this process: what the two variables say.
+/// The range of handed-over descriptors, from the values of LISTEN_PID and LISTEN_FDS. Empty if LISTEN_PID
+/// names another process, or a value is invalid.
 pub fn handed_over(pid: &CStr, count: &CStr) -> Range<RawFd> {
     let number = |text: &CStr| text.to_str().ok().and_then(|text| text.parse::<i32>().ok());
     let count = number(count).filter(|count| *count > 0 && number(pid) == Some(getpid().as_raw()));
     FIRST..FIRST.saturating_add(count.unwrap_or(0))
 }
 
-/// The one of these descriptors that listens at this path.
+/// The first of these descriptors that listens at this path. The search ends at the first closed descriptor.
 pub fn find(mut fds: Range<RawFd>, path: &CStr) -> Option<RawFd> {
     let file = File::at(path).ok().filter(|file| file.is(SFlag::S_IFSOCK))?;
     let is_open = |fd: &RawFd| fd::check_usable(*fd) != Err(Errno::EBADF);
@@ -37,14 +42,15 @@ pub fn find(mut fds: Range<RawFd>, path: &CStr) -> Option<RawFd> {
     })
 }
 
-/// What is no Unix stream socket that listens is an error: EBADF, ENOTSOCK or EINVAL.
+/// EBADF, ENOTSOCK or EINVAL if the descriptor is not a listening Unix stream socket.
 pub fn check(fd: RawFd) -> nix::Result<()> {
     socket::check_listener(fd)?;
-    // EINVAL for one of another family.
+    // EINVAL if the socket has another address family.
     getsockname::<UnixAddr>(fd)?;
     if socket::kind(fd)? == Kind::Stream { Ok(()) } else { Err(Errno::EINVAL) }
 }
 
+/// The path that the socket is bound to; None if it has none.
 fn bound_to(fd: RawFd) -> Option<CString> {
     let address = getsockname::<UnixAddr>(fd).ok()?;
     super::path::c_string(address.path().map(Path::as_os_str).map(OsStr::as_bytes)?).ok()
@@ -61,7 +67,7 @@ mod tests {
     }
 
     #[test]
-    fn descriptors_are_for_the_process_that_is_named() {
+    fn descriptors_are_ignored_when_pid_or_count_is_invalid() {
         let (me, other) = (getpid().as_raw(), getpid().as_raw() + 1);
         assert_eq!(handed_over(&c(&me.to_string()), c"2"), 3..5);
         assert_eq!(handed_over(&c(&me.to_string()), c"2147483647"), 3..i32::MAX);
@@ -79,7 +85,7 @@ mod tests {
     }
 
     #[test]
-    fn listener_is_found_by_its_file_however_the_path_is_written() {
+    fn listener_is_found_by_its_file_when_paths_differ() {
         let directory = tempfile::tempdir().unwrap();
         let path = |name: &str| format!("{}/{name}", directory.path().display());
         let (here, there) = (UnixListener::bind(path("s")).unwrap(), UnixListener::bind(path("t")).unwrap());

@@ -1,11 +1,24 @@
-//! The owner of a path: listen on the path, connect to it, close its service.
+//! The socket file at a path: listen on the path, connect to the path, close the service and remove its file.
 //!
-//! A living server keeps its path. Whether one lives is asked with a datagram socket: connect(2) then
-//! answers EPROTOTYPE where any socket is bound to the path and ECONNREFUSED where none is, and the server
-//! never sees a client that is none, be it one of ours, one of the original library, or one that has not
-//! come to listen(2) yet.
+//! A path has one of these states:
 //!
-//! `sun_path` holds 108 bytes. A longer path is reached through `/proc/self/fd`.
+//! ```text
+//! no file ──bind──► alive ──the socket's last descriptor is closed──► dead ──unlink──► no file
+//!                     └───unlink, by the process that opened the service───────────────► no file
+//! ```
+//!
+//! Alive means that a socket is bound to the file. A server never takes a path that is alive, and replaces a
+//! socket file that is dead. To find out which it is, the library calls connect(2) with a datagram socket:
+//! the call fails with EPROTOTYPE if a stream socket is bound to the path, and with ECONNREFUSED if no socket
+//! is. No server gets a client by this test, whether the server uses this library or the original one, or has
+//! not called listen(2) yet.
+//!
+//! The process that has opened a service removes its file; the connection table notes which process that is
+//! (`connection::state::Service`). Another process that closes the service, such as a forked child, removes
+//! the file only if it is dead afterwards. A lock of the directory (flock(2)) keeps two servers apart that
+//! start or end at the same time.
+//!
+//! `sun_path` has 108 bytes. A longer path is reached through `/proc/self/fd`.
 
 #![forbid(unsafe_code)]
 
@@ -30,28 +43,32 @@ use crate::kernel::deadline::Deadline;
 use crate::kernel::fd;
 use crate::kernel::file::File;
 use crate::kernel::internal_fds::beyond_standard;
-use crate::kernel::socket as door;
+use crate::kernel::socket as kernel_socket;
 use crate::kernel::socket_diag;
 use crate::kernel::wait::Wait;
 use crate::process::entry_guard::EntryGuard;
 use crate::service::path::{PATH_MAX, c_string};
 
-/// How long a start or an end waits for another server's start or end in the same directory. Whoever can
-/// read the directory can hold its lock, so the wait has a limit; what then remains is a window of
-/// microseconds between two servers that start at once.
-const DIRECTORY_LOCK_LIMIT_MS: i32 = 100;
+/// How long a server's start or end waits for another server's start or end in the same directory. Any user
+/// that can read the directory can hold its lock, so the wait has a deadline. Without the lock, two servers
+/// that start within the same microseconds may conflict.
+const DIRECTORY_LOCK_TIMEOUT_MS: i32 = 100;
 
 /// The longest path in `sun_path`: 108 bytes with the NUL.
 const SUN_PATH_MAX: usize = 107;
 
-/// An address that fits, and the descriptor that it leads through.
+/// A socket address that fits into `sun_path`.
 struct Address {
+    /// The path itself, or a path below `/proc/self/fd`.
     address: UnixAddr,
+    /// The descriptor that a path below `/proc/self/fd` refers to: it stays open as long as the address is
+    /// used.
     through: Option<OwnedFd>,
 }
 
 impl Address {
-    /// Without the heap: a signal handler may have interrupted it.
+    /// The address of a socket, or of the file `name` in a directory, through its descriptor. Does not use
+    /// the heap, which a signal handler may have interrupted.
     fn through(directory_or_socket: OwnedFd, name: &[u8]) -> nix::Result<Self> {
         let mut place = [0; SUN_PATH_MAX];
         let mut rest = &mut place[..];
@@ -64,7 +81,7 @@ impl Address {
         Ok(Self { address, through: Some(directory_or_socket) })
     }
 
-    /// Of a socket that is there.
+    /// The address of a socket file that exists.
     fn of_existing(path: &CStr) -> nix::Result<Self> {
         match path.count_bytes() {
             ..=SUN_PATH_MAX => Ok(Self { address: UnixAddr::new(path)?, through: None }),
@@ -73,7 +90,7 @@ impl Address {
         }
     }
 
-    /// As the kernel takes it: the family, and the path with its NUL.
+    /// The bytes of `struct sockaddr_un`: the family, and the path with its NUL.
     fn bytes(&self) -> [u8; 2 + SUN_PATH_MAX + 1] {
         let mut bytes = [0; 2 + SUN_PATH_MAX + 1];
         let family = libc::sa_family_t::try_from(libc::AF_UNIX).unwrap_or(0).to_ne_bytes();
@@ -82,7 +99,7 @@ impl Address {
         bytes
     }
 
-    /// Of a socket that is to be made in `directory`.
+    /// The address of a socket file that is to be made in `directory`.
     fn in_directory(directory: &CStr, name: &[u8]) -> nix::Result<Self> {
         Self::through(open_directory(directory)?, name)
     }
@@ -92,11 +109,12 @@ fn open_directory(directory: &CStr) -> nix::Result<OwnedFd> {
     open(directory, OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC, Mode::empty())
 }
 
-/// A socket, and whether it refuses descriptors. Those of a service's clients inherit that.
+/// A new stream socket, and whether it refuses descriptors (SO_PASSRIGHTS is off). The sockets that a
+/// listening socket accepts inherit that.
 fn stream_socket() -> nix::Result<(OwnedFd, bool)> {
     let socket = socket(AddressFamily::Unix, SockType::Stream, SockFlag::SOCK_CLOEXEC, None)?;
     let socket = beyond_standard(socket);
-    let refuses = door::pass_descriptors(socket.as_raw_fd(), false).is_ok();
+    let refuses = kernel_socket::set_fd_passing(socket.as_raw_fd(), false).is_ok();
     Ok((socket, refuses))
 }
 
@@ -111,41 +129,44 @@ fn directory_of(path: &CStr) -> &Path {
     }
 }
 
-/// Waits for the directory of `path` to be ours; without the right to read it, or without result, goes on alone.
+/// Takes the lock of the directory of `path`, until the returned descriptor is dropped. None if this user may
+/// not read the directory, or another process holds the lock for too long: the caller then continues without
+/// the lock.
 fn lock_directory(path: &CStr) -> Option<OwnedFd> {
     let flags = OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
-    // A name that is no longer than this is opened without the heap.
+    // nix opens a shorter name without the heap.
     let name = Some(directory_of(path)).filter(|name| name.as_os_str().len() < 1024)?;
     let directory = open(name, flags, Mode::empty()).ok()?;
-    let limit = Deadline::of(DIRECTORY_LOCK_LIMIT_MS);
+    let deadline = Deadline::of(DIRECTORY_LOCK_TIMEOUT_MS);
     loop {
-        match fd::lock(&directory) {
+        match fd::lock_file(&directory) {
             Ok(()) => return Some(directory),
-            Err(Errno::EAGAIN | Errno::EINTR) if limit.left() > 0 => {}
+            Err(Errno::EAGAIN | Errno::EINTR) if deadline.left() > 0 => {}
             Err(_) => return None,
         }
         std::thread::sleep(Duration::from_millis(1));
     }
 }
 
-/// Whether a socket is bound to the path; ENOENT where there is no file.
+/// Whether a socket is bound to the path; ENOENT if there is no file.
 fn is_alive(path: &CStr) -> nix::Result<bool> {
-    let asker = socket(AddressFamily::Unix, SockType::Datagram, SockFlag::SOCK_CLOEXEC, None)?;
-    match connect_to(asker.as_raw_fd(), &Address::of_existing(path)?.address) {
+    let datagrams = socket(AddressFamily::Unix, SockType::Datagram, SockFlag::SOCK_CLOEXEC, None)?;
+    match connect_to(datagrams.as_raw_fd(), &Address::of_existing(path)?.address) {
         Ok(()) | Err(Errno::EPROTOTYPE) => Ok(true),
         Err(Errno::ECONNREFUSED) => Ok(false),
         Err(errno) => Err(errno),
     }
 }
 
-/// Removes a socket whose server is dead. What is no socket stays; bind(2) then says EADDRINUSE.
+/// Removes a dead socket file; EADDRINUSE if a socket is bound to it. A file that is no socket stays, and
+/// bind(2) then fails with EADDRINUSE.
 fn remove_dead(path: &CStr) -> nix::Result<()> {
     match File::at(path) {
         Ok(file) if file.is(SFlag::S_IFSOCK) => match is_alive(path) {
             Ok(false) => unlink(path),
             Ok(true) => Err(Errno::EADDRINUSE),
             Err(Errno::ENOENT) => Ok(()),
-            // The file may be this user's to remove, and not to connect to.
+            // This user may have the permission to remove the file, but not to connect to it.
             Err(Errno::EACCES | Errno::EPERM) => match socket_diag::is_bound(file.id()) {
                 Ok(false) => unlink(path),
                 _ => Err(Errno::EADDRINUSE),
@@ -157,6 +178,7 @@ fn remove_dead(path: &CStr) -> nix::Result<()> {
     }
 }
 
+/// Binds the socket to the path; EADDRINUSE if there is a file.
 fn bind_at(socket: &OwnedFd, path: &CStr) -> nix::Result<()> {
     if path.count_bytes() <= SUN_PATH_MAX {
         return bind(socket.as_raw_fd(), &UnixAddr::new(path)?);
@@ -165,8 +187,8 @@ fn bind_at(socket: &OwnedFd, path: &CStr) -> nix::Result<()> {
     let name = as_path(path).file_name().ok_or(Errno::EINVAL)?.as_bytes();
     match Address::in_directory(directory, name) {
         Ok(address) => bind(socket.as_raw_fd(), &address.address),
-        // The name alone is too long: bound under a short one, which becomes the long one. link(2) does
-        // not replace a file as rename(2) would.
+        // The name alone is too long. The socket is bound to a short name, which is then linked to the long
+        // name and removed. link(2) does not replace an existing file, as rename(2) would.
         Err(Errno::ENAMETOOLONG) => {
             let mut stand_in = [0; 32];
             let mut rest = &mut stand_in[..];
@@ -187,37 +209,39 @@ fn bind_at(socket: &OwnedFd, path: &CStr) -> nix::Result<()> {
     }
 }
 
-/// How many services the process has opened.
+/// How many services the process has opened so far; written by `adopt` and `listen`.
 static OPENED: AtomicU32 = AtomicU32::new(0);
 
-/// How many services the process has opened so far: a number that was one's before may be another's by now.
+/// How many services the process has opened so far. If this has changed, a descriptor number that was checked
+/// before may be that of a new service by now.
 pub fn opened() -> u32 {
     OPENED.load(Ordering::Relaxed)
 }
 
-/// How a service's socket is made.
+/// The options of a service's socket.
 #[derive(Clone, Copy, Default)]
 pub struct Options {
-    /// The mode of its file; if there is none, the umask decides.
+    /// The mode of the socket file; None: the umask decides.
     pub mode: Option<Mode>,
-    /// The owner of its file, if it differs from the user of this process.
+    /// The owner of the socket file; None: the user of this process.
     pub user: Option<Uid>,
-    /// The group of its file, if it is another one.
+    /// The group of the socket file; None: the group of this process.
     pub group: Option<Gid>,
-    /// How many new clients may wait; if there is none, as many as the kernel grants.
+    /// The backlog: how many clients may wait to be accepted; None: as many as the kernel allows.
     pub backlog: Option<i32>,
 }
 
 impl Options {
-    /// Before listen(2): until then no client can connect, so at no moment can the wrong ones.
+    /// Sets owner, group and mode of the socket file. This is done before listen(2), until which no client
+    /// can connect: so no client can connect that the options do not permit.
     fn apply(&self, path: &CStr) -> nix::Result<()> {
         let Self { mode, user, group, .. } = *self;
         if (mode, user, group) == (None, None, None) {
             return Ok(());
         }
-        // Whoever can write to the directory may have put a link there.
+        // Any user that can write to the directory may have replaced the file by a symbolic link.
         let file = open(path, OFlag::O_PATH | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC, Mode::empty())?;
-        if !File::behind(file.as_raw_fd())?.is(SFlag::S_IFSOCK) {
+        if !File::of(file.as_raw_fd())?.is(SFlag::S_IFSOCK) {
             return Err(Errno::EADDRINUSE);
         }
         if user.is_some() || group.is_some() {
@@ -232,18 +256,19 @@ impl Options {
     }
 }
 
-/// Serves by a listening socket that somebody else has made, whose file stays at the end.
+/// Opens a service with a listening socket that was handed over to the process. Closing the service leaves
+/// its file.
 pub fn adopt(guard: &EntryGuard, fd: RawFd) -> nix::Result<()> {
     fd::set_close_on_exec(fd)?;
-    // A longer queue, if that can be had.
-    let _ = door::listen(fd, None);
+    // The longest backlog that the kernel allows; if that fails, the socket keeps its backlog.
+    let _ = kernel_socket::listen(fd, None);
     table::lock_verified(guard, fd).entry()?.service =
         Some(Service { file: None, maker: Service::this_process(), absolute: None });
     OPENED.fetch_add(1, Ordering::Relaxed);
     Ok(())
 }
 
-/// Opens a service at the path; a dead socket that is there is replaced.
+/// Opens a service at the path; a dead socket file at the path is replaced.
 pub fn listen(guard: &mut EntryGuard, path: &CStr, options: &Options) -> Result<RawFd, Error> {
     match path.count_bytes() {
         0 => return Err(Error::new(Code::IPC_ERROR_USOCK_INIT__EMPTY_PATH, Errno::EINVAL)),
@@ -253,20 +278,21 @@ pub fn listen(guard: &mut EntryGuard, path: &CStr, options: &Options) -> Result<
     let failed_to_bind = |errno| Error::new(Code::IPC_ERROR_USOCK_INIT__BIND, errno);
     let (socket, refuses) = stream_socket()
         .map_err(|errno| Error::new(Code::IPC_ERROR_USOCK_INIT__WRONG_FILE_DESCRIPTOR, errno))?;
-    let _alone = guard.outside(|| lock_directory(path));
+    let _lock = guard.outside(|| lock_directory(path));
     remove_dead(path).map_err(failed_to_bind)?;
-    // The file gets no more rights than the socket has: until it has its owner and group, none for others than the owner.
+    // bind(2) makes the file with the socket's mode. Until the file has its owner and group, only this user
+    // has rights.
     let is_given_away = options.user.is_some() || options.group.is_some();
     let first = options.mode.map(|mode| if is_given_away { mode & Mode::S_IRWXU } else { mode });
     first.map_or(Ok(()), |mode| fchmod(&socket, mode)).map_err(failed_to_bind)?;
     bind_at(&socket, path).map_err(failed_to_bind)?;
     let fd = socket.as_raw_fd();
-    let listen = || door::listen(fd, options.backlog);
+    let listen = || kernel_socket::listen(fd, options.backlog);
     let result = options
         .apply(path)
         .map_err(failed_to_bind)
         .and_then(|()| listen().map_err(|errno| Error::new(Code::IPC_ERROR_USOCK_INIT__LISTEN, errno)))
-        .and_then(|()| remember(guard, fd, path, refuses).map_err(failed_to_bind));
+        .and_then(|()| note_service(guard, fd, path, refuses).map_err(failed_to_bind));
     match result {
         Ok(()) => {
             OPENED.fetch_add(1, Ordering::Relaxed);
@@ -279,7 +305,8 @@ pub fn listen(guard: &mut EntryGuard, path: &CStr, options: &Options) -> Result<
     }
 }
 
-fn remember(guard: &EntryGuard, fd: RawFd, path: &CStr, refuses: bool) -> nix::Result<()> {
+/// Notes in the connection table that this process serves the path with this descriptor.
+fn note_service(guard: &EntryGuard, fd: RawFd, path: &CStr, refuses: bool) -> nix::Result<()> {
     let service = Service {
         file: Some(File::at(path)?.id()),
         maker: Service::this_process(),
@@ -293,8 +320,9 @@ fn remember(guard: &EntryGuard, fd: RawFd, path: &CStr, refuses: bool) -> nix::R
     Ok(())
 }
 
-/// The whole path of a relative one: the program may change its directory, as daemon(3) does. None if it is whole already,
-/// or cannot be had.
+/// The absolute path for a relative path: the program may change its directory later, as daemon(3) does. None
+/// if the path is absolute already, or if the current directory cannot be read or the absolute path is too
+/// long.
 fn absolute(path: &CStr) -> nix::Result<Option<CString>> {
     if path.to_bytes().first() == Some(&b'/') {
         return Ok(None);
@@ -309,15 +337,17 @@ fn absolute(path: &CStr) -> nix::Result<Option<CString>> {
     c_string(&whole).map(|whole| Some(whole).filter(|whole| whole.count_bytes() < PATH_MAX))
 }
 
-/// Whether the number is that of a service which this process, or the one it was forked from, has opened.
+/// Whether the number is that of a service that this process, or a process that it was forked from, has
+/// opened.
 pub fn is_service(guard: &EntryGuard, fd: RawFd) -> bool {
     table::lock_verified(guard, fd).get().is_some_and(|connection| connection.service.is_some())
 }
 
-/// Closes a service and removes its socket, and only its own: not one that another server has put at the
-/// path since, and not one that the process it was forked from still serves.
+/// Closes a service and removes its socket file, unless another server has put its own file at the path, or
+/// another process (such as the parent of a fork) still serves the file.
 ///
-/// A signal handler that interrupted the library has no guard and cannot look up which process made the socket.
+/// A signal handler that interrupted the library has no guard, and so cannot look up which process made the
+/// socket.
 pub fn close_service(guard: Option<&mut EntryGuard>, fd: RawFd, path: &CStr) -> Result<(), Error> {
     let owned = guard.as_deref().and_then(|guard| {
         let mut slot = table::lock_verified(guard, fd);
@@ -328,8 +358,10 @@ pub fn close_service(guard: Option<&mut EntryGuard>, fd: RawFd, path: &CStr) -> 
         service
     });
     if owned.is_none() {
-        // One that the program has from elsewhere listens at least.
-        door::check_listener(fd).map_err(|_| Error::new(Code::IPC_ERROR_USOCK_CLOSE, Errno::EBADF))?;
+        // The library has not opened this socket, but it may be a service all the same: it must at least
+        // listen.
+        kernel_socket::check_listener(fd)
+            .map_err(|_| Error::new(Code::IPC_ERROR_USOCK_CLOSE, Errno::EBADF))?;
     }
     let path = owned.as_ref().and_then(|service| service.absolute.as_deref()).unwrap_or(path);
     let there = File::at(path);
@@ -340,20 +372,22 @@ pub fn close_service(guard: Option<&mut EntryGuard>, fd: RawFd, path: &CStr) -> 
     };
     match &owned {
         Some(Service { file: None, .. }) => close(fd),
-        // While the socket lives no server replaces it: removed first, there is no moment for a mistake.
+        // The file is removed before the socket is closed: no other server replaces a file whose socket is
+        // still bound, so the removed file cannot be another server's.
         Some(owned) if ours && owned.maker == Service::this_process() => {
-            let removed = remove(path);
+            let removed = remove_file(path);
             close(fd).and(removed)
         }
         _ => {
             let closed = close(fd);
-            let _alone = match guard {
+            let _lock = match guard {
                 Some(guard) => guard.outside(|| lock_directory(path)),
                 None => lock_directory(path),
             };
             let removed = match (there, ours, is_alive(path)) {
-                (_, true, Ok(true)) => Ok(()),
-                (_, true, _) => remove(path),
+                (_, true, Ok(false) | Err(Errno::ENOENT)) => remove_file(path),
+                // Alive, or not known: the file stays.
+                (_, true, _) => Ok(()),
                 (Err(errno), ..) if errno != Errno::ENOENT => {
                     Err(Error::new(Code::IPC_ERROR_USOCK_REMOVE__UNLINK, errno))
                 }
@@ -364,29 +398,33 @@ pub fn close_service(guard: Option<&mut EntryGuard>, fd: RawFd, path: &CStr) -> 
     }
 }
 
-/// Closes a descriptor.
+/// Closes a descriptor, with the error code of the C interface.
 pub fn close(fd: RawFd) -> Result<(), Error> {
     fd::close(fd).map_err(|errno| Error::new(Code::IPC_ERROR_USOCK_CLOSE, errno))
 }
 
-/// Removes the file at the path.
-pub fn remove(path: &CStr) -> Result<(), Error> {
+/// Removes the file at the path, with the error codes of the C interface.
+pub fn remove_file(path: &CStr) -> Result<(), Error> {
     unlink(path).map_err(|errno| match errno {
         Errno::ENOENT => Error::new(Code::IPC_ERROR_USOCK_REMOVE__NO_FILE, errno),
         errno => Error::new(Code::IPC_ERROR_USOCK_REMOVE__UNLINK, errno),
     })
 }
 
-/// A connection that is being made, between its steps: plain data.
+/// A connection that is being made, between its steps. Plain data: `give_up` or `finish` closes the
+/// descriptors, or wait.c if the thread is cancelled.
 #[derive(Clone, Copy)]
 pub struct Connect {
+    /// The socket.
     socket: RawFd,
+    /// Whether the socket refuses descriptors.
     refuses: bool,
+    /// The descriptor that the address leads through ([`Address`]), -1 if there is none.
     through: RawFd,
 }
 
 impl Connect {
-    /// Makes a socket for the service at the path, and says what to wait for: connect(2).
+    /// Makes a socket for the service at the path, and prepares the wait: connect(2).
     pub fn new(path: &CStr, wait: &mut Wait) -> Result<Self, Error> {
         match path.count_bytes() {
             0 => return Err(Error::new(Code::IPC_ERROR_USOCK_CONNECT__EMPTY_PATH, Errno::EINVAL)),
@@ -409,14 +447,15 @@ impl Connect {
         self.socket
     }
 
-    /// No connection is made.
+    /// Closes the descriptors: the connection is not made.
     pub fn give_up(self) {
         for fd in [self.through, self.socket].into_iter().filter(|fd| *fd >= 0) {
             let _ = fd::close(fd);
         }
     }
 
-    /// The wait is over: the descriptor of the connection.
+    /// After the wait: the descriptor of the connection, which is noted in the table; or the error of
+    /// connect(2).
     pub fn finish(self, guard: &EntryGuard, outcome: &Wait) -> Result<RawFd, Error> {
         if self.through >= 0 {
             let _ = fd::close(self.through);
@@ -453,7 +492,7 @@ mod tests {
     }
 
     #[test]
-    fn a_bound_socket_is_alive_before_it_listens_and_sees_no_client() {
+    fn bound_socket_is_alive_before_it_listens() {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("s");
         assert_eq!(is_alive(&c(&path)), Err(Errno::ENOENT));
@@ -470,7 +509,7 @@ mod tests {
     }
 
     #[test]
-    fn other_files_and_other_sockets_keep_the_path() {
+    fn listen_is_refused_when_another_file_has_the_path() {
         let directory = tempfile::tempdir().unwrap();
         let (file, datagram) = (directory.path().join("f"), directory.path().join("d"));
         std::fs::write(&file, "kept").unwrap();
@@ -483,7 +522,7 @@ mod tests {
     }
 
     #[test]
-    fn a_path_of_each_awkward_length_is_listened_on_and_connected_to() {
+    fn paths_longer_than_sun_path_are_served_and_connected_to() {
         let directory = tempfile::tempdir().unwrap();
         let deep = directory.path().join("d".repeat(200)).join("e".repeat(200));
         std::fs::create_dir_all(&deep).unwrap();
@@ -494,7 +533,7 @@ mod tests {
                 let mut client = None;
                 let wait = run_in_test(|wait| client = Some(Connect::new(&c(&path), wait).unwrap()));
                 let client = client.unwrap().finish(&enter(), &wait).unwrap();
-                let accepted = door::accept(server).unwrap();
+                let accepted = kernel_socket::accept(server).unwrap();
                 let taken = listen(&mut enter(), &c(&path), &Options::default()).unwrap_err();
                 assert_eq!(taken.errno, Errno::EADDRINUSE);
                 close(client).unwrap();
@@ -513,7 +552,7 @@ mod tests {
     }
 
     #[test]
-    fn another_servers_socket_at_the_path_stays() {
+    fn close_service_keeps_file_of_another_server() {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("s");
         let first = listen(&mut enter(), &c(&path), &Options::default()).unwrap();

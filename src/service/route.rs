@@ -1,42 +1,46 @@
-//! Where a connection to a service goes: to the service itself, or where the environment says.
+//! Rerouting: which socket a connection to a service goes to, according to the environment. Pure functions:
+//! the caller reads the variables, and nothing is kept.
 //!
-//! ```text
-//! IPC_NETWORK_<SERVICE>, else the last entry of IPC_NETWORK with the service's name, else its last entry `*`, else direct
-//! ```
+//! The target is taken from the first of these that exists:
+//!
+//! 1. the variable `IPC_NETWORK_<SERVICE>`;
+//! 2. the last entry of IPC_NETWORK with the service's name;
+//! 3. the last entry of IPC_NETWORK with the name `*`;
+//! 4. `direct:`.
 //!
 //! | target | route |
 //! |---|---|
 //! | `direct:` | the service itself |
 //! | `unix:/PATH`, `unix:///PATH` | that socket |
 //! | `NAME`, `unix://NAME` | another service of the run directory, with the same index and version |
-//! | `SCHEME://...` | what only a bridge can reach |
+//! | `SCHEME://...` | a target that only a bridge can reach |
 //!
-//! What is no target is an error for the service that it is for, and for no other.
+//! An invalid target is an error for its own service, and for no other service.
 
 #![forbid(unsafe_code)]
 
 use nix::errno::Errno;
 
-/// The service that is never rerouted: the bridge's.
+/// The name of the bridge's own service, which is never rerouted.
 const BRIDGE: &[u8] = b"network";
 
-/// The longest target that is no path.
-const LONGEST: usize = 1024;
+/// The length of the longest target in bytes; a path may be longer.
+const MAX_TARGET: usize = 1024;
 
-/// Where a connection goes.
+/// The destination of a connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Route<'a> {
-    /// To the service itself.
+    /// The service itself.
     Direct,
-    /// To the socket at this path.
+    /// The socket at this path.
     Path(&'a [u8]),
-    /// To the service of this name.
+    /// The service with this name.
     Service(&'a [u8]),
-    /// To what a bridge reaches by this target.
+    /// A target that a bridge has to reach.
     Bridge(&'a [u8]),
 }
 
-/// The variable that is for one service alone.
+/// The name of the variable for one service.
 pub fn variable(service: &[u8]) -> Result<Vec<u8>, Errno> {
     const PREFIX: &[u8] = b"IPC_NETWORK_";
     let mut name = Vec::new();
@@ -49,8 +53,8 @@ pub fn variable(service: &[u8]) -> Result<Vec<u8>, Errno> {
     Ok(name)
 }
 
-/// The route to a service, by what its own variable and IPC_NETWORK say, which are empty if they are not set; EINVAL for what
-/// is no target.
+/// The route to a service. `own` is the value of the service's own variable, `all` that of IPC_NETWORK; an
+/// unset variable is empty. EINVAL if the target is invalid.
 pub fn route<'a>(service: &[u8], own: &'a [u8], all: &'a [u8]) -> Result<Route<'a>, Errno> {
     if service == BRIDGE {
         Ok(Route::Direct)
@@ -61,7 +65,7 @@ pub fn route<'a>(service: &[u8], own: &'a [u8], all: &'a [u8]) -> Result<Route<'
     }
 }
 
-/// The target of the entry that is for the service.
+/// The target of the entry of IPC_NETWORK for the service; None if no entry is for it.
 fn entry<'a>(service: &[u8], all: &'a [u8]) -> Option<&'a [u8]> {
     let (mut exact, mut any) = (None, None);
     for entry in all.split(|byte| *byte == b';').map(<[u8]>::trim_ascii).filter(|entry| !entry.is_empty()) {
@@ -76,6 +80,7 @@ fn entry<'a>(service: &[u8], all: &'a [u8]) -> Option<&'a [u8]> {
     exact.or(any)
 }
 
+/// The route that a target describes; EINVAL if the target is invalid.
 fn target(text: &[u8]) -> Result<Route<'_>, Errno> {
     if text == b"direct:" {
         return Ok(Route::Direct);
@@ -83,7 +88,7 @@ fn target(text: &[u8]) -> Result<Route<'_>, Errno> {
     if let Some(socket) = text.strip_prefix(b"unix:") {
         return match (socket, socket.strip_prefix(b"//")) {
             (_, Some(path @ [b'/', ..])) => Ok(Route::Path(path)),
-            (_, Some(name)) if text.len() <= LONGEST => service_name(name),
+            (_, Some(name)) if text.len() <= MAX_TARGET => service_name(name),
             (path @ [b'/', ..], None) => Ok(Route::Path(path)),
             _ => Err(Errno::EINVAL),
         };
@@ -93,22 +98,24 @@ fn target(text: &[u8]) -> Result<Route<'_>, Errno> {
         Some(end) => {
             let is_scheme = matches!(text.get(..end), Some([b'a'..=b'z', rest @ ..])
                 if rest.iter().all(|byte| matches!(byte, b'a'..=b'z' | b'0'..=b'9' | b'+' | b'.' | b'-')));
-            let is_target = is_scheme && text.len() <= LONGEST && text.iter().all(is_plain);
+            let is_target = is_scheme && text.len() <= MAX_TARGET && text.iter().all(is_plain);
             if is_target { Ok(Route::Bridge(text)) } else { Err(Errno::EINVAL) }
         }
     }
 }
 
+/// The route to another service; EINVAL if this is not a valid service name.
 fn service_name(name: &[u8]) -> Result<Route<'_>, Errno> {
     let is_part = |byte: &u8| is_plain(byte) && !matches!(byte, b'/' | b':');
-    if (1..=LONGEST).contains(&name.len()) && name.iter().all(is_part) {
+    if (1..=MAX_TARGET).contains(&name.len()) && name.iter().all(is_part) {
         Ok(Route::Service(name))
     } else {
         Err(Errno::EINVAL)
     }
 }
 
-/// Whether a shell takes the byte for itself, wherever a target may come to be written.
+/// Whether the byte may be in a target: printable ASCII, except characters that are special to a shell, since
+/// scripts may insert targets into commands.
 fn is_plain(byte: &u8) -> bool {
     byte.is_ascii_graphic() && !matches!(byte, b';' | b'"' | b'\'' | b'\\' | b'`' | b'$')
 }
@@ -126,7 +133,7 @@ mod tests {
     }
 
     #[test]
-    fn variable_has_letters_and_digits_and_no_other_bytes() {
+    fn variable_has_only_capitals_digits_and_underscores() {
         for (service, name) in [
             (&b"audio"[..], &b"IPC_NETWORK_AUDIO"[..]),
             (b"my-svc.1", b"IPC_NETWORK_MY_SVC_1"),
@@ -138,7 +145,7 @@ mod tests {
     }
 
     #[test]
-    fn targets_are_what_the_table_says() {
+    fn target_gives_the_route_of_the_table() {
         for (text, expected) in [
             (&b"direct:"[..], Route::Direct),
             (b"unix:/a;b $c", Route::Path(b"/a;b $c")),
@@ -155,9 +162,9 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_target_is_an_error_and_never_direct() {
-        let long = [b"ssh://", &[b'x'; LONGEST - 5][..]].concat();
-        assert!(own(&long[..LONGEST]).is_ok());
+    fn invalid_target_is_an_error_and_never_direct() {
+        let long = [b"ssh://", &[b'x'; MAX_TARGET - 5][..]].concat();
+        assert!(own(&long[..MAX_TARGET]).is_ok());
         for text in [
             &b"ssh:"[..],
             b"://x",
@@ -194,7 +201,7 @@ mod tests {
     }
 
     #[test]
-    fn own_variable_goes_before_exact_entries_and_these_before_the_star() {
+    fn own_variable_precedes_exact_entry_and_star_entry() {
         let all = b"audio one;* two; audio three ;pong four";
         assert_eq!(route(b"audio", b"own", all), Ok(Route::Service(b"own")));
         assert_eq!(route(b"audio", b"", all), Ok(Route::Service(b"three")), "empty is as unset");
@@ -208,12 +215,12 @@ mod tests {
     }
 
     #[test]
-    fn entry_that_is_wrong_is_so_for_its_own_service_alone() {
+    fn invalid_entry_is_an_error_for_its_own_service_only() {
         let all = b"audio;pong ssh:;* $(id);fine good";
         assert_eq!(among(all), Err(Errno::EINVAL), "a name without a target");
         assert_eq!(route(b"pong", b"", all), Err(Errno::EINVAL));
         assert_eq!(route(b"other", b"", all), Err(Errno::EINVAL));
         assert_eq!(route(b"fine", b"", all), Ok(Route::Service(b"good")));
-        assert_eq!(route(BRIDGE, b"ssh:", all), Ok(Route::Direct), "the bridge is where it is");
+        assert_eq!(route(BRIDGE, b"ssh:", all), Ok(Route::Direct), "the bridge's own service");
     }
 }

@@ -1,7 +1,7 @@
 /*
- * A server of one thread, which waits without a timeout for its few connections. Whatever the program has done to their
- * descriptors before the wait, or a signal handler does during the wait, must be noticed all the same. IPC_RUNDIR names
- * a directory.
+ * A server with one thread, which waits without a timeout for a few connections. The library must notice each
+ * change of their descriptors, by the program before the wait, or by a signal handler during the wait.
+ * IPC_RUNDIR names a directory.
  */
 #ifndef _GNU_SOURCE
 #define _GNU_SOURCE
@@ -46,8 +46,8 @@ static void expect_text (const char *text)
 	CHECK (m->length == strlen (text) && memcmp (m->payload, text, m->length) == 0);
 }
 
-/* Connects this many clients, each of which has sent a message, so that the next wait is like those in the middle of
- * a service. */
+/* Connects this many clients, each of which has sent a message, so that the next wait is like those in the
+ * middle of a service. */
 static void begin (int clients)
 {
 	int i;
@@ -79,8 +79,7 @@ static void end (int clients)
 	IPC_EVENT_CLEAN (&event)
 }
 
-/* Expects the disconnection of a connection whose number now belongs to `file`, or to no file; the file must be
- * unchanged. */
+/* Expects the disconnection of this connection. */
 static void expect_end (struct ipc_connection_info *origin)
 {
 	wait_for (IPC_EVENT_TYPE_DISCONNECTION);
@@ -150,8 +149,8 @@ static void entry_replaced (void)
 	expect_text ("to a copy");
 	CHECK (event.origin == &other);
 	list.cinfos[0] = NULL;
-	say (1, "beside nothing");
-	expect_text ("beside nothing");
+	say (1, "with a NULL entry");
+	expect_text ("with a NULL entry");
 	list.cinfos[0] = before;
 	say (0, "back");
 	expect_text ("back");
@@ -210,18 +209,19 @@ static void closed_by_a_handler (void)
 	end (2);
 }
 
-static int stranger, swapped;
+static int other_socket, swapped;
 
 static void swap (int number)
 {
 	(void) number;
-	dup2 (stranger, swapped);
+	dup2 (other_socket, swapped);
 }
 
-/* While the call waits for the rest of a message, a handler puts another socket at the number. Without a timeout the
- * handler ends the call, and the next call reports the disconnection, although the other socket has nothing to read;
- * with a timeout the call reports it itself, and reads no byte of the other socket. */
-static void swapped_amid_a_message (int limit)
+/* While the call waits for the rest of a message, a handler puts another socket at the number. Without a
+ * timeout the handler ends the call, and the next call reports the disconnection, although the other socket
+ * has nothing to read; with a timeout the same call reports the disconnection. No byte of the other socket is
+ * read. */
+static void swapped_within_a_message (int timeout_ms)
 {
 	static char half[100 * 1000];
 	const uint32_t length = 1000 * 1000;
@@ -244,19 +244,19 @@ static void swapped_amid_a_message (int limit)
 	begin (2);
 	closed = list.cinfos[0];
 	kept = dup (closed->fd);
-	stranger = ends[0];
+	other_socket = ends[0];
 	swapped = closed->fd;
 	half[0] = 1;
 	memcpy (half + 1, &length, sizeof length);
 	CHECK (kept >= 0 && send (peer[0].fd, half, sizeof half, 0) == (ssize_t) sizeof half);
 	CHECK (timer_settime (timer, 0, &soon, NULL) == 0);
-	if (limit < 0) {
+	if (timeout_ms < 0) {
 		EXPECT (ipc_wait_event (&list, &srv, &event), IPC_ERROR_WAIT_EVENT__SELECT, EINTR);
 		wait_for (IPC_EVENT_TYPE_DISCONNECTION);
 		CHECK (write (ends[1], "x", 1) == 1);
 	} else {
 		CHECK (write (ends[1], "x", 1) == 1);
-		EXPECT_OK (ipc_wait_event_timeout (&list, &srv, &event, limit));
+		EXPECT_OK (ipc_wait_event_timeout (&list, &srv, &event, timeout_ms));
 	}
 	CHECK (event.type == IPC_EVENT_TYPE_DISCONNECTION && event.origin == closed);
 	CHECK (recv (swapped, &byte, 1, MSG_DONTWAIT) == 1 && byte == 'x');
@@ -266,7 +266,7 @@ static void swapped_amid_a_message (int limit)
 	end (2);
 }
 
-/* The descriptors of the library, which this program does not know. */
+/* The program closes the library's epoll set. */
 static void set_closed (void)
 {
 	int fd;
@@ -291,7 +291,7 @@ static void set_closed (void)
 
 static pthread_t thread;
 
-static void *speak_later (void *unused)
+static void *add_peer_later (void *unused)
 {
 	struct timespec a_little = { 0, 50 * 1000 * 1000 };
 
@@ -303,11 +303,11 @@ static void *speak_later (void *unused)
 static void begin_thread (int number)
 {
 	(void) number;
-	CHECK (pthread_create (&thread, NULL, speak_later, NULL) == 0);
+	CHECK (pthread_create (&thread, NULL, add_peer_later, NULL) == 0);
 }
 
-/* From now on there are two threads: an entry that the other thread adds to the list is reported to this thread,
- * which waits. */
+/* A handler starts a second thread during the wait. An event of an entry that the second thread adds to the
+ * list ends the wait of this thread. */
 static void thread_begun_by_a_handler (void)
 {
 	struct ipc_connection_info other;
@@ -345,8 +345,8 @@ int main (void)
 	service_in_use_again ();
 	entry_replaced ();
 	closed_by_a_handler ();
-	swapped_amid_a_message (-1);
-	swapped_amid_a_message (1000 * LIMIT_SECONDS);
+	swapped_within_a_message (-1);
+	swapped_within_a_message (1000 * LIMIT_SECONDS);
 	set_closed ();
 	thread_begun_by_a_handler ();
 	return 0;

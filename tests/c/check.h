@@ -1,6 +1,6 @@
 /*
- * Shared by the test programs. A check that fails prints its position on standard error and ends the program with
- * status 1. Include this header before all others.
+ * Shared by the test programs. A check that fails prints its position on standard error and ends the program
+ * with status 1. Include this header before all others.
  */
 #ifndef CHECK_H
 #define CHECK_H
@@ -22,7 +22,7 @@
 #define CHECK(condition) \
 	do { \
 		if (!(condition)) { \
-			fprintf (stderr, "%s:%d: not so: %s (errno %d)\n", __FILE__, __LINE__, #condition, errno); \
+			fprintf (stderr, "%s:%d: failed: %s (errno %d)\n", __FILE__, __LINE__, #condition, errno); \
 			exit (EXIT_FAILURE); \
 		} \
 	} while (0)

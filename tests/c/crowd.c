@@ -1,6 +1,7 @@
 /*
- * Many clients connect, one in seven sends a message, all leave: as many disconnections as connections, and nothing is
- * left: no descriptor, and, as valgrind checks, no block. IPC_RUNDIR names a directory.
+ * Many clients connect, every seventh client sends a message, and all close. There are as many disconnections
+ * as connections, and no descriptor and, as valgrind checks, no block is leaked. IPC_RUNDIR names a
+ * directory.
  */
 #ifndef _GNU_SOURCE
 #define _GNU_SOURCE
@@ -13,7 +14,7 @@
 
 static char *environment[] = { NULL };
 
-/* Without the descriptors with which the library holds numbers: they can only be closed. */
+/* Not counted: descriptors opened with O_PATH, with which the library holds numbers. */
 static int open_descriptors (void)
 {
 	int count = 0;
@@ -35,7 +36,7 @@ int main (void)
 	struct ipc_event event;
 	struct ipc_message m;
 	int before = open_descriptors ();
-	int came = 0, said = 0, went = 0;
+	int connected = 0, received = 0, disconnected = 0;
 	int i;
 
 	check_begin ();
@@ -50,7 +51,7 @@ int main (void)
 		EXPECT_OK (ipc_connection (environment, &client[i], "crowd"));
 		EXPECT_OK (ipc_wait_event (&list, &srv, &event));
 		CHECK (event.type == IPC_EVENT_TYPE_CONNECTION);
-		came++;
+		connected++;
 	}
 	CHECK (list.size == CLIENTS);
 	for (i = 0; i < CLIENTS; i += 7)
@@ -58,17 +59,17 @@ int main (void)
 	for (i = 0; i < CLIENTS; i++)
 		EXPECT_OK (ipc_close (&client[i]));
 
-	while (went < came) {
+	while (disconnected < connected) {
 		EXPECT_OK (ipc_wait_event (&list, &srv, &event));
 		if (event.type == IPC_EVENT_TYPE_MESSAGE) {
-			said++;
+			received++;
 		} else {
 			CHECK (event.type == IPC_EVENT_TYPE_DISCONNECTION);
-			went++;
+			disconnected++;
 			free (event.origin);
 		}
 	}
-	CHECK (said == (CLIENTS + 6) / 7);
+	CHECK (received == (CLIENTS + 6) / 7);
 	CHECK (list.size == 0 && list.cinfos == NULL);
 
 	IPC_EVENT_CLEAN (&event);

@@ -24,8 +24,8 @@
 /* The result of pthread_join for a thread that has ended in a signal handler. */
 #define EXITED ((void *) 5)
 
-/* How a thread is made to end. DISABLED: it is cancelled while it has cancellation disabled, so that it does not end
- * in the call. */
+/* How a thread is made to end. DISABLED: it is cancelled while it has cancellation disabled, so that it does
+ * not end in the call. */
 enum way { CANCELLED, EXITS_IN_HANDLER, DISABLED };
 
 static const enum way WAYS[] = { CANCELLED, EXITS_IN_HANDLER, DISABLED };

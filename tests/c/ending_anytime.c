@@ -1,6 +1,6 @@
 /*
- * Threads that are cancelled at any moment: a call ends at its begin or while it waits, but not when it has a result to
- * return. So no frame is lost or cut.
+ * Threads that are cancelled at any moment: a call ends at its begin or while it waits, but not when it has a
+ * result to return. So no frame is lost or cut.
  */
 #include "ending.h"
 
@@ -23,7 +23,7 @@ static void open_pair (void)
 	peer = pair[1];
 }
 
-/* How many frames the thread has received from calls that have returned, and how many frames it has written. */
+/* The number of frames that calls have returned to the thread, and that the thread has written. */
 static atomic_int got, written;
 
 static struct ipc_message message;
@@ -75,7 +75,8 @@ static void *write_frames (void *unused)
 	return NULL;
 }
 
-/* A reader that is cancelled at any moment: the next reader gets the frame after the last one that was returned. */
+/* A reader that is cancelled at any moment: the next reader gets the frame after the last one that was
+ * returned. */
 static void no_frame_is_lost (int is_listed)
 {
 	pthread_t writer, reader;

@@ -1,6 +1,6 @@
 /*
- * Threads that have a cancellation pending when they make a call: a call that may wait ends at its begin, and does
- * nothing; a call that never waits is completed. IPC_RUNDIR names a directory.
+ * Threads that have a cancellation pending when they make a call: a call that may wait ends at its begin, and
+ * does nothing; a call that never waits is completed. IPC_RUNDIR names a directory.
  */
 #include "ending.h"
 #include "undeclared.h"
@@ -95,7 +95,7 @@ static void open_pair (void)
 	peer = pair[1];
 }
 
-static void nothing_is_done_at_the_begin (void)
+static void nothing_is_done_at_begin (void)
 {
 	static enum ipc_errors (*calls[]) (void) = {
 		begin_read, begin_message_read, begin_recv, begin_write, begin_message_write, begin_write_fd, begin_send,
@@ -205,7 +205,7 @@ static void *cancel_itself_and_call_all (void *unused)
 	return NULL;
 }
 
-static void what_never_waits_is_done (void)
+static void calls_without_wait_are_completed (void)
 {
 	pthread_t thread;
 	void *result;
@@ -230,8 +230,8 @@ int main (void)
 {
 	check_begin ();
 	file = open ("/dev/null", O_RDONLY | O_CLOEXEC);
-	nothing_is_done_at_the_begin ();
-	what_never_waits_is_done ();
+	nothing_is_done_at_begin ();
+	calls_without_wait_are_completed ();
 	CHECK (close (file) == 0);
 	return 0;
 }

@@ -1,6 +1,7 @@
 /*
- * A thread that ends while it waits for events, messages, clients or a server. No descriptor stays open and no received
- * byte is lost: another thread makes the same call afterwards, and it succeeds. IPC_RUNDIR names a directory.
+ * A thread that ends while it waits for events, messages, clients or a server. No descriptor stays open and
+ * no received byte is lost: another thread makes the same call afterwards, and it succeeds. IPC_RUNDIR names
+ * a directory.
  */
 #include "ending.h"
 #include "undeclared.h"
@@ -105,8 +106,8 @@ static void verify_recv (void)
 	close_pair ();
 }
 
-/* Nothing of a frame has arrived, and the socket has a timeout, so that the library waits in another way. */
-static void prepare_read_with_limit (void)
+/* Nothing of a frame has arrived, and the socket has a timeout: then the library waits in another way. */
+static void prepare_read_with_timeout (void)
 {
 	struct timeval limit = { 50, 0 };
 
@@ -306,7 +307,7 @@ static void verify_connected (void)
 
 static const struct waiting CALLS[] = {
 	{ "ipc_read", prepare_read, call_read, send_the_rest, verify_read },
-	{ "ipc_read, with a limit", prepare_read_with_limit, call_read, send_the_rest, verify_read },
+	{ "ipc_read, with a timeout", prepare_read_with_timeout, call_read, send_the_rest, verify_read },
 	{ "ipc_message_read", prepare_read, call_message_read, send_the_rest, verify_read },
 	{ "usock_recv", prepare_read, call_recv, send_the_rest, verify_recv },
 	{ "ipc_wait_event", prepare_list, call_wait_event, send_the_rest, verify_list },
@@ -362,7 +363,8 @@ int main (void)
 	for (i = 0; i < sizeof CALLS / sizeof CALLS[0]; i++)
 		for (way = 0; way < sizeof WAYS / sizeof WAYS[0]; way++) {
 #ifndef __GLIBC__
-			/* In musl a cancellation that is disabled interrupts poll(2), as a signal does: EINTR. */
+			/* In musl a cancellation that is disabled interrupts poll(2), as a signal does:
+			 * EINTR. */
 			if (WAYS[way] == DISABLED)
 				continue;
 #endif

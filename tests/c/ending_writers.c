@@ -1,6 +1,6 @@
 /*
- * A thread that ends while it waits for a peer that does not read: the peer then receives whole frames, other threads
- * may write, and no descriptor stays open. Then a thread that ends while it prints.
+ * A thread that ends while it waits for a peer that does not read: the peer then receives whole frames, other
+ * threads may write, and no descriptor stays open. Then a thread that ends while it prints.
  */
 #include "ending.h"
 
@@ -121,17 +121,17 @@ static enum ipc_errors write_small_with_file (void)
 	return ipc_write_fd (&connection, &small, file);
 }
 
-static enum ipc_errors flush (void)
+static enum ipc_errors flush_queue (void)
 {
 	return ipc_flush (&connection, -1);
 }
 
-static enum ipc_errors flush_with_limit (void)
+static enum ipc_errors flush_with_timeout (void)
 {
 	return ipc_flush (&connection, 50000);
 }
 
-/* For a connection in a list a call waits for a limited time only: the thread is ended after this many calls. */
+/* In a list a call waits for a limited time only: the thread is ended after this many calls. */
 static atomic_int calls_made;
 
 static enum ipc_errors write_small_again_and_again (void)
@@ -185,7 +185,7 @@ static void before_a_frame (enum way way)
 /* Queued messages, one with a descriptor, stay queued. */
 static void in_a_flush (enum way way)
 {
-	enum ipc_errors (*calls[]) (void) = { flush, flush_with_limit };
+	enum ipc_errors (*calls[]) (void) = { flush_queue, flush_with_timeout };
 	size_t i, before, after;
 	int filled;
 
@@ -204,8 +204,8 @@ static void in_a_flush (enum way way)
 }
 
 /*
- * A connection in a list: before anything is queued, then while its queue fills up, and when the queue is full. The
- * thread is cancelled wherever it is; a handler that calls pthread_exit must not do that.
+ * A connection in a list: before anything is queued, then while its queue fills up, and when the queue is
+ * full. The thread is cancelled wherever it is; a handler that calls pthread_exit must not do that.
  */
 static void in_a_list (void)
 {

@@ -98,8 +98,8 @@ static void servers (void)
 	CHECK (setenv ("IPC_RUNDIR", missing, 1) == 0);
 	EXPECT (ipc_server_init (environment, &srv, "errors"), IPC_ERROR_USOCK_INIT__BIND, ENOENT);
 	CHECK (setenv ("IPC_RUNDIR", rundir, 1) == 0);
-	/* The path that was tried stays in the structure, to be printed; closing the service that was not opened frees
-	 * it. */
+	/* The path that was tried stays in the structure, to be printed; closing the service that was not
+	 * opened frees it. */
 	CHECK (srv.fd == -1 && strstr (srv.spath, "/missing/too/") != NULL);
 	EXPECT (ipc_server_close (&srv), IPC_ERROR_USOCK_CLOSE, EBADF);
 	CHECK (srv.spath == NULL);
@@ -154,7 +154,7 @@ static void events (void)
 	EXPECT (ipc_wait_event (&list, NULL, &event), IPC_ERROR_WAIT_EVENT__NO_CLIENTS_PARAM, EINVAL);
 	EXPECT (ipc_wait_event (&list, &srv, &event), IPC_ERROR_WAIT_EVENT__SELECT, EBADF);
 
-	/* A call that fails also frees the message that the event still has, and sets the event to NOT_SET. */
+	/* A call that fails also frees the event's message, and sets its type to NOT_SET. */
 	EXPECT_OK (ipc_message_new (&left, 5));
 	IPC_EVENT_SET (&event, IPC_EVENT_TYPE_MESSAGE, left, &srv);
 	srv.fd = ends[0];

@@ -1,6 +1,6 @@
 /*
- * A server and a client, two processes of one program: each kind of event is reported, in its order, with its origin
- * and its message, and everything is freed at the end. IPC_RUNDIR names a directory.
+ * A server and a client, two processes of one program: each kind of event is reported, in its order, with its
+ * origin and its message, and everything is freed at the end. IPC_RUNDIR names a directory.
  */
 #include "check.h"
 
@@ -73,7 +73,8 @@ static void server (int input, int output)
 	expect_message (peer, "question");
 	say (peer, "answer");
 
-	/* The program's own descriptor: its bytes, then its end of file, reported once and as a message of length 0. */
+	/* The program's own descriptor: its bytes, then its end of file, reported once and as a message of
+	 * length 0. */
 	CHECK (write (output, "piped", 5) == 5);
 	EXPECT_OK (ipc_wait_event (&list, &srv, &event));
 	CHECK (event.type == IPC_EVENT_TYPE_EXTRA_SOCKET && event.origin == extra);

@@ -1,6 +1,6 @@
 /*
- * A program that was kept in the tree of the library, and included its header like this. It compiles unchanged if
- * src/ipc.h of its tree is a link to the installed header.
+ * A program that was kept in the tree of the library, and included its header like this. It compiles
+ * unchanged if src/ipc.h of its tree is a link to the installed header.
  */
 #include "../src/ipc.h"
 

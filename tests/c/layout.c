@@ -1,6 +1,6 @@
 /*
- * The binary interface: sizes, offsets, values and macros of ipc.h. Nearly all checks are made by the compiler. The
- * header is included twice, to show that this is possible.
+ * The binary interface: sizes, offsets, values and macros of ipc.h. Nearly all checks are made by the
+ * compiler. The header is included twice, to show that this is possible.
  */
 #include <ipc.h>
 #include <ipc.h>
@@ -17,8 +17,8 @@
 #define MEMBER(type, member, member_type, offset) \
 	ASSERT (offsetof (type, member) == (offset) && sizeof (((type *) 0)->member) == sizeof (member_type))
 
-/* 8, and 4 on 32-bit machines: there the members have the offsets that the same declarations give them, each aligned
- * to its size. */
+/* 8, and 4 on 32-bit machines: there the members have the offsets that the same declarations give them, each
+ * aligned to its size. */
 #define POINTER sizeof (void *)
 ASSERT (POINTER == 8 || POINTER == 4);
 

@@ -1,6 +1,7 @@
 /*
- * The message functions: their results, the arguments that they refuse, the ownership of memory, and the bytes of a
- * frame. Under valgrind this program also shows that no block is leaked and no byte beyond a buffer is accessed.
+ * The message functions: their results, the arguments that they refuse, the ownership of memory, and the
+ * bytes of a frame. Under valgrind this program also shows that no block is leaked and no byte beyond a
+ * buffer is accessed.
  */
 #include "check.h"
 
@@ -189,7 +190,8 @@ static void read_from_buffer (void)
 	free (frame);
 }
 
-/* A message that is written to a buffer and read from it again is unchanged, for messages of each critical size. */
+/* A message that is written to a buffer and read from it again is unchanged, for messages of each critical
+ * size. */
 static void round_trip (void)
 {
 	static const ssize_t sizes[] = { 1, 4, 5, 6, 4095, 65536, IPC_MAX_MESSAGE_SIZE };
@@ -277,7 +279,7 @@ static void write_to_and_read_from_socket (void)
 	EXPECT_OK (ipc_close (&there));
 }
 
-static void meet_a_peer_that_is_gone (void)
+static void meet_a_closed_peer (void)
 {
 	struct ipc_message m, got = { 0, 0, NULL };
 	int fds[2];
@@ -347,7 +349,7 @@ int main (void)
 	read_from_buffer ();
 	round_trip ();
 	write_to_and_read_from_socket ();
-	meet_a_peer_that_is_gone ();
+	meet_a_closed_peer ();
 	send_and_receive_frames ();
 	return 0;
 }

@@ -1,7 +1,8 @@
 /*
- * How sources of 2019 use the header: they have a guard of their own with the name IPC_H, test the header's guard,
- * define LOG as an empty macro, repeat definitions, use blocks without a semicolon and empty macros at file scope, pass
- * messages that are not literals, and use conversions that do not match. The program is only compiled.
+ * How sources of 2019 use the header: they have a guard of their own with the name IPC_H, test the header's
+ * guard, define LOG as an empty macro, repeat definitions, use blocks without a semicolon and empty macros at
+ * file scope, pass messages that are not literals, and use conversions that do not match. The program is only
+ * compiled.
  */
 #ifndef IPC_H
 #define IPC_H

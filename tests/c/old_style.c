@@ -1,7 +1,7 @@
 /*
- * A program in the style of 2019: it includes ipc.h and relies on it for all other headers, uses the macros as blocks,
- * and uses event.origin both as the pointer to a structure that it is and as the void * of the manual. Compiled with
- * and without IPC_WITH_ERRORS. IPC_RUNDIR names a directory.
+ * A program in the style of 2019: it includes ipc.h and relies on it for all other headers, uses the macros
+ * as blocks, and uses event.origin both as the pointer to a structure that it is and as the void * of the
+ * manual. Compiled with and without IPC_WITH_ERRORS. IPC_RUNDIR names a directory.
  */
 #include <ipc.h>
 

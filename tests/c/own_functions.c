@@ -1,6 +1,6 @@
 /*
- * A static program that defines functions with names of the library's which are in no header that it includes: they
- * belong to the program alone, and the library works as if they did not exist.
+ * A static program that defines functions with names of the library's which are in no header that it
+ * includes: they belong to the program alone, and the library works as if they did not exist.
  */
 #define IPC_NO_OLD_NAMES
 #include "check.h"

@@ -1,7 +1,8 @@
 /*
- * A program that defines the heap itself: malloc, free, calloc and realloc, which is all that the C library asks for.
- * Each block has a header before it and a guard after it, and freed blocks are filled. The library calls no other
- * function of a heap, frees the blocks that it allocates, and writes nowhere else. IPC_RUNDIR names a directory.
+ * A program that defines the heap itself: malloc, free, calloc and realloc, which is all that the C library
+ * asks for. Each block has a header before it and a guard after it, and freed blocks are filled. The library
+ * calls no other function of a heap, frees the blocks that it allocates, and writes nowhere else. IPC_RUNDIR
+ * names a directory.
  */
 #define _GNU_SOURCE
 #include "check.h"
@@ -137,8 +138,8 @@ static void next_event (enum ipc_event_type type)
 	CHECK (wrong == 0);
 }
 
-/* Queues, read-ahead, half frames, settings, other descriptors, errors: everything for which the library allocates
- * memory. */
+/* Queues, read-ahead, half frames, settings, other descriptors, errors: everything for which the library
+ * allocates memory. */
 static void serve (void)
 {
 	static const ssize_t sizes[] = { 0, 1, 17, 4096, 70000, 1000000 };
@@ -212,7 +213,7 @@ static void serve (void)
 	CHECK (ipc_watch_fd (&list, -1) != IPC_ERROR_NONE);
 	CHECK (ipc_message_new (&made, -1) != IPC_ERROR_NONE);
 	copy = ipc_connection_copy (&clients[0]);
-	CHECK (copy != NULL && ipc_connection (environment, copy, "nobody") != IPC_ERROR_NONE);
+	CHECK (copy != NULL && ipc_connection (environment, copy, "missing") != IPC_ERROR_NONE);
 	free (copy);
 	/* A connection that the program opens, with a queue that is never read. */
 	CHECK (socketpair (AF_UNIX, SOCK_STREAM, 0, pair) == 0 && close (pair[1]) == 0);

@@ -1,6 +1,7 @@
 /*
- * The functions that exist to print. The program prints a heading for each part of its output on a line of its own; a
- * test reads it. Program and library use the same buffer, so the lines are in the order of the calls even in a pipe.
+ * The functions that exist to print. The program prints a heading for each part of its output on a line of
+ * its own; a test reads it. Program and library use the same buffer, so the lines are in the order of the
+ * calls even in a pipe.
  */
 #include "check.h"
 

@@ -1,10 +1,10 @@
 /*
- * What threads may do: write to one connection, each use a list of its own, close a connection that another thread
- * waits for, serve clients that write from several threads in an event loop of their own. Messages stay whole, and
- * the messages of one thread stay in order. IPC_RUNDIR names a directory.
+ * What threads may do: write to one connection, each use a list of its own, close a connection that another
+ * thread waits for, serve clients that write from several threads in an event loop of their own. Messages
+ * stay whole, and the messages of one thread stay in order. IPC_RUNDIR names a directory.
  *
- * Tools that detect races run this program, too: the threads share only the objects of the library. So EXPECT of
- * check.h, which stores the current call in one variable for all threads, is not used here.
+ * Tools that detect races run this program, too: the threads share only the objects of the library. So EXPECT
+ * of check.h, which stores the current call in one variable for all threads, is not used here.
  */
 #include "check.h"
 
@@ -212,7 +212,8 @@ static void each_has_a_list_of_its_own (void)
 	join_all (tasks);
 }
 
-/* Closes one connection, then wakes the thread that waits for this connection by a message on another connection. */
+/* Closes one connection, then wakes the thread that waits for this connection by a message on another
+ * connection. */
 static void *close_and_wake (void *argument)
 {
 	struct ipc_connection_info *connections = ((struct task *) argument)->connection;

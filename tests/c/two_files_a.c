@@ -1,6 +1,6 @@
 /*
- * A program of two files that both include ipc.h: it links, and both use the same variable message_types, which the
- * library defines. The header of 2019 defined it in each file.
+ * A program of two files that both include ipc.h: it links, and both use the same variable message_types,
+ * which the library defines. The header of 2019 defined it in each file.
  */
 #include <ipc.h>
 #include "two_files.h"

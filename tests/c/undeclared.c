@@ -1,6 +1,6 @@
 /*
- * The functions that no header has declared, with the arguments that they are made for. The program prints a heading
- * for each part of its output on a line of its own; a test reads it. IPC_RUNDIR names a directory.
+ * The functions that no header has declared, with the arguments that they are made for. The program prints a
+ * heading for each part of its output on a line of its own; a test reads it. IPC_RUNDIR names a directory.
  */
 #include "check.h"
 #include "undeclared.h"

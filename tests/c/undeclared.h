@@ -1,6 +1,6 @@
 /*
- * The five functions that the library exports and no header has ever declared, declared as a program that uses them
- * declares them.
+ * The five functions that the library exports and no header has ever declared, declared as a program that
+ * uses them declares them.
  */
 #ifndef UNDECLARED_H
 #define UNDECLARED_H

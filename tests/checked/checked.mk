@@ -1,4 +1,5 @@
-# Included by the Makefile of the project, which sets TARGET and CARGO. TESTS names the modules of tests/core to run instead of all.
+# Included by the Makefile of the project, which sets TARGET and CARGO. TESTS names the modules of
+# tests/core to run instead of all.
 
 CHECKED = CARGO='$(CARGO)' CHECKED_OUTPUT='$(abspath $(TARGET))/checked' tests/checked
 

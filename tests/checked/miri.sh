@@ -1,9 +1,9 @@
 #!/usr/bin/env bash
 # Runs the unit tests that make no system call in Miri: Miri interprets the program, reports each access to
-# memory that Rust's rules forbid, and has no services, no sendmsg(2) with descriptors and no file system of its own.
+# memory that Rust's rules forbid, and has no services, no sendmsg(2) with descriptors and no file system.
 #
-# The others need a real descriptor or path: received_fds, endpoint, a_descriptor_goes_with_the_first_byte...
-# of send_queue, and the_last_directory_is_made... of service::path. Arguments are the tests to run instead of these.
+# The others need a real descriptor or path: received_fds, endpoint, descriptor_leaves_with_first_byte...
+# of send_queue, and rundir_is_made_when_... of service::path. Arguments are the tests to run instead of these.
 #
 # SPDX-License-Identifier: MIT OR Apache-2.0
 set -euo pipefail
@@ -18,9 +18,9 @@ tests=("$@")
     entry_guard::
     frame_decoder::
     send_queue::tests::queue_sends_in_order_and_refuses_whole_frames
-    path::tests::numbers_are_printed_signed
-    path::tests::the_default_has_two_slashes
-    path::tests::the_longest_path_and_one_byte_more
+    path::tests::index_and_version_are_printed_signed
+    path::tests::default_path_has_two_slashes
+    path::tests::path_is_refused_when_it_exceeds_path_max
     write::
     header::
 )

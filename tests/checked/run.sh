@@ -2,12 +2,14 @@
 # Runs the tests that call the library in their own process with a tool that checks every access to memory:
 #
 #   memcheck  under valgrind: no error, and no block that nothing points to at the end
-#   asan      compiled with AddressSanitizer, the library, too, and some programs of tests/c
-#   tsan      compiled with ThreadSanitizer, the library and Rust's standard library too, and tests/c/threads.c
+#   asan      compiled with AddressSanitizer, the library as well, and some programs of tests/c
+#   tsan      compiled with ThreadSanitizer, the library and Rust's standard library as well, and
+#             tests/c/threads.c
 #
-# Further arguments are the tests to run instead of all: messages for the module tests/core/messages.rs, threads.c for
-# tests/c/threads.c, ipc for the unit tests, event_loop_scarce for tests/event_loop_scarce.rs. left_out.tsv has the tests that a tool cannot run. CHECKED_OUTPUT is the
-# directory for builds and reports, CHECKED_TOOLCHAIN the compiler that has the sanitizers.
+# Further arguments are the tests to run instead of all: messages for the module tests/core/messages.rs,
+# threads.c for tests/c/threads.c, ipc for the unit tests, event_loop_scarce for tests/event_loop_scarce.rs.
+# left_out.tsv has the tests that a tool cannot run. CHECKED_OUTPUT is the directory for builds and reports,
+# CHECKED_TOOLCHAIN the compiler that has the sanitizers.
 #
 # SPDX-License-Identifier: MIT OR Apache-2.0
 set -euo pipefail
@@ -30,7 +32,8 @@ skip () {
 export LIBIPC_TEST_PATIENCE=20
 export ASAN_OPTIONS=detect_stack_use_after_return=1:strict_string_checks=1:allow_addr2line=1:allocator_may_return_null=1
 export LSAN_OPTIONS=suppressions=$lists/leaks.supp:print_suppressions=0
-# In some tests a process with threads forks. Handlers may use the heap when libipc(7) allows them to call the library.
+# In some tests a process with threads forks. Handlers may use the heap when libipc(7) allows them to call the
+# library.
 export TSAN_OPTIONS=suppressions=$lists/threads.supp:print_suppressions=0:die_after_fork=0:report_signal_unsafe=0:allow_addr2line=1:allocator_may_return_null=1
 
 # The begin of a report of the tools.
@@ -72,15 +75,15 @@ test_program () {
         [ -n "${left_out[${path##*::}]:-}" ] || paths+=("$path")
     done < <("$program" --list --format terse 2> /dev/null | sed -n 's/: test$//p' | if is_module "$name"; then grep "^$name::"; else cat; fi)
     if [ "${#paths[@]}" -eq 0 ] && [ "${#left_out[@]}" -gt 0 ]; then
-        echo "$name: all that is in it is left out"
+        echo "$name: all its tests are left out"
         return
     elif [ "${#paths[@]}" -eq 0 ]; then
         echo "FAILED: $name: there is no test"
         return 1
     fi
     if [ "$tool" = memcheck ]; then
-        # --fair-sched: one of many threads that computes does not keep the others waiting. Children of a test run
-        # without valgrind: many are made to be killed, or count their own blocks.
+        # --fair-sched: a thread that computes does not keep the others waiting. Children of a test run
+        # without valgrind: many are killed, or count their own blocks.
         under=(valgrind --quiet --error-exitcode=99 --leak-check=full --show-leak-kinds=definite,indirect
             --errors-for-leak-kinds=definite,indirect --num-callers=40 --fair-sched=try --trace-children=no
             "--suppressions=$lists/memcheck.supp")
@@ -150,7 +153,8 @@ asan | tsan)
     ;;
 esac
 
-# The tests that were asked for, or all that call the library in their own process; the others run programs and tools.
+# The tests of the arguments, or all that call the library in their own process; other tests run programs and
+# tools.
 names=("$@")
 if [ "${#names[@]}" -eq 0 ]; then
     names=("${in_c[@]}" ipc)

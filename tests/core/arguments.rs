@@ -1,5 +1,5 @@
-//! Promises 26 and 27, for calls that fail: each wrong argument that the library can notice is refused with a
-//! code and errno, prints nothing, ends nothing, leaks nothing.
+//! Promises 26 and 27, for calls that fail: each wrong argument that the library can detect is refused with a
+//! code and errno. The call prints nothing, ends no process, and leaks neither memory nor descriptors.
 
 use std::ffi::{CStr, CString, c_char};
 use std::fs::File;
@@ -22,7 +22,7 @@ child::roles! { calls_with_wrong_arguments }
 
 const MAX: isize = 7_999_995;
 
-/// This call fails, with this code and this errno, each time.
+/// Asserts that the call fails twice, each time with this code and this errno.
 fn fails(what: &str, code: ipc_errors, expected: i32, mut call: impl FnMut() -> ipc_errors) {
     for _ in 0..2 {
         set_errno(0);
@@ -39,7 +39,7 @@ fn info(fd: i32) -> ipc_connection_info {
     ipc_connection_info { fd, ..EMPTY_INFO }
 }
 
-fn pointers_that_are_null() {
+fn null_pointers() {
     let (name, mut p, mut m, mut list) = (c"s".as_ptr(), EMPTY_INFO, EMPTY_MESSAGE, EMPTY_LIST);
     let mut event: ipc_event = unsafe { std::mem::zeroed() };
     let (mut buffer, mut size, mut fd) = ([0_u8; 16].as_mut_ptr().cast::<c_char>(), 16, -1);
@@ -138,7 +138,7 @@ fn pointers_that_are_null() {
             usock_accept(0, null_mut())
         });
         fails("usock_remove", IPC_ERROR_USOCK_REMOVE__UNLINK, EINVAL, || usock_remove(null()));
-        // Those that return no code.
+        // The functions that return no code.
         assert!(ipc_connection_copy(null()).is_null());
         assert_eq!([ipc_connection_eq(null(), &p), ipc_connection_eq(&p, null())], [0, 0]);
         ipc_connections_free(null_mut());
@@ -152,7 +152,7 @@ fn pointers_that_are_null() {
     }
 }
 
-fn sizes_that_are_none() {
+fn invalid_sizes() {
     let (mut m, mut made, mut size) = (EMPTY_MESSAGE, null_mut(), 0);
     let (mut buffer, bytes) = (null_mut(), [1_u8; 64].as_ptr().cast::<c_char>());
     unsafe {
@@ -195,7 +195,7 @@ fn sizes_that_are_none() {
         for length in [-1, isize::MIN] {
             fails("send", IPC_ERROR_USOCK_SEND, EINVAL, || usock_send(fd, bytes, length, null_mut()));
         }
-        // Room for less than nothing is room for nothing; the frame stays for the next call.
+        // A negative buffer size counts as 0; the frame stays for the next call.
         assert_eq!(write(fd, 1, b"payload"), IPC_ERROR_NONE);
         let mut room = [0_u8; 12];
         let mut place = room.as_mut_ptr().cast();
@@ -209,7 +209,7 @@ fn sizes_that_are_none() {
     }
 }
 
-fn descriptors_that_are_none(directory: &Path) {
+fn invalid_descriptors(directory: &Path) {
     let file = File::create(directory.join("file")).unwrap();
     let listener = UnixListener::bind(directory.join("listener")).unwrap();
     let (one, _two) = pair();
@@ -258,8 +258,8 @@ fn descriptors_that_are_none(directory: &Path) {
     assert_eq!((fd, buffer.is_null(), m.payload.is_null()), (-1, true, true));
 }
 
-/// Waiting for events at a service that is none.
-fn services_that_are_none(directory: &Path) {
+/// Waiting for events with a descriptor that is not a service's.
+fn invalid_services(directory: &Path) {
     let file = File::create(directory.join("file")).unwrap();
     let mut event: ipc_event = unsafe { std::mem::zeroed() };
     for (of, expected) in [(-1, EBADF), (i32::MAX, EBADF), (file.as_raw_fd(), ENOTSOCK)] {
@@ -271,14 +271,14 @@ fn services_that_are_none(directory: &Path) {
     }
 }
 
-fn lists_that_are_none() {
+fn invalid_lists() {
     let mut p = EMPTY_INFO;
     let mut event: ipc_event = unsafe { std::mem::zeroed() };
     unsafe {
         for size in [0, 3, i32::MAX, -1, i32::MIN] {
             let mut list = ipc_connection_infos { cinfos: null_mut(), size };
-            let nobody = IPC_ERROR_WAIT_EVENT__NO_CLIENTS_PARAM;
-            fails("wait", nobody, EINVAL, || ipc_wait_event(&mut list, null_mut(), &mut event));
+            let no_clients = IPC_ERROR_WAIT_EVENT__NO_CLIENTS_PARAM;
+            fails("wait", no_clients, EINVAL, || ipc_wait_event(&mut list, null_mut(), &mut event));
             let (code, expected) = if size > 0 {
                 (IPC_ERROR_DEL__EMPTIED_LIST, EINVAL)
             } else {
@@ -302,7 +302,7 @@ fn lists_that_are_none() {
     }
 }
 
-fn paths_that_are_none(directory: &Path) {
+fn invalid_paths(directory: &Path) {
     let file = c_string(&directory.join("a file"));
     std::fs::write(directory.join("a file"), "").unwrap();
     let [missing, below_a_file, no_directory] =
@@ -338,27 +338,27 @@ fn paths_that_are_none(directory: &Path) {
     }
 }
 
-fn codes_that_are_none() {
-    // As C passes them: any int.
-    let sentence =
+fn unknown_codes() {
+    // A C program can pass any int.
+    let message =
         |code: i32| unsafe { ipc_errors_get(std::mem::transmute::<i32, MaybeUninit<ipc_errors>>(code)) };
-    assert!((0..60).all(|code| !sentence(code).is_null()));
-    assert!([60, -1, i32::MAX, i32::MIN].into_iter().all(|code| sentence(code).is_null()));
+    assert!((0..60).all(|code| !message(code).is_null()));
+    assert!([60, -1, i32::MAX, i32::MIN].into_iter().all(|code| message(code).is_null()));
 }
 
-/// All of them, again and again, in a program that prints nothing itself. In the end it has no descriptor
-/// more than before, and no memory.
+/// Makes all these calls 220 times, in a program that prints nothing itself. At the end the program has no
+/// more open descriptors than before, and no more memory in use.
 fn calls_with_wrong_arguments() {
     let directory = std::env::var_os("IPC_RUNDIR").unwrap();
     let directory = Path::new(&directory);
     let all = || {
-        pointers_that_are_null();
-        sizes_that_are_none();
-        descriptors_that_are_none(directory);
-        services_that_are_none(directory);
-        lists_that_are_none();
-        paths_that_are_none(directory);
-        codes_that_are_none();
+        null_pointers();
+        invalid_sizes();
+        invalid_descriptors(directory);
+        invalid_services(directory);
+        invalid_lists();
+        invalid_paths(directory);
+        unknown_codes();
         for name in ["file", "listener", "a file"] {
             std::fs::remove_file(directory.join(name)).unwrap();
         }
@@ -372,13 +372,14 @@ fn calls_with_wrong_arguments() {
 }
 
 #[test]
-fn promise_26_wrong_arguments_are_refused_in_silence() {
+fn promise_26_wrong_arguments_fail_and_print_nothing() {
     own_process!(60);
     let rundir = tempfile::tempdir().unwrap();
     let mut command = child::command_with_plain_heap(calls_with_wrong_arguments);
     let output = command.env("IPC_RUNDIR", rundir.path()).stderr(Stdio::piped()).output().unwrap();
-    let [said, complained] = [output.stdout, output.stderr].map(|bytes| String::from_utf8(bytes).unwrap());
-    assert!(said.is_empty() && complained.is_empty(), "it printed:\n{said}{complained}");
+    let [output_text, error_text] =
+        [output.stdout, output.stderr].map(|bytes| String::from_utf8(bytes).unwrap());
+    assert!(output_text.is_empty() && error_text.is_empty(), "it printed:\n{output_text}{error_text}");
     assert!(output.status.success(), "{}", output.status);
 }
 

@@ -1,6 +1,7 @@
-//! Promise 31: a program closes every descriptor that it does not know, as daemons and workers do, also those of the library:
-//! between two calls, in a signal handler, in another thread while a call waits, in a child. Its own files may then have the
-//! numbers. The library goes on, and touches none of them.
+//! Promise 31: a program closes every descriptor that it did not open itself, as daemons and workers do, and
+//! so also the library's: between two calls, in a signal handler, in another thread while a call waits, in a
+//! child. The program's own files may then get the numbers. The library continues to work, and touches none
+//! of these files.
 
 use std::io::Write;
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
@@ -11,18 +12,19 @@ use std::sync::atomic::{AtomicBool, AtomicI32, AtomicUsize, Ordering::SeqCst};
 
 use crate::child::{self, Child, fork, wait_for};
 use crate::support::ext::*;
-use crate::support::strangers::*;
+use crate::support::foreign_files::*;
 use crate::support::*;
 
-child::roles! { closes_what_it_does_not_know, closes_its_clients, closes_and_frees }
+child::roles! { closes_unknown_descriptors, closes_its_clients, closes_and_frees }
 
-/// Which numbers the program knows; those above are its own.
+/// Which numbers the program knows. It never closes a number beyond the array: those are the program's own.
 static KNOWN: [AtomicBool; 700] = [const { AtomicBool::new(false) }; 700];
 
-/// What gets the numbers of what is closed: descriptors of the program's, as many as it has.
+/// Descriptors of the program's files, which get the numbers that were closed; -1 for an unused place.
 static FILES: [AtomicI32; 20] = [const { AtomicI32::new(-1) }; 20];
 
-/// The numbers that were closed, and that the files have got, one after the other.
+/// The numbers that were closed, in order; the files of `FILES` have got the first of them, in the same
+/// order.
 static CLOSED: [AtomicI32; 600] = [const { AtomicI32::new(-1) }; 600];
 static CLOSED_COUNT: AtomicUsize = AtomicUsize::new(0);
 
@@ -32,7 +34,8 @@ fn know(fd: RawFd) {
     }
 }
 
-/// Closes all that the program does not know, or has its own files take the number. A signal handler may do so.
+/// Closes every descriptor that the program does not know, or replaces it by one of the program's files, as
+/// long as there are files. Safe in a signal handler.
 fn close_unknown() {
     let mut count = 0;
     for (fd, known) in (0..).zip(&KNOWN).skip(3) {
@@ -55,7 +58,7 @@ fn closed() -> Vec<RawFd> {
     CLOSED[..CLOSED_COUNT.load(SeqCst)].iter().map(|fd| fd.load(SeqCst)).collect()
 }
 
-/// The signal is sent until the call has noticed it.
+/// The test sends the signal again and again until the call has returned; only the first one closes.
 extern "C" fn close_in_handler(_: i32) {
     let errno = nix::errno::Errno::last_raw();
     if CLOSED_COUNT.load(SeqCst) == 0 {
@@ -64,13 +67,13 @@ extern "C" fn close_in_handler(_: i32) {
     nix::errno::Errno::set_raw(errno);
 }
 
-/// A server with clients, all of which have said something, and a connection that has ended: the library has all kinds of
-/// descriptors that it ever has.
+/// A server with clients, each of which has sent a message, and a connection that has ended: so the library
+/// has opened descriptors of each kind.
 struct World {
     program: Box<Program>,
     peers: Vec<(UnixStream, i32)>,
     has_event_fd: bool,
-    strangers: Vec<Stranger>,
+    foreign_files: Vec<ForeignFile>,
 }
 
 impl World {
@@ -79,30 +82,30 @@ impl World {
         let mut peers = Vec::new();
         for _ in 0..clients {
             let (peer, fd) = program.peer();
-            let mut peer = out_of_the_way(peer);
+            let mut peer = at_high_number(peer);
             peer.write_all(&frame(1, b"hello")).unwrap();
             assert_eq!(program.next(), Reported::Message(fd, 1, b"hello".to_vec()));
             know(fd);
             peers.push((peer, fd));
         }
-        assert_eq!(program.look(0), Seen::Nothing);
+        assert_eq!(program.poll(0), Seen::Nothing);
         if has_event_fd {
             program.event_fd();
         }
-        let strangers: Vec<_> =
-            if has_files { KINDS.repeat(4).into_iter().map(Stranger::new).collect() } else { Vec::new() };
-        for (place, stranger) in FILES.iter().zip(&strangers) {
-            place.store(stranger.far(), SeqCst);
+        let foreign_files: Vec<_> =
+            if has_files { KINDS.repeat(4).into_iter().map(ForeignFile::new).collect() } else { Vec::new() };
+        for (place, foreign_file) in FILES.iter().zip(&foreign_files) {
+            place.store(foreign_file.own_fd(), SeqCst);
         }
         know(program.srv.as_ref().unwrap().fd);
-        // Its number is held until the next call for the list.
+        // The number of the ended connection is held until the next call for the list.
         let (peer, _) = program.peer();
         drop(peer);
         assert!(matches!(program.next(), Reported::Disconnection(_)));
-        Self { program, peers, has_event_fd, strangers }
+        Self { program, peers, has_event_fd, foreign_files }
     }
 
-    /// Each client is answered, another one comes and goes.
+    /// Each client gets an answer, and a new client connects and closes.
     fn assert_works(&mut self) {
         for (peer, _) in &mut self.peers {
             peer.write_all(&frame(2, b"question")).unwrap();
@@ -122,7 +125,7 @@ impl World {
         }
         let (mut peer, fd) = self.program.peer();
         if self.has_event_fd {
-            // The program asks for it anew, as it has closed the one that it had.
+            // The program asks for a new event descriptor, since it has closed the old one.
             let event_fd = self.program.event_fd();
             assert!(!is_readable(event_fd) || self.program.all() == NOTHING);
             peer.write_all(&frame(1, b"hello")).unwrap();
@@ -138,22 +141,22 @@ impl World {
     fn assert_files_are_untouched(&self) {
         let closed = closed();
         assert!(!closed.is_empty(), "the library has no descriptor of its own");
-        for (stranger, number) in self.strangers.iter().zip(closed) {
-            stranger.assert_untouched(number);
+        for (foreign_file, number) in self.foreign_files.iter().zip(closed) {
+            foreign_file.assert_untouched(number);
         }
     }
 
-    /// The end of all that the library has of it.
+    /// Frees everything of the library; the files must still be untouched.
     fn end(self) {
-        let Self { program, peers, strangers, .. } = self;
+        let Self { program, peers, foreign_files, .. } = self;
         drop((program, peers));
-        for (stranger, number) in strangers.iter().zip(closed()) {
-            stranger.assert_untouched(number);
+        for (foreign_file, number) in foreign_files.iter().zip(closed()) {
+            foreign_file.assert_untouched(number);
         }
     }
 }
 
-/// A socket far from the numbers that are closed.
+/// A socket with a number above those that are closed.
 fn unconnected() -> OwnedFd {
     unsafe {
         let fd = libc::socket(libc::AF_UNIX, libc::SOCK_STREAM | libc::SOCK_CLOEXEC, 0);
@@ -178,24 +181,25 @@ fn connect(socket: &OwnedFd, path: &Path) {
     assert_eq!(connected, 0, "{}", std::io::Error::last_os_error());
 }
 
-/// Calls `act` in another thread once this one waits for the next event.
+/// Calls `act` in another thread as soon as this thread waits for the next event.
 fn while_it_waits(world: &mut World, act: impl FnOnce(&AtomicBool) + Send) -> Result<Seen, Failure> {
     let this = unsafe { libc::syscall(libc::SYS_gettid) };
     let has_returned = AtomicBool::new(false);
     std::thread::scope(|scope| {
         scope.spawn(|| {
-            until("it waits", || thread_sleeps(this));
+            until("the call waits", || thread_sleeps(this));
             act(&has_returned);
         });
-        let reported = world.program.try_look(-1);
+        let reported = world.program.try_poll(-1);
         has_returned.store(true, SeqCst);
         reported
     })
 }
 
-/// When, how many clients, whether the descriptor of ipc_event_fd was asked for, whether files get the numbers.
-fn closes_what_it_does_not_know() {
-    let words = child::hear();
+/// The test sends one line: when to close, how many clients, whether the program has asked for ipc_event_fd's
+/// descriptor, and whether files get the closed numbers.
+fn closes_unknown_descriptors() {
+    let words = child::read_line();
     let mut words = words.split(' ');
     let mut word = || words.next().unwrap();
     let (when, clients) = (word(), word().parse().unwrap());
@@ -207,7 +211,7 @@ fn closes_what_it_does_not_know() {
             libc::signal(libc::SIGUSR1, handler as libc::sighandler_t);
             let this = libc::pthread_self();
             let reported = while_it_waits(&mut world, |has_returned| {
-                until("it returns", || {
+                until("the call returns", || {
                     libc::pthread_kill(this, libc::SIGUSR1);
                     has_returned.load(SeqCst)
                 });
@@ -216,11 +220,11 @@ fn closes_what_it_does_not_know() {
         },
         "thread" => {
             let path = world.program.path.clone();
-            // Made before, so that it does not get the number of the set that is waited for.
+            // Made before the close, so that the socket does not get the number of the set in use.
             let client = unconnected();
             let reported = while_it_waits(&mut world, |_| {
                 close_unknown();
-                // It gets the number of the set that is waited for.
+                // This file gets the number of the set in use.
                 let taken = std::fs::File::from(unconnected_low());
                 connect(&client, &path);
                 drop(taken);
@@ -242,7 +246,7 @@ fn closes_what_it_does_not_know() {
                 unsafe { libc::_exit(0) };
             }
             assert_eq!(wait_for(child), 0);
-            // The parent has closed nothing, and its event descriptor is the one that it had.
+            // The parent has closed nothing, and still has the same event descriptor.
             for _ in 0..3 {
                 world.assert_works();
             }
@@ -261,8 +265,8 @@ fn run_all(when: &str) {
         for has_event_fd in [false, true] {
             for has_files in [false, true] {
                 let case = format!("{when} {clients} {has_event_fd} {has_files}");
-                let mut child = Child::start(closes_what_it_does_not_know);
-                child.say(&case);
+                let mut child = Child::start(closes_unknown_descriptors);
+                child.send_line(&case);
                 assert!(child.end().success(), "{case}");
             }
         }
@@ -270,44 +274,44 @@ fn run_all(when: &str) {
 }
 
 #[test]
-fn promise_31_between_two_calls() {
+fn promise_31_fds_closed_between_two_calls() {
     own_process!(90);
     run_all("between");
 }
 
 #[test]
-fn promise_31_in_a_signal_handler_while_a_call_waits() {
+fn promise_31_fds_closed_in_a_handler_while_a_call_waits() {
     own_process!(90);
     run_all("handler");
 }
 
 #[test]
-fn promise_31_in_another_thread_while_a_call_waits() {
+fn promise_31_fds_closed_in_a_thread_while_a_call_waits() {
     own_process!(90);
     run_all("thread");
 }
 
 #[test]
-fn promise_31_in_a_child_and_the_parent_does_not_notice() {
+fn promise_31_fds_closed_in_a_child_do_not_affect_the_parent() {
     own_process!(90);
     run_all("child");
 }
 
-/// Some of the clients are closed as well; the library says so, once for each.
+/// The program also closes some clients: the library reports one DISCONNECTION for each.
 fn closes_its_clients() {
-    let mut world = World::new(20, child::hear() == "true", true);
+    let mut world = World::new(20, child::read_line() == "true", true);
     for (_, fd) in world.peers.iter().skip(1).step_by(2) {
         KNOWN[usize::try_from(*fd).unwrap()].store(false, SeqCst);
     }
-    let gone: Vec<_> = world.peers.iter().skip(1).step_by(2).map(|(_, fd)| *fd).collect();
+    let closed_clients: Vec<_> = world.peers.iter().skip(1).step_by(2).map(|(_, fd)| *fd).collect();
     close_unknown();
-    world.peers.retain(|(_, fd)| !gone.contains(fd));
-    let mut reported: Vec<_> = gone.iter().map(|_| world.program.next()).collect();
+    world.peers.retain(|(_, fd)| !closed_clients.contains(fd));
+    let mut reported: Vec<_> = closed_clients.iter().map(|_| world.program.next()).collect();
     reported.sort_by_key(|reported| match reported {
         Reported::Disconnection(fd) => *fd,
         other => panic!("{other:?}"),
     });
-    assert_eq!(reported, gone.into_iter().map(Reported::Disconnection).collect::<Vec<_>>());
+    assert_eq!(reported, closed_clients.into_iter().map(Reported::Disconnection).collect::<Vec<_>>());
     for _ in 0..3 {
         world.assert_works();
     }
@@ -316,21 +320,22 @@ fn closes_its_clients() {
 }
 
 #[test]
-fn promise_31_clients_among_what_is_closed_end_once() {
+fn promise_31_closed_clients_are_reported_once() {
     own_process!(60);
     for has_event_fd in ["false", "true"] {
         let mut child = Child::start(closes_its_clients);
-        child.say(has_event_fd);
+        child.send_line(has_event_fd);
         assert!(child.end().success(), "{has_event_fd}");
     }
 }
 
-/// Each call that may use or close a descriptor of the library's, as the first one after they were closed.
+/// Each call that may use or close a descriptor of the library is tried as the first call after all of them
+/// were closed.
 fn closes_and_frees() {
-    let call = child::hear();
+    let call = child::read_line();
     let mut world = World::new(3, true, true);
     let (mut own, other) = pair();
-    let other = out_of_the_way(other);
+    let other = at_high_number(other);
     know(own.as_raw_fd());
     let mut added = info(own.as_raw_fd());
     let (_, first) = world.peers[0];
@@ -381,7 +386,7 @@ fn closes_and_frees() {
 }
 
 #[test]
-fn promise_31_whatever_call_is_the_next() {
+fn promise_31_any_call_may_be_the_first_after_the_close() {
     own_process!(60);
     let calls = [
         "ipc_connections_free",
@@ -395,7 +400,7 @@ fn promise_31_whatever_call_is_the_next() {
     ];
     for call in calls {
         let mut child = Child::start(closes_and_frees);
-        child.say(call);
+        child.send_line(call);
         assert!(child.end().success(), "{call}");
     }
 }

@@ -1,5 +1,5 @@
-//! Promise 17: what is queued goes on leaving after ipc_close, ipc_server_close and ipc_connections_free, from within later
-//! calls, and at the end of the program, which waits for peers that read.
+//! Promise 17: after ipc_close, ipc_server_close and ipc_connections_free, queued bytes are still sent:
+//! during later calls, and at exit, which waits for peers that read.
 
 use std::io::Read;
 use std::os::unix::net::{UnixListener, UnixStream};
@@ -15,15 +15,15 @@ child::roles! { queues_and_closes }
 
 const SIZE: usize = 3_000_000;
 
-/// About a second, on a machine that has other things to do.
+/// About a second, with room for a busy machine.
 const ABOUT_A_SECOND: Duration = Duration::from_secs(5);
 
-/// A program that has connections in its list, and a service, queues a message for each connection, and then
-/// does what it is told to, one thing after the other.
+/// A program with a service and with connections in its list queues a message for each connection, and then
+/// does what the test's line says, in order.
 fn queues_and_closes() {
     let mut program = child::server();
-    let path = child::hear();
-    let count: usize = child::hear().parse().unwrap();
+    let path = child::read_line();
+    let count: usize = child::read_line().parse().unwrap();
     let mut connections: Vec<_> = (0..count)
         .map(|_| ipc_connection_info { fd: child::connect(Path::new(&path)), ..EMPTY_INFO })
         .collect();
@@ -31,10 +31,10 @@ fn queues_and_closes() {
         assert_eq!(unsafe { ipc_add(&mut program.list, connection) }, IPC_ERROR_NONE);
         assert_eq!(write(connection.fd, 1, &pattern(SIZE, 17)), IPC_ERROR_NONE);
     }
-    child::say("queued");
-    let ways = child::hear();
-    for way in ways.split(' ') {
-        match way {
+    child::send_line("queued");
+    let actions = child::read_line();
+    for action in actions.split(' ') {
+        match action {
             "ipc_close" => connections
                 .iter_mut()
                 .for_each(|connection| assert_eq!(unsafe { ipc_close(connection) }, IPC_ERROR_NONE)),
@@ -43,20 +43,20 @@ fn queues_and_closes() {
                 .for_each(|connection| assert_eq!(usock_close(connection.fd), IPC_ERROR_NONE)),
             "ipc_server_close" => assert_eq!(unsafe { ipc_server_close(program.srv()) }, IPC_ERROR_NONE),
             "ipc_connections_free" => unsafe { ipc_connections_free(&mut program.list) },
-            "calls" => makes_calls_until_it_hears(&connections[0]),
+            "calls" => call_until_line_arrives(&connections[0]),
             "exit" => unsafe { libc::exit(0) },
             _ => unsafe { libc::_exit(0) },
         }
     }
 }
 
-/// Calls that have nothing to do with what was queued.
-fn makes_calls_until_it_hears(connection: &ipc_connection_info) {
+/// Makes calls that do not concern the queued bytes, until the test sends a line.
+fn call_until_line_arrives(connection: &ipc_connection_info) {
     let stop = Arc::new(AtomicBool::new(false));
-    let hears = {
+    let reader = {
         let stop = Arc::clone(&stop);
         std::thread::spawn(move || {
-            child::hear();
+            child::read_line();
             stop.store(true, Ordering::Relaxed);
         })
     };
@@ -64,48 +64,48 @@ fn makes_calls_until_it_hears(connection: &ipc_connection_info) {
     while !stop.load(Ordering::Relaxed) {
         unsafe { ipc_pending(connection, &mut queued) };
     }
-    hears.join().unwrap();
+    reader.join().unwrap();
 }
 
-/// Such a program and its peers, with everything in the queues.
+/// A child in the role `queues_and_closes` that has queued its messages, and its peers.
 fn queued(peers: usize) -> (Child, Vec<UnixStream>) {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("peers");
     let listener = UnixListener::bind(&path).unwrap();
     let mut child = Child::start(queues_and_closes);
-    child.say(path.to_str().unwrap());
-    child.say(peers.to_string());
+    child.send_line(path.to_str().unwrap());
+    child.send_line(peers.to_string());
     let peers = (0..peers).map(|_| listener.accept().unwrap().0).collect();
-    assert_eq!(child.hear(), "queued");
+    assert_eq!(child.read_line(), "queued");
     (child, peers)
 }
 
-fn everything_arrives(mut peer: UnixStream, way: &str) {
+fn assert_message_arrives(mut peer: UnixStream, action: &str) {
     let mut got = Vec::new();
     peer.read_to_end(&mut got).unwrap();
-    assert!(got == frame(1, &pattern(SIZE, 17)), "{way}: {} of {} bytes", got.len(), SIZE + 5);
+    assert!(got == frame(1, &pattern(SIZE, 17)), "{action}: {} of {} bytes", got.len(), SIZE + 5);
 }
 
-/// Each of the peers gets everything, while the program does this.
-fn all_arrives(child: &mut Child, peers: Vec<UnixStream>, ways: &str) {
-    child.say(ways);
+/// Asserts that each of the peers receives its whole message while the program does these actions.
+fn assert_all_arrive(child: &mut Child, peers: Vec<UnixStream>, actions: &str) {
+    child.send_line(actions);
     let read = |peer| {
-        let ways = ways.to_owned();
-        std::thread::spawn(move || everything_arrives(peer, &ways))
+        let actions = actions.to_owned();
+        std::thread::spawn(move || assert_message_arrives(peer, &actions))
     };
     let readers: Vec<_> = peers.into_iter().map(read).collect();
     readers.into_iter().for_each(|reader| reader.join().unwrap());
 }
 
-/// They return at once; what they leave behind is sent later.
+/// The actions return at once; the queued bytes are sent later.
 const CLOSING: [&str; 4] = ["ipc_close", "usock_close", "ipc_server_close ipc_close", "ipc_connections_free"];
 
 #[test]
 fn promise_17_queue_is_sent_at_exit_after_each_kind_of_close() {
     own_process!(60);
-    for way in CLOSING.into_iter().chain(["ipc_server_close", "exit"]) {
+    for action in CLOSING.into_iter().chain(["ipc_server_close", "exit"]) {
         let (mut child, peers) = queued(3);
-        all_arrives(&mut child, peers, &format!("{way} exit"));
+        assert_all_arrive(&mut child, peers, &format!("{action} exit"));
         assert!(child.end().success());
     }
 }
@@ -113,12 +113,12 @@ fn promise_17_queue_is_sent_at_exit_after_each_kind_of_close() {
 #[test]
 fn promise_17_queue_is_sent_during_unrelated_calls() {
     own_process!(60);
-    for way in CLOSING {
-        // A connection that is not closed stays open, and its peer sees no end.
-        let closes = if way == "ipc_connections_free" { " ipc_close" } else { "" };
+    for action in CLOSING {
+        // ipc_connections_free leaves connections open; their peers see end of file only after ipc_close.
+        let closes = if action == "ipc_connections_free" { " ipc_close" } else { "" };
         let (mut child, peers) = queued(3);
-        all_arrives(&mut child, peers, &format!("{way}{closes} calls _exit"));
-        child.say("stop");
+        assert_all_arrive(&mut child, peers, &format!("{action}{closes} calls _exit"));
+        child.send_line("stop");
         assert!(child.end().success());
     }
 }
@@ -126,33 +126,33 @@ fn promise_17_queue_is_sent_during_unrelated_calls() {
 #[test]
 fn promise_17_stalled_peer_does_not_delay_other_queues() {
     own_process!(60);
-    for way in CLOSING.into_iter().chain(["exit"]) {
+    for action in CLOSING.into_iter().chain(["exit"]) {
         let (mut child, mut peers) = queued(3);
         let _stuck = peers.remove(1);
-        all_arrives(&mut child, peers, &format!("{way} exit"));
+        assert_all_arrive(&mut child, peers, &format!("{action} exit"));
         assert!(child.end().success());
     }
 }
 
-/// How long the program takes for this while none of its peers reads.
-fn time_with_stuck_peers(peers: usize, ways: &str) -> Duration {
+/// How long the program takes for the actions while none of its peers reads.
+fn time_with_stuck_peers(peers: usize, actions: &str) -> Duration {
     let (mut child, _stuck) = queued(peers);
     let start = Instant::now();
-    child.say(ways);
+    child.send_line(actions);
     assert!(child.end().success());
     start.elapsed()
 }
 
-/// More than the peers that a program may wait for one after the other.
+/// So many peers that waiting for each of them in turn would take too long.
 const MANY: usize = 20;
 
 #[test]
 fn promise_17_stalled_peers_waited_for_together_only_at_exit() {
     own_process!(120);
-    for ways in
+    for actions in
         ["ipc_close exit", "usock_close exit", "ipc_connections_free exit", "ipc_server_close exit", "exit"]
     {
-        let took = time_with_stuck_peers(MANY, ways);
-        assert!(took < ABOUT_A_SECOND, "{ways}: {took:?}");
+        let took = time_with_stuck_peers(MANY, actions);
+        assert!(took < ABOUT_A_SECOND, "{actions}: {took:?}");
     }
 }

@@ -1,8 +1,12 @@
-//! Promise 17: what is left of a connection that was closed with bytes queued.
+//! Promise 17: the queued bytes of a connection that was closed, and the copy of its descriptor.
 
+use std::fs::File;
 use std::io::Read;
 use std::os::fd::AsRawFd;
+use std::os::unix::fs::FileExt;
 use std::os::unix::net::UnixStream;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc;
 
 use crate::support::ext::*;
 use crate::support::*;
@@ -24,7 +28,7 @@ fn promise_17_close_frees_fd_at_once_and_peer_gets_all_bytes() {
     let fd = listed.info.fd;
     assert_eq!(unsafe { ipc_close(&mut *listed.info) }, IPC_ERROR_NONE);
     assert!(!is_open(fd), "the number is free");
-    // Another connection gets it, and nothing of the rest.
+    // Another connection gets the number, and its peer none of the queued bytes.
     let (other, mut other_peer) = pair();
     at_number(other.as_raw_fd(), fd);
     assert_eq!(write(fd, 7, b"other"), IPC_ERROR_NONE);
@@ -48,7 +52,7 @@ fn promise_17_queued_bytes_dropped_when_peer_stalls() {
     assert_eq!(unsafe { ipc_close(&mut *listed.info) }, IPC_ERROR_NONE);
     assert!(open_descriptors() > before + 1, "a copy is kept");
     let (other, _other_peer) = pair();
-    until("it is given up", || {
+    until("the queued bytes are dropped", || {
         pending(other.as_raw_fd());
         open_descriptors() == before + 3
     });
@@ -56,7 +60,7 @@ fn promise_17_queued_bytes_dropped_when_peer_stalls() {
 }
 
 #[test]
-fn promise_17_close_sends_itself_without_a_free_descriptor() {
+fn promise_17_close_sends_queue_itself_if_no_fd_is_free() {
     own_process!(60);
     let (mut listed, peer) = listed_with_a_queue();
     let reader = read_to_the_end(peer);
@@ -82,7 +86,7 @@ fn promise_17_event_fd_is_readable_for_background_bytes() {
     assert_eq!(unsafe { ipc_del(&mut listed.program.list, &mut *listed.info) }, IPC_ERROR_NONE);
     assert_eq!(unsafe { ipc_close(&mut *listed.info) }, IPC_ERROR_NONE);
     until("the descriptor is quiet", || {
-        assert_eq!(listed.program.try_look(0), Ok(Seen::Nothing));
+        assert_eq!(listed.program.try_poll(0), Ok(Seen::Nothing));
         !is_readable(fd)
     });
     let mut got = Vec::new();
@@ -92,10 +96,10 @@ fn promise_17_event_fd_is_readable_for_background_bytes() {
         let count = peer.read(&mut some).unwrap();
         got.extend_from_slice(&some[..count]);
         if got.len() + 1_000_000 < whole.len() {
-            assert!(becomes_readable(fd, 10_000), "it wakes for what can be sent");
+            assert!(becomes_readable(fd, 10_000), "readable when the kernel accepts more bytes");
         }
-        until("all that can be sent is", || {
-            assert_eq!(listed.program.try_look(0), Ok(Seen::Nothing));
+        until("the kernel accepts no more bytes", || {
+            assert_eq!(listed.program.try_poll(0), Ok(Seen::Nothing));
             !is_readable(fd)
         });
     }
@@ -116,7 +120,7 @@ fn promise_17_forked_child_drops_its_copies() {
     }
     let reader = read_to_the_end(peer);
     let (other, _other_peer) = pair();
-    until("the end arrives", || {
+    until("the end of file arrives", || {
         pending(other.as_raw_fd());
         reader.is_finished()
     });
@@ -125,4 +129,40 @@ fn promise_17_forked_child_drops_its_copies() {
         libc::kill(child, libc::SIGKILL);
         libc::waitpid(child, std::ptr::null_mut(), 0);
     }
+}
+
+/// No descriptor is free for a copy, so the close waits for the peer itself: the frames of other threads must
+/// not get into the queue that it sends.
+#[test]
+fn promise_17_connection_that_is_being_closed_accepts_no_frame() {
+    own_process!(60);
+    static BEGINS: AtomicBool = AtomicBool::new(false);
+    let (listed, mut peer) = listed_with_a_queue();
+    let fd = listed.fd();
+    let (sender, id) = mpsc::channel();
+    let closing = std::thread::spawn(move || {
+        sender.send(unsafe { libc::gettid() }).unwrap();
+        while !BEGINS.load(Ordering::Relaxed) {
+            std::hint::spin_loop();
+        }
+        usock_close(fd)
+    });
+    let state = File::open(format!("/proc/self/task/{}/stat", id.recv().unwrap())).unwrap();
+    let sleeps = || {
+        let mut text = [0; 200];
+        let count = state.read_at(&mut text, 0).unwrap();
+        String::from_utf8_lossy(&text[..count]).contains(") S ")
+    };
+    // poll(2) takes no more descriptors than the limit.
+    set_descriptor_limit(3);
+    BEGINS.store(true, Ordering::Relaxed);
+    while !sleeps() {
+        std::thread::yield_now();
+    }
+    assert_eq!(write(fd, 7, b"another frame"), IPC_ERROR_USOCK_SEND);
+    assert_eq!(errno(), libc::EBADF);
+    let mut bytes = Vec::new();
+    peer.read_to_end(&mut bytes).unwrap();
+    assert!(frame(1, &pattern(SIZE, 17)).starts_with(&bytes), "{} bytes", bytes.len());
+    assert_eq!(closing.join().unwrap(), IPC_ERROR_NONE);
 }

@@ -1,5 +1,5 @@
-//! Promise 11: if descriptors run out, connected clients go on, nothing spins, and the clients that wait
-//! are taken in as descriptors come free.
+//! Promise 11: if no descriptors are left, connected clients are still served, nothing spins, and waiting
+//! clients are accepted as descriptors become free.
 
 use std::io::Write;
 use std::os::unix::net::UnixStream;
@@ -9,12 +9,12 @@ use crate::support::*;
 const CLIENTS: usize = 120;
 const DESCRIPTORS: u64 = 64;
 
-/// A server that has reached its limit of descriptors, with clients that it has taken in and clients that
-/// wait, in the order in which they came. The clients' own descriptors are beyond the limit.
+/// A server that has reached its limit of descriptors. Its clients, in the order of connect(2): first the
+/// accepted ones, then those that still wait. The clients' own descriptors are above the limit.
 struct Full {
     server: Box<Program>,
     clients: Vec<UnixStream>,
-    /// The descriptors of those that were taken in.
+    /// The server's descriptors for the accepted clients.
     fds: Vec<i32>,
     spare: Option<std::fs::File>,
 }
@@ -25,31 +25,32 @@ impl Full {
         let server = Program::server();
         let spare = std::fs::File::open("/dev/null").unwrap();
         let clients =
-            (0..CLIENTS).map(|_| out_of_the_way(UnixStream::connect(&server.path).unwrap())).collect();
+            (0..CLIENTS).map(|_| at_high_number(UnixStream::connect(&server.path).unwrap())).collect();
         set_descriptor_limit(DESCRIPTORS);
         let mut full = Self { server, clients, fds: Vec::new(), spare: Some(spare) };
         full.accept_clients_while_room();
         full
     }
 
-    /// Until the first client is heard three times without another one that comes between.
+    /// Accepts clients until three messages of the first client were reported in a row with no CONNECTION
+    /// between them.
     fn accept_clients_while_room(&mut self) {
         self.fds.push(self.server.next_connection());
         let mut alone = 0;
         while alone < 3 {
             self.clients[0].write_all(&frame(1, b"anybody else?")).unwrap();
             alone += 1;
-            while let Reported::Connection(fd) = self.heard_or_come() {
+            while let Reported::Connection(fd) = self.next_message_or_connection() {
                 self.fds.push(fd);
                 alone = 0;
             }
         }
     }
 
-    fn heard_or_come(&mut self) -> Reported {
+    fn next_message_or_connection(&mut self) -> Reported {
         let reported = self.server.next();
-        let heard = Reported::Message(self.fds[0], 1, b"anybody else?".to_vec());
-        assert!(matches!(reported, Reported::Connection(_)) || reported == heard, "{reported:?}");
+        let message = Reported::Message(self.fds[0], 1, b"anybody else?".to_vec());
+        assert!(matches!(reported, Reported::Connection(_)) || reported == message, "{reported:?}");
         reported
     }
 
@@ -74,7 +75,7 @@ fn promise_11_connected_clients_go_on_without_spinning() {
     let (reported, share) = share_computed(&full.clients[0], &frame(1, b"later"), || full.server.next());
     assert_eq!(reported, Reported::Message(full.fds[0], 1, b"later".to_vec()));
     say(&format!(
-        "{connected} of {CLIENTS} clients with {DESCRIPTORS} descriptors: it computes for {:.2} % of its time",
+        "{connected} of {CLIENTS} clients with {DESCRIPTORS} descriptors: {:.2} % of the time on the CPU",
         share * 100.0
     ));
     assert!(share < 0.2);
@@ -85,12 +86,12 @@ fn promise_11_connected_clients_go_on_without_spinning() {
 fn promise_11_waiting_clients_accepted_when_others_leave() {
     own_process!(60);
     let mut full = Full::new();
-    let (mut come, mut gone) = (full.fds.len(), 0);
-    // One leaves, by itself or at the server's word, and one comes.
-    while come < CLIENTS {
+    let (mut accepted, mut closed) = (full.fds.len(), 0);
+    // One client is closed, by itself or by the server, and one is accepted.
+    while accepted < CLIENTS {
         let fd = full.fds.remove(0);
         let client = full.clients.remove(0);
-        if gone % 2 == 0 {
+        if closed % 2 == 0 {
             drop(client);
         } else {
             assert_eq!(unsafe { ipc_close(full.server.info(fd)) }, IPC_ERROR_NONE);
@@ -104,20 +105,20 @@ fn promise_11_waiting_clients_accepted_when_others_leave() {
         };
         assert_eq!(left, fd);
         full.fds.push(new);
-        (come, gone) = (come + 1, gone + 1);
-        if come % 20 == 0 {
+        (accepted, closed) = (accepted + 1, closed + 1);
+        if accepted % 20 == 0 {
             full.assert_all_are_answered();
         }
     }
     full.assert_all_are_answered();
     full.clients.clear();
-    for _ in gone..CLIENTS {
+    for _ in closed..CLIENTS {
         assert!(matches!(full.server.next(), Reported::Disconnection(_)));
     }
     assert_eq!(full.server.list.size, 0);
 }
 
-/// The library does not see it where the program closes a descriptor of its own.
+/// The library is not notified when the program closes a descriptor of its own.
 #[test]
 fn promise_11_waiting_clients_accepted_when_program_closes_fd() {
     own_process!(60);

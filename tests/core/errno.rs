@@ -1,5 +1,5 @@
-//! Promises 26 and 27, for calls that succeed: they leave errno as it is and print nothing, but for the
-//! functions that exist to print. `arguments.rs` has those that fail.
+//! Promises 26 and 27, for calls that succeed: they do not change errno, and print nothing, except for the
+//! functions that exist to print. For calls that fail, see `arguments.rs`.
 
 use std::ffi::{CStr, CString};
 use std::io::{Read, Write};
@@ -19,14 +19,14 @@ child::roles! { calls_every_function, calls_every_function_that_prints }
 /// An errno that no system call sets.
 const UNTOUCHED: i32 = 27_000;
 
-/// This call succeeds and does not touch errno.
+/// Asserts that the call succeeds and does not change errno.
 fn succeeds(what: &str, call: impl FnOnce() -> ipc_errors) {
     set_errno(UNTOUCHED);
     let code = call();
     assert_eq!((code, errno()), (IPC_ERROR_NONE, UNTOUCHED), "{what}");
 }
 
-/// The same for one that returns something else than a code.
+/// The same for a call that returns something other than a code.
 fn returns<T>(what: &str, call: impl FnOnce() -> T) -> T {
     set_errno(UNTOUCHED);
     let answer = call();
@@ -37,7 +37,7 @@ fn returns<T>(what: &str, call: impl FnOnce() -> T) -> T {
 fn services_and_connections(rundir: &Path) {
     let name = c"everything";
     let path = rundir.join("everything-0-0");
-    // A dead server's socket is in the way; the directory is there already.
+    // The socket of a dead server is at the path; the directory exists already.
     drop(std::os::unix::net::UnixListener::bind(&path).unwrap());
     let (mut srv, mut client, mut accepted, mut list) = (EMPTY_INFO, EMPTY_INFO, EMPTY_INFO, EMPTY_LIST);
     let (mut m, mut new_client) = (EMPTY_MESSAGE, null_mut());
@@ -94,7 +94,8 @@ fn sockets(rundir: &Path) {
     }
 }
 
-/// One that is reached by a detour, with each of its parts too long for a socket's address.
+/// A path whose directory and file name are each too long for a socket's address: the library uses its
+/// detour.
 fn long_path(rundir: &Path) -> CString {
     let directory: PathBuf = rundir.join("d".repeat(200));
     std::fs::create_dir(&directory).unwrap();
@@ -125,38 +126,38 @@ fn messages() {
     }
 }
 
-/// Every event of ipc_wait_event, and each way that a message takes to a connection in a list.
+/// Every event of ipc_wait_event, and each way in which a message is sent to a connection in a list.
 fn events(rundir: &Path) {
     let mut program = child::server();
     let (srv, list) = (program.srv(), &raw mut program.list);
     let mut event: ipc_event = unsafe { std::mem::zeroed() };
-    let mut tells = |expected: ipc_event_type| unsafe {
+    let mut expect = |expected: ipc_event_type| unsafe {
         succeeds("wait_event", || ipc_wait_event(list, srv, &mut event));
         assert_eq!(event.r#type.assume_init(), expected);
         (*event.origin).fd
     };
     let mut peer = std::os::unix::net::UnixStream::connect(&program.path).unwrap();
-    let fd = tells(IPC_EVENT_TYPE_CONNECTION);
+    let fd = expect(IPC_EVENT_TYPE_CONNECTION);
     peer.write_all(&[frame(1, b"one"), frame(1, b"two"), frame(1, b"half")[..7].to_vec()].concat()).unwrap();
-    tells(IPC_EVENT_TYPE_MESSAGE);
-    tells(IPC_EVENT_TYPE_MESSAGE);
-    // While it waits, half a frame and the rest of a queue come and go.
+    expect(IPC_EVENT_TYPE_MESSAGE);
+    expect(IPC_EVENT_TYPE_MESSAGE);
+    // While the call waits, a queue is sent and the rest of a frame arrives.
     let size = 1_000_000;
     succeeds("write, queued", || write(fd, 1, &vec![27; size]));
-    succeeds("write, queued behind", || write(fd, 1, &vec![27; size]));
+    succeeds("write, queued second", || write(fd, 1, &vec![27; size]));
     let reader = std::thread::spawn(move || {
         peer.read_exact(&mut vec![0; 2 * (size + 5)]).unwrap();
         peer.write_all(&frame(1, b"half")[7..]).unwrap();
         peer
     });
-    tells(IPC_EVENT_TYPE_MESSAGE);
+    expect(IPC_EVENT_TYPE_MESSAGE);
     let mut peer = reader.join().unwrap();
     peer.write_all(&[255; 5]).unwrap();
-    tells(IPC_EVENT_TYPE_ERROR);
-    tells(IPC_EVENT_TYPE_DISCONNECTION);
+    expect(IPC_EVENT_TYPE_ERROR);
+    expect(IPC_EVENT_TYPE_DISCONNECTION);
     let file = std::fs::File::open(std::env::current_exe().unwrap()).unwrap();
     succeeds("add_fd", || unsafe { ipc_add_fd(list, file.as_raw_fd()) });
-    tells(IPC_EVENT_TYPE_EXTRA_SOCKET);
+    expect(IPC_EVENT_TYPE_EXTRA_SOCKET);
     let (one, _other) = pair();
     let mut member = connection(&one);
     succeeds("add", || unsafe { ipc_add(list, &mut member) });
@@ -201,13 +202,13 @@ fn calls_every_function_that_prints() {
     }
 }
 
-/// What a program in this role prints on standard output. It prints nothing else.
+/// What a program in this role prints on standard output; it must print nothing on standard error.
 fn printed_by(role: impl Fn()) -> String {
     let rundir = tempfile::tempdir().unwrap();
     let mut command = child::command(role);
     let output = command.env("IPC_RUNDIR", rundir.path()).stderr(Stdio::piped()).output().unwrap();
-    let complaint = String::from_utf8(output.stderr).unwrap();
-    assert!(complaint.is_empty() && output.status.success(), "{}: {complaint}", output.status);
+    let errors = String::from_utf8(output.stderr).unwrap();
+    assert!(errors.is_empty() && output.status.success(), "{}: {errors}", output.status);
     String::from_utf8(output.stdout).unwrap()
 }
 

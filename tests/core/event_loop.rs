@@ -1,4 +1,4 @@
-//! Promise 5: ipc_wait_event never blocks on one peer, and serves all others meanwhile.
+//! Promise 5: ipc_wait_event never blocks on one peer; all other peers are served meanwhile.
 
 use std::io::Write;
 use std::sync::Arc;
@@ -37,7 +37,7 @@ fn promise_5_byte_by_byte_sender_delays_no_client() {
     let (last, first) = bytes.split_last().unwrap();
     for byte in first {
         slow.write_all(&[*byte]).unwrap();
-        // Whoever waited for the rest of the slow one's frame would wait for ever.
+        // A loop that waited for the rest of the slow client's frame would wait for ever.
         other.write_all(&frame(2, &[*byte])).unwrap();
         assert_eq!(server.next(), Reported::Message(other_fd, 2, vec![*byte]));
     }
@@ -62,7 +62,8 @@ fn promise_5_stuck_servers_do_not_block_their_client() {
     }
 }
 
-/// Bytes that the kernel has reported may have been read by the program itself when the turn comes.
+/// The kernel has reported a connection as ready, but the program reads its bytes itself before the
+/// connection's turn.
 #[test]
 fn promise_5_message_read_directly_delays_no_client() {
     own_process!(30);
@@ -82,13 +83,15 @@ fn promise_5_message_read_directly_delays_no_client() {
     }
 }
 
-/// A client floods and never reads, beside another one that asks and waits for each answer. The server
-/// answers both until it has refused a hundred answers to the one and given a hundred more to the other.
+/// One client floods the server and never reads; a second client asks and waits for each answer. The server
+/// answers both until a hundred writes to the first were refused and the second has got a hundred more
+/// answers.
 #[test]
 fn promise_5_flooding_peer_costs_bounded_memory() {
     own_process!(60);
     const ENOUGH: usize = 100;
-    /// What all queues of the process may have together, since others always wait to be served, and messages on their way.
+    /// The limit of all queues of the process together (it applies since another client always waits), and
+    /// some messages in transit.
     const MEMORY: usize = (256 << 20) + (4 << 20);
     let mut server = Program::server();
     let (flooder, flooder_fd) = server.peer();
@@ -136,13 +139,14 @@ fn promise_5_flooding_peer_costs_bounded_memory() {
         assert!(most < MEMORY, "{most} bytes for a client that does not read");
     }
     assert_eq!(asking.join().unwrap(), answered);
-    // So that nobody waits for a last chance to send it what is queued.
+    // The server then need not wait, when it ends, until the queued bytes are sent.
     flooder.shutdown(std::net::Shutdown::Both).unwrap();
     flood.join().unwrap();
     say(&format!("a client that never reads: {most} bytes of memory at most, {refused} answers refused"));
 }
 
-/// The library has work of its own each 10 ms, some of it between the receive that brings both messages and their report.
+/// The library scans the list each 10 ms, sometimes between the receive that brings both messages and their
+/// report.
 #[test]
 fn simultaneous_messages_are_all_reported() {
     own_process!(60);
@@ -151,7 +155,7 @@ fn simultaneous_messages_are_all_reported() {
     let both = [frame(1, b"one"), frame(2, b"another")].concat();
     for round in 0..60_000 {
         peer.write_all(&both).unwrap();
-        assert_eq!(server.look(10_000), Reported::Message(fd, 1, b"one".to_vec()), "{round}");
-        assert_eq!(server.look(10_000), Reported::Message(fd, 2, b"another".to_vec()), "{round}");
+        assert_eq!(server.poll(10_000), Reported::Message(fd, 1, b"one".to_vec()), "{round}");
+        assert_eq!(server.poll(10_000), Reported::Message(fd, 2, b"another".to_vec()), "{round}");
     }
 }

@@ -6,24 +6,24 @@ use std::os::unix::net::UnixStream;
 
 use crate::support::*;
 
-/// How many events of others may come between a message that is there and its turn: one of each that is
-/// ready, and one more that was on its way.
+/// How many events of other connections may be reported before a message that has arrived: one of each ready
+/// connection, and one more that was already in progress.
 fn turns(others: usize) -> usize {
     2 * others + 1
 }
 
-/// Takes events until the one expected; how many others came before it.
+/// Takes events until the expected one; the number of other events before it.
 fn others_before(server: &mut Program, expected: impl Fn(&Reported) -> bool, most: usize) -> usize {
     for count in 0..=most {
         if expected(&server.next()) {
             return count;
         }
     }
-    panic!("more than {most} events of others came first");
+    panic!("more than {most} other events came first");
 }
 
 #[test]
-fn promise_6_all_that_have_messages_take_turns() {
+fn promise_6_connections_with_messages_take_turns() {
     own_process!(30);
     const EACH: usize = 300;
     let mut server = Program::server();
@@ -52,7 +52,7 @@ fn promise_6_large_messages_take_turns_with_small_ones() {
     large.write_all(&frame(2, &payload).repeat(5)).unwrap();
     for _ in 0..5 {
         let expected = Reported::Message(large_fd, 2, payload.clone());
-        // Each takes two or three receives, and each receive is a turn.
+        // Each message takes two or three receives, and each receive is a turn.
         others_before(&mut server, |reported| *reported == expected, turns(1) + 4);
     }
 }
@@ -78,7 +78,7 @@ fn promise_6_endless_flood_starves_no_client() {
     own_process!(60);
     let mut server = Program::server();
     let (mut asker, asker_fd) = server.peer();
-    // Sizes that share no divisor with the size of any buffer: there is always a piece of a frame left.
+    // Sizes that share no divisor with the size of any buffer: a buffer always ends with a part of a frame.
     let flooders = [7, 101, 1009].map(|size| (size, server.peer().0));
     let floods = flooders.map(|(size, flooder)| {
         let bytes = frame(1, &vec![b'f'; size]).repeat(999);
@@ -98,7 +98,7 @@ fn promise_6_endless_flood_starves_no_client() {
 }
 
 #[test]
-fn promise_6_a_new_client_is_taken_in_amid_a_flood() {
+fn promise_6_new_client_is_accepted_during_a_flood() {
     own_process!(30);
     let mut server = Program::server();
     let (mut flooder, _) = server.peer();
@@ -155,7 +155,7 @@ fn promise_6_more_peers_than_one_epoll_wait_returns_take_turns() {
         let Reported::Message(fd, ..) = event else { panic!("{event:?}") };
         let count = reported.entry(fd).or_insert(0);
         *count += 1;
-        // It takes some rounds until all are known to be ready.
+        // It takes some rounds until all connections are known to be ready.
         assert!(
             *count < EACH / 2 || reported.len() == PEERS,
             "{} have not had a turn",

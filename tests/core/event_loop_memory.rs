@@ -1,5 +1,5 @@
-//! Promises 8 and 28, in bytes of the heap: announced bytes cost nothing before they come, and an idle
-//! connection costs little.
+//! Promises 8 and 28, in bytes of the heap: announced bytes take no memory before they arrive, and an idle
+//! connection takes little.
 
 use std::io::Write;
 use std::os::fd::AsRawFd;
@@ -8,7 +8,7 @@ use std::os::unix::net::UnixStream;
 use crate::support::ext::{allow, heap_can_be_counted, limits};
 use crate::support::*;
 
-/// How many connections fit, with both ends in this process, if more than that are wanted.
+/// How many connections, at most `wanted`, the limit of descriptors allows with both ends in this process.
 fn room_for(wanted: usize) -> usize {
     let room = (raise_descriptor_limit() - open_descriptors()).saturating_sub(50) / 2;
     if room < wanted {
@@ -19,7 +19,7 @@ fn room_for(wanted: usize) -> usize {
     room.min(wanted)
 }
 
-/// Waits until the server has taken from the kernel what its peers have sent.
+/// Waits until the server has received all bytes that its peers have sent.
 fn let_the_server_read(server: &mut Program, peers: &[UnixStream], marker: &mut (UnixStream, i32)) {
     let is_read = |peer: &UnixStream| {
         let mut unread = -1;
@@ -62,11 +62,11 @@ fn promise_8_announced_bytes_cost_nothing_before_arrival() {
         assert!(matches!(server.next(), Reported::Disconnection(_)));
     }
     let left = heap_in_use().saturating_sub(before);
-    assert!(left < 1024 * clients, "{left} bytes are left of clients that are gone");
+    assert!(left < 1024 * clients, "{left} bytes are left of closed clients");
 }
 
 #[test]
-fn promise_28_an_idle_connection_costs_less_than_256_bytes() {
+fn promise_28_idle_connection_takes_less_than_256_bytes() {
     own_process!(60);
     cost_of_idle_connections(Program::server());
 }
@@ -82,7 +82,7 @@ fn promise_28_holds_if_service_has_limits_and_descriptors() {
 }
 
 fn cost_of_idle_connections(mut server: Box<Program>) {
-    /// What malloc(3) takes for the program's own: the structure, and its place in the array.
+    /// Bytes of malloc(3) that belong to the program: the structure, and its place in the array.
     const OF_THE_PROGRAM: usize = 32 + 8;
     let clients = room_for(4000);
     let mut marker = server.peer();
@@ -95,7 +95,7 @@ fn cost_of_idle_connections(mut server: Box<Program>) {
         fds.push(fd);
     }
     let silent = (heap_in_use() - before) / clients;
-    // Each has spoken, has been answered, and is idle again.
+    // Each client has sent a message, got an answer, and is idle again.
     for (peer, fd) in peers.iter_mut().zip(&fds) {
         peer.write_all(&frame(1, b"a few words").repeat(2)).unwrap();
         for _ in 0..2 {
@@ -104,13 +104,13 @@ fn cost_of_idle_connections(mut server: Box<Program>) {
         assert_eq!(server.write(*fd, 1, b"an answer"), IPC_ERROR_NONE);
         assert_eq!(read_frame(peer), (1, b"an answer".to_vec()));
     }
-    have_the_list_looked_through(&mut server.list);
+    force_list_scan(&mut server.list);
     let_the_server_read(&mut server, &peers, &mut marker);
-    let spoken = (heap_in_use() - before) / clients;
+    let after_messages = (heap_in_use() - before) / clients;
     say(&format!(
-        "{clients} idle connections: {silent} bytes each, {spoken} after they have spoken; {OF_THE_PROGRAM} of them are the program's"
+        "{clients} idle connections: {silent} bytes each, {after_messages} after some messages; {OF_THE_PROGRAM} of them are the program's"
     ));
-    assert!(silent < 256 + OF_THE_PROGRAM && spoken < 256 + OF_THE_PROGRAM);
+    assert!(silent < 256 + OF_THE_PROGRAM && after_messages < 256 + OF_THE_PROGRAM);
 }
 
 #[test]
@@ -121,17 +121,17 @@ fn promise_28_small_payload_after_large_one_has_a_small_block() {
     }
     let mut server = Program::server();
     let (mut peer, fd) = server.peer();
-    let mut say = |server: &mut Program, size: usize| {
+    let mut exchange = |server: &mut Program, size: usize| {
         let payload = pattern(size, size);
         peer.write_all(&frame(1, &payload)).unwrap();
         assert_eq!(server.next(), Reported::Message(fd, 1, payload));
-        // With the message, which is freed by the next call.
+        // Includes the message, which the next call frees.
         heap_in_use()
     };
-    let before = say(&mut server, 10);
+    let before = exchange(&mut server, 10);
     for _ in 0..3 {
-        assert!(say(&mut server, 60_000) > before + 50_000);
-        let now = say(&mut server, 10);
+        assert!(exchange(&mut server, 60_000) > before + 50_000);
+        let now = exchange(&mut server, 10);
         assert!(now < before + 10_000, "{before} bytes of heap, and {now} after a large message");
     }
 }

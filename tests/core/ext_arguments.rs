@@ -1,4 +1,5 @@
-//! Wrong arguments of the functions that send, and calls from a signal handler that has interrupted the library.
+//! Wrong arguments of the functions that send, and calls from a signal handler that has interrupted the
+//! library.
 
 use std::os::fd::AsRawFd;
 use std::sync::atomic::{AtomicBool, AtomicI32, AtomicUsize, Ordering::Relaxed};
@@ -7,7 +8,7 @@ use crate::child::{self, Child};
 use crate::support::ext::*;
 use crate::support::*;
 
-child::roles! { is_interrupted_inside, is_interrupted_while_it_waits }
+child::roles! { is_interrupted_in_the_library, is_interrupted_while_it_waits }
 
 /// The three functions that take a message.
 fn send(way: usize, p: *const ipc_connection_info, m: *const ipc_message, with: i32) -> Result<(), Failure> {
@@ -47,7 +48,7 @@ fn wrong_arguments_are_reported_as_by_ipc_write() {
         assert_eq!(reported(&closed, &fine), Err((IPC_ERROR_USOCK_SEND, libc::EBADF)));
         assert_eq!(reported(&EMPTY_INFO, &fine), Err((IPC_ERROR_USOCK_SEND, libc::EBADF)));
         assert_eq!(reported(&no_socket, &fine), Err((IPC_ERROR_USOCK_SEND, libc::ENOTSOCK)), "{way}");
-        assert_eq!(pending(good.fd), 0, "nothing of all that is queued");
+        assert_eq!(pending(good.fd), 0, "no byte of a refused message is queued");
         assert_eq!(reported(&good, &fine), Ok(()));
         flush(good.fd, -1).unwrap();
         assert_eq!(read_frame(&mut peer), (1, b"fine".to_vec()), "and nothing else is sent");
@@ -75,7 +76,7 @@ fn missing_result_pointer_is_reported() {
             assert_eq!(outcome(ipc_allow_fds(closed)), Err((IPC_ERROR_USOCK_RECV, libc::EBADF)));
         }
         assert_eq!(bytes, 4711);
-        // Neither allowed, nor has any message come.
+        // Descriptors are not allowed, and no message was received.
         assert_eq!(outcome(ipc_take_fd(&good, &mut fd)), Err((IPC_ERROR_USOCK_RECV, libc::ENOENT)));
         assert_eq!(fd, -1);
         let (pipe, _writer) = pipe();
@@ -92,14 +93,14 @@ static mut LIST: ipc_connection_infos = EMPTY_LIST;
 static FD: AtomicI32 = AtomicI32::new(-1);
 static INSIDE: AtomicUsize = AtomicUsize::new(0);
 static OUTSIDE: AtomicUsize = AtomicUsize::new(0);
-/// Which call of the handler was answered as it should not be, from 1 on.
+/// The number, from 1 on, of a call in the handler that returned a wrong result; 0 if there was none.
 static WRONG: AtomicUsize = AtomicUsize::new(0);
 
 fn code_and_errno(code: ipc_errors) -> Failure {
     (code, unsafe { *libc::__errno_location() })
 }
 
-/// All functions of the header, with good arguments, without the heap.
+/// Calls all functions of the header, with valid arguments, without use of the heap.
 fn call_all() -> [Failure; 26] {
     let p = ipc_connection_info { fd: FD.load(Relaxed), ..EMPTY_INFO };
     let m = ipc_message { r#type: 1, ..EMPTY_MESSAGE };
@@ -141,7 +142,7 @@ fn call_all() -> [Failure; 26] {
     }
 }
 
-/// What each says inside the library, in the same order.
+/// The code of each function inside the library, in the same order.
 const INSIDE_CODES: [ipc_errors; 26] = [
     IPC_ERROR_WAIT_EVENT__SELECT,
     IPC_ERROR_WAIT_EVENT__SELECT,
@@ -177,7 +178,7 @@ extern "C" fn count_destroyed(_: *mut std::ffi::c_void) {
     DESTROYED.fetch_add(1, Relaxed);
 }
 
-extern "C" fn calls_the_library(_: i32) {
+extern "C" fn call_library_in_handler(_: i32) {
     let before = unsafe { *libc::__errno_location() };
     unsafe { ipc_message_empty(none()) };
     // A call returns EDEADLK if it has interrupted the library.
@@ -206,15 +207,16 @@ fn handle(signal: i32, handler: extern "C" fn(i32)) {
     }
 }
 
-/// Sends itself signals at odd times while it uses everything, until enough have come inside the library.
-fn is_interrupted_inside() {
+/// Sends itself signals at varying times while it calls many functions, until enough signals have interrupted
+/// the library.
+fn is_interrupted_in_the_library() {
     let (ours, peer) = pair();
     let (mut program, file) = (Program::client(), numbered_file(1));
     let mut info = connection(&ours);
     FD.store(ours.as_raw_fd(), Relaxed);
     assert_eq!(unsafe { ipc_add(&mut program.list, &mut info) }, IPC_ERROR_NONE);
     allow(info.fd);
-    handle(libc::SIGALRM, calls_the_library);
+    handle(libc::SIGALRM, call_library_in_handler);
     let (mut rounds, m) = (0_u64, message(1, b"words"));
     let theirs = connection(&peer);
     let mut array = events(8);
@@ -250,9 +252,9 @@ fn is_interrupted_inside() {
         }
     }
     unsafe { libc::setitimer(libc::ITIMER_REAL, &std::mem::zeroed(), none()) };
-    assert_eq!(WRONG.load(Relaxed), 0, "the number of the call with a wrong answer");
-    child::say(format!("{} {}", INSIDE.load(Relaxed), OUTSIDE.load(Relaxed)));
-    // The library goes on as if nothing had been.
+    assert_eq!(WRONG.load(Relaxed), 0, "the number of the call with a wrong result");
+    child::send_line(format!("{} {}", INSIDE.load(Relaxed), OUTSIDE.load(Relaxed)));
+    // The library works as before.
     assert_eq!(queue(info.fd, 2, b"as before"), Ok(()));
     assert_eq!(flush(info.fd, -1), Ok(()));
     assert_eq!(read(theirs.fd), Ok((2, b"as before".to_vec())));
@@ -262,19 +264,19 @@ fn is_interrupted_inside() {
 #[test]
 fn each_function_returns_edeadlk_in_a_nested_handler() {
     own_process!(60);
-    let mut program = Child::start(is_interrupted_inside);
-    let reported = program.hear();
+    let mut program = Child::start(is_interrupted_in_the_library);
+    let reported = program.read_line();
     let (inside, outside) = reported.split_once(' ').unwrap();
     say(&format!("{inside} signals inside the library, {outside} outside"));
     let inside: usize = inside.parse().unwrap();
-    assert!(inside >= 50, "only {inside} signals have come inside the library: not enough to tell");
+    assert!(inside >= 50, "only {inside} signals have interrupted the library: too few for a result");
     assert!(program.end().success());
 }
 
 static QUEUED: AtomicBool = AtomicBool::new(false);
 
-/// While the library waits a handler may use all of it.
-extern "C" fn queues_while_it_waits(_: i32) {
+/// While the library waits, a handler may call any function.
+extern "C" fn queue_in_handler(_: i32) {
     let p = ipc_connection_info { fd: FD.load(Relaxed), ..EMPTY_INFO };
     let m = ipc_message { r#type: 7, ..EMPTY_MESSAGE };
     let before = unsafe { *libc::__errno_location() };
@@ -285,7 +287,7 @@ extern "C" fn queues_while_it_waits(_: i32) {
 }
 
 fn is_interrupted_while_it_waits() {
-    handle(libc::SIGUSR1, queues_while_it_waits);
+    handle(libc::SIGUSR1, queue_in_handler);
     for call in 0..3 {
         let (ours, peer) = patient_pair();
         let (stuck, _never_reads) = pair();
@@ -293,7 +295,7 @@ fn is_interrupted_while_it_waits() {
         FD.store(waiting.fd(), Relaxed);
         QUEUED.store(false, Relaxed);
         let main = unsafe { libc::pthread_self() };
-        // It signals until the peer has what the handler sends, and then answers.
+        // This thread sends signals until the peer has received the handler's frame, and then answers.
         let other = std::thread::spawn(move || {
             let mut peer = peer;
             peer.set_nonblocking(true).unwrap();
@@ -307,7 +309,7 @@ fn is_interrupted_while_it_waits() {
             peer
         });
         match call {
-            0 => assert!(matches!(waiting.program.look(20_000), Seen::Reported(Reported::Message(_, 8, _)))),
+            0 => assert!(matches!(waiting.program.poll(20_000), Seen::Reported(Reported::Message(_, 8, _)))),
             1 => {
                 let reported = waiting.program.many(&mut events(2), 20_000);
                 assert!(matches!(reported[..], [Seen::Reported(Reported::Message(_, 8, _))]));
@@ -323,13 +325,13 @@ fn is_interrupted_while_it_waits() {
         }
         let _peer = other.join().unwrap();
     }
-    child::say("done");
+    child::send_line("done");
 }
 
 #[test]
-fn a_handler_may_queue_and_flush_while_the_library_waits() {
+fn handler_may_queue_and_flush_while_the_library_waits() {
     own_process!(90);
     let mut program = Child::start(is_interrupted_while_it_waits);
-    assert_eq!(program.hear(), "done");
+    assert_eq!(program.read_line(), "done");
     assert!(program.end().success());
 }

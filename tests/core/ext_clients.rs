@@ -1,5 +1,5 @@
-//! ipc_set_data and ipc_data: a pointer of the program's own for each client; ipc_end: sending a client away; ipc_why: why
-//! one has gone; ipc_status.
+//! ipc_set_data and ipc_data: a pointer of the program for each client; ipc_end: closing a client's
+//! connection; ipc_why: the reason of a connection's end; ipc_status.
 
 use std::cell::RefCell;
 use std::ffi::{c_int, c_void};
@@ -14,7 +14,7 @@ use crate::support::*;
 child::roles! { forks_with_data, ends_in_a_handler }
 
 thread_local! {
-    /// What `destroy` was called with, in this thread.
+    /// The pointers that `destroy` was called with, in this thread. `destroyed` takes them.
     static DESTROYED: RefCell<Vec<usize>> = const { RefCell::new(Vec::new()) };
 }
 
@@ -22,7 +22,7 @@ extern "C" fn destroy(data: *mut c_void) {
     DESTROYED.with_borrow_mut(|all| all.push(data.addr()));
 }
 
-/// What was destroyed since this was last asked.
+/// The pointers that were destroyed since the last call of this function.
 fn destroyed() -> Vec<usize> {
     DESTROYED.take()
 }
@@ -61,7 +61,7 @@ fn status(program: &Program) -> ipc_status {
     status
 }
 
-/// Whether the number is that of any file.
+/// Whether any file has the number, the library's placeholder included.
 fn is_taken(fd: i32) -> bool {
     unsafe { libc::fcntl(fd, libc::F_GETFD) >= 0 }
 }
@@ -73,7 +73,7 @@ fn next_origin(program: &mut Program) -> (ipc_event_type, *mut ipc_connection_in
     (unsafe { program.event.r#type.assume_init() }, program.event.origin)
 }
 
-/// The end of this client, which the program frees.
+/// Frees the structure of a client that has ended.
 fn free_client(program: &mut Program, origin: *mut ipc_connection_info) {
     program.clients.retain(|client| *client != origin);
     unsafe { libc::free(origin.cast()) };
@@ -98,7 +98,7 @@ fn data_is_kept_until_the_call_after_disconnection() {
     assert_eq!((kind, origin), (ipc_event_type::IPC_EVENT_TYPE_DISCONNECTION, client));
     assert_eq!((data(origin), data(&info(fd)), destroyed()), (7, 7, vec![]), "the end is being reported");
     free_client(&mut program, origin);
-    assert_eq!(program.look(0), Seen::Nothing);
+    assert_eq!(program.poll(0), Seen::Nothing);
     assert_eq!(destroyed(), [7]);
     assert_eq!(data(&info(fd)), 0);
     drop(program);
@@ -117,7 +117,7 @@ fn data_of_a_freed_list_and_of_closed_connections_is_destroyed() {
     let (_, origin) = next_origin(&mut program);
     free_client(&mut program, origin);
     unsafe { ipc_connections_free(&mut program.list) };
-    assert_eq!(destroyed(), [2], "the other one is connected, and in no list now");
+    assert_eq!(destroyed(), [2], "the other client is connected, and in no list now");
     assert_eq!(data(program.info(fd)), 1);
     unsafe { ipc_close(program.info(fd)) };
     assert_eq!(destroyed(), [1]);
@@ -144,12 +144,12 @@ fn data_that_is_replaced_is_destroyed_unless_it_is_the_same() {
     set(&mine, 2).unwrap();
     assert_eq!((destroyed(), data(&mine)), (vec![], 2));
     limits(mine.fd, 100, 0).unwrap();
-    assert_eq!(data(&mine), 2, "limits are beside it");
+    assert_eq!(data(&mine), 2, "limits do not change the pointer");
     assert_eq!(outcome(unsafe { ipc_set_data(&mine, none(), None) }), Ok(()));
     assert_eq!((destroyed(), data(&mine)), (vec![2], 0));
     assert_eq!(outcome(unsafe { ipc_set_data(&mine, pointer(9), None) }), Ok(()));
     set(&mine, 5).unwrap();
-    assert_eq!(destroyed(), [], "nobody was to be called for the one before");
+    assert_eq!(destroyed(), [], "the previous pointer had no function to call");
     assert_eq!(outcome(unsafe { ipc_set_data(&mine, none(), Some(destroy)) }), Ok(()));
     assert_eq!(destroyed(), [5]);
 }
@@ -192,26 +192,27 @@ fn wrong_arguments_destroy_nothing() {
     assert_eq!(code, Err((IPC_ERROR_WAIT_EVENT__NO_EVENT_PARAM, libc::EINVAL)));
 }
 
-/// A number that the program has closed itself is another connection's at once: it has nothing of the first.
+/// The program closes a number itself, and another connection gets the number at once: the pointer of the
+/// first connection is not the second one's.
 #[test]
 fn data_of_a_closed_connection_is_not_inherited() {
     own_process!(30);
     let mut program = Program::server();
     for close_it in [|fd| _ = usock_close(fd), |fd| _ = unsafe { libc::close(fd) }] {
         let (_peer, fd) = program.peer();
-        let gone = program.info(fd);
-        set(gone, 6).unwrap();
+        let client = program.info(fd);
+        set(client, 6).unwrap();
         close_it(fd);
         let (other, _peer) = pair();
         assert_eq!(other.as_raw_fd(), fd, "the lowest number that is free");
         assert_eq!(data(&info(fd)), 0);
         let (kind, origin) = next_origin(&mut program);
-        assert_eq!((kind, origin), (ipc_event_type::IPC_EVENT_TYPE_DISCONNECTION, gone));
+        assert_eq!((kind, origin), (ipc_event_type::IPC_EVENT_TYPE_DISCONNECTION, client));
         set(&info(fd), 8).unwrap();
-        assert!(matches!(data(origin), 0 | 6), "not what the other one has");
+        assert!(matches!(data(origin), 0 | 6), "not the other connection's pointer");
         assert_eq!(why(origin), Ok(ipc_reason::IPC_REASON_CLOSED));
         free_client(&mut program, origin);
-        assert_eq!(program.look(0), Seen::Nothing);
+        assert_eq!(program.poll(0), Seen::Nothing);
         assert_eq!(destroyed(), [6]);
         drop(other);
         assert_eq!(data(&info(fd)), 0);
@@ -223,13 +224,49 @@ thread_local! {
     static PROGRAM: RefCell<*mut Program> = const { RefCell::new(std::ptr::null_mut()) };
 }
 
-/// It calls the library: it waits for events, and ends the next client.
+/// A `destroy` function that calls the library: it ends the next client.
 extern "C" fn end_the_next(data: *mut c_void) {
     destroy(data);
     let program = unsafe { &mut *PROGRAM.with_borrow(|program| *program) };
     assert_eq!(self::data(program.srv()), 0);
     if let Some(client) = program.clients.first().copied() {
         assert_eq!(outcome(unsafe { ipc_end(&mut program.list, client, 0) }), Ok(()));
+    }
+}
+
+extern "C" fn note_cancel_state(data: *mut c_void) {
+    unsafe extern "C" {
+        fn pthread_setcancelstate(state: c_int, before: *mut c_int) -> c_int;
+    }
+    unsafe {
+        let state = data.cast::<c_int>();
+        pthread_setcancelstate(0, state);
+        pthread_setcancelstate(*state, none());
+    }
+}
+
+/// Otherwise a destroy function that is a cancellation point ends a call that holds a turn to write.
+#[test]
+fn destroy_runs_with_cancellation_disabled() {
+    own_process!(30);
+    const DISABLED: c_int = 1;
+    let mut program = Program::server();
+    let (_peer, fd) = program.peer();
+    for waits in [false, true] {
+        let mut state: c_int = -1;
+        let data = (&raw mut state).cast();
+        assert_eq!(outcome(unsafe { ipc_set_data(program.info(fd), data, Some(note_cancel_state)) }), Ok(()));
+        if waits {
+            let (peer, other) = program.peer();
+            let data = (&raw mut state).cast();
+            let code = unsafe { ipc_set_data(program.info(other), data, Some(note_cancel_state)) };
+            assert_eq!(outcome(code), Ok(()));
+            drop(peer);
+            assert!(matches!(program.next(), Reported::Disconnection(_)));
+            assert_eq!(program.poll(0), Seen::Nothing);
+        }
+        set(program.info(fd), 1).unwrap();
+        assert_eq!(state, DISABLED);
     }
 }
 
@@ -248,19 +285,19 @@ fn destroy_may_use_the_library_and_does_not_nest() {
     for _ in 0..500 {
         assert!(matches!(program.next(), Reported::Disconnection(_)));
     }
-    assert_eq!(program.look(0), Seen::Nothing);
+    assert_eq!(program.poll(0), Seen::Nothing);
     assert_eq!(destroyed().len(), 500);
-    // The list is closed as a whole: each is destroyed as the calls notice that.
+    // The program closes all descriptors itself: each pointer is destroyed when a call notices it.
     let peers: Vec<_> = (0..500).map(|_| program.peer()).collect();
     for (_, fd) in &peers {
         set(program.info(*fd), 1).unwrap();
         unsafe { libc::close(*fd) };
     }
-    have_the_list_looked_through(&mut program.list);
+    force_list_scan(&mut program.list);
     for _ in 0..500 {
         assert!(matches!(program.next(), Reported::Disconnection(_)));
     }
-    assert_eq!(program.look(0), Seen::Nothing);
+    assert_eq!(program.poll(0), Seen::Nothing);
     assert_eq!(destroyed().len(), 500);
 }
 
@@ -280,7 +317,7 @@ fn ended_client_reports_only_its_disconnection() {
         assert_eq!(peer.read(&mut [0]).unwrap_or(0), 0, "the peer sees the end at once");
         assert_eq!(end(&mut program, fd, linger), Err((IPC_ERROR_DEL__CANNOT_FIND_CLIENT, libc::ENOENT)));
         assert_eq!(write(fd, 1, b"late"), IPC_ERROR_USOCK_SEND);
-        assert_eq!(errno(), libc::EBADF, "the number is nobody else's");
+        assert_eq!(errno(), libc::EBADF, "no other file has the number");
         assert!(is_taken(fd));
         assert_eq!(entries(&program.list).len(), 2, "the structure stays in the list");
         let (kind, origin) = next_origin(&mut program);
@@ -289,7 +326,7 @@ fn ended_client_reports_only_its_disconnection() {
         free_client(&mut program, origin);
         assert_eq!(program.next(), Reported::Message(of_other, 1, b"other".to_vec()));
         assert_eq!(destroyed(), [5]);
-        assert_eq!(program.look(0), Seen::Nothing);
+        assert_eq!(program.poll(0), Seen::Nothing);
         assert!(!is_taken(fd));
         end(&mut program, of_other, linger).unwrap();
         assert_eq!(program.next(), Reported::Disconnection(of_other));
@@ -304,7 +341,7 @@ fn client_is_ended_after_internal_fds_are_lost() {
     for linger in [0, -1] {
         let (mut peer, fd) = program.peer();
         let (_other, of_other) = program.peer();
-        assert_eq!(program.look(0), Seen::Nothing);
+        assert_eq!(program.poll(0), Seen::Nothing);
         set(program.info(fd), 7).unwrap();
         let known = [0, 1, 2, srv, fd, of_other, peer.as_raw_fd(), _other.as_raw_fd()];
         (3..200).filter(|fd| !known.contains(fd)).for_each(|fd| _ = unsafe { libc::close(fd) });
@@ -329,7 +366,7 @@ fn event_array_stays_valid_when_its_client_is_ended() {
     }
     let mut array = events(64);
     let seen = program.many(&mut array, 10_000);
-    assert!(seen.len() > 8, "several of each");
+    assert!(seen.len() > 8, "several events of a client");
     for event in array.iter().take(seen.len()) {
         // Each client is ended at the first of its events; the structures of the others are still there.
         unsafe { ipc_end(&mut program.list, event.origin, 0) };
@@ -351,7 +388,7 @@ fn client_is_ended_by_a_thread_while_the_list_waits() {
     let mut program = Program::server();
     for round in 0..50 {
         let (_peer, fd) = program.peer();
-        // With and without others beside it, for which the wait is another one.
+        // With up to seven other members: for more than five entries the library waits in another way.
         let others: Vec<_> = (0..round % 8).map(|_| program.peer()).collect();
         let list = (&raw mut program.list).expose_provenance();
         let ender = std::thread::spawn(move || {
@@ -364,11 +401,11 @@ fn client_is_ended_by_a_thread_while_the_list_waits() {
             end(&mut program, *fd, 0).unwrap();
             assert_eq!(program.next(), Reported::Disconnection(*fd));
         }
-        assert_eq!(program.look(0), Seen::Nothing);
+        assert_eq!(program.poll(0), Seen::Nothing);
     }
 }
 
-/// A server's client with something queued, and what its peer gets once it was ended so.
+/// Ends a client with bytes queued. Returns how many bytes its peer receives, and how many were accepted.
 fn queued_then_ended(linger: c_int) -> (usize, usize) {
     let mut program = Program::server();
     let (peer, fd) = program.peer();
@@ -380,9 +417,9 @@ fn queued_then_ended(linger: c_int) -> (usize, usize) {
     end(&mut program, fd, linger).unwrap();
     assert_eq!(program.next(), Reported::Disconnection(fd));
     let reader = read_to_the_end(peer);
-    // What leaves in the background leaves from within calls.
+    // Bytes in the background are sent during calls.
     until("the peer sees the end", || {
-        let _ = program.try_look(10);
+        let _ = program.try_poll(10);
         reader.is_finished()
     });
     let got = reader.join().unwrap();
@@ -398,7 +435,7 @@ fn queued_bytes_of_an_ended_client_are_sent() {
     let (got, all) = queued_then_ended(60_000);
     assert_eq!(got, all);
     let (got, all) = queued_then_ended(0);
-    assert!(0 < got && got < all, "what the kernel had, and no more: {got}");
+    assert!(0 < got && got < all, "only what the kernel had: {got}");
 }
 
 #[test]
@@ -412,11 +449,11 @@ fn queued_bytes_of_ended_client_dropped_at_timeout() {
     end(&mut program, fd, 200).unwrap();
     assert_eq!(program.next(), Reported::Disconnection(fd));
     let before = open_descriptors();
-    // The peer goes on reading, slowly: without a time it would get all.
+    // The peer reads slowly: without the timeout it would receive everything.
     let mut got = 0;
     until("its descriptor is closed", || {
         got += peer.read(&mut [0; 20_000]).unwrap();
-        let _ = program.try_look(5);
+        let _ = program.try_poll(5);
         open_descriptors() < before
     });
     assert!(got < 40 * 100_005, "{got}");
@@ -434,7 +471,7 @@ fn added_connection_is_ended_like_a_client() {
     let (list, entry) = (&raw mut listed.program.list, &raw mut *listed.info);
     assert_eq!(outcome(unsafe { ipc_end(list, entry, -1) }), Ok(()));
     assert_eq!(peer.read(&mut [0]).unwrap(), 0);
-    assert_eq!(listed.program.look(10_000), Reported::Disconnection(fd));
+    assert_eq!(listed.program.poll(10_000), Reported::Disconnection(fd));
     assert!(entries(&listed.program.list).is_empty());
 }
 
@@ -444,7 +481,7 @@ fn unreported_client_is_not_lost() {
     let mut program = Program::server();
     let peers: Vec<_> = (0..3).map(|_| UnixStream::connect(&program.path).unwrap()).collect();
     let fds: Vec<_> = peers.iter().map(|_| program.next_connection()).collect();
-    // One that ends at its CONNECTION, before anything else.
+    // Each client is ended right after its CONNECTION.
     for fd in &fds {
         end(&mut program, *fd, 0).unwrap();
     }
@@ -467,44 +504,44 @@ fn reason_of_each_end_is_kept_until_the_next_call() {
             if seen == ipc_event_type::IPC_EVENT_TYPE_DISCONNECTION {
                 let copy = unsafe { *origin };
                 free_client(&mut program, origin);
-                assert_eq!(program.look(0), Seen::Nothing);
+                assert_eq!(program.poll(0), Seen::Nothing);
                 assert_eq!(why(&copy), Err((IPC_ERROR_USOCK_RECV, libc::ENOENT)));
             }
         }
     };
-    use ipc_event_type::{IPC_EVENT_TYPE_DISCONNECTION as GONE, IPC_EVENT_TYPE_ERROR as ERROR};
+    use ipc_event_type::{IPC_EVENT_TYPE_DISCONNECTION as CLOSED, IPC_EVENT_TYPE_ERROR as ERROR};
     use ipc_reason::*;
-    ends(&|_, _, peer| drop(peer), &[(GONE, IPC_REASON_ENDED)]);
+    ends(&|_, _, peer| drop(peer), &[(CLOSED, IPC_REASON_ENDED)]);
     ends(
         &|program, fd, mut peer| {
             peer.write_all(&frame(1, b"whole")).unwrap();
             drop(peer);
             assert_eq!(program.next(), Reported::Message(fd, 1, b"whole".to_vec()));
         },
-        &[(GONE, IPC_REASON_ENDED)],
+        &[(CLOSED, IPC_REASON_ENDED)],
     );
     for cut in [1, 4, 5, 9] {
         ends(
             &|_, _, mut peer| peer.write_all(&frame(1, b"hello")[..cut]).unwrap(),
-            &[(GONE, IPC_REASON_CUT)],
+            &[(CLOSED, IPC_REASON_CUT)],
         );
     }
     ends(
         &|program, fd, peer| {
             assert_eq!(write(fd, 1, b"unread"), IPC_ERROR_NONE);
-            assert_eq!(program.look(0), Seen::Nothing);
+            assert_eq!(program.poll(0), Seen::Nothing);
             drop(peer);
         },
-        &[(ERROR, IPC_REASON_RESET), (GONE, IPC_REASON_RESET)],
+        &[(ERROR, IPC_REASON_RESET), (CLOSED, IPC_REASON_RESET)],
     );
     ends(
         &|_, _, mut peer| {
             peer.write_all(&[&[1][..], &8_000_000_u32.to_ne_bytes()].concat()).unwrap();
         },
-        &[(ERROR, IPC_REASON_TOO_LONG), (GONE, IPC_REASON_TOO_LONG)],
+        &[(ERROR, IPC_REASON_TOO_LONG), (CLOSED, IPC_REASON_TOO_LONG)],
     );
-    ends(&|_, fd, _| _ = usock_close(fd), &[(GONE, IPC_REASON_CLOSED)]);
-    ends(&|program, fd, _| end(program, fd, 0).unwrap(), &[(GONE, IPC_REASON_CLOSED)]);
+    ends(&|_, fd, _| _ = usock_close(fd), &[(CLOSED, IPC_REASON_CLOSED)]);
+    ends(&|program, fd, _| end(program, fd, 0).unwrap(), &[(CLOSED, IPC_REASON_CLOSED)]);
 }
 
 #[test]
@@ -529,7 +566,7 @@ fn status_counts_clients_bytes_and_messages() {
     let now = status(&program);
     assert_eq!(now.sent - before.sent, 5);
     assert_eq!(now.queued, pending(fd) + pending(of_other));
-    // Others' connections are not this list's.
+    // Connections outside the list do not count for its status.
     let (mine, _theirs) = pair();
     queue(mine.as_raw_fd(), 1, b"elsewhere").unwrap();
     assert_eq!((status(&program).queued, status(&program).sent), (now.queued, now.sent + 1));
@@ -541,7 +578,7 @@ fn status_counts_clients_bytes_and_messages() {
     assert_eq!(status(&program).clients, 0);
 }
 
-/// A structure of the program's that begins with an ipc_connection_info.
+/// A structure of the program that begins with an ipc_connection_info.
 #[repr(C)]
 struct Client {
     info: ipc_connection_info,
@@ -566,7 +603,7 @@ fn pointer_and_reason_are_there_until_the_end_is_reported() {
     }
 }
 
-/// Puts a larger structure in the place of a client's, as a program may at the CONNECTION.
+/// Replaces a client's structure by a larger one, as a program may do at the CONNECTION.
 fn replace_structure(program: &mut Program, origin: *mut ipc_connection_info) -> *mut ipc_connection_info {
     let index = entries(&program.list).iter().position(|entry| *entry == origin).unwrap();
     unsafe {
@@ -599,7 +636,7 @@ fn replaced_structure_gets_its_disconnection_however_it_ends() {
             assert_eq!(next_origin(&mut program), (ipc_event_type::IPC_EVENT_TYPE_DISCONNECTION, client));
             unsafe { libc::free(client.cast()) };
         }
-        assert_eq!(program.look(0), Seen::Nothing);
+        assert_eq!(program.poll(0), Seen::Nothing);
         assert!(entries(&program.list).is_empty());
     }
 }
@@ -616,7 +653,8 @@ fn program_structure_replaces_the_clients_at_connection() {
             assert_eq!(kind, ipc_event_type::IPC_EVENT_TYPE_CONNECTION);
             set(origin, 100 + number).unwrap();
             let index = entries(&program.list).iter().position(|entry| *entry == origin).unwrap();
-            // Half of them where malloc has room, half by realloc, which may leave it where it is.
+            // Half of the structures are new blocks; the others are made by realloc, which may not move the
+            // block.
             let larger: *mut Client = unsafe {
                 if number % 2 == 0 {
                     let larger = libc::calloc(1, size_of::<Client>()).cast::<Client>();
@@ -652,7 +690,7 @@ fn program_structure_replaces_the_clients_at_connection() {
             assert_eq!(data(origin), 100 + usize::from(client.name[31]));
             unsafe { libc::free(origin.cast()) };
         }
-        assert_eq!(program.look(0), Seen::Nothing);
+        assert_eq!(program.poll(0), Seen::Nothing);
         assert_eq!(destroyed().len(), count);
     }
 }
@@ -665,7 +703,7 @@ fn forks_with_data() {
     assert_eq!(data(&mine), 7);
     assert_eq!(unsafe { ipc_close(&mut mine) }, IPC_ERROR_NONE);
     std::mem::forget(ours);
-    assert_eq!(destroyed(), [7], "in each of the two");
+    assert_eq!(destroyed(), [7], "in both processes");
     if worker == 0 {
         unsafe { libc::_exit(0) };
     }
@@ -693,7 +731,7 @@ fn ends_in_a_handler() {
     let (list, srv) = (&raw mut LIST, program.srv());
     unsafe {
         LIST = program.list;
-        // The list is known by its address: a copy of it is another one, which takes the connection over.
+        // The library knows a list by its address: a copy is another list, which takes over the connection.
         let mut event = EMPTY_EVENT;
         assert_eq!(ipc_wait_event_timeout(list, srv, &mut event, 0), IPC_ERROR_NONE);
         libc::signal(libc::SIGALRM, end_all as *const () as libc::sighandler_t);
@@ -711,7 +749,7 @@ fn ends_in_a_handler() {
 }
 
 #[test]
-fn a_signal_handler_ends_clients_while_the_program_waits() {
+fn signal_handler_ends_clients_while_the_program_waits() {
     own_process!(60);
     assert!(Child::start(ends_in_a_handler).end().success());
 }

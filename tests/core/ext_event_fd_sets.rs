@@ -1,4 +1,5 @@
-//! ipc_event_fd and the epoll sets that it stands for: made anew, inside another one, after a fork, closed.
+//! The event descriptor (ipc_event_fd) when the library's epoll set is made anew, when the descriptor is in
+//! another epoll set, after fork(2), and when the list is freed.
 
 use std::io::Write;
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
@@ -9,10 +10,10 @@ use crate::child::{self, Child, fork, wait_for};
 use crate::support::ext::*;
 use crate::support::*;
 
-child::roles! { forks_a_child_that_asks_for_its_own, has_a_registration_that_went_stale_in_a_fork }
+child::roles! { forks_a_child_with_its_own_event_fd, closes_a_connection_that_a_child_keeps }
 
-/// The program closes a connection with close(2) that another descriptor is open for: what epoll has of it
-/// cannot be removed alone, and the library makes its set anew.
+/// The program closes a connection with close(2) while a copy of the descriptor is open: the registration in
+/// the epoll set cannot be removed by a number, and the library makes a new set.
 #[test]
 fn event_fd_is_unchanged_when_the_set_is_rebuilt() {
     own_process!(30);
@@ -24,15 +25,15 @@ fn event_fd_is_unchanged_when_the_set_is_rebuilt() {
         assert_eq!(drain(&mut server, fd), NOTHING);
         let kept = unsafe { OwnedFd::from_raw_fd(libc::fcntl(peer_fd, libc::F_DUPFD_CLOEXEC, 500)) };
         close(peer_fd);
-        have_the_list_looked_through(&mut server.list);
-        peer.write_all(&frame(1, b"to nobody")).unwrap();
+        force_list_scan(&mut server.list);
+        peer.write_all(&frame(1, b"unheard")).unwrap();
         assert!(becomes_readable(fd, 10_000));
         assert_eq!(drain(&mut server, fd), [Seen::Reported(Reported::Disconnection(peer_fd))]);
         assert_idle(&mut server, fd);
         assert_eq!(server.event_fd(), fd);
-        other.write_all(&frame(1, b"to somebody")).unwrap();
-        assert!(becomes_readable(fd, 10_000), "who is left is still heard");
-        let reported = [Seen::Reported(Reported::Message(other_fd, 1, b"to somebody".to_vec()))];
+        other.write_all(&frame(1, b"received")).unwrap();
+        assert!(becomes_readable(fd, 10_000), "the other connection is still served");
+        let reported = [Seen::Reported(Reported::Message(other_fd, 1, b"received".to_vec()))];
         assert_eq!(drain(&mut server, fd), reported);
         drop((kept, peer, other));
         assert!(becomes_readable(fd, 10_000));
@@ -57,7 +58,7 @@ fn event_fd_works_inside_another_epoll_set() {
         let mut peer = UnixStream::connect(&server.path).unwrap();
         assert!(reported());
         let [Seen::Reported(Reported::Connection(peer_fd))] = drain(&mut server, fd)[..] else {
-            panic!("nobody")
+            panic!("no connection")
         };
         for n in 0..50 {
             peer.write_all(&frame(1, &[n]).repeat(3)).unwrap();
@@ -71,7 +72,7 @@ fn event_fd_works_inside_another_epoll_set() {
     }
 }
 
-/// Serves by the descriptor until no client is left.
+/// Answers so many messages, each time after the event descriptor became readable.
 fn echo_by(program: &mut Program, fd: RawFd, words: usize) {
     let mut reported = 0;
     while reported < words {
@@ -85,15 +86,15 @@ fn echo_by(program: &mut Program, fd: RawFd, words: usize) {
     }
 }
 
-fn forks_a_child_that_asks_for_its_own() {
+fn forks_a_child_with_its_own_event_fd() {
     let mut program = child::server();
     let fd = program.event_fd();
-    child::say(program.path.to_str().unwrap());
+    child::send_line(program.path.to_str().unwrap());
     program.next_connection();
     let worker = fork();
     unsafe { libc::alarm(20) };
     if worker == 0 {
-        // What the parent does is not for the child's descriptor, nor the other way round.
+        // Parent and child have separate event descriptors: events of one do not make the other's readable.
         let mut own = Program::client();
         let (ours, mut peer) = pair();
         let mut info = info(ours.as_raw_fd());
@@ -101,8 +102,8 @@ fn forks_a_child_that_asks_for_its_own() {
         let own_fd = own.event_fd();
         peer.write_all(&frame(1, b"mine")).unwrap();
         assert!(becomes_readable(own_fd, 10_000));
-        assert_eq!(own.look(0), Reported::Message(info.fd, 1, b"mine".to_vec()));
-        // The same list as the parent's.
+        assert_eq!(own.poll(0), Reported::Message(info.fd, 1, b"mine".to_vec()));
+        // The list that was inherited from the parent.
         let inherited = program.event_fd();
         program.all();
         assert!(!is_readable(inherited));
@@ -113,7 +114,7 @@ fn forks_a_child_that_asks_for_its_own() {
         assert!(becomes_readable(inherited, 10_000));
         let reported = drain(&mut program, inherited);
         assert_eq!(reported, [Seen::Reported(Reported::Message(more.fd, 1, b"in the child's".to_vec()))]);
-        child::say("the child is done");
+        child::send_line("the child is done");
         unsafe { libc::_exit(0) };
     }
     assert_eq!(wait_for(worker), 0);
@@ -121,30 +122,30 @@ fn forks_a_child_that_asks_for_its_own() {
     for _ in 0..2 {
         echo_by(&mut program, fd, 1);
         assert_idle(&mut program, fd);
-        child::say("idle");
+        child::send_line("idle");
     }
 }
 
 #[test]
 fn child_has_its_own_event_fd_after_fork() {
     own_process!(60);
-    let mut program = Child::start(forks_a_child_that_asks_for_its_own);
-    let mut client = UnixStream::connect(program.hear()).unwrap();
+    let mut program = Child::start(forks_a_child_with_its_own_event_fd);
+    let mut client = UnixStream::connect(program.read_line()).unwrap();
     client.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
-    assert_eq!(program.hear(), "the child is done");
+    assert_eq!(program.read_line(), "the child is done");
     for word in [&b"one"[..], b"two"] {
         client.write_all(&frame(1, word)).unwrap();
         assert_eq!(read_frame(&mut client).1, word);
-        assert_eq!(program.hear(), "idle");
+        assert_eq!(program.read_line(), "idle");
     }
     assert!(program.end().success());
 }
 
-/// The forked child has all descriptors of its parent open, epoll sets too, and uses none of them.
-fn has_a_registration_that_went_stale_in_a_fork() {
+/// The forked child keeps all descriptors of its parent open, epoll sets too, and uses none of them.
+fn closes_a_connection_that_a_child_keeps() {
     let mut program = child::server();
     let fd = program.event_fd();
-    child::say(program.path.to_str().unwrap());
+    child::send_line(program.path.to_str().unwrap());
     let first = program.next_connection();
     let second = program.next_connection();
     assert_eq!(drain(&mut program, fd), NOTHING);
@@ -155,15 +156,15 @@ fn has_a_registration_that_went_stale_in_a_fork() {
         let mut byte = 0_u8;
         unsafe { libc::_exit(libc::read(wakes.as_raw_fd(), (&raw mut byte).cast(), 1) as i32) };
     }
-    // The child still has it open.
+    // The child still has the connection open.
     close(first);
-    have_the_list_looked_through(&mut program.list);
+    force_list_scan(&mut program.list);
     assert_eq!(drain(&mut program, fd), [Seen::Reported(Reported::Disconnection(first))]);
-    child::say("closed");
-    assert_eq!(child::hear(), "spoken");
+    child::send_line("closed");
+    assert_eq!(child::read_line(), "sent");
     assert_eq!(drain(&mut program, fd), NOTHING);
     assert_idle(&mut program, fd);
-    child::say("idle");
+    child::send_line("idle");
     assert!(becomes_readable(fd, 20_000));
     assert_eq!(drain(&mut program, fd), [Seen::Reported(Reported::Message(second, 1, b"here".to_vec()))]);
     drop(sleeps);
@@ -173,13 +174,13 @@ fn has_a_registration_that_went_stale_in_a_fork() {
 #[test]
 fn event_fd_does_not_spin_if_child_keeps_a_closed_connection() {
     own_process!(60);
-    let mut program = Child::start(has_a_registration_that_went_stale_in_a_fork);
-    let path = program.hear();
+    let mut program = Child::start(closes_a_connection_that_a_child_keeps);
+    let path = program.read_line();
     let mut clients = [(); 2].map(|()| UnixStream::connect(&path).unwrap());
-    assert_eq!(program.hear(), "closed");
-    clients[0].write_all(&frame(1, b"to nobody")).unwrap();
-    program.say("spoken");
-    assert_eq!(program.hear(), "idle");
+    assert_eq!(program.read_line(), "closed");
+    clients[0].write_all(&frame(1, b"unheard")).unwrap();
+    program.send_line("sent");
+    assert_eq!(program.read_line(), "idle");
     clients[1].write_all(&frame(1, b"here")).unwrap();
     assert!(program.end().success());
 }
@@ -253,16 +254,16 @@ fn wrong_arguments_are_reported() {
 fn event_fd_fails_without_descriptors_and_loop_goes_on() {
     own_process!(30);
     let (mut ours, mut peer) = listed();
-    assert_eq!(ours.program.look(0), Seen::Nothing);
+    assert_eq!(ours.program.poll(0), Seen::Nothing);
     let lowest_free = std::fs::File::open("/dev/null").unwrap().as_raw_fd();
     for free in 0..2 {
-        // It takes two, and this is fewer.
+        // ipc_event_fd needs two descriptors, and fewer are free.
         set_descriptor_limit(lowest_free as u64 + free);
         let mut fd = -7;
         let code = unsafe { ipc_event_fd(&mut ours.program.list, none(), &mut fd) };
         assert_eq!((outcome(code), fd), (Err((IPC_ERROR_WAIT_EVENT__SELECT, libc::EMFILE)), -7));
         peer.write_all(&frame(1, b"goes on")).unwrap();
-        assert_eq!(ours.program.look(-1), Reported::Message(ours.fd(), 1, b"goes on".to_vec()));
+        assert_eq!(ours.program.poll(-1), Reported::Message(ours.fd(), 1, b"goes on".to_vec()));
     }
     raise_descriptor_limit();
     let fd = ours.program.event_fd();
@@ -270,7 +271,7 @@ fn event_fd_fails_without_descriptors_and_loop_goes_on() {
     assert!(becomes_readable(fd, 10_000));
 }
 
-/// A client waits for a descriptor that comes free without the library's knowledge.
+/// A client waits until a descriptor is free; the program closes one without the library.
 #[test]
 fn event_fd_reports_a_client_delayed_by_emfile() {
     own_process!(30);
@@ -278,19 +279,19 @@ fn event_fd_reports_a_client_delayed_by_emfile() {
     let mut server = Program::server();
     let fd = server.event_fd();
     assert_eq!(drain(&mut server, fd), NOTHING);
-    let client = out_of_the_way(UnixStream::connect(&server.path).unwrap());
+    let client = at_high_number(UnixStream::connect(&server.path).unwrap());
     let spare = std::fs::File::open("/dev/null").unwrap();
     set_descriptor_limit(spare.as_raw_fd() as u64 + 1);
     assert!(becomes_readable(fd, 10_000));
-    assert_eq!(server.all(), NOTHING, "there is no descriptor for it");
-    let (before, end) = (computed(), Instant::now() + Duration::from_millis(500));
+    assert_eq!(server.all(), NOTHING, "no descriptor is free for the client");
+    let (before, end) = (cpu_time(), Instant::now() + Duration::from_millis(500));
     while Instant::now() < end {
         if becomes_readable(fd, 100) {
             assert_eq!(server.all(), NOTHING);
         }
     }
-    let spent = computed() - before;
-    assert!(spent < Duration::from_millis(100), "{spent:?} computed while it waits");
+    let spent = cpu_time() - before;
+    assert!(spent < Duration::from_millis(100), "{spent:?} of CPU time while the client waits");
     drop(spare);
     until("the client", || {
         becomes_readable(fd, 1000) && matches!(server.all()[..], [Seen::Reported(Reported::Connection(_))])

@@ -8,11 +8,12 @@ use std::os::unix::net::UnixStream;
 use crate::support::ext::*;
 use crate::support::*;
 
-/// A server whose peers are of all kinds: they have said what they say before anything of it is reported.
+/// A server with peers of six kinds, two of each. All have sent everything before the first event is
+/// reported.
 struct Crowd {
     server: Box<Program>,
     peers: Vec<UnixStream>,
-    /// What is told of by the place of the peer instead of its descriptor.
+    /// The peer's number in `peers`, by the server's descriptor.
     names: HashMap<i32, usize>,
 }
 
@@ -20,8 +21,8 @@ impl Crowd {
     fn new() -> Self {
         let mut server = Program::server();
         let mut peers: Vec<_> = (0..12).map(|_| server.peer()).collect();
-        // Nothing is left of their coming.
-        assert_eq!(server.look(0), Seen::Nothing);
+        // No event of the connecting is pending.
+        assert_eq!(server.poll(0), Seen::Nothing);
         let names = peers.iter().enumerate().map(|(name, (_, fd))| (*fd, name)).collect();
         for (name, (peer, _)) in peers.iter_mut().enumerate() {
             let word = |count: usize| {
@@ -95,7 +96,7 @@ fn batch_never_exceeds_the_array() {
         let mut array = events(size + 1);
         array[size].origin = std::ptr::without_provenance_mut(4711);
         let reported = ours.program.many(&mut array[..size], -1);
-        assert_eq!(reported.len(), size, "all that fit are at hand");
+        assert_eq!(reported.len(), size, "the array is filled");
         assert_eq!(array[size].origin.addr(), 4711);
     }
     assert_eq!(ours.program.many(&mut events(100), -1).len(), 39);
@@ -125,7 +126,7 @@ fn connections_with_messages_take_turns_in_a_batch() {
     }
 }
 
-/// Many frames of one have been read ahead when the others come: single calls would tell of those soon.
+/// Many frames of one connection are read ahead when others send: single calls would report the others soon.
 #[test]
 fn read_ahead_of_one_connection_does_not_fill_the_batch() {
     own_process!(30);
@@ -134,7 +135,7 @@ fn read_ahead_of_one_connection_does_not_fill_the_batch() {
     let (mut talker, talker_fd) = server.peer();
     let mut others: Vec<_> = (0..5).map(|_| server.peer()).collect();
     talker.write_all(&frame(1, b"x").repeat(AHEAD)).unwrap();
-    assert_eq!(server.look(-1), Reported::Message(talker_fd, 1, b"x".to_vec()));
+    assert_eq!(server.poll(-1), Reported::Message(talker_fd, 1, b"x".to_vec()));
     for (other, _) in &mut others {
         other.write_all(&frame(2, b"and me")).unwrap();
     }
@@ -142,7 +143,7 @@ fn read_ahead_of_one_connection_does_not_fill_the_batch() {
     let reported = server.many(&mut array, -1);
     for (_, fd) in &others {
         let place = reported.iter().position(|seen| *seen == Reported::Message(*fd, 2, b"and me".to_vec()));
-        assert!(place.is_some_and(|place| place < 20), "told as number {place:?} of {}", reported.len());
+        assert!(place.is_some_and(|place| place < 20), "reported as number {place:?} of {}", reported.len());
     }
 }
 
@@ -223,7 +224,7 @@ fn wrong_arguments_are_reported_with_count_zero() {
         let code = ipc_wait_events(list, &mut srv, array.as_mut_ptr(), &mut count, 0);
         assert_eq!((outcome(code), count), (Err((IPC_ERROR_WAIT_EVENT__SELECT, libc::EINVAL)), 0));
     }
-    // Nothing is lost of all that.
+    // The failed calls have lost no event.
     assert_eq!(
         ours.program.many(&mut array, 0),
         [Seen::Reported(Reported::Message(ours.fd(), 1, b"waits".into()))]
@@ -231,13 +232,13 @@ fn wrong_arguments_are_reported_with_count_zero() {
 }
 
 #[test]
-fn a_batch_ends_after_a_message_with_descriptors() {
+fn batch_ends_after_a_message_with_descriptors() {
     own_process!(30);
     let (mut ours, peer) = listed();
     let fd = ours.fd();
     allow(fd);
     let files: Vec<_> = (0..4).map(numbered_file).collect();
-    // Two without, one with, and so on.
+    // Two messages without a descriptor, then one with a descriptor, and so on.
     for (number, file) in files.iter().enumerate() {
         send_with(&peer, &frame(1, b"without").repeat(2), &[]);
         send_with(&peer, &frame(2, &[number as u8]), &[file.as_raw_fd()]);
@@ -265,13 +266,13 @@ fn message_with_descriptors_is_the_last_of_its_batch() {
     let (peer, fd) = server.peer();
     let file = numbered_file(9);
     for (other, _) in &mut others {
-        other.write_all(&frame(1, b"beside it").repeat(WORDS)).unwrap();
+        other.write_all(&frame(1, b"without").repeat(WORDS)).unwrap();
     }
     for _ in 0..5 {
         send_with(&peer, &frame(2, b"with one"), &[file.as_raw_fd()]);
     }
-    let (mut array, mut with, mut beside) = (events(50), 0, 0);
-    while with < 5 || beside < 3 * WORDS {
+    let (mut array, mut with, mut without) = (events(50), 0, 0);
+    while with < 5 || without < 3 * WORDS {
         let reported = server.many(&mut array, -1);
         let place = reported.iter().position(|seen| *seen == Reported::Message(fd, 2, b"with one".to_vec()));
         if let Some(place) = place {
@@ -279,9 +280,9 @@ fn message_with_descriptors_is_the_last_of_its_batch() {
             assert_eq!(take_numbers(fd), [9]);
             with += 1;
         }
-        beside += reported.len() - usize::from(place.is_some());
+        without += reported.len() - usize::from(place.is_some());
     }
-    assert_eq!((with, beside), (5, 3 * WORDS));
+    assert_eq!((with, without), (5, 3 * WORDS));
 }
 
 #[test]
@@ -298,34 +299,34 @@ fn many_clients_connect_send_and_leave_in_batches() {
             }
         }
     });
-    let mut here: HashMap<i32, Vec<String>> = HashMap::new();
-    let (mut gone, mut come) = (Vec::new(), 0);
+    let mut open: HashMap<i32, Vec<String>> = HashMap::new();
+    let (mut ended, mut connected) = (Vec::new(), 0);
     let mut array = events(32);
-    while gone.len() < CLIENTS {
+    while ended.len() < CLIENTS {
         for seen in server.many(&mut array, -1) {
             match seen {
                 Seen::Reported(Reported::Connection(fd)) => {
-                    assert!(here.insert(fd, Vec::new()).is_none(), "came twice");
-                    come += 1;
+                    assert!(open.insert(fd, Vec::new()).is_none(), "connected twice");
+                    connected += 1;
                 }
                 Seen::Reported(Reported::Message(fd, 1, payload)) => {
-                    here.get_mut(&fd).unwrap().push(String::from_utf8(payload).unwrap());
+                    open.get_mut(&fd).unwrap().push(String::from_utf8(payload).unwrap());
                 }
-                Seen::Reported(Reported::Disconnection(fd)) => gone.push(here.remove(&fd).unwrap()),
+                Seen::Reported(Reported::Disconnection(fd)) => ended.push(open.remove(&fd).unwrap()),
                 other => panic!("{other:?}"),
             }
         }
     }
     clients.join().unwrap();
-    assert_eq!((come, here.len()), (CLIENTS, 0));
+    assert_eq!((connected, open.len()), (CLIENTS, 0));
     // The messages of each peer have arrived in order; a peer that has sent nothing has no number.
-    let mut spoken: Vec<_> = gone.into_iter().filter(|said| !said.is_empty()).collect();
-    spoken.sort_by_key(|said| said[0].split(':').next().unwrap().parse::<usize>().unwrap());
+    let mut senders: Vec<_> = ended.into_iter().filter(|texts| !texts.is_empty()).collect();
+    senders.sort_by_key(|texts| texts[0].split(':').next().unwrap().parse::<usize>().unwrap());
     let expected: Vec<Vec<_>> = (0..CLIENTS)
         .map(|number| (0..number % 4).map(|n| format!("{number}: {n}")).collect())
-        .filter(|said: &Vec<_>| !said.is_empty())
+        .filter(|texts: &Vec<_>| !texts.is_empty())
         .collect();
-    assert_eq!(spoken, expected);
+    assert_eq!(senders, expected);
     assert_eq!(server.many(&mut array, 0), NOTHING);
     assert_eq!(server.list.size, 0);
 }

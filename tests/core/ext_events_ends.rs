@@ -1,18 +1,19 @@
-//! Promise 42: an end is the first event of its array, so `ipc_wait_events` has to put off one that it finds later. It is then
-//! the first of the very next call, however busy the others are.
+//! Promise 42: `ipc_wait_events` reports an end only as the first event of its array. If the call finds an
+//! end after the first event, it defers the end: the end is the first event of the next call, however busy
+//! other connections are.
 
 use crate::support::ext::*;
 use crate::support::*;
 
-/// How many calls it takes until all ends are told that there are when the first one is made. Every call has events of others:
-/// they send without end.
-fn calls_until_all_have_ended(busy: usize, ends: usize, room: usize) -> usize {
+/// How many calls it takes until the ends of all these connections are reported. Each call also has events of
+/// busy connections, which send without end.
+fn calls_until_all_ends_are_reported(busy: usize, ends: usize, room: usize) -> usize {
     let mut program = Program::server();
     let mut peers: Vec<_> = (0..busy + ends).map(|_| program.peer().0).collect();
     let flood = frame(1, b"again").repeat(1000);
     let busy: Vec<_> = peers.drain(..busy).map(|peer| write_until_the_end(peer, flood.clone())).collect();
     let mut array = events(room);
-    // All have been met in the middle of their messages.
+    // All busy connections are in the middle of their messages.
     for _ in 0..10 {
         assert!(!program.many(&mut array, 10_000).is_empty());
     }
@@ -45,8 +46,9 @@ fn promise_42_deferred_end_is_first_event_of_the_next_call() {
     for busy in [1, 4, 20] {
         for ends in [1, 5, 40] {
             for room in [2, 8, 64, 300] {
-                let calls = calls_until_all_have_ended(busy, ends, room);
-                // Each takes a call of its own, after the one that finds it: for that each has to have its turn.
+                let calls = calls_until_all_ends_are_reported(busy, ends, room);
+                // Each end takes a call of its own, and a call before it that finds the end, in the
+                // connection's turn.
                 let turns = (busy + ends).div_ceil(room) + 1;
                 assert!(
                     calls <= 2 * ends + 2 * turns,

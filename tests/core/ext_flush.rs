@@ -1,4 +1,4 @@
-//! ipc_flush: it waits up to its timeout until the kernel has taken what is queued.
+//! ipc_flush: the call waits up to its timeout until the kernel has accepted the queued bytes.
 
 use std::io::Read;
 use std::os::fd::{AsRawFd, IntoRawFd};
@@ -10,15 +10,15 @@ use crate::child::{self, Child};
 use crate::support::ext::*;
 use crate::support::*;
 
-child::roles! { flushes_for_ever_under_a_signal, flushes_to_a_dying_peer }
+child::roles! { flushes_during_signals, flushes_to_a_closing_peer }
 
-const LATE: Result<(), Failure> = Err((IPC_ERROR_USOCK_SEND, libc::ETIMEDOUT));
-const GONE: Result<(), Failure> = Err((IPC_ERROR_USOCK_SEND, libc::EPIPE));
+const TIMED_OUT: Result<(), Failure> = Err((IPC_ERROR_USOCK_SEND, libc::ETIMEDOUT));
+const CLOSED: Result<(), Failure> = Err((IPC_ERROR_USOCK_SEND, libc::EPIPE));
 
-/// More than the kernel takes.
+/// More bytes than the kernel accepts at once.
 const MUCH: usize = 4_000_000;
 
-/// A connection with much queued, and its peer that has not read yet.
+/// A connection with many bytes queued, and its peer, which has not read yet.
 fn full() -> (Queued, UnixStream) {
     let (ours, peer) = patient_pair();
     let ours = Queued::new(ours);
@@ -35,16 +35,16 @@ fn flush_waits_for_a_stalled_peer_until_the_timeout() {
     let left = pending(fd);
     for timeout in [0, 1, 50] {
         let begin = Instant::now();
-        assert_eq!(flush(fd, timeout), LATE);
+        assert_eq!(flush(fd, timeout), TIMED_OUT);
         let least = Duration::from_millis(timeout.unsigned_abs().into());
         assert!(begin.elapsed() >= least.saturating_sub(Duration::from_millis(1)));
         assert_eq!(pending(fd), left, "the rest stays queued");
     }
-    // 0 does not wait, however often.
-    (0..10_000).for_each(|_| assert_eq!(flush(fd, 0), LATE));
-    // What is pending and what the peer can read is all that there is.
+    // Timeout 0 does not wait.
+    (0..10_000).for_each(|_| assert_eq!(flush(fd, 0), TIMED_OUT));
+    // The pending bytes and those that the peer can read are all bytes of the message.
     peer.read_exact(&mut [0; 100_000]).unwrap();
-    assert_eq!(flush(fd, 0), LATE);
+    assert_eq!(flush(fd, 0), TIMED_OUT);
     let now = pending(fd);
     assert!(now < left, "{now} bytes of {left} are left");
     peer.set_nonblocking(true).unwrap();
@@ -60,11 +60,11 @@ fn flush_takes_no_longer_than_its_timeout() {
     let mut shortest = Duration::MAX;
     for _ in 0..6 {
         let begin = Instant::now();
-        assert_eq!(flush(ours.as_raw_fd(), 50), LATE);
+        assert_eq!(flush(ours.as_raw_fd(), 50), TIMED_OUT);
         assert!(begin.elapsed() >= Duration::from_millis(49));
         shortest = shortest.min(begin.elapsed());
     }
-    assert!(shortest <= Duration::from_millis(100), "{shortest:?} and later");
+    assert!(shortest <= Duration::from_millis(100), "{shortest:?} or longer");
 }
 
 #[test]
@@ -98,33 +98,33 @@ fn flush_of_an_empty_queue_succeeds_at_once() {
     }
 }
 
-fn flushes_to_a_dying_peer() {
+fn flushes_to_a_closing_peer() {
     for reads in [0, 1_000_000] {
         for (timeout, listed) in [(-1, false), (20_000, false), (-1, true), (20_000, true)] {
             let (ours, mut peer) = full();
             let listed = listed.then(|| Listed::of(ours.try_clone().unwrap()));
-            // In a list it has another number, and nothing queued yet.
+            // The connection in the list has another number, and nothing queued yet.
             let fd = listed.as_ref().map_or(ours.as_raw_fd(), Listed::fd);
             if listed.is_some() {
                 queue(fd, 1, &pattern(MUCH, 1)).unwrap();
             }
-            let dies = std::thread::spawn(move || {
+            let closes = std::thread::spawn(move || {
                 peer.read_exact(&mut vec![0; reads]).unwrap();
                 std::thread::sleep(Duration::from_millis(50));
             });
-            assert_eq!(flush(fd, timeout), GONE);
-            assert_eq!(pending(fd), 0, "with the peer went what was queued");
-            dies.join().unwrap();
+            assert_eq!(flush(fd, timeout), CLOSED);
+            assert_eq!(pending(fd), 0, "the queued bytes were dropped when the peer closed");
+            closes.join().unwrap();
         }
     }
-    child::say("alive");
+    child::send_line("alive");
 }
 
 #[test]
-fn peer_that_dies_during_flush_is_an_error_and_no_signal() {
+fn peer_that_closes_during_flush_is_an_error_no_signal() {
     own_process!(60);
-    let mut program = Child::start(flushes_to_a_dying_peer);
-    assert_eq!(program.hear(), "alive");
+    let mut program = Child::start(flushes_to_a_closing_peer);
+    assert_eq!(program.read_line(), "alive");
     assert!(program.end().success());
 }
 
@@ -134,7 +134,7 @@ extern "C" fn count(_: i32) {
     SIGNALS.fetch_add(1, Ordering::Relaxed);
 }
 
-fn flushes_for_ever_under_a_signal() {
+fn flushes_during_signals() {
     let handler: extern "C" fn(i32) = count;
     let time = libc::timeval { tv_sec: 0, tv_usec: 2000 };
     unsafe {
@@ -149,12 +149,12 @@ fn flushes_for_ever_under_a_signal() {
     assert_eq!(flush(fd, -1), Err((IPC_ERROR_USOCK_SEND, libc::EINTR)));
     let left = pending(fd);
     assert!(left > MUCH / 2);
-    // With a time-out the signals are none of its business.
+    // With a timeout, signals do not end the call.
     let before = SIGNALS.load(Ordering::Relaxed);
-    assert_eq!(flush(fd, 100), LATE);
+    assert_eq!(flush(fd, 100), TIMED_OUT);
     assert!(SIGNALS.load(Ordering::Relaxed) > before + 10);
     let reader = std::thread::spawn(move || read_frame(&mut peer));
-    until("all of it", || match flush(fd, -1) {
+    until("all bytes are sent", || match flush(fd, -1) {
         Ok(()) => true,
         reported => {
             assert_eq!(reported, Err((IPC_ERROR_USOCK_SEND, libc::EINTR)));
@@ -162,34 +162,34 @@ fn flushes_for_ever_under_a_signal() {
         }
     });
     assert!(reader.join().unwrap() == (1, pattern(MUCH, 1)));
-    child::say("done");
+    child::send_line("done");
 }
 
 #[test]
 fn signal_ends_a_flush_without_timeout_and_loses_nothing() {
     own_process!(60);
-    let mut program = Child::start(flushes_for_ever_under_a_signal);
-    assert_eq!(program.hear(), "done");
+    let mut program = Child::start(flushes_during_signals);
+    assert_eq!(program.read_line(), "done");
     assert!(program.end().success());
 }
 
-/// One thread writes a message that the peer does not read, and another wants what is queued gone.
+/// One thread writes a message that the peer does not read; another thread flushes the queue.
 #[test]
 fn flush_waits_for_a_message_of_another_thread() {
     own_process!(60);
     let (ours, mut peer) = patient_pair();
     let fd = ours.as_raw_fd();
     let writer = std::thread::spawn(move || write(fd, 1, &pattern(MUCH, 1)));
-    // Until it is in the middle: what is queued then has to wait.
+    // The other thread has sent a part of its message: messages that are queued now must wait.
     let mut first = [0; 1000];
     peer.read_exact(&mut first).unwrap();
-    until("the other thread is writing", || flush(fd, 0) == LATE);
-    queue(fd, 2, b"behind it").unwrap();
-    assert_eq!(flush(fd, 0), LATE);
+    until("the other thread is writing", || flush(fd, 0) == TIMED_OUT);
+    queue(fd, 2, b"a message").unwrap();
+    assert_eq!(flush(fd, 0), TIMED_OUT);
     let begin = Instant::now();
-    assert_eq!(flush(fd, 50), LATE);
+    assert_eq!(flush(fd, 50), TIMED_OUT);
     assert!(begin.elapsed() >= Duration::from_millis(49) && begin.elapsed() < Duration::from_secs(10));
-    assert_eq!(pending(fd), frame(2, b"behind it").len());
+    assert_eq!(pending(fd), frame(2, b"a message").len());
     let reader = std::thread::spawn(move || {
         let mut stream = first.as_slice().chain(&mut peer);
         let mut got = vec![0; MUCH + 5 + 5 + 9];
@@ -199,7 +199,7 @@ fn flush_waits_for_a_message_of_another_thread() {
     assert_eq!(flush(fd, -1), Ok(()));
     assert_eq!(writer.join().unwrap(), IPC_ERROR_NONE);
     assert_eq!(flush(fd, -1), Ok(()));
-    assert!(reader.join().unwrap() == [frame(1, &pattern(MUCH, 1)), frame(2, b"behind it")].concat());
+    assert!(reader.join().unwrap() == [frame(1, &pattern(MUCH, 1)), frame(2, b"a message")].concat());
 }
 
 #[test]
@@ -208,8 +208,8 @@ fn several_threads_flush_at_once() {
     let (ours, mut peer) = full();
     let fd = ours.as_raw_fd();
     let threads = [-1, 20_000, -5].map(|timeout| std::thread::spawn(move || flush(fd, timeout)));
-    let late: Vec<_> = (0..4).map(|_| flush(fd, 20)).collect();
-    assert!(late.iter().all(|reported| *reported == LATE));
+    let timed_out: Vec<_> = (0..4).map(|_| flush(fd, 20)).collect();
+    assert!(timed_out.iter().all(|reported| *reported == TIMED_OUT));
     assert!(read_frame(&mut peer) == (1, pattern(MUCH, 1)));
     assert_eq!(threads.map(|thread| thread.join().unwrap()), [Ok(()); 3]);
 }
@@ -224,7 +224,7 @@ fn flush_ends_when_the_peer_shuts_down() {
         peer.shutdown(std::net::Shutdown::Both).unwrap();
         peer
     });
-    assert_eq!(flush(fd, -1), GONE);
+    assert_eq!(flush(fd, -1), CLOSED);
     drop(other.join().unwrap());
 }
 
@@ -239,7 +239,7 @@ fn wrong_arguments_are_reported() {
         }
     }
     let (ours, _peer) = pair();
-    let fd = out_of_the_way(ours).into_raw_fd();
+    let fd = at_high_number(ours).into_raw_fd();
     close(fd);
     assert_eq!(flush(fd, -1), Err((IPC_ERROR_USOCK_SEND, libc::EBADF)));
 }

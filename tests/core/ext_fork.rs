@@ -1,4 +1,4 @@
-//! What ipc_ext.h sets for a connection, after fork(2).
+//! Settings of ipc_ext.h for a connection, after fork(2).
 
 use std::io::Write;
 use std::os::fd::AsRawFd;
@@ -28,7 +28,7 @@ fn forks_with_settings() {
         send_with(&of_allowed, &frame(1, b"with a file"), &[numbered_file(7).as_raw_fd()]);
         assert_eq!(read(allowed.as_raw_fd()), Ok((1, b"with a file".to_vec())));
         assert_eq!(take_numbers(allowed.as_raw_fd()), [7]);
-        // Not for the parent.
+        // This does not change the parent's limit.
         limits(both.as_raw_fd(), 0, 0).unwrap();
         unsafe { libc::exit(0) };
     }
@@ -57,7 +57,7 @@ fn forks_with_a_connection() {
 
 /// The peer sees the end once both processes have closed the connection.
 #[test]
-fn a_child_closes_a_connection_for_itself_alone() {
+fn child_closes_its_own_copy_of_a_connection_only() {
     own_process!(60);
     assert!(Child::start(forks_with_a_connection).end().success());
 }

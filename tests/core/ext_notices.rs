@@ -1,4 +1,4 @@
-//! ipc_add_signal, ipc_add_timer, ipc_del_timer: signals and times among the events of a list.
+//! ipc_add_signal, ipc_add_timer, ipc_del_timer: signals and timers as events of a list.
 
 use std::ffi::c_int;
 use std::io::Write;
@@ -23,7 +23,7 @@ fn del_timer(program: &mut Program, id: c_int) -> Result<(), Failure> {
     outcome(unsafe { ipc_del_timer(&mut program.list, id) })
 }
 
-/// The next event, which is a signal or a time: which entry it names, and what it says.
+/// The next event, which must be a signal or a timer: the descriptor of its entry, and its notice.
 fn notice(program: &mut Program, timeout: c_int) -> Option<(c_int, ipc_notice)> {
     let srv = program.srv();
     let code = unsafe { ipc_wait_event_timeout(&mut program.list, srv, &mut program.event, timeout) };
@@ -71,7 +71,7 @@ fn takes_signals() {
         for signal in [libc::SIGHUP, libc::SIGTERM] {
             unsafe { libc::kill(me, signal) };
         }
-        peer.write_all(&frame(1, b"beside")).unwrap();
+        peer.write_all(&frame(1, b"hello")).unwrap();
         let (mut signals, mut messages) = (Vec::new(), 0);
         while signals.len() + messages < 3 {
             match program.next() {
@@ -90,8 +90,8 @@ fn takes_signals() {
         signals.sort_unstable();
         assert_eq!((signals, messages), (vec![libc::SIGHUP, libc::SIGTERM], 1), "{round}");
     }
-    assert_eq!(program.look(0), Seen::Nothing);
-    // The child of a fork takes those that it is sent.
+    assert_eq!(program.poll(0), Seen::Nothing);
+    // The child of a fork receives the signals that are sent to it.
     let worker = fork();
     if worker == 0 {
         let (_, reported) = notice(&mut program, 20_000).unwrap();
@@ -99,15 +99,15 @@ fn takes_signals() {
     }
     unsafe { libc::kill(worker, libc::SIGHUP) };
     assert_eq!(wait_for(worker), 0);
-    assert_eq!(program.look(0), Seen::Nothing);
-    // The entry is ended as a client is.
+    assert_eq!(program.poll(0), Seen::Nothing);
+    // The entry is closed like a client.
     let before = open_descriptors();
     let entry = entries(&program.list).into_iter().find(|entry| unsafe { (**entry).r#type } != 0).unwrap();
     assert_eq!(outcome(unsafe { ipc_close(entry) }), Ok(()));
     assert_eq!(outcome(unsafe { ipc_del(&mut program.list, entry) }), Ok(()));
     unsafe { libc::free(entry.cast()) };
     assert!(open_descriptors() < before);
-    // It begins anew, with the signals that are asked for then.
+    // A new entry has only the signals that are added now.
     assert_eq!(add_signal(&mut program, libc::SIGUSR1), Ok(()));
     unsafe {
         libc::kill(me, libc::SIGHUP);
@@ -218,7 +218,7 @@ fn timers_expire_once_or_periodically() {
     }
     assert_eq!(seen, [at_once, once]);
     assert!(begin.elapsed() >= Duration::from_millis(10 + 9 * 20));
-    // Those that have come meanwhile are one event.
+    // Several expirations between two calls are one event.
     std::thread::sleep(Duration::from_millis(70));
     let (fd, reported) = notice(&mut program, 20_000).unwrap();
     assert!(fd == often && reported.count >= 3, "{}", reported.count);
@@ -251,7 +251,7 @@ fn ipc_del_fd_leaves_signals_and_timers() {
 }
 
 #[test]
-fn a_timer_ends_with_its_list_and_by_close() {
+fn timer_ends_with_its_list_and_by_close() {
     own_process!(30);
     let before = open_descriptors();
     let mut program = Program::client();
@@ -261,7 +261,7 @@ fn a_timer_ends_with_its_list_and_by_close() {
     unsafe { ipc_connections_free(&mut program.list) };
     assert!(!is_open(id));
     unsafe { libc::free(entry.cast()) };
-    // As a program closes all that is in its list.
+    // A program closes all entries of its list.
     add_timer(&mut program, 5, 5).unwrap();
     add_timer(&mut program, 5, 5).unwrap();
     for entry in entries(&program.list) {
@@ -271,7 +271,8 @@ fn a_timer_ends_with_its_list_and_by_close() {
     unsafe { ipc_connections_free(&mut program.list) };
     drop(program);
     assert_eq!(open_descriptors(), before);
-    // A number that the program has closed itself, and that is another file's by then, is left alone.
+    // If the program has closed a timer's number and another file has got it, the library does not touch the
+    // file.
     let mut program = Program::client();
     let id = add_timer(&mut program, 60_000, 0).unwrap();
     assert_eq!(unsafe { libc::close(id) }, 0);
@@ -285,7 +286,8 @@ fn a_timer_ends_with_its_list_and_by_close() {
     unsafe { libc::free(entry.cast()) };
 }
 
-/// A program may close what it does not know: the library's own descriptors, and not what it was given.
+/// A program may close descriptors that it does not know: the library's internal ones, but not those of its
+/// list's entries.
 #[test]
 fn signals_and_timers_work_after_internal_fds_are_lost() {
     own_process!(30);
@@ -325,7 +327,7 @@ fn open_numbers() -> Vec<c_int> {
     all.map(|entry| entry.unwrap().file_name().to_str().unwrap().parse().unwrap()).collect()
 }
 
-/// As a program closes what it does not know.
+/// Closes all descriptors that are neither in `before` nor in `known`.
 fn close_all_but(before: &[c_int], known: &[c_int]) {
     for fd in open_numbers().into_iter().filter(|fd| !before.contains(fd) && !known.contains(fd)) {
         unsafe { libc::close(fd) };
@@ -339,11 +341,11 @@ fn foreign_event_loop_is_woken_by_a_timer() {
     add_timer(&mut program, 20, 0).unwrap();
     let fd = program.event_fd();
     assert!(becomes_readable(fd, 20_000));
-    until("it is told", || notice(&mut program, 0).is_some());
+    until("the timer is reported", || notice(&mut program, 0).is_some());
     free_extras(&mut program);
 }
 
-/// The two processes have one clock: each expiration is reported to one of them.
+/// Both processes share one timerfd: each expiration is reported to one of them.
 fn forks_with_a_timer() {
     let mut program = Program::client();
     let id = add_timer(&mut program, 10, 10).unwrap();
@@ -355,7 +357,7 @@ fn forks_with_a_timer() {
         unsafe { libc::_exit(if reported.0 == own { 0 } else { 1 }) };
     }
     assert_eq!(wait_for(worker), 0);
-    assert_eq!(notice(&mut program, 20_000).map(|(fd, _)| fd), Some(id), "it goes on");
+    assert_eq!(notice(&mut program, 20_000).map(|(fd, _)| fd), Some(id), "the parent's timer continues");
     free_extras(&mut program);
 }
 

@@ -1,4 +1,4 @@
-//! ipc_write_fd, ipc_allow_fds and ipc_take_fd: descriptors that go with messages.
+//! ipc_write_fd, ipc_allow_fds and ipc_take_fd: file descriptor passing with messages.
 
 use std::fs::File;
 use std::io::{Read, Write};
@@ -12,7 +12,7 @@ fn passed_file_pipe_and_socket_refer_to_the_same_file() {
     own_process!(30);
     for way in WAYS {
         let (mut receiver, peer) = Receiver::new(way, true);
-        // An open file: with the position that both share.
+        // A file: both descriptors share its position.
         let mut file = numbered_file(4711);
         std::io::Seek::rewind(&mut file).unwrap();
         set_errno(4711);
@@ -24,7 +24,7 @@ fn passed_file_pipe_and_socket_refer_to_the_same_file() {
         taken.read_exact(&mut [0; 3]).unwrap();
         assert_eq!(std::io::Seek::stream_position(&mut file).unwrap(), 3);
         assert!(take(receiver.fd).is_none(), "all are taken");
-        // A pipe; the sender closes its own at once.
+        // A pipe; the sender closes its own descriptor at once.
         let (reader, mut writer) = pipe();
         write_fd(peer.as_raw_fd(), 2, b"a pipe", &reader).unwrap();
         drop(reader);
@@ -35,7 +35,7 @@ fn passed_file_pipe_and_socket_refer_to_the_same_file() {
         let mut all = Vec::new();
         taken.read_to_end(&mut all).unwrap();
         assert_eq!(all, b"through it");
-        // A connection of the library's, which works on.
+        // A connection of the library, which still works.
         let (one, other) = pair();
         write_fd(peer.as_raw_fd(), 3, b"a socket", &one).unwrap();
         drop(one);
@@ -80,7 +80,7 @@ fn each_descriptor_arrives_with_its_message() {
     }
 }
 
-/// What the loop has read ahead is what ipc_read gets first.
+/// Messages that the loop has read ahead are returned first by ipc_read, with their descriptors.
 #[test]
 fn descriptors_read_ahead_are_delivered_by_ipc_read() {
     own_process!(30);
@@ -124,7 +124,7 @@ fn large_message_carries_a_descriptor() {
     }
 }
 
-/// A raw peer may cut its bytes as it likes, and attach descriptors to any of them.
+/// A peer may send its bytes in any pieces, and attach descriptors to any byte.
 #[test]
 fn descriptor_attached_at_any_byte_arrives_with_its_message() {
     own_process!(60);
@@ -136,7 +136,8 @@ fn descriptor_attached_at_any_byte_arrives_with_its_message() {
     for way in WAYS {
         // The same byte of each message, or a byte that differs from message to message.
         for (place, step) in (0..LENGTH).flat_map(|place| [(place, 0), (place, 3)]) {
-            // All there before it is received, or each byte received before the next one is sent.
+            // All bytes are sent before the first receive, or each byte is received before the next one is
+            // sent.
             for one_by_one in [false, true] {
                 let (mut receiver, peer) = Receiver::new(way, true);
                 let has_one = |n: usize| n % LENGTH == (place + step * (n / LENGTH)) % LENGTH;
@@ -153,13 +154,17 @@ fn descriptor_attached_at_any_byte_arrives_with_its_message() {
                             send(n);
                             let is_amid = (n + 1) % LENGTH > 0;
                             if let Some(listed) = receiver.listed.as_mut().filter(|_| is_amid) {
-                                assert_eq!(listed.program.look(0), Seen::Nothing);
+                                assert_eq!(listed.program.poll(0), Seen::Nothing);
                             }
                         }
                     }
                     assert_eq!(receiver.next(), (1, PAYLOAD.to_vec()));
                     let reported = take_numbers(receiver.fd);
-                    assert_eq!(reported, [number], "{way:?}, byte {place}, {step} on, {one_by_one}");
+                    assert_eq!(
+                        reported,
+                        [number],
+                        "{way:?}, byte {place}, step {step}, one by one: {one_by_one}"
+                    );
                 }
             }
         }
@@ -184,7 +189,7 @@ fn descriptors_of_one_message_arrive_in_order() {
             assert_eq!(receiver.next().1, b"second");
             assert_eq!(take_numbers(receiver.fd), (count..2 * count).collect::<Vec<_>>());
         }
-        // The bytes of a message, each with one.
+        // Each byte of a message with a descriptor.
         let (mut receiver, peer) = Receiver::new(way, true);
         for (byte, fd) in frame(1, b"bytes").iter().zip(&fds) {
             send_with(&peer, &[*byte], &[*fd]);
@@ -194,8 +199,9 @@ fn descriptors_of_one_message_arrive_in_order() {
     }
 }
 
-/// At most so many wait to be taken: one that comes behind the most of an earlier message, together with the rest of
-/// its bytes, is closed. Where they come apart, each message has its own.
+/// At most `MOST` descriptors wait to be taken. If an earlier message has that many, and the next message's
+/// descriptor is received together with the earlier message's last bytes, this descriptor is closed. If the
+/// messages are received separately, each has its own descriptors.
 #[test]
 fn untaken_descriptors_are_limited_to_the_maximum() {
     own_process!(30);
@@ -216,9 +222,9 @@ fn untaken_descriptors_are_limited_to_the_maximum() {
                 send_with(&peer, &frame(1, b"second"), &fds[MOST..]);
             }
             assert_eq!(receiver.next().1, b"second");
-            // ipc_read takes nothing of the second message before it has returned the first.
-            let came = take_numbers(receiver.fd);
-            assert!(came == [MOST] || together && came.is_empty(), "{way:?}: {came:?}");
+            // ipc_read receives no byte of the second message before it has returned the first.
+            let numbers = take_numbers(receiver.fd);
+            assert!(numbers == [MOST] || together && numbers.is_empty(), "{way:?}: {numbers:?}");
         }
     }
 }
@@ -230,7 +236,7 @@ fn descriptors_over_the_maximum_do_no_harm() {
     for way in WAYS {
         let (mut receiver, peer) = Receiver::new(way, true);
         let before = open_descriptors();
-        // 253 is the most that the kernel sends at once.
+        // The kernel sends at most 253 descriptors in one call.
         for count in [MOST + 1, 253] {
             send_with(&peer, &frame(1, b"many"), &vec![file.as_raw_fd(); count]);
             assert_eq!(receiver.next().1, b"many");
@@ -238,7 +244,7 @@ fn descriptors_over_the_maximum_do_no_harm() {
             assert_eq!(take_numbers(receiver.fd), [6; MOST]);
             assert_eq!(open_descriptors(), before);
         }
-        // The most with each byte: there are never many more open than that.
+        // `MOST` descriptors with each byte: no more than `MOST` stay open.
         for byte in frame(1, b"many") {
             send_with(&peer, &[byte], &[file.as_raw_fd(); MOST]);
         }
@@ -257,7 +263,7 @@ fn queued_message_arrives_in_order_with_its_descriptor() {
     own_process!(60);
     const COUNT: usize = 300;
     for way in WAYS {
-        // The sender has it in a list, and the peer does not read yet.
+        // The sender's connection is in a list, and the peer does not read yet.
         let (mut receiver, peer) = Receiver::new(way, true);
         let sender = Listed::of(peer);
         let files: Vec<_> = (0..COUNT).map(numbered_file).collect();
@@ -270,8 +276,8 @@ fn queued_message_arrives_in_order_with_its_descriptor() {
                 _ => assert_eq!(write(sender.fd(), 1, &payload), IPC_ERROR_NONE),
             }
         }
-        assert!(pending(sender.fd()) > 0, "some of it has to wait");
-        // The sender's own may be closed by now.
+        assert!(pending(sender.fd()) > 0, "some messages are queued");
+        // The sender's own descriptors may be closed now.
         drop(files);
         let to = sender.fd();
         let sent = std::thread::spawn(move || flush(to, -1));

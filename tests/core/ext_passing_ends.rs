@@ -1,4 +1,5 @@
-//! File descriptor passing (SCM_RIGHTS): when descriptors are closed, and what happens if there is no room for them.
+//! File descriptor passing (SCM_RIGHTS): when descriptors are closed, and what happens if no descriptor is
+//! free.
 
 use std::io::Read;
 use std::os::fd::{AsRawFd, IntoRawFd};
@@ -23,20 +24,20 @@ fn uninvited_descriptors_are_not_received() {
                 assert_eq!(open_descriptors(), before, "{way:?}, {size}");
                 assert!(take(receiver.fd).is_none());
             }
-            // With bytes of a message that is not whole yet, and with messages read ahead.
+            // With a part of a message, and with messages that are read ahead.
             send_with(&peer, &frame(1, b"x").repeat(10), &[file.as_raw_fd(); MOST]);
             send_with(&peer, &frame(1, b"half")[..6], &[file.as_raw_fd(); MOST]);
             (0..10).for_each(|_| assert_eq!(receiver.next(), (1, b"x".to_vec())));
             if let Some(listed) = &mut receiver.listed {
-                assert_eq!(listed.program.look(0), Seen::Nothing);
+                assert_eq!(listed.program.poll(0), Seen::Nothing);
             }
             assert_eq!(open_descriptors(), before);
-            // Allowed from now on, they are received from now on.
+            // Descriptors are allowed, and received, from now on.
             allow(receiver.fd);
             send_with(&peer, &frame(1, b"half")[6..], &[file.as_raw_fd()]);
             assert_eq!(receiver.next(), (1, b"half".to_vec()));
             let expected = if receiver.listed.is_some() { 1 } else { MOST };
-            // What was left in the kernel by a call that takes no more than its own message is received now.
+            // ipc_read has left the half message and its descriptors in the kernel: they are received now.
             assert_eq!(take_numbers(receiver.fd).len(), expected);
         }
     }
@@ -53,7 +54,7 @@ fn service_allows_descriptors_for_clients_accepted_later() {
     let file = numbered_file(3);
     for (peer, fd, expected) in [(&before, before_fd, &[][..]), (&after, after_fd, &[3])] {
         write_fd(peer.as_raw_fd(), 1, b"here", &file).unwrap();
-        assert_eq!(server.look(20_000), Reported::Message(fd, 1, b"here".to_vec()));
+        assert_eq!(server.poll(20_000), Reported::Message(fd, 1, b"here".to_vec()));
         assert_eq!(take_numbers(fd), expected);
     }
 }
@@ -77,14 +78,14 @@ fn untaken_descriptors_are_closed_with_the_next_message() {
             assert!(take(receiver.fd).is_none());
             assert_eq!(kept.iter().map(number_of).collect::<Vec<_>>(), (0..taken).collect::<Vec<_>>());
         }
-        // The next one's own take their place.
+        // The descriptors of the next message replace them.
         for round in 0..4 {
             send_with(&peer, &frame(1, b"three"), &fds[round % 2 * 3..][..3]);
             assert_eq!(receiver.next().1, b"three");
             assert_eq!(open_descriptors(), before + 3);
         }
         assert_eq!(take_numbers(receiver.fd), [3, 4, 5]);
-        // The other's message is not the connection's.
+        // A message of another connection closes no descriptors of this connection.
         send_with(&peer, &frame(1, b"one"), &fds[..1]);
         assert_eq!(receiver.next().1, b"one");
         let (mut other, other_peer) = Receiver::new(way, true);
@@ -95,7 +96,8 @@ fn untaken_descriptors_are_closed_with_the_next_message() {
     }
 }
 
-/// How far a peer comes before it dies: bytes of two messages, with descriptors attached to the first of each.
+/// The peer closes after each number of bytes of two messages, with descriptors attached to the first byte of
+/// each.
 #[test]
 fn untaken_descriptors_are_closed_with_the_connection() {
     own_process!(60);
@@ -117,7 +119,7 @@ fn untaken_descriptors_are_closed_with_the_connection() {
                     (0..reported).for_each(|_| assert_eq!(receiver.next().1, b"words"));
                     let is_all = reported == step / one.len();
                     if let Some(listed) = receiver.listed.as_mut().filter(|_| is_all) {
-                        assert_eq!(listed.program.look(0), Seen::Nothing);
+                        assert_eq!(listed.program.poll(0), Seen::Nothing);
                     }
                     if is_closed {
                         assert_eq!(unsafe { ipc_close(&mut info(receiver.fd)) }, IPC_ERROR_NONE);
@@ -145,16 +147,16 @@ fn descriptors_closed_on_a_protocol_error() {
     own_process!(30);
     let mut server = Program::server();
     allow(server.srv.unwrap().fd);
-    assert_eq!(server.look(0), Seen::Nothing);
+    assert_eq!(server.poll(0), Seen::Nothing);
     let file = numbered_file(1);
     let before = open_descriptors();
     for _ in 0..3 {
         let (peer, fd) = server.peer();
         send_with(&peer, &frame(1, b"fine"), &[file.as_raw_fd(); 2]);
-        assert_eq!(server.look(20_000), Reported::Message(fd, 1, b"fine".to_vec()));
+        assert_eq!(server.poll(20_000), Reported::Message(fd, 1, b"fine".to_vec()));
         send_with(&peer, &[1, 255, 255, 255, 255], &[file.as_raw_fd(); MOST]);
-        assert_eq!(server.look(20_000), Reported::Error(fd));
-        assert_eq!(server.look(20_000), Reported::Disconnection(fd));
+        assert_eq!(server.poll(20_000), Reported::Error(fd));
+        assert_eq!(server.poll(20_000), Reported::Disconnection(fd));
         drop(peer);
         assert_eq!(open_descriptors(), before);
     }
@@ -175,7 +177,7 @@ fn received_descriptors_are_close_on_exec() {
     }
 }
 
-/// A listed peer that does not read: what it is sent is queued.
+/// A connection in a list whose peer does not read: messages to it are queued.
 fn stuck() -> (Listed, UnixStream) {
     let (sender, peer) = listed();
     while pending(sender.fd()) == 0 {
@@ -191,7 +193,7 @@ fn closed_descriptor_is_refused_with_its_message() {
     let (sender, mut peer) = listed();
     for fd in [-1, 900_000] {
         assert_eq!(write_fd(sender.fd(), 1, b"never", &fd), bad);
-        assert_eq!(write_fd(fd, 1, b"never", &peer), bad, "nor is the connection");
+        assert_eq!(write_fd(fd, 1, b"never", &peer), bad, "the connection is closed");
     }
     let (unlisted, mut other) = patient_pair();
     assert_eq!(write_fd(unlisted.as_raw_fd(), 1, b"never", &-1), bad);
@@ -258,7 +260,7 @@ fn message_is_received_without_room_for_its_descriptor() {
                 got.push(taken.len());
             }
             raise_descriptor_limit();
-            assert_eq!(got, [1.min(room), 2.min(room), 0], "as many as there is room for");
+            assert_eq!(got, [1.min(room), 2.min(room), 0], "as many as descriptors were free");
         }
         write_fd(peer.as_raw_fd(), 1, b"goes on", &file).unwrap();
         assert_eq!(receiver.next(), (1, b"goes on".to_vec()));
@@ -267,7 +269,7 @@ fn message_is_received_without_room_for_its_descriptor() {
 }
 
 #[test]
-fn a_queue_that_is_never_sent_leaves_no_descriptor_open() {
+fn unsent_queue_leaves_no_descriptor_open() {
     own_process!(30);
     let before = open_descriptors();
     for peer_closes in [true, false] {
@@ -288,7 +290,7 @@ fn a_queue_that_is_never_sent_leaves_no_descriptor_open() {
         drop(sender);
         // The next calls find that the peer has closed the connection.
         let (other, _peer) = pair();
-        until("nothing is left of it", || {
+        until("its descriptors are closed", || {
             pending(other.as_raw_fd());
             open_descriptors() == before + 2
         });
@@ -307,7 +309,7 @@ fn message_over_queue_limit_refused_with_its_descriptor() {
     assert_eq!((open_descriptors(), pending(sender.fd())), before);
 }
 
-/// In no list the call waits for the peer.
+/// For a connection in no list the call waits for the peer.
 #[test]
 fn descriptor_write_outside_lists_waits_for_the_peer() {
     own_process!(30);

@@ -1,4 +1,4 @@
-//! ipc_queue and ipc_pending: messages that leave together, in order, whole and once.
+//! ipc_queue and ipc_pending: messages that are sent together, in order, whole and once.
 
 use std::io::{Read, Write};
 use std::os::fd::AsRawFd;
@@ -12,7 +12,7 @@ use crate::support::*;
 
 child::roles! { queues_and_flushes }
 
-/// How much is put together before it leaves without being asked.
+/// How many bytes ipc_queue collects before it sends them itself.
 const BATCH: usize = 64 << 10;
 
 const REFUSED: Result<(), Failure> = Err((IPC_ERROR_MESSAGE_WRITE__NOT_ENOUGH_DATA, libc::EAGAIN));
@@ -29,15 +29,15 @@ fn queued_messages_are_sent_together() {
         expected.extend(frame(1, &pattern(100, expected.len())));
         assert_eq!((pending(fd), errno()), (expected.len(), 4711));
     }
-    assert_eq!(at_hand(&mut peer), b"", "nothing has left yet");
-    // One more, and all of it leaves.
+    assert_eq!(readable_now(&mut peer), b"", "nothing was sent yet");
+    // One more message fills the batch, and all messages are sent.
     queue(fd, 2, &[7; 200]).unwrap();
     expected.extend(frame(2, &[7; 200]));
     assert_eq!(pending(fd), 0);
-    assert!(at_hand(&mut peer) == expected);
+    assert!(readable_now(&mut peer) == expected);
 }
 
-/// The number of system calls is what it is for.
+/// Fewer system calls are the purpose of ipc_queue.
 #[test]
 fn many_small_messages_take_few_system_calls() {
     own_process!(60);
@@ -58,8 +58,8 @@ fn many_small_messages_take_few_system_calls() {
     }
     traced.stdin(std::process::Stdio::piped()).stdout(std::process::Stdio::piped());
     let mut program = Child::run(&mut traced);
-    program.say(path.to_str().unwrap());
-    program.say(format!("{COUNT}"));
+    program.send_line(path.to_str().unwrap());
+    program.send_line(format!("{COUNT}"));
     let (mut stream, _) = listener.accept().unwrap();
     for number in 0..COUNT {
         assert_eq!(read_frame(&mut stream), (1, number.to_string().into_bytes()));
@@ -73,7 +73,7 @@ fn many_small_messages_take_few_system_calls() {
 }
 
 #[test]
-fn queued_and_written_messages_arrive_in_the_order_of_the_calls() {
+fn queued_and_written_messages_arrive_in_call_order() {
     own_process!(30);
     const COUNT: usize = 3000;
     for listed in [false, true] {
@@ -105,7 +105,7 @@ fn queued_and_written_messages_arrive_in_the_order_of_the_calls() {
 }
 
 #[test]
-fn a_hundred_thousand_messages_arrive_once_whole_and_in_order() {
+fn queued_messages_arrive_once_whole_and_in_order() {
     own_process!(60);
     const COUNT: usize = 100_000;
     let (ours, mut peer) = patient_pair();
@@ -118,7 +118,7 @@ fn a_hundred_thousand_messages_arrive_once_whole_and_in_order() {
             assert!(got == expected, "message {number}");
         }
         assert_eq!(stream.buffer(), b"");
-        at_hand(&mut peer)
+        readable_now(&mut peer)
     });
     for number in 0..COUNT {
         let payload = pattern(number % 211, number);
@@ -140,14 +140,15 @@ fn queued_bytes_are_sent_during_a_wait_for_events() {
         peer.write_all(&frame(2, b"answer")).unwrap();
         peer
     });
-    assert_eq!(ours.program.look(-1), Reported::Message(ours.fd(), 2, b"answer".to_vec()));
+    assert_eq!(ours.program.poll(-1), Reported::Message(ours.fd(), 2, b"answer".to_vec()));
     let mut peer = other.join().unwrap();
-    // One that does not wait sends it, too.
+    // A call with timeout 0 sends the queue, too.
     queue(ours.fd(), 1, b"again").unwrap();
-    assert_eq!(ours.program.look(0), Seen::Nothing);
+    assert_eq!(ours.program.poll(0), Seen::Nothing);
     assert_eq!(pending(ours.fd()), 0);
-    assert_eq!(at_hand(&mut peer), frame(1, b"again"));
-    // More than the kernel takes, and one who was added to the list only after it was queued.
+    assert_eq!(readable_now(&mut peer), frame(1, b"again"));
+    // More bytes than the kernel accepts, on a connection that is added to the list after the message was
+    // queued.
     let (late, mut reads) = patient_pair();
     queue(late.as_raw_fd(), 1, &pattern(3_000_000, 1)).unwrap();
     let mut info = connection(&late);
@@ -157,7 +158,7 @@ fn queued_bytes_are_sent_during_a_wait_for_events() {
         reads.write_all(&frame(3, b"got it")).unwrap();
         reads
     });
-    assert_eq!(ours.program.look(-1), Reported::Message(info.fd, 3, b"got it".to_vec()));
+    assert_eq!(ours.program.poll(-1), Reported::Message(info.fd, 3, b"got it".to_vec()));
     let _reads = reader.join().unwrap();
     assert_eq!(unsafe { ipc_del(&mut ours.program.list, &mut info) }, IPC_ERROR_NONE);
 }
@@ -179,8 +180,8 @@ fn queued_bytes_are_sent_during_ipc_read() {
 }
 
 fn queues_and_flushes() {
-    let fd = child::connect(Path::new(&child::hear()));
-    let count: usize = child::hear().parse().unwrap();
+    let fd = child::connect(Path::new(&child::read_line()));
+    let count: usize = child::read_line().parse().unwrap();
     (0..count).for_each(|number| queue(fd, 1, number.to_string().as_bytes()).unwrap());
     flush(fd, 20_000).unwrap();
 }
@@ -207,8 +208,8 @@ fn full_queue_refuses_a_message_whole_until_it_has_room() {
         let full = pending(fd);
         assert!(full <= room && full + size + 5 > room, "{full} of {room} bytes");
         assert_eq!(queue(fd, 2, &pattern(size, 0)), REFUSED);
-        assert_eq!(pending(fd), full, "nothing of it is queued");
-        // To the last byte.
+        assert_eq!(pending(fd), full, "no byte of the refused message is queued");
+        // A message that fills the queue exactly.
         queue(fd, 1, &pattern(room - full - 5, number)).unwrap();
         assert_eq!(pending(fd), room);
         assert_eq!(queue(fd, 2, b""), REFUSED);
@@ -218,7 +219,7 @@ fn full_queue_refuses_a_message_whole_until_it_has_room() {
                 assert!(read_frame(&mut peer) == (1, pattern(size, number)), "message {number}");
             }
             assert!(read_frame(&mut peer) == (1, pattern(room - full - 5, number)));
-            assert_eq!(read_frame(&mut peer), (3, b"after".to_vec()), "nothing of what was refused");
+            assert_eq!(read_frame(&mut peer), (3, b"after".to_vec()), "no refused message");
         });
         flush(fd, 20_000).unwrap();
         queue(fd, 3, b"after").unwrap();
@@ -241,7 +242,7 @@ fn frames_that_several_threads_queue_and_write_do_not_mix() {
                 scope.spawn(move || {
                     for number in 0..EACH {
                         let payload = pattern(number % 3000, usize::from(thread) + number);
-                        // The queue is bounded, and the reader slower than all together.
+                        // The queue has a limit, and the reader is slower than the threads together.
                         let call = || match thread % 3 {
                             0 => outcome(write(fd, thread, &payload)),
                             _ => queue(fd, thread, &payload),
@@ -260,7 +261,7 @@ fn frames_that_several_threads_queue_and_write_do_not_mix() {
                     flush(fd, -1).unwrap();
                 });
             }
-            // Where it fails nobody waits on for it.
+            // If the reader panics, the socket is shut down, so that no thread waits for it.
             let _end = Queued::new(peer.try_clone().unwrap());
             let mut reported = [0; THREADS as usize];
             let mut stream = std::io::BufReader::new(&mut peer);
@@ -277,7 +278,7 @@ fn frames_that_several_threads_queue_and_write_do_not_mix() {
                 reported[thread] += 1;
             }
             assert_eq!((stream.buffer(), pending(fd)), (&[][..], 0));
-            assert_eq!(at_hand(&mut peer), b"");
+            assert_eq!(readable_now(&mut peer), b"");
         });
     }
 }
@@ -297,6 +298,6 @@ fn full_queue_does_not_affect_other_connections() {
         assert_eq!(read_frame(&mut peer), (1, b"quick".to_vec()));
     }
     assert!(begin.elapsed() < Duration::from_secs(5));
-    // Its own queue waits for nothing, either.
+    // A call for the full queue does not wait, either.
     assert_eq!(queue(stuck.as_raw_fd(), 1, &[1; 100_000]), REFUSED);
 }

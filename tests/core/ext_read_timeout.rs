@@ -1,4 +1,4 @@
-//! ipc_read_timeout: ipc_read that ends in time, and loses nothing by that.
+//! ipc_read_timeout: ipc_read with a timeout, which loses no bytes.
 
 use std::io::Write;
 use std::os::fd::{AsRawFd, RawFd};
@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use crate::support::ext::*;
 use crate::support::*;
 
-const TIME_IS_OVER: Result<(u8, Vec<u8>), Failure> = Err((IPC_ERROR_USOCK_RECV, libc::ETIMEDOUT));
+const TIMED_OUT: Result<(u8, Vec<u8>), Failure> = Err((IPC_ERROR_USOCK_RECV, libc::ETIMEDOUT));
 
 fn read_timeout(fd: RawFd, timeout: i32) -> Result<(u8, Vec<u8>), Failure> {
     let mut message = EMPTY_MESSAGE;
@@ -30,7 +30,7 @@ fn pending_message_is_read_without_waiting() {
             assert_eq!(errno(), 4711);
         }
     }
-    assert_eq!(read_timeout(fd, 0), TIME_IS_OVER);
+    assert_eq!(read_timeout(fd, 0), TIMED_OUT);
 }
 
 #[test]
@@ -51,10 +51,10 @@ fn timed_read_ends_in_time_and_keeps_a_partial_message() {
         }
     });
     let begin = Instant::now();
-    assert_eq!(read_timeout(fd, 50), TIME_IS_OVER);
+    assert_eq!(read_timeout(fd, 50), TIMED_OUT);
     assert!(begin.elapsed() >= Duration::from_millis(50), "not before");
     let mut peer = writer.join().unwrap();
-    assert_eq!(read_timeout(fd, 0), TIME_IS_OVER);
+    assert_eq!(read_timeout(fd, 0), TIMED_OUT);
     peer.write_all(rest).unwrap();
     assert_eq!(read_timeout(fd, 0), Ok((1, pattern(300, 7))));
 }
@@ -68,7 +68,7 @@ fn timed_read_ignores_so_rcvtimeo_and_o_nonblock() {
     for nonblocking in [false, true] {
         ours.set_nonblocking(nonblocking).unwrap();
         let begin = Instant::now();
-        assert_eq!(read_timeout(fd, 30), TIME_IS_OVER);
+        assert_eq!(read_timeout(fd, 30), TIMED_OUT);
         assert!(begin.elapsed() >= Duration::from_millis(30));
         let (id_of_reader, ids) = std::sync::mpsc::channel();
         let reader = std::thread::spawn(move || {
@@ -76,7 +76,7 @@ fn timed_read_ignores_so_rcvtimeo_and_o_nonblock() {
             read_timeout(fd, 60_000)
         });
         let id = ids.recv().unwrap();
-        until("it waits", || thread_sleeps(id));
+        until("the call waits", || thread_sleeps(id));
         peer.write_all(&frame(1, b"late")).unwrap();
         assert_eq!(reader.join().unwrap(), Ok((1, b"late".to_vec())));
     }

@@ -1,4 +1,5 @@
-//! ipc_send and ipc_sendv: messages of any memory, as ipc_write sends them; ipc_broadcast: one message to many.
+//! ipc_send and ipc_sendv: like ipc_write, with the payload from any memory; ipc_broadcast: one message to
+//! many clients.
 
 use std::ffi::c_int;
 use std::os::fd::{AsRawFd, RawFd};
@@ -14,7 +15,7 @@ fn send(fd: RawFd, kind: u8, payload: &[u8]) -> Result<(), Failure> {
 }
 
 fn pieces_of<'a>(bytes: &[&'a [u8]]) -> Vec<libc::iovec> {
-    // The program's piece of length 0 may be NULL.
+    // A piece of length 0 may be NULL.
     let piece = |bytes: &&'a [u8]| libc::iovec {
         iov_base: if bytes.is_empty() { none() } else { bytes.as_ptr().cast_mut().cast() },
         iov_len: bytes.len(),
@@ -80,7 +81,7 @@ fn pieces_of_any_size_arrive_as_one_message() {
                     bytes.push(piece);
                 }
                 bytes.resize(bytes.len().max(count), b"");
-                // In a list what the peer does not take is queued: there is room for 16 MiB.
+                // For a connection in a list, bytes that the kernel does not accept are queued, up to 16 MiB.
                 sendv(fd, 7, &bytes).unwrap();
                 expected.extend(frame(7, &payload));
             }
@@ -142,7 +143,7 @@ fn wrong_arguments_send_nothing() {
         }
         assert_eq!(sendv(&good, none(), 0), Ok(()));
     }
-    assert_eq!(read_frame(&mut peer), (1, Vec::new()), "and nothing before it");
+    assert_eq!(read_frame(&mut peer), (1, Vec::new()), "and nothing before this message");
     let mut list = EMPTY_LIST;
     let fine = message(1, b"fine");
     let no_payload = ipc_message { length: 4, payload: none(), ..fine };
@@ -156,7 +157,7 @@ fn wrong_arguments_send_nothing() {
         assert_eq!(failed, 4711);
         assert_eq!(outcome(ipc_broadcast(&mut list, &fine, none(), none())), Ok(()));
     }
-    assert_eq!(broadcast(&mut list, b"to nobody", none()), 0);
+    assert_eq!(broadcast(&mut list, b"unheard", none()), 0);
 }
 
 #[test]
@@ -177,8 +178,8 @@ fn broadcast_reaches_each_connection_but_the_excluded_one() {
         }
         assert_eq!(read_frame(peer), (5, b"to all".to_vec()));
     }
-    assert_eq!((at_hand(&mut extra), at_hand(&mut watched)), (Vec::new(), Vec::new()));
-    // A copy of the structure is the connection, too.
+    assert_eq!((readable_now(&mut extra), readable_now(&mut watched)), (Vec::new(), Vec::new()));
+    // A copy of the structure names the same connection.
     let copy = unsafe { *server.info(peers[2].1) };
     assert_eq!(broadcast(&mut server.list, b"to four", &copy), 0);
     assert_eq!(broadcast(&mut server.list, b"to all", none()), 0);
@@ -200,16 +201,17 @@ fn broadcast_never_waits_and_counts_failures() {
     for number in 0..50 {
         let payload = pattern(SIZE, number);
         let failed = broadcast(&mut server.list, &payload, none());
-        assert!(failed <= 1, "the one that reads has all");
+        assert!(failed <= 1, "only the client that does not read fails");
         if failed == 0 {
             accepted.extend(frame(5, &payload));
         }
         expected.extend(frame(5, &payload));
         flush(reader_fd, -1).unwrap();
     }
-    assert!(accepted.len() < expected.len(), "the queue of the other was full");
+    assert!(accepted.len() < expected.len(), "the queue of the client that does not read was full");
     assert!(pending(sleeper_fd) <= 10 * SIZE);
-    // Nothing of a message that failed; whole and in order what did not, also behind what is queued by others.
+    // No byte of a failed message arrives; all others arrive whole and in order, also after messages of
+    // ipc_queue.
     let sleeper = read_to_the_end(sleeper);
     queue(sleeper_fd, 5, b"queued").unwrap();
     assert_eq!(broadcast(&mut server.list, b"last", none()), 0);
@@ -225,13 +227,13 @@ fn broadcast_never_waits_and_counts_failures() {
 fn broadcast_fails_only_for_the_closed_connection() {
     own_process!(30);
     let mut server = Program::server();
-    let (gone, gone_fd) = server.peer();
-    let (mut there, _) = server.peer();
-    drop(gone);
+    let (closed_peer, closed_peer_fd) = server.peer();
+    let (mut open_peer, _) = server.peer();
+    drop(closed_peer);
     assert_eq!(broadcast(&mut server.list, b"news", none()), 1);
-    assert_eq!(read_frame(&mut there), (5, b"news".to_vec()));
-    assert_eq!(server.look(10_000), Reported::Disconnection(gone_fd));
-    // An entry whose descriptor the program has closed, and one that is NULL.
+    assert_eq!(read_frame(&mut open_peer), (5, b"news".to_vec()));
+    assert_eq!(server.poll(10_000), Reported::Disconnection(closed_peer_fd));
+    // An entry whose descriptor the program has closed, and a NULL entry.
     let (_closed, closed_fd) = server.peer();
     close(closed_fd);
     assert_eq!(broadcast(&mut server.list, b"news", none()), 1);
@@ -239,5 +241,5 @@ fn broadcast_fails_only_for_the_closed_connection() {
     replace_array(&mut list, &[none(), server.info(closed_fd)]);
     assert_eq!(broadcast(&mut list, b"news", none()), 1);
     unsafe { ipc_connections_free(&mut list) };
-    assert_eq!(read_frame(&mut there), (5, b"news".to_vec()));
+    assert_eq!(read_frame(&mut open_peer), (5, b"news".to_vec()));
 }

@@ -1,5 +1,5 @@
-//! ipc_server_open: mode, owner and socket of a service; services under a manager that hands over their sockets;
-//! ipc_connection_timeout: a connection within a time, also to a service that is yet to come.
+//! ipc_server_open: mode, owner and socket of a service; services whose sockets a service manager hands over;
+//! ipc_connection_timeout: connecting within a timeout, also to a service that starts later.
 
 use std::ffi::{CString, c_int};
 use std::fs::Permissions;
@@ -15,16 +15,16 @@ use crate::child::{self, Child, fork};
 use crate::support::ext::*;
 use crate::support::*;
 
-child::roles! { serves_what_is_handed_over, takes_nothing_that_is_not_its_own, waits_in_its_thread_that_is_cancelled }
+child::roles! { serves_with_inherited_socket, leaves_sockets_of_other_processes, cancels_a_waiting_thread }
 
 const NONE: ipc_server_options = ipc_server_options { flags: 0, mode: 0, uid: 0, gid: 0, backlog: 0, fd: 0 };
 
-/// The run directory: of a role, that of its test.
+/// The run directory; a child process has its test's.
 fn directory() -> PathBuf {
     std::env::var_os("IPC_RUNDIR").map_or_else(|| rundir().clone(), PathBuf::from)
 }
 
-/// A service of this name is at this path.
+/// The path of the service with this name.
 fn path_of(name: &str) -> PathBuf {
     directory().join(format!("{name}-0-0"))
 }
@@ -58,7 +58,7 @@ fn connect(name: &str, timeout: c_int) -> Result<c_int, Failure> {
     result.map(|()| mine.fd)
 }
 
-const TIME_IS_OVER: Failure = (IPC_ERROR_USOCK_CONNECT__SOCKET, libc::ETIMEDOUT);
+const TIMED_OUT: Failure = (IPC_ERROR_USOCK_CONNECT__SOCKET, libc::ETIMEDOUT);
 
 fn open_descriptors() -> usize {
     std::fs::read_dir("/proc/self/fd").unwrap().count()
@@ -69,7 +69,7 @@ fn is_root() -> bool {
 }
 
 #[test]
-fn without_options_it_is_ipc_server_init() {
+fn ipc_server_open_without_options_is_ipc_server_init() {
     own_process!(30);
     let options = NONE;
     for options in [std::ptr::null(), &raw const options] {
@@ -124,21 +124,22 @@ fn owner_and_group_are_as_requested_or_open_fails() {
     }
 }
 
-/// From the moment that anybody can connect, mode and group are right: one who may not connect is refused at each moment.
+/// A user without the right to connect is refused at any moment while services are opened: mode and group are
+/// set before the first client can connect.
 #[test]
 fn no_client_connects_before_the_mode_is_set() {
     own_process!(60);
     if !is_root() {
-        return say("SKIPPED: a stranger who tries to connect, which only root can become");
+        return say("SKIPPED: a client of another user, only root can start one");
     }
     std::fs::set_permissions(rundir(), Permissions::from_mode(0o755)).unwrap();
     for parent in rundir().ancestors().skip(1).take_while(|parent| *parent != Path::new("/tmp")) {
         let _ = std::fs::set_permissions(parent, Permissions::from_mode(0o755));
     }
     unsafe { libc::umask(0) };
-    let stranger = fork();
-    if stranger == 0 {
-        // Of the group that the service has before it gets its own.
+    let client = fork();
+    if client == 0 {
+        // The client is in the group that the socket has before its group is set.
         unsafe {
             libc::setgroups(0, std::ptr::null());
             libc::setuid(4321);
@@ -154,7 +155,7 @@ fn no_client_connects_before_the_mode_is_set() {
         unsafe { libc::_exit(if refused > 0 { 0 } else { 2 }) };
     }
     let mut status = 0;
-    while unsafe { libc::waitpid(stranger, &mut status, libc::WNOHANG) } == 0 {
+    while unsafe { libc::waitpid(client, &mut status, libc::WNOHANG) } == 0 {
         let options =
             ipc_server_options { flags: IPC_SERVER_MODE | IPC_SERVER_GID, mode: 0o660, gid: 5, ..NONE };
         let srv = open("shut", &options).unwrap();
@@ -171,15 +172,15 @@ fn no_client_connects_before_the_mode_is_set() {
 }
 
 #[test]
-fn a_short_queue_of_new_clients_is_short() {
+fn backlog_option_limits_waiting_clients() {
     own_process!(30);
     let options = ipc_server_options { flags: IPC_SERVER_BACKLOG, backlog: 2, ..NONE };
     let srv = open("short", &options).unwrap();
     let clients: Vec<_> = (0..3).map(|_| connect("short", 0).unwrap()).collect();
     let begin = Instant::now();
-    assert_eq!(connect("short", 50).err(), Some(TIME_IS_OVER));
+    assert_eq!(connect("short", 50).err(), Some(TIMED_OUT));
     assert!(begin.elapsed() >= Duration::from_millis(50));
-    // A place comes free while one waits.
+    // ipc_accept makes room while a client waits.
     let waiter = std::thread::spawn(|| connect("short", 60_000));
     let (mut service, mut client) = (srv, EMPTY_INFO);
     assert_eq!(outcome(unsafe { ipc_accept(&mut service, &mut client) }), Ok(()));
@@ -189,7 +190,7 @@ fn a_short_queue_of_new_clients_is_short() {
     let asked = unsafe {
         libc::getsockopt(late, libc::SOL_SOCKET, libc::SO_SNDTIMEO, (&raw mut times).cast(), &mut size)
     };
-    assert_eq!((asked, times.tv_sec, times.tv_usec), (0, 0, 0), "the time was that of the connect");
+    assert_eq!((asked, times.tv_sec, times.tv_usec), (0, 0, 0), "SO_SNDTIMEO was set for the connect only");
     for mine in clients.into_iter().chain([late, client.fd]) {
         assert_eq!(usock_close(mine), IPC_ERROR_NONE);
     }
@@ -272,7 +273,7 @@ fn wrong_options_open_nothing() {
     assert_eq!(open_descriptors(), before);
 }
 
-/// A server's loop: the first message of its first client.
+/// Waits for events until the first message of a client, and returns its payload.
 fn first_message(srv: &mut ipc_connection_info) -> Vec<u8> {
     let (mut list, mut event) = (EMPTY_LIST, EMPTY_EVENT);
     loop {
@@ -310,12 +311,12 @@ fn socket_of_the_program_serves_and_its_file_is_kept() {
     assert!(elsewhere.exists());
 }
 
-/// A process in this role, whose descriptors 3 and 4 are these sockets.
+/// A child in this role, whose descriptors 3 and 4 are these sockets.
 fn handed_over(role: impl Fn(), listeners: &[UnixListener; 2]) -> Child {
     let fds = listeners.each_ref().map(AsRawFd::as_raw_fd);
     let mut command = child::command(role);
     let hand_over = move || {
-        // First to where neither is in the way of the other.
+        // First to high numbers, so that neither dup2 closes the other socket.
         for (place, fd) in (200..).zip(fds) {
             unsafe { libc::dup2(fd, place) };
         }
@@ -329,9 +330,9 @@ fn handed_over(role: impl Fn(), listeners: &[UnixListener; 2]) -> Child {
     Child::run(&mut command)
 }
 
-/// Its descriptors 3 and 4 are listening sockets, of which the second is its service's.
-fn serves_what_is_handed_over() {
-    child::hear();
+/// Descriptors 3 and 4 are listening sockets; the second one is the service's.
+fn serves_with_inherited_socket() {
+    child::read_line();
     for (name, value) in [(c"LISTEN_PID", unsafe { libc::getpid() }), (c"LISTEN_FDS", 2)] {
         let value = CString::new(value.to_string()).unwrap();
         unsafe { libc::setenv(name.as_ptr(), value.as_ptr(), 1) };
@@ -343,7 +344,7 @@ fn serves_what_is_handed_over() {
     let path = unsafe { std::ffi::CStr::from_ptr(srv.spath) };
     assert_eq!(path.to_bytes().last_chunk(), Some(b"/activated-0-0"));
     assert_eq!(first_message(&mut srv), b"wake up");
-    // It has it already; what it has no socket for is as ever.
+    // The handed-over socket is in use already; a service without a handed-over socket gets a new one.
     let mut other = EMPTY_INFO;
     let code = unsafe { ipc_server_init(env(), &mut other, c"activated".as_ptr()) };
     assert_eq!(outcome(code), Err((IPC_ERROR_USOCK_INIT__BIND, libc::EADDRINUSE)));
@@ -353,7 +354,7 @@ fn serves_what_is_handed_over() {
     let another = open("another", none()).unwrap();
     assert!(path_of("another").exists());
     close(another);
-    child::say("ended");
+    child::send_line("ended");
 }
 
 #[test]
@@ -363,23 +364,23 @@ fn socket_of_a_service_manager_is_used_and_file_is_kept() {
     let mut peer = UnixStream::connect(path_of("activated")).unwrap();
     peer.write_all(&frame(1, b"wake up")).unwrap();
     for round in 0..2 {
-        let mut child = handed_over(serves_what_is_handed_over, &listeners);
-        child.say("go");
-        assert_eq!(child.hear(), "ended");
+        let mut child = handed_over(serves_with_inherited_socket, &listeners);
+        child.send_line("go");
+        assert_eq!(child.read_line(), "ended");
         assert!(child.end().success());
-        assert!(path_of("activated").exists(), "it is the manager's");
+        assert!(path_of("activated").exists(), "the file belongs to the manager");
         assert_eq!(peer.read(&mut [0]).unwrap(), 0);
         if round == 0 {
-            // A client that comes between two starts finds the next one.
+            // A client that connects between two starts is served by the next process.
             peer = UnixStream::connect(path_of("activated")).unwrap();
             peer.write_all(&frame(1, b"wake up")).unwrap();
         }
     }
 }
 
-/// Descriptors 3 and 4 are listening sockets, which nobody has said are its own.
-fn takes_nothing_that_is_not_its_own() {
-    child::hear();
+/// Descriptors 3 and 4 are listening sockets, but LISTEN_PID and LISTEN_FDS do not give them to this process.
+fn leaves_sockets_of_other_processes() {
+    child::read_line();
     let set = |name: &std::ffi::CStr, value: String| {
         let value = CString::new(value).unwrap();
         unsafe { libc::setenv(name.as_ptr(), value.as_ptr(), 1) };
@@ -391,16 +392,16 @@ fn takes_nothing_that_is_not_its_own() {
         let taken = open("activated", none()).err();
         assert_eq!(taken, Some((IPC_ERROR_USOCK_INIT__BIND, libc::EADDRINUSE)), "{pid} {count}");
     }
-    child::say("ended");
+    child::send_line("ended");
 }
 
 #[test]
 fn sockets_for_other_processes_are_left_alone() {
     own_process!(60);
     let listeners = ["other", "activated"].map(|name| UnixListener::bind(path_of(name)).unwrap());
-    let mut child = handed_over(takes_nothing_that_is_not_its_own, &listeners);
-    child.say("go");
-    assert_eq!(child.hear(), "ended");
+    let mut child = handed_over(leaves_sockets_of_other_processes, &listeners);
+    child.send_line("go");
+    assert_eq!(child.read_line(), "ended");
     assert!(child.end().success());
 }
 
@@ -410,7 +411,7 @@ fn service_started_within_timeout_is_connected() {
     let before = open_descriptors();
     for timeout in [60_000, -1] {
         let waiter = std::thread::spawn(move || connect("late", timeout));
-        until("it waits", || open_descriptors() > before);
+        until("the call waits", || open_descriptors() > before);
         let srv = open("late", none()).unwrap();
         let mine = waiter.join().unwrap().unwrap();
         assert_eq!(usock_close(mine), IPC_ERROR_NONE);
@@ -426,7 +427,7 @@ fn restarted_service_is_connected() {
         drop(UnixListener::bind(path_of("dead")).unwrap());
         let before = open_descriptors();
         let waiter = std::thread::spawn(move || connect("dead", timeout));
-        until("it waits", || open_descriptors() > before);
+        until("the call waits", || open_descriptors() > before);
         let srv = open("dead", none()).unwrap();
         let mine = waiter.join().unwrap().unwrap();
         assert_eq!(usock_close(mine), IPC_ERROR_NONE);
@@ -440,7 +441,7 @@ fn service_that_listens_after_bind_is_connected() {
     rundir();
     let before = open_descriptors();
     let waiter = std::thread::spawn(|| connect("slow", 60_000));
-    until("it waits", || open_descriptors() > before);
+    until("the call waits", || open_descriptors() > before);
     let socket = unsafe { libc::socket(libc::AF_UNIX, libc::SOCK_STREAM | libc::SOCK_CLOEXEC, 0) };
     let mut address: libc::sockaddr_un = unsafe { std::mem::zeroed() };
     address.sun_family = libc::AF_UNIX as u16;
@@ -469,7 +470,7 @@ fn service_in_a_directory_made_later_is_connected() {
         let result = outcome(unsafe { ipc_connection_timeout(&mut mine, c"deep".as_ptr(), 60_000) });
         result.map(|()| mine.fd)
     });
-    until("it waits", || open_descriptors() > before);
+    until("the call waits", || open_descriptors() > before);
     for part in ["a", "a/b", "a/b/c"] {
         std::thread::sleep(Duration::from_millis(5));
         std::fs::create_dir(top.join(part)).unwrap();
@@ -487,14 +488,14 @@ fn connection_timeout_ends_in_time_and_leaves_nothing() {
     let _other_kind = UnixDatagram::bind(path_of("datagrams")).unwrap();
     drop(UnixListener::bind(path_of("dead")).unwrap());
     let before = open_descriptors();
-    for name in ["nobody", "dead"] {
+    for name in ["missing", "dead"] {
         for timeout in [0, 1, 30, 300] {
             let begin = Instant::now();
-            assert_eq!(connect(name, timeout).err(), Some(TIME_IS_OVER), "{name}");
+            assert_eq!(connect(name, timeout).err(), Some(TIMED_OUT), "{name}");
             assert!(begin.elapsed() >= Duration::from_millis(timeout.unsigned_abs().into()));
         }
     }
-    // What time does not mend is said at once.
+    // Failures that a longer wait cannot change are reported at once.
     std::fs::write(path_of("file"), "").unwrap();
     std::fs::create_dir(path_of("directory")).unwrap();
     let wrong = |errno| Some((IPC_ERROR_USOCK_CONNECT__SOCKET, errno));
@@ -518,10 +519,10 @@ fn signal_handler_ends_only_a_wait_without_timeout() {
         let waiter = std::thread::spawn(move || {
             sender.send(unsafe { libc::pthread_self() }).unwrap();
             let begin = Instant::now();
-            (connect("nobody", timeout).err().unwrap(), begin.elapsed())
+            (connect("missing", timeout).err().unwrap(), begin.elapsed())
         });
         let thread = ids.recv().unwrap();
-        until("it waits", || open_descriptors() > before);
+        until("the call waits", || open_descriptors() > before);
         while !waiter.is_finished() {
             assert_eq!(unsafe { libc::pthread_kill(thread, libc::SIGUSR1) }, 0);
             std::thread::sleep(Duration::from_millis(10));
@@ -530,7 +531,7 @@ fn signal_handler_ends_only_a_wait_without_timeout() {
         if timeout < 0 {
             assert_eq!(failure, (IPC_ERROR_USOCK_CONNECT__SOCKET, libc::EINTR));
         } else {
-            assert_eq!(failure, TIME_IS_OVER);
+            assert_eq!(failure, TIMED_OUT);
             assert!(elapsed >= Duration::from_millis(300));
         }
         assert_eq!(open_descriptors(), before);
@@ -539,16 +540,16 @@ fn signal_handler_ends_only_a_wait_without_timeout() {
 
 extern "C" fn waits_for_ever(_: *mut std::ffi::c_void) -> *mut std::ffi::c_void {
     let mut mine = EMPTY_INFO;
-    unsafe { ipc_connection_timeout(&mut mine, c"nobody".as_ptr(), -1) };
+    unsafe { ipc_connection_timeout(&mut mine, c"missing".as_ptr(), -1) };
     none()
 }
 
-fn waits_in_its_thread_that_is_cancelled() {
+fn cancels_a_waiting_thread() {
     let before = open_descriptors();
     for _ in 0..3 {
         let mut thread = unsafe { std::mem::zeroed() };
         assert_eq!(unsafe { libc::pthread_create(&mut thread, none(), waits_for_ever, none()) }, 0);
-        until("it waits", || open_descriptors() > before);
+        until("the call waits", || open_descriptors() > before);
         unsafe {
             libc::pthread_cancel(thread);
             libc::pthread_join(thread, none());
@@ -560,5 +561,5 @@ fn waits_in_its_thread_that_is_cancelled() {
 #[test]
 fn cancelled_thread_leaves_no_descriptor_open() {
     own_process!(60);
-    assert!(Child::start(waits_in_its_thread_that_is_cancelled).end().success());
+    assert!(Child::start(cancels_a_waiting_thread).end().success());
 }

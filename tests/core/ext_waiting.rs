@@ -1,4 +1,4 @@
-//! ipc_wait_event_timeout: when it comes back, and with what.
+//! ipc_wait_event_timeout: when the call returns, and with which result.
 
 use std::io::Write;
 use std::os::fd::AsRawFd;
@@ -9,34 +9,35 @@ use crate::child::{self, Child};
 use crate::support::ext::*;
 use crate::support::*;
 
-child::roles! { waits_under_signals, waits_for_ever_under_a_signal }
+child::roles! { waits_under_signals, waits_without_timeout_during_signals }
 
 const TIMEOUT: i32 = 50;
 const LEAST: Duration = Duration::from_millis(49);
 const MOST: Duration = Duration::from_millis(100);
 
-/// How long a call takes that has to tell nothing. None of some tries may be early; one has to be in time.
-fn takes_its_time(mut call: impl FnMut() -> Seen) {
+/// Asserts that a call without an event returns at its timeout: no try too early, and at least one of six in
+/// time.
+fn assert_returns_at_timeout(mut call: impl FnMut() -> Seen) {
     let mut shortest = Duration::MAX;
     for _ in 0..6 {
         let begin = Instant::now();
         assert_eq!(call(), Seen::Nothing);
         let took = begin.elapsed();
-        assert!(took >= LEAST, "back after {took:?}");
+        assert!(took >= LEAST, "returned after {took:?}");
         shortest = shortest.min(took);
     }
-    assert!(shortest <= MOST, "back after {shortest:?} and later");
+    assert!(shortest <= MOST, "returned after {shortest:?} or later");
 }
 
 #[test]
 fn timeout_ends_an_idle_wait_in_time() {
     own_process!(30);
     let (mut ours, _peer) = listed();
-    takes_its_time(|| ours.program.look(TIMEOUT));
+    assert_returns_at_timeout(|| ours.program.poll(TIMEOUT));
     let mut server = Program::server();
-    takes_its_time(|| server.look(TIMEOUT));
+    assert_returns_at_timeout(|| server.poll(TIMEOUT));
     let mut array = events(3);
-    takes_its_time(|| server.many(&mut array, TIMEOUT).pop().unwrap_or(Seen::Nothing));
+    assert_returns_at_timeout(|| server.many(&mut array, TIMEOUT).pop().unwrap_or(Seen::Nothing));
 }
 
 #[test]
@@ -52,7 +53,7 @@ fn timeout_ends_a_wait_while_a_message_trickles_in() {
                 std::thread::sleep(Duration::from_millis(1));
             }
         });
-        takes_its_time(|| ours.program.look(TIMEOUT));
+        assert_returns_at_timeout(|| ours.program.poll(TIMEOUT));
         stop.store(true, Ordering::Relaxed);
     });
 }
@@ -73,7 +74,7 @@ fn handle_alarm(flags: i32) {
     }
 }
 
-/// SIGALRM after these microseconds, and again and again.
+/// SIGALRM after so many microseconds, and then at this interval.
 fn alarm(first: i64, interval: i64) {
     let time = |tv_usec| libc::timeval { tv_sec: 0, tv_usec };
     let timer = libc::itimerval { it_interval: time(interval), it_value: time(first) };
@@ -86,25 +87,25 @@ fn waits_under_signals() {
         alarm(1000, 1000);
         let (mut ours, mut peer) = listed();
         let before = SIGNALS.load(Ordering::Relaxed);
-        takes_its_time(|| ours.program.look(TIMEOUT));
+        assert_returns_at_timeout(|| ours.program.poll(TIMEOUT));
         let mut array = events(3);
-        takes_its_time(|| ours.program.many(&mut array, TIMEOUT).pop().unwrap_or(Seen::Nothing));
+        assert_returns_at_timeout(|| ours.program.many(&mut array, TIMEOUT).pop().unwrap_or(Seen::Nothing));
         let (stuck, _does_not_read) = pair();
         assert_eq!(fill(stuck.as_raw_fd()), ());
-        takes_its_time(|| {
+        assert_returns_at_timeout(|| {
             assert_eq!(flush(stuck.as_raw_fd(), TIMEOUT), Err((IPC_ERROR_USOCK_SEND, libc::ETIMEDOUT)));
             Seen::Nothing
         });
-        assert!(SIGNALS.load(Ordering::Relaxed) > before + 18 * 20, "too few signals for a storm");
+        assert!(SIGNALS.load(Ordering::Relaxed) > before + 18 * 20, "too few signals");
         // An event that arrives meanwhile is reported.
         peer.write_all(&frame(1, b"here")).unwrap();
-        assert_eq!(ours.program.look(10_000), Reported::Message(ours.fd(), 1, b"here".to_vec()));
+        assert_eq!(ours.program.poll(10_000), Reported::Message(ours.fd(), 1, b"here".to_vec()));
         alarm(0, 0);
     }
-    child::say("done");
+    child::send_line("done");
 }
 
-/// Queues more than the kernel takes.
+/// Queues more bytes than the kernel accepts.
 fn fill(fd: i32) {
     queue(fd, 1, &vec![0; 4 << 20]).unwrap();
 }
@@ -113,37 +114,37 @@ fn fill(fd: i32) {
 fn signals_neither_end_nor_prolong_a_wait_with_timeout() {
     own_process!(60);
     let mut child = Child::start(waits_under_signals);
-    assert_eq!(child.hear(), "done");
+    assert_eq!(child.read_line(), "done");
     assert!(child.end().success());
 }
 
-fn waits_for_ever_under_a_signal() {
+fn waits_without_timeout_during_signals() {
     let (mut ours, mut peer) = listed();
     for timeout in [-1, i32::MIN] {
         handle_alarm(0);
-        // Again and again, for the first may come before the wait begins.
+        // Repeatedly, since the first signal may arrive before the wait begins.
         alarm(20_000, 20_000);
-        let reported = ours.program.try_look(timeout);
+        let reported = ours.program.try_poll(timeout);
         assert_eq!(reported, Err((IPC_ERROR_WAIT_EVENT__SELECT, libc::EINTR)));
         let (mut array, mut number) = (events(2), 2);
         let list = &mut ours.program.list;
         let code = unsafe { ipc_wait_events(list, none(), array.as_mut_ptr(), &mut number, timeout) };
         assert_eq!((outcome(code), number), (Err((IPC_ERROR_WAIT_EVENT__SELECT, libc::EINTR)), 0));
-        // The one without a parameter for it is no different.
+        // ipc_wait_event, which has no timeout, does the same.
         assert_eq!(ours.program.try_next(), Err(IPC_ERROR_WAIT_EVENT__SELECT));
         assert_eq!(errno(), libc::EINTR);
         alarm(0, 0);
         peer.write_all(&frame(1, b"goes on")).unwrap();
-        assert_eq!(ours.program.look(timeout), Reported::Message(ours.fd(), 1, b"goes on".to_vec()));
+        assert_eq!(ours.program.poll(timeout), Reported::Message(ours.fd(), 1, b"goes on".to_vec()));
     }
-    child::say("done");
+    child::send_line("done");
 }
 
 #[test]
 fn signal_ends_a_wait_without_timeout() {
     own_process!(60);
-    let mut child = Child::start(waits_for_ever_under_a_signal);
-    assert_eq!(child.hear(), "done");
+    let mut child = Child::start(waits_without_timeout_during_signals);
+    assert_eq!(child.read_line(), "done");
     assert!(child.end().success());
 }
 
@@ -151,22 +152,22 @@ fn signal_ends_a_wait_without_timeout() {
 fn timeout_zero_does_not_wait() {
     own_process!(30);
     let mut server = Program::server();
-    // Not even if it is asked so often that one wait for each would take very long.
+    // So many calls that even a short wait in each of them would take very long.
     for _ in 0..20_000 {
-        assert_eq!(server.look(0), Seen::Nothing);
+        assert_eq!(server.poll(0), Seen::Nothing);
     }
     let (mut peer, fd) = server.peer();
-    assert_eq!(server.look(0), Seen::Nothing);
+    assert_eq!(server.poll(0), Seen::Nothing);
     peer.write_all(&[frame(1, b"one"), frame(2, b"two"), frame(3, b"half")[..6].to_vec()].concat()).unwrap();
-    assert_eq!(server.look(0), Reported::Message(fd, 1, b"one".to_vec()));
-    assert_eq!(server.look(0), Reported::Message(fd, 2, b"two".to_vec()));
-    assert_eq!(server.look(0), Seen::Nothing);
+    assert_eq!(server.poll(0), Reported::Message(fd, 1, b"one".to_vec()));
+    assert_eq!(server.poll(0), Reported::Message(fd, 2, b"two".to_vec()));
+    assert_eq!(server.poll(0), Seen::Nothing);
     peer.write_all(b"alf").unwrap();
-    assert_eq!(server.look(0), Reported::Message(fd, 3, b"half".to_vec()));
+    assert_eq!(server.poll(0), Reported::Message(fd, 3, b"half".to_vec()));
     let mut second = std::os::unix::net::UnixStream::connect(&server.path).unwrap();
-    let Seen::Reported(Reported::Connection(second_fd)) = server.look(0) else { panic!("no connection") };
+    let Seen::Reported(Reported::Connection(second_fd)) = server.poll(0) else { panic!("no connection") };
     drop(peer);
-    assert_eq!(server.look(0), Reported::Disconnection(fd));
+    assert_eq!(server.poll(0), Reported::Disconnection(fd));
     second.write_all(&frame(1, b"last")).unwrap();
     drop(second);
     let expected = [Reported::Message(second_fd, 1, b"last".to_vec()), Reported::Disconnection(second_fd)];
@@ -184,7 +185,7 @@ fn timeout_zero_finds_a_message_after_many_partial_ones() {
         half.write_all(&frame(1, b"half")[..6]).unwrap();
     }
     whole.write_all(&frame(1, b"whole")).unwrap();
-    assert_eq!(server.look(0), Reported::Message(fd, 1, b"whole".to_vec()));
+    assert_eq!(server.poll(0), Reported::Message(fd, 1, b"whole".to_vec()));
 }
 
 #[test]
@@ -194,8 +195,8 @@ fn timeout_zero_finds_the_end_after_a_partial_message() {
     let (mut peer, fd) = server.peer();
     peer.write_all(&frame(1, b"words")[..7]).unwrap();
     drop(peer);
-    assert_eq!(server.look(0), Reported::Disconnection(fd));
-    assert_eq!(server.look(0), Seen::Nothing);
+    assert_eq!(server.poll(0), Reported::Disconnection(fd));
+    assert_eq!(server.poll(0), Seen::Nothing);
 }
 
 #[test]
@@ -209,7 +210,7 @@ fn negative_timeout_waits_for_ever() {
                 std::thread::sleep(Duration::from_millis(150));
                 (&peer).write_all(&frame(1, b"at last")).unwrap();
             });
-            assert_eq!(ours.program.look(timeout), Reported::Message(fd, 1, b"at last".to_vec()));
+            assert_eq!(ours.program.poll(timeout), Reported::Message(fd, 1, b"at last".to_vec()));
             ((), writer.join().unwrap())
         });
     }
@@ -222,7 +223,7 @@ fn event_before_the_timeout_ends_the_wait() {
     for timeout in [60_000, i32::MAX] {
         let writer = write_in_thread(peer.try_clone().unwrap(), frame(1, b"early"));
         let begin = Instant::now();
-        assert_eq!(ours.program.look(timeout), Reported::Message(ours.fd(), 1, b"early".to_vec()));
+        assert_eq!(ours.program.poll(timeout), Reported::Message(ours.fd(), 1, b"early".to_vec()));
         assert!(begin.elapsed() < Duration::from_secs(20));
         writer.join().unwrap();
     }
@@ -233,8 +234,8 @@ fn empty_list_is_an_error_for_any_timeout() {
     own_process!(30);
     for timeout in [0, TIMEOUT, -1] {
         let mut program = Program::client();
-        let nobody = Err((IPC_ERROR_WAIT_EVENT__NO_CLIENTS_PARAM, libc::EINVAL));
-        assert_eq!(program.try_look(timeout), nobody);
+        let no_clients = Err((IPC_ERROR_WAIT_EVENT__NO_CLIENTS_PARAM, libc::EINVAL));
+        assert_eq!(program.try_poll(timeout), no_clients);
         let (mut array, mut number) = (events(2), 2);
         let code =
             unsafe { ipc_wait_events(&mut program.list, none(), array.as_mut_ptr(), &mut number, timeout) };
@@ -243,8 +244,8 @@ fn empty_list_is_an_error_for_any_timeout() {
         let (reader, writer) = pipe();
         assert_eq!(unsafe { ipc_add_fd(&mut program.list, reader.as_raw_fd()) }, IPC_ERROR_NONE);
         drop(writer);
-        assert_eq!(program.look(timeout), Reported::Extra(reader.as_raw_fd(), vec![]));
-        assert_eq!(program.try_look(timeout), Err((IPC_ERROR_WAIT_EVENT__NO_CLIENTS_PARAM, libc::EINVAL)));
+        assert_eq!(program.poll(timeout), Reported::Extra(reader.as_raw_fd(), vec![]));
+        assert_eq!(program.try_poll(timeout), Err((IPC_ERROR_WAIT_EVENT__NO_CLIENTS_PARAM, libc::EINVAL)));
         free_extras(&mut program);
     }
 }
@@ -255,14 +256,14 @@ fn errno_is_untouched_on_event_and_on_timeout() {
     let (mut ours, mut peer) = listed();
     for timeout in [0, 1, 20] {
         set_errno(4711);
-        assert_eq!(ours.program.look(timeout), Seen::Nothing);
+        assert_eq!(ours.program.poll(timeout), Seen::Nothing);
         assert_eq!(errno(), 4711);
         let mut array = events(2);
         assert_eq!(ours.program.many(&mut array, timeout), NOTHING);
         assert_eq!(errno(), 4711);
         peer.write_all(&frame(1, b"here")).unwrap();
         set_errno(4711);
-        assert_eq!(ours.program.look(timeout), Reported::Message(ours.fd(), 1, b"here".to_vec()));
+        assert_eq!(ours.program.poll(timeout), Reported::Message(ours.fd(), 1, b"here".to_vec()));
         assert_eq!(errno(), 4711);
     }
 }
@@ -279,17 +280,17 @@ fn previous_message_is_freed_on_timeout() {
     for timeout in [0, 1] {
         for _ in 0..5 {
             let writer = write_in_thread(peer.try_clone().unwrap(), frame(1, &vec![1; SIZE]));
-            assert!(matches!(ours.program.look(-1), Seen::Reported(Reported::Message(_, 1, _))));
+            assert!(matches!(ours.program.poll(-1), Seen::Reported(Reported::Message(_, 1, _))));
             writer.join().unwrap();
             assert!(heap_in_use() >= before + SIZE, "the message is there");
-            assert_eq!(ours.program.look(timeout), Seen::Nothing);
+            assert_eq!(ours.program.poll(timeout), Seen::Nothing);
             let left = heap_in_use().saturating_sub(before);
             assert!(left < SIZE / 2, "{left} bytes are left of a message of {SIZE}");
         }
     }
     // A failing call frees it, too.
     let writer = write_in_thread(peer.try_clone().unwrap(), frame(1, &vec![1; SIZE]));
-    assert!(matches!(ours.program.look(-1), Seen::Reported(Reported::Message(..))));
+    assert!(matches!(ours.program.poll(-1), Seen::Reported(Reported::Message(..))));
     writer.join().unwrap();
     let code = unsafe { ipc_wait_event_timeout(none(), none(), &mut ours.program.event, 0) };
     assert_eq!(outcome(code), Err((IPC_ERROR_WAIT_EVENT__NO_CLIENTS_PARAM, libc::EINVAL)));

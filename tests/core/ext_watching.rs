@@ -7,7 +7,7 @@ use std::os::unix::net::{UnixListener, UnixStream};
 use crate::support::ext::*;
 use crate::support::*;
 
-/// Takes everything out of the list that the test has put there.
+/// Removes from the list what the test has added.
 fn clear(program: &mut Program, fds: &[RawFd]) {
     fds.iter().for_each(|fd| assert_eq!(program.del_fd(fd), Ok(())));
 }
@@ -18,21 +18,21 @@ fn watched_pipe_is_reported_until_it_is_read() {
     let mut program = Program::client();
     let (mut reader, mut writer) = pipe();
     let fd = program.watch(&reader);
-    assert_eq!(program.look(0), Seen::Nothing);
+    assert_eq!(program.poll(0), Seen::Nothing);
     for _ in 0..3 {
         writer.write_all(b"not the library's").unwrap();
         for timeout in [-1, 0, 1000, -1] {
-            assert_eq!(program.look(timeout), Seen::Ready(fd));
+            assert_eq!(program.poll(timeout), Seen::Ready(fd));
         }
         let mut bytes = [0; 17];
         reader.read_exact(&mut bytes).unwrap();
-        assert_eq!(&bytes, b"not the library's", "nothing of it was read");
-        assert_eq!(program.look(0), Seen::Nothing);
+        assert_eq!(&bytes, b"not the library's", "the library has read no byte");
+        assert_eq!(program.poll(0), Seen::Nothing);
     }
-    // Its end, too, for which there is nothing to read.
+    // End of file is reported as well, although there are no bytes.
     drop(writer);
     for _ in 0..3 {
-        assert_eq!(program.look(-1), Seen::Ready(fd));
+        assert_eq!(program.poll(-1), Seen::Ready(fd));
     }
     clear(&mut program, &[fd]);
 }
@@ -46,16 +46,16 @@ fn error_of_a_watched_descriptor_is_reported() {
     one.write_all(b"never read").unwrap();
     drop(two);
     for _ in 0..3 {
-        assert_eq!(program.look(-1), Seen::Ready(fd));
+        assert_eq!(program.poll(-1), Seen::Ready(fd));
     }
     assert_eq!(one.read(&mut [0; 1]).unwrap_err().raw_os_error(), Some(libc::ECONNRESET));
     clear(&mut program, &[fd]);
     // The end of a pipe that has no reader is an error for the writer.
     let (reader, writer) = pipe();
     let fd = program.watch(&writer);
-    assert_eq!(program.look(0), Seen::Nothing);
+    assert_eq!(program.poll(0), Seen::Nothing);
     drop(reader);
-    assert_eq!(program.look(-1), Seen::Ready(fd));
+    assert_eq!(program.poll(-1), Seen::Ready(fd));
     clear(&mut program, &[fd]);
 }
 
@@ -64,22 +64,22 @@ fn watched_listener_is_reported_until_clients_are_accepted() {
     own_process!(30);
     let mut server = Program::server();
     let path = rundir().join("own-listener");
-    // It would wait for ever if there were no client.
+    // accept(2) on this listener would wait for ever if no client had connected.
     let listener = UnixListener::bind(&path).unwrap();
     let fd = server.watch(&listener);
-    assert_eq!(server.look(0), Seen::Nothing);
+    assert_eq!(server.poll(0), Seen::Nothing);
     let _clients = [(); 3].map(|()| UnixStream::connect(&path).unwrap());
     for _ in 0..3 {
-        assert_eq!(server.look(-1), Seen::Ready(fd));
-        assert_eq!(server.look(-1), Seen::Ready(fd));
+        assert_eq!(server.poll(-1), Seen::Ready(fd));
+        assert_eq!(server.poll(-1), Seen::Ready(fd));
         listener.accept().unwrap();
     }
-    assert_eq!(server.look(0), Seen::Nothing);
+    assert_eq!(server.poll(0), Seen::Nothing);
     clear(&mut server, &[fd]);
 }
 
-/// The program takes more than it was told of, before others are told: what is in the library's queue by then is
-/// no longer so.
+/// Both descriptors are ready, and the program reads both after the report of one. The second one is in the
+/// library's queue by then, and must not be reported.
 #[test]
 fn watched_descriptor_emptied_before_its_turn_not_reported() {
     own_process!(30);
@@ -91,11 +91,11 @@ fn watched_descriptor_emptied_before_its_turn_not_reported() {
     for _ in 0..20 {
         let _client = UnixStream::connect(&path).unwrap();
         writer.write_all(b"x").unwrap();
-        // Both are ready; the program sees to both at the word of one.
-        assert!(matches!(program.look(-1), Seen::Ready(_)));
+        // Both are ready; the program reads both after the first report.
+        assert!(matches!(program.poll(-1), Seen::Ready(_)));
         listener.accept().unwrap();
         reader.read_exact(&mut [0]).unwrap();
-        assert_eq!(program.look(0), Seen::Nothing);
+        assert_eq!(program.poll(0), Seen::Nothing);
         let mut array = events(8);
         assert_eq!(program.many(&mut array, 0), NOTHING);
     }
@@ -103,7 +103,7 @@ fn watched_descriptor_emptied_before_its_turn_not_reported() {
 }
 
 #[test]
-fn the_event_fd_is_readable_as_long_as_a_watched_descriptor_is() {
+fn event_fd_is_readable_while_a_watched_descriptor_is() {
     own_process!(30);
     let mut program = Program::client();
     let (mut reader, mut writer) = pipe();
@@ -114,26 +114,26 @@ fn the_event_fd_is_readable_as_long_as_a_watched_descriptor_is() {
     writer.write_all(b"x").unwrap();
     for _ in 0..5 {
         assert!(is_readable(event_fd));
-        assert_eq!(program.look(0), Seen::Ready(fd));
+        assert_eq!(program.poll(0), Seen::Ready(fd));
     }
     reader.read_exact(&mut [0]).unwrap();
-    assert_eq!(program.look(0), Seen::Nothing);
+    assert_eq!(program.poll(0), Seen::Nothing);
     assert!(!is_readable(event_fd));
     writer.write_all(b"x").unwrap();
     assert!(is_readable(event_fd));
     clear(&mut program, &[fd]);
-    assert!(!is_readable(event_fd), "out of the list");
+    assert!(!is_readable(event_fd), "removed from the list");
 }
 
 #[test]
-fn a_batch_names_a_watched_descriptor_once() {
+fn batch_names_a_watched_descriptor_once() {
     own_process!(30);
     let (mut ours, mut peer) = listed();
     let (mut reader, mut writer) = pipe();
     let fd = ours.program.watch(&reader);
     let mut array = events(50);
     writer.write_all(b"x").unwrap();
-    peer.write_all(&frame(1, b"beside it").repeat(5)).unwrap();
+    peer.write_all(&frame(1, b"message").repeat(5)).unwrap();
     for messages in [5, 0, 0] {
         let reported = ours.program.many(&mut array, -1);
         let ready = reported.iter().filter(|seen| **seen == Seen::Ready(fd)).count();
@@ -156,12 +156,12 @@ fn connections_take_turns_with_an_unread_watched_descriptor() {
     let fd = server.watch(&reader);
     writer.write_all(b"never read").unwrap();
     let mut peer = UnixStream::connect(&server.path).unwrap();
-    until("a connection beside it", || matches!(server.look(-1), Seen::Reported(Reported::Connection(_))));
+    until("a connection", || matches!(server.poll(-1), Seen::Reported(Reported::Connection(_))));
     let peer_fd = unsafe { (*server.event.origin).fd };
     peer.write_all(&frame(1, b"turn").repeat(50)).unwrap();
     let (mut reported, mut ready) = (0, 0);
     while reported < 50 {
-        match server.look(-1) {
+        match server.poll(-1) {
             Seen::Ready(_) => ready += 1,
             seen => {
                 assert_eq!(seen, Reported::Message(peer_fd, 1, b"turn".to_vec()));
@@ -177,7 +177,7 @@ fn connections_take_turns_with_an_unread_watched_descriptor() {
 }
 
 #[test]
-fn a_regular_file_is_refused_and_the_list_is_as_before() {
+fn regular_file_is_refused_and_leaves_the_list_unchanged() {
     own_process!(30);
     let (mut ours, mut peer) = listed();
     let before = (ours.program.list.size, entries(&ours.program.list));
@@ -188,21 +188,21 @@ fn a_regular_file_is_refused_and_the_list_is_as_before() {
         assert_eq!((ours.program.list.size, entries(&ours.program.list)), before);
         assert_eq!(ours.program.del_fd(&fd), Err((IPC_ERROR_DEL__CANNOT_FIND_CLIENT, libc::ENOENT)));
     }
-    // The same where there is no set yet, and where it is empty.
+    // The same for a list without an epoll set, and for one with an empty set.
     let mut program = Program::client();
     for _ in 0..2 {
         let reported = outcome(unsafe { ipc_watch_fd(&mut program.list, file.as_raw_fd()) });
         assert_eq!(reported, Err((IPC_ERROR_WAIT_EVENT__SELECT, libc::EPERM)));
         assert_eq!(program.list.size, 0);
-        assert_eq!(program.try_look(0), Err((IPC_ERROR_WAIT_EVENT__NO_CLIENTS_PARAM, libc::EINVAL)));
+        assert_eq!(program.try_poll(0), Err((IPC_ERROR_WAIT_EVENT__NO_CLIENTS_PARAM, libc::EINVAL)));
     }
     peer.write_all(&frame(1, b"goes on")).unwrap();
-    assert_eq!(ours.program.look(-1), Reported::Message(ours.fd(), 1, b"goes on".to_vec()));
-    assert_eq!(ours.program.look(0), Seen::Nothing);
+    assert_eq!(ours.program.poll(-1), Reported::Message(ours.fd(), 1, b"goes on".to_vec()));
+    assert_eq!(ours.program.poll(0), Seen::Nothing);
 }
 
 #[test]
-fn a_closed_descriptor_is_refused() {
+fn closed_descriptor_is_refused() {
     own_process!(30);
     let mut program = Program::client();
     for fd in [-1, -100, 900_000] {
@@ -227,9 +227,9 @@ fn watch_fd_reports_wrong_arguments() {
     }
 }
 
-/// A watched connection of the library's own kind: nothing of it is read, and ipc_read gets all.
+/// A watched descriptor may be a connection: the loop reads no byte of it, and ipc_read returns each message.
 #[test]
-fn a_watched_connection_is_read_by_the_program_with_ipc_read() {
+fn watched_connection_is_read_by_the_program_with_ipc_read() {
     own_process!(30);
     let mut program = Program::client();
     let (ours, mut peer) = pair();
@@ -237,16 +237,16 @@ fn a_watched_connection_is_read_by_the_program_with_ipc_read() {
     for n in 0..20 {
         peer.write_all(&frame(1, &[n]).repeat(2)).unwrap();
         for _ in 0..2 {
-            assert_eq!(program.look(-1), Seen::Ready(fd));
+            assert_eq!(program.poll(-1), Seen::Ready(fd));
             assert_eq!(read(fd), Ok((1, vec![n])));
         }
-        assert_eq!(program.look(0), Seen::Nothing);
+        assert_eq!(program.poll(0), Seen::Nothing);
     }
     clear(&mut program, &[fd]);
-    // The end of the connection leaves it open, and in the list until it is taken out.
+    // After its end, the connection's descriptor stays open, and in the list until the program removes it.
     let fd = program.watch(&ours);
     drop(peer);
-    assert_eq!(program.look(-1), Seen::Ready(fd));
+    assert_eq!(program.poll(-1), Seen::Ready(fd));
     clear(&mut program, &[fd]);
     assert!(is_open(ours.into_raw_fd()));
 }

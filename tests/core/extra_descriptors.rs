@@ -6,7 +6,7 @@ use std::os::unix::net::{UnixListener, UnixStream};
 
 use crate::support::*;
 
-/// The most that one event brings.
+/// The most bytes of one event.
 const MOST: usize = 64 << 10;
 
 fn add(program: &mut Program, fd: &impl AsRawFd) -> RawFd {
@@ -19,7 +19,7 @@ fn owned(fd: RawFd) -> OwnedFd {
     unsafe { OwnedFd::from_raw_fd(fd) }
 }
 
-/// A server that waits for a descriptor, and a peer that speaks beside it.
+/// A server that waits for an extra descriptor, and a client.
 struct Waiting {
     server: Box<Program>,
     peer: UnixStream,
@@ -33,8 +33,8 @@ impl Waiting {
         Self { server, peer, peer_fd }
     }
 
-    /// Nothing is told of anything but the peer, the library does not compute meanwhile, and it has not
-    /// closed what is not its own.
+    /// Asserts that only the peer's messages are reported, that the library uses little CPU time meanwhile,
+    /// and that the library has not closed the program's descriptor.
     fn assert_silence(&mut self, open: RawFd) {
         for n in 0..5 {
             self.peer.write_all(&frame(1, &[n])).unwrap();
@@ -42,11 +42,11 @@ impl Waiting {
         }
         let (reported, share) = share_computed(&self.peer, &frame(1, b"later"), || self.server.next());
         assert_eq!(reported, Reported::Message(self.peer_fd, 1, b"later".to_vec()));
-        assert!(share < 0.2, "it has computed for {share} of the time");
+        assert!(share < 0.2, "{share} of the time was CPU time");
         assert!(is_open(open), "the descriptor stays the program's");
     }
 
-    /// All bytes of the descriptor up to its end, as they are reported.
+    /// All bytes of the descriptor that are reported before its end.
     fn until_the_end_of(&mut self, fd: RawFd) -> Vec<u8> {
         let mut all = Vec::new();
         loop {
@@ -69,7 +69,7 @@ impl Drop for Waiting {
 }
 
 #[test]
-fn promise_12_a_pipe() {
+fn promise_12_pipe_is_read_until_its_end() {
     own_process!(30);
     let mut waiting = Waiting::new();
     let (reader, mut writer) = pipe();
@@ -106,7 +106,7 @@ fn terminal() -> Option<(OwnedFd, OwnedFd)> {
 }
 
 #[test]
-fn promise_12_a_terminal() {
+fn promise_12_terminal_is_read_until_its_end() {
     own_process!(30);
     let Some((master, slave)) = terminal() else { return };
     let mut keyboard = std::fs::File::from(master);
@@ -116,7 +116,7 @@ fn promise_12_a_terminal() {
         keyboard.write_all(line.as_bytes()).unwrap();
         assert_eq!(waiting.server.next(), Reported::Extra(fd, line.as_bytes().to_vec()));
     }
-    // Ctrl-D at the beginning of a line, and then a hang-up: both are ends, and one is reported.
+    // Ctrl-D at the beginning of a line, and then a hang-up: each is an end, and only one end is reported.
     keyboard.write_all(&[4]).unwrap();
     assert_eq!(waiting.server.next(), Reported::Extra(fd, vec![]));
     waiting.assert_silence(fd);
@@ -124,9 +124,9 @@ fn promise_12_a_terminal() {
     waiting.assert_silence(fd);
 }
 
-/// Seen from one side the end of a terminal is an end of file, from the other an error.
+/// On one side of a terminal a hang-up is an end of file, on the other side an error.
 #[test]
-fn promise_12_a_terminal_that_hangs_up() {
+fn promise_12_hang_up_of_a_terminal_is_its_end() {
     own_process!(30);
     let (Some((one, two)), Some((three, four))) = (terminal(), terminal()) else { return };
     for (added, closed) in [(two, one), (three, four)] {
@@ -140,7 +140,7 @@ fn promise_12_a_terminal_that_hangs_up() {
 }
 
 #[test]
-fn promise_12_a_socket() {
+fn promise_12_socket_is_read_as_plain_bytes() {
     own_process!(30);
     let mut waiting = Waiting::new();
     let (mut other, end) = pair();
@@ -155,7 +155,7 @@ fn promise_12_a_socket() {
 }
 
 #[test]
-fn promise_12_a_timer_a_counter_and_a_signal() {
+fn promise_12_timer_counter_and_signal_fds_are_read() {
     own_process!(30);
     let mut waiting = Waiting::new();
     let timer = owned(unsafe { libc::timerfd_create(libc::CLOCK_MONOTONIC, libc::TFD_CLOEXEC) });
@@ -185,7 +185,7 @@ fn promise_12_a_timer_a_counter_and_a_signal() {
 }
 
 #[test]
-fn promise_12_a_regular_file() {
+fn promise_12_regular_file_is_read_until_its_end() {
     own_process!(30);
     let mut waiting = Waiting::new();
     let mut file = tempfile::tempfile().unwrap();
@@ -193,7 +193,7 @@ fn promise_12_a_regular_file() {
     file.write_all(&bytes).unwrap();
     std::io::Seek::rewind(&mut file).unwrap();
     let fd = add(&mut waiting.server, &file);
-    // It is ready at all times, and others have their turn all the same.
+    // The file is always ready, but other members have their turns.
     let Reported::Extra(_, first) = waiting.server.next() else { panic!("no bytes of the file") };
     waiting.peer.write_all(&frame(1, b"between")).unwrap();
     let mut all = first;
@@ -210,7 +210,7 @@ fn promise_12_a_regular_file() {
 }
 
 #[test]
-fn promise_12_descriptors_that_have_nothing_to_read() {
+fn promise_12_descriptors_without_bytes_report_their_end() {
     own_process!(30);
     let mut waiting = Waiting::new();
     for path in ["/dev/null", "/"] {
@@ -234,7 +234,7 @@ fn promise_12_listening_socket_reported_for_each_new_client() {
     for taken in [true, false, true, false] {
         clients.push(UnixStream::connect(&path).unwrap());
         assert_eq!(waiting.server.next(), Reported::Extra(fd, vec![]));
-        // Not even one that the program leaves where it is is told again.
+        // A client that the program does not accept is not reported again.
         if taken {
             listener.accept().unwrap();
         }
@@ -242,7 +242,8 @@ fn promise_12_listening_socket_reported_for_each_new_client() {
     }
 }
 
-/// Programs share descriptors: bytes that the kernel has reported may have been read when the turn comes.
+/// Another program may read from the same file: bytes that the kernel has reported may be missing in the
+/// descriptor's turn.
 #[test]
 fn promise_12_bytes_read_by_another_reader_block_no_member() {
     own_process!(30);
@@ -272,10 +273,10 @@ fn promise_12_empty_datagram_is_not_end_of_file() {
     let mut program = Program::client();
     let (one, two) = std::os::unix::net::UnixDatagram::pair().unwrap();
     one.send(b"").unwrap();
-    one.send(b"behind it").unwrap();
+    one.send(b"second").unwrap();
     assert_eq!(unsafe { ipc_add_fd(&mut program.list, two.as_raw_fd()) }, IPC_ERROR_NONE);
     assert_eq!(program.next(), Reported::Extra(two.as_raw_fd(), vec![]));
-    assert_eq!(program.next(), Reported::Extra(two.as_raw_fd(), b"behind it".to_vec()));
+    assert_eq!(program.next(), Reported::Extra(two.as_raw_fd(), b"second".to_vec()));
     one.send(b"later").unwrap();
     assert_eq!(program.next(), Reported::Extra(two.as_raw_fd(), b"later".to_vec()));
     free_extras(&mut program);

@@ -1,4 +1,4 @@
-//! Promise 38: extra descriptors whose errors and hang-ups pass, and messages of any size.
+//! Promise 38: extra descriptors with errors and hang-ups that are temporary, and datagrams of any size.
 
 use std::io::Write;
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, UdpSocket};
@@ -50,12 +50,12 @@ fn next(program: &mut Program, fd: RawFd) -> Vec<u8> {
 }
 
 #[test]
-fn udp_error_is_reported_once_and_datagrams_go_on() {
+fn udp_error_is_reported_once_and_datagrams_still_arrive() {
     own_process!(30);
     let hosts = [SocketAddr::from((Ipv4Addr::LOCALHOST, 0)), SocketAddr::from((Ipv6Addr::LOCALHOST, 0))];
     for any in hosts {
         let Ok(socket) = UdpSocket::bind(any) else {
-            say(&format!("SKIPPED: {any}: it cannot be had here"));
+            say(&format!("SKIPPED: {any}: the address is not available here"));
             continue;
         };
         let free = UdpSocket::bind(any).unwrap().local_addr().unwrap();
@@ -63,10 +63,10 @@ fn udp_error_is_reported_once_and_datagrams_go_on() {
         let mut program = WithExtras(Program::client());
         let fd = add(&mut program, &socket);
         for round in 0..3_u8 {
-            // No peer is there: the kernel reports it with the next receive.
+            // No socket has the address: the kernel reports ECONNREFUSED at the next receive.
             socket.send(b"lost").unwrap();
             assert_eq!(next(&mut program, fd), b"", "round {round}");
-            assert_eq!(program.look(0), Seen::Nothing);
+            assert_eq!(program.poll(0), Seen::Nothing);
             let other = UdpSocket::bind(free).unwrap();
             other.send_to(&[round], socket.local_addr().unwrap()).unwrap();
             assert_eq!(next(&mut program, fd), [round]);
@@ -88,7 +88,7 @@ fn send(fd: &OwnedFd, bytes: &[u8]) {
 }
 
 #[test]
-fn datagrams_and_packets_are_whole_whatever_their_size() {
+fn datagrams_and_packets_of_any_size_are_whole() {
     own_process!(30);
     for kind in [libc::SOCK_DGRAM, libc::SOCK_SEQPACKET] {
         let (ours, peer) = pair_of(kind);
@@ -99,14 +99,14 @@ fn datagrams_and_packets_are_whole_whatever_their_size() {
             send(&peer, &bytes);
             assert!(next(&mut program, fd) == bytes, "{kind}: {size} bytes");
         }
-        // Several at once keep their borders.
+        // Several datagrams at once keep their boundaries.
         for size in [5, 70_000, 0, 7] {
             send(&peer, &pattern(size, 1));
         }
         for size in [5, 70_000, 0, 7] {
             assert!(next(&mut program, fd) == pattern(size, 1), "{kind}: {size} bytes of several");
         }
-        assert_eq!(program.look(0), Seen::Nothing);
+        assert_eq!(program.poll(0), Seen::Nothing);
     }
 }
 
@@ -121,7 +121,7 @@ fn packets_end_when_their_peer_closes() {
     assert_eq!(next(&mut program, fd), b"last");
     assert_eq!(next(&mut program, fd), b"");
     let nothing_left = (IPC_ERROR_WAIT_EVENT__NO_CLIENTS_PARAM, libc::EINVAL);
-    assert_eq!(program.try_look(0), Err(nothing_left));
+    assert_eq!(program.try_poll(0), Err(nothing_left));
 }
 
 #[test]
@@ -133,7 +133,7 @@ fn stream_that_is_connected_later_is_read() {
     let mut program = WithExtras(Program::client());
     let fd = add(&mut program, &socket);
     for _ in 0..3 {
-        assert_eq!(program.look(0), Seen::Nothing, "it is not at its end: it has not begun");
+        assert_eq!(program.poll(0), Seen::Nothing, "an unconnected socket is not at its end");
     }
     let address = libc::sockaddr_in {
         sin_family: libc::AF_INET as libc::sa_family_t,
@@ -151,7 +151,7 @@ fn stream_that_is_connected_later_is_read() {
 }
 
 #[test]
-fn terminal_between_two_users_is_read_on() {
+fn terminal_is_read_after_its_user_has_changed() {
     own_process!(30);
     let master = owned(unsafe { libc::posix_openpt(libc::O_RDWR | libc::O_NOCTTY | libc::O_CLOEXEC) });
     let mut name = [0; 128];
@@ -170,7 +170,7 @@ fn terminal_between_two_users_is_read_on() {
         writeln!(user, "round {round}").unwrap();
         let mut got = Vec::new();
         while !got.ends_with(b"\n") {
-            // It may report the hang-up of the user before, without bytes.
+            // The hang-up of the previous user may be reported first, without bytes.
             got.extend(next(&mut program, fd));
         }
         assert_eq!(got, format!("round {round}\r\n").into_bytes());
@@ -185,10 +185,10 @@ fn datagram_socket_without_a_peer_reports_what_arrives() {
     let mut program = WithExtras(Program::client());
     let fd = add(&mut program, &ours);
     for round in 0..3_u8 {
-        // Each sender is another one, and closes.
+        // A new sender for each datagram, which then closes.
         UnixDatagram::unbound().unwrap().send_to(&[round], &path).unwrap();
         assert_eq!(next(&mut program, fd), [round]);
     }
-    assert_eq!(program.look(0), Seen::Nothing);
+    assert_eq!(program.poll(0), Seen::Nothing);
     std::fs::remove_file(path).unwrap();
 }

@@ -1,5 +1,5 @@
-//! What the fuzzer has found worth keeping, played once more: `fuzz/corpus`, and the inputs of faults that it
-//! has found, `fuzz/regressions`.
+//! Runs the fuzz targets with the stored inputs: `fuzz/corpus`, and `fuzz/regressions`, the inputs of faults
+//! that the fuzzer has found.
 
 use std::path::{Path, PathBuf};
 use std::thread;
@@ -7,15 +7,15 @@ use std::thread;
 use crate::support::*;
 use crate::targets;
 
-/// A whole corpus, and one input, take no longer.
+/// The limits of time for a whole corpus, and for one input.
 const CORPUS_SECONDS: u64 = 100;
 const INPUT_SECONDS: u64 = 20;
 
 fn inputs(target: &str) -> Vec<(PathBuf, Vec<u8>)> {
     let fuzz = Path::new(env!("CARGO_MANIFEST_DIR")).join("fuzz");
-    let folders = ["corpus", "regressions"].map(|folder| fuzz.join(folder).join(target));
-    let there = folders.iter().filter(|folder| folder.exists());
-    let files = there.flat_map(|folder| std::fs::read_dir(folder).unwrap());
+    let directories = ["corpus", "regressions"].map(|name| fuzz.join(name).join(target));
+    let existing = directories.iter().filter(|directory| directory.exists());
+    let files = existing.flat_map(|directory| std::fs::read_dir(directory).unwrap());
     let mut inputs: Vec<_> = files
         .map(|file| file.unwrap().path())
         .map(|path| (path.strip_prefix(&fuzz).unwrap().to_owned(), std::fs::read(&path).unwrap()))
@@ -25,15 +25,16 @@ fn inputs(target: &str) -> Vec<(PathBuf, Vec<u8>)> {
     inputs
 }
 
-/// Each in a thread that has its name: a failure names the input, and so does the limit.
+/// Runs each input in a thread that is named after the input: the messages of a panic and of the limit
+/// contain the name.
 fn replay(inputs: Vec<(PathBuf, Vec<u8>)>, run: fn(&[u8])) {
     for (path, input) in inputs {
-        let played = thread::Builder::new().name(path.display().to_string()).spawn(move || {
+        let result = thread::Builder::new().name(path.display().to_string()).spawn(move || {
             let _limit = limit(INPUT_SECONDS);
             run(&input);
         });
-        let played = played.unwrap().join();
-        assert!(played.is_ok(), "{}: FUZZ_TRACE=1 in the environment shows its steps", path.display());
+        let result = result.unwrap().join();
+        assert!(result.is_ok(), "{}: FUZZ_TRACE=1 in the environment shows its steps", path.display());
     }
 }
 
@@ -55,7 +56,7 @@ fn routes() {
     replay(inputs("routes"), targets::routes::run);
 }
 
-/// Nothing is left on the heap, either: the second time takes no more than the first.
+/// Checks the heap as well: the second run must not leave more memory in use than the first.
 #[test]
 fn peers() {
     own_process!(CORPUS_SECONDS);

@@ -1,4 +1,4 @@
-//! Promises 16 and 44: a writer whose connection has a full queue, and whose turn it is.
+//! Promises 16 and 44: what a write does when the connection's queue is full, and the order of writers.
 
 use std::io::{Read, Write};
 use std::os::fd::AsRawFd;
@@ -10,7 +10,7 @@ use crate::support::*;
 
 const REFUSED: Failure = (IPC_ERROR_MESSAGE_WRITE__NOT_ENOUGH_DATA, libc::EAGAIN);
 
-/// What the queue of one connection holds, and what all have together.
+/// The limit of one connection's queue, and of all queues of the process together.
 const QUEUE: usize = 16 << 20;
 const ALL_QUEUES: usize = 256 << 20;
 
@@ -22,7 +22,7 @@ fn numbered(number: usize) -> Vec<u8> {
     payload
 }
 
-/// Writes numbered messages until one is refused; how many were accepted.
+/// Writes numbered messages until one is refused. Returns how many were accepted.
 fn fill(fd: i32, first: usize) -> usize {
     for number in first.. {
         match outcome(write(fd, 1, &numbered(number))) {
@@ -36,7 +36,7 @@ fn fill(fd: i32, first: usize) -> usize {
     0
 }
 
-/// A peer that takes some bytes, and then pauses.
+/// Receives so many messages, with a pause after each `step` bytes.
 fn read_slowly(peer: &mut UnixStream, count: usize, step: usize, pause: Duration) {
     let mut got = Vec::new();
     for number in 0..count {
@@ -79,14 +79,14 @@ fn reader_that_stops_costs_its_writer_one_wait() {
     let (listed, mut peer) = listed();
     let accepted = fill(listed.fd(), 0);
     let (begin, payload) = (Instant::now(), numbered(0));
-    // The wait was in the call before: from now on each is refused at once.
+    // The first refused call has waited; further calls are refused at once.
     for _ in 0..1000 {
         assert_eq!(outcome(write(listed.fd(), 1, &payload)), Err(REFUSED));
     }
-    // A wait for each would take more than a quarter of an hour.
+    // If each call waited, this would take more than a quarter of an hour.
     let limit = Duration::from_secs(20) * patience();
     assert!(begin.elapsed() < limit, "{:?}", begin.elapsed());
-    // It reads again, and its writer is held back again.
+    // The peer reads again, and its writer is held back again instead of refused.
     let more = 400;
     let reader = std::thread::spawn(move || {
         read_slowly(&mut peer, accepted + more, 200_000, Duration::ZERO);
@@ -99,8 +99,9 @@ fn reader_that_stops_costs_its_writer_one_wait() {
     reader.join().unwrap();
 }
 
-/// Fills the queue of a connection while something else in the list waits to be served: how much is queued.
-fn queued_beside(wait: impl FnOnce(&mut Listed)) -> usize {
+/// Fills the queue of a connection while another member of the list is ready. Returns how many bytes are
+/// queued.
+fn queued_while_another_is_ready(wait: impl FnOnce(&mut Listed)) -> usize {
     let (mut listed, _peer) = listed();
     wait(&mut listed);
     fill(listed.fd(), 0);
@@ -119,20 +120,20 @@ fn queue_grows_beyond_its_limit_while_others_wait_to_be_served() {
     };
     let (ours, mut neighbour) = pair();
     let mut other = info(ours.as_raw_fd());
-    let queued = queued_beside(|listed| {
+    let queued = queued_while_another_is_ready(|listed| {
         assert_eq!(unsafe { ipc_add(&mut listed.program.list, &mut other) }, IPC_ERROR_NONE);
         neighbour.write_all(b"x").unwrap();
     });
     is_full(queued, "a connection that is readable");
     let (reader, mut writer) = pipe();
-    let queued = queued_beside(|listed| {
+    let queued = queued_while_another_is_ready(|listed| {
         assert_eq!(unsafe { ipc_add_fd(&mut listed.program.list, reader.as_raw_fd()) }, IPC_ERROR_NONE);
         writer.write_all(b"x").unwrap();
     });
     is_full(queued, "an extra descriptor");
     let (ours, mut neighbour) = pair();
     let mut ahead = info(ours.as_raw_fd());
-    let queued = queued_beside(|listed| {
+    let queued = queued_while_another_is_ready(|listed| {
         assert_eq!(unsafe { ipc_add(&mut listed.program.list, &mut ahead) }, IPC_ERROR_NONE);
         neighbour.write_all(&[frame(1, b"one"), frame(1, b"two")].concat()).unwrap();
         assert_eq!(listed.program.next(), Reported::Message(ours.as_raw_fd(), 1, b"one".to_vec()));
@@ -174,7 +175,11 @@ fn descriptors_queued_for_a_connection_are_limited() {
     }
     assert_eq!(write_fd(listed.fd(), 1, b"one too many", &file), Err(REFUSED));
     assert_eq!(open_descriptors(), before + 64);
-    assert_eq!(outcome(write(listed.fd(), 1, b"without")), Ok(()), "other messages go on");
+    assert_eq!(
+        outcome(write(listed.fd(), 1, b"without")),
+        Ok(()),
+        "messages without a descriptor are accepted"
+    );
     drop(peer);
 }
 
@@ -204,8 +209,8 @@ fn threads_take_turns_and_their_frames_do_not_mix() {
             sequence.push(thread);
         }
     });
-    // Passed on in order: none writes all of its frames before another one has begun.
+    // The turn passes in order: no thread writes all of its frames before another thread has begun.
     let first = |thread: usize| sequence.iter().position(|other| *other == thread).unwrap();
     let late = (0..THREADS).map(first).max().unwrap();
-    assert!(late < 2 * FRAMES, "one waited for {late} frames: {sequence:?}");
+    assert!(late < 2 * FRAMES, "a thread waited for {late} frames: {sequence:?}");
 }

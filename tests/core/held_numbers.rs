@@ -1,5 +1,6 @@
-//! Promise 41: from the report of a connection's end until the next call for its list, its number is held by a descriptor that
-//! can only be closed. So a write or a close that another thread makes too late reaches no other connection.
+//! Promise 41: after the report of a connection's end, its number is held until the next call for the list:
+//! it belongs to a placeholder that can only be closed. So a late write or close in another thread does not
+//! reach another connection.
 
 use std::io::{Read, Write};
 use std::os::fd::{AsRawFd, RawFd};
@@ -7,12 +8,12 @@ use std::os::unix::net::UnixStream;
 
 use crate::child::{self, Child, fork, wait_for};
 use crate::support::ext::*;
-use crate::support::strangers::*;
+use crate::support::foreign_files::*;
 use crate::support::*;
 
 child::roles! { forks_while_a_number_is_held }
 
-/// Whether the number is held: open, but not to be read or written.
+/// Whether the number is held: an `O_PATH` descriptor, which cannot be read or written.
 fn is_held(fd: RawFd) -> bool {
     let flags = unsafe { libc::fcntl(fd, libc::F_GETFL) };
     flags >= 0 && flags & libc::O_PATH != 0
@@ -22,7 +23,7 @@ fn is_free(fd: RawFd) -> bool {
     unsafe { libc::fcntl(fd, libc::F_GETFD) < 0 && errno() == libc::EBADF }
 }
 
-/// A server, and the number of a client whose end it has just reported. The peer does not count on the server's numbers.
+/// A server, and the number of a client whose end was just reported. The peer's descriptor has a high number.
 fn with_held() -> (Box<Program>, RawFd) {
     let mut program = Program::server();
     let fd = end_of_a_client(&mut program);
@@ -30,7 +31,7 @@ fn with_held() -> (Box<Program>, RawFd) {
 }
 
 fn end_of_a_client(program: &mut Program) -> RawFd {
-    let peer = out_of_the_way(UnixStream::connect(&program.path).unwrap());
+    let peer = at_high_number(UnixStream::connect(&program.path).unwrap());
     let fd = program.next_connection();
     drop(peer);
     assert_eq!(program.next(), Reported::Disconnection(fd));
@@ -64,7 +65,7 @@ fn promise_41_calls_for_a_held_number_fail_without_effect() {
         assert!(is_held(fd));
     }
     assert!(is_held(fd));
-    assert_eq!(program.look(0), Seen::Nothing);
+    assert_eq!(program.poll(0), Seen::Nothing);
     assert!(is_free(fd));
 }
 
@@ -84,9 +85,9 @@ fn promise_41_no_other_file_gets_a_held_number() {
             assert!(accepted.iter().all(|(peer, _)| peer.as_raw_fd() != fd));
         });
     });
-    // Calls for other lists have not given it up.
+    // Calls for other lists have not released the number.
     assert!(is_held(fd));
-    assert_eq!(program.look(0), Seen::Nothing);
+    assert_eq!(program.poll(0), Seen::Nothing);
     assert!(is_free(fd));
 }
 
@@ -95,7 +96,7 @@ fn promise_41_next_call_for_the_list_releases_the_number() {
     own_process!(30);
     type Call = fn(&mut Program);
     let calls: [(&str, Call); 5] = [
-        ("ipc_wait_event_timeout", |program| assert_eq!(program.look(0), Seen::Nothing)),
+        ("ipc_wait_event_timeout", |program| assert_eq!(program.poll(0), Seen::Nothing)),
         ("ipc_wait_events", |program| assert_eq!(program.many(&mut events(3), 0), NOTHING)),
         ("ipc_wait_event", |program| {
             program.peer();
@@ -110,25 +111,25 @@ fn promise_41_next_call_for_the_list_releases_the_number() {
     ];
     for (name, call) in calls {
         let (mut program, fd) = with_held();
-        // So that it does not get the number itself.
+        // A file that is opened now gets another number.
         let before = std::fs::File::open("/dev/null").unwrap();
         assert!(before.as_raw_fd() != fd && is_held(fd), "{name}");
         let (stays, _other) = pair();
-        let _stays = out_of_the_way(stays);
+        let _stays = at_high_number(stays);
         call(&mut program);
         assert!(!is_held(fd) || name == "another end", "{name}");
         if name == "another end" {
-            assert_eq!(program.look(0), Seen::Nothing);
+            assert_eq!(program.poll(0), Seen::Nothing);
             assert!(is_free(fd), "{name}");
         }
     }
 }
 
 #[test]
-fn promise_41_the_peer_sees_the_end_at_once() {
+fn promise_41_peer_sees_the_end_at_once() {
     own_process!(30);
     let mut program = Program::server();
-    // The ways to end that leave the peer open.
+    // Ends at which the peer itself stays open.
     for bytes in [&[1, 255, 255, 255, 255][..], b""] {
         let (mut peer, fd) = program.peer();
         if bytes.is_empty() {
@@ -139,7 +140,7 @@ fn promise_41_the_peer_sees_the_end_at_once() {
         }
         assert_eq!(program.next(), Reported::Disconnection(fd));
         assert!(is_held(fd));
-        // Without another call.
+        // Without another call of the server.
         peer.set_read_timeout(Some(std::time::Duration::from_secs(10))).unwrap();
         let end = peer.read(&mut [0]);
         assert!(
@@ -159,20 +160,20 @@ fn promise_41_program_may_close_and_reuse_the_number() {
                 close(fd);
                 assert!(is_free(fd));
             }
-            let stranger = Stranger::new(kind);
-            stranger.take(fd);
-            assert_eq!(program.look(0), Seen::Nothing);
+            let foreign_file = ForeignFile::new(kind);
+            foreign_file.take(fd);
+            assert_eq!(program.poll(0), Seen::Nothing);
             let other = end_of_a_client(&mut program);
             assert_ne!(other, fd);
-            stranger.assert_untouched(fd);
+            foreign_file.assert_untouched(fd);
             drop(program);
-            stranger.assert_untouched(fd);
-            stranger.leave(fd);
+            foreign_file.assert_untouched(fd);
+            foreign_file.release(fd);
         }
     }
 }
 
-/// A connection of the program's own may have the number as well: it is written, read and closed as any.
+/// A connection of the program may get the number by dup2(2): writing, reading and closing work.
 #[test]
 fn promise_41_new_connection_with_the_held_number_works() {
     own_process!(30);
@@ -184,7 +185,7 @@ fn promise_41_new_connection_with_the_held_number_works() {
     assert_eq!(read_frame(&mut other), (1, b"hello".to_vec()));
     other.write_all(&frame(2, b"answer")).unwrap();
     assert_eq!(read(fd), Ok((2, b"answer".to_vec())));
-    assert_eq!(program.look(0), Seen::Nothing);
+    assert_eq!(program.poll(0), Seen::Nothing);
     assert_eq!(outcome(unsafe { ipc_close(&mut info(fd)) }), Ok(()));
     assert!(is_free(fd));
 }
@@ -201,12 +202,12 @@ fn promise_41_many_ends_hold_one_number_at_a_time() {
         assert!(is_held(fd));
         assert_eq!(fds.iter().filter(|fd| is_held(**fd)).count(), 1);
     }
-    assert_eq!(program.look(0), Seen::Nothing);
+    assert_eq!(program.poll(0), Seen::Nothing);
     assert!(fds.iter().all(|fd| is_free(*fd)));
 }
 
 #[test]
-fn promise_41_the_end_in_an_array_is_held_as_well() {
+fn promise_41_number_of_an_end_in_an_array_is_held() {
     own_process!(30);
     let mut program = Program::server();
     let (_busy, busy_fd) = program.peer();
@@ -232,21 +233,21 @@ fn forks_while_a_number_is_held() {
             assert_eq!(outcome(write(fd, 1, b"late")), Err((IPC_ERROR_USOCK_SEND, libc::EBADF)));
             match how {
                 0 => unsafe { ipc_connections_free(&mut program.list) },
-                1 => assert_eq!(program.look(0), Seen::Nothing),
+                1 => assert_eq!(program.poll(0), Seen::Nothing),
                 _ => {}
             }
             assert_eq!(is_held(fd), how == 2);
             unsafe { libc::_exit(0) };
         }
         assert_eq!(wait_for(child), 0, "{how}");
-        assert!(is_held(fd), "the child has given up the parent's");
+        assert!(is_held(fd), "the child has not released the parent's number");
     }
-    assert_eq!(program.look(0), Seen::Nothing);
+    assert_eq!(program.poll(0), Seen::Nothing);
     assert!(is_free(fd));
 }
 
 #[test]
-fn promise_41_after_a_fork_each_process_holds_its_own() {
+fn promise_41_each_process_holds_its_own_number_after_fork() {
     own_process!(30);
     assert!(Child::start(forks_while_a_number_is_held).end().success());
 }

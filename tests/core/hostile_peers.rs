@@ -1,5 +1,5 @@
-//! Promise 26, for peers: whatever they send, the library does not abort, exit, print or leak, and goes on with
-//! the others.
+//! Promise 26, for peers: whatever a peer sends, the library does not abort, exit, print or leak, and
+//! continues to serve other peers.
 
 use std::io::{Read, Write};
 use std::net::Shutdown;
@@ -11,9 +11,9 @@ use std::process::Stdio;
 use crate::child;
 use crate::support::*;
 
-child::roles! { serves_anybody, reads_anything }
+child::roles! { serves_any_client, reads_anything }
 
-/// Numbers that look random and are the same each time.
+/// Pseudorandom numbers, the same in each run.
 struct Dice(u64);
 
 impl Dice {
@@ -29,7 +29,7 @@ impl Dice {
     }
 }
 
-/// What a peer may send that does not know the protocol, or knows it too well. It fits a socket's buffer.
+/// Valid, invalid and truncated frames and random bytes. They fit into a socket's buffer.
 fn nonsense(seed: usize) -> Vec<u8> {
     let mut dice = Dice(0x9E37_79B9_7F4A_7C15 ^ (seed as u64) << 20);
     let mut bytes = Vec::new();
@@ -51,8 +51,8 @@ fn nonsense(seed: usize) -> Vec<u8> {
 
 const LAST: &[u8] = b"this was the last of the clients";
 
-/// Answers each message with itself until the last client has asked and the others have gone.
-fn serves_anybody() {
+/// Echoes each message until the last client has sent its message and all other clients have closed.
+fn serves_any_client() {
     let mut program = child::server();
     let descriptors = open_descriptors();
     let (mut heap, mut last_has_asked) = (0, false);
@@ -62,7 +62,7 @@ fn serves_anybody() {
             break;
         }
         if let Reported::Message(fd, kind, payload) = program.next() {
-            // It may be refused: many do not read.
+            // The write may be refused: many clients do not read.
             let _ = write(fd, kind, &payload);
             last_has_asked |= payload == LAST;
         }
@@ -70,17 +70,17 @@ fn serves_anybody() {
     }
     // The epoll set, its clock, and the last client.
     assert_eq!(open_descriptors(), descriptors + 3);
-    // Fifty bytes for each of them would be more.
+    // A leak of fifty bytes for each client would exceed this.
     assert!(heap_in_use() < heap + 50 * PEERS, "{heap} bytes of heap, now {}", heap_in_use());
 }
 
 const PEERS: usize = 1500;
 
-/// Many peers with nonsense, and then one who gets an answer if the server is still there.
+/// Many clients send nonsense; then a last client asks. Returns the answer to the last client.
 fn send_nonsense_and_ask(path: &Path) -> std::io::Result<Vec<u8>> {
     for seed in 0..PEERS {
         let mut peer = UnixStream::connect(path)?;
-        // It may have been thrown out before it has sent all.
+        // The server may close the connection before all bytes are sent.
         let _ = peer.write_all(&nonsense(seed));
         match seed % 4 {
             0 => {}
@@ -100,22 +100,23 @@ fn send_nonsense_and_ask(path: &Path) -> std::io::Result<Vec<u8>> {
 }
 
 #[test]
-fn promise_26_a_server_survives_whatever_its_peers_send() {
+fn promise_26_server_survives_whatever_its_peers_send() {
     own_process!(60);
     let rundir = tempfile::tempdir().unwrap();
-    let mut command = child::command_with_plain_heap(serves_anybody);
+    let mut command = child::command_with_plain_heap(serves_any_client);
     let server = command.env("IPC_RUNDIR", rundir.path()).stderr(Stdio::piped()).spawn().unwrap();
     let path = rundir.path().join(format!("child{}-0-0", server.id()));
     until("the server", || UnixStream::connect(&path).is_ok());
     let answered = send_nonsense_and_ask(&path);
     let output = server.wait_with_output().unwrap();
-    let [said, complained] = [output.stdout, output.stderr].map(|bytes| String::from_utf8(bytes).unwrap());
-    assert!(said.is_empty() && complained.is_empty(), "it printed:\n{said}{complained}");
+    let [output_text, error_text] =
+        [output.stdout, output.stderr].map(|bytes| String::from_utf8(bytes).unwrap());
+    assert!(output_text.is_empty() && error_text.is_empty(), "it printed:\n{output_text}{error_text}");
     assert!(output.status.success(), "{}", output.status);
     assert_eq!(answered.unwrap(), frame(7, LAST));
 }
 
-/// The same bytes, by the calls that read one frame.
+/// Reads the same bytes with the calls that read one frame.
 fn reads_anything() {
     let once = |seeds: std::ops::Range<usize>| {
         for seed in seeds {
@@ -158,7 +159,8 @@ fn reads_anything() {
 fn promise_26_direct_reads_survive_whatever_a_peer_sends() {
     own_process!(60);
     let output = child::command_with_plain_heap(reads_anything).stderr(Stdio::piped()).output().unwrap();
-    let [said, complained] = [output.stdout, output.stderr].map(|bytes| String::from_utf8(bytes).unwrap());
-    assert!(said.is_empty() && complained.is_empty(), "it printed:\n{said}{complained}");
+    let [output_text, error_text] =
+        [output.stdout, output.stderr].map(|bytes| String::from_utf8(bytes).unwrap());
+    assert!(output_text.is_empty() && error_text.is_empty(), "it printed:\n{output_text}{error_text}");
     assert!(output.status.success(), "{}", output.status);
 }

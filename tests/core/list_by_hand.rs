@@ -1,5 +1,5 @@
-//! Promise 13: the list belongs to the program, which changes it by hand, sets entries to NULL, closes
-//! descriptors, and copies structures.
+//! Promise 13: the list belongs to the program, which may change it by hand: set entries to NULL, close
+//! descriptors, replace the array, and copy structures.
 
 use std::io::Write;
 use std::os::fd::IntoRawFd;
@@ -7,7 +7,7 @@ use std::os::unix::net::UnixStream;
 
 use crate::support::*;
 
-/// A connection of the program's own: its structure, and the other end.
+/// A connection that the program has made itself: its structure, and the peer.
 pub struct Own {
     pub info: Box<ipc_connection_info>,
     pub peer: UnixStream,
@@ -27,14 +27,14 @@ impl Own {
         self.info.fd
     }
 
-    pub fn say(&mut self, text: &str) {
+    pub fn send(&mut self, text: &str) {
         self.peer.write_all(&frame(1, text.as_bytes())).unwrap();
     }
 
     /// The peer sends a message, which is the next event, with the connection's own structure as origin.
-    pub fn assert_heard(&mut self, program: &mut Program) {
-        self.say("heard");
-        assert_eq!(program.next(), Reported::Message(self.info.fd, 1, b"heard".to_vec()));
+    pub fn assert_reported(&mut self, program: &mut Program) {
+        self.send("reported");
+        assert_eq!(program.next(), Reported::Message(self.info.fd, 1, b"reported".to_vec()));
         assert_eq!(program.event.origin, self.pointer());
     }
 }
@@ -47,7 +47,7 @@ impl Drop for Own {
     }
 }
 
-/// A program whose list has some connections of its own.
+/// A program whose list has so many connections of the program.
 pub fn with_own(count: usize) -> (Box<Program>, Vec<Own>) {
     let mut program = Program::client();
     let mut own: Vec<_> = (0..count).map(|_| Own::new()).collect();
@@ -55,7 +55,7 @@ pub fn with_own(count: usize) -> (Box<Program>, Vec<Own>) {
         assert_eq!(unsafe { ipc_add(&mut program.list, one.pointer()) }, IPC_ERROR_NONE);
     }
     for one in &mut own {
-        one.assert_heard(&mut program);
+        one.assert_reported(&mut program);
     }
     (program, own)
 }
@@ -66,70 +66,70 @@ fn set_entry(program: &mut Program, index: usize, pointer: *mut ipc_connection_i
 }
 
 #[test]
-fn promise_13_entries_that_are_set_to_null() {
+fn promise_13_null_entries_are_ignored() {
     own_process!(30);
     for place in 0..3 {
         let (mut program, mut own) = with_own(3);
         set_entry(&mut program, place, std::ptr::null_mut());
-        let mut gone = own.remove(place);
-        gone.say("to nobody");
+        let mut removed = own.remove(place);
+        removed.send("unheard");
         for _ in 0..10 {
-            own.iter_mut().for_each(|one| one.assert_heard(&mut program));
+            own.iter_mut().for_each(|one| one.assert_reported(&mut program));
         }
-        // Nobody computes for the bytes of the one that is left out.
+        // Unread bytes of a removed entry use no CPU time.
         let (reported, share) = share_computed(&own[0].peer, &frame(1, b"later"), || program.next());
         assert_eq!(reported, Reported::Message(own[0].fd(), 1, b"later".to_vec()));
-        assert!(share < 0.2, "it has computed for {share} of the time");
-        // The place is used again.
-        set_entry(&mut program, place, gone.pointer());
-        assert_eq!(program.next(), Reported::Message(gone.fd(), 1, b"to nobody".to_vec()));
+        assert!(share < 0.2, "{share} of the time was CPU time");
+        // The entry is set again.
+        set_entry(&mut program, place, removed.pointer());
+        assert_eq!(program.next(), Reported::Message(removed.fd(), 1, b"unheard".to_vec()));
     }
 }
 
 #[test]
-fn promise_13_entries_whose_descriptor_is_closed() {
+fn promise_13_entries_with_closed_descriptors_are_ignored() {
     own_process!(30);
     for by_ipc_close in [true, false] {
         let (mut program, mut own) = with_own(4);
         let mut kept = own.split_off(2);
-        for gone in &mut own {
+        for removed in &mut own {
             if by_ipc_close {
-                assert_eq!(unsafe { ipc_close(gone.pointer()) }, IPC_ERROR_NONE);
+                assert_eq!(unsafe { ipc_close(removed.pointer()) }, IPC_ERROR_NONE);
             } else {
-                close(gone.fd());
+                close(removed.fd());
             }
         }
         for _ in 0..10 {
-            kept.iter_mut().for_each(|one| one.assert_heard(&mut program));
-            have_the_list_looked_through(&mut program.list);
+            kept.iter_mut().for_each(|one| one.assert_reported(&mut program));
+            force_list_scan(&mut program.list);
         }
-        for gone in &mut own {
-            gone.info.fd = -1;
+        for removed in &mut own {
+            removed.info.fd = -1;
         }
-        kept.iter_mut().for_each(|one| one.assert_heard(&mut program));
+        kept.iter_mut().for_each(|one| one.assert_reported(&mut program));
     }
 }
 
 #[test]
-fn promise_13_entries_closed_before_the_first_wait() {
+fn promise_13_entries_closed_before_first_wait_are_ignored() {
     own_process!(30);
     for by_ipc_close in [true, false] {
         let mut program = Program::client();
-        let (mut gone, mut kept) = (Own::new(), Own::new());
-        for one in [&mut gone, &mut kept] {
+        let (mut removed, mut kept) = (Own::new(), Own::new());
+        for one in [&mut removed, &mut kept] {
             assert_eq!(unsafe { ipc_add(&mut program.list, one.pointer()) }, IPC_ERROR_NONE);
         }
-        // The number is free, also for what the library needs for itself.
+        // The number is free, and the library's own descriptors may get it.
         if by_ipc_close {
-            assert_eq!(unsafe { ipc_close(gone.pointer()) }, IPC_ERROR_NONE);
+            assert_eq!(unsafe { ipc_close(removed.pointer()) }, IPC_ERROR_NONE);
         } else {
-            close(gone.fd());
+            close(removed.fd());
         }
         for _ in 0..10 {
-            kept.assert_heard(&mut program);
-            have_the_list_looked_through(&mut program.list);
+            kept.assert_reported(&mut program);
+            force_list_scan(&mut program.list);
         }
-        gone.info.fd = -1;
+        removed.info.fd = -1;
     }
 }
 
@@ -138,20 +138,20 @@ fn promise_13_descriptor_set_to_minus_one_and_restored() {
     own_process!(30);
     let (mut program, mut own) = with_own(2);
     let fd = std::mem::replace(&mut own[0].info.fd, -1);
-    own[0].say("to nobody");
+    own[0].send("unheard");
     for _ in 0..10 {
-        have_the_list_looked_through(&mut program.list);
-        own[1].assert_heard(&mut program);
+        force_list_scan(&mut program.list);
+        own[1].assert_reported(&mut program);
     }
     own[0].info.fd = fd;
-    assert_eq!(program.next(), Reported::Message(fd, 1, b"to nobody".to_vec()));
+    assert_eq!(program.next(), Reported::Message(fd, 1, b"unheard".to_vec()));
 }
 
 #[test]
-fn promise_13_another_array() {
+fn promise_13_replaced_array_is_noticed() {
     own_process!(30);
     let (mut program, mut own) = with_own(3);
-    // As many, but others; then more; then fewer, in another order; then none.
+    // An array of the same size with other entries; then a larger one; then a smaller one, in another order.
     for take in [&[3, 1, 4][..], &[0, 1, 2, 3, 4], &[4, 2]] {
         while own.len() < 5 {
             own.push(Own::new());
@@ -160,23 +160,23 @@ fn promise_13_another_array() {
         replace_array(&mut program.list, &pointers);
         for (index, one) in own.iter_mut().enumerate() {
             if take.contains(&index) {
-                one.assert_heard(&mut program);
+                one.assert_reported(&mut program);
             }
         }
     }
-    own[0].say("to nobody");
-    own[4].assert_heard(&mut program);
+    own[0].send("unheard");
+    own[4].assert_reported(&mut program);
 }
 
 #[test]
-fn promise_13_another_size() {
+fn promise_13_changed_size_is_noticed() {
     own_process!(30);
     let (mut program, mut own) = with_own(4);
     program.list.size = 2;
-    own[2].say("beyond the end");
-    own[3].say("beyond the end");
-    own[0].assert_heard(&mut program);
-    own[1].assert_heard(&mut program);
+    own[2].send("beyond the end");
+    own[3].send("beyond the end");
+    own[0].assert_reported(&mut program);
+    own[1].assert_reported(&mut program);
     program.list.size = 4;
     let mut reported = [program.next(), program.next()];
     reported.sort_by_key(|reported| if let Reported::Message(fd, ..) = reported { *fd } else { -1 });
@@ -187,23 +187,23 @@ fn promise_13_another_size() {
 }
 
 #[test]
-fn promise_13_an_entry_replaced_in_place() {
+fn promise_13_replaced_entry_is_noticed() {
     own_process!(30);
     let (mut program, mut own) = with_own(3);
     let mut new = Own::new();
-    new.say("already there");
-    own[1].say("to nobody");
+    new.send("already there");
+    own[1].send("unheard");
     set_entry(&mut program, 1, new.pointer());
     assert_eq!(program.next(), Reported::Message(new.fd(), 1, b"already there".to_vec()));
     assert_eq!(program.event.origin, new.pointer());
-    // Two that change places are known by their new ones.
+    // Two entries change places.
     let (first, last) = (own[0].pointer(), own[2].pointer());
     set_entry(&mut program, 0, last);
     set_entry(&mut program, 2, first);
     for _ in 0..3 {
-        own[0].assert_heard(&mut program);
-        own[2].assert_heard(&mut program);
-        new.assert_heard(&mut program);
+        own[0].assert_reported(&mut program);
+        own[2].assert_reported(&mut program);
+        new.assert_reported(&mut program);
     }
     let fd = own[0].fd();
     own[0].peer.shutdown(std::net::Shutdown::Both).unwrap();

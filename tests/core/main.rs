@@ -1,6 +1,6 @@
-//! The tests that call the library in their own process: one test program, since each linked program takes seconds to
-//! build. A module is a family of promises. Each test runs in a process of its own, see `support/own_process.rs`; programs that have one
-//! thread and no test around them are in `child`.
+//! The tests that call the library in their own process: one test program, since each linked program takes
+//! seconds to build. Each module is about one group of promises. Each test runs in a process of its own, see
+//! `support/own_process.rs`; child processes with one thread and no test harness are in `child`.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing, reason = "tests")]
 #![allow(clippy::undocumented_unsafe_blocks, reason = "the functions are called as their header says")]
 
@@ -78,7 +78,8 @@ fn sources(directory: &Path) -> Vec<PathBuf> {
     entries.flat_map(|path| if path.is_dir() { sources(&path) } else { vec![path] }).collect()
 }
 
-/// A test without one would run among the others and see what they do; one in a file that is no module would not run.
+/// A test without a process of its own would be affected by the others; a test in a file that is no module
+/// would not run.
 #[test]
 fn every_test_runs_in_its_own_process() {
     own_process!(30);

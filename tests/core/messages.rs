@@ -1,5 +1,5 @@
-//! Promises 1 to 4: messages arrive once, whole and in order; the NUL after them; what reads take from the
-//! kernel; writes from several threads.
+//! Promises 1 to 4: messages arrive once, whole and in order; a NUL follows each payload; a read receives no
+//! more than its frame; writes of several threads.
 
 use std::io::{Read, Write};
 use std::os::fd::AsRawFd;
@@ -23,7 +23,7 @@ fn promise_1_every_size_is_echoed_by_the_event_loop() {
         let reader = std::thread::spawn(move || read_frame(&mut reader));
         assert_eq!(server.write(fd, 8, &payload), IPC_ERROR_NONE);
         until("the answer", || {
-            // What did not go out at once leaves from within later calls.
+            // Bytes that were queued are sent during later calls.
             assert_eq!(server.write(fd, 1, b""), IPC_ERROR_NONE);
             reader.is_finished()
         });
@@ -75,7 +75,7 @@ fn promise_1_frame_received_byte_by_byte_is_assembled() {
     for (n, byte) in bytes.iter().enumerate() {
         peer.write_all(&[*byte]).unwrap();
         if n + 1 < bytes.len() {
-            // That the loop has gone through its turn is seen by somebody else's message.
+            // The other connection's message shows that the loop has taken its turns.
             other.write_all(&frame(1, &[n as u8])).unwrap();
             assert_eq!(server.next(), Reported::Message(other_fd, 1, vec![n as u8]));
         }
@@ -90,9 +90,9 @@ fn promise_1_frame_received_byte_by_byte_is_assembled() {
 }
 
 #[test]
-fn promise_2_a_nul_follows_each_payload() {
+fn promise_2_nul_follows_each_payload() {
     own_process!(60);
-    // The helpers look at the byte behind each payload; here are the ways that a payload can come.
+    // take_payload checks the byte after each payload; these are the ways in which a payload is received.
     let mut server = Program::server();
     let (mut peer, fd) = server.peer();
     for size in [1, 15, 16, 17, 4095, 4096, 16_379, 16_380, 100_000] {
@@ -132,10 +132,10 @@ fn promise_3_bytes_read_ahead_are_delivered_first() {
     let mut server = Program::server();
     let (mut peer, fd) = server.peer();
     let last = pattern(50_000, 1);
-    peer.write_all(&[frame(1, b"told"), frame(2, b"ahead"), frame(3, &last)].concat()).unwrap();
-    assert_eq!(server.next(), Reported::Message(fd, 1, b"told".to_vec()));
+    peer.write_all(&[frame(1, b"first"), frame(2, b"ahead"), frame(3, &last)].concat()).unwrap();
+    assert_eq!(server.next(), Reported::Message(fd, 1, b"first".to_vec()));
     assert_eq!(read(fd), Ok((2, b"ahead".to_vec())));
-    assert!(read(fd) == Ok((3, last)), "half of it read ahead, half from the kernel");
+    assert!(read(fd) == Ok((3, last)), "one part read ahead, one part from the kernel");
     peer.write_all(&frame(4, b"again")).unwrap();
     assert_eq!(server.next(), Reported::Message(fd, 4, b"again".to_vec()));
 }
@@ -202,7 +202,7 @@ fn promise_4_writes_of_several_threads_do_not_mix() {
                 let one = Arc::clone(&one);
                 std::thread::spawn(move || {
                     for n in 0..EACH {
-                        // Some fit the socket's buffer, some do not.
+                        // Some payloads fit into the socket's buffer, some do not.
                         let size = [10, 300_000, 4096, 1_000_000][(n + thread) % 4];
                         let mut payload = vec![thread as u8; size];
                         payload[..8].copy_from_slice(&n.to_ne_bytes());
@@ -232,7 +232,7 @@ fn promise_4_writes_of_several_threads_do_not_mix() {
             writer.join().unwrap();
         }
         while !reader.is_finished() {
-            // What is queued leaves from within later calls.
+            // Queued bytes are sent during later calls.
             write(one.as_raw_fd(), 200, b"");
             if reader.is_finished() {
                 break;

@@ -1,10 +1,11 @@
-//! Promise 14: if no connection can be waited for, ipc_wait_event returns an error instead of waiting for ever.
+//! Promise 14: if no connection can be waited for, ipc_wait_event returns an error instead of waiting for
+//! ever.
 
 use std::os::fd::AsRawFd;
 
 use crate::support::*;
 
-/// The answer of a list where nothing can happen, each time it is asked.
+/// Asserts that each call for this list fails, since no event is possible.
 fn assert_nothing_to_wait_for(program: &mut Program) {
     for _ in 0..3 {
         set_errno(0);
@@ -21,7 +22,7 @@ fn promise_14_empty_list_without_service_is_an_error() {
 }
 
 #[test]
-fn promise_14_a_list_of_nothing_but_null() {
+fn promise_14_list_of_null_entries_is_an_error() {
     own_process!(30);
     let mut program = Program::client();
     replace_array(&mut program.list, &[std::ptr::null_mut(); 5]);
@@ -29,7 +30,7 @@ fn promise_14_a_list_of_nothing_but_null() {
 }
 
 #[test]
-fn promise_14_a_list_of_nothing_but_closed_descriptors() {
+fn promise_14_list_of_closed_descriptors_is_an_error() {
     own_process!(30);
     let mut program = Program::client();
     // Numbers that no file has.
@@ -41,7 +42,7 @@ fn promise_14_a_list_of_nothing_but_closed_descriptors() {
 }
 
 #[test]
-fn promise_14_a_size_without_an_array_and_a_size_below_zero() {
+fn promise_14_missing_array_or_negative_size_is_an_error() {
     own_process!(30);
     let mut program = Program::client();
     program.list.size = 3;
@@ -55,7 +56,7 @@ fn promise_14_a_size_without_an_array_and_a_size_below_zero() {
 }
 
 #[test]
-fn promise_14_extra_descriptors_whose_end_was_reported() {
+fn promise_14_ended_extra_descriptors_are_an_error() {
     own_process!(30);
     let mut program = Program::client();
     let (reader, writer) = pipe();
@@ -70,9 +71,9 @@ fn promise_14_extra_descriptors_whose_end_was_reported() {
     free_extras(&mut program);
 }
 
-/// The end of a socket may come as an error, where the peer has left bytes unread.
+/// If the peer has left bytes unread, the end of a socket is an error.
 #[test]
-fn promise_14_an_extra_socket_whose_end_was_an_error() {
+fn promise_14_failed_extra_socket_is_an_error() {
     own_process!(30);
     let mut program = Program::client();
     let (mut one, two) = pair();
@@ -85,7 +86,7 @@ fn promise_14_an_extra_socket_whose_end_was_an_error() {
 }
 
 #[test]
-fn promise_14_after_the_last_connection_has_ended() {
+fn promise_14_list_after_its_last_end_is_an_error() {
     own_process!(30);
     let mut program = Program::client();
     let (one, two) = pair();
@@ -100,7 +101,7 @@ fn promise_14_after_the_last_connection_has_ended() {
 #[test]
 fn promise_14_list_with_an_open_member_is_waited_for() {
     own_process!(30);
-    // A service without clients, and a client beside what has ended: here it does wait.
+    // A service without clients: the call waits.
     let mut server = Program::server();
     let path = server.path.clone();
     let client = std::thread::spawn(move || {

@@ -1,4 +1,4 @@
-//! Promises 35, 39 and 40: run directories and surroundings that a program does not expect.
+//! Promises 35, 39 and 40: unusual run directories, other users' files there, and closed standard streams.
 
 use std::ffi::CStr;
 use std::os::fd::AsRawFd;
@@ -60,7 +60,7 @@ fn link_at_the_path_is_neither_followed_nor_removed() {
     assert_eq!(server_init(&mut srv, c"linked"), taken);
     assert!(target.exists() && std::fs::symlink_metadata(&link).unwrap().is_symlink());
     std::fs::remove_file(&target).unwrap();
-    // A link that leads nowhere is a file all the same.
+    // A link without a target counts as a file, too.
     assert_eq!(server_init(&mut srv, c"linked"), taken);
     assert!(!target.exists());
     unsafe { libc::free(srv.spath.cast()) };
@@ -77,8 +77,8 @@ fn flock_of_another_process_does_not_block_the_service() {
     assert_eq!(server_close(&mut srv), Ok(()));
 }
 
-/// Leaves a socket at the service's path, which the user that goes on may remove and not connect to; whether its server
-/// lives.
+/// Makes a socket at the service's path that the user of the test may remove but not connect to. If `lives`,
+/// returns the open listener; otherwise the socket is dead.
 fn foreign_socket(path: &Path, lives: bool) -> Option<std::os::unix::net::UnixListener> {
     let listener = std::os::unix::net::UnixListener::bind(path).unwrap();
     std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o755)).unwrap();
@@ -111,7 +111,7 @@ fn only_a_dead_socket_of_another_user_is_replaced() {
 }
 
 #[test]
-fn no_descriptor_of_the_library_stands_in_for_a_standard_stream() {
+fn library_fds_do_not_replace_closed_standard_streams() {
     own_process!(30);
     let path = rundir().to_path_buf();
     let standard = [0, 1, 2].map(|fd| unsafe { libc::fcntl(fd, libc::F_DUPFD_CLOEXEC, 100) });
@@ -130,7 +130,7 @@ fn no_descriptor_of_the_library_stands_in_for_a_standard_stream() {
         assert_eq!(unsafe { libc::dup2(copy, fd) }, fd);
     }
     assert_eq!((results, last), ([Ok(()); 3], Ok(())));
-    assert_eq!(open, [false; 3], "nothing has the numbers");
+    assert_eq!(open, [false; 3], "the numbers are free");
     assert!([srv.fd, client.fd, accepted, event_fd].iter().all(|fd| *fd > 2));
     assert_eq!(server_close(&mut srv), Ok(()));
     assert!(!path.join("streams-0-0").exists());

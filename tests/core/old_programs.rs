@@ -1,4 +1,4 @@
-//! Promises 34, 35 and 48: memory and structures as old programs rely on them.
+//! Promises 34, 35 and 48: what old programs expect of memory and structures.
 
 use std::ffi::CStr;
 use std::os::fd::{AsRawFd, IntoRawFd};
@@ -45,7 +45,7 @@ fn promise_34_payload_that_is_replaced_is_freed() {
 }
 
 #[test]
-fn promise_34_message_is_as_before_when_nothing_is_read() {
+fn promise_34_failed_read_leaves_the_message_unchanged() {
     own_process!(30);
     let (ours, peer) = pair();
     let mut m = EMPTY_MESSAGE;
@@ -78,7 +78,7 @@ fn server_close(srv: &mut ipc_connection_info) -> Result<(), Failure> {
     outcome(unsafe { ipc_server_close(srv) })
 }
 
-/// As programs initialise it.
+/// A structure of zeros, as programs initialise it.
 const ZEROS: ipc_connection_info = ipc_connection_info { fd: 0, ..EMPTY_INFO };
 
 #[test]
@@ -86,7 +86,7 @@ fn promise_35_failed_structures_can_be_printed_and_closed() {
     own_process!(30);
     let mut living = ZEROS;
     assert_eq!(server_init(&mut living, c"living"), Ok(()));
-    // Another server has the path; the directory is missing.
+    // Another server has the path.
     let mut srv = ZEROS;
     assert_eq!(server_init(&mut srv, c"living"), Err((IPC_ERROR_USOCK_INIT__BIND, libc::EADDRINUSE)));
     assert_eq!((srv.fd, spath(&srv)), (-1, spath(&living)));
@@ -99,7 +99,7 @@ fn promise_35_failed_structures_can_be_printed_and_closed() {
     unsafe { ipc_connection_print(&mut client) };
     assert_eq!(outcome(unsafe { ipc_close(&mut client) }), Err(CLOSED));
     assert!(is_open(0), "standard input is open");
-    // The service is not harmed by all that.
+    // The failed calls do not affect the running service.
     assert_eq!(outcome(unsafe { ipc_connection(env(), &mut client, c"living".as_ptr()) }), Ok(()));
     assert_eq!(outcome(unsafe { ipc_close(&mut client) }), Ok(()));
     assert_eq!(server_close(&mut living), Ok(()));
@@ -140,7 +140,7 @@ fn promise_48_open_service_is_not_opened_again() {
 #[test]
 fn promise_48_second_end_of_a_service_closes_nothing() {
     own_process!(30);
-    // What has the number meanwhile: a file, another service, a connection.
+    // What has the closed service's number: a file, another service, a connection.
     for what in 0..3 {
         let (mut srv, mut other) = (ZEROS, ZEROS);
         assert_eq!(server_init(&mut srv, c"first"), Ok(()));
@@ -155,7 +155,7 @@ fn promise_48_second_end_of_a_service_closes_nothing() {
         srv.fd = fd;
         assert_eq!(server_close(&mut srv), Err(CLOSED), "{what}");
         assert!(is_open(fd));
-        // The same with a path that is left.
+        // The same with a path in the structure.
         let path = std::ffi::CString::new("/nowhere").unwrap();
         srv.spath = unsafe { libc::strdup(path.as_ptr()) };
         if what != 1 {
@@ -189,7 +189,7 @@ fn promise_48_structure_is_added_once() {
 }
 
 #[test]
-fn promise_48_close_of_what_is_not_open_is_an_error() {
+fn promise_48_close_of_an_unopened_number_is_an_error() {
     own_process!(30);
     let mut server = Program::server();
     let event_fd = server.event_fd();
@@ -220,7 +220,7 @@ fn promise_48_refused_descriptor_leaves_the_list_unchanged() {
 }
 
 #[test]
-fn equality_is_0_or_1_as_a_number_of_any_size() {
+fn ipc_connection_eq_returns_0_or_1_as_a_wider_type() {
     own_process!(30);
     type Wide = unsafe extern "C" fn(*const ipc_connection_info, *const ipc_connection_info) -> i32;
     let function = ipc_connection_eq as *const ();
@@ -253,7 +253,7 @@ fn promise_44_descriptors_of_other_control_messages_closed() {
         for number in 0..5 {
             assert_eq!(write(peer.as_raw_fd(), 1, &[number]), IPC_ERROR_NONE);
             assert_eq!(read(fd), Ok((1, vec![number])));
-            assert!(take(fd).is_none(), "it is none of the program's");
+            assert!(take(fd).is_none(), "no descriptor for the program");
         }
         assert_eq!(open_descriptors(), before);
     }

@@ -1,4 +1,4 @@
-//! Promises 20 and 21: paths as long as the system allows; descriptors that no other program inherits.
+//! Promises 20 and 21: paths as long as the system allows; descriptors are close-on-exec.
 
 use std::collections::BTreeMap;
 use std::ffi::{CStr, CString, c_char};
@@ -10,27 +10,26 @@ use crate::child::{self, Child};
 use crate::support::*;
 
 child::roles! {
-    serves_itself, opens_everything, opens_and_closes_while_others_start, counts_what_it_inherits,
+    serves_itself, opens_everything, opens_services_while_programs_start, counts_inherited_descriptors,
 }
 
 /// Bytes of the longest path, without its NUL.
 const LONGEST: usize = libc::PATH_MAX as usize - 1;
 
-/// What a service's path has behind its name.
+/// The end of a service's path, after its name.
 const SUFFIX: &str = "-0-0";
 
 fn c_string(path: &Path) -> CString {
     CString::new(path.as_os_str().as_bytes()).unwrap()
 }
 
-/// A path of `length` bytes in `top`, whose last component has `last` bytes, in directories that exist where
-/// they can.
+/// A path of `length` bytes below `top`, whose last component has `last` bytes. Its directories are made.
 fn path_of(top: &Path, length: usize, last: usize) -> PathBuf {
     let mut path = top.to_owned();
     let rest = |path: &Path| length - path.as_os_str().len() - 1;
     while rest(&path) > last + 1 {
         let missing = rest(&path) - last - 1;
-        // No component of 0 bytes may be left over.
+        // No component may have 0 bytes.
         path.push("d".repeat(if missing == 201 { 100 } else { missing.min(200) }));
     }
     std::fs::create_dir_all(&path).unwrap();
@@ -39,7 +38,7 @@ fn path_of(top: &Path, length: usize, last: usize) -> PathBuf {
     path
 }
 
-/// Each of these paths in a directory of its own: short, with a long end, with a long way, with both.
+/// Paths in separate directories: short ones, with a long last component, with long directories, with both.
 fn awkward_paths() -> (tempfile::TempDir, Vec<PathBuf>) {
     let top = tempfile::tempdir().unwrap();
     let start = top.path().as_os_str().len();
@@ -67,7 +66,7 @@ fn promise_20_usock_takes_paths_up_to_path_max() {
         assert_eq!(read(accepted), Ok((1, b"from afar".to_vec())));
         let directory = path.parent().unwrap();
         assert_eq!(std::fs::read_dir(directory).unwrap().count(), 1, "the socket and nothing else");
-        // A living server keeps it, and a dead one's is replaced, as with short paths.
+        // A running server keeps the path, and a dead server's socket is replaced, as with short paths.
         let mut other = -1;
         assert_eq!(unsafe { usock_init(&mut other, c_path.as_ptr()) }, IPC_ERROR_USOCK_INIT__BIND);
         assert_eq!(errno(), libc::EADDRINUSE);
@@ -96,43 +95,43 @@ fn promise_20_usock_refuses_one_byte_more() {
     assert_eq!((errno(), fd), (libc::ENAMETOOLONG, -2));
 }
 
-/// A program that opens a service, connects to it, and says how far it came.
+/// A program that opens a service, connects to it, and sends the result of each call.
 fn serves_itself() {
-    let name = CString::new(child::hear()).unwrap();
+    let name = CString::new(child::read_line()).unwrap();
     let (mut srv, mut client, mut accepted) = (EMPTY_INFO, EMPTY_INFO, EMPTY_INFO);
     let reported = |code| format!("{} {}", code as i32, if code == IPC_ERROR_NONE { 0 } else { errno() });
     let mut path: [c_char; libc::PATH_MAX as usize] = [1; libc::PATH_MAX as usize];
     unsafe {
         service_path(path.as_mut_ptr(), name.as_ptr(), 0, 0);
-        child::say(CStr::from_ptr(path.as_ptr()).to_bytes());
+        child::send_line(CStr::from_ptr(path.as_ptr()).to_bytes());
         let opened = ipc_server_init(env(), &mut srv, name.as_ptr());
-        child::say(reported(opened));
+        child::send_line(reported(opened));
         let connected = ipc_connection(env(), &mut client, name.as_ptr());
-        child::say(reported(connected));
+        child::send_line(reported(connected));
         if opened == IPC_ERROR_NONE && connected == IPC_ERROR_NONE {
             assert_eq!(ipc_accept(&mut srv, &mut accepted), IPC_ERROR_NONE);
             assert_eq!(write(client.fd, 1, b"from afar"), IPC_ERROR_NONE);
             assert_eq!(read(accepted.fd), Ok((1, b"from afar".to_vec())));
             assert_eq!(CStr::from_ptr(srv.spath).to_bytes(), CStr::from_ptr(path.as_ptr()).to_bytes());
-            child::say(reported(ipc_server_close(&mut srv)));
+            child::send_line(reported(ipc_server_close(&mut srv)));
         } else {
-            child::say("nothing to close");
+            child::send_line("nothing to close");
         }
     }
 }
 
-/// That program with this path; what it said.
+/// Runs that program with this path. Returns its four lines.
 fn served(path: &Path) -> [String; 4] {
     let mut command = child::command(serves_itself);
     let mut child = Child::run(command.env("IPC_RUNDIR", path.parent().unwrap()));
     let name = path.file_name().unwrap().to_str().unwrap();
-    child.say(name.strip_suffix(SUFFIX).unwrap());
-    let said = [(); 4].map(|()| child.hear());
+    child.send_line(name.strip_suffix(SUFFIX).unwrap());
+    let lines = [(); 4].map(|()| child.read_line());
     assert!(child.end().success());
-    said
+    lines
 }
 
-/// The same path, as that of a service: with an index and a version at its end.
+/// The same path with an index and a version at its end, as a service has.
 fn as_service(path: &Path) -> Option<PathBuf> {
     let name = path.file_name().unwrap().to_str().unwrap();
     let room = name.len().checked_sub(SUFFIX.len())?;
@@ -144,7 +143,7 @@ fn promise_20_services_take_paths_up_to_path_max() {
     own_process!(60);
     let (_top, paths) = awkward_paths();
     for path in paths.iter().filter_map(|path| as_service(path)) {
-        // The last directory is made, however long its path is.
+        // The library makes the last directory, however long its path is.
         std::fs::remove_dir(path.parent().unwrap()).unwrap();
         assert_eq!(served(&path), [path.to_str().unwrap(), "0 0", "0 0", "0 0"]);
         assert_eq!(std::fs::read_dir(path.parent().unwrap()).unwrap().count(), 0);
@@ -160,12 +159,12 @@ fn promise_20_services_refuse_one_byte_more() {
     assert_eq!(longer.as_os_str().len(), LONGEST + 1);
     let too_long = |code| format!("{} {}", code as i32, libc::ENAMETOOLONG);
     let (init, connect) = (IPC_ERROR_USOCK_INIT__EMPTY_PATH, IPC_ERROR_USOCK_CONNECT__EMPTY_PATH);
-    let said = served(&longer);
-    assert_eq!(said, [String::new(), too_long(init), too_long(connect), "nothing to close".to_owned()]);
+    let lines = served(&longer);
+    assert_eq!(lines, [String::new(), too_long(init), too_long(connect), "nothing to close".to_owned()]);
     assert_eq!(std::fs::read_dir(longer.parent().unwrap()).unwrap().count(), 0);
 }
 
-/// The open descriptors: number, what it is, whether it is close-on-exec.
+/// The open descriptors: number, file, and whether the descriptor is close-on-exec.
 fn descriptors() -> BTreeMap<i32, (String, bool)> {
     let numbers: Vec<i32> = std::fs::read_dir("/proc/self/fd")
         .unwrap()
@@ -179,7 +178,7 @@ fn descriptors() -> BTreeMap<i32, (String, bool)> {
     numbers.into_iter().filter_map(of).collect()
 }
 
-/// A program that has a descriptor made in each way that the library makes them.
+/// A program that opens descriptors by each function of the library that opens them.
 fn opens_everything() {
     let before = descriptors();
     let mut program = child::server();
@@ -229,10 +228,10 @@ fn promise_21_every_descriptor_is_close_on_exec() {
     assert!(status.success(), "{status}");
 }
 
-/// A program with a thread that opens and closes services at long paths, while another one starts programs.
-fn opens_and_closes_while_others_start() {
+/// A program with a thread that opens and closes services at long paths while another thread starts programs.
+fn opens_services_while_programs_start() {
     let top = PathBuf::from(std::env::var_os("IPC_RUNDIR").unwrap());
-    // What whoever has started the test leaves open is no concern of this one.
+    // Descriptors that were inherited from the test's own parent do not count.
     let own = (open_descriptors() - 1).to_string();
     let stop = AtomicBool::new(false);
     std::thread::scope(|scope| {
@@ -249,23 +248,24 @@ fn opens_and_closes_while_others_start() {
                 assert_eq!(unsafe { ipc_server_close(&mut spath) }, IPC_ERROR_NONE);
             }
         });
-        let inherited: Vec<_> = (0..150).map(|_| Child::start(counts_what_it_inherits).hear()).collect();
+        let inherited: Vec<_> =
+            (0..150).map(|_| Child::start(counts_inherited_descriptors).read_line()).collect();
         stop.store(true, Ordering::Relaxed);
         assert!(inherited.iter().all(|count| *count == own), "{own}: {inherited:?}");
     });
 }
 
-/// A program that says how many descriptors it was started with.
-fn counts_what_it_inherits() {
-    // One more is the directory that is being read.
-    child::say(format!("{}", open_descriptors() - 1));
+/// A program that sends the number of descriptors that it was started with.
+fn counts_inherited_descriptors() {
+    // The directory that is being read counts as one more.
+    child::send_line(format!("{}", open_descriptors() - 1));
 }
 
 #[test]
 fn promise_21_temporary_descriptors_are_close_on_exec() {
     own_process!(60);
     let top = tempfile::tempdir().unwrap();
-    let mut command = child::command(opens_and_closes_while_others_start);
+    let mut command = child::command(opens_services_while_programs_start);
     let status = Child::run(command.env("IPC_RUNDIR", top.path())).end();
     assert!(status.success(), "{status}");
 }

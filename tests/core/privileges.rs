@@ -1,5 +1,5 @@
-//! Promise 25: a program that runs with rights its user does not have takes no instruction from that user's
-//! environment.
+//! Promise 25: a program that runs with privileges that its user does not have (set-user-ID) ignores the
+//! user's environment variables.
 
 use std::ffi::{CStr, CString, c_char};
 use std::fs::Permissions;
@@ -12,32 +12,33 @@ use std::process::{Command, Stdio};
 use crate::child::{self, Child};
 use crate::support::*;
 
-child::roles! { says_where_services_are }
+child::roles! { reports_service_paths }
 
 /// The owner of the program, and its user.
 const OWNER: u32 = 65_534;
 const USER: u32 = 65_533;
 
-/// Says what rights it has, where a service would be, and whether it can be reached.
-fn says_where_services_are() {
-    let name = CString::new(child::hear()).unwrap();
+/// Sends its effective user and group, the path of a service, the result of connecting, and the path of its
+/// own service.
+fn reports_service_paths() {
+    let name = CString::new(child::read_line()).unwrap();
     let mut path: [c_char; libc::PATH_MAX as usize] = [0; libc::PATH_MAX as usize];
     let (mut srv, mut client) = (EMPTY_INFO, EMPTY_INFO);
     unsafe {
-        child::say(format!("{} {}", libc::geteuid(), libc::getegid()));
+        child::send_line(format!("{} {}", libc::geteuid(), libc::getegid()));
         service_path(path.as_mut_ptr(), name.as_ptr(), 0, 0);
-        child::say(CStr::from_ptr(path.as_ptr()).to_bytes());
-        child::say(format!("{:?}", ipc_connection(env(), &mut client, name.as_ptr())));
+        child::send_line(CStr::from_ptr(path.as_ptr()).to_bytes());
+        child::send_line(format!("{:?}", ipc_connection(env(), &mut client, name.as_ptr())));
         if ipc_server_init(env(), &mut srv, name.as_ptr()) == IPC_ERROR_NONE {
-            child::say(CStr::from_ptr(srv.spath).to_bytes());
+            child::send_line(CStr::from_ptr(srv.spath).to_bytes());
             ipc_server_close(&mut srv);
         } else {
-            child::say("no service");
+            child::send_line("no service");
         }
     }
 }
 
-/// A copy of this test program with these rights, in a place that everybody can reach.
+/// A copy of this test program with this mode, in a directory that all users can enter.
 fn copy_with_mode(directory: &Path, mode: u32) -> PathBuf {
     let copy = directory.join(format!("program{mode:o}"));
     std::fs::copy(std::env::current_exe().unwrap(), &copy).unwrap();
@@ -46,9 +47,9 @@ fn copy_with_mode(directory: &Path, mode: u32) -> PathBuf {
     copy
 }
 
-/// What the program says of the service, run by this user, with this run directory.
+/// Runs the program as this user, with this run directory. Returns its four lines about the service.
 fn run(program: &Path, user: u32, rundir: &Path, service: &str) -> [String; 4] {
-    let of_this_one = child::command(says_where_services_are);
+    let of_this_one = child::command(reports_service_paths);
     let mut command = Command::new(program);
     command.args(of_this_one.get_args());
     command.envs(of_this_one.get_envs().filter_map(|(name, value)| Some((name, value?))));
@@ -58,17 +59,17 @@ fn run(program: &Path, user: u32, rundir: &Path, service: &str) -> [String; 4] {
         .env(format!("IPC_NETWORK_{}", service.to_uppercase()), route);
     command.env("IPC_RUNDIR", rundir).uid(user).gid(user);
     let mut child = Child::run(command.stdin(Stdio::piped()).stdout(Stdio::piped()));
-    child.say(service);
-    let said = [(); 4].map(|()| child.hear());
+    child.send_line(service);
+    let lines = [(); 4].map(|()| child.read_line());
     assert!(child.end().success());
-    said
+    lines
 }
 
 #[test]
 fn promise_25_set_user_id_program_ignores_its_environment() {
     own_process!(60);
     if unsafe { libc::geteuid() } != 0 {
-        say("SKIPPED: promise 25 needs root, to make a set-user-ID program of somebody else");
+        say("SKIPPED: promise 25 needs root, to make a set-user-ID program of another user");
         return;
     }
     let directory = tempfile::tempdir().unwrap();
@@ -77,7 +78,7 @@ fn promise_25_set_user_id_program_ignores_its_environment() {
     let rundir = directory.path().join("run");
     std::fs::create_dir(&rundir).unwrap();
     std::fs::set_permissions(&rundir, everybody.clone()).unwrap();
-    // A service that the user has put there.
+    // A service that the user has made there.
     let service = format!("bait{}", std::process::id());
     let bait = rundir.join(format!("{service}-0-0"));
     let _bait = UnixListener::bind(&bait).unwrap();
@@ -90,19 +91,19 @@ fn promise_25_set_user_id_program_ignores_its_environment() {
         (0o4755, USER, [OWNER, USER]),
         (0o2755, USER, [USER, OWNER]),
     ] {
-        let said = run(&copy_with_mode(directory.path(), mode), user, &rundir, &service);
-        if said[0] != format!("{} {}", rights[0], rights[1]) {
+        let lines = run(&copy_with_mode(directory.path(), mode), user, &rundir, &service);
+        if lines[0] != format!("{} {}", rights[0], rights[1]) {
             say(&format!("SKIPPED: promise 25: {} is mounted nosuid", directory.path().display()));
             return;
         }
         if rights == [user, user] {
             assert_eq!(
-                (said[1].as_str(), &said[2..]),
+                (lines[1].as_str(), &lines[2..]),
                 (bait.to_str().unwrap(), &listens.map(String::from)[..])
             );
         } else {
-            assert_eq!((&said[1], said[2].as_str()), (&by_default, "IPC_ERROR_USOCK_CONNECT__SOCKET"));
-            assert!(said[3] == by_default || said[3] == "no service", "{}", said[3]);
+            assert_eq!((&lines[1], lines[2].as_str()), (&by_default, "IPC_ERROR_USOCK_CONNECT__SOCKET"));
+            assert!(lines[3] == by_default || lines[3] == "no service", "{}", lines[3]);
         }
     }
 }

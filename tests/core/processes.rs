@@ -1,4 +1,5 @@
-//! Promise 22: daemons fork after ipc_server_init, servers fork workers, and each goes on with what it uses.
+//! Promise 22: daemons fork after ipc_server_init, servers fork workers, and each process continues with the
+//! descriptors that it uses.
 
 use std::io::{Read, Write};
 use std::os::fd::{AsRawFd, IntoRawFd};
@@ -11,8 +12,8 @@ use crate::child::{self, Child, fork, wait_for};
 use crate::support::*;
 
 child::roles! {
-    becomes_a_daemon, forks_a_worker_that_closes_all, forks_with_bytes_in_hand, hands_a_connection_over,
-    forks_a_worker_that_serves_beside_it, forks_beside_busy_threads,
+    becomes_a_daemon, forks_a_worker_that_closes_all, forks_with_queued_and_read_ahead_bytes, hands_a_connection_over,
+    forks_a_worker_that_also_serves, forks_with_busy_threads,
 }
 
 /// Ends a forked child that hangs, with SIGALRM.
@@ -20,7 +21,7 @@ fn end_after(seconds: u32) {
     unsafe { libc::alarm(seconds) };
 }
 
-/// Connects, and waits no longer than this for what has to come.
+/// Connects; reading fails after 20 seconds.
 fn patient(path: &str) -> UnixStream {
     let stream = UnixStream::connect(path).unwrap();
     stream.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
@@ -32,7 +33,7 @@ fn ask(stream: &mut UnixStream, question: &[u8]) -> Vec<u8> {
     read_frame(stream).1
 }
 
-/// Answers each message with itself until one says "end". How many events there were.
+/// Echoes each message until the message "end". Returns the number of events.
 fn echo_until_the_end(program: &mut Program) -> usize {
     for events in 1.. {
         if let Reported::Message(fd, kind, payload) = program.next() {
@@ -46,9 +47,9 @@ fn echo_until_the_end(program: &mut Program) -> usize {
 }
 
 fn becomes_a_daemon() {
-    let how = child::hear();
+    let how = child::read_line();
     let mut program = child::server();
-    child::say(program.path.to_str().unwrap());
+    child::send_line(program.path.to_str().unwrap());
     if fork() != 0 {
         match how.as_str() {
             "exit" => unsafe { libc::exit(0) },
@@ -57,11 +58,11 @@ fn becomes_a_daemon() {
     }
     assert!(unsafe { libc::setsid() } > 0);
     end_after(30);
-    assert_eq!(child::hear(), "the parent has ended");
+    assert_eq!(child::read_line(), "the parent has ended");
     echo_until_the_end(&mut program);
     assert_eq!(unsafe { ipc_server_close(program.srv()) }, IPC_ERROR_NONE);
     program.srv = None;
-    child::say("served");
+    child::send_line("served");
 }
 
 #[test]
@@ -69,21 +70,21 @@ fn promise_22_daemon_serves_after_parent_exit_and_removes_path() {
     own_process!(60);
     for how in ["_exit", "exit"] {
         let mut daemon = Child::start(becomes_a_daemon);
-        daemon.say(how);
-        let path = daemon.hear();
+        daemon.send_line(how);
+        let path = daemon.read_line();
         until("the end of the parent", || daemon.has_ended());
-        assert!(PathBuf::from(&path).exists(), "the parent's end by {how} is not the service's");
-        daemon.say("the parent has ended");
+        assert!(PathBuf::from(&path).exists(), "the parent's end by {how} has removed the path");
+        daemon.send_line("the parent has ended");
         let mut client = patient(&path);
         assert_eq!(ask(&mut client, b"one"), b"one");
         assert_eq!(ask(&mut patient(&path), b"two"), b"two");
         assert_eq!(ask(&mut client, b"end"), b"end");
-        assert_eq!(daemon.hear(), "served");
+        assert_eq!(daemon.read_line(), "served");
         assert!(!PathBuf::from(&path).exists());
     }
 }
 
-/// Closes everything that a worker has inherited, in the way that well-behaved programs do.
+/// Closes with the library's functions everything that a worker has inherited.
 fn close_all(program: &mut Program) {
     unsafe {
         assert_eq!(ipc_server_close(program.srv()), IPC_ERROR_NONE);
@@ -98,7 +99,7 @@ fn close_all(program: &mut Program) {
 
 fn forks_a_worker_that_closes_all() {
     let mut program = child::server();
-    child::say(program.path.to_str().unwrap());
+    child::send_line(program.path.to_str().unwrap());
     for _ in 0..3 {
         program.next_connection();
     }
@@ -107,7 +108,7 @@ fn forks_a_worker_that_closes_all() {
         if worker == 0 {
             end_after(20);
             if number == 1 {
-                // One that waited for something of its own before.
+                // This worker waits for a connection of its own first.
                 let (mut one, two) = pair();
                 one.write_all(&frame(1, b"mine")).unwrap();
                 let mut own = Program::client();
@@ -121,40 +122,41 @@ fn forks_a_worker_that_closes_all() {
         }
         assert_eq!(wait_for(worker), 0);
     }
-    child::say("forked");
+    child::send_line("forked");
     let events = echo_until_the_end(&mut program);
-    child::say(events.to_string());
+    child::send_line(events.to_string());
 }
 
 #[test]
-fn promise_22_a_parent_does_not_notice_what_its_worker_closes() {
+fn promise_22_worker_that_closes_all_does_not_affect_parent() {
     own_process!(60);
     let mut child = Child::start(forks_a_worker_that_closes_all);
-    let path = child.hear();
+    let path = child.read_line();
     let mut clients = [(); 3].map(|()| patient(&path));
-    assert_eq!(child.hear(), "forked");
+    assert_eq!(child.read_line(), "forked");
     for client in &mut clients {
         assert_eq!(ask(client, b"still there?"), b"still there?");
     }
     assert_eq!(ask(&mut patient(&path), b"end"), b"end");
     // Three messages, one connection, one message: nothing else was reported.
-    assert_eq!(child.hear(), "5");
+    assert_eq!(child.read_line(), "5");
     assert!(child.end().success());
 }
 
 const LARGE: usize = 4_000_000;
 
-/// A server with a message queued for a client that does not read, and with bytes of it read ahead, forks.
-fn forks_with_bytes_in_hand() {
+/// A server forks while a message is queued for a client that does not read, and while frames of this client
+/// are read ahead.
+fn forks_with_queued_and_read_ahead_bytes() {
     let mut program = child::server();
-    child::say(program.path.to_str().unwrap());
+    child::send_line(program.path.to_str().unwrap());
     let fd = program.next_connection();
     assert_eq!(program.next(), Reported::Message(fd, 1, b"first".to_vec()));
     assert_eq!(write(fd, 1, &pattern(LARGE, 22)), IPC_ERROR_NONE);
     let worker = fork();
     if worker == 0 {
         end_after(20);
-        // It cannot know how much of the message its parent has sent by now.
+        // The child cannot know how much of the message its parent has sent.
         assert_eq!(write(fd, 9, b"out of turn"), IPC_ERROR_USOCK_SEND);
         assert_eq!(errno(), libc::EBUSY);
         assert_eq!(read(fd), Ok((2, b"ahead".to_vec())));
@@ -162,7 +164,7 @@ fn forks_with_bytes_in_hand() {
         unsafe { libc::exit(0) };
     }
     assert_eq!(wait_for(worker), 0);
-    child::say("forked");
+    child::send_line("forked");
     assert_eq!(program.next(), Reported::Message(fd, 2, b"ahead".to_vec()));
     assert_eq!(read(fd), Ok((3, b"ahead too".to_vec())));
     assert_eq!(program.next(), Reported::Message(fd, 4, b"got it".to_vec()));
@@ -172,10 +174,10 @@ fn forks_with_bytes_in_hand() {
 #[test]
 fn promise_22_queue_is_sent_once_by_the_parent_after_fork() {
     own_process!(60);
-    let mut child = Child::start(forks_with_bytes_in_hand);
-    let mut peer = patient(&child.hear());
+    let mut child = Child::start(forks_with_queued_and_read_ahead_bytes);
+    let mut peer = patient(&child.read_line());
     peer.write_all(&[frame(1, b"first"), frame(2, b"ahead"), frame(3, b"ahead too")].concat()).unwrap();
-    assert_eq!(child.hear(), "forked");
+    assert_eq!(child.read_line(), "forked");
     assert!(read_frame(&mut peer) == (1, pattern(LARGE, 22)));
     peer.write_all(&frame(4, b"got it")).unwrap();
     let mut rest = Vec::new();
@@ -184,10 +186,10 @@ fn promise_22_queue_is_sent_once_by_the_parent_after_fork() {
     assert!(child.end().success());
 }
 
-/// A server that leaves each connection to a worker, with what it has read of it by then.
+/// A server hands a connection over to a worker, with the frames that were read ahead.
 fn hands_a_connection_over() {
     let mut program = child::server();
-    child::say(program.path.to_str().unwrap());
+    child::send_line(program.path.to_str().unwrap());
     let fd = program.next_connection();
     assert_eq!(program.next(), Reported::Message(fd, 1, b"first".to_vec()));
     let worker = fork();
@@ -211,8 +213,8 @@ fn hands_a_connection_over() {
         assert_eq!(ipc_close(client), IPC_ERROR_NONE);
         libc::free(client.cast());
     }
-    child::say("handed over");
-    // The next client may get the number that is free here.
+    child::send_line("handed over");
+    // The next client may get the number that is free in this process.
     echo_until_the_end(&mut program);
     assert_eq!(wait_for(worker), 0);
 }
@@ -221,10 +223,10 @@ fn hands_a_connection_over() {
 fn promise_22_worker_continues_the_connection_of_its_parent() {
     own_process!(60);
     let mut child = Child::start(hands_a_connection_over);
-    let path = child.hear();
+    let path = child.read_line();
     let mut peer = patient(&path);
     peer.write_all(&[frame(1, b"first"), frame(2, b"ahead"), frame(3, b"ahead too")].concat()).unwrap();
-    assert_eq!(child.hear(), "handed over");
+    assert_eq!(child.read_line(), "handed over");
     assert_eq!(read_frame(&mut peer), (2, b"ahead".to_vec()));
     assert_eq!(read_frame(&mut peer), (3, b"ahead too".to_vec()));
     peer.write_all(&frame(4, b"later")).unwrap();
@@ -236,15 +238,15 @@ fn promise_22_worker_continues_the_connection_of_its_parent() {
     assert!(child.end().success());
 }
 
-/// Clients of each of two processes that serve side by side.
+/// How many clients each of the two processes serves.
 const CLIENTS: usize = 200;
 
-/// A server and its worker wait for clients at the same service; each serves half of them. The first client,
-/// who was there before the fork, is the parent's.
-fn forks_a_worker_that_serves_beside_it() {
+/// A server and its worker wait for clients of the same service; each serves half of them. The first client,
+/// which connected before the fork, belongs to the parent.
+fn forks_a_worker_that_also_serves() {
     let mut program = child::server();
-    child::say(program.path.to_str().unwrap());
-    assert_eq!(child::hear(), "connected");
+    child::send_line(program.path.to_str().unwrap());
+    assert_eq!(child::read_line(), "connected");
     let first = program.next_connection();
     let worker = fork();
     end_after(30);
@@ -256,17 +258,17 @@ fn forks_a_worker_that_serves_beside_it() {
             libc::free(client.cast());
         }
     } else {
-        child::say(worker.to_string());
+        child::send_line(worker.to_string());
     }
     let (mut served, mut service) = (0, None);
     loop {
         match program.next() {
-            Reported::Message(fd, 1, question) if question == b"who?" => {
+            Reported::Message(fd, 1, question) if question == b"pid?" => {
                 assert_eq!(write(fd, 1, &std::process::id().to_ne_bytes()), IPC_ERROR_NONE);
                 served += 1;
             }
             Reported::Message(fd, 1, question) => {
-                assert_eq!(fd, first, "of the parent");
+                assert_eq!(fd, first, "the parent's client");
                 assert_eq!(write(fd, 1, &question), IPC_ERROR_NONE);
                 if question == b"end" {
                     break;
@@ -278,7 +280,7 @@ fn forks_a_worker_that_serves_beside_it() {
         if served == CLIENTS && worker == 0 {
             unsafe { libc::exit(0) };
         } else if served == CLIENTS {
-            // From now on it waits for those alone who have come.
+            // From now on the parent waits only for its connected clients.
             service = service.or(program.srv.take());
         }
     }
@@ -289,16 +291,16 @@ fn forks_a_worker_that_serves_beside_it() {
 #[test]
 fn promise_22_parent_and_worker_serve_side_by_side() {
     own_process!(60);
-    let mut child = Child::start(forks_a_worker_that_serves_beside_it);
-    let path = child.hear();
+    let mut child = Child::start(forks_a_worker_that_also_serves);
+    let path = child.read_line();
     let mut first = patient(&path);
-    child.say("connected");
-    let worker: u32 = child.hear().parse().unwrap();
+    child.send_line("connected");
+    let worker: u32 = child.read_line().parse().unwrap();
     let mut answers = Vec::new();
     for _ in 0..2 * CLIENTS {
-        let answer = ask(&mut patient(&path), b"who?");
+        let answer = ask(&mut patient(&path), b"pid?");
         answers.push(u32::from_ne_bytes(answer.try_into().unwrap()));
-        // Whoever has taken the client, the other one does not wait for one that is not there.
+        // Whichever process has accepted the client, the parent does not block in accept.
         assert_eq!(ask(&mut first, b"mine"), b"mine");
     }
     assert_eq!(answers.iter().filter(|answer| **answer == worker).count(), CLIENTS, "{answers:?}");
@@ -306,33 +308,33 @@ fn promise_22_parent_and_worker_serve_side_by_side() {
     assert!(child.end().success());
 }
 
-/// Keeps the library busy from several threads: small messages, messages that wait in a queue, events,
-/// services that come and go.
-fn be_busy(number: usize, stop: &AtomicBool) {
+/// Keeps the library busy in a thread: small messages, a full queue, events, and services that are opened and
+/// closed.
+fn call_repeatedly(number: usize, stop: &AtomicBool) {
     let (one, two) = pair();
     let (stuck, _peer) = pair();
-    let (mut here, mut never) = (Program::client(), Program::client());
+    let (mut served, mut unserved) = (Program::client(), Program::client());
     let [mut ours, mut unread] = [&two, &stuck].map(connection);
-    assert_eq!(unsafe { ipc_add(&mut here.list, &mut ours) }, IPC_ERROR_NONE);
-    assert_eq!(unsafe { ipc_add(&mut never.list, &mut unread) }, IPC_ERROR_NONE);
+    assert_eq!(unsafe { ipc_add(&mut served.list, &mut ours) }, IPC_ERROR_NONE);
+    assert_eq!(unsafe { ipc_add(&mut unserved.list, &mut unread) }, IPC_ERROR_NONE);
     while !stop.load(Ordering::Relaxed) {
         assert_eq!(write(one.as_raw_fd(), 1, b"busy"), IPC_ERROR_NONE);
-        assert_eq!(here.next(), Reported::Message(ours.fd, 1, b"busy".to_vec()));
+        assert_eq!(served.next(), Reported::Message(ours.fd, 1, b"busy".to_vec()));
         assert_eq!(write(ours.fd, 1, b"busy"), IPC_ERROR_NONE);
         assert_eq!(read(one.as_raw_fd()), Ok((1, b"busy".to_vec())));
-        // In the end it is refused.
+        // The write is refused when the queue is full.
         let _ = write(unread.fd, 1, &[0; 3000]);
         if number == 0 {
             drop(child::server());
         }
     }
     unsafe {
-        ipc_del(&mut here.list, &mut ours);
-        ipc_del(&mut never.list, &mut unread);
+        ipc_del(&mut served.list, &mut ours);
+        ipc_del(&mut unserved.list, &mut unread);
     }
 }
 
-/// What a child does of its own, with every table of the library in use.
+/// Uses every table of the library in a child.
 fn use_the_library() {
     let mut server = child::server();
     let client = child::connect(&server.path);
@@ -345,12 +347,12 @@ fn use_the_library() {
     assert_eq!(server.next(), Reported::Disconnection(fd));
 }
 
-fn forks_beside_busy_threads() {
+fn forks_with_busy_threads() {
     let stop = AtomicBool::new(false);
     std::thread::scope(|scope| {
         for number in 0..3 {
             let stop = &stop;
-            scope.spawn(move || be_busy(number, stop));
+            scope.spawn(move || call_repeatedly(number, stop));
         }
         let bad = (0..FORKS).find_map(|number| {
             let id = fork();
@@ -362,9 +364,9 @@ fn forks_beside_busy_threads() {
             Some((number, wait_for(id))).filter(|(_, status)| *status != 0)
         });
         stop.store(true, Ordering::Relaxed);
-        assert_eq!(bad, None, "which fork, and how its child has ended");
+        assert_eq!(bad, None, "the number of the fork, and the status of its child");
     });
-    child::say("no child has hung");
+    child::send_line("no child has hung");
 }
 
 const FORKS: usize = 200;
@@ -373,9 +375,9 @@ const FORKS: usize = 200;
 fn promise_22_child_of_a_threaded_process_can_use_the_library() {
     own_process!(300);
     let rundir = tempfile::tempdir().unwrap();
-    let mut command = child::command(forks_beside_busy_threads);
+    let mut command = child::command(forks_with_busy_threads);
     let mut child = Child::run(command.env("IPC_RUNDIR", rundir.path()));
-    assert_eq!(child.hear(), "no child has hung");
+    assert_eq!(child.read_line(), "no child has hung");
     assert!(child.end().success());
     assert_eq!(std::fs::read_dir(rundir.path()).unwrap().count(), 0);
 }

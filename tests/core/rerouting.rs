@@ -1,5 +1,5 @@
-//! Where ipc_connection goes if IPC_NETWORK or the variable of a service says so. (What targets there are, and which variable
-//! counts, is in the tests of `src/service/route.rs`.)
+//! Which socket ipc_connection connects to if IPC_NETWORK or a service's own variable is set. (The tests of
+//! `src/service/route.rs` have the syntax of targets, and which variable applies.)
 
 use std::ffi::{CStr, CString};
 use std::os::unix::net::UnixListener;
@@ -20,7 +20,7 @@ fn unset(name: &str) {
     unsafe { std::env::remove_var(name) };
 }
 
-/// Both ways to connect: they go to the same place.
+/// Connects by ipc_connection and by ipc_connection_timeout, which must give the same result.
 fn connect(name: &str) -> Result<i32, Failure> {
     rundir();
     let c_name = CString::new(name).unwrap();
@@ -40,7 +40,7 @@ fn connect(name: &str) -> Result<i32, Failure> {
     first.map(|()| fd)
 }
 
-/// A service that tells which it is: the first client that it has is this one.
+/// A listening socket, which counts its clients.
 struct Place {
     listener: UnixListener,
 }
@@ -56,13 +56,14 @@ impl Place {
         Self::at(&rundir().join(format!("{name}-1-2")))
     }
 
-    /// How many have connected since this was last asked.
+    /// How many clients have connected since the last call.
     fn clients(&self) -> usize {
         std::iter::from_fn(|| self.listener.accept().ok()).count()
     }
 }
 
-fn goes_to(name: &str, place: &Place) {
+/// Asserts that connections to the service arrive at this socket.
+fn assert_connects_to(name: &str, place: &Place) {
     let fd = connect(name).unwrap_or_else(|failure| panic!("{name}: {failure:?}"));
     assert_eq!(place.clients(), 2, "{name}");
     let mut peer = ipc_peer { pid: 0, uid: 0, gid: 0 };
@@ -76,50 +77,50 @@ fn connections_follow_the_network_variables() {
     own_process!(30);
     let [audio, pong, other] = ["audio", "pong", "other"].map(Place::service);
     let elsewhere = Place::at(&rundir().join("elsewhere"));
-    goes_to("audio", &audio);
+    assert_connects_to("audio", &audio);
     let path = rundir().join("elsewhere");
     set("IPC_NETWORK", &format!("audio unix:{}; pong other; * direct:; aud ssh:", path.display()));
-    goes_to("audio", &elsewhere);
-    goes_to("pong", &other);
-    goes_to("other", &other);
+    assert_connects_to("audio", &elsewhere);
+    assert_connects_to("pong", &other);
+    assert_connects_to("other", &other);
     set("IPC_NETWORK_AUDIO", "unix://pong");
-    goes_to("audio", &pong);
+    assert_connects_to("audio", &pong);
     set("IPC_NETWORK_AUDIO", "direct:");
-    goes_to("audio", &audio);
+    assert_connects_to("audio", &audio);
     set("IPC_NETWORK_AUDIO", "");
-    goes_to("audio", &elsewhere);
+    assert_connects_to("audio", &elsewhere);
     set("IPC_NETWORK", "* other; pong direct:");
-    for (name, place) in [("audio", &other), ("nobody", &other), ("pong", &pong)] {
-        goes_to(name, place);
+    for (name, place) in [("audio", &other), ("unknown", &other), ("pong", &pong)] {
+        assert_connects_to(name, place);
     }
     let network = Place::service("network");
     set("IPC_NETWORK_NETWORK", "other");
-    goes_to("network", &network);
+    assert_connects_to("network", &network);
     set("IPC_NETWORK_MY_SVC_1", "other");
     unset("IPC_NETWORK");
-    goes_to("my-svc.1", &other);
+    assert_connects_to("my-svc.1", &other);
 }
 
 #[test]
 fn target_paths_up_to_path_max_are_connected() {
     own_process!(30);
-    let mut folder = rundir().clone();
-    while folder.as_os_str().len() < 3860 {
-        folder.push("d".repeat(200));
+    let mut directory = rundir().clone();
+    while directory.as_os_str().len() < 3860 {
+        directory.push("d".repeat(200));
     }
-    std::fs::create_dir_all(&folder).unwrap();
-    let name = "s".repeat(4095 - folder.as_os_str().len() - 1);
-    let longest = folder.join(&name);
+    std::fs::create_dir_all(&directory).unwrap();
+    let name = "s".repeat(4095 - directory.as_os_str().len() - 1);
+    let longest = directory.join(&name);
     assert_eq!(longest.as_os_str().len(), 4095);
-    // Bound by a shorter path to the same place: a socket's own is short.
+    // Bound by a short relative path: a socket's address has room for no more.
     let here = std::env::current_dir().unwrap();
-    std::env::set_current_dir(&folder).unwrap();
+    std::env::set_current_dir(&directory).unwrap();
     let listener = UnixListener::bind("short").unwrap();
     std::fs::rename("short", &name).unwrap();
     std::env::set_current_dir(here).unwrap();
     listener.set_nonblocking(true).unwrap();
     set("IPC_NETWORK_FAR", &format!("unix:{}", longest.display()));
-    goes_to("far", &Place { listener });
+    assert_connects_to("far", &Place { listener });
     set("IPC_NETWORK_FAR", &format!("unix:{}x", longest.display()));
     assert_eq!(connect("far"), Err((IPC_ERROR_USOCK_CONNECT__EMPTY_PATH, libc::ENAMETOOLONG)));
 }
@@ -135,15 +136,15 @@ fn invalid_target_is_an_error_without_a_connection() {
     {
         set("IPC_NETWORK_AUDIO", target);
         assert_eq!(connect("audio"), invalid, "{target}");
-        goes_to("other", &other);
+        assert_connects_to("other", &other);
     }
     for target in ["ssh://host", "ssh://me@host:22/audio", "tor://host/audio"] {
         set("IPC_NETWORK_AUDIO", target);
         assert_eq!(connect("audio"), Err((IPC_ERROR_USOCK_CONNECT__SOCKET, libc::ENETUNREACH)), "{target}");
     }
-    set("IPC_NETWORK_AUDIO", "nobody");
+    set("IPC_NETWORK_AUDIO", "unknown");
     assert_eq!(connect("audio"), Err((IPC_ERROR_USOCK_CONNECT__SOCKET, libc::ENOENT)));
-    assert_eq!(audio.clients(), 0, "never in silence to the service itself");
+    assert_eq!(audio.clients(), 0, "no connection to the service itself");
 }
 
 #[test]
@@ -166,19 +167,19 @@ fn server_paths_and_names_are_not_rerouted() {
     assert_eq!(usock_close(fd), IPC_ERROR_NONE);
 }
 
-/// Between two calls that nothing else makes.
+/// Connects between two getppid(2), which mark the place in the trace.
 fn connects_once() {
-    child::hear();
+    child::read_line();
     let mut info = EMPTY_INFO;
     unsafe {
         libc::getppid();
         let code = ipc_connection(env(), &mut info, c"traced".as_ptr());
         libc::getppid();
-        child::say(format!("{code:?}"));
+        child::send_line(format!("{code:?}"));
     }
 }
 
-/// The names of the system calls of a connect, with these variables; none where they cannot be traced.
+/// The names of the system calls of a connect with these variables; None if strace cannot trace.
 fn system_calls_of_a_connect(variables: &[(&str, &str)]) -> Option<Vec<String>> {
     let directory = tempfile::tempdir().unwrap();
     let log: PathBuf = directory.path().join("log");
@@ -188,8 +189,8 @@ fn system_calls_of_a_connect(variables: &[(&str, &str)]) -> Option<Vec<String>> 
     command.get_envs().for_each(|(name, value)| _ = traced.env(name, value.unwrap()));
     traced.envs(variables.iter().copied());
     let mut program = Child::run(traced.stdin(Stdio::piped()).stdout(Stdio::piped()));
-    program.say("go");
-    let code = program.hear();
+    program.send_line("go");
+    let code = program.read_line();
     if !program.end().success() {
         return None;
     }

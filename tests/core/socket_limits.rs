@@ -1,5 +1,6 @@
-//! Promise 45: O_NONBLOCK and SO_RCVTIMEO that a program sets on its sockets hold for the whole call, counted from its begin,
-//! however the bytes arrive. The result of a call shows whether they have ended it; the limits that are measured are wide.
+//! Promise 45: O_NONBLOCK and SO_RCVTIMEO that a program sets on its sockets apply to the whole call, counted
+//! from its begin, however the bytes arrive. The result of a call shows whether they have ended the call;
+//! measured times have wide limits.
 
 use std::io::Write;
 use std::os::fd::{AsRawFd, RawFd};
@@ -10,9 +11,9 @@ use std::time::{Duration, Instant};
 use crate::support::ext::*;
 use crate::support::*;
 
-/// Of the socket, in the tests that have one.
+/// SO_RCVTIMEO of the sockets that have one.
 const LIMIT: Duration = Duration::from_millis(300);
-/// A call that has not ended by then is not limited.
+/// A call that takes longer has ignored SO_RCVTIMEO.
 const FAR_OVER: Duration = Duration::from_secs(15);
 
 fn set_limit(fd: RawFd, limit: Duration) {
@@ -61,15 +62,15 @@ impl Call {
 
 const AGAIN: Result<(), Failure> = Err((IPC_ERROR_USOCK_RECV, libc::EAGAIN));
 
-/// The call ends by its limit, neither at once nor far later.
-fn ends_in_time(what: &str, call: impl FnOnce()) {
+/// Asserts that the call ends by its limit, neither at once nor far later.
+fn assert_ends_in_time(what: &str, call: impl FnOnce()) {
     let begin = Instant::now();
     call();
     let took = begin.elapsed();
     assert!(took >= LIMIT / 2 && took < FAR_OVER, "{what}: {took:?}");
 }
 
-/// Sends a byte every few milliseconds, as long as `is_over` is not set and there are some.
+/// Sends a byte every 5 ms, until all are sent or `is_over` is set.
 fn drip(mut peer: &UnixStream, bytes: &[u8], is_over: &AtomicBool) {
     for byte in bytes {
         if is_over.load(SeqCst) {
@@ -80,8 +81,8 @@ fn drip(mut peer: &UnixStream, bytes: &[u8], is_over: &AtomicBool) {
     }
 }
 
-/// Makes the call while bytes of a frame drip in that would take ten times the limit and more.
-fn amid_drops<R: Send>(peer: &UnixStream, call: impl FnOnce() -> R + Send) -> R {
+/// Makes the call while a frame arrives byte by byte; the whole frame would take far longer than the limit.
+fn while_bytes_drip<R: Send>(peer: &UnixStream, call: impl FnOnce() -> R + Send) -> R {
     let is_over = AtomicBool::new(false);
     let bytes = frame(1, &[0; 20_000]);
     std::thread::scope(|scope| {
@@ -94,13 +95,13 @@ fn amid_drops<R: Send>(peer: &UnixStream, call: impl FnOnce() -> R + Send) -> R 
 }
 
 #[test]
-fn promise_45_a_read_of_a_nonblocking_socket_returns_at_once() {
+fn promise_45_read_of_a_nonblocking_socket_returns_at_once() {
     own_process!(30);
     for call in CALLS {
         let (ours, mut peer) = pair();
         let fd = ours.as_raw_fd();
         set_nonblocking(fd, true);
-        // It would block the test for ever if it waited.
+        // A call that waited would block the test for ever.
         let bytes = frame(1, b"a frame that comes in three parts");
         assert_eq!(call.make(fd), AGAIN, "{call:?}, nothing");
         for part in [0..3, 3..20] {
@@ -110,7 +111,7 @@ fn promise_45_a_read_of_a_nonblocking_socket_returns_at_once() {
         }
         peer.write_all(&bytes[20..]).unwrap();
         assert_eq!(call.make(fd), Ok(()), "{call:?}");
-        // Something is queued for another connection meanwhile.
+        // Bytes are queued for another connection meanwhile.
         let (stuck, _does_not_read) = pair();
         let stuck = Queued::new(stuck);
         queue(stuck.as_raw_fd(), 1, &vec![0; 1_000_000]).unwrap();
@@ -118,7 +119,7 @@ fn promise_45_a_read_of_a_nonblocking_socket_returns_at_once() {
         peer.write_all(&frame(1, b"whole")).unwrap();
         assert_eq!(call.make(fd), Ok(()), "{call:?}, with a queue, and a whole frame to be read");
         drop(stuck);
-        // The program may take the flag away again.
+        // The program may clear the flag.
         set_nonblocking(fd, false);
         let bytes = bytes.clone();
         let writer = std::thread::spawn(move || {
@@ -131,18 +132,18 @@ fn promise_45_a_read_of_a_nonblocking_socket_returns_at_once() {
 }
 
 #[test]
-fn promise_45_a_read_keeps_to_its_time_however_bytes_arrive() {
+fn promise_45_read_ends_in_time_however_bytes_arrive() {
     own_process!(100);
     for call in CALLS {
         let (ours, mut peer) = pair();
         let fd = ours.as_raw_fd();
         set_limit(fd, LIMIT);
-        ends_in_time("nothing arrives", || assert_eq!(call.make(fd), AGAIN));
-        // The header, and two bytes: the rest drips in.
+        assert_ends_in_time("nothing arrives", || assert_eq!(call.make(fd), AGAIN));
+        // The header and two bytes; the rest arrives byte by byte.
         peer.write_all(&frame(1, &[0; 20_000])[..7]).unwrap();
-        ends_in_time("bytes drip in", || assert_eq!(amid_drops(&peer, || call.make(fd)), AGAIN));
-        // What has arrived stays: each further call has the same time.
-        ends_in_time("after it", || assert_eq!(call.make(fd), AGAIN));
+        assert_ends_in_time("bytes drip in", || assert_eq!(while_bytes_drip(&peer, || call.make(fd)), AGAIN));
+        // The received bytes are kept; each further call has the same limit.
+        assert_ends_in_time("after it", || assert_eq!(call.make(fd), AGAIN));
     }
 }
 
@@ -153,20 +154,20 @@ fn promise_45_slow_header_does_not_extend_the_timeout() {
         let (ours, mut peer) = pair();
         let fd = ours.as_raw_fd();
         set_limit(fd, LIMIT);
-        // Calls that end one after the other; the frame is whole at last.
+        // Each call ends by its limit, until the frame is complete.
         let bytes = frame(1, b"x");
         for byte in &bytes[..5] {
             peer.write_all(&[*byte]).unwrap();
-            ends_in_time("a byte of a header", || assert_eq!(call.make(fd), AGAIN));
+            assert_ends_in_time("a byte of a header", || assert_eq!(call.make(fd), AGAIN));
         }
         peer.write_all(&bytes[5..]).unwrap();
         assert_eq!(call.make(fd), Ok(()));
     }
 }
 
-/// A peer of another connection drains its queue meanwhile, a little now and then.
+/// The peer of another connection, which has bytes queued, reads a little now and then.
 #[test]
-fn promise_45_a_read_keeps_to_its_time_while_a_queue_is_sent() {
+fn promise_45_read_ends_in_time_while_a_queue_is_sent() {
     own_process!(60);
     let (other, reader) = listed();
     for _ in 0..2 {
@@ -186,18 +187,18 @@ fn promise_45_a_read_keeps_to_its_time_while_a_queue_is_sent() {
                     std::thread::sleep(Duration::from_millis(20));
                 }
             });
-            ends_in_time("a queue is sent", || assert_eq!(call.make(ours.as_raw_fd()), AGAIN));
+            assert_ends_in_time("a queue is sent", || assert_eq!(call.make(ours.as_raw_fd()), AGAIN));
             is_over.store(true, SeqCst);
         });
         assert!(pending(other.fd()) > 0, "the queue was sent too early for the test");
     }
-    // So that the rest is not waited for.
+    // Closing then does not wait for the rest of the queue.
     reader.shutdown(std::net::Shutdown::Both).unwrap();
 }
 
-/// Without a limit a read goes on however long the bytes take.
+/// Without a limit, a read continues however long the bytes take.
 #[test]
-fn promise_45_a_read_without_a_limit_goes_on() {
+fn promise_45_read_without_a_limit_waits_for_all_bytes() {
     own_process!(30);
     for call in CALLS {
         let (ours, mut peer) = pair();
@@ -228,7 +229,8 @@ fn usock(srv: &mut ipc_connection_info) -> Result<RawFd, Failure> {
 
 const NO_CLIENT: Result<RawFd, i32> = Err(libc::EAGAIN);
 
-/// Each way to accept; before it a list has waited for the service, or not.
+/// Runs the test with each function that accepts, for a service that a list has waited for, and for one that
+/// no list has.
 fn with_each_accept(mut test: impl FnMut(&str, Accept, &mut Program)) {
     for is_listed in [false, true] {
         for (name, accept) in [("ipc_accept", accept as Accept), ("usock_accept", usock)] {
@@ -237,33 +239,35 @@ fn with_each_accept(mut test: impl FnMut(&str, Accept, &mut Program)) {
                 let (peer, fd) = program.peer();
                 drop(peer);
                 assert_eq!(program.next(), Reported::Disconnection(fd));
-                assert_eq!(program.look(0), Seen::Nothing);
+                assert_eq!(program.poll(0), Seen::Nothing);
             }
             test(&format!("{name}, listed {is_listed}"), accept, &mut program);
         }
     }
 }
 
-/// Takes a client, which is there.
-fn takes(accept: Accept, program: &mut Program) {
+/// Accepts a client that has connected.
+fn accept_one(accept: Accept, program: &mut Program) {
     let _client = UnixStream::connect(&program.path).unwrap();
     let fd = accept(program.srv.as_mut().unwrap()).unwrap();
     close(fd);
 }
 
 #[test]
-fn promise_45_an_accept_keeps_to_its_time() {
+fn promise_45_accept_ends_in_time() {
     own_process!(60);
     with_each_accept(|what, accept, program| {
         set_limit(program.srv.as_ref().unwrap().fd, LIMIT);
-        takes(accept, program);
+        accept_one(accept, program);
         let srv = program.srv.as_mut().unwrap();
-        ends_in_time(what, || assert_eq!(accept(srv).map_err(|failure| failure.1), NO_CLIENT, "{what}"));
-        takes(accept, program);
+        assert_ends_in_time(what, || {
+            assert_eq!(accept(srv).map_err(|failure| failure.1), NO_CLIENT, "{what}")
+        });
+        accept_one(accept, program);
     });
 }
 
-/// The flag that the program has set before a list has waited for the service.
+/// The program has set O_NONBLOCK itself; a list has waited for the service, or not.
 #[test]
 fn promise_45_accept_of_a_nonblocking_service_returns_at_once() {
     own_process!(60);
@@ -273,19 +277,19 @@ fn promise_45_accept_of_a_nonblocking_service_returns_at_once() {
         for is_listed in [false, true] {
             if is_listed {
                 let (_peer, _) = program.peer();
-                while program.look(0) != Seen::Nothing {}
+                while program.poll(0) != Seen::Nothing {}
             }
-            takes(accept, &mut program);
+            accept_one(accept, &mut program);
             let srv = program.srv.as_mut().unwrap();
-            // It would block the test for ever if it waited.
+            // A call that waited would block the test for ever.
             assert_eq!(accept(srv).map_err(|failure| failure.1), NO_CLIENT, "{name}, listed {is_listed}");
         }
     }
 }
 
-/// Without a flag of the program's it waits, also where a list needs one.
+/// If the program has not set O_NONBLOCK, accept waits, although a list sets the flag for itself.
 #[test]
-fn promise_45_an_accept_without_a_limit_waits() {
+fn promise_45_accept_without_a_limit_waits() {
     own_process!(60);
     with_each_accept(|what, accept, program| {
         let path = program.path.clone();
@@ -293,7 +297,7 @@ fn promise_45_an_accept_without_a_limit_waits() {
         let this = unsafe { libc::syscall(libc::SYS_gettid) };
         std::thread::scope(|scope| {
             let client = scope.spawn(|| {
-                until("it waits", || thread_sleeps(this));
+                until("the call waits", || thread_sleeps(this));
                 UnixStream::connect(path).unwrap()
             });
             let fd = accept(srv).unwrap_or_else(|failure| panic!("{what}: {failure:?}"));

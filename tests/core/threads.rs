@@ -7,13 +7,13 @@ use std::time::Duration;
 
 use crate::support::*;
 
-/// A program is one thread's; it may come from another one.
+/// Moves a Program to another thread: one thread at a time uses it.
 struct Moved<T>(T);
 
 unsafe impl<T> Send for Moved<T> {}
 
 impl<T> Moved<T> {
-    fn here(self) -> T {
+    fn into_inner(self) -> T {
         self.0
     }
 }
@@ -30,7 +30,7 @@ fn promise_23_servers_and_clients_in_one_thread_each() {
     for (number, server) in servers.into_iter().enumerate() {
         let server = Moved(server);
         threads.push(std::thread::spawn(move || {
-            let mut server = server.here();
+            let mut server = server.into_inner();
             let (mut reported, mut clients) = ([0; 3], 0);
             while reported[2] < CLIENTS {
                 match server.next() {
@@ -78,7 +78,7 @@ fn promise_23_servers_and_clients_in_one_thread_each() {
 }
 
 #[test]
-fn promise_23_lists_of_several_threads_come_and_go() {
+fn promise_23_threads_make_and_free_lists_concurrently() {
     own_process!(60);
     let threads: Vec<_> = (0..4)
         .map(|thread| {
@@ -86,7 +86,7 @@ fn promise_23_lists_of_several_threads_come_and_go() {
                 for n in 0..100 {
                     let mut server = Program::server();
                     let (mut peer, fd) = server.peer();
-                    // What is read ahead and never reported is not reported in another thread either.
+                    // The unreported frames must not be reported in another thread.
                     peer.write_all(&frame(thread, &[n]).repeat(3)).unwrap();
                     assert_eq!(server.next(), Reported::Message(fd, thread, vec![n]));
                     if n % 2 == 0 {
@@ -111,10 +111,10 @@ fn promise_23_waiting_thread_sends_the_queue_of_another_thread() {
     peer.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
     let server = Moved(server);
     let waiting = std::thread::spawn(move || {
-        let mut server = server.here();
+        let mut server = server.into_inner();
         assert_eq!(server.next(), Reported::Message(fd, 2, b"all of it".to_vec()));
     });
-    // Nothing but the thread that waits is in the library from here on.
+    // From here on only the waiting thread and the writer call the library, and the writer ends.
     let writer = std::thread::spawn(move || write(fd, 1, &pattern(SIZE, 23)));
     assert_eq!(writer.join().unwrap(), IPC_ERROR_NONE);
     assert!(read_frame(&mut peer) == (1, pattern(SIZE, 23)));
@@ -163,14 +163,14 @@ fn promise_23_any_connection_may_be_written_from_any_thread() {
         })
         .collect();
     // Meanwhile this thread waits for events of the same connections.
-    let mut heard: Vec<_> = (0..fds.len())
+    let mut answered: Vec<_> = (0..fds.len())
         .map(|_| match server.next() {
             Reported::Message(fd, 0, all) if all == b"all" => fd,
             other => panic!("{other:?}"),
         })
         .collect();
-    heard.sort_unstable();
-    assert!(heard.windows(2).all(|two| two[0] != two[1]) && heard.iter().all(|fd| fds.contains(fd)));
+    answered.sort_unstable();
+    assert!(answered.windows(2).all(|two| two[0] != two[1]) && answered.iter().all(|fd| fds.contains(fd)));
     writers.into_iter().for_each(|writer| writer.join().unwrap());
     drop(server);
     readers.into_iter().for_each(|reader| reader.join().unwrap());

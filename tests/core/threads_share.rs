@@ -1,5 +1,5 @@
-//! Promise 49: a connection is in one list; a service and the program's own descriptors may be in any number of lists, in
-//! different threads.
+//! Promise 49: a connection is in one list; a service and the program's own descriptors may be in several
+//! lists, in different threads.
 
 use std::collections::HashMap;
 use std::io::{Read, Write};
@@ -16,23 +16,23 @@ use crate::support::*;
 child::roles! { serves_in_two_threads }
 
 #[test]
-fn promise_49_a_service_in_two_lists_is_served_by_both() {
+fn promise_49_service_in_two_lists_is_served_by_both() {
     own_process!(30);
     let mut first = Program::server();
     let mut second = Program::client();
     second.srv = first.srv;
-    // A client that the one is about to accept is not there for the other, which is not held up and sees no error.
+    // When one list has accepted a client, the other list does not block in accept and reports no error.
     for round in 0..200 {
         let [one, other] = if round % 2 == 0 { [&mut first, &mut second] } else { [&mut second, &mut first] };
         let mut peer = UnixStream::connect(if round % 2 == 0 { &one.path } else { &other.path }).unwrap();
-        let Seen::Reported(Reported::Connection(fd)) = one.look(10_000) else { panic!("{round}") };
-        assert_eq!(other.look(0), Seen::Nothing, "{round}");
+        let Seen::Reported(Reported::Connection(fd)) = one.poll(10_000) else { panic!("{round}") };
+        assert_eq!(other.poll(0), Seen::Nothing, "{round}");
         peer.write_all(&frame(1, b"hello")).unwrap();
-        assert_eq!(one.look(10_000), Reported::Message(fd, 1, b"hello".to_vec()));
+        assert_eq!(one.poll(10_000), Reported::Message(fd, 1, b"hello".to_vec()));
         drop(peer);
-        assert_eq!(one.look(10_000), Reported::Disconnection(fd));
+        assert_eq!(one.poll(10_000), Reported::Disconnection(fd));
     }
-    // It is the first that closes it.
+    // The first program closes the service.
     second.srv = None;
 }
 
@@ -43,19 +43,19 @@ fn promise_49_freeing_one_list_leaves_service_to_the_other() {
     let mut second = Program::client();
     second.srv = first.srv;
     for program in [&mut first, &mut second] {
-        assert_eq!(program.look(0), Seen::Nothing);
+        assert_eq!(program.poll(0), Seen::Nothing);
     }
     unsafe { ipc_connections_free(&mut second.list) };
     second.srv = None;
     drop(second);
     let (mut peer, fd) = first.peer();
     peer.write_all(&frame(1, b"hello")).unwrap();
-    assert_eq!(first.look(10_000), Reported::Message(fd, 1, b"hello".to_vec()));
+    assert_eq!(first.poll(10_000), Reported::Message(fd, 1, b"hello".to_vec()));
 }
 
-/// Each byte is got by one of the two, and both are told of those that come when the other one is busy.
+/// Each byte is received by one of the two lists, and both lists receive some.
 #[test]
-fn promise_49_a_descriptor_in_two_lists_is_read_by_both() {
+fn promise_49_descriptor_in_two_lists_is_read_by_both() {
     own_process!(30);
     let (reader, mut writer) = pipe();
     let (is_over, total) = (AtomicBool::new(false), AtomicUsize::new(0));
@@ -68,7 +68,7 @@ fn promise_49_a_descriptor_in_two_lists_is_read_by_both() {
                 let fd = reader.as_raw_fd();
                 assert_eq!(unsafe { ipc_add_fd(&mut program.list, fd) }, IPC_ERROR_NONE);
                 while !is_over.load(SeqCst) {
-                    match program.look(10) {
+                    match program.poll(10) {
                         Seen::Nothing => {}
                         Seen::Reported(Reported::Extra(reported, bytes)) if reported == fd => {
                             count.fetch_add(1, SeqCst);
@@ -81,7 +81,7 @@ fn promise_49_a_descriptor_in_two_lists_is_read_by_both() {
             });
         }
         let mut written = 0;
-        until("both have got something", || {
+        until("both lists have received bytes", || {
             writer.write_all(b"x").unwrap();
             written += 1;
             got.iter().all(|count| count.load(SeqCst) > 20)
@@ -100,15 +100,15 @@ fn promise_49_watched_descriptor_in_two_lists_reported_to_both() {
     other.watch(&reader);
     for _ in 0..3 {
         writer.write_all(b"x").unwrap();
-        assert_eq!(one.look(10_000), Seen::Ready(fd));
-        assert_eq!(other.look(10_000), Seen::Ready(fd));
+        assert_eq!(one.poll(10_000), Seen::Ready(fd));
+        assert_eq!(other.poll(10_000), Seen::Ready(fd));
         reader.read_exact(&mut [0]).unwrap();
-        assert_eq!([one.look(0), other.look(0)], [Seen::Nothing, Seen::Nothing]);
+        assert_eq!([one.poll(0), other.poll(0)], [Seen::Nothing, Seen::Nothing]);
     }
-    // Taken out of the one, it stays in the other.
+    // After its removal from one list, the descriptor stays in the other.
     assert_eq!(one.del_fd(&reader), Ok(()));
     writer.write_all(b"x").unwrap();
-    assert_eq!(other.look(10_000), Seen::Ready(fd));
+    assert_eq!(other.poll(10_000), Seen::Ready(fd));
     assert_eq!(other.del_fd(&reader), Ok(()));
 }
 
@@ -116,18 +116,19 @@ const CLIENTS: usize = 6;
 const ROUNDS: usize = 200;
 const QUESTIONS: usize = 20;
 
-/// What is known of a client: its descriptor, until its end was reported or it was closed. Whoever writes to it has the lock.
+/// A client's descriptor, None after its end was reported or after `answer` has closed it. A thread that
+/// writes to the client holds the lock.
 struct Client {
     fd: Mutex<Option<RawFd>>,
 }
 
 struct Shared {
     clients: Mutex<HashMap<usize, Arc<Client>>>,
-    /// What is to be answered, by the third thread.
+    /// Messages that the third thread has to answer.
     questions: Mutex<Vec<(Arc<Client>, Vec<u8>)>>,
     is_over: AtomicBool,
-    came: AtomicUsize,
-    went: AtomicUsize,
+    connected: AtomicUsize,
+    disconnected: AtomicUsize,
 }
 
 fn serve(shared: &Shared, service: RawFd) {
@@ -135,15 +136,15 @@ fn serve(shared: &Shared, service: RawFd) {
     program.srv = Some(info(service));
     while !shared.is_over.load(SeqCst) || !program.clients.is_empty() {
         // Program frees the structure of a client that has ended.
-        let seen = program.look(20);
+        let seen = program.poll(20);
         let key = program.event.origin as usize;
         match seen {
-            // An error is that of a client which has left with answers unread; its end follows.
+            // A client that closes with unread answers is an error; its end follows.
             Seen::Nothing | Seen::Reported(Reported::Error(_)) => {}
             Seen::Reported(Reported::Connection(fd)) => {
                 let client = Client { fd: Mutex::new(Some(fd)) };
                 shared.clients.lock().unwrap().insert(key, client.into());
-                shared.came.fetch_add(1, SeqCst);
+                shared.connected.fetch_add(1, SeqCst);
             }
             Seen::Reported(Reported::Message(_, 1, question)) => {
                 let client = shared.clients.lock().unwrap()[&key].clone();
@@ -152,7 +153,7 @@ fn serve(shared: &Shared, service: RawFd) {
             Seen::Reported(Reported::Disconnection(_)) => {
                 let client = shared.clients.lock().unwrap().remove(&key).unwrap();
                 *client.fd.lock().unwrap() = None;
-                shared.went.fetch_add(1, SeqCst);
+                shared.disconnected.fetch_add(1, SeqCst);
             }
             other => panic!("{other:?}"),
         }
@@ -170,7 +171,7 @@ fn answer(shared: &Shared) {
         for (client, question) in questions {
             let mut place = client.fd.lock().unwrap();
             if let Some(fd) = *place {
-                // A client that has gone does not read its answer.
+                // The write may fail if the client has closed.
                 let _ = write(fd, 2, &question);
                 if question.ends_with(b"close me") {
                     assert_eq!(outcome(unsafe { ipc_close(&mut info(fd)) }), Ok(()));
@@ -181,7 +182,7 @@ fn answer(shared: &Shared) {
     }
 }
 
-/// Children that use a list of their own and free it while the others are at work.
+/// Forks children that use and free a list of their own while the other threads work.
 fn fork_children(shared: &Shared) {
     while !shared.is_over.load(SeqCst) {
         let child = fork();
@@ -191,7 +192,7 @@ fn fork_children(shared: &Shared) {
             let mut added = connection(&ours);
             assert_eq!(unsafe { ipc_add(&mut own.list, &mut added) }, IPC_ERROR_NONE);
             peer.write_all(&frame(1, b"in the child")).unwrap();
-            assert_eq!(own.look(10_000), Reported::Message(added.fd, 1, b"in the child".to_vec()));
+            assert_eq!(own.poll(10_000), Reported::Message(added.fd, 1, b"in the child".to_vec()));
             assert_eq!(unsafe { ipc_del(&mut own.list, &mut added) }, IPC_ERROR_NONE);
             unsafe {
                 ipc_connections_free(&mut own.list);
@@ -206,13 +207,13 @@ fn fork_children(shared: &Shared) {
 fn serves_in_two_threads() {
     let mut server = child::server();
     let service = server.srv.as_ref().unwrap().fd;
-    child::say(server.path.to_str().unwrap());
+    child::send_line(server.path.to_str().unwrap());
     let shared = Shared {
         clients: Mutex::default(),
         questions: Mutex::default(),
         is_over: AtomicBool::new(false),
-        came: AtomicUsize::new(0),
-        went: AtomicUsize::new(0),
+        connected: AtomicUsize::new(0),
+        disconnected: AtomicUsize::new(0),
     };
     std::thread::scope(|scope| {
         for _ in 0..2 {
@@ -220,9 +221,9 @@ fn serves_in_two_threads() {
         }
         scope.spawn(|| answer(&shared));
         scope.spawn(|| fork_children(&shared));
-        let all: usize = child::hear().parse().unwrap();
-        until("each has come and gone", || {
-            [&shared.came, &shared.went].map(|count| count.load(SeqCst)) == [all, all]
+        let all: usize = child::read_line().parse().unwrap();
+        until("each client has connected and disconnected", || {
+            [&shared.connected, &shared.disconnected].map(|count| count.load(SeqCst)) == [all, all]
         });
         shared.is_over.store(true, SeqCst);
     });
@@ -230,7 +231,9 @@ fn serves_in_two_threads() {
     let _still_open = server.srv();
 }
 
-/// Asks as often as it is to, or leaves in the middle; each answer is that to its own question, and none is missing.
+/// Sends all questions at once. Depending on client and round, the client closes before the answers, or after
+/// them, or is closed by the server. Each answer must be the one to its own question, and none may be
+/// missing.
 fn ask(path: &Path, client: usize, round: usize) {
     let mut stream = UnixStream::connect(path).unwrap();
     let question = |n: usize, end: &str| format!("{client} {round} {n} {end}").into_bytes();
@@ -239,7 +242,7 @@ fn ask(path: &Path, client: usize, round: usize) {
     }
     let way = (client + round) % 3;
     if way == 0 {
-        // Its answers are on their way.
+        // The client closes without reading its answers.
         return;
     }
     for n in 0..QUESTIONS {
@@ -256,13 +259,13 @@ fn ask(path: &Path, client: usize, round: usize) {
 fn promise_49_two_lists_a_writer_and_forks_lose_nothing() {
     own_process!(100);
     let mut child = Child::start(serves_in_two_threads);
-    let path = child.hear();
+    let path = child.read_line();
     std::thread::scope(|scope| {
         for client in 0..CLIENTS {
             let path = Path::new(&path);
             scope.spawn(move || (0..ROUNDS).for_each(|round| ask(path, client, round)));
         }
     });
-    child.say((CLIENTS * ROUNDS).to_string());
+    child.send_line((CLIENTS * ROUNDS).to_string());
     assert!(child.end().success());
 }

@@ -1,5 +1,6 @@
-//! Promise 46: no system call that can wait is made under a lock. While one thread waits in a call, the calls of all others,
-//! fork(2) and exit(3) go on. Each test is that others are done while the first thread still waits.
+//! Promise 46: the library makes no system call that can wait under a lock. While one thread waits in a call,
+//! the calls of other threads, fork(2) and exit(3) do not block: each test finishes other work while the
+//! first thread still waits.
 
 use std::ffi::CString;
 use std::io::Write;
@@ -23,9 +24,10 @@ const CALLS: [&str; 7] = [
     "ipc_wait_event",
 ];
 
-/// One thread waits in the call; this one does all else meanwhile, and then ends the process in one of the ways.
+/// One thread waits in the call. Meanwhile this thread makes other calls and forks, and then ends the
+/// process.
 fn waits_while_others_work() {
-    let (call, then) = (child::hear(), child::hear());
+    let (call, then) = (child::read_line(), child::read_line());
     let name = CString::new(format!("busy{}", std::process::id())).unwrap();
     let rundir = PathBuf::from(std::env::var_os("IPC_RUNDIR").unwrap());
     let waiter = {
@@ -38,8 +40,8 @@ fn waits_while_others_work() {
         });
         receiver.recv().unwrap()
     };
-    until("it waits", || thread_sleeps(waiter));
-    // All that others do, again and again: they meet the one that waits in the middle of it.
+    until("the call waits", || thread_sleeps(waiter));
+    // The work of other threads, repeated, so that it also meets the waiting thread's own work.
     for _ in 0..20 {
         work();
         let child = child::fork();
@@ -49,8 +51,8 @@ fn waits_while_others_work() {
         }
         assert_eq!(wait_for(child), 0);
     }
-    until("it waits still", || thread_sleeps(waiter));
-    child::say("done");
+    until("the call still waits", || thread_sleeps(waiter));
+    child::send_line("done");
     match then.as_str() {
         "exit" => unsafe { libc::exit(0) },
         "exit in a thread" => drop(std::thread::spawn(|| unsafe { libc::exit(0) }).join()),
@@ -101,7 +103,8 @@ fn wait_in(call: &str, name: &CString, rundir: &std::path::Path) {
     }
 }
 
-/// A descriptor to watch, the same for another reader that does not wait, and the end to write.
+/// A descriptor to watch, a descriptor of the same file for another reader (nonblocking), and the end to
+/// write to.
 type Shared = (i32, i32, std::fs::File);
 
 fn open(path: &std::path::Path, flags: i32) -> i32 {
@@ -116,9 +119,9 @@ fn fifo(rundir: &std::path::Path) -> Shared {
     let name = CString::new(path.to_str().unwrap()).unwrap();
     assert_eq!(unsafe { libc::mkfifo(name.as_ptr(), 0o600) }, 0);
     let watched = open(&path, libc::O_RDWR);
-    let thief = open(&path, libc::O_RDONLY | libc::O_NONBLOCK);
+    let other_reader = open(&path, libc::O_RDONLY | libc::O_NONBLOCK);
     let writer = std::fs::File::options().write(true).open(&path).unwrap();
-    (watched, thief, writer)
+    (watched, other_reader, writer)
 }
 
 fn terminal() -> Shared {
@@ -131,12 +134,12 @@ fn terminal() -> Shared {
         let name = std::ffi::CStr::from_ptr(name.as_ptr()).to_str().unwrap().to_owned();
         let path = PathBuf::from(name);
         let watched = open(&path, libc::O_RDWR);
-        let thief = open(&path, libc::O_RDWR | libc::O_NONBLOCK);
-        (watched, thief, std::fs::File::from_raw_fd(master))
+        let other_reader = open(&path, libc::O_RDWR | libc::O_NONBLOCK);
+        (watched, other_reader, std::fs::File::from_raw_fd(master))
     }
 }
 
-/// One of each call that does not wait for ever, with connections of its own.
+/// Makes calls of each kind, which do not wait for ever, with connections of its own.
 fn work() {
     let mut server = Program::client();
     let (ours, mut peer) = pair();
@@ -148,10 +151,10 @@ fn work() {
         assert_eq!(write(own.fd, 1, b"to the peer"), IPC_ERROR_NONE);
         assert_eq!(read_frame(&mut peer), (1, b"to the peer".to_vec()));
         peer.write_all(&frame(2, b"from the peer").repeat(2)).unwrap();
-        assert_eq!(server.look(10_000), Reported::Message(own.fd, 2, b"from the peer".to_vec()));
+        assert_eq!(server.poll(10_000), Reported::Message(own.fd, 2, b"from the peer".to_vec()));
         assert_eq!(read(own.fd), Ok((2, b"from the peer".to_vec())));
         writer.write_all(b"more").unwrap();
-        assert_eq!(server.look(10_000), Reported::Extra(reader.as_raw_fd(), b"more".to_vec()));
+        assert_eq!(server.poll(10_000), Reported::Extra(reader.as_raw_fd(), b"more".to_vec()));
         queue(own.fd, 3, b"queued").unwrap();
         flush(own.fd, 10_000).unwrap();
         limits(own.fd, 1000, 1000).unwrap();
@@ -168,21 +171,22 @@ fn promise_46_other_threads_fork_and_exit_do_not_block() {
     for call in CALLS {
         for then in ["exit", "exit in a thread", "fork"] {
             let mut child = Child::start(waits_while_others_work);
-            child.say(call);
-            child.say(then);
-            assert_eq!(child.hear(), "done", "{call}, {then}");
+            child.send_line(call);
+            child.send_line(then);
+            assert_eq!(child.read_line(), "done", "{call}, {then}");
             until(&format!("the end: {call}, {then}"), || child.has_ended());
             assert!(child.end().success(), "{call}, {then}");
         }
     }
 }
 
-/// Another reader takes the bytes of a FIFO or a terminal at about the time when the wait has found it readable: a read(2) would
-/// wait then, and nothing is written until others have done their work.
+/// Another reader takes the bytes of a FIFO or a terminal at about the time at which the wait reports the
+/// file as readable. A blocking read(2) would then wait, and nothing is written until the other calls have
+/// finished.
 fn reads_what_another_reader_takes() {
-    let is_terminal = child::hear() == "terminal";
+    let is_terminal = child::read_line() == "terminal";
     let rundir = PathBuf::from(std::env::var_os("IPC_RUNDIR").unwrap());
-    let (watched, thief, mut writer) = if is_terminal { terminal() } else { fifo(&rundir) };
+    let (watched, other_reader, mut writer) = if is_terminal { terminal() } else { fifo(&rundir) };
     std::thread::spawn(move || {
         let mut program = Program::client();
         assert_eq!(unsafe { ipc_add_fd(&mut program.list, watched) }, IPC_ERROR_NONE);
@@ -196,7 +200,7 @@ fn reads_what_another_reader_takes() {
         for _ in 0..round * 20 {
             std::hint::spin_loop();
         }
-        unsafe { libc::read(thief, bytes.as_mut_ptr().cast(), bytes.len()) };
+        unsafe { libc::read(other_reader, bytes.as_mut_ptr().cast(), bytes.len()) };
         // fork(2) takes every lock of the library.
         let child = child::fork();
         if child == 0 {
@@ -205,7 +209,7 @@ fn reads_what_another_reader_takes() {
         assert_eq!(wait_for(child), 0);
         work();
     }
-    child::say("done");
+    child::send_line("done");
     unsafe { libc::exit(0) };
 }
 
@@ -214,14 +218,14 @@ fn promise_46_file_emptied_by_another_reader_does_not_block() {
     own_process!(60);
     for kind in ["FIFO", "terminal"] {
         let mut child = Child::start(reads_what_another_reader_takes);
-        child.say(kind);
-        assert_eq!(child.hear(), "done");
+        child.send_line(kind);
+        assert_eq!(child.read_line(), "done");
         until(kind, || child.has_ended());
         assert!(child.end().success(), "{kind}");
     }
 }
 
-/// A close(2) that ends a connection which another thread waits for does not wait for that thread.
+/// ipc_close of a connection that another thread reads does not wait for that thread.
 #[test]
 fn promise_46_ipc_close_does_not_wait_for_a_reader() {
     own_process!(30);
@@ -235,9 +239,9 @@ fn promise_46_ipc_close_does_not_wait_for_a_reader() {
             read(fd)
         });
         let id = receiver.recv().unwrap();
-        until("it waits", || thread_sleeps(id));
+        until("the call waits", || thread_sleeps(id));
         assert_eq!(outcome(unsafe { ipc_close(&mut info(fd)) }), Ok(()));
-        // The next connection with the number is not read by the one that waits.
+        // The waiting thread must not read the next connection with the number.
         let (next, mut next_peer) = UnixStream::pair().unwrap();
         assert_eq!(next.as_raw_fd(), fd);
         next_peer.write_all(&frame(2, b"to the next")).unwrap();

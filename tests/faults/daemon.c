@@ -24,9 +24,9 @@ static void destroy (void *data)
 	destroyed++;
 }
 
-/* Waits for an event of this type; other events may be reported meanwhile: a connect that fails at its very end has
- * connected. Returns whether the event was reported: the connection may have broken before. */
-static int comes (enum ipc_event_type type)
+/* Waits for an event of this type; other events may be reported meanwhile: a connect that fails at its
+ * very end has connected. Returns whether the event was reported: the connection may have broken before. */
+static int wait_for (enum ipc_event_type type)
 {
 	double since = now ();
 
@@ -94,7 +94,7 @@ static void take_signals_and_times (void)
 	TRY (ipc_add_signal (&list, SIGUSR2));
 	TRY (ipc_add_timer (&list, 0, 0, &id));
 	CHECK (kill (getpid (), SIGUSR2) == 0);
-	while (signals + times < 2 && comes (IPC_EVENT_TYPE_EXTRA_SOCKET)) {
+	while (signals + times < 2 && wait_for (IPC_EVENT_TYPE_EXTRA_SOCKET)) {
 		const struct ipc_message *m = event.m;
 		struct ipc_notice notice;
 
@@ -139,7 +139,7 @@ static void keep_a_client (void)
 
 	destroyed = 0;
 	TRY_ON (&health, ipc_send (&client, 1, "hello", 5));
-	if (!succeeded || !comes (IPC_EVENT_TYPE_MESSAGE))
+	if (!succeeded || !wait_for (IPC_EVENT_TYPE_MESSAGE))
 		return;
 	origin = event.origin;
 	TRY (ipc_set_data (origin, &destroyed, destroy));
@@ -148,7 +148,7 @@ static void keep_a_client (void)
 	CHECK (status.clients >= 1 || may_break ());
 	TRY (ipc_end (&list, origin, -1));
 	do {
-		if (!comes (IPC_EVENT_TYPE_DISCONNECTION))
+		if (!wait_for (IPC_EVENT_TYPE_DISCONNECTION))
 			return;
 		if (event.origin != origin)
 			free (event.origin);

@@ -1,8 +1,9 @@
 /*
- * What a program does with ipc_ext.h: the server receives many events at once, the clients have an event loop of their
- * own; messages are sent in batches, and file descriptors are passed with them.
+ * What a program does with ipc_ext.h: the server receives many events at once, the clients have an event loop
+ * of their own; messages are sent in batches, and file descriptors are passed with them.
  *
- * Each part of main is a station that does not depend on the others: a new station can be inserted between any two.
+ * Each part of main is a station that does not depend on the others: a new station can be inserted between
+ * any two.
  */
 #include "daemon.h"
 #include "files.h"
@@ -17,7 +18,7 @@
 #include <unistd.h>
 
 /* Descriptors that the server received with messages: the reading ends of pipes that contain this byte. */
-#define TREASURE 't'
+#define MARK 't'
 
 static int descriptors_sent, descriptors_taken;
 
@@ -32,12 +33,12 @@ static int is_readable (int fd)
 }
 
 /* A pipe that contains one byte; returns its reading end. */
-static int hide_treasure (void)
+static int marked_pipe (void)
 {
-	static const char treasure = TREASURE;
+	static const char mark = MARK;
 	int ends[2];
 
-	CHECK (pipe (ends) == 0 && write (ends[1], &treasure, 1) == 1 && close (ends[1]) == 0);
+	CHECK (pipe (ends) == 0 && write (ends[1], &mark, 1) == 1 && close (ends[1]) == 0);
 	return ends[0];
 }
 
@@ -58,7 +59,7 @@ static void take_descriptors (struct health *health, const struct ipc_connection
 			continue;
 		if (!succeeded)
 			return;
-		CHECK (read (fd, &found, 1) == 1 && found == TREASURE && close (fd) == 0);
+		CHECK (read (fd, &found, 1) == 1 && found == MARK && close (fd) == 0);
 		descriptors_taken++;
 	}
 }
@@ -130,7 +131,7 @@ static int queue_up (struct link *link, uint32_t length)
 	if (succeeded)
 		lane_accepted (&link->up);
 	else
-		hang_up (link);
+		close_client (link);
 	return 1;
 }
 
@@ -149,7 +150,7 @@ static void flush (struct link *link)
 		return;
 	TRY_ON (&link->health, ipc_flush (&link->client, 10000));
 	if (!succeeded)
-		hang_up (link);
+		close_client (link);
 }
 
 /* ---- The stations ---- */
@@ -173,7 +174,7 @@ static void begin_clients (void)
 	int i;
 
 	for (i = EAGER; i <= DIRECT; i++)
-		come (&links[i]);
+		connect_client (&links[i]);
 	for (i = EAGER; i <= PATIENT; i++) {
 		TRY (ipc_add (&clients.list, &links[i].client));
 		links[i].listed = 1;
@@ -187,18 +188,18 @@ static void exchange_events (void)
 	int i;
 
 	for (i = EAGER; i <= DIRECT; i++) {
-		say_up (&links[i], SMALL);
-		say_up (&links[i], SMALL);
+		send_up (&links[i], SMALL);
+		send_up (&links[i], SMALL);
 	}
-	TURNS_UNTIL (all_has_come ());
+	TURNS_UNTIL (all_have_arrived ());
 	for (i = EAGER; i <= PATIENT; i++)
-		say_down (&links[i], SMALL);
-	say_down (&links[EAGER], LARGE);
-	TURNS_UNTIL (all_has_come ());
+		send_down (&links[i], SMALL);
+	send_down (&links[EAGER], LARGE);
+	TURNS_UNTIL (all_have_arrived ());
 	/* More than the kernel holds. */
-	say_up (&links[EAGER], LONGEST);
-	say_down (&links[PATIENT], LONG);
-	TURNS_UNTIL (all_has_come ());
+	send_up (&links[EAGER], LONGEST);
+	send_down (&links[PATIENT], LONG);
+	TURNS_UNTIL (all_have_arrived ());
 }
 
 static void send_batches (void)
@@ -211,14 +212,14 @@ static void send_batches (void)
 	CHECK (pending (link) == 10 * (IPC_HEADER_SIZE + SMALL) || link->health.broken);
 	flush (link);
 	CHECK (pending (link) == 0);
-	TURNS_UNTIL (all_has_come ());
+	TURNS_UNTIL (all_have_arrived ());
 
 	/* More than the kernel holds, for a peer that does not read. */
 	CHECK (queue_up (link, LONG));
 	if (link->open && !link->health.broken)
 		REFUSED_ON (&link->health, ipc_flush (&link->client, 0), IPC_ERROR_USOCK_SEND, ETIMEDOUT);
 	CHECK (queue_up (link, SMALL));
-	TURNS_UNTIL (all_has_come ());
+	TURNS_UNTIL (all_have_arrived ());
 
 	/* More descriptors than the library allows. */
 	if (link->open)
@@ -226,7 +227,7 @@ static void send_batches (void)
 	for (i = 0; i < 8 && queue_up (link, LARGE); i++)
 		continue;
 	CHECK (i < 8 || link->health.broken);
-	TURNS_UNTIL (all_has_come ());
+	TURNS_UNTIL (all_have_arrived ());
 }
 
 static void send_descriptor (struct link *link, struct lane *lane, const struct ipc_connection_info *info)
@@ -236,14 +237,14 @@ static void send_descriptor (struct link *link, struct lane *lane, const struct 
 
 	if (link->health.broken || !link->open || link->server == NULL)
 		return;
-	fd = hide_treasure ();
+	fd = marked_pipe ();
 	TRY_ON (&link->health, ipc_write_fd (info, &m, fd));
 	CHECK (close (fd) == 0);
 	if (succeeded) {
 		lane_accepted (lane);
 		descriptors_sent++;
 	} else {
-		hang_up (link);
+		close_client (link);
 	}
 }
 
@@ -256,10 +257,10 @@ static void send_descriptors (void)
 	/* The first is sent at once, the second after the bytes that the kernel does not hold yet. */
 	descriptors_sent = descriptors_taken = 0;
 	send_descriptor (link, &link->up, &link->client);
-	say_up (link, LONG);
+	send_up (link, LONG);
 	send_descriptor (link, &link->up, &link->client);
-	say_up (link, SMALL);
-	TURNS_UNTIL (all_has_come ());
+	send_up (link, SMALL);
+	TURNS_UNTIL (all_have_arrived ());
 	CHECK (descriptors_taken == descriptors_sent || link->health.broken);
 
 	/* To the client that reads with ipc_read. */
@@ -283,11 +284,11 @@ static void send_descriptors (void)
 	descriptors_sent = 0;
 	send_descriptor (link, &link->up, &link->client);
 	descriptors_sent = 0;
-	say_up (link, SMALL);
-	TURNS_UNTIL (all_has_come ());
+	send_up (link, SMALL);
+	TURNS_UNTIL (all_have_arrived ());
 	send_descriptor (link, &link->up, &link->client);
 	descriptors_sent = 0;
-	TURNS_UNTIL (all_has_come ());
+	TURNS_UNTIL (all_have_arrived ());
 }
 
 static void watch (void)
@@ -297,14 +298,14 @@ static void watch (void)
 	char byte;
 
 	memset (&watcher, 0, sizeof watcher);
-	fd = hide_treasure ();
+	fd = marked_pipe ();
 	TRY (ipc_watch_fd (&watcher.list, fd));
 	for (i = 0; i < 2; i++) {
 		TRY (ipc_wait_event_timeout (&watcher.list, NULL, &watcher.event, 10000));
 		CHECK (watcher.event.type == IPC_EVENT_TYPE_EXTRA_SOCKET && watcher.event.m == NULL);
 		CHECK (watcher.event.origin->fd == fd);
 	}
-	CHECK (read (fd, &byte, 1) == 1 && byte == TREASURE);
+	CHECK (read (fd, &byte, 1) == 1 && byte == MARK);
 	file = open ("/proc/self/exe", O_RDONLY);
 	CHECK (file >= 0);
 	REFUSED (ipc_watch_fd (&watcher.list, file), IPC_ERROR_WAIT_EVENT__SELECT, EPERM);
@@ -401,7 +402,7 @@ static void end_clients (void)
 	for (i = EAGER; i <= PATIENT; i++)
 		queue_up (&links[i], SMALL);
 	for (i = EAGER; i <= DIRECT; i++)
-		hang_up (&links[i]);
+		close_client (&links[i]);
 	for (i = EAGER; i <= DIRECT; i++)
 		TURNS_UNTIL (links[i].server == NULL);
 	for (i = EAGER; i <= DIRECT; i++)
@@ -433,7 +434,7 @@ static void exit_before_it_is_sent (const struct peer *peer)
 		if (succeeded)
 			lane_accepted (lane);
 	}
-	peer_tell (peer, READ_AT_EXIT);
+	peer_command (peer, READ_AT_EXIT);
 }
 
 int main (void)
@@ -441,7 +442,7 @@ int main (void)
 	struct peer peer;
 	int descriptors;
 
-	ledger_begin ();
+	lanes_begin ();
 	peer = peer_begin ();
 	descriptors = open_descriptors ();
 	files_begin ();
@@ -450,7 +451,7 @@ int main (void)
 	exchange_events ();
 	send_batches ();
 	send_descriptors ();
-	meet_a_stranger (LONGEST + 1);
+	meet_hostile_client (LONGEST + 1);
 	watch ();
 	wait_for_mirror (&peer);
 	serve_as_a_daemon ();
@@ -458,7 +459,7 @@ int main (void)
 	end_service ();
 	files_end ();
 	/* The mirror socket. */
-	let_rests_leave (descriptors - 1);
+	send_rests (descriptors - 1);
 	CHECK (open_descriptors () == descriptors - 1);
 	exit_before_it_is_sent (&peer);
 	return EXIT_SUCCESS;

@@ -1,6 +1,6 @@
-//! Promise 26, if a system call or an allocation of the library fails. Each call of libipc.so
-//! into libc fails once with each errno that it can report, or transfers too little. Then nothing is lost, doubled,
-//! changed or leaked, nothing hangs or aborts, every failure has its code and its errno, and repeated calls succeed.
+//! Promise 26, if a system call or an allocation of the library fails. Each call of libipc.so into libc fails
+//! once with each errno that it can report, or transfers too little. Then nothing is lost, doubled, changed
+//! or leaked, nothing hangs or aborts, every failure has its code and its errno, and repeated calls succeed.
 //!
 //! Two C programs know at each moment what must arrive: `faults/scenario.c` uses ipc.h, `faults/extension.c`
 //! ipc_ext.h. The shim (`faults/shim.h`) makes the n-th call fail; n goes from 1 until no such call is left.
@@ -24,7 +24,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
 use std::time::Instant;
 
-use rows::{MAY_NEVER_COME, May, NOT_IN_THE_SHIM, ROWS, Row, number};
+use rows::{MAY_NEVER_OCCUR, May, NOT_IN_THE_SHIM, ROWS, Row, number};
 use staging::{Language, Linkage, Program, WARNINGS, has, root, run, skipped, stage};
 
 /// Prints although the test harness captures the output of tests.
@@ -33,12 +33,12 @@ fn say(text: impl fmt::Display) {
 }
 
 /// The C programs, compiled, and the shim.
-struct Laboratory {
+struct Setup {
     programs: Vec<(&'static str, Program)>,
     shim: PathBuf,
 }
 
-impl Laboratory {
+impl Setup {
     fn new() -> Self {
         let dir = root().join("tests/faults");
         let at = |name: &str| dir.join(name);
@@ -50,7 +50,7 @@ impl Laboratory {
         run(&mut compiler);
         let programs = ["scenario", "extension"].map(|name| {
             let main = at(&format!("{name}.c"));
-            let parts = ["world.c", "files.c", "rules.c", "ledger.c", "peer.c", "daemon.c"].map(at);
+            let parts = ["world.c", "files.c", "rules.c", "lanes.c", "peer.c", "daemon.c"].map(at);
             let sources: Vec<&Path> = [&main].into_iter().chain(&parts).map(PathBuf::as_path).collect();
             (name, Program::compile(Language::C, Linkage::Shared, &sources, &[]))
         });
@@ -114,8 +114,8 @@ fn finish(mut command: Command) -> Outcome {
 }
 
 impl Case {
-    fn command(&self, laboratory: &Laboratory, at: u64) -> Command {
-        let mut command = laboratory.command(self.program);
+    fn command(&self, setup: &Setup, at: u64) -> Command {
+        let mut command = setup.command(self.program);
         let with = if self.with == "short" { self.with.to_owned() } else { number(self.with).to_string() };
         command.env("FAULTS_CALL", self.call).env("FAULTS_WITH", with);
         command.env("FAULTS_AT", at.to_string()).env("FAULTS_COUNT", self.burst.to_string());
@@ -134,29 +134,29 @@ struct Tally {
     wrong: Vec<String>,
 }
 
-/// From this call on, only one in `STRIDE` calls is made to fail, unless all are asked for. If several calls fail in a
-/// row, the next row begins after the last of them.
+/// From this call on, only one in `STRIDE` calls is made to fail, unless all are asked for. If several calls
+/// fail in a row, the next row begins after the last of them.
 const EVERY: u64 = 150;
 const STRIDE: u64 = 7;
 
 /// After this many failures a case is not continued.
 const ENOUGH: usize = 3;
 
-/// A case ends after this many runs in a row without a fault: functions that wait for another process are not called
-/// equally often in each run.
+/// A case ends after this many runs in a row without a fault: functions that wait for another process are not
+/// called equally often in each run.
 const NONE_LEFT: u32 = 2;
 
-fn try_all(case: Case, laboratory: &Laboratory, every: bool) -> Tally {
+fn try_all(case: Case, setup: &Setup, every: bool) -> Tally {
     let mut tally = Tally::default();
     let (mut at, mut without) = (1, 0);
     while without < NONE_LEFT && tally.wrong.len() < ENOUGH {
-        let outcome = finish(case.command(laboratory, at));
+        let outcome = finish(case.command(setup, at));
         tally.runs += 1;
         tally.injected += outcome.injected;
         without = if outcome.injected == 0 { without + 1 } else { 0 };
         if let Some(wrong) = outcome.wrong {
             let Case { call, with, burst, .. } = case;
-            let name = laboratory.programs[case.program].0;
+            let name = setup.programs[case.program].0;
             tally.wrong.push(format!("LIBIPC_FAULTS=\"{name} {call} {with} {at} {burst}\": {wrong}"));
         }
         at += match u64::from(case.burst) {
@@ -182,11 +182,7 @@ fn cases(programs: usize) -> Vec<Case> {
 }
 
 /// Runs the cases, several at a time, since a run mostly waits.
-fn try_each(
-    cases: &[Case],
-    laboratory: &Laboratory,
-    every: bool,
-) -> BTreeMap<(&'static str, &'static str), Tally> {
+fn try_each(cases: &[Case], setup: &Setup, every: bool) -> BTreeMap<(&'static str, &'static str), Tally> {
     let next = AtomicUsize::new(0);
     let tallies = Mutex::new(BTreeMap::<_, Tally>::new());
     let workers = 6 * thread::available_parallelism().map_or(2, usize::from);
@@ -194,7 +190,7 @@ fn try_each(
         for _ in 0..workers {
             scope.spawn(|| {
                 while let Some(case) = cases.get(next.fetch_add(1, Ordering::Relaxed)) {
-                    let tally = try_all(*case, laboratory, every);
+                    let tally = try_all(*case, setup, every);
                     let mut tallies = tallies.lock().unwrap();
                     let sum = tallies.entry((case.call, case.with)).or_default();
                     sum.runs += tally.runs;
@@ -226,7 +222,7 @@ fn print_table(tallies: &BTreeMap<(&'static str, &'static str), Tally>, begin: I
         say(format_args!("  {call:<16} {}", cells.join(", ")));
     }
     let time = begin.elapsed().as_secs();
-    say(format_args!("  {injected} faults in {runs} runs, {time} s; all survived but what is named above"));
+    say(format_args!("  {injected} faults in {runs} runs, {time} s; all survived except those named above"));
     if left_out > 0 {
         say(format_args!(
             "  left out: {left_out} calls; from the {EVERY}th call of a function on one in {STRIDE} is taken. \
@@ -236,10 +232,10 @@ fn print_table(tallies: &BTreeMap<(&'static str, &'static str), Tally>, begin: I
 }
 
 /// Parses "scenario recv EINTR 12", with or without a further number.
-fn one(text: &str, laboratory: &Laboratory) -> (Case, u64) {
+fn one(text: &str, setup: &Setup) -> (Case, u64) {
     let words: Vec<&str> = text.split_whitespace().collect();
     let [program, call, with, at, ref burst @ ..] = words[..] else { panic!("LIBIPC_FAULTS={text}?") };
-    let program = laboratory.programs.iter().position(|(name, _)| *name == program);
+    let program = setup.programs.iter().position(|(name, _)| *name == program);
     let program = program.unwrap_or_else(|| panic!("no program: {text}"));
     let row = ROWS.iter().find(|row| row.call == call && row.with.contains(&with));
     let row = row.unwrap_or_else(|| panic!("no fault of the table: {text}"));
@@ -260,16 +256,17 @@ fn imports() -> Option<BTreeSet<String>> {
     Some(table.lines().map(name).collect())
 }
 
-/// Without faults the scenarios succeed; every function of the table is called, and every called function is in the table.
-fn check_without_faults(laboratory: &Laboratory) {
+/// Without faults the scenarios succeed; every function of the table is called, and every called function is
+/// in the table.
+fn check_without_faults(setup: &Setup) {
     let imports = imports();
     let unseen = NOT_IN_THE_SHIM
         .split_whitespace()
         .filter(|name| imports.as_ref().is_some_and(|imports| imports.contains(*name)));
     assert_eq!(unseen.collect::<Vec<_>>(), [""; 0], "called by the library, and not in tests/faults/shim*.c");
     let mut called = BTreeSet::new();
-    for (program, (name, _)) in laboratory.programs.iter().enumerate() {
-        let outcome = finish(laboratory.command(program));
+    for (program, (name, _)) in setup.programs.iter().enumerate() {
+        let outcome = finish(setup.command(program));
         assert!(outcome.wrong.is_none(), "{name} without a fault: {}", outcome.wrong.unwrap());
         called.extend(outcome.calls.into_keys());
     }
@@ -285,24 +282,24 @@ fn check_without_faults(laboratory: &Laboratory) {
 #[test]
 fn faults_are_survived() {
     if !has("cc") {
-        return skipped("what happens where system calls and allocations fail", "C compiler");
+        return skipped("what happens when system calls and allocations fail", "C compiler");
     }
-    let laboratory = Laboratory::new();
+    let setup = Setup::new();
     let asked = env::var("LIBIPC_FAULTS").unwrap_or_default();
     if !asked.is_empty() && asked != "all" {
-        let (case, at) = one(&asked, &laboratory);
-        let outcome = finish(case.command(&laboratory, at));
+        let (case, at) = one(&asked, &setup);
+        let outcome = finish(case.command(&setup, at));
         say(format_args!("injected {}", outcome.injected));
         assert!(outcome.wrong.is_none(), "{}", outcome.wrong.unwrap());
         return;
     }
     let begin = Instant::now();
-    check_without_faults(&laboratory);
-    let tallies = try_each(&cases(laboratory.programs.len()), &laboratory, asked == "all");
+    check_without_faults(&setup);
+    let tallies = try_each(&cases(setup.programs.len()), &setup, asked == "all");
     print_table(&tallies, begin);
     let wrong: Vec<&str> = tallies.values().flat_map(|tally| &tally.wrong).map(String::as_str).collect();
     assert!(wrong.is_empty(), "not survived:\n{}", wrong.join("\n"));
-    let is_missing = |(fault, tally): &(_, &Tally)| tally.injected == 0 && !MAY_NEVER_COME.contains(*fault);
+    let is_missing = |(fault, tally): &(_, &Tally)| tally.injected == 0 && !MAY_NEVER_OCCUR.contains(*fault);
     let never: Vec<_> = tallies.iter().filter(is_missing).map(|(fault, _)| fault).collect();
-    assert!(never.is_empty(), "these faults never came: {never:?}");
+    assert!(never.is_empty(), "these faults were never injected: {never:?}");
 }

@@ -8,7 +8,7 @@
 #include <unistd.h>
 
 /* The library has one second to send the rest, at the end of a connection or of the program. */
-#define LAST_CHANCE_SECONDS 0.9
+#define SEND_AT_END_SECONDS 0.9
 
 static char room[LONGEST + 1];
 
@@ -74,10 +74,10 @@ static void read_to_end (int fd, struct lane *lane, struct shared *shared)
 	close (fd);
 	if (lane_is_done (lane) || may == MAY_BREAK)
 		return;
-	if (now () - begin > LAST_CHANCE_SECONDS)
+	if (now () - begin > SEND_AT_END_SECONDS)
 		shared->too_slow = 1;
 	else
-		complain (__FILE__, __LINE__, "what was accepted leaves at the end");
+		complain (__FILE__, __LINE__, "accepted messages are sent at the end");
 }
 
 static int be_peer (const struct peer *peer)
@@ -152,7 +152,7 @@ struct peer peer_begin (void)
 	_exit (WEXITSTATUS (status) == 0 ? found : WEXITSTATUS (status));
 }
 
-void peer_tell (const struct peer *peer, char what)
+void peer_command (const struct peer *peer, char what)
 {
 	CHECK (write (peer->control, &what, 1) == 1);
 }

@@ -1,13 +1,13 @@
 /*
- * The other process. It does not use the library, so that its frames and its verdict do not depend on the library. It
- * sends every frame of one socket back, and reads two other sockets to end of file when the scenario asks for it:
- * messages that the library keeps for peers that do not read are sent when the scenario closes these connections, or
- * exits.
+ * The other process. It does not use the library, so that its frames and its verdict do not depend on the
+ * library. It sends every frame of one socket back, and reads two other sockets to end of file when the
+ * scenario asks for it: messages that the library keeps for peers that do not read are sent when the scenario
+ * closes these connections, or exits.
  */
 #ifndef PEER_H
 #define PEER_H
 
-#include "ledger.h"
+#include "lanes.h"
 
 /* Commands that the scenario sends to the peer on the control socket. */
 #define READ_CLOSED 'c'
@@ -25,10 +25,11 @@ struct peer {
 	} *shared;
 };
 
-/* Creates the sockets, and forks. Returns in the process that runs the scenario. The other process does not return:
- * it exits with the status of the scenario, or, if the scenario succeeded, with the verdict of the peer. */
+/* Creates the sockets, and forks. Returns in the process that runs the scenario. The other process does
+ * not return: it exits with the status of the scenario, or, if the scenario succeeded, with the verdict of
+ * the peer. */
 struct peer peer_begin (void);
 
-void peer_tell (const struct peer *peer, char what);
+void peer_command (const struct peer *peer, char what);
 
 #endif

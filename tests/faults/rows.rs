@@ -1,6 +1,6 @@
-//! The faults: each function that can fail, what it gives then, and what the program may notice of it.
+//! The faults: each function that can fail, its errors, and how the fault may affect the program.
 
-/// What the program may notice of a fault.
+/// How a fault may affect the program.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum May {
     /// Nothing: the library handles the fault itself.
@@ -83,7 +83,7 @@ pub const ROWS: &[Row] = &[
     // The number of a connection that was closed is then not held.
     row("dup3", &["EBUSY", "EINTR", "EMFILE"], May::Nothing, SOME),
     row("memfd_create", NO_DESCRIPTOR, May::Nothing, ONE),
-    // The answer of a sandbox that does not know the call.
+    // The error in a sandbox that does not know the call.
     row("timerfd_settime", &["EPERM"], May::Fail, ONE),
     row("open", NO_DESCRIPTOR, May::Fail, ONE),
     row("open", &["EINTR", "EACCES", "EIO"], May::Fail, ONE),
@@ -91,7 +91,7 @@ pub const ROWS: &[Row] = &[
     row("fchmodat", &["EPERM", "EROFS", "EIO"], May::Fail, ONE),
     row("fchownat", &["EPERM", "EROFS", "EIO"], May::Fail, ONE),
     row("getsockname", &["ENOBUFS"], May::Fail, ONE),
-    // Then it looks now and then.
+    // Without inotify the library checks for the service periodically.
     row("inotify_init1", NO_DESCRIPTOR, May::Nothing, SOME),
     row("inotify_add_watch", &["EACCES", "ENOENT", "ENOMEM", "ENOSPC"], May::Nothing, SOME),
     row("signalfd", NO_DESCRIPTOR, May::Fail, SOME),
@@ -117,8 +117,8 @@ pub const NOT_IN_THE_SHIM: &str = "aligned_alloc reallocarray strdup strndup asp
     dup2 fcntl64 openat64 creat fstatat fstatat64 __xstat __lxstat __fxstat mkdirat rename renameat \
     renameat2 link symlink rmdir chmod chown fchown lchown ftruncate access faccessat fork vfork execve";
 
-/// Errors that occur only for a send that waits.
-pub const MAY_NEVER_COME: &[(&str, &str)] = &[("send", "EINTR"), ("sendmsg", "EINTR")];
+/// Errors that occur only for a send that waits, and so may not occur in a run.
+pub const MAY_NEVER_OCCUR: &[(&str, &str)] = &[("send", "EINTR"), ("sendmsg", "EINTR")];
 
 pub fn number(name: &str) -> i32 {
     match name {

@@ -19,7 +19,7 @@
 
 /* A condition that does not hold after this time, and after this many polls, counts as never met. */
 #define IDLE_SECONDS 2
-#define IDLE_LOOKS 500
+#define IDLE_POLLS 500
 
 enum may may = MAY_NOTHING;
 int succeeded;
@@ -87,17 +87,17 @@ void rules_begin (int is_witness)
 
 void complain (const char *file, int line, const char *what)
 {
-	fprintf (stderr, "%s:%d: not so: %s (errno %d; last call %s)\n", file, line, what, errno, current_call);
+	fprintf (stderr, "%s:%d: not true: %s (errno %d; last call %s)\n", file, line, what, errno, current_call);
 	report ();
 	_exit (EXIT_FAILURE);
 }
 
 static void complain_of_call (int code, int number, const char *why)
 {
-	const char *sentence = ipc_errors_get ((enum ipc_errors) code);
+	const char *message = ipc_errors_get ((enum ipc_errors) code);
 
 	fprintf (stderr, "%s: %s: code %d (%s), errno %d (%s)\n", current_call, why, code,
-		sentence == NULL ? "no code" : sentence, number, number == UNTOUCHED ? "untouched" : strerror (number));
+		message == NULL ? "no code" : message, number, number == UNTOUCHED ? "untouched" : strerror (number));
 	report ();
 	_exit (EXIT_FAILURE);
 }
@@ -109,8 +109,8 @@ void call_begins (const char *what)
 	errno = UNTOUCHED;
 }
 
-/* Returns whether the fault shows in this way: a peer that closed with bytes unread is reported like any other peer
- * that has closed. */
+/* Returns whether the fault shows in this way: a peer that closed with bytes unread is reported like any
+ * other peer that has closed. */
 static int is_of_fault (int number)
 {
 	return number == fault || (fault == ECONNRESET && number == EPIPE);
@@ -127,18 +127,18 @@ static void judge (struct health *health, int code, int number)
 	if (number == UNTOUCHED || number <= 0)
 		complain_of_call (code, number, "fails without errno");
 	if (may == MAY_NOTHING)
-		complain_of_call (code, number, "fails where nothing may fail");
+		complain_of_call (code, number, "fails although no call may fail");
 	if (faults () > faults_before) {
 		if (health != NULL && may == MAY_BREAK) {
 			health->shaken = 1;
 			/* The peer has closed; the bytes that are queued for it are dropped. */
 			health->broken = health->broken || number == EPIPE || code == IPC_ERROR_CLOSED_RECIPIENT;
 		} else if (!is_of_fault (number))
-			complain_of_call (code, number, "fails with another errno than what failed");
+			complain_of_call (code, number, "fails with another errno than the injected one");
 	} else if (health != NULL && health->shaken) {
 		health->broken = 1;
 	} else {
-		complain_of_call (code, number, "fails without a fault beneath it");
+		complain_of_call (code, number, "fails without a fault of a call that it makes");
 	}
 }
 
@@ -205,12 +205,12 @@ double now (void)
 void idle (double since, const char *missing)
 {
 	static double last_since;
-	static int looks;
+	static int polls;
 	double waited = now () - since;
 
-	looks = since > last_since || since < last_since ? 0 : looks + 1;
+	polls = since > last_since || since < last_since ? 0 : polls + 1;
 	last_since = since;
-	if (waited > IDLE_SECONDS && looks > IDLE_LOOKS)
+	if (waited > IDLE_SECONDS && polls > IDLE_POLLS)
 		complain (__FILE__, __LINE__, missing);
 	/* At first, only yield the processor. */
 	if (waited > 0.001)

@@ -1,7 +1,7 @@
 /*
- * The rules for calls of the library while a system call or an allocation fails. Every call of the scenario is
- * checked here: a call that fails returns a code and sets errno to the injected error; a call that succeeds
- * leaves errno unchanged; no call fails without a fault.
+ * The rules for calls of the library while a system call or an allocation fails. Every call of the scenario
+ * is checked here: a call that fails returns a code and sets errno to the injected error; a call that
+ * succeeds leaves errno unchanged; no call fails without a fault.
  *
  * The environment variable FAULTS_MAY says what the fault may cause:
  *   "nothing"  the library handles the fault itself: no call fails
@@ -32,8 +32,8 @@ struct health {
 /* Whether the tried call has finally succeeded. */
 extern int succeeded;
 
-/* Reads the environment. From now on a process that does not finish in time prints its position. A witness takes no
- * part: it waits longer than the other process, and counts no faults. */
+/* Reads the environment. From now on a process that does not finish in time prints its position. A witness
+ * takes no part: it waits longer than the other process, and counts no faults. */
 void rules_begin (int is_witness);
 
 /* The number of faults so far. */
@@ -91,8 +91,8 @@ void complain (const char *file, int line, const char *what);
 int can_be_used (int fd);
 int open_descriptors (void);
 
-/* Yields for a moment, between two polls for a condition; `since` is the time of the last progress. Ends the program
- * if there is no progress for too long. */
+/* Yields for a moment, between two polls for a condition; `since` is the time of the last progress. Ends
+ * the program if there is no progress for too long. */
 void idle (double since, const char *missing);
 
 /* The time in seconds. */

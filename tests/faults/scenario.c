@@ -1,8 +1,9 @@
 /*
- * What a program does with ipc.h: a server, clients, and extra descriptors. Another process (peer.h) is the other end
- * of calls that wait. IPC_RUNDIR names a directory.
+ * What a program does with ipc.h: a server, clients, and extra descriptors. Another process (peer.h) is the
+ * other end of calls that wait. IPC_RUNDIR names a directory.
  *
- * Each part of main is a station that does not depend on the others: a new station can be inserted between any two.
+ * Each part of main is a station that does not depend on the others: a new station can be inserted between
+ * any two.
  */
 #include "files.h"
 #include "peer.h"
@@ -85,7 +86,7 @@ static void begin_clients (void)
 	int i;
 
 	for (i = EAGER; i <= DIRECT; i++)
-		come (&links[i]);
+		connect_client (&links[i]);
 	for (i = EAGER; i <= PATIENT; i++) {
 		TRY (ipc_add (&clients.list, &links[i].client));
 		links[i].listed = 1;
@@ -102,13 +103,13 @@ static void exchange_small (void)
 
 	for (i = EAGER; i <= DIRECT; i++)
 		for (j = 0; j < sizeof lengths / sizeof lengths[0]; j++)
-			say_up (&links[i], lengths[j]);
-	TURNS_UNTIL (all_has_come ());
+			send_up (&links[i], lengths[j]);
+	TURNS_UNTIL (all_have_arrived ());
 	for (i = EAGER; i <= DIRECT; i++)
 		for (j = 0; j < 2; j++)
-			say_down (&links[i], lengths[j]);
-	hear (&links[DIRECT]);
-	TURNS_UNTIL (all_has_come ());
+			send_down (&links[i], lengths[j]);
+	read_answers (&links[DIRECT]);
+	TURNS_UNTIL (all_have_arrived ());
 }
 
 /* Large messages, as far as the kernel holds them; for the second the library knows the expected size. */
@@ -117,31 +118,31 @@ static void exchange_large (void)
 	int i;
 
 	for (i = 0; i < 2; i++) {
-		say_up (&links[EAGER], LARGE);
-		TURNS_UNTIL (all_has_come ());
-		say_down (&links[EAGER], LARGE);
-		TURNS_UNTIL (all_has_come ());
+		send_up (&links[EAGER], LARGE);
+		TURNS_UNTIL (all_have_arrived ());
+		send_down (&links[EAGER], LARGE);
+		TURNS_UNTIL (all_have_arrived ());
 	}
-	say_up (&links[DIRECT], LARGE);
-	TURNS_UNTIL (all_has_come ());
-	say_down (&links[DIRECT], LARGE);
-	hear (&links[DIRECT]);
+	send_up (&links[DIRECT], LARGE);
+	TURNS_UNTIL (all_have_arrived ());
+	send_down (&links[DIRECT], LARGE);
+	read_answers (&links[DIRECT]);
 }
 
 /* Messages that are not read at first: the library keeps them. */
 static void exchange_queued (void)
 {
-	say_up (&links[PATIENT], LONGEST);
-	say_up (&links[PATIENT], SMALL);
-	say_down (&links[EAGER], LARGE);
-	say_down (&links[EAGER], LARGE);
-	say_down (&links[EAGER], LARGE);
-	say_down (&links[EAGER], SMALL);
-	TURNS_UNTIL (all_has_come ());
-	say_down (&links[DIRECT], LONG);
-	say_down (&links[DIRECT], SMALL);
-	hear (&links[DIRECT]);
-	TURNS_UNTIL (all_has_come ());
+	send_up (&links[PATIENT], LONGEST);
+	send_up (&links[PATIENT], SMALL);
+	send_down (&links[EAGER], LARGE);
+	send_down (&links[EAGER], LARGE);
+	send_down (&links[EAGER], LARGE);
+	send_down (&links[EAGER], SMALL);
+	TURNS_UNTIL (all_have_arrived ());
+	send_down (&links[DIRECT], LONG);
+	send_down (&links[DIRECT], SMALL);
+	read_answers (&links[DIRECT]);
+	TURNS_UNTIL (all_have_arrived ());
 }
 
 /* epoll refuses regular files: the file is read at once, to its end. */
@@ -283,7 +284,7 @@ static void read_in_pieces (void)
 	CHECK (close (ends[1]) == 0);
 }
 
-/* One message in each direction over a connection, both ends of which this process has. */
+/* One message over a connection whose two ends this process has. */
 static void greet (int here, int there)
 {
 	struct ipc_connection_info info;
@@ -310,7 +311,7 @@ static void greet (int here, int there)
 /* Paths that are longer than the address of a socket, in a directory that does not exist yet. */
 static void use_long_paths (void)
 {
-	static const char dir[] = "a-folder-with-a-name-that-is-as-long-as-the-address-of-a-socket-is-with-all-of-"
+	static const char dir[] = "a-directory-with-a-name-that-is-as-long-as-the-address-of-a-socket-is-with-all-of-"
 		"its-bytes-and-then-one-more-so-that-it-does-not-fit";
 	static const char long_name[] = "a-service-with-a-name-that-is-as-long-as-the-address-of-a-socket-is-with-all-"
 		"of-its-bytes-and-then-one-more-so-that-it-does-not-fit";
@@ -368,19 +369,20 @@ static void use_sockets (void)
 	CHECK (access (path, F_OK) == -1 && errno == ENOENT);
 }
 
-/* One client leaves after its last message, one is closed after the server's last message, one just leaves. */
+/* One client closes after its last message, the server closes one after its last message, one client just
+* closes. */
 static void end_clients (void)
 {
 	int i;
 
-	say_up (&links[EAGER], SMALL);
-	say_up (&links[EAGER], LARGE);
-	hang_up (&links[EAGER]);
-	say_down (&links[PATIENT], SMALL);
+	send_up (&links[EAGER], SMALL);
+	send_up (&links[EAGER], LARGE);
+	close_client (&links[EAGER]);
+	send_down (&links[PATIENT], SMALL);
 	drop (&links[PATIENT]);
 	TURNS_UNTIL (!links[PATIENT].open || links[PATIENT].health.broken);
 	for (i = EAGER; i <= DIRECT; i++)
-		hang_up (&links[i]);
+		close_client (&links[i]);
 	for (i = EAGER; i <= DIRECT; i++)
 		TURNS_UNTIL (links[i].server == NULL);
 	for (i = EAGER; i <= DIRECT; i++)
@@ -421,7 +423,7 @@ static void close_before_it_is_read (const struct peer *peer)
 {
 	struct ipc_connection_info *info = leave_unread (peer->closed, &peer->shared->closed);
 
-	peer_tell (peer, READ_CLOSED);
+	peer_command (peer, READ_CLOSED);
 	ONCE (ipc_close (info));
 }
 
@@ -429,7 +431,7 @@ static void close_before_it_is_read (const struct peer *peer)
 static void exit_before_it_is_read (const struct peer *peer)
 {
 	leave_unread (peer->at_exit, &peer->shared->at_exit);
-	peer_tell (peer, READ_AT_EXIT);
+	peer_command (peer, READ_AT_EXIT);
 }
 
 int main (void)
@@ -437,7 +439,7 @@ int main (void)
 	struct peer peer;
 	int descriptors;
 
-	ledger_begin ();
+	lanes_begin ();
 	peer = peer_begin ();
 	descriptors = open_descriptors ();
 	files_begin ();
@@ -448,7 +450,7 @@ int main (void)
 	exchange_small ();
 	exchange_large ();
 	exchange_queued ();
-	meet_a_stranger (0xffffffff);
+	meet_hostile_client (0xffffffff);
 	read_file ();
 	read_in_pieces ();
 	wait_for_mirror (&peer);
@@ -459,7 +461,7 @@ int main (void)
 	close_before_it_is_read (&peer);
 	files_end ();
 	/* The mirror socket and one socket of the peer. */
-	let_rests_leave (descriptors - 2);
+	send_rests (descriptors - 2);
 	CHECK (open_descriptors () == descriptors - 2);
 	exit_before_it_is_read (&peer);
 	return EXIT_SUCCESS;

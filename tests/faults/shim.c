@@ -134,8 +134,9 @@ static void end (void *unused)
 
 int __cxa_atexit (void (*function) (void *), void *argument, void *object);
 
-/* The loader runs the destructors of its objects in an order of its own. A function that is registered only now, for
- * no object, runs after all of them: after everything that the program and the library do at exit. */
+/* The loader runs the destructors of its objects in an order of its own. A function that is registered
+ * only now, for no object, runs after all of them: after everything that the program and the library do at
+ * exit. */
 __attribute__ ((destructor)) static void end_last (void)
 {
 	__cxa_atexit (end, NULL, NULL);

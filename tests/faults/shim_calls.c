@@ -120,7 +120,8 @@ int flock (int fd, int operation)
 	return real (fd, operation);
 }
 
-/* The third argument of these functions may be missing; the value that is read in its place is then not used. */
+/* The third argument of these functions may be missing; the value that is read in its place is then not
+ * used. */
 #define WRAP_VARIADIC(name, parameters, arguments, before) \
 	int name parameters \
 	{ \

@@ -30,7 +30,7 @@ static struct block *block_of (const void *start)
 static void remember (void *start, size_t size, const void *caller)
 {
 	if (blocks_used == BLOCKS) {
-		say (STDERR_FILENO, "the library has more blocks than the shim can keep in mind\n");
+		say (STDERR_FILENO, "the library has more blocks than the shim can record\n");
 		_exit (EXIT_FAILURE);
 	}
 	blocks[blocks_used].start = start;
@@ -91,7 +91,8 @@ void *calloc (size_t number, size_t size)
 void *realloc (void *old, size_t size)
 {
 	static struct function here = FUNCTION ("realloc");
-	/* The owner of the block is looked up before the call: afterwards the address may belong to another block. */
+	/* The owner of the block is looked up before the call: afterwards the address may belong to another
+	 * block. */
 	int was_library = old != NULL && blocks_used > 0 && block_of (old) != NULL;
 	void *new;
 

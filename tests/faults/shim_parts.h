@@ -40,8 +40,8 @@ unsigned long place_of (const void *caller);
 /* libc's own function. */
 void *real_of (struct function *function);
 
-/* Returns whether this call must fail, provided that it can fail in this way; sets errno. Calls of the library are
- * counted. */
+/* Returns whether this call must fail, provided that it can fail in this way; sets errno. Calls of the
+ * library are counted. */
 int fails (struct function *function, const void *caller, int can);
 
 /* Prints the blocks that the library has not freed; returns how many. */

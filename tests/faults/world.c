@@ -11,7 +11,7 @@ struct party server, clients;
 struct link links[LINKS];
 
 /* The connection of the next CONNECTION event. */
-static struct link *coming;
+static struct link *connecting;
 
 /* ---- Events ---- */
 
@@ -27,7 +27,7 @@ static struct link *link_of (const struct party *party, const struct ipc_connect
 	for (i = 0; i < LINKS; i++)
 		if (origin == (party == &server ? links[i].server : &links[i].client))
 			return &links[i];
-	CHECK (!"the event is about a connection that there is");
+	CHECK (!"the event is about a known connection");
 	return NULL;
 }
 
@@ -46,12 +46,12 @@ static void take_token (struct party *party)
 
 static void take_connection (struct party *party)
 {
-	struct link *link = coming;
+	struct link *link = connecting;
 
 	CHECK (party == &server && link != NULL && link->server == NULL);
 	CHECK (party->event.m == NULL);
 	link->server = party->event.origin;
-	coming = NULL;
+	connecting = NULL;
 }
 
 static void take_disconnection (struct party *party)
@@ -60,15 +60,15 @@ static void take_disconnection (struct party *party)
 	const struct lane *lane = party == &server ? &link->up : &link->down;
 
 	CHECK (party->event.m == NULL);
-	/* The connection that was dropped was closed long before, and events of one array have all happened: the number
-	 * may be in use again. */
+	/* The connection that was dropped was closed long before, and events of one array have all happened:
+	 * the number may be in use again. */
 	CHECK (link->dropped || party->several_at_once || ! can_be_used (party->event.origin->fd));
 	if (!link->ending && !link->failed[side_of (party)]) {
-		CHECK (may_break () && "a connection ends when one of them ends it");
+		CHECK (may_break () && "a connection ends when one side closes it");
 		link->health.broken = 1;
 	}
 	if (!link->health.broken && !lane_is_done (lane)) {
-		CHECK (may_break () && "what was accepted comes before the end");
+		CHECK (may_break () && "accepted messages are reported before the end");
 		link->health.broken = 1;
 	}
 	link->ending = 1;
@@ -110,7 +110,7 @@ void take_event (struct party *party)
 	}
 }
 
-int all_has_come (void)
+int all_have_arrived (void)
 {
 	int i;
 
@@ -133,7 +133,7 @@ void check_wait (int code)
 	size_t i;
 
 	for (i = 0; i < sizeof of_one / sizeof of_one[0]; i++)
-		CHECK ((code == IPC_ERROR_NONE || !is_fault_of (of_one[i])) && "the wait goes on");
+		CHECK ((code == IPC_ERROR_NONE || !is_fault_of (of_one[i])) && "the wait continues");
 	errno = number;
 }
 
@@ -204,7 +204,7 @@ static void close_end (struct link *link, struct ipc_connection_info *end)
 		link->health.broken = 1;
 }
 
-void hang_up (struct link *link)
+void close_client (struct link *link)
 {
 	if (!link->open)
 		return;
@@ -222,7 +222,7 @@ void drop (struct link *link)
 	close_end (link, link->server);
 }
 
-void say_up (struct link *link, uint32_t length)
+void send_up (struct link *link, uint32_t length)
 {
 	struct ipc_message m = lane_next (&link->up, length);
 
@@ -232,10 +232,10 @@ void say_up (struct link *link, uint32_t length)
 	if (succeeded)
 		lane_accepted (&link->up);
 	else
-		hang_up (link);
+		close_client (link);
 }
 
-void say_down (struct link *link, uint32_t length)
+void send_down (struct link *link, uint32_t length)
 {
 	struct ipc_message m = lane_next (&link->down, length);
 
@@ -248,7 +248,7 @@ void say_down (struct link *link, uint32_t length)
 		drop (link);
 }
 
-void hear (struct link *link)
+void read_answers (struct link *link)
 {
 	struct ipc_message m;
 
@@ -256,7 +256,7 @@ void hear (struct link *link)
 		memset (&m, 0, sizeof m);
 		TRY_ON (&link->health, ipc_read (&link->client, &m));
 		if (!succeeded) {
-			hang_up (link);
+			close_client (link);
 			return;
 		}
 		lane_take (&link->down, &m);
@@ -272,7 +272,7 @@ static int has_hung_up (int fd)
 	return (asked.revents & POLLHUP) != 0;
 }
 
-void come (struct link *link)
+void connect_client (struct link *link)
 {
 	double since = now ();
 
@@ -285,13 +285,13 @@ void come (struct link *link)
 			TRY (ipc_connection (environment, &link->client, SERVICE));
 			CHECK (link->client.fd >= 0 && link->client.spath == NULL);
 			link->open = 1;
-			coming = link;
+			connecting = link;
 		}
 		if (server.turn (&server) > 0) {
 			since = now ();
 		} else if (has_hung_up (link->client.fd)) {
 			/* The server could not register the client. */
-			CHECK (may_break () && "whom the server has accepted it keeps");
+			CHECK (may_break () && "the server keeps an accepted client");
 			ONCE (ipc_close (&link->client));
 			link->open = 0;
 		} else {
@@ -300,35 +300,35 @@ void come (struct link *link)
 	}
 }
 
-void meet_a_stranger (uint32_t announced)
+void meet_hostile_client (uint32_t announced)
 {
 	static const size_t pieces[] = { 3, IPC_HEADER_SIZE + SMALL / 2, IPC_HEADER_SIZE + SMALL };
-	struct link *stranger = &links[HOSTILE];
+	struct link *hostile = &links[HOSTILE];
 	struct ipc_message m;
 	char frame[IPC_HEADER_SIZE + SMALL];
 	size_t i, sent = 0;
 
-	come (stranger);
-	m = lane_next (&stranger->up, SMALL);
-	lane_accepted (&stranger->up);
+	connect_client (hostile);
+	m = lane_next (&hostile->up, SMALL);
+	lane_accepted (&hostile->up);
 	frame_of (&m, frame);
 	for (i = 0; i < sizeof pieces / sizeof pieces[0]; i++) {
-		CHECK (send (stranger->client.fd, frame + sent, pieces[i] - sent, MSG_NOSIGNAL) > 0 || may_break ());
+		CHECK (send (hostile->client.fd, frame + sent, pieces[i] - sent, MSG_NOSIGNAL) > 0 || may_break ());
 		sent = pieces[i];
 		server.turn (&server);
 	}
-	TURNS_UNTIL (all_has_come ());
+	TURNS_UNTIL (all_have_arrived ());
 
-	stranger->ending = 1;
+	hostile->ending = 1;
 	memcpy (frame + 1, &announced, sizeof announced);
-	CHECK (send (stranger->client.fd, frame, IPC_HEADER_SIZE, MSG_NOSIGNAL) > 0 || may_break ());
-	TURNS_UNTIL (stranger->server == NULL);
-	CHECK (stranger->failed[AT_SERVER] || may_break ());
-	hang_up (stranger);
+	CHECK (send (hostile->client.fd, frame, IPC_HEADER_SIZE, MSG_NOSIGNAL) > 0 || may_break ());
+	TURNS_UNTIL (hostile->server == NULL);
+	CHECK (hostile->failed[AT_SERVER] || may_break ());
+	close_client (hostile);
 }
 
 /* The rest of a closed connection is sent in later calls, whatever connection they are about. */
-void let_rests_leave (int descriptors)
+void send_rests (int descriptors)
 {
 	struct ipc_connection_info none;
 

@@ -1,14 +1,14 @@
 /*
- * A server and its clients, all in one process, which knows at each moment what must arrive. So the same calls are made
- * in the same order in each run, and a fault hits each of them once.
+ * A server and its clients, all in one process, which knows at each moment what must arrive. So the same
+ * calls are made in the same order in each run, and a fault hits each of them once.
  *
- * The parties take turns: a party handles its pending events, and never waits for another party, which cannot run
- * meanwhile.
+ * The parties take turns: a party handles its pending events, and never waits for another party, which cannot
+ * run meanwhile.
  */
 #ifndef WORLD_H
 #define WORLD_H
 
-#include "ledger.h"
+#include "lanes.h"
 
 #define SMALL 64
 #define LARGE 100000
@@ -47,7 +47,8 @@ struct link {
 	struct lane up, down;
 };
 
-/* Two clients wait for events as the server does, one reads with ipc_read, one does not speak the protocol. */
+/* Two clients wait for events as the server does, one reads with ipc_read, one does not speak the
+ * protocol. */
 enum { EAGER, PATIENT, DIRECT, HOSTILE, LINKS };
 
 extern struct link links[LINKS];
@@ -56,8 +57,8 @@ extern struct ipc_connection_info service;
 
 /* ---- Parties ---- */
 
-/* The party waits by means of a token, an event that it sends to itself through a descriptor in its list, and that
- * is reported after all pending events. */
+/* The party waits by means of a token, an event that it sends to itself through a descriptor in its list,
+ * and that is reported after all pending events. */
 void party_begin (struct party *party);
 
 /* Removes the token from the list, in which no other entry is left; or frees the list. */
@@ -66,8 +67,8 @@ void party_end (struct party *party, int by_freeing);
 /* Waits for one event. */
 void wait_for_event (struct party *party);
 
-/* Checks the code with which a wait has ended. Programs exit on a failure: an error of one connection must not be
- * one. */
+/* Checks the code with which a wait has ended. Programs exit on a failure: an error of one connection must
+ * not be one. */
 void check_wait (int code);
 
 /* Compares the event with what must be reported. */
@@ -86,32 +87,32 @@ void take_event (struct party *party);
 	} while (0)
 
 /* Returns whether all messages have arrived at the clients that wait for events. */
-int all_has_come (void);
+int all_have_arrived (void);
 
 /* ---- Connections ---- */
 
 /* The client connects, and the server gets the CONNECTION. */
-void come (struct link *link);
+void connect_client (struct link *link);
 
 /* Sends a message from client to server, and back. */
-void say_up (struct link *link, uint32_t length);
-void say_down (struct link *link, uint32_t length);
+void send_up (struct link *link, uint32_t length);
+void send_down (struct link *link, uint32_t length);
 
-/* The client that uses ipc_read reads all that it was sent. */
-void hear (struct link *link);
+/* The client that uses ipc_read reads all messages that were sent to it. */
+void read_answers (struct link *link);
 
 /* Closes the client's end. */
-void hang_up (struct link *link);
+void close_client (struct link *link);
 
 /* Closes the server's end; the event loop reports the disconnection. */
 void drop (struct link *link);
 
-/* A client connects, sends a message in pieces, and then announces a payload of this length, which is too long. The
- * server gets the ERROR and the DISCONNECTION. */
-void meet_a_stranger (uint32_t announced);
+/* A client connects, sends a message in pieces, and then announces a payload of this length, which is too
+ * long. The server gets the ERROR and the DISCONNECTION. */
+void meet_hostile_client (uint32_t announced);
 
-/* Calls the library until the rests of closed connections are sent, and this many descriptors are open; fails after
- * a limit. */
-void let_rests_leave (int descriptors);
+/* Calls the library until the rests of closed connections are sent, and this many descriptors are open;
+ * fails after a limit. */
+void send_rests (int descriptors);
 
 #endif

@@ -53,9 +53,9 @@ def types_timeouts_and_limits():
             assert member.peer().pid == os.getpid()
             member.data = "kept"
             client.write(b"x" * 101)
-            assert server.wait(timeout=10).event == ipc.ERROR
+            assert server.wait(timeout=10).kind == ipc.ERROR
             event = server.wait(timeout=10)
-            assert (event.event, event.client.data) == (ipc.DISCONNECTION, "kept")
+            assert (event.kind, event.client.data) == (ipc.DISCONNECTION, "kept")
             assert server.wait(timeout=0) is None and server.clients == []
 
 
@@ -67,7 +67,7 @@ def client_is_closed():
         assert client.read(timeout=10).payload == b"last words"
         raises(BrokenPipeError, lambda: client.read(timeout=10))
         event = server.wait(timeout=10)
-        assert (event.event, event.client) == (ipc.DISCONNECTION, member)
+        assert (event.kind, event.client) == (ipc.DISCONNECTION, member)
 
 
 def signals_do_not_end_a_wait():
@@ -96,7 +96,7 @@ def signals_do_not_end_a_wait():
 
 async def serve(server, count):
     async for event in server:
-        if event.event == ipc.MESSAGE:
+        if event.kind == ipc.MESSAGE:
             event.client.write(event.payload.upper(), event.type)
             count -= 1
         if count == 0:

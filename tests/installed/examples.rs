@@ -18,20 +18,20 @@ const MOST: usize = 7_999_995;
 struct Server {
     running: Running,
     rundir: tempfile::TempDir,
-    said: File,
+    output: File,
 }
 
 impl Server {
     fn start(under: Under) -> Self {
         let rundir = tempfile::tempdir().unwrap();
         // A file, since a pipe could become full: its output for large messages is large.
-        let said = tempfile::tempfile().unwrap();
+        let output = tempfile::tempfile().unwrap();
         let mut command = command("pongd", rundir.path(), under);
-        command.stdout(said.try_clone().unwrap()).stderr(said.try_clone().unwrap());
-        let server = Self { running: Running::start(&mut command), rundir, said };
+        command.stdout(output.try_clone().unwrap()).stderr(output.try_clone().unwrap());
+        let server = Self { running: Running::start(&mut command), rundir, output };
         until("a server that listens", || {
-            assert!(!server.running.has_ended(), "pongd has ended: {}", server.said());
-            server.said().contains("listening at ")
+            assert!(!server.running.has_ended(), "pongd has ended: {}", server.output_text());
+            server.output_text().contains("listening at ")
         });
         assert!(server.socket().exists());
         server
@@ -41,8 +41,8 @@ impl Server {
         self.rundir.path().join("pongd-0-0")
     }
 
-    fn said(&self) -> String {
-        content(&self.said)
+    fn output_text(&self) -> String {
+        content(&self.output)
     }
 
     fn connect(&self) -> UnixStream {
@@ -64,7 +64,7 @@ impl Server {
         // SAFETY: a signal to a child that has not been waited for.
         assert_eq!(unsafe { libc::kill(process, libc::SIGTERM) }, 0);
         let status = self.running.end();
-        assert_eq!(status.code(), Some(0), "{status}: {}", self.said());
+        assert_eq!(status.code(), Some(0), "{status}: {}", self.output_text());
         assert!(!self.socket().exists(), "the socket is still there");
     }
 }

@@ -6,14 +6,14 @@ use std::fmt::Write as _;
 use std::io::Write;
 use std::process::{Command, Stdio};
 
-use crate::staging::examples::{Raw, Server, Talk, Under, command, complaints, frame};
+use crate::staging::examples::{Raw, Server, Talk, Under, command, frame, stderr_of};
 use crate::staging::{Running, has, outcome, printed, sanitizers, skipped, until};
 
 #[test]
 fn programs_print_errors_without_a_server_or_arguments() {
     let rundir = tempfile::tempdir().unwrap();
     let complaints_of =
-        |name, arguments: &[&str]| complaints(command(name, rundir.path(), Under::Nothing).args(arguments));
+        |name, arguments: &[&str]| stderr_of(command(name, rundir.path(), Under::Nothing).args(arguments));
     for (name, arguments) in
         [("chat", &[][..]), ("ticker", &["1"]), ("batch", &["1", "1"]), ("openfile", &["name"])]
     {
@@ -30,7 +30,7 @@ fn programs_print_errors_without_a_server_or_arguments() {
         assert_eq!(complaints_of("tickerd", wrong), "usage: tickerd INTERVAL N\n", "{wrong:?}");
     }
     let text = complaints_of("openfiled", &["/nowhere"]);
-    assert_eq!(text, "openfiled: the folder: No such file or directory\n");
+    assert_eq!(text, "openfiled: the directory: No such file or directory\n");
 }
 
 // chatd and chat
@@ -50,16 +50,16 @@ fn talk_in_a_room(under: Under) {
     // The test waits for the lines about clients that have connected and about messages.
     let mut witness = server.connect();
     let mut first = Talk::start(server.client("chat", &[]));
-    assert_eq!(witness.hear(), format!("{user} has come"));
+    assert_eq!(witness.receive(), format!("{user} has joined"));
     let mut second = Talk::start(server.client("chat", &[]));
-    first.assert_line(&format!("{user} has come"));
-    assert_eq!(witness.hear(), format!("{user} has come"));
+    first.assert_line(&format!("{user} has joined"));
+    assert_eq!(witness.receive(), format!("{user} has joined"));
 
     first.write("half a ");
     first.write("line\nand two\n\nlines");
     for line in ["half a line", "and two"] {
         second.assert_line(&format!("{user}: {line}"));
-        assert_eq!(witness.hear(), format!("{user}: {line}"));
+        assert_eq!(witness.receive(), format!("{user}: {line}"));
     }
     witness.send(b"harmless: \x1b[2J\0\n\x7f \xc3\xa4");
     for talk in [&mut first, &mut second] {
@@ -67,13 +67,13 @@ fn talk_in_a_room(under: Under) {
     }
     // The last line has no newline; no client receives its own lines.
     first.end();
-    assert_eq!(witness.hear(), format!("{user}: lines"));
+    assert_eq!(witness.receive(), format!("{user}: lines"));
     second.assert_line(&format!("{user}: lines"));
     second.write("bye\n");
     second.end();
-    assert_eq!(witness.hear(), format!("{user}: bye"));
+    assert_eq!(witness.receive(), format!("{user}: bye"));
     server.stop_content();
-    assert_eq!(witness.hear_all(), b"");
+    assert_eq!(witness.receive_all(), b"");
 }
 
 #[test]
@@ -89,8 +89,8 @@ fn chat_cuts_lines_over_the_limit_of_the_server() {
     talk.write(&format!("{}\n", "a".repeat(4097)));
     talk.end();
     let user = user();
-    for expected in [" has come", &format!(": {}", "a".repeat(4096)), ": a"] {
-        assert_eq!(witness.hear(), format!("{user}{expected}"));
+    for expected in [" has joined", &format!(": {}", "a".repeat(4096)), ": a"] {
+        assert_eq!(witness.receive(), format!("{user}{expected}"));
     }
     server.stop_content();
 }
@@ -100,18 +100,18 @@ fn chatd_closes_only_the_client_with_too_long_a_line() {
     let server = Server::start("chatd", "chatd", &[], Under::Nothing);
     let (mut good, mut bad) = (server.connect(), server.connect());
     let user = user();
-    assert_eq!(good.hear(), format!("{user} has come"));
+    assert_eq!(good.receive(), format!("{user} has joined"));
     bad.send(&[b'x'; 4096]);
-    assert_eq!(good.hear(), format!("{user}: {}", "x".repeat(4096)));
+    assert_eq!(good.receive(), format!("{user}: {}", "x".repeat(4096)));
     // The header alone is enough.
     bad.0.write_all(&frame(&[b'x'; 4097])[..5]).unwrap();
-    assert_eq!(bad.hear_all(), b"");
+    assert_eq!(bad.receive_all(), b"");
     let mut third = server.connect();
-    assert_eq!(good.hear(), format!("{user} has come"));
+    assert_eq!(good.receive(), format!("{user} has joined"));
     good.send(b"still here");
-    assert_eq!(third.hear(), format!("{user}: still here"));
-    let (_, complaints) = server.stop();
-    assert!(complaints.contains(" said too much, "), "{complaints}");
+    assert_eq!(third.receive(), format!("{user}: still here"));
+    let (_, stderr) = server.stop();
+    assert!(stderr.contains(" sent a message that is too long, "), "{stderr}");
 }
 
 #[test]
@@ -119,18 +119,18 @@ fn chatd_drops_a_client_that_does_not_read_without_delay() {
     let server = Server::start("chatd", "chatd", &[], Under::Nothing);
     let (mut stuck, mut reader, mut speaker) = (server.connect(), server.connect(), server.connect());
     let user = user();
-    assert_eq!(reader.hear(), format!("{user} has come"));
+    assert_eq!(reader.receive(), format!("{user} has joined"));
     let line = "l".repeat(4000);
     // More than the kernel and the queue of the stuck client hold.
     for _ in 0..1000 {
         speaker.send(line.as_bytes());
-        assert_eq!(reader.hear(), format!("{user}: {line}"));
+        assert_eq!(reader.receive(), format!("{user}: {line}"));
     }
-    let got = stuck.hear_all().len();
+    let got = stuck.receive_all().len();
     assert!(got < 1000 * line.len(), "{got} bytes: all of it");
-    let (_, complaints) = server.stop();
-    assert_eq!(complaints.lines().count(), 1, "{complaints}");
-    assert!(complaints.ends_with(" does not read\n"), "{complaints}");
+    let (_, stderr) = server.stop();
+    assert_eq!(stderr.lines().count(), 1, "{stderr}");
+    assert!(stderr.ends_with(" does not read\n"), "{stderr}");
 }
 
 // tickerd and ticker
@@ -142,11 +142,11 @@ fn assert_times(text: &str) {
     }
 }
 
-/// The output of tickerd, without the lines for a client that leaves before it has read a time that was just
-/// sent.
-fn events(said: &str) -> Vec<&str> {
-    let words = said.lines().skip(1).filter_map(|line| line.split(' ').next());
-    words.filter(|word| *word != "ERROR").collect()
+/// The output of tickerd, without the lines for a client that closes before it has read a time that was just
+/// sent, and for a client that is too slow for its times.
+fn events(stdout: &str) -> Vec<&str> {
+    let words = stdout.lines().skip(1).filter_map(|line| line.split(' ').next());
+    words.filter(|word| !["ERROR", "NOT"].contains(word)).collect()
 }
 
 const CLOSED: &str = "ticker: the server has closed the connection\n";
@@ -157,17 +157,17 @@ fn tell_the_time(under: Under) {
     let text = printed(&mut server.client("ticker", &["5"]));
     assert_times(&text);
     assert_eq!(text.lines().count(), 5);
-    until("the end of the client", || server.said().contains("\nDISCONNECTION "));
-    let said = server.stop_content();
-    assert_eq!(events(&said), ["CONNECTION", "DISCONNECTION"], "{said}");
+    until("the end of the client", || server.stdout().contains("\nDISCONNECTION "));
+    let stdout = server.stop_content();
+    assert_eq!(events(&stdout), ["CONNECTION", "DISCONNECTION"], "{stdout}");
 
     let server = Server::start("tickerd", "tickerd", &["10", "10"], under);
-    let (text, complaints, status) = outcome(&mut server.client("ticker", &["1000000", "quiet"]));
-    assert_eq!((complaints.as_str(), status.code()), (CLOSED, Some(1)));
+    let (text, stderr, status) = outcome(&mut server.client("ticker", &["1000000", "quiet"]));
+    assert_eq!((stderr.as_str(), status.code()), (CLOSED, Some(1)));
     assert_times(&text);
-    until("the end of the client", || server.said().contains("\nDISCONNECTION "));
-    let said = server.stop_content();
-    assert_eq!(events(&said), ["CONNECTION", "CLOSING", "DISCONNECTION"], "{said}");
+    until("the end of the client", || server.stdout().contains("\nDISCONNECTION "));
+    let stdout = server.stop_content();
+    assert_eq!(events(&stdout), ["CONNECTION", "CLOSING", "DISCONNECTION"], "{stdout}");
 }
 
 #[test]
@@ -184,13 +184,13 @@ fn tickerd_keeps_a_client_that_answers() {
         server.client("ticker", &["1000000", "quiet"]).stdout(Stdio::null()).stderr(Stdio::null()),
     );
     while !quiet.has_ended() {
-        assert_times(&lively.hear());
+        assert_times(&lively.receive());
         lively.send(b"here");
     }
     assert_eq!(quiet.end().code(), Some(1));
-    assert_times(&lively.hear());
-    let said = server.stop_content();
-    assert_eq!(said.matches("CLOSING").count(), 1, "{said}");
+    assert_times(&lively.receive());
+    let stdout = server.stop_content();
+    assert_eq!(stdout.matches("CLOSING").count(), 1, "{stdout}");
 }
 
 /// The queue of a client that does not read has a limit of 4 KiB: then times are skipped, and the client
@@ -200,9 +200,9 @@ fn tickerd_skips_times_for_a_client_that_does_not_read() {
     let server = Server::start("tickerd", "tickerd", &["1", "10000000"], Under::Nothing);
     let mut lazy = server.connect();
     // The kernel accepts some thousand before that, one each millisecond.
-    until("a time that is left out", || server.said().contains("\nNOT TOLD "));
-    (0..1000).for_each(|_| assert_times(&lazy.hear()));
-    assert!(!server.said().contains("\nDISCONNECTION "));
+    until("a time that is left out", || server.stdout().contains("\nNOT SENT TO "));
+    (0..1000).for_each(|_| assert_times(&lazy.receive()));
+    assert!(!server.stdout().contains("\nDISCONNECTION "));
     server.stop();
 }
 
@@ -218,28 +218,28 @@ fn serve_in_a_loop_of_its_own(under: Under) {
     let many: Vec<u8> = (0..1000).flat_map(|n| frame(format!("{n}").as_bytes())).collect();
     burst.0.write_all(&many).unwrap();
     for n in 0..1000 {
-        assert_eq!(burst.hear(), n.to_string());
+        assert_eq!(burst.receive(), n.to_string());
     }
     half.0.write_all(&frame(b"halved")[7..]).unwrap();
-    assert_eq!(half.hear(), "halved");
+    assert_eq!(half.receive(), "halved");
 
-    let mut expected = server.said();
+    let mut expected = server.stdout();
     let mut ask = |question: &str, answer: &str| {
         writeln!(input, "{question}").unwrap();
         writeln!(expected, "{answer}").unwrap();
-        until(answer, || server.said() == expected);
+        until(answer, || server.stdout() == expected);
     };
     ask("c", "2 clients");
     ask("m", "1002 messages");
     drop(half);
     // The disconnection has no answer of its own; an answer to another client shows that the loop goes on.
     burst.send(b"after it");
-    assert_eq!(burst.hear(), "after it");
+    assert_eq!(burst.receive(), "after it");
     ask("m", "1003 messages");
     writeln!(input, "q").unwrap();
-    let (said, complaints) = server.end();
-    assert_eq!((said, complaints.as_str()), (expected, ""));
-    assert_eq!(burst.hear_all(), b"");
+    let (stdout, stderr) = server.end();
+    assert_eq!((stdout, stderr.as_str()), (expected, ""));
+    assert_eq!(burst.receive_all(), b"");
 }
 
 #[test]
@@ -258,7 +258,7 @@ fn pollpongd_counts_clients_as_they_connect_and_leave() {
         }
         until("the number of clients", || {
             writeln!(input, "c").unwrap();
-            server.said().ends_with(&format!("\n{count} clients\n"))
+            server.stdout().ends_with(&format!("\n{count} clients\n"))
         });
     }
     server.stop_content();
@@ -271,7 +271,7 @@ fn pollpongd_continues_when_its_input_ends() {
     let mut client = server.connect();
     for n in 0..10 {
         client.send(format!("{n}").as_bytes());
-        assert_eq!(client.hear(), n.to_string());
+        assert_eq!(client.receive(), n.to_string());
     }
     server.stop_content();
 }

@@ -6,12 +6,12 @@ use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::{Command, Stdio};
 
-use crate::staging::examples::{Raw, Server, Under, command, complaints, frame};
+use crate::staging::examples::{Raw, Server, Under, command, frame, stderr_of};
 use crate::staging::{Running, has, outcome, printed, sanitizers, skipped, text_of, until};
 
 fn kv(server: &Server, arguments: &[&str]) -> (String, Option<i32>) {
-    let (text, complaints, status) = outcome(&mut server.client("kv", arguments));
-    assert_eq!(complaints, "", "kv {arguments:?}");
+    let (text, stderr, status) = outcome(&mut server.client("kv", arguments));
+    assert_eq!(stderr, "", "kv {arguments:?}");
     (text, status.code())
 }
 
@@ -32,7 +32,7 @@ fn keep_values(under: Under) {
     let watch = Running::start(server.client("kv", &["watch", "colour", "2"]).stdout(Stdio::piped()));
     until("it watches", || {
         signal(&server.running, libc::SIGUSR1);
-        server.said().contains("\n1 clients, 0 bytes queued, 6 requests\n")
+        server.stdout().contains("\n1 clients, 0 bytes queued, 6 requests\n")
     });
     assert_eq!(kv(&server, &["set", "colour", "green"]), answer("green\n", 0));
     assert_eq!(kv(&server, &["delete", "colour"]), answer("", 0));
@@ -44,9 +44,9 @@ fn keep_values(under: Under) {
     // A client with another protocol is closed, and no other client is.
     let (mut good, mut bad) = (server.connect(), server.connect());
     bad.send(b"no such request");
-    assert_eq!(bad.hear_all(), b"");
+    assert_eq!(bad.receive_all(), b"");
     std::io::Write::write_all(&mut good.0, &[&b"g"[..], &frame(b"empty")[1..]].concat()).unwrap();
-    assert_eq!(good.hear(), "empty\0");
+    assert_eq!(good.receive(), "empty\0");
     server.stop_content();
 }
 
@@ -88,13 +88,13 @@ fn serve_two_hundred(under: Under) {
         }
     }
     for (number, client) in clients.iter_mut().enumerate().filter(|(number, _)| number % 4 == 0) {
-        assert_eq!(client.hear(), format!("key{}\0value {number}", number % 7));
+        assert_eq!(client.receive(), format!("key{}\0value {number}", number % 7));
     }
     // Half of the clients leave, the others are closed when kvd ends.
     clients.truncate(100);
     until("the clients have left", || {
         signal(&server.running, libc::SIGUSR1);
-        server.said().contains("\n100 clients, ")
+        server.stdout().contains("\n100 clients, ")
     });
     server.stop_content();
 }
@@ -110,10 +110,10 @@ fn kvd_closes_idle_clients_and_keeps_watchers() {
     let server = Server::start("kvd", "kvd", &["1"], Under::Nothing);
     let (mut idle, mut watches) = (server.connect(), server.connect());
     watches.0.write_all(&[&b"w"[..], &frame(b"key")[1..]].concat()).unwrap();
-    assert_eq!(watches.hear(), "");
-    assert_eq!(idle.hear_all(), b"");
+    assert_eq!(watches.receive(), "");
+    assert_eq!(idle.receive_all(), b"");
     assert_eq!(kv(&server, &["set", "key", "1"]).1, Some(0));
-    assert_eq!(watches.hear(), "key\x001");
+    assert_eq!(watches.receive(), "key\x001");
     server.stop_content();
 }
 
@@ -138,10 +138,10 @@ fn kv_waits_while_kvd_is_killed_and_restarted() {
 fn kv_prints_its_errors() {
     let rundir = tempfile::tempdir().unwrap();
     for wrong in [&[][..], &["get"], &["set", "a"], &["put", "a", "b"], &["delete", "a", "b"]] {
-        let text = complaints(command("kv", rundir.path(), Under::Nothing).args(wrong));
+        let text = stderr_of(command("kv", rundir.path(), Under::Nothing).args(wrong));
         assert!(text.starts_with("usage: kv "), "{text}");
     }
-    let text = complaints(command("kv", rundir.path(), Under::Nothing).args(["get", "a"]));
+    let text = stderr_of(command("kv", rundir.path(), Under::Nothing).args(["get", "a"]));
     assert_eq!(text.lines().count(), 1);
     assert!(text.starts_with("kv: connecting to kvd: "), "{text}");
 }
@@ -184,7 +184,7 @@ fn starts_on_demand(name: &str, service: &str, ask: &dyn Fn(&Path)) {
         signal(&server, libc::SIGTERM);
         assert_eq!(server.end().code(), Some(0));
         let mut early = early;
-        assert_eq!(early.hear_all(), b"");
+        assert_eq!(early.receive_all(), b"");
         assert!(socket.exists(), "the file is the manager's");
     }
 }

@@ -8,7 +8,7 @@ use std::os::unix::process::CommandExt;
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
 
-use crate::staging::examples::{Server, Under, complaints, program};
+use crate::staging::examples::{Server, Under, program, stderr_of};
 use crate::staging::{Running, has, printed, run, sanitizers, skipped, stage};
 
 // batchd and batch
@@ -22,8 +22,8 @@ fn send_many(under: Under, count: u64, size: u64) {
     assert!(seconds.parse::<f64>().unwrap() >= 0.0, "{text}");
     assert!(rate.strip_suffix(" per second").unwrap().parse::<f64>().unwrap() > 0.0, "{text}");
 
-    let said = server.stop_content();
-    let taken = said.lines().last().unwrap();
+    let stdout = server.stop_content();
+    let taken = stdout.lines().last().unwrap();
     let at_once = taken.strip_prefix(&format!("{count} messages, {} bytes, ", count * size));
     let at_once = at_once.and_then(|rest| rest.strip_suffix(" events at once"));
     let at_once: u64 = at_once.unwrap_or_else(|| panic!("{taken}")).parse().unwrap();
@@ -49,8 +49,8 @@ fn batchd_receives_messages_of_several_clients() {
     let mut commands: Vec<_> = (0..3).map(|_| server.client("batch", &["20000", "10"])).collect();
     let running: Vec<_> = commands.iter_mut().map(|one| Running::start(one.stdout(Stdio::null()))).collect();
     assert!(running.iter().all(|client| client.end().success()));
-    let said = server.stop_content();
-    assert!(said.lines().last().unwrap().starts_with("60000 messages, 600000 bytes, "), "{said}");
+    let stdout = server.stop_content();
+    assert!(stdout.lines().last().unwrap().starts_with("60000 messages, 600000 bytes, "), "{stdout}");
 }
 
 // openfiled and openfile
@@ -92,20 +92,20 @@ fn open_files(under: Under) {
         ("fifo", "Invalid argument"),
         ("link", GLIBC_ELOOP),
     ] {
-        let text = complaints(&mut server.client("openfile", &[name]));
+        let text = stderr_of(&mut server.client("openfile", &[name]));
         let text = text.replace(MUSL_ELOOP, GLIBC_ELOOP);
         assert_eq!(text, format!("openfile: the server refuses: {reason}\n"), "{name}");
     }
     let mut raw = server.connect();
     raw.send(b"file\0");
-    assert_eq!(raw.hear(), "Invalid argument");
+    assert_eq!(raw.receive(), "Invalid argument");
     // A client that requests an invalid name does not disturb the others.
-    let text = complaints(&mut server.client("openfile", &[&"n".repeat(256)]));
+    let text = stderr_of(&mut server.client("openfile", &[&"n".repeat(256)]));
     assert!(text.starts_with("openfile: "), "{text}");
     raw.send(b"file");
-    assert_eq!(raw.hear(), "", "the open file, which a client that has not asked for it does not get");
-    let (_, complaints) = server.stop();
-    assert!(complaints.contains(" asked for more than a name, "), "{complaints}");
+    assert_eq!(raw.receive(), "", "the open file, which a client that has not asked for it does not get");
+    let (_, stderr) = server.stop();
+    assert!(stderr.contains(" sent a message that is too long, "), "{stderr}");
 }
 
 /// The message for ELOOP in each C library.
@@ -138,15 +138,15 @@ fn openfiled_closes_its_descriptor_of_a_passed_file() {
     let open = || fs::read_dir(&descriptors).unwrap().count();
     let mut raw = server.connect();
     raw.send(b"missing");
-    raw.hear();
+    raw.receive();
     let before = open();
     for name in ["file", "fifo", "below", "link", "empty"].iter().cycle().take(100) {
         raw.send(name.as_bytes());
-        raw.hear();
+        raw.receive();
     }
     // When the last answer arrives, the one before it is completed.
     raw.send(b"missing");
-    raw.hear();
+    raw.receive();
     assert_eq!(open(), before);
     server.stop_content();
 }
@@ -175,7 +175,7 @@ fn openfiled_serves_only_its_own_user() {
     client.arg("file").env("IPC_RUNDIR", server.rundir.path()).env("LD_LIBRARY_PATH", open_to_all.path());
     assert_eq!(printed(&mut client), "a file\nof two lines");
     client.uid(NOBODY).gid(NOBODY);
-    assert_eq!(complaints(&mut client), "openfile: the server refuses: Permission denied\n");
+    assert_eq!(stderr_of(&mut client), "openfile: the server refuses: Permission denied\n");
     server.stop_content();
 }
 fn from_start_to_end(under: Under) {

@@ -28,16 +28,16 @@ fn examples_of_all_languages_exchange_messages() {
         let mut hostile = UnixStream::connect(server.socket()).unwrap();
         hostile.write_all(b"GET / HTTP/1.1\r\n\r\n").unwrap();
         let _ = hostile.read(&mut [0]);
-        until("the line about the violation", || server.said().contains("broke the protocol"));
+        until("the line about the violation", || server.output_text().contains("broke the protocol"));
         let mut stays = UnixStream::connect(server.socket()).unwrap();
         stays.write_all(&[2, 1, 0, 0, 0, b'x']).ok();
         stays.read_exact(&mut [0; 6]).unwrap();
 
         server.signal(libc::SIGTERM);
         let status = server.running.end();
-        assert_eq!(status.code(), Some(0), "pongd: {server_in:?}: {}", server.said());
+        assert_eq!(status.code(), Some(0), "pongd: {server_in:?}: {}", server.output_text());
         assert!(!server.socket().exists(), "pongd: {server_in:?} has left its socket");
-        assert_eq!(server.said().lines().last(), Some("ended"));
+        assert_eq!(server.output_text().lines().last(), Some("ended"));
         assert_eq!(stays.read(&mut [0]).unwrap(), 0, "pongd: {server_in:?} has not closed its clients");
     }
 }

@@ -29,7 +29,7 @@ pub fn program(name: &str, with_sanitizers: bool) -> PathBuf {
             fs::copy(entry.path(), copy.join(entry.file_name())).unwrap();
         }
         let mut make = make_in(&copy);
-        // All anew: a copied program may have been compiled against another library.
+        // Builds everything again: a copied program may have been compiled against another library.
         make.arg("--always-make").arg(format!("CFLAGS=-O2 -g -Werror {}", flags.join(" ")));
         if foreign_target().is_some() {
             make.arg(format!("CC={}", c_compiler_words()));
@@ -79,8 +79,8 @@ pub struct Server {
     pub running: Running,
     pub rundir: tempfile::TempDir,
     pub socket: PathBuf,
-    said: File,
-    complained: File,
+    stdout: File,
+    stderr: File,
     under: Under,
 }
 
@@ -88,26 +88,26 @@ impl Server {
     /// Starts a server that opens `service`. Its standard input stays open until the test takes it.
     pub fn start(name: &str, service: &str, arguments: &[&str], under: Under) -> Self {
         let rundir = tempfile::tempdir().unwrap();
-        let [said, complained] = [tempfile::tempfile().unwrap(), tempfile::tempfile().unwrap()];
+        let [stdout, stderr] = [tempfile::tempfile().unwrap(), tempfile::tempfile().unwrap()];
         let mut command = command(name, rundir.path(), under);
         command.args(arguments).stdin(Stdio::piped());
-        command.stdout(said.try_clone().unwrap()).stderr(complained.try_clone().unwrap());
+        command.stdout(stdout.try_clone().unwrap()).stderr(stderr.try_clone().unwrap());
         let running = Running::start(&mut command);
         let socket = rundir.path().join(format!("{service}-0-0"));
-        let server = Self { running, rundir, socket, said, complained, under };
+        let server = Self { running, rundir, socket, stdout, stderr, under };
         until("a server that listens", || {
-            assert!(!server.running.has_ended(), "{name} has ended: {}", server.complaints());
-            server.said() == format!("listening at {}\n", server.socket.display())
+            assert!(!server.running.has_ended(), "{name} has ended: {}", server.stderr());
+            server.stdout() == format!("listening at {}\n", server.socket.display())
         });
         server
     }
 
-    pub fn said(&self) -> String {
-        content(&self.said)
+    pub fn stdout(&self) -> String {
+        content(&self.stdout)
     }
 
-    pub fn complaints(&self) -> String {
-        content(&self.complained)
+    pub fn stderr(&self) -> String {
+        content(&self.stderr)
     }
 
     /// A client of this server; it runs under valgrind if the server does.
@@ -125,13 +125,13 @@ impl Server {
         self.running.child().stdin.take().unwrap()
     }
 
-    /// The server ends, by itself or after a signal: its status is 0, and it leaves no socket. Returns its standard output
-    /// and standard error.
+    /// The server ends, by itself or after a signal: its status is 0, and it leaves no socket. Returns its
+    /// standard output and standard error.
     pub fn end(self) -> (String, String) {
         let status = self.running.end();
-        assert_eq!(status.code(), Some(0), "{status}: {}", self.complaints());
+        assert_eq!(status.code(), Some(0), "{status}: {}", self.stderr());
         assert!(!self.socket.exists(), "the socket is still there");
-        (self.said(), self.complaints())
+        (self.stdout(), self.stderr())
     }
 
     pub fn stop(self) -> (String, String) {
@@ -143,9 +143,9 @@ impl Server {
 
     /// The server ends on a signal, and has printed nothing on standard error. Returns its standard output.
     pub fn stop_content(self) -> String {
-        let (said, complaints) = self.stop();
-        assert_eq!(complaints, "");
-        said
+        let (stdout, stderr) = self.stop();
+        assert_eq!(stderr, "");
+        stdout
     }
 }
 
@@ -164,7 +164,7 @@ impl Raw {
         self.0.write_all(&frame(payload)).unwrap();
     }
 
-    pub fn hear(&mut self) -> String {
+    pub fn receive(&mut self) -> String {
         let mut header = [0; 5];
         self.0.read_exact(&mut header).unwrap();
         let length = on_the_wire(u32::from_ne_bytes(header[1..].try_into().unwrap()));
@@ -174,7 +174,7 @@ impl Raw {
     }
 
     /// All bytes until the server closes the connection.
-    pub fn hear_all(&mut self) -> Vec<u8> {
+    pub fn receive_all(&mut self) -> Vec<u8> {
         let mut all = Vec::new();
         self.0.read_to_end(&mut all).unwrap();
         all
@@ -231,8 +231,8 @@ impl Talk {
 }
 
 /// The standard error of a client, which must fail and print nothing on standard output.
-pub fn complaints(command: &mut Command) -> String {
-    let (printed, complaints, status) = outcome(command.stdin(Stdio::null()));
-    assert_eq!((printed.as_str(), status.code()), ("", Some(1)), "{complaints}");
-    complaints
+pub fn stderr_of(command: &mut Command) -> String {
+    let (printed, stderr, status) = outcome(command.stdin(Stdio::null()));
+    assert_eq!((printed.as_str(), status.code()), ("", Some(1)), "{stderr}");
+    stderr
 }

@@ -71,19 +71,19 @@ impl In {
 pub struct Server {
     pub running: Running,
     pub rundir: tempfile::TempDir,
-    said: File,
+    output: File,
 }
 
 impl Server {
     pub fn start(language: In) -> Self {
         let rundir = tempfile::tempdir().unwrap();
-        let said = tempfile::tempfile().unwrap();
+        let output = tempfile::tempfile().unwrap();
         let mut command = language.command("pongd", rundir.path());
-        command.stdout(said.try_clone().unwrap()).stderr(said.try_clone().unwrap());
-        let server = Self { running: Running::start(&mut command), rundir, said };
+        command.stdout(output.try_clone().unwrap()).stderr(output.try_clone().unwrap());
+        let server = Self { running: Running::start(&mut command), rundir, output };
         until("a server that listens", || {
-            assert!(!server.running.has_ended(), "pongd has ended: {}", server.said());
-            server.said().contains("listening at ")
+            assert!(!server.running.has_ended(), "pongd has ended: {}", server.output_text());
+            server.output_text().contains("listening at ")
         });
         server
     }
@@ -92,9 +92,9 @@ impl Server {
         self.rundir.path().join("pongd-0-0")
     }
 
-    pub fn said(&self) -> String {
+    pub fn output_text(&self) -> String {
         let mut text = String::new();
-        let mut file = self.said.try_clone().unwrap();
+        let mut file = self.output.try_clone().unwrap();
         file.rewind().unwrap();
         file.read_to_string(&mut text).unwrap();
         text

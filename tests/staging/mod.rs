@@ -35,8 +35,9 @@ pub fn has(tool: &str) -> bool {
     env::var_os("PATH").is_some_and(|path| env::split_paths(&path).any(|dir| dir.join(tool).is_file()))
 }
 
-/// The Rust target of the library under test, if `tests/everywhere/run.sh` has set one. The test program itself runs on this
-/// machine; C programs are compiled with `LIBIPC_TEST_CC` and run with `LIBIPC_TEST_RUNNER`.
+/// The Rust target of the library under test, if `tests/everywhere/run.sh` has set one. The test program
+/// itself runs on this machine; C programs are compiled with `LIBIPC_TEST_CC` and run with
+/// `LIBIPC_TEST_RUNNER`.
 pub fn foreign_target() -> Option<String> {
     env::var("LIBIPC_TEST_TARGET").ok().filter(|target| !target.is_empty())
 }

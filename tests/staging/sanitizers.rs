@@ -1,5 +1,6 @@
-//! C programs with AddressSanitizer, LeakSanitizer and UndefinedBehaviorSanitizer. They check the program's own
-//! code, and the library when it calls the C library: blocks of the heap, and the memory that it passes to the kernel.
+//! C programs with AddressSanitizer, LeakSanitizer and UndefinedBehaviorSanitizer. They check the program's
+//! own code, and the library when it calls the C library: blocks of the heap, and the memory that it passes
+//! to the kernel.
 
 use std::fs;
 use std::path::Path;
@@ -21,8 +22,8 @@ enum Found {
     All,
 }
 
-/// Compiles a program of two lines with the sanitizers and runs it. Returns `None` if it does not compile, else whether it
-/// succeeded, and its standard error.
+/// Compiles a program of two lines with the sanitizers and runs it. Returns `None` if it does not compile,
+/// else whether it succeeded, and its standard error.
 fn tried(dir: &Path, body: &str) -> Option<(bool, String)> {
     let (source, program) = (dir.join("probe.c"), dir.join("probe"));
     fs::write(

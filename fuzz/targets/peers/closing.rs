@@ -4,7 +4,7 @@ use std::os::fd::RawFd;
 use std::ptr;
 use std::time::{Duration, Instant};
 
-use ipc::capi::events::{ipc_connections_free, ipc_del};
+use ipc::capi::entries::{ipc_connections_free, ipc_del};
 use ipc::capi::server_and_client::{ipc_close, ipc_server_close};
 use ipc::capi::types::ipc_errors::*;
 use ipc::capi::usock::usock_close;

@@ -7,7 +7,8 @@ use std::ptr;
 use std::sync::Once;
 use std::sync::atomic::{AtomicBool, AtomicI32, Ordering};
 
-use ipc::capi::events::{ipc_connections_free, ipc_wait_event};
+use ipc::capi::entries::ipc_connections_free;
+use ipc::capi::events::ipc_wait_event;
 use ipc::capi::server_and_client::ipc_read;
 use ipc::capi::types::ipc_errors::*;
 use ipc::capi::types::*;

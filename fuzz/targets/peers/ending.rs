@@ -10,7 +10,8 @@ use std::ptr;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use ipc::capi::clients::{ipc_data, ipc_end, ipc_reason, ipc_set_data, ipc_status, ipc_why};
-use ipc::capi::events::{ipc_connections_free, ipc_wait_event};
+use ipc::capi::entries::ipc_connections_free;
+use ipc::capi::events::ipc_wait_event;
 use ipc::capi::notices::{
     IPC_MSG_SIGNAL, IPC_MSG_TIMER, ipc_add_signal, ipc_add_timer, ipc_del_timer, ipc_notice,
 };

@@ -3,7 +3,7 @@
 
 use std::ptr;
 
-use ipc::capi::events::{ipc_add, ipc_del};
+use ipc::capi::entries::{ipc_add, ipc_del};
 use ipc::capi::server_and_client::{ipc_close, ipc_connection, ipc_server_close, ipc_server_init};
 use ipc::capi::types::ipc_connection_info;
 use ipc::capi::types::ipc_errors::{self, *};

@@ -5,7 +5,8 @@ use std::net::{Ipv4Addr, UdpSocket};
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
 use std::ptr;
 
-use ipc::capi::events::{ipc_add_fd, ipc_connections_free, ipc_wait_event};
+use ipc::capi::entries::{ipc_add_fd, ipc_connections_free};
+use ipc::capi::events::ipc_wait_event;
 use ipc::capi::types::ipc_errors::*;
 use ipc::capi::types::*;
 use ipc::capi::waiting::ipc_del_fd;

@@ -7,7 +7,7 @@ use std::path::PathBuf;
 use std::ptr;
 use std::sync::OnceLock;
 
-use ipc::capi::events::{handle_new_connection, ipc_add, ipc_add_fd};
+use ipc::capi::entries::{handle_new_connection, ipc_add, ipc_add_fd};
 use ipc::capi::server_and_client::{ipc_accept, ipc_connection, ipc_server_init};
 use ipc::capi::services::{
     IPC_SERVER_BACKLOG, IPC_SERVER_MODE, ipc_connection_timeout, ipc_server_open, ipc_server_options,

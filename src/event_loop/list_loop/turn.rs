@@ -283,10 +283,6 @@ impl EventLoop {
         let Some((member, origin)) = located.filter(|(member, _)| member.has_end()) else { return Ok(None) };
         let is_verified =
             member.state != State::Closed && (member.has(VERIFIED) || self.verify(guard, slot)?);
-        if is_verified {
-            // Without a descriptor for the rest it is lost: the peer has broken the protocol, or reads no more.
-            drop(background::take_over(guard, member.fd, Deadline::NONE));
-        }
         let mut parting = self.registry.take_parting(slot);
         let data = table::lock_unverified(guard, member.fd).take_data(member.cookie);
         parting.data = parting.data.or(data);
@@ -304,7 +300,11 @@ impl EventLoop {
         // EBADF if the program is about to close the number. A file that is no socket is not closed, either.
         let noted =
             if is_verified { table::note_closing_socket(guard, member.fd) } else { Err(Errno::EBADF) };
-        if let Ok(memory) = noted {
+        if let Ok(mut memory) = noted {
+            if let Some([connection]) = memory.as_deref_mut() {
+                // Without a descriptor for the rest it is lost: the peer has broken the protocol, or reads no more.
+                drop(background::take_over(guard, member.fd, connection, Deadline::NONE));
+            }
             self.registry.discard(memory);
             return Ok(Some(Step::End { fd: member.fd, may_hold, origin }));
         }

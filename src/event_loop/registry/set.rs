@@ -104,15 +104,18 @@ impl Registry {
         self.shadows = 0;
         // A member that waits for the number of another member is registered after it: the new set must have
         // that one.
-        let registered = self
-            .register_listener(guard)
-            .and_then(|()| slots.iter().try_for_each(|slot| self.renew(guard, *slot)))
+        let listener = self.register_listener(guard);
+        let registered = slots
+            .iter()
+            .try_for_each(|slot| self.renew(guard, *slot))
             .and_then(|()| slots.iter().try_for_each(|slot| self.register_waiting(guard, *slot)));
         match registered {
             Ok(()) => self.follow_set(),
             Err(_) => self.drop_set(),
         }
-        registered
+        // A socket that is no service any more fails this call, but must not keep later calls from the
+        // connections.
+        registered.and(listener)
     }
 
     /// Registers a member in a new set: its state remains, unless its number is another file's by now.
@@ -226,7 +229,7 @@ impl Registry {
         if self.poller.is_some() && self.poller().is_none() {
             self.poller = None;
         }
-        self.event_fd.iter_mut().for_each(EventFd::mend);
+        self.event_fd.iter_mut().for_each(EventFd::repair);
     }
 
     /// Drops the set: it is to be made anew, or is no longer needed.
@@ -234,7 +237,7 @@ impl Registry {
         if let (Some(event_fd), Some(poller)) = (&self.event_fd, self.poller()) {
             // A forked child may have the set, too: then the kernel would not remove it from the event
             // descriptor.
-            event_fd.leave(poller);
+            event_fd.unfollow(poller);
         }
         self.poller = None;
     }
@@ -269,7 +272,7 @@ impl Registry {
     /// and not readable otherwise.
     pub fn update_event_fd(&mut self, guard: &EntryGuard) {
         let Some(event_fd) = &mut self.event_fd else { return };
-        event_fd.raise(!self.turns.is_empty() || self.turns.has_ends());
+        event_fd.set_raised(!self.turns.is_empty() || self.turns.has_ends());
         let number = background::set_number();
         if event_fd.background != number && event_fd.is_intact() {
             event_fd.background = number;

@@ -1,6 +1,6 @@
-//! Programs of a test's own. The test program starts itself anew in a role, which is played instead of main:
-//! in a process with one thread and the default action for each signal, as a small C program is. It listens
-//! to the test line by line on standard input and answers on standard output.
+//! Child processes for tests. The test program starts itself again in a *role*: a function that runs instead
+//! of main, in a process with one thread and the default action for each signal, like a small C program. Test
+//! and child exchange lines: the child reads them from standard input and writes them to standard output.
 
 use std::ffi::CString;
 use std::io::{BufRead, BufReader, Write};
@@ -12,16 +12,16 @@ use crate::support::*;
 
 const ROLE: &str = "LIBIPC_TEST_ROLE";
 
-/// Makes these functions of a module roles that this test program can be started in.
+/// Declares these functions of a module as roles that this test program can be started in.
 macro_rules! roles {
     ($($role:ident),+ $(,)?) => {
         #[used]
         #[unsafe(link_section = ".init_array")]
-        static PLAY: extern "C" fn() = {
-            extern "C" fn play() {
-                $crate::child::play(play, &[$((std::any::type_name_of_val(&$role), $role)),+]);
+        static RUN_ROLE: extern "C" fn() = {
+            extern "C" fn run_role() {
+                $crate::child::run_role(run_role, &[$((std::any::type_name_of_val(&$role), $role)),+]);
             }
-            play
+            run_role
         };
     };
 }
@@ -32,23 +32,24 @@ unsafe extern "C" {
     static __init_array_end: [Option<extern "C" fn()>; 0];
 }
 
-/// Runs the constructors that would come between `this` one and main.
+/// Runs the constructors that would run after `this` one and before main.
 fn construct_the_rest(this: extern "C" fn()) {
     let (start, end) = unsafe { (__init_array_start.as_ptr(), __init_array_end.as_ptr()) };
     let all = unsafe { std::slice::from_raw_parts(start, (end.addr() - start.addr()) / size_of::<usize>()) };
-    let behind = all.iter().flatten().skip_while(|constructor| **constructor as usize != this as usize);
-    behind.skip(1).for_each(|constructor| constructor());
+    let from_this = all.iter().flatten().skip_while(|constructor| **constructor as usize != this as usize);
+    from_this.skip(1).for_each(|constructor| constructor());
 }
 
-/// Plays the role that this process was started in, if any, and ends with it, as by return from main.
-pub fn play(this: extern "C" fn(), roles: &[(&str, fn())]) {
+/// Runs the role that this process was started in, if any, and then ends the process, as a return from main
+/// does.
+pub fn run_role(this: extern "C" fn(), roles: &[(&str, fn())]) {
     let Some(reported) = std::env::var_os(ROLE) else { return };
-    // It may be one of another module.
+    // The role may belong to another module.
     let Some((_, role)) = roles.iter().find(|(name, _)| reported == *name) else { return };
     construct_the_rest(this);
     unsafe {
         std::env::remove_var(ROLE);
-        // The child ends if the whole test has been ended.
+        // The kernel kills the child if the test's process ends first.
         libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL);
     }
     let played = std::panic::catch_unwind(role);
@@ -60,15 +61,15 @@ pub fn play(this: extern "C" fn(), roles: &[(&str, fn())]) {
     }
 }
 
-/// A process in a role. It is killed when the test forgets it.
+/// A process in a role. The process is killed when the value is dropped.
 pub struct Child {
     process: std::process::Child,
     input: Option<ChildStdin>,
     output: BufReader<ChildStdout>,
 }
 
-/// The command that starts this program in a role, with the test's run directory. The argument is one that the harness
-/// of the tests refuses: a function that no module has among its roles runs nothing.
+/// The command that starts this program in a role, with the test's run directory. The test harness refuses
+/// the argument `--role`, so a function that no module declares as a role runs nothing.
 pub fn command<R: Fn()>(_: R) -> Command {
     let mut command = Command::new(std::env::current_exe().unwrap());
     let role = std::any::type_name::<R>();
@@ -81,7 +82,7 @@ pub fn command<R: Fn()>(_: R) -> Command {
     command
 }
 
-/// The same with a heap that keeps nothing for later use, so that what is in use can be counted.
+/// The same, with malloc's per-thread cache off, so that the bytes in use can be counted.
 pub fn command_with_plain_heap(role: impl Fn()) -> Command {
     let mut command = command(role);
     command.env("GLIBC_TUNABLES", "glibc.malloc.tcache_count=0");
@@ -104,16 +105,16 @@ impl Child {
         self.process.id() as i32
     }
 
-    /// Says a line to it.
-    pub fn say(&mut self, line: impl AsRef<[u8]>) {
+    /// Sends a line to the child.
+    pub fn send_line(&mut self, line: impl AsRef<[u8]>) {
         self.input.as_mut().unwrap().write_all(&[line.as_ref(), b"\n"].concat()).unwrap();
     }
 
-    /// Its next line.
-    pub fn hear(&mut self) -> String {
+    /// The child's next line.
+    pub fn read_line(&mut self) -> String {
         let mut line = String::new();
         self.output.read_line(&mut line).unwrap();
-        assert!(line.ends_with('\n'), "the child said only {line:?}: {:?}", self.process.try_wait());
+        assert!(line.ends_with('\n'), "the child wrote only {line:?}: {:?}", self.process.try_wait());
         line.trim_end().to_owned()
     }
 
@@ -121,24 +122,24 @@ impl Child {
         assert_eq!(unsafe { libc::kill(self.id(), signal) }, 0);
     }
 
-    /// Waits for its end. It finds its standard input closed.
+    /// Closes the child's standard input and waits until the child ends.
     pub fn end(&mut self) -> ExitStatus {
         drop(self.input.take());
         self.process.wait().unwrap()
     }
 
-    /// Whether it is at its end; what it has forked may go on.
+    /// Whether the child has ended; its own forked children may still run.
     pub fn has_ended(&mut self) -> bool {
         self.process.try_wait().unwrap().is_some()
     }
 
-    /// Whether all its threads wait in the kernel for something to happen.
+    /// Whether all threads of the child sleep in the kernel.
     pub fn sleeps(&self) -> bool {
         let threads = std::fs::read_dir(format!("/proc/{}/task", self.id())).unwrap();
         threads.into_iter().all(|thread| {
             let stat = std::fs::read_to_string(thread.unwrap().path().join("stat")).unwrap();
-            let (_, behind_the_name) = stat.rsplit_once(") ").unwrap();
-            behind_the_name.starts_with('S')
+            let (_, after_the_name) = stat.rsplit_once(") ").unwrap();
+            after_the_name.starts_with('S')
         })
     }
 }
@@ -150,14 +151,14 @@ impl Drop for Child {
     }
 }
 
-/// In a role: says a line to the test, without any buffer.
-pub fn say(line: impl AsRef<[u8]>) {
+/// In a role: sends a line to the test, unbuffered.
+pub fn send_line(line: impl AsRef<[u8]>) {
     let line = [line.as_ref(), b"\n"].concat();
     assert_eq!(unsafe { libc::write(1, line.as_ptr().cast(), line.len()) }, line.len() as isize);
 }
 
-/// In a role: the next line of the test, read without any buffer.
-pub fn hear() -> String {
+/// In a role: the next line of the test, read unbuffered.
+pub fn read_line() -> String {
     let mut line = Vec::new();
     loop {
         let mut byte = 0_u8;
@@ -170,7 +171,7 @@ pub fn hear() -> String {
     }
 }
 
-/// In a role: a program that serves, under a name of this process.
+/// In a role: a server, whose service name contains the process id.
 pub fn server() -> Box<Program> {
     let name = format!("child{}", std::process::id());
     let mut srv = EMPTY_INFO;
@@ -183,7 +184,7 @@ pub fn server() -> Box<Program> {
     program
 }
 
-/// usock_connect, which has to succeed.
+/// usock_connect, which must succeed.
 pub fn connect(path: &Path) -> i32 {
     let path = CString::new(path.as_os_str().as_bytes()).unwrap();
     let mut fd = -1;
@@ -199,7 +200,7 @@ pub fn fork() -> i32 {
     id
 }
 
-/// Waits for a forked child; what waitpid(2) says of it.
+/// Waits for a forked child; its status from waitpid(2).
 pub fn wait_for(id: i32) -> i32 {
     let mut status = 0;
     assert_eq!(unsafe { libc::waitpid(id, &mut status, 0) }, id);

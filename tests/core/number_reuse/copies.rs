@@ -1,5 +1,6 @@
-//! Promise 32: a number that is in use again, while the old open file lives on in a copy: a duplicate, a child of fork(2), a
-//! message on its way to another process. The old file stays where it was registered; it is known by the number no more.
+//! Promise 32: a number is reused while the old open file is kept open by a copy: a duplicate, a child of
+//! fork(2), or a message to another process. The old file stays registered in the epoll set, but it no longer
+//! has the number.
 
 use std::io::Write;
 use std::os::fd::{AsRawFd, IntoRawFd};
@@ -7,27 +8,27 @@ use std::os::unix::net::UnixStream;
 
 use super::all_now;
 use crate::support::ext::*;
-use crate::support::strangers::*;
+use crate::support::foreign_files::*;
 use crate::support::*;
 
-/// What the library has of the connection when its number is used again.
+/// What the library holds of the connection when its number is reused.
 #[derive(Clone, Copy, Debug, PartialEq)]
-enum Had {
+enum Held {
     Nothing,
     HalfFrame,
     FramesReadAhead,
     QueuedOutput,
-    /// The peer has sent what was not looked at yet.
+    /// The peer has sent bytes that the library has not received.
     BytesUnread,
     PeerClosed,
 }
 
-use Had::*;
+use Held::*;
 
-const ALL: [Had; 6] = [Nothing, HalfFrame, FramesReadAhead, QueuedOutput, BytesUnread, PeerClosed];
+const ALL: [Held; 6] = [Nothing, HalfFrame, FramesReadAhead, QueuedOutput, BytesUnread, PeerClosed];
 
-impl Had {
-    fn bring_about(self, ledger: &mut Ledger, peer: &mut UnixStream, fd: i32, origin: Origin) {
+impl Held {
+    fn apply_state(self, checker: &mut EventChecker, peer: &mut UnixStream, fd: i32, origin: Origin) {
         let mut send = |bytes: &[u8]| peer.write_all(bytes).unwrap();
         match self {
             Nothing | PeerClosed => return,
@@ -39,45 +40,45 @@ impl Had {
                 assert_eq!(write(fd, 1, &vec![0; 3_000_000]), IPC_ERROR_NONE);
             }
         }
-        assert_eq!(ledger.next(), (Reported::Message(fd, 1, b"first".to_vec()), origin));
+        assert_eq!(checker.next(), (Reported::Message(fd, 1, b"first".to_vec()), origin));
     }
 }
 
 #[test]
-fn promise_32_a_client_ends_whatever_keeps_its_file_alive() {
+fn promise_32_client_ends_although_a_copy_keeps_its_file() {
     own_process!(90);
-    for (number, had) in ALL.into_iter().enumerate() {
+    for (number, held) in ALL.into_iter().enumerate() {
         for (way, copy) in COPIES.into_iter().enumerate() {
             let kind = KINDS[(number + way) % KINDS.len()];
-            let what = format!("{had:?}, copy {way}, then {kind:?}");
-            let mut ledger = Ledger::new();
-            let mut marker = ledger.peer();
-            let (mut peer, fd, origin) = ledger.peer();
-            had.bring_about(&mut ledger, &mut peer, fd, origin);
-            let stranger = Stranger::new(kind);
+            let what = format!("{held:?}, copy {way}, then {kind:?}");
+            let mut checker = EventChecker::new();
+            let mut marker = checker.peer();
+            let (mut peer, fd, origin) = checker.peer();
+            held.apply_state(&mut checker, &mut peer, fd, origin);
+            let foreign_file = ForeignFile::new(kind);
             let copy = copy(fd);
-            stranger.take(fd);
-            let peer = if had == PeerClosed {
+            foreign_file.take(fd);
+            let peer = if held == PeerClosed {
                 drop(peer);
                 None
             } else {
                 peer.write_all(&frame(1, b"to the old file")).unwrap();
                 Some(peer)
             };
-            let reported = ledger.all_there_is(1, &mut marker);
+            let reported = checker.all_events(1, &mut marker);
             assert_eq!(reported, [(Reported::Disconnection(fd), origin)], "{what}");
-            stranger.assert_untouched(fd);
-            // The old file goes as well, and the number is free for the next client.
+            foreign_file.assert_untouched(fd);
+            // The old file is closed as well, and the number is free for the next client.
             drop((copy, peer));
-            assert_eq!(ledger.all_there_is(0, &mut marker), [], "{what}");
-            stranger.assert_untouched(fd);
-            stranger.leave(fd);
-            ledger.assert_nothing_more();
+            assert_eq!(checker.all_events(0, &mut marker), [], "{what}");
+            foreign_file.assert_untouched(fd);
+            foreign_file.release(fd);
+            checker.assert_nothing_more();
         }
     }
 }
 
-/// What the program has added: it has to be taken out and added again.
+/// What the program has added. After the number was reused, the program must remove it and add it again.
 #[derive(Clone, Copy, Debug, PartialEq)]
 enum Added {
     Connection,
@@ -99,7 +100,7 @@ fn promise_32_reused_descriptor_ignored_until_added_again() {
             let (fd, mut writer): (i32, Box<dyn Write>) = match added {
                 Added::Connection | Added::ReadSocket => {
                     let (one, other) = pair();
-                    (one.into_raw_fd(), Box::new(out_of_the_way(other)))
+                    (one.into_raw_fd(), Box::new(at_high_number(other)))
                 }
                 Added::ReadPipe | Added::WatchedPipe => {
                     let (reader, writer) = pipe();
@@ -122,13 +123,13 @@ fn promise_32_reused_descriptor_ignored_until_added_again() {
                     Seen::Reported(Reported::Extra(fd, frame(1, b"before")))
                 }
             };
-            assert_eq!(program.look(10_000), first, "{what}");
-            let stranger = Stranger::new(KINDS[1 + (number + way) % 4]);
+            assert_eq!(program.poll(10_000), first, "{what}");
+            let foreign_file = ForeignFile::new(KINDS[1 + (number + way) % 4]);
             let copy = copy(fd);
-            stranger.take(fd);
+            foreign_file.take(fd);
             writer.write_all(&frame(1, b"to the old file")).unwrap();
             for _ in 0..3 {
-                have_the_list_looked_through(&mut program.list);
+                force_list_scan(&mut program.list);
                 client.write_all(&frame(9, b"marker")).unwrap();
                 assert_eq!(
                     all_now(&mut program),
@@ -136,18 +137,18 @@ fn promise_32_reused_descriptor_ignored_until_added_again() {
                     "{what}"
                 );
             }
-            stranger.assert_untouched(fd);
+            foreign_file.assert_untouched(fd);
             drop(copy);
             if added == Added::Connection {
-                // Taken out and added again, it is the connection that the number now is.
+                // Removed and added again, the entry stands for the connection that has the number now.
                 assert_eq!(unsafe { ipc_del(&mut program.list, &mut own) }, IPC_ERROR_NONE);
                 let (one, other) = pair();
                 at_number(one.as_raw_fd(), fd);
                 drop(one);
-                let mut other = out_of_the_way(other);
+                let mut other = at_high_number(other);
                 assert_eq!(unsafe { ipc_add(&mut program.list, &mut own) }, IPC_ERROR_NONE);
                 other.write_all(&frame(1, b"after")).unwrap();
-                assert_eq!(program.look(10_000), Reported::Message(fd, 1, b"after".to_vec()), "{what}");
+                assert_eq!(program.poll(10_000), Reported::Message(fd, 1, b"after".to_vec()), "{what}");
                 assert_eq!(unsafe { ipc_del(&mut program.list, &mut own) }, IPC_ERROR_NONE);
             } else {
                 assert_eq!(program.del_fd(&fd), Ok(()), "{what}");
@@ -155,7 +156,7 @@ fn promise_32_reused_descriptor_ignored_until_added_again() {
                 at_number(reader.as_raw_fd(), fd);
                 assert_eq!(unsafe { ipc_add_fd(&mut program.list, fd) }, IPC_ERROR_NONE);
                 writer.write_all(b"after").unwrap();
-                assert_eq!(program.look(10_000), Reported::Extra(fd, b"after".to_vec()), "{what}");
+                assert_eq!(program.poll(10_000), Reported::Extra(fd, b"after".to_vec()), "{what}");
                 assert_eq!(program.del_fd(&fd), Ok(()));
             }
             close(fd);
@@ -163,7 +164,7 @@ fn promise_32_reused_descriptor_ignored_until_added_again() {
     }
 }
 
-/// A regular file is in no set of the kernel's: it is always ready.
+/// A regular file cannot be in an epoll set: the library treats it as always ready.
 #[test]
 fn promise_32_regular_file_reusing_a_number_is_not_read() {
     own_process!(30);
@@ -171,23 +172,23 @@ fn promise_32_regular_file_reusing_a_number_is_not_read() {
         let mut program = Program::server();
         let (mut client, client_fd) = program.peer();
         let mut file = tempfile::tempfile().unwrap();
-        // More than one read takes.
+        // More bytes than one event delivers.
         file.write_all(&vec![b'x'; 200_000]).unwrap();
         assert_eq!(unsafe { libc::lseek(file.as_raw_fd(), 0, libc::SEEK_SET) }, 0);
         let fd = file.into_raw_fd();
         assert_eq!(unsafe { ipc_add_fd(&mut program.list, fd) }, IPC_ERROR_NONE);
         assert!(
-            matches!(program.look(10_000), Seen::Reported(Reported::Extra(reported, bytes)) if reported == fd && !bytes.is_empty())
+            matches!(program.poll(10_000), Seen::Reported(Reported::Extra(reported, bytes)) if reported == fd && !bytes.is_empty())
         );
-        let stranger = Stranger::new(Kind::File);
+        let foreign_file = ForeignFile::new(Kind::File);
         let copy = copy(fd);
-        stranger.take(fd);
+        foreign_file.take(fd);
         client.write_all(&frame(9, b"marker")).unwrap();
         assert_eq!(
             all_now(&mut program),
             [Seen::Reported(Reported::Message(client_fd, 9, b"marker".to_vec()))]
         );
-        stranger.assert_untouched(fd);
+        foreign_file.assert_untouched(fd);
         drop(copy);
         assert_eq!(program.del_fd(&fd), Ok(()));
         close(fd);
@@ -195,36 +196,36 @@ fn promise_32_regular_file_reusing_a_number_is_not_read() {
 }
 
 #[test]
-fn promise_32_another_file_is_not_taken_for_the_service() {
+fn promise_32_file_with_the_services_number_is_not_used() {
     own_process!(60);
     for (way, copy) in COPIES.into_iter().enumerate() {
         for kind in KINDS {
             let mut program = Program::server();
             let (mut client, client_fd) = program.peer();
             let fd = program.srv.as_ref().unwrap().fd;
-            let stranger = Stranger::new(kind);
+            let foreign_file = ForeignFile::new(kind);
             let copy = copy(fd);
-            stranger.take(fd);
-            // It is in the backlog of the old socket.
+            foreign_file.take(fd);
+            // This client is in the backlog of the old socket.
             let late = UnixStream::connect(&program.path).unwrap();
             for _ in 0..2 {
                 client.write_all(&frame(9, b"marker")).unwrap();
-                have_the_list_looked_through(&mut program.list);
+                force_list_scan(&mut program.list);
                 let marker = Seen::Reported(Reported::Message(client_fd, 9, b"marker".to_vec()));
-                // That the service is no socket may be an error of the call; nobody has come by it.
+                // The call may fail since the service's number is no socket; no client is accepted.
                 let mut reported = Vec::new();
                 until("the marker", || {
-                    reported.extend(program.try_look(50).ok().filter(|seen| *seen != Seen::Nothing));
+                    reported.extend(program.try_poll(50).ok().filter(|seen| *seen != Seen::Nothing));
                     !reported.is_empty()
                 });
                 assert_eq!(reported, [marker], "copy {way}, {kind:?}");
             }
-            stranger.assert_untouched(fd);
+            foreign_file.assert_untouched(fd);
             drop((copy, late));
-            // The number is the program's: it is not to be closed by the end of the service.
+            // The number belongs to the program's file: the end of the service must not close it.
             let service = program.srv.take().unwrap();
             unsafe { libc::free(service.spath.cast()) };
-            stranger.leave(fd);
+            foreign_file.release(fd);
         }
     }
 }

@@ -1,4 +1,4 @@
-//! Structures that are copied, taken out of the list and freed, whose memory is used again: promise 13.
+//! Promise 13: structures that are copied, or removed from the list and freed, and whose memory is reused.
 
 use std::io::Write;
 use std::os::fd::{AsRawFd, IntoRawFd};
@@ -10,20 +10,20 @@ use crate::list_by_hand::{Own, with_own};
 use crate::support::ext::*;
 use crate::support::*;
 
-/// The library has looked at the list just now, and does not do so in the next look.
-fn have_looked(program: &mut Program) {
+/// Makes the library scan the list now, so that the next call does not scan.
+fn scan_now(program: &mut Program) {
     std::thread::sleep(PAUSE);
-    assert_eq!(program.look(0), Seen::Nothing);
+    assert_eq!(program.poll(0), Seen::Nothing);
 }
 
-/// A copy behind an ERROR.
+/// The structure is replaced by a copy after the ERROR.
 #[test]
 fn promise_13_error_reported_once_if_structure_is_copied() {
     own_process!(60);
     let (mut listed, mut peer) = listed();
     peer.write_all(&[1, 255, 255, 255, 255]).unwrap();
     let fd = listed.fd();
-    assert_eq!(listed.program.look(10_000), Reported::Error(fd));
+    assert_eq!(listed.program.poll(10_000), Reported::Error(fd));
     let mut copy = *listed.info;
     unsafe { listed.program.list.cinfos.write(&mut copy) };
     let reported = all_now(&mut listed.program);
@@ -37,13 +37,13 @@ fn promise_13_watched_fd_not_read_if_structure_is_copied() {
     let mut program = Program::client();
     let (reader, mut writer) = pipe();
     let fd = program.watch(&reader);
-    assert_eq!(program.look(0), Seen::Nothing);
+    assert_eq!(program.poll(0), Seen::Nothing);
     let entry = entries(&program.list)[0];
     let copy = unsafe { ipc_connection_copy(entry) };
     unsafe { program.list.cinfos.write(copy) };
-    have_the_list_looked_through(&mut program.list);
+    force_list_scan(&mut program.list);
     writer.write_all(b"the program's").unwrap();
-    let reported = program.look(10_000);
+    let reported = program.poll(10_000);
     assert_eq!(reported, Seen::Ready(fd));
     unsafe {
         assert_eq!(ipc_del(&mut program.list, copy), IPC_ERROR_NONE);
@@ -52,7 +52,8 @@ fn promise_13_watched_fd_not_read_if_structure_is_copied() {
     }
 }
 
-/// Taken out with its descriptor set to -1, and put in again by hand.
+/// A client's structure is removed with its descriptor set to -1, and added again by hand with a new
+/// connection.
 #[test]
 fn promise_13_deleted_connection_reports_no_disconnection() {
     own_process!(60);
@@ -75,7 +76,7 @@ fn promise_13_deleted_connection_reports_no_disconnection() {
     assert_eq!(reported, [Seen::Reported(Reported::Message(unsafe { (*client).fd }, 1, b"again".to_vec()))]);
 }
 
-/// A client that the program has taken out by hand, whose structure it has freed: the next client gets the memory.
+/// The program removes a client by hand and frees its structure: the next client gets the memory.
 #[test]
 fn promise_13_new_entry_in_reused_memory_is_not_closed() {
     own_process!(60);
@@ -85,15 +86,14 @@ fn promise_13_new_entry_in_reused_memory_is_not_closed() {
     let mut wrong = Vec::new();
     for way in ["NULL", "number", "closed", "ipc_close of another"] {
         let mut server = Program::server();
-        // So many that the list's array takes blocks of another size than a client.
+        // So many clients that the list's array has another block size than a client's structure.
         let _first: Vec<_> = (0..8).map(|_| server.peer()).collect();
         let (_peer, fd) = server.peer();
-        let mut next = out_of_the_way(UnixStream::connect(&server.path).unwrap());
-        // Another descriptor, so that the next client gets another number.
+        let mut next = at_high_number(UnixStream::connect(&server.path).unwrap());
         let client = server.clients.pop().unwrap();
-        // The client that waits is not to come now.
+        // Without the service, the waiting client is not accepted yet.
         let srv = server.srv.take();
-        have_looked(&mut server);
+        scan_now(&mut server);
         let place = entries(&server.list).iter().position(|entry| *entry == client).unwrap();
         let mut kept = None;
         match way {
@@ -108,20 +108,20 @@ fn promise_13_new_entry_in_reused_memory_is_not_closed() {
                 close(fd);
                 let (ours, theirs) = pair();
                 assert_eq!(ours.as_raw_fd(), fd);
-                kept = Some((info(ours.into_raw_fd()), out_of_the_way(theirs)));
+                kept = Some((info(ours.into_raw_fd()), at_high_number(theirs)));
             }
         }
         let was = client.addr();
-        // The message of the event takes one block, the next client the other.
+        // The message of the event takes one free block, the next client the other.
         let block = unsafe { libc::malloc(size_of::<ipc_connection_info>()) };
         unsafe {
             libc::free(client.cast());
             libc::free(block);
         }
         server.srv = srv;
-        let reported = server.look(10_000);
+        let reported = server.poll(10_000);
         let Seen::Reported(Reported::Connection(next_fd)) = reported else { panic!("{way}: {reported:?}") };
-        assert_eq!(server.info(next_fd).addr(), was, "the memory is to be used again");
+        assert_eq!(server.info(next_fd).addr(), was, "the memory is reused");
         assert_ne!(next_fd, fd);
         let is_another = way == "ipc_close of another";
         if let Some((info, _)) = kept.as_mut().filter(|_| is_another) {
@@ -136,7 +136,7 @@ fn promise_13_new_entry_in_reused_memory_is_not_closed() {
     assert!(wrong.is_empty(), "{wrong:?}");
 }
 
-/// A copy that is taken out at once is in no list.
+/// The program replaces an entry by a copy and removes the copy at once: the connection is in no list.
 #[test]
 fn promise_13_removed_copy_is_in_no_list() {
     own_process!(60);
@@ -151,7 +151,7 @@ fn promise_13_removed_copy_is_in_no_list() {
     }
     let payload = pattern(4 << 20, 1);
     let reader = std::thread::spawn(move || {
-        // Longer than a peer is waited for whose connection is in a list.
+        // Longer than a write for a connection in a list would wait.
         std::thread::sleep(Duration::from_millis(200));
         read_frame(&mut peer).1.len()
     });
@@ -162,16 +162,16 @@ fn promise_13_removed_copy_is_in_no_list() {
         libc::free(copy.cast());
     }
     assert_eq!(reader.join().unwrap(), payload.len());
-    assert_eq!(left, 0, "it returns when the kernel has all of it");
+    assert_eq!(left, 0, "the write has waited until the kernel had all bytes");
 }
 
-/// The program may take the structure out by hand and free it: its memory may be that of a client then, or of a
-/// descriptor to be read.
+/// The program removes watched entries by hand and frees them: the memory may then belong to a client, or to
+/// an extra descriptor that the library reads.
 #[test]
 fn entry_removed_by_hand_is_no_longer_watched() {
     own_process!(30);
     const COUNT: usize = 30;
-    for looked in [true, false] {
+    for is_noticed in [true, false] {
         let mut server = Program::server();
         let (mut first, first_fd) = server.peer();
         let rest = entries(&server.list);
@@ -179,19 +179,21 @@ fn entry_removed_by_hand_is_no_longer_watched() {
         for (reader, _) in &pipes {
             server.watch(reader);
         }
-        assert_eq!(server.look(0), Seen::Nothing);
+        assert_eq!(server.poll(0), Seen::Nothing);
         let watched: Vec<_> =
             entries(&server.list).into_iter().filter(|entry| !rest.contains(entry)).collect();
         let peers: Vec<_> = (0..COUNT).map(|_| UnixStream::connect(&server.path).unwrap()).collect();
         replace_array(&mut server.list, &rest);
         watched.iter().for_each(|entry| unsafe { libc::free(entry.cast()) });
-        if looked {
+        if is_noticed {
             first.write_all(&frame(1, b"first")).unwrap();
-            until("the first one's", || server.look(-1) == Reported::Message(first_fd, 1, b"first".to_vec()));
+            until("the first client's message", || {
+                server.poll(-1) == Reported::Message(first_fd, 1, b"first".to_vec())
+            });
         }
-        // The next blocks of that size are the clients'.
+        // The next blocks of this size are the clients' structures.
         while server.clients.len() < COUNT + 1 {
-            assert!(matches!(server.look(-1), Seen::Reported(Reported::Connection(_))));
+            assert!(matches!(server.poll(-1), Seen::Reported(Reported::Connection(_))));
         }
         let again = server.clients.iter().filter(|client| watched.contains(client)).count();
         if again == 0 {
@@ -199,37 +201,37 @@ fn entry_removed_by_hand_is_no_longer_watched() {
         }
         for mut peer in peers {
             peer.write_all(&frame(1, b"to be read")).unwrap();
-            let seen = server.look(-1);
+            let seen = server.poll(-1);
             assert!(
-                matches!(&seen, Seen::Reported(Reported::Message(_, 1, said)) if said == b"to be read"),
+                matches!(&seen, Seen::Reported(Reported::Message(_, 1, text)) if text == b"to be read"),
                 "{seen:?}"
             );
             drop(peer);
-            assert!(matches!(server.look(-1), Seen::Reported(Reported::Disconnection(_))));
+            assert!(matches!(server.poll(-1), Seen::Reported(Reported::Disconnection(_))));
         }
         for (reader, mut writer) in pipes {
             assert_eq!(unsafe { ipc_add_fd(&mut server.list, reader.as_raw_fd()) }, IPC_ERROR_NONE);
             writer.write_all(b"to be read").unwrap();
-            assert_eq!(server.look(-1), Reported::Extra(reader.as_raw_fd(), b"to be read".to_vec()));
+            assert_eq!(server.poll(-1), Reported::Extra(reader.as_raw_fd(), b"to be read".to_vec()));
             assert_eq!(server.del_fd(&reader), Ok(()));
         }
     }
 }
 
-/// A list on the stack that is never freed, and then another one at the same address.
+/// A list on the stack that is never freed, and then another list at the same address.
 #[test]
-fn promise_13_an_abandoned_list_and_another_at_its_address() {
+fn promise_13_new_list_at_an_abandoned_lists_address_works() {
     own_process!(30);
     for frees_array in [false, true] {
         for close_first in [false, true] {
             let (mut program, mut old) = with_own(3);
             for one in &mut old {
-                one.say("to the old list");
+                one.send("to the old list");
             }
             if frees_array {
                 unsafe { libc::free(program.list.cinfos.cast()) };
             }
-            // What the library knows by the address is now wrong.
+            // What the library stores for the list's address is now wrong.
             program.list = EMPTY_LIST;
             if close_first {
                 for one in &mut old {
@@ -242,21 +244,21 @@ fn promise_13_an_abandoned_list_and_another_at_its_address() {
                 assert_eq!(unsafe { ipc_add(&mut program.list, one.pointer()) }, IPC_ERROR_NONE);
             }
             for _ in 0..3 {
-                new.iter_mut().for_each(|one| one.assert_heard(&mut program));
+                new.iter_mut().for_each(|one| one.assert_reported(&mut program));
             }
-            have_the_list_looked_through(&mut program.list);
-            new.iter_mut().for_each(|one| one.assert_heard(&mut program));
+            force_list_scan(&mut program.list);
+            new.iter_mut().for_each(|one| one.assert_reported(&mut program));
         }
     }
 }
 
 #[test]
-fn promise_13_an_abandoned_list_of_clients() {
+fn promise_13_abandoned_list_of_clients_is_forgotten() {
     own_process!(30);
     let mut server = Program::server();
     for round in 0..3 {
-        // The peers stay out of the way: each round's clients get the numbers of the round before.
-        let peers: Vec<_> = (0..4).map(|_| out_of_the_way(server.peer().0)).collect();
+        // The peers have high numbers: each round's clients get the numbers of the previous round.
+        let peers: Vec<_> = (0..4).map(|_| at_high_number(server.peer().0)).collect();
         for n in [2, 0, 3, 1] {
             (&peers[n]).write_all(&frame(1, b"new")).unwrap();
             let reported = server.next();

@@ -1,15 +1,16 @@
-//! Numbers of descriptors, and the memory of structures, that are used again.
+//! Reused numbers of descriptors, and reused memory of structures.
 //!
-//! The library knows a connection by the number of its descriptor and by its structure, and a program may close the
-//! one and free the other without a word to the library. Soon the same number is that of another file, the same
-//! memory that of another structure. Then
+//! The library knows a connection by the number of its descriptor and by its structure. A program may close
+//! the number and free the structure without the library. Soon another file has the number, or another
+//! structure the memory. Then
 //!
-//! * the end of the one before is still reported, once, and with its structure (promise 7);
-//! * nothing of the one before is the next one's: no bytes, no queue, no limits, no end;
-//! * what the program uses the number for is not read, and not closed.
+//! * the end of the old connection is still reported, once, and with its structure (promise 7);
+//! * the new file inherits nothing from the old connection: no bytes, no queue, no limits, no end;
+//! * if the program uses the number for a file of its own, the library does not read or close this file.
 //!
-//! `clients` has what a client's number becomes, `copies` the same while the old open file lives on; `services` what becomes a service, or was one; `settings` what
-//! was set, read ahead and queued for the one before; `memory` structures that are copied and freed.
+//! `clients`: a client's number is reused; `copies`: the same while a copy keeps the old file open;
+//! `services`: the old or the new file is a service; `settings`: settings, read-ahead and queue of the old
+//! connection; `memory`: structures that are copied and freed.
 
 mod clients;
 mod copies;
@@ -23,10 +24,10 @@ use std::time::Duration;
 use crate::support::ext::*;
 use crate::support::*;
 
-/// After that long a look that does not wait goes through the list.
+/// After this time, a call with timeout 0 scans the list.
 const PAUSE: Duration = Duration::from_millis(30);
 
-/// The file at exactly this number, which is closed for it.
+/// Moves the file to exactly this number; what had the number is closed.
 fn put_at(fd: RawFd, file: impl IntoRawFd) {
     let other = file.into_raw_fd();
     assert_ne!(other, fd);
@@ -36,8 +37,8 @@ fn put_at(fd: RawFd, file: impl IntoRawFd) {
 
 /// The next event, and the events that follow at once.
 fn all_now(program: &mut Program) -> Vec<Seen> {
-    let mut all = vec![program.look(10_000)];
-    while let Some(seen) = program.try_look(50).ok().filter(|seen| *seen != Seen::Nothing) {
+    let mut all = vec![program.poll(10_000)];
+    while let Some(seen) = program.try_poll(50).ok().filter(|seen| *seen != Seen::Nothing) {
         all.push(seen);
     }
     all

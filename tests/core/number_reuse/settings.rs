@@ -1,4 +1,4 @@
-//! What was read ahead, set and queued for a connection is nothing to the next one with its number.
+//! The next connection with a number inherits neither read-ahead, settings nor queue of the previous one.
 
 use std::io::Write;
 use std::os::fd::{AsRawFd, IntoRawFd};
@@ -7,7 +7,7 @@ use std::os::unix::net::UnixStream;
 use crate::support::ext::*;
 use crate::support::*;
 
-/// How much is put together before it leaves without being asked.
+/// How many bytes ipc_queue collects before it sends them itself.
 const BATCH: usize = 64 << 10;
 
 #[test]
@@ -20,14 +20,14 @@ fn promise_3_bytes_of_a_closed_connection_not_inherited() {
         let mut info = ipc_connection_info { fd, ..EMPTY_INFO };
         assert_eq!(unsafe { ipc_add(&mut program.list, &mut info) }, IPC_ERROR_NONE);
         let ahead = if half { frame(1, b"stale")[..7].to_vec() } else { frame(1, b"stale").repeat(3) };
-        one.write_all(&[frame(1, b"told"), ahead].concat()).unwrap();
-        assert_eq!(program.next(), Reported::Message(fd, 1, b"told".to_vec()));
-        // The program closes it with close(2), and the number is taken again.
+        one.write_all(&[frame(1, b"first"), ahead].concat()).unwrap();
+        assert_eq!(program.next(), Reported::Message(fd, 1, b"first".to_vec()));
+        // dup2(2) closes the connection, and another connection gets the number.
         let (mut new, other) = pair();
         assert_eq!(unsafe { libc::dup2(other.as_raw_fd(), fd) }, fd);
         new.write_all(&[frame(2, b"new"), frame(3, b"new too")].concat()).unwrap();
         assert_eq!(read(fd), Ok((2, b"new".to_vec())));
-        // The entry is that of the old connection until it is added anew (promise 32).
+        // The entry belongs to the old connection until the program adds it again (promise 32).
         assert_eq!(unsafe { ipc_del(&mut program.list, &mut info) }, IPC_ERROR_NONE);
         assert_eq!(unsafe { ipc_add(&mut program.list, &mut info) }, IPC_ERROR_NONE);
         assert_eq!(program.next(), Reported::Message(fd, 3, b"new too".to_vec()));
@@ -35,17 +35,17 @@ fn promise_3_bytes_of_a_closed_connection_not_inherited() {
     }
 }
 
-/// A number is used again: limits, and permission for descriptors, are of the connection before alone.
+/// Limits, and the permission for descriptors, apply to the previous connection with the number only.
 #[test]
 fn settings_of_a_closed_connection_not_inherited() {
     own_process!(30);
-    // What the next one is: a pair of the program's, an accepted client, one who connects.
+    // The next connection: a socket pair of the program, an accepted client, a connected one.
     for next in 0..3 {
         for by_the_library in [true, false] {
             let mut server = Program::server();
-            // With all the descriptors that the library makes for the loop.
-            assert_eq!(server.look(0), Seen::Nothing);
-            let free = out_of_the_way(UnixStream::connect(&server.path).unwrap());
+            // The first call opens the library's own descriptors for the loop.
+            assert_eq!(server.poll(0), Seen::Nothing);
+            let free = at_high_number(UnixStream::connect(&server.path).unwrap());
             let (old, _peer) = pair();
             let mut old = info(old.into_raw_fd());
             limits(old.fd, 1, 1).unwrap();
@@ -77,12 +77,12 @@ fn settings_of_a_closed_connection_not_inherited() {
                     (new.fd, other.unwrap().accept().unwrap().0)
                 }
             };
-            assert_eq!(fd, old.fd, "the number is used again");
+            assert_eq!(fd, old.fd, "the number is reused");
             let file = numbered_file(1);
             send_with(&peer, &frame(1, b"longer"), &[file.as_raw_fd()]);
             let before = open_descriptors();
             if next == 1 {
-                assert_eq!(server.look(-1), Reported::Message(fd, 1, b"longer".to_vec()));
+                assert_eq!(server.poll(-1), Reported::Message(fd, 1, b"longer".to_vec()));
             } else {
                 assert_eq!(read(fd), Ok((1, b"longer".to_vec())));
             }
@@ -96,8 +96,8 @@ fn settings_of_a_closed_connection_not_inherited() {
     }
 }
 
-/// The program has closed a connection with close(2), and with it what was queued: none of that is sent to
-/// another one that has got its number, and nothing that was queued for that one is lost without a word.
+/// The program closes a connection that has bytes queued, and another connection gets its number. No byte of
+/// the old queue is sent to it, and no byte that is queued for the new connection is lost without an error.
 #[test]
 fn queue_of_a_closed_connection_not_sent_to_its_successor() {
     own_process!(30);
@@ -105,7 +105,7 @@ fn queue_of_a_closed_connection_not_sent_to_its_successor() {
         for flushed in [true, false] {
             let (first, _peer) = pair();
             let fd = first.as_raw_fd();
-            // It reads nothing, so that something is left of the largest, too.
+            // The peer does not read, so that bytes are left of the largest size, too.
             queue(fd, 1, &pattern(size, 1)).unwrap();
             queue(fd, 1, &vec![1; 40_000]).unwrap();
             let (second, mut peer) = patient_pair();
@@ -114,13 +114,13 @@ fn queue_of_a_closed_connection_not_sent_to_its_successor() {
             queue(fd, 2, &pattern(size, 2)).unwrap();
             let reported = if flushed { flush(fd, 0) } else { outcome(write(fd, 3, b"written")) };
             assert_eq!(pending(fd), 0);
-            let got = at_hand(&mut peer);
+            let got = readable_now(&mut peer);
             if reported == Err((IPC_ERROR_USOCK_SEND, libc::EBADF)) {
-                // It is said that the queue is gone, and from then on the connection is as good as any.
+                // The error reports that the queue was dropped; after it the connection works.
                 assert!(got.is_empty(), "{} bytes at {size}", got.len());
                 queue(fd, 2, &pattern(size, 2)).unwrap();
                 flush(fd, 0).unwrap();
-                assert!(at_hand(&mut peer) == frame(2, &pattern(size, 2)));
+                assert!(readable_now(&mut peer) == frame(2, &pattern(size, 2)));
                 continue;
             }
             assert_eq!(reported, Ok(()));
@@ -133,7 +133,7 @@ fn queue_of_a_closed_connection_not_sent_to_its_successor() {
     }
 }
 
-/// Nothing was queued for this one: nothing can have been lost of it.
+/// Nothing was queued for the new connection, so its flush succeeds.
 #[test]
 fn queue_of_a_closed_connection_not_counted_for_successor() {
     own_process!(30);
@@ -150,12 +150,12 @@ fn queue_of_a_closed_connection_not_counted_for_successor() {
         assert_eq!(flush(fd, -1), Ok(()), "nothing is queued");
         queue(fd, 2, &pattern(size, 2)).unwrap();
         flush(fd, -1).unwrap();
-        assert!(at_hand(&mut peer) == frame(2, &pattern(size, 2)));
+        assert!(readable_now(&mut peer) == frame(2, &pattern(size, 2)));
         close(fd);
         let (fd, mut peer) = new();
         queue(fd, 2, &pattern(BATCH, 2)).unwrap();
         flush(fd, -1).unwrap();
-        assert!(at_hand(&mut peer) == frame(2, &pattern(BATCH, 2)));
+        assert!(readable_now(&mut peer) == frame(2, &pattern(BATCH, 2)));
         close(fd);
     }
 }

@@ -1,4 +1,4 @@
-//! What can happen to connections that are written to: a sequence of it, at random, as data.
+//! The steps of a sequence, as data, and how a sequence is chosen at random.
 
 /// How many connections there are at a time.
 pub const CONNECTIONS: usize = 3;
@@ -6,7 +6,7 @@ pub const CONNECTIONS: usize = 3;
 /// The largest payload.
 pub const LARGEST: usize = 7_999_995;
 
-/// Numbers that look random, the same ones for the same seed (splitmix64).
+/// Pseudorandom numbers, the same ones for the same seed (splitmix64).
 pub struct Random(pub u64);
 
 impl Random {
@@ -26,7 +26,7 @@ impl Random {
         all[self.below(N)]
     }
 
-    /// A payload's size: those where something changes are more frequent than others, large ones are rare.
+    /// A payload's size: sizes at which the library behaves differently are frequent, large sizes are rare.
     fn size(&mut self) -> usize {
         match self.below(400) {
             0..30 => 0,
@@ -34,7 +34,7 @@ impl Random {
             60..130 => self.below(40),
             130..220 => self.below(300),
             220..300 => self.below(20_000),
-            // A batch of ipc_queue, with and without its header.
+            // About 64 KiB, ipc_queue's batch, with and without the header.
             300..340 => 65_526 + self.below(16),
             340..390 => self.below(300_000),
             390..397 => 1_000_000 + self.below(100),
@@ -54,34 +54,36 @@ pub enum Way {
     WithFile(usize),
 }
 
-/// A call that is refused whatever the state of the connection is.
+/// A call that fails in any state of the connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Wrong {
-    /// A length over the largest.
+    /// A length above the maximum.
     TooLong,
-    /// A length and no payload.
+    /// A length without a payload.
     NoPayload,
-    /// A descriptor to go with it that is none.
+    /// A message with an invalid descriptor.
     NoFile,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Doing {
-    /// The peer reads meanwhile, if that is said; to a connection in no list it reads later than one in a list would
-    /// be waited for, if not.
+pub enum Action {
+    /// With `reading`, the peer reads meanwhile. Without it, the peer of a connection in a list does not
+    /// read, and the peer of a connection in no list begins to read after a time that a call for a list would
+    /// not wait.
     Write {
         way: Way,
         size: usize,
         reading: bool,
     },
-    /// ipc_queue by another thread while a message is half written.
-    QueueBehind {
+    /// ipc_queue in a second thread while a message is half written.
+    QueueSecond {
         size: usize,
-        behind: usize,
+        second: usize,
     },
-    /// ipc_queue of a message for which there is room just so.
+    /// ipc_queue of a message that fills the queue exactly to the limit.
     QueueToTheLimit,
-    /// Messages that the kernel takes whole or not at all, until it takes no more: nothing is queued.
+    /// Messages that the kernel accepts whole or not at all, until the kernel accepts no more: nothing is
+    /// queued.
     Fill {
         size: usize,
     },
@@ -89,11 +91,11 @@ pub enum Doing {
         size: usize,
         count: usize,
     },
-    /// With this time-out; none: as long as it takes, and the peer reads meanwhile.
+    /// With this timeout. None: without a timeout, and the peer reads meanwhile.
     Flush {
         timeout: Option<i32>,
     },
-    /// A message that is no message.
+    /// An invalid message.
     Refused(Wrong),
     /// ipc_add or ipc_del, whichever is possible.
     AddOrDelete,
@@ -105,50 +107,51 @@ pub enum Doing {
     Buffer {
         bytes: usize,
     },
-    /// ipc_close. What is queued has its last chance, and the peer reads.
+    /// ipc_close. The queued bytes are sent in the background, and the peer reads.
     Close {
         delete_before: bool,
     },
-    /// The connection is shut down and closed; what is queued is dropped.
+    /// The connection is shut down and closed; the queued bytes are dropped.
     GiveUp,
     PeerReads {
         bytes: usize,
     },
-    /// The peer writes a message, which the program gets by ipc_wait_event, or by ipc_read if it is in no list.
+    /// The peer writes a message, which the program gets by ipc_wait_event, or by ipc_read if it is in no
+    /// list.
     PeerWrites {
         size: usize,
     },
     /// The peer sends no more.
     PeerHalfCloses,
-    /// The peer reads no more what is sent from now on.
+    /// The peer shuts down its reading side: what is sent from now on is not received.
     PeerStopsReading,
     PeerCloses,
-    /// ipc_wait_event that does not wait, until it reports nothing; of all connections.
-    Look,
+    /// ipc_wait_event_timeout with timeout 0, until no event is pending, for all connections.
+    Poll,
 }
 
-/// Something that is done, and which connection it is done to.
+/// An action, and the number of the connection that it concerns.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Step {
     pub to: usize,
-    pub doing: Doing,
+    pub action: Action,
 }
 
-/// A sequence. Any part of one is a sequence, too.
+/// A random sequence. Any part of a sequence is a sequence, too.
 pub fn sequence(random: &mut Random) -> Vec<Step> {
     let count = 20 + random.below(60);
     let mut to = 0;
     let step = |_| {
-        // Mostly the same one for some steps.
+        // Mostly several steps in a row for the same connection.
         if random.below(4) == 0 {
             to = random.below(CONNECTIONS);
         }
-        Step { to, doing: doing(random) }
+        Step { to, action: action(random) }
     };
     (0..count).map(step).collect()
 }
 
-fn doing(random: &mut Random) -> Doing {
+fn action(random: &mut Random) -> Action {
     match random.below(100) {
         0..22 => {
             let way = match random.below(8) {
@@ -156,30 +159,30 @@ fn doing(random: &mut Random) -> Doing {
                 2..5 => Way::WithFile(random.below(4)),
                 _ => Way::Write,
             };
-            Doing::Write { way, size: random.size(), reading: random.below(4) == 0 }
+            Action::Write { way, size: random.size(), reading: random.below(4) == 0 }
         }
         22..39 => {
             let size = random.size();
             let (most, one) = (if size < 1000 { 150 } else { 3 }, random.below(2) == 0);
-            Doing::Queue { size, count: if one { 1 } else { 1 + random.below(most) } }
+            Action::Queue { size, count: if one { 1 } else { 1 + random.below(most) } }
         }
-        39 => Doing::QueueToTheLimit,
-        40..52 => Doing::Flush { timeout: random.one_of([Some(0), Some(0), Some(0), Some(3), None]) },
+        39 => Action::QueueToTheLimit,
+        40..52 => Action::Flush { timeout: random.one_of([Some(0), Some(0), Some(0), Some(3), None]) },
         52..70 => {
             let bytes = random.one_of([1, 4, 5, 6, 100, 5_000, 50_000, 300_000, 3_000_000]);
-            Doing::PeerReads { bytes: bytes + random.below(bytes) }
+            Action::PeerReads { bytes: bytes + random.below(bytes) }
         }
-        70..76 => Doing::Look,
-        76..81 => Doing::AddOrDelete,
-        81..83 => Doing::Fill { size: 500 + random.below(1_400) },
-        83 => Doing::QueueBehind { size: 100_000 + random.below(500_000), behind: random.size() },
-        84..87 => Doing::Buffer { bytes: random.one_of([1, 3_000, 20_000, 70_000, 200_000]) },
-        87..90 => Doing::Limit { bytes: random.one_of([0, 1, 5, 5_000, 65_536, 70_000, 400_000]) },
-        90..93 => Doing::PeerWrites { size: random.below(5_000) },
-        93..95 => Doing::Refused(random.one_of([Wrong::TooLong, Wrong::NoPayload, Wrong::NoFile])),
-        95 | 96 => Doing::Close { delete_before: random.below(2) == 0 },
-        97 => random.one_of([Doing::GiveUp, Doing::PeerStopsReading]),
-        98 => Doing::PeerHalfCloses,
-        _ => Doing::PeerCloses,
+        70..76 => Action::Poll,
+        76..81 => Action::AddOrDelete,
+        81..83 => Action::Fill { size: 500 + random.below(1_400) },
+        83 => Action::QueueSecond { size: 100_000 + random.below(500_000), second: random.size() },
+        84..87 => Action::Buffer { bytes: random.one_of([1, 3_000, 20_000, 70_000, 200_000]) },
+        87..90 => Action::Limit { bytes: random.one_of([0, 1, 5, 5_000, 65_536, 70_000, 400_000]) },
+        90..93 => Action::PeerWrites { size: random.below(5_000) },
+        93..95 => Action::Refused(random.one_of([Wrong::TooLong, Wrong::NoPayload, Wrong::NoFile])),
+        95 | 96 => Action::Close { delete_before: random.below(2) == 0 },
+        97 => random.one_of([Action::GiveUp, Action::PeerStopsReading]),
+        98 => Action::PeerHalfCloses,
+        _ => Action::PeerCloses,
     }
 }

@@ -1,4 +1,4 @@
-//! A program with a list, some connections, each of which may be in it, and their peers. It plays a sequence.
+//! Runs a sequence: a program with a list, connections that are in the list or not, and their peers.
 
 use std::fs::File;
 use std::os::fd::{AsRawFd, OwnedFd};
@@ -6,25 +6,25 @@ use std::os::unix::net::UnixStream;
 use std::time::{Duration, Instant};
 
 use super::connection::{AT_ONCE, Connection};
-use super::step::{CONNECTIONS, Doing, LARGEST, Step, Way, Wrong};
+use super::step::{Action, CONNECTIONS, LARGEST, Step, Way, Wrong};
 use crate::support::ext::*;
 use crate::support::*;
 use crate::targets::script::append_pattern;
 
-/// What the peer's messages are, by their type.
+/// The type of the peers' messages.
 const ANSWER: u8 = 77;
 
-/// How much each peer receives at a time, where it reads beside a call.
+/// How many bytes each peer receives at a time while a call runs.
 const PACES: [usize; CONNECTIONS] = [9_000, 700, 150_000];
 
-/// No rest of a connection whose peer reads takes longer to arrive.
+/// How long the queued bytes of a closed connection may take to arrive at a peer that reads.
 const SOON: Duration = Duration::from_secs(30);
 
-/// Plays a whole sequence; what was wrong, and in which step.
-pub fn play(steps: &[Step]) -> Result<(), String> {
+/// Runs a whole sequence. The error says what was wrong, and in which step.
+pub fn run(steps: &[Step]) -> Result<(), String> {
     let mut world = World::new();
     for (number, step) in steps.iter().enumerate() {
-        world.play(*step).map_err(|what| format!("{what}\nin step {number}: {step:?}"))?;
+        world.run(*step).map_err(|what| format!("{what}\nin step {number}: {step:?}"))?;
     }
     world.finish().map_err(|what| format!("{what}\nat the end"))
 }
@@ -32,10 +32,10 @@ pub fn play(steps: &[Step]) -> Result<(), String> {
 pub struct World {
     program: Box<Program>,
     connections: Vec<Connection>,
-    /// Nothing happens to it: there is always one to wait for.
+    /// A connection that is never used: the list always has a member to wait for.
     neighbour: (Box<ipc_connection_info>, OwnedFd, UnixStream),
     files: Vec<File>,
-    /// How many messages there were: each has other bytes.
+    /// How many messages there were: each has different bytes.
     messages: usize,
 }
 
@@ -56,41 +56,41 @@ impl World {
         world
     }
 
-    fn play(&mut self, step: Step) -> Result<(), String> {
+    fn run(&mut self, step: Step) -> Result<(), String> {
         let connection = &mut self.connections[step.to];
-        match step.doing {
-            Doing::Write { way, size, reading } => self.write(step.to, way, size, reading)?,
-            Doing::QueueBehind { size, behind } => {
-                let ((kind, payload), (_, behind)) = (self.message(size), self.message(behind));
-                self.connections[step.to].queue_behind(kind, &payload, &behind)?;
+        match step.action {
+            Action::Write { way, size, reading } => self.write(step.to, way, size, reading)?,
+            Action::QueueSecond { size, second } => {
+                let ((kind, payload), (_, second)) = (self.message(size), self.message(second));
+                self.connections[step.to].queue_second(kind, &payload, &second)?;
             }
-            Doing::QueueToTheLimit => {
+            Action::QueueToTheLimit => {
                 let room = connection.limit.saturating_sub(pending(connection.fd()));
                 if let Some(size) = room.checked_sub(5).filter(|size| *size <= LARGEST) {
                     let ((kind, payload), connection) = (self.message(size), &mut self.connections[step.to]);
                     connection.queue(kind, &payload)?;
                 }
             }
-            Doing::Fill { size } => self.fill(step.to, size)?,
-            Doing::Queue { size, count } => {
+            Action::Fill { size } => self.fill(step.to, size)?,
+            Action::Queue { size, count } => {
                 for _ in 0..count {
                     let (kind, payload) = self.message(size);
                     self.connections[step.to].queue(kind, &payload)?;
                 }
             }
-            Doing::Flush { timeout } => connection.flush(timeout)?,
-            Doing::Refused(wrong) => self.refused(step.to, wrong)?,
-            Doing::AddOrDelete => self.add_or_delete(step.to)?,
-            Doing::Limit { bytes } => connection.set_limit(bytes)?,
-            Doing::Buffer { bytes } => set_send_buffer(connection, bytes),
-            Doing::Close { delete_before } => self.close(step.to, delete_before)?,
-            Doing::GiveUp => self.give_up(step.to)?,
-            Doing::PeerReads { bytes } => connection.peer_reads(bytes)?,
-            Doing::PeerWrites { size } => self.peer_writes(step.to, size)?,
-            Doing::PeerHalfCloses => connection.peer_shuts_down(std::net::Shutdown::Write),
-            Doing::PeerStopsReading => connection.peer_shuts_down(std::net::Shutdown::Read),
-            Doing::PeerCloses => connection.peer_closes(),
-            Doing::Look => self.look(None)?,
+            Action::Flush { timeout } => connection.flush(timeout)?,
+            Action::Refused(wrong) => self.refused(step.to, wrong)?,
+            Action::AddOrDelete => self.add_or_delete(step.to)?,
+            Action::Limit { bytes } => connection.set_limit(bytes)?,
+            Action::Buffer { bytes } => set_send_buffer(connection, bytes),
+            Action::Close { delete_before } => self.close(step.to, delete_before)?,
+            Action::GiveUp => self.give_up(step.to)?,
+            Action::PeerReads { bytes } => connection.peer_reads(bytes)?,
+            Action::PeerWrites { size } => self.peer_writes(step.to, size)?,
+            Action::PeerHalfCloses => connection.peer_shuts_down(std::net::Shutdown::Write),
+            Action::PeerStopsReading => connection.peer_shuts_down(std::net::Shutdown::Read),
+            Action::PeerCloses => connection.peer_closes(),
+            Action::Poll => self.poll(None)?,
         }
         self.connections.iter().try_for_each(Connection::check)
     }
@@ -117,7 +117,7 @@ impl World {
         })
     }
 
-    /// Where hardly anything may be queued a message is refused when the kernel takes no more.
+    /// Writes messages with a queue limit of 1 byte, until one is refused, since the kernel accepts no more.
     fn fill(&mut self, to: usize, size: usize) -> Result<(), String> {
         let connection = &mut self.connections[to];
         if !connection.is_listed || !connection.reads || pending(connection.fd()) > 0 {
@@ -126,9 +126,9 @@ impl World {
         let limit = connection.limit;
         connection.set_limit(1)?;
         loop {
-            let before = self.connections[to].owed.bytes;
+            let before = self.connections[to].expected.bytes;
             self.write(to, Way::Write, size, false)?;
-            if self.connections[to].owed.bytes == before {
+            if self.connections[to].expected.bytes == before {
                 return self.connections[to].set_limit(limit);
             }
         }
@@ -148,7 +148,7 @@ impl World {
             Wrong::NoFile if connection.reads => (&message, bad_file),
             Wrong::NoFile => return Ok(()),
         };
-        // What is queued may have to leave before.
+        // The call may have to send the queued bytes first.
         let reported = connection.while_reading(AT_ONCE, |info| match wrong {
             Wrong::NoFile => vec![outcome(unsafe { ipc_write_fd(info, message, -1) })],
             _ => vec![
@@ -173,7 +173,7 @@ impl World {
         Ok(())
     }
 
-    /// Another connection takes the place of one that is over, in the list if that one was there.
+    /// Replaces a closed connection by a new one, in the list if the old one was there.
     fn replace(&mut self, to: usize, was_listed: bool) -> Result<(), String> {
         let connection = &mut self.connections[to];
         *connection = Connection::new(connection.pace);
@@ -188,13 +188,13 @@ impl World {
         let connection = &mut self.connections[to];
         let reported = outcome(unsafe { ipc_close(&mut *connection.info) });
         ensure!(reported == Ok(()), "ipc_close: {reported:?}");
-        // What is queued leaves from within later calls, whatever they are about.
+        // The queued bytes are sent during later calls, whichever connection these are for.
         let (begin, neighbour) = (Instant::now(), self.neighbour.0.fd);
         while connection.peer_reads_on()? {
             ensure!(
                 begin.elapsed() < SOON,
                 "{} bytes of a closed connection do not arrive",
-                connection.owed.bytes
+                connection.expected.bytes
             );
             pending(neighbour);
         }
@@ -228,7 +228,7 @@ impl World {
         connection.peer_writes(&frame(ANSWER, &payload));
         if connection.is_listed {
             let fd = connection.fd();
-            return self.look(Some(Reported::Message(fd, ANSWER, payload)));
+            return self.poll(Some(Reported::Message(fd, ANSWER, payload)));
         }
         let reported = read(connection.fd());
         ensure!(
@@ -239,26 +239,26 @@ impl World {
         Ok(())
     }
 
-    /// Takes all that there is to tell: what is awaited, and the ends of connections whose peers have ended them.
-    fn look(&mut self, mut awaited: Option<Reported>) -> Result<(), String> {
+    /// Takes all pending events: the awaited one, and the ends of connections whose peers have closed.
+    fn poll(&mut self, mut awaited: Option<Reported>) -> Result<(), String> {
         loop {
-            match self.program.try_look(0) {
+            match self.program.try_poll(0) {
                 Ok(Seen::Nothing) => break,
                 Ok(Seen::Reported(Reported::Error(fd))) => {
                     let connection = &self.connections[self.number_of(fd)?];
-                    ensure!(connection.peer.is_none(), "an ERROR of a connection whose peer is there");
+                    ensure!(connection.peer.is_none(), "an ERROR of a connection whose peer is open");
                 }
                 Ok(Seen::Reported(Reported::Disconnection(fd))) => self.ended(fd)?,
                 Ok(Seen::Reported(reported)) if awaited.as_ref() == Some(&reported) => awaited = None,
                 other => return Err(format!("ipc_wait_event_timeout: {other:?}")),
             }
         }
-        ensure!(awaited.is_none(), "the peer's message is not told");
+        ensure!(awaited.is_none(), "the peer's message is not reported");
         for connection in self.connections.iter().filter(|connection| connection.is_listed) {
             connection.check_sent()?;
-            ensure!(connection.peer.is_some(), "the peer has closed, and that is not told");
+            ensure!(connection.peer.is_some(), "the peer has closed, and no DISCONNECTION is reported");
             let is_over = !connection.writes && connection.is_writable() && pending(connection.fd()) == 0;
-            ensure!(!is_over, "the peer sends no more and is owed nothing, and that is not told");
+            ensure!(!is_over, "the peer sends no more, nothing is queued, and no DISCONNECTION is reported");
         }
         Ok(())
     }
@@ -279,11 +279,11 @@ impl World {
         self.replace(to, true)
     }
 
-    /// All arrives, of what was accepted.
+    /// Flushes and closes each connection: everything that was accepted must arrive.
     fn finish(&mut self) -> Result<(), String> {
         for to in 0..CONNECTIONS {
-            self.play(Step { to, doing: Doing::Flush { timeout: None } })?;
-            self.play(Step { to, doing: Doing::Close { delete_before: true } })?;
+            self.run(Step { to, action: Action::Flush { timeout: None } })?;
+            self.run(Step { to, action: Action::Close { delete_before: true } })?;
         }
         Ok(())
     }
@@ -292,7 +292,7 @@ impl World {
 impl Drop for World {
     fn drop(&mut self) {
         for connection in &mut self.connections {
-            // Nothing has to be waited for then.
+            // Closing then does not wait.
             connection.peer = None;
             if connection.is_listed {
                 unsafe { ipc_del(&mut self.program.list, &mut *connection.info) };

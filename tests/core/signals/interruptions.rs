@@ -1,6 +1,6 @@
-//! Promise 24: a signal handler that closes everything may arrive at any moment, inside the library too: it
-//! does not hang, does not crash and does not use the heap, which may be in the middle of a change; and it may
-//! return as well as exit.
+//! Promise 24: a signal handler that closes everything may run at any moment, also when it interrupts the
+//! library. The handler does not hang or crash, and the library does not use the heap in it, since malloc(3)
+//! may be interrupted, too. The handler may exit or return.
 
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::ffi::{CStr, CString, c_char};
@@ -12,10 +12,9 @@ use std::sync::atomic::{AtomicBool, AtomicPtr, Ordering::Relaxed};
 use crate::child::{self, Child};
 use crate::support::*;
 
-child::roles! { is_interrupted_again_and_again }
+child::roles! { runs_interrupted_programs }
 
-/// Rust's heap, which tells when it is used by a handler that must not. It is that of the whole program, and the C
-/// library's for all other tests.
+/// The allocator of the whole test program. It notes whether the heap is used while `FORBIDDEN` is set.
 struct Watched;
 
 #[global_allocator]
@@ -45,11 +44,11 @@ unsafe impl GlobalAlloc for Watched {
     }
 }
 
-/// What the handler closes.
+/// The handler closes these three.
 static mut SERVICE: ipc_connection_info = EMPTY_INFO;
 static mut CLIENT: ipc_connection_info = EMPTY_INFO;
 static mut LIST: ipc_connection_infos = EMPTY_LIST;
-/// The path of the service, and whether the service is open and this process's alone.
+/// The path of the service, and whether the service is open in this process and in no other.
 static PATH: AtomicPtr<c_char> = AtomicPtr::new(ptr::null_mut());
 static OPEN: AtomicBool = AtomicBool::new(false);
 
@@ -57,16 +56,16 @@ static RETURNS: AtomicBool = AtomicBool::new(false);
 static HANDLED: AtomicBool = AtomicBool::new(false);
 static NESTED: AtomicBool = AtomicBool::new(false);
 
-/// How such a program ends: well, the handler having interrupted the library or not, ...
+/// Exit codes of a program that has succeeded: INSIDE if the handler has interrupted the library.
 const INSIDE: i32 = 7;
 const OUTSIDE: i32 = 8;
-/// ... or not.
+/// Exit codes of a program that has failed.
 const HEAP_USED: i32 = 9;
 const PATH_LEFT: i32 = 10;
 
 extern "C" fn close_everything(_: i32) {
     if HANDLED.load(Relaxed) {
-        // It has come again to wake up a program that waits for what is closed by now.
+        // A further signal, which wakes up a program that waits for a closed descriptor.
         return;
     }
     let before = errno_now();
@@ -102,7 +101,7 @@ fn errno_now() -> i32 {
     unsafe { *libc::__errno_location() }
 }
 
-/// Calls, until the handler has run and returned.
+/// Makes the calls in order; the function returns as soon as the handler has run and returned.
 macro_rules! until_handled {
     ($($call:expr);+ $(;)?) => {
         unsafe {
@@ -135,8 +134,8 @@ fn wait(event: &mut ipc_event) {
     unsafe { ipc_wait_event(&raw mut LIST, &raw mut SERVICE, event) };
 }
 
-/// A client comes, asks, is answered, and goes. No program's code uses the heap here, nor below: a program
-/// that is interrupted in its own malloc(3) must not let a handler use the library.
+/// A client connects, asks, gets answers, and closes. The program itself does not use the heap here and
+/// below: a handler that interrupts the program's own malloc(3) must not use the library.
 fn ask_and_answer(name: &CStr, payload: &[u8]) {
     let mut event: ipc_event = unsafe { std::mem::zeroed() };
     let mut answer = EMPTY_MESSAGE;
@@ -165,7 +164,7 @@ fn ask_and_answer(name: &CStr, payload: &[u8]) {
     }
 }
 
-/// A client that does not read is written to, until its queue has some bytes, and then goes.
+/// Writes to a client that does not read until bytes are queued; then the client closes.
 fn fill_a_queue(name: &CStr, payload: &[u8]) {
     let mut event: ipc_event = unsafe { std::mem::zeroed() };
     until_handled! {
@@ -186,8 +185,8 @@ fn message(payload: &[u8]) -> ipc_message {
     ipc_message { r#type: 1, length: payload.len() as u32, payload: payload.as_ptr().cast_mut().cast() }
 }
 
-/// Lists, messages and processes come and go.
-fn come_and_go(fds: [i32; 2], payload: &[u8]) {
+/// Changes a list, makes and frees messages, and forks.
+fn change_lists_and_fork(fds: [i32; 2], payload: &[u8]) {
     let mut infos = fds.map(|fd| ipc_connection_info { fd, ..EMPTY_INFO });
     let (mut made, mut buffer, mut size) = (ptr::null_mut(), ptr::null_mut(), 0);
     let mut formatted = EMPTY_MESSAGE;
@@ -204,7 +203,7 @@ fn come_and_go(fds: [i32; 2], payload: &[u8]) {
         ipc_message_read(fds[1], &mut formatted);
         ipc_message_empty(&mut formatted);
     }
-    // As long as the child lives it has the service, too, and it may be the one that goes on with it.
+    // While the child lives, it has the service as well, and closing the service may not remove the path.
     OPEN.store(false, Relaxed);
     let id = unsafe { libc::fork() };
     if id == 0 {
@@ -216,8 +215,9 @@ fn come_and_go(fds: [i32; 2], payload: &[u8]) {
     }
 }
 
-/// Goes on with something until the signal comes, after a time that differs from program to program.
-fn be_interrupted(number: usize) -> ! {
+/// Repeats one kind of calls until the signal, which is sent after a time that differs from program to
+/// program.
+fn call_until_interrupted(number: usize) -> ! {
     let name = CString::new(format!("i{number}")).unwrap();
     let path = Path::new(&std::env::var_os("IPC_RUNDIR").unwrap()).join(format!("i{number}-0-0"));
     PATH.store(CString::new(path.as_os_str().as_bytes()).unwrap().into_raw(), Relaxed);
@@ -232,7 +232,7 @@ fn be_interrupted(number: usize) -> ! {
     let handler: extern "C" fn(i32) = close_everything;
     unsafe {
         libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL);
-        // Without SA_RESTART: a program that waits is to notice.
+        // Without SA_RESTART: a program that waits must be woken up.
         let mut action: libc::sigaction = std::mem::zeroed();
         action.sa_sigaction = handler as libc::sighandler_t;
         libc::sigaction(libc::SIGALRM, &action, ptr::null_mut());
@@ -243,7 +243,7 @@ fn be_interrupted(number: usize) -> ! {
         match number % 4 {
             0 => ask_and_answer(&name, &payload),
             1 => fill_a_queue(&name, &[24; 30_000]),
-            2 => come_and_go(fds, &payload),
+            2 => change_lists_and_fork(fds, &payload),
             _ => {
                 close();
                 if !HANDLED.load(Relaxed) {
@@ -252,7 +252,7 @@ fn be_interrupted(number: usize) -> ! {
             }
         }
     }
-    // The handler has returned, and the library goes on.
+    // The handler has returned, and the library still works.
     unsafe {
         libc::setitimer(libc::ITIMER_REAL, &std::mem::zeroed(), ptr::null_mut());
         let mut server = child::server();
@@ -269,14 +269,14 @@ fn be_interrupted(number: usize) -> ! {
     }
 }
 
-fn is_interrupted_again_and_again() {
-    RETURNS.store(child::hear() == "return", Relaxed);
-    let times: usize = child::hear().parse().unwrap();
+fn runs_interrupted_programs() {
+    RETURNS.store(child::read_line() == "return", Relaxed);
+    let times: usize = child::read_line().parse().unwrap();
     let mut inside = 0;
     for number in 0..times {
         let id = child::fork();
         if id == 0 {
-            let _ = std::panic::catch_unwind(|| be_interrupted(number));
+            let _ = std::panic::catch_unwind(|| call_until_interrupted(number));
             unsafe { libc::_exit(101) };
         }
         let mut status = 0;
@@ -291,19 +291,20 @@ fn is_interrupted_again_and_again() {
             _ => panic!("program {number}: {status:#x}"),
         }
     }
-    child::say(inside.to_string());
+    child::send_line(inside.to_string());
 }
 
-/// Has so many programs interrupted that serve in this directory; how many of them inside the library.
+/// Interrupts so many programs that serve in this directory. Returns how many were interrupted inside the
+/// library.
 fn interrupt(rundir: &Path, how: &str, times: usize) -> usize {
-    let mut child = Child::run(child::command(is_interrupted_again_and_again).env("IPC_RUNDIR", rundir));
-    child.say(how);
-    child.say(times.to_string());
-    child.hear().parse().unwrap()
+    let mut child = Child::run(child::command(runs_interrupted_programs).env("IPC_RUNDIR", rundir));
+    child.send_line(how);
+    child.send_line(times.to_string());
+    child.read_line().parse().unwrap()
 }
 
 #[test]
-fn promise_24_a_handler_may_clean_up_and_exit_at_any_moment() {
+fn promise_24_handler_may_clean_up_and_exit_at_any_moment() {
     own_process!(100);
     let rundir = tempfile::tempdir().unwrap();
     let inside = interrupt(rundir.path(), "exit", 1000);
@@ -312,7 +313,7 @@ fn promise_24_a_handler_may_clean_up_and_exit_at_any_moment() {
 }
 
 #[test]
-fn promise_24_a_handler_may_clean_up_and_return_at_any_moment() {
+fn promise_24_handler_may_clean_up_and_return_at_any_moment() {
     own_process!(100);
     let rundir = tempfile::tempdir().unwrap();
     let inside = interrupt(rundir.path(), "return", 400);

@@ -1,5 +1,6 @@
-//! Promise 24: a signal handler may close everything and exit, in the middle of traffic and while the library
-//! waits. `interruptions` has those that arrive at any moment inside the library, `waits` which of them end a call (promise 30).
+//! Promise 24: a signal handler may close everything and exit, during traffic and while the library waits.
+//! `interruptions`: handlers that interrupt the library itself; `waits`: which signals end a call (promise
+//! 30).
 
 mod interruptions;
 mod waits;
@@ -20,7 +21,7 @@ child::roles! { serves_until_a_signal, blocks_until_a_signal, waits_while_thread
 static mut SERVICE: ipc_connection_info = EMPTY_INFO;
 static mut LIST: ipc_connection_infos = EMPTY_LIST;
 
-/// The handler of many a program that uses the library.
+/// A handler as many programs have it.
 extern "C" fn clean_up_and_exit(_: i32) {
     unsafe {
         let list = &raw mut LIST;
@@ -33,7 +34,7 @@ extern "C" fn clean_up_and_exit(_: i32) {
     }
 }
 
-/// Opens a service that the handler knows, and says its path.
+/// Opens a service that the handler closes, and sends its path to the test.
 fn serve() {
     let mut program = child::server();
     let handler: extern "C" fn(i32) = clean_up_and_exit;
@@ -41,11 +42,11 @@ fn serve() {
         SERVICE = program.srv.take().unwrap();
         libc::signal(libc::SIGTERM, handler as libc::sighandler_t);
     }
-    child::say(program.path.to_str().unwrap());
+    child::send_line(program.path.to_str().unwrap());
 }
 
-/// Answers each message with itself. It uses the heap from within the library alone: no program may be
-/// interrupted in malloc(3) and call it from the handler.
+/// Echoes each message. Only the library uses the heap here: a handler that interrupts the program's own
+/// malloc(3) must not use the library.
 fn serves_until_a_signal() {
     serve();
     let mut event: ipc_event = unsafe { std::mem::zeroed() };
@@ -54,23 +55,23 @@ fn serves_until_a_signal() {
             let code = ipc_wait_event(&raw mut LIST, &raw mut SERVICE, &mut event);
             assert_eq!(code, IPC_ERROR_NONE);
             if event.r#type.assume_init() == ipc_event_type::IPC_EVENT_TYPE_MESSAGE {
-                // It may be refused where the client does not read.
+                // The write may be refused if the client does not read.
                 ipc_write(event.origin, event.m.cast());
             }
         }
     }
 }
 
-/// Ends as it should within the time that `until` grants, which includes the second for what is queued.
-fn has_cleaned_up(child: &mut Child, path: &str, what: &str) {
+/// Asserts that the program ends successfully within the limit of `until`, and that its path is removed.
+fn assert_cleaned_up(child: &mut Child, path: &str, what: &str) {
     until(what, || child.has_ended());
     let status = child.end();
     assert!(status.success(), "{what}: {status}");
     assert!(!Path::new(path).exists(), "{what}: the path is left");
 }
 
-/// A client that asks until the server has closed.
-fn asks_on(path: &str, answers: &'static AtomicUsize, size: usize) -> JoinHandle<()> {
+/// A client that sends messages and waits for each answer, until the server has closed.
+fn ask_repeatedly(path: &str, answers: &'static AtomicUsize, size: usize) -> JoinHandle<()> {
     let mut stream = UnixStream::connect(path).unwrap();
     let bytes = frame(1, &vec![24; size]);
     std::thread::spawn(move || {
@@ -82,8 +83,8 @@ fn asks_on(path: &str, answers: &'static AtomicUsize, size: usize) -> JoinHandle
     })
 }
 
-/// Clients that come, ask once, and go, until there is no server.
-fn come_and_go(path: &str) -> JoinHandle<()> {
+/// Clients that connect, send one message, and close, until the server has closed.
+fn connect_and_close(path: &str) -> JoinHandle<()> {
     let path = path.to_owned();
     std::thread::spawn(move || {
         while let Ok(mut stream) = UnixStream::connect(&path) {
@@ -92,34 +93,34 @@ fn come_and_go(path: &str) -> JoinHandle<()> {
     })
 }
 
-/// Sends writes without reading until there is no server.
-fn floods(path: &str) -> JoinHandle<()> {
+/// A client that writes without reading until the server has closed.
+fn flood(path: &str) -> JoinHandle<()> {
     let mut stream = UnixStream::connect(path).unwrap();
     std::thread::spawn(move || while stream.write_all(&frame(1, &[24; 5000])).is_ok() {})
 }
 
-/// One server, ended after this many answers.
-fn end_in_mid_traffic(number: usize) {
+/// Ends a server by a signal after some number of answers.
+fn end_during_traffic(number: usize) {
     let answers: &AtomicUsize = Box::leak(Box::default());
     let mut server = Child::start(serves_until_a_signal);
-    let path = server.hear();
-    let mut clients: Vec<_> = [1, 100, 50_000].map(|size| asks_on(&path, answers, size)).into();
-    clients.push(come_and_go(&path));
+    let path = server.read_line();
+    let mut clients: Vec<_> = [1, 100, 50_000].map(|size| ask_repeatedly(&path, answers, size)).into();
+    clients.push(connect_and_close(&path));
     if number % 10 == 5 {
-        clients.push(floods(&path));
+        clients.push(flood(&path));
     }
     let enough = number * 37 % 500;
     until("traffic", || answers.load(Ordering::Relaxed) >= enough);
     server.signal(libc::SIGTERM);
-    has_cleaned_up(&mut server, &path, &format!("program {number} after {enough} answers"));
+    assert_cleaned_up(&mut server, &path, &format!("program {number} after {enough} answers"));
     clients.into_iter().for_each(|client| client.join().unwrap());
 }
 
 #[test]
-fn promise_24_programs_ended_in_mid_traffic_clean_up() {
+fn promise_24_programs_ended_during_traffic_clean_up() {
     own_process!(100);
     for number in 0..30 {
-        end_in_mid_traffic(number);
+        end_during_traffic(number);
     }
 }
 
@@ -128,7 +129,7 @@ fn promise_24_programs_ended_under_load_clean_up() {
     own_process!(100);
     for first in (30..60).step_by(10) {
         let together: Vec<_> = (first..first + 10)
-            .map(|number| std::thread::spawn(move || end_in_mid_traffic(number)))
+            .map(|number| std::thread::spawn(move || end_during_traffic(number)))
             .collect();
         together.into_iter().for_each(|one| one.join().unwrap());
     }
@@ -139,7 +140,7 @@ fn promise_24_programs_ended_when_idle_clean_up() {
     own_process!(60);
     for clients in 0..15 {
         let mut server = Child::start(serves_until_a_signal);
-        let path = server.hear();
+        let path = server.read_line();
         let mut clients: Vec<_> = (0..clients).map(|_| UnixStream::connect(&path).unwrap()).collect();
         for client in &mut clients {
             client.write_all(&frame(1, b"here")).unwrap();
@@ -147,11 +148,11 @@ fn promise_24_programs_ended_when_idle_clean_up() {
         }
         until("nothing to do", || server.sleeps());
         server.signal(libc::SIGTERM);
-        has_cleaned_up(&mut server, &path, "idle");
+        assert_cleaned_up(&mut server, &path, "idle");
     }
 }
 
-/// Calls that wait for a peer that never connects.
+/// Calls that wait for ever: their peer does nothing.
 const CALLS: [&str; 8] = [
     "ipc_wait_event",
     "ipc_read",
@@ -163,7 +164,7 @@ const CALLS: [&str; 8] = [
     "ipc_connection",
 ];
 
-/// Waits for ever in this call. Half a frame has come where one is read.
+/// Waits for ever in this call. Calls that read have received half a frame.
 fn block_in(call: &str, list: *mut ipc_connection_infos) -> ! {
     let (ours, mut other) = pair();
     let fd = ours.as_raw_fd();
@@ -185,7 +186,7 @@ fn block_in(call: &str, list: *mut ipc_connection_infos) -> ! {
             "ipc_write" => drop(write(fd, 1, &large)),
             "usock_send" => drop(usock_send(fd, large.as_ptr().cast(), 1_000_005, std::ptr::null_mut())),
             _ => {
-                // A server with no room for another client.
+                // A server with a full backlog.
                 let name = format!("full{}", std::process::id());
                 let rundir = std::env::var_os("IPC_RUNDIR").unwrap();
                 let full = UnixListener::bind(Path::new(&rundir).join(format!("{name}-0-0"))).unwrap();
@@ -202,8 +203,8 @@ fn block_in(call: &str, list: *mut ipc_connection_infos) -> ! {
 
 fn blocks_until_a_signal() {
     serve();
-    let call = child::hear();
-    child::say("about to wait");
+    let call = child::read_line();
+    child::send_line("about to wait");
     block_in(&call, &raw mut LIST);
 }
 
@@ -212,17 +213,17 @@ fn promise_24_programs_ended_in_a_wait_clean_up() {
     own_process!(60);
     for call in CALLS {
         let mut child = Child::start(blocks_until_a_signal);
-        let path = child.hear();
-        child.say(call);
-        assert_eq!(child.hear(), "about to wait");
-        until("it waits in the library", || child.sleeps());
+        let path = child.read_line();
+        child.send_line(call);
+        assert_eq!(child.read_line(), "about to wait");
+        until("the call waits", || child.sleeps());
         child.signal(libc::SIGTERM);
-        has_cleaned_up(&mut child, &path, call);
+        assert_cleaned_up(&mut child, &path, call);
     }
 }
 
-/// Threads that wait in every call, two of them for their turn to write to the same connection, while the
-/// first thread gets the signal.
+/// One thread waits in each call, and two threads write to the same connection, while the first thread gets
+/// the signal.
 fn waits_while_threads_block() {
     static READY: AtomicI32 = AtomicI32::new(0);
     serve();
@@ -248,7 +249,7 @@ fn waits_while_threads_block() {
         }
     }
     until("the threads", || READY.load(Ordering::Relaxed) == CALLS.len() as i32 + 2);
-    child::say("ready");
+    child::send_line("ready");
     loop {
         unsafe { libc::pause() };
     }
@@ -259,10 +260,10 @@ fn promise_24_program_with_waiting_threads_cleans_up() {
     own_process!(60);
     for _ in 0..10 {
         let mut child = Child::start(waits_while_threads_block);
-        let path = child.hear();
-        assert_eq!(child.hear(), "ready");
+        let path = child.read_line();
+        assert_eq!(child.read_line(), "ready");
         until("all threads wait", || child.sleeps());
         child.signal(libc::SIGTERM);
-        has_cleaned_up(&mut child, &path, "threads");
+        assert_cleaned_up(&mut child, &path, "threads");
     }
 }

@@ -1,6 +1,6 @@
-//! Promise 30: which signals end a call that waits. A stop and a continue do not, nor does a debugger that attaches and
-//! detaches, nor a signal without a handler. A handler ends `ipc_wait_event`; the calls that read, accept and connect it ends
-//! only without SA_RESTART.
+//! Promise 30: which signals end a call that waits. Stop and continue do not end it, nor do a debugger that
+//! attaches and detaches, or a signal without a handler. A handler ends `ipc_wait_event`; it ends calls that
+//! read, accept or connect only if it has no SA_RESTART.
 
 use std::ffi::CString;
 use std::io::Write;
@@ -12,13 +12,13 @@ use crate::child::{self, Child};
 use crate::support::ext::*;
 use crate::support::*;
 
-child::roles! { waits_in_a_call, waits_amid_half_frames }
+child::roles! { waits_in_a_call, waits_while_half_frames_arrive }
 
-/// A call that waits for an event: a handler ends it in any case.
+/// Calls that wait for an event: any handler ends them.
 const FOR_EVENTS: [&str; 4] =
     ["ipc_wait_event", "ipc_wait_event, no service", "ipc_wait_event_timeout", "ipc_wait_events"];
 
-/// A call that a handler ends if it has no SA_RESTART.
+/// Calls that a handler ends if it has no SA_RESTART.
 const RESTARTED: [&str; 11] = [
     "ipc_read",
     "ipc_read, half a frame",
@@ -33,21 +33,22 @@ const RESTARTED: [&str; 11] = [
     "usock_connect",
 ];
 
-/// The same with SO_RCVTIMEO, with which the kernel ends the calls after any handler, and after a stop.
+/// The same with SO_RCVTIMEO: the kernel then ends the calls after any handler, and after a stop.
 const TIMED: [&str; 2] = ["ipc_read, 60 s", "ipc_accept, 60 s"];
 
-/// A call that no handler ends.
+/// Calls that no handler ends.
 const NEVER_ENDED: [&str; 3] = ["ipc_wait_event_timeout, 60 s", "ipc_write", "ipc_flush, 60 s"];
 
-extern "C" fn say_so(_: i32) {
+extern "C" fn report_signal(_: i32) {
     let before = errno();
-    child::say("handled");
+    child::send_line("handled");
     set_errno(before);
 }
 
-/// Has SIGUSR1 handled, and the program's own crashes, as programs do that report them.
+/// Installs a handler for SIGUSR1, and one without SA_RESTART for crashes, as programs that report crashes
+/// do.
 fn handle(flags: i32) {
-    let handler: extern "C" fn(i32) = say_so;
+    let handler: extern "C" fn(i32) = report_signal;
     unsafe {
         let mut action: libc::sigaction = std::mem::zeroed();
         action.sa_sigaction = handler as libc::sighandler_t;
@@ -59,18 +60,19 @@ fn handle(flags: i32) {
     }
 }
 
-fn say_outcome(result: Result<(), Failure>) {
+fn send_outcome(result: Result<(), Failure>) {
     match result {
-        Ok(()) => child::say("done"),
-        Err((_, libc::EINTR)) => child::say("interrupted"),
-        Err(failure) => child::say(format!("{failure:?}")),
+        Ok(()) => child::send_line("done"),
+        Err((_, libc::EINTR)) => child::send_line("interrupted"),
+        Err(failure) => child::send_line(format!("{failure:?}")),
     }
 }
 
-/// The call, then the flags of the handler. Another thread hears when it is to have what it waits for; it has no signal.
+/// The test sends the call, and then what happens to SIGUSR1. A second thread, with all signals blocked,
+/// waits for the line "wake" and then makes the event that the call waits for.
 fn waits_in_a_call() {
-    let call = child::hear();
-    match child::hear().as_str() {
+    let call = child::read_line();
+    match child::read_line().as_str() {
         "restart" => handle(libc::SA_RESTART),
         "no restart" => handle(0),
         "ignored" => drop(unsafe { libc::signal(libc::SIGUSR1, libc::SIG_IGN) }),
@@ -92,9 +94,9 @@ fn waits_in_a_call() {
         libc::sigfillset(&mut all);
         libc::pthread_sigmask(libc::SIG_BLOCK, &all, &mut before);
         std::thread::spawn(move || {
-            assert_eq!(child::hear(), "wake");
+            assert_eq!(child::read_line(), "wake");
             waker.wake();
-            child::hear();
+            child::read_line();
         });
         libc::pthread_sigmask(libc::SIG_SETMASK, &before, none());
         let list = &raw mut server.list;
@@ -107,8 +109,8 @@ fn waits_in_a_call() {
         let srv = if call.contains("no service") { none() } else { server.srv() };
         let mut number = -1;
         if call.contains("after a list") {
-            // A list makes the socket one that does not wait.
-            assert_eq!(server.look(0), Seen::Nothing);
+            // A list sets O_NONBLOCK on the service's socket.
+            assert_eq!(server.poll(0), Seen::Nothing);
         }
         if TIMED.contains(&call.as_str()) {
             let time = libc::timeval { tv_sec: 60, tv_usec: 0 };
@@ -124,7 +126,7 @@ fn waits_in_a_call() {
         if call.starts_with("ipc_flush") {
             queue(fd, 1, &vec![0; 3_000_000]).unwrap();
         }
-        child::say("about to wait");
+        child::send_line("about to wait");
         let code = match call.split(',').next().unwrap() {
             "ipc_wait_event" => ipc_wait_event(list, srv, &mut event),
             "ipc_wait_event_timeout" if call.contains("60") => {
@@ -143,13 +145,13 @@ fn waits_in_a_call() {
             "ipc_flush" => ipc_flush(own, 60_000),
             other => panic!("{other}"),
         };
-        say_outcome(outcome(code));
+        send_outcome(outcome(code));
         let _ = std::fs::remove_file(full_path.to_str().unwrap());
         libc::_exit(0);
     }
 }
 
-/// Brings about what the call waits for.
+/// Makes the event that the call waits for.
 struct Waker {
     call: String,
     peer: UnixStream,
@@ -188,35 +190,36 @@ impl Waker {
 /// A child that waits in the call.
 fn waiting(call: &str, action: &str) -> Child {
     let mut child = Child::start(waits_in_a_call);
-    child.say(call);
-    child.say(action);
-    assert_eq!(child.hear(), "about to wait");
-    until("it waits", || child.sleeps());
+    child.send_line(call);
+    child.send_line(action);
+    assert_eq!(child.read_line(), "about to wait");
+    until("the child waits", || child.sleeps());
     child
 }
 
-/// How often the first thread of the child has waited.
+/// How often the child's first thread has waited: its voluntary context switches.
 fn waits(child: &Child) -> u64 {
     let status = std::fs::read_to_string(format!("/proc/{}/status", child.id())).unwrap();
     let line = status.lines().find_map(|line| line.strip_prefix("voluntary_ctxt_switches:")).unwrap();
     line.trim().parse().unwrap()
 }
 
-/// Until it has woken up for the library's own work, and waits again.
-fn until_it_has_woken_up(child: &Child) {
+/// Waits until the child has woken up for the library's own work, and waits again.
+fn wait_for_wakeup(child: &Child) {
     let before = waits(child);
-    until("it wakes up", || waits(child) > before && child.sleeps());
+    until("the child wakes up", || waits(child) > before && child.sleeps());
 }
 
-fn goes_on(mut child: Child, what: &str) {
+/// Asserts that the call was not ended: the child waits, and its call succeeds when the event happens.
+fn assert_continues(mut child: Child, what: &str) {
     until(what, || child.sleeps());
-    child.say("wake");
-    assert_eq!(child.hear(), "done", "{what}");
-    has_ended(child, what);
+    child.send_line("wake");
+    assert_eq!(child.read_line(), "done", "{what}");
+    assert_ends(child, what);
 }
 
-/// It ends by itself: its thread still listens.
-fn has_ended(mut child: Child, what: &str) {
+/// Asserts that the child ends by itself, while its second thread still reads from the test.
+fn assert_ends(mut child: Child, what: &str) {
     until(what, || child.has_ended());
     assert!(child.end().success(), "{what}");
 }
@@ -229,9 +232,9 @@ fn is_stopped(child: &Child) -> bool {
 
 fn stop_and_continue(child: &Child) {
     child.signal(libc::SIGSTOP);
-    until("it is stopped", || is_stopped(child));
+    until("the child is stopped", || is_stopped(child));
     child.signal(libc::SIGCONT);
-    until("it goes on", || child.sleeps());
+    until("the child waits again", || child.sleeps());
 }
 
 fn every_call() -> impl Iterator<Item = &'static str> {
@@ -239,26 +242,27 @@ fn every_call() -> impl Iterator<Item = &'static str> {
 }
 
 #[test]
-fn promise_30_a_stop_and_a_continue_end_no_call() {
+fn promise_30_stop_and_continue_end_no_call() {
     own_process!(100);
     for call in every_call() {
-        // With a handler, too: it does not run. Where the kernel does not tell it from a stop, one that restarts.
+        // Also with a handler, which does not run. With SO_RCVTIMEO the kernel does not distinguish a stop
+        // from a handler: then the handler has SA_RESTART.
         let handled = if TIMED.contains(&call) { "restart" } else { "no restart" };
         for action in ["default", handled] {
             let child = waiting(call, action);
             stop_and_continue(&child);
             stop_and_continue(&child);
             if call.starts_with("ipc_wait") {
-                until_it_has_woken_up(&child);
+                wait_for_wakeup(&child);
                 stop_and_continue(&child);
                 stop_and_continue(&child);
             }
-            goes_on(child, call);
+            assert_continues(child, call);
         }
     }
 }
 
-/// Attaches to the process, or lets it go. None if that is forbidden here.
+/// Attaches to the process or detaches from it. None if ptrace(2) is forbidden here.
 fn ptrace(request: libc::c_uint, child: &Child) -> Option<()> {
     let nothing = std::ptr::null_mut::<libc::c_void>();
     let code = unsafe { libc::ptrace(request, child.id(), nothing, nothing) };
@@ -285,17 +289,17 @@ fn promise_30_debugger_attach_and_detach_end_no_call() {
             assert_eq!(unsafe { libc::waitpid(child.id(), &mut status, libc::__WALL) }, child.id());
             assert!(libc::WIFSTOPPED(status));
             ptrace(libc::PTRACE_DETACH, &child).unwrap();
-            until("it goes on", || child.sleeps());
+            until("the child waits again", || child.sleeps());
             if call.starts_with("ipc_wait") {
-                until_it_has_woken_up(&child);
+                wait_for_wakeup(&child);
             }
         }
-        goes_on(child, call);
+        assert_continues(child, call);
     }
 }
 
 #[test]
-fn promise_30_a_signal_without_a_handler_ends_no_call() {
+fn promise_30_signal_without_a_handler_ends_no_call() {
     own_process!(60);
     for call in every_call() {
         let child = waiting(call, "ignored");
@@ -303,25 +307,29 @@ fn promise_30_a_signal_without_a_handler_ends_no_call() {
             child.signal(signal);
         }
         if call.starts_with("ipc_wait") {
-            until_it_has_woken_up(&child);
+            wait_for_wakeup(&child);
             child.signal(libc::SIGCHLD);
             child.signal(libc::SIGUSR1);
         }
-        goes_on(child, call);
+        assert_continues(child, call);
     }
 }
 
 #[test]
-fn promise_30_a_handler_ends_a_wait_for_events() {
+fn promise_30_handler_ends_a_wait_for_events() {
     own_process!(60);
     for call in FOR_EVENTS {
         for action in ["restart", "no restart"] {
             let mut child = waiting(call, action);
-            until_it_has_woken_up(&child);
-            // One is enough.
+            wait_for_wakeup(&child);
+            // One signal is enough.
             child.signal(libc::SIGUSR1);
-            assert_eq!([child.hear(), child.hear()], ["handled", "interrupted"], "{call}, {action}");
-            has_ended(child, call);
+            assert_eq!(
+                [child.read_line(), child.read_line()],
+                ["handled", "interrupted"],
+                "{call}, {action}"
+            );
+            assert_ends(child, call);
         }
     }
 }
@@ -333,46 +341,46 @@ fn promise_30_handler_ends_other_calls_without_sa_restart_only() {
         for action in ["restart", "no restart"] {
             let mut child = waiting(call, action);
             child.signal(libc::SIGUSR1);
-            assert_eq!(child.hear(), "handled", "{call}");
+            assert_eq!(child.read_line(), "handled", "{call}");
             if action == "no restart" && !NEVER_ENDED.contains(&call) {
-                assert_eq!(child.hear(), "interrupted", "{call}");
-                has_ended(child, call);
+                assert_eq!(child.read_line(), "interrupted", "{call}");
+                assert_ends(child, call);
             } else {
-                until("it waits again", || child.sleeps());
+                until("the child waits again", || child.sleeps());
                 child.signal(libc::SIGUSR1);
-                assert_eq!(child.hear(), "handled", "{call}");
-                goes_on(child, call);
+                assert_eq!(child.read_line(), "handled", "{call}");
+                assert_continues(child, call);
             }
         }
     }
 }
 
-/// A server whose clients send half-frames without end: it is hardly ever asleep.
-fn waits_amid_half_frames() {
+/// A server whose clients send parts of frames without end, so that it rarely sleeps.
+fn waits_while_half_frames_arrive() {
     handle(libc::SA_RESTART);
     let mut server = child::server();
-    child::say(server.path.to_str().unwrap());
+    child::send_line(server.path.to_str().unwrap());
     for _ in 0..20 {
         assert!(matches!(server.next(), Reported::Connection(_)));
     }
-    child::say("all are here");
-    for _ in 0..child::hear().parse().unwrap() {
-        child::say("about to wait");
-        let reported = server.try_look(-1);
+    child::send_line("all are connected");
+    for _ in 0..child::read_line().parse().unwrap() {
+        child::send_line("about to wait");
+        let reported = server.try_poll(-1);
         assert_eq!(reported, Err((IPC_ERROR_WAIT_EVENT__SELECT, libc::EINTR)));
-        child::say("interrupted");
+        child::send_line("interrupted");
     }
 }
 
 #[test]
-fn promise_30_a_handler_while_the_wait_is_awake_ends_it() {
+fn promise_30_handler_between_two_waits_ends_the_call() {
     own_process!(60);
-    let mut child = Child::start(waits_amid_half_frames);
-    let path = child.hear();
+    let mut child = Child::start(waits_while_half_frames_arrive);
+    let path = child.read_line();
     let mut peers: Vec<_> = (0..20).map(|_| UnixStream::connect(&path).unwrap()).collect();
-    assert_eq!(child.hear(), "all are here");
+    assert_eq!(child.read_line(), "all are connected");
     let rounds = 200;
-    child.say(rounds.to_string());
+    child.send_line(rounds.to_string());
     // Frames that are never finished, a byte at a time.
     let mut bytes = frame(1, &[0; 1_000_000]).into_iter();
     let mut send = |peers: &mut [UnixStream]| {
@@ -380,10 +388,10 @@ fn promise_30_a_handler_while_the_wait_is_awake_ends_it() {
         peers.iter_mut().for_each(|peer| peer.write_all(&[byte]).unwrap());
     };
     for round in 0..rounds {
-        assert_eq!(child.hear(), "about to wait");
-        // Its first wait is over: it has looked at bytes.
+        assert_eq!(child.read_line(), "about to wait");
+        // The call's first wait is over, since it has received bytes.
         let before = waits(&child);
-        until("it has looked at bytes", || {
+        until("the call has received bytes", || {
             send(&mut peers);
             waits(&child) > before + 3
         });
@@ -391,7 +399,7 @@ fn promise_30_a_handler_while_the_wait_is_awake_ends_it() {
             send(&mut peers);
         }
         child.signal(libc::SIGUSR1);
-        assert_eq!([child.hear(), child.hear()], ["handled", "interrupted"], "round {round}");
+        assert_eq!([child.read_line(), child.read_line()], ["handled", "interrupted"], "round {round}");
     }
     assert!(child.end().success());
 }

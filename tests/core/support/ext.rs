@@ -32,7 +32,7 @@ impl PartialEq<Reported> for Seen {
     }
 }
 
-/// A code and the errno that came with it.
+/// The code of a failed call, and errno after it.
 pub type Failure = (ipc_errors, i32);
 
 pub fn outcome(code: ipc_errors) -> Result<(), Failure> {
@@ -77,7 +77,7 @@ pub fn write_fd(fd: RawFd, kind: u8, payload: &[u8], with: &impl AsRawFd) -> Res
     outcome(unsafe { ipc_write_fd(&info(fd), &message(kind, payload), with.as_raw_fd()) })
 }
 
-/// The next descriptor of the message just received, if there is one.
+/// The next descriptor of the message received last, if there is one.
 pub fn take(fd: RawFd) -> Option<OwnedFd> {
     let mut taken = -7;
     match outcome(unsafe { ipc_take_fd(&info(fd), &mut taken) }) {
@@ -89,7 +89,7 @@ pub fn take(fd: RawFd) -> Option<OwnedFd> {
     }
 }
 
-/// Whether both descriptors are of the same open file: a position that one sets is the other's.
+/// Whether both descriptors refer to the same file, by device and inode.
 pub fn is_same_file(one: &impl AsRawFd, two: &impl AsRawFd) -> bool {
     let [one, two] = [one.as_raw_fd(), two.as_raw_fd()];
     let stat = |fd| {
@@ -100,7 +100,7 @@ pub fn is_same_file(one: &impl AsRawFd, two: &impl AsRawFd) -> bool {
     stat(one) == stat(two)
 }
 
-/// A file that is no other: its number is its content.
+/// A file whose content is this number, so that it can be recognised.
 pub fn numbered_file(number: usize) -> std::fs::File {
     let mut file = tempfile::tempfile().unwrap();
     file.write_all(&number.to_ne_bytes()).unwrap();
@@ -115,12 +115,12 @@ pub fn number_of(fd: &impl AsRawFd) -> usize {
     usize::from_ne_bytes(bytes)
 }
 
-/// The numbers of all files that came with the message just received.
+/// The numbers of all files that were received with the last message.
 pub fn take_numbers(fd: RawFd) -> Vec<usize> {
     std::iter::from_fn(|| take(fd)).map(|taken| number_of(&taken)).collect()
 }
 
-/// Sends bytes of a raw peer, with descriptors.
+/// Sends bytes from a raw peer, with descriptors.
 pub fn send_with(peer: &UnixStream, bytes: &[u8], fds: &[RawFd]) {
     let piece = IoSlice::new(bytes);
     let mut control = vec![0_u64; 512];
@@ -141,7 +141,7 @@ pub fn send_with(peer: &UnixStream, bytes: &[u8], fds: &[RawFd]) {
     }
     let mut sent = unsafe { libc::sendmsg(peer.as_raw_fd(), &header, libc::MSG_NOSIGNAL) };
     if sent < 0 && errno() == libc::EPERM {
-        // From Linux 6.16 on the kernel refuses descriptors that are not wanted.
+        // Since Linux 6.16 sendmsg fails with EPERM if the receiver does not accept descriptors.
         (header.msg_control, header.msg_controllen) = (std::ptr::null_mut(), 0);
         sent = unsafe { libc::sendmsg(peer.as_raw_fd(), &header, libc::MSG_NOSIGNAL) };
     }
@@ -161,8 +161,8 @@ pub fn becomes_readable(fd: RawFd, timeout: i32) -> bool {
     count == 1
 }
 
-/// The time that this thread has computed.
-pub fn computed() -> Duration {
+/// The CPU time of this thread.
+pub fn cpu_time() -> Duration {
     let mut time = libc::timespec { tv_sec: 0, tv_nsec: 0 };
     assert_eq!(unsafe { libc::clock_gettime(libc::CLOCK_THREAD_CPUTIME_ID, &mut time) }, 0);
     Duration::new(time.tv_sec.try_into().unwrap(), time.tv_nsec.try_into().unwrap())
@@ -174,7 +174,7 @@ pub fn heap_can_be_counted() -> bool {
     let block = std::hint::black_box(vec![1_u8; 1 << 20]);
     let counted = heap_in_use() >= before + block.len();
     if !counted {
-        say("SKIPPED: a look at the heap, which is not the C library's here");
+        say("SKIPPED: counting the heap, which is not the C library's here");
     }
     counted
 }
@@ -209,8 +209,8 @@ impl Drop for Listed {
     }
 }
 
-/// One end of a connection that something may be queued for: it is closed so that this is no matter of whoever gets
-/// its number next.
+/// One end of a connection that may have bytes queued. It is shut down and closed by the library, so that the
+/// next connection with the number is not affected.
 pub struct Queued(Option<UnixStream>);
 
 impl Queued {
@@ -230,14 +230,14 @@ impl std::ops::Deref for Queued {
 impl Drop for Queued {
     fn drop(&mut self) {
         if let Some(stream) = self.0.take() {
-            // The last chance of what is queued takes no time then.
+            // Closing then need not wait until the queued bytes are sent.
             let _ = stream.shutdown(std::net::Shutdown::Both);
             let _ = usock_close(stream.into_raw_fd());
         }
     }
 }
 
-/// A peer that fails instead of waiting for ever for bytes that do not come.
+/// A pair whose second end, the peer, fails after 20 seconds instead of waiting for ever for bytes.
 pub fn patient_pair() -> (UnixStream, UnixStream) {
     let (ours, peer) = pair();
     peer.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
@@ -249,7 +249,7 @@ pub fn listed() -> (Listed, UnixStream) {
     (Listed::of(ours), peer)
 }
 
-/// What an event says; the structure of a client that has gone is freed.
+/// Converts an event. The structure of a client whose DISCONNECTION is reported is freed.
 fn seen(program: &mut Program, event: &ipc_event) -> Seen {
     let kind = unsafe { event.r#type.assume_init() };
     if kind == ipc_event_type::IPC_EVENT_TYPE_NOT_SET {
@@ -283,7 +283,7 @@ fn seen(program: &mut Program, event: &ipc_event) -> Seen {
 
 impl Program {
     /// ipc_wait_event_timeout.
-    pub fn try_look(&mut self, timeout: i32) -> Result<Seen, Failure> {
+    pub fn try_poll(&mut self, timeout: i32) -> Result<Seen, Failure> {
         let srv = self.srv();
         let code = unsafe { ipc_wait_event_timeout(&mut self.list, srv, &mut self.event, timeout) };
         let result = outcome(code);
@@ -294,13 +294,13 @@ impl Program {
         result.map(|()| seen(self, &event))
     }
 
-    pub fn look(&mut self, timeout: i32) -> Seen {
-        self.try_look(timeout).unwrap_or_else(|failure| panic!("{failure:?}"))
+    pub fn poll(&mut self, timeout: i32) -> Seen {
+        self.try_poll(timeout).unwrap_or_else(|failure| panic!("{failure:?}"))
     }
 
     /// All pending events, until a call returns without an event.
     pub fn all(&mut self) -> Vec<Seen> {
-        std::iter::from_fn(|| Some(self.look(0)).filter(|seen| *seen != Seen::Nothing)).collect()
+        std::iter::from_fn(|| Some(self.poll(0)).filter(|seen| *seen != Seen::Nothing)).collect()
     }
 
     /// ipc_wait_events, with an array of events that the test keeps.
@@ -332,7 +332,7 @@ impl Program {
     }
 }
 
-/// An array of so many events. Their messages are freed with it.
+/// An array of so many events. Dropping the array frees the events' messages.
 pub struct Events(Vec<ipc_event>);
 
 pub fn events(count: usize) -> Events {
@@ -359,7 +359,7 @@ impl Drop for Events {
     }
 }
 
-/// The most that are received with one message.
+/// The largest number of descriptors that are received with one message.
 pub const MOST: usize = 16;
 
 /// The two ways to receive.
@@ -384,8 +384,8 @@ impl Receiver {
         let listed = match way {
             Way::Loop => {
                 let mut listed = Listed::of(ours);
-                // With all the descriptors that the library makes for the loop.
-                assert_eq!(listed.program.look(0), Seen::Nothing);
+                // The first call opens the library's own descriptors for the loop.
+                assert_eq!(listed.program.poll(0), Seen::Nothing);
                 Some(listed)
             }
             Way::Read => {
@@ -401,7 +401,7 @@ impl Receiver {
 
     pub fn next(&mut self) -> (u8, Vec<u8>) {
         match &mut self.listed {
-            Some(listed) => match listed.program.look(20_000) {
+            Some(listed) => match listed.program.poll(20_000) {
                 Seen::Reported(Reported::Message(_, kind, payload)) => (kind, payload),
                 other => panic!("{other:?}"),
             },
@@ -409,12 +409,12 @@ impl Receiver {
         }
     }
 
-    /// The end of the connection, and of its descriptor.
+    /// The connection's end is reported, and its descriptor is closed.
     pub fn end(&mut self) {
         match &mut self.listed {
             Some(listed) => {
                 assert!(matches!(
-                    listed.program.try_look(20_000),
+                    listed.program.try_poll(20_000),
                     Ok(Seen::Reported(Reported::Disconnection(_)))
                 ))
             }
@@ -438,7 +438,7 @@ impl Drop for Receiver {
 /// Takes all pending events, until a call returns without an event; then the descriptor is not readable.
 pub fn drain(program: &mut Program, fd: RawFd) -> Vec<Seen> {
     let mut all = Vec::new();
-    // What has made it readable may take several calls to be reported: half a message, a queue that is sent.
+    // Some work needs several calls and reports no event: half a message, a queue that is sent.
     until("nothing is left", || {
         all.extend(program.all());
         !is_readable(fd)
@@ -446,9 +446,10 @@ pub fn drain(program: &mut Program, fd: RawFd) -> Vec<Seen> {
     all
 }
 
-/// While nothing happens poll(2) on it does not return, and nothing is computed.
+/// Asserts that poll(2) on the event descriptor does not return while nothing happens, and that no CPU time
+/// is used.
 pub fn assert_idle(program: &mut Program, fd: RawFd) {
-    let before = computed();
+    let before = cpu_time();
     let (end, mut wakeups) = (Instant::now() + Duration::from_millis(300), 0);
     loop {
         let left = end.saturating_duration_since(Instant::now());
@@ -460,13 +461,13 @@ pub fn assert_idle(program: &mut Program, fd: RawFd) {
             assert_eq!(program.all(), NOTHING);
         }
     }
-    let spent = computed() - before;
-    assert!(wakeups <= 2, "{wakeups} wake-ups with nothing to tell");
-    assert!(spent < Duration::from_millis(60), "{spent:?} computed while idle");
+    let spent = cpu_time() - before;
+    assert!(wakeups <= 2, "{wakeups} wake-ups without an event");
+    assert!(spent < Duration::from_millis(60), "{spent:?} of CPU time while idle");
 }
 
-/// What the peer can read now.
-pub fn at_hand(peer: &mut UnixStream) -> Vec<u8> {
+/// The bytes that the peer can read without waiting.
+pub fn readable_now(peer: &mut UnixStream) -> Vec<u8> {
     peer.set_nonblocking(true).unwrap();
     let mut bytes = Vec::new();
     match peer.read_to_end(&mut bytes) {

@@ -1,7 +1,8 @@
-//! All that the tests use of the library: the functions and types of its headers. The one other file that names the
-//! library is `event_loop_cost.rs`, which counts what the event loop does inside.
+//! What the tests use of the library: the functions and types of its headers. Only one other file names the
+//! library: `event_loop_cost.rs`, which counts accesses inside the event loop.
 
 pub use ipc::capi::clients::*;
+pub use ipc::capi::entries::*;
 pub use ipc::capi::events::*;
 pub use ipc::capi::log::*;
 pub use ipc::capi::messages::*;

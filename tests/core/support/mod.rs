@@ -1,12 +1,12 @@
 //! What the tests of the promises share: the C interface, called as a C program would, and raw peers that
-//! speak the wire format with plain sockets.
+//! use the wire format with plain sockets.
 
+mod event_checker;
 pub mod ext;
+pub mod foreign_files;
 mod interface;
-mod ledger;
 mod own_process;
 mod process;
-pub mod strangers;
 
 use std::ffi::{CString, c_char};
 use std::io::{Read, Write};
@@ -16,8 +16,8 @@ use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
+pub use event_checker::*;
 pub use interface::*;
-pub use ledger::*;
 pub(crate) use own_process::own_process;
 pub use own_process::*;
 pub use process::*;
@@ -135,7 +135,7 @@ impl Program {
         self.srv.as_mut().map_or(std::ptr::null_mut(), std::ptr::from_mut)
     }
 
-    /// One call; its code, and what the event says.
+    /// One call of ipc_wait_event: the event, or the call's code.
     pub fn try_next(&mut self) -> Result<Reported, ipc_errors> {
         let srv = self.srv();
         let code = unsafe { ipc_wait_event(&mut self.list, srv, &mut self.event) };
@@ -244,7 +244,7 @@ pub fn read(fd: i32) -> Result<(u8, Vec<u8>), ipc_errors> {
     }
 }
 
-/// A copy of a message's payload, which has to end in a NUL that does not count.
+/// A copy of a message's payload, which must be followed by a NUL that `length` does not count.
 pub fn take_payload(message: ipc_message) -> (u8, Vec<u8>) {
     if message.length == 0 {
         assert!(message.payload.is_null());
@@ -265,7 +265,7 @@ fn free_message(message: *mut ipc_message) {
     }
 }
 
-/// A pair of raw sockets.
+/// A connected pair of sockets, which the library does not know.
 pub fn pair() -> (UnixStream, UnixStream) {
     UnixStream::pair().unwrap()
 }
@@ -277,7 +277,7 @@ pub fn pipe() -> (std::fs::File, std::fs::File) {
     ends.map(|end| unsafe { std::os::fd::FromRawFd::from_raw_fd(end) }).into()
 }
 
-/// Writes from another thread, since it may take longer than a socket buffer holds.
+/// Writes from another thread: the bytes may be more than a socket buffer holds.
 pub fn write_in_thread(mut stream: UnixStream, bytes: Vec<u8>) -> std::thread::JoinHandle<UnixStream> {
     std::thread::spawn(move || {
         stream.write_all(&bytes).unwrap();
@@ -299,7 +299,7 @@ pub fn entries(list: &ipc_connection_infos) -> Vec<*mut ipc_connection_info> {
     (0..usize::try_from(list.size).unwrap()).map(|index| unsafe { *list.cinfos.add(index) }).collect()
 }
 
-/// Gives the list another array, by hand, as programs do.
+/// Replaces the list's array by another one, by hand, as programs do.
 pub fn replace_array(list: &mut ipc_connection_infos, entries: &[*mut ipc_connection_info]) {
     let old = list.cinfos;
     unsafe {
@@ -310,13 +310,13 @@ pub fn replace_array(list: &mut ipc_connection_infos, entries: &[*mut ipc_connec
     }
 }
 
-/// Has the next ipc_wait_event go through the whole list.
-pub fn have_the_list_looked_through(list: &mut ipc_connection_infos) {
+/// Makes the next ipc_wait_event compare the whole list: the array gets a new address.
+pub fn force_list_scan(list: &mut ipc_connection_infos) {
     let same = entries(list);
     replace_array(list, &same);
 }
 
-/// Takes all that ipc_add_fd has made out of the list.
+/// Removes and frees all entries that ipc_add_fd has made.
 pub fn free_extras(program: &mut Program) {
     for info in entries(&program.list) {
         if !info.is_null() && unsafe { (*info).r#type } == b'a' as c_char {

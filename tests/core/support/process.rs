@@ -1,11 +1,11 @@
-//! What a test looks at in its process: descriptors, memory, time spent.
+//! What a test measures or changes in its process: descriptors, memory, CPU time.
 
 use std::io::Write;
 use std::os::fd::{AsRawFd, FromRawFd, RawFd};
 use std::os::unix::net::UnixStream;
 use std::time::{Duration, Instant};
 
-/// Raises the limit of descriptors as far as it goes; how many that are.
+/// Raises the limit of descriptors to the hard limit, and returns it.
 pub fn raise_descriptor_limit() -> usize {
     let (_, most) = descriptor_limits();
     set_descriptor_limit(most);
@@ -25,79 +25,78 @@ pub fn set_descriptor_limit(limit: u64) {
     assert_eq!(unsafe { libc::setrlimit(libc::RLIMIT_NOFILE, &limits) }, 0);
 }
 
-/// How many descriptors this process has open, but for those that the library keeps to hold numbers (promise 41): they can
-/// only be closed.
+/// How many descriptors this process has open. Numbers that the library holds (promise 41) do not count.
 pub fn open_descriptors() -> usize {
     let all = std::fs::read_dir("/proc/self/fd").unwrap();
     let numbers = all.map(|entry| entry.unwrap().file_name().into_string().unwrap().parse().unwrap());
-    // The directory itself is among them.
+    // The directory's own descriptor was among the names, and is closed now: it counts as 1.
     1 + numbers.collect::<Vec<_>>().into_iter().filter(|fd| is_open(*fd)).count()
 }
 
-/// The same stream at a number that no other descriptor of the test gets by itself.
-pub fn out_of_the_way(stream: UnixStream) -> UnixStream {
+/// The same stream at a number of 700 or more, which no other descriptor of the test gets from the kernel.
+pub fn at_high_number(stream: UnixStream) -> UnixStream {
     let high = unsafe { libc::fcntl(stream.as_raw_fd(), libc::F_DUPFD_CLOEXEC, 700) };
     assert!(high >= 700, "{}", std::io::Error::last_os_error());
     unsafe { UnixStream::from_raw_fd(high) }
 }
 
-/// Whether the thread with this id, of this process, waits in the kernel.
+/// Whether the thread with this id, of this process, sleeps in the kernel.
 pub fn thread_sleeps(id: libc::c_long) -> bool {
     let stat = std::fs::read_to_string(format!("/proc/self/task/{id}/stat")).unwrap();
     let (_, after_the_name) = stat.rsplit_once(") ").unwrap();
     after_the_name.starts_with('S')
 }
 
-/// Closes a descriptor as a program does that does not ask the library.
+/// Closes a descriptor with close(2), without the library.
 pub fn close(fd: RawFd) {
     assert_eq!(unsafe { libc::close(fd) }, 0, "{}", std::io::Error::last_os_error());
 }
 
-/// The open file gets another number, too, with dup2(2); what had that is closed.
+/// The open file of `fd` also gets `number`, by dup2(2), which closes what was open there.
 pub fn at_number(fd: RawFd, number: RawFd) {
     assert_eq!(unsafe { libc::dup2(fd, number) }, number, "{}", std::io::Error::last_os_error());
 }
 
-/// Whether the number is that of an open descriptor which can be used. Until the next call for its list the number of a
-/// connection whose end was reported is held, by one that can only be closed (promise 41).
+/// Whether the number is open. A number that the library holds does not count: after an end was reported, the
+/// number belongs to the library's placeholder (`O_PATH`) until the next call for the list (promise 41).
 pub fn is_open(fd: RawFd) -> bool {
     let flags = unsafe { libc::fcntl(fd, libc::F_GETFL) };
     flags >= 0 && flags & libc::O_PATH == 0
 }
 
-/// Bytes of the C heap in use, which Rust's own heap is a part of.
+/// Bytes of the C heap in use; Rust allocates there, too.
 pub fn heap_in_use() -> usize {
     let heap = unsafe { libc::mallinfo2() };
     heap.uordblks + heap.hblkhd
 }
 
-/// The time that this thread has computed.
-fn computed() -> Duration {
+/// The CPU time of this thread.
+fn cpu_time() -> Duration {
     let mut time = libc::timespec { tv_sec: 0, tv_nsec: 0 };
     assert_eq!(unsafe { libc::clock_gettime(libc::CLOCK_THREAD_CPUTIME_ID, &mut time) }, 0);
     Duration::new(time.tv_sec.try_into().unwrap(), time.tv_nsec.try_into().unwrap())
 }
 
-/// What `wait` answers to bytes that come half a second later, and which part of that time it has computed
-/// instead of waiting.
+/// Sends the bytes after half a second. Returns the result of `wait`, and the CPU time that `wait` has used
+/// as a share of the time that it has taken.
 pub fn share_computed<T>(peer: &UnixStream, bytes: &[u8], wait: impl FnOnce() -> T) -> (T, f64) {
     std::thread::scope(|scope| {
         scope.spawn(|| {
             std::thread::sleep(Duration::from_millis(500));
             (&*peer).write_all(bytes).unwrap();
         });
-        let (begin, before) = (Instant::now(), computed());
+        let (begin, before) = (Instant::now(), cpu_time());
         let answer = wait();
-        (answer, (computed() - before).as_secs_f64() / begin.elapsed().as_secs_f64())
+        (answer, (cpu_time() - before).as_secs_f64() / begin.elapsed().as_secs_f64())
     })
 }
 
-/// Writes the same bytes again and again from another thread, until the stream is at its end.
+/// Writes the same bytes again and again in another thread, until writing fails.
 pub fn write_until_the_end(mut stream: UnixStream, bytes: Vec<u8>) -> std::thread::JoinHandle<()> {
     std::thread::spawn(move || while stream.write_all(&bytes).is_ok() {})
 }
 
-/// The structure of a connection that the program has made itself.
+/// A structure for a connection that the program has made itself.
 pub fn connection(stream: &UnixStream) -> super::ipc_connection_info {
     super::ipc_connection_info { fd: stream.as_raw_fd(), ..super::EMPTY_INFO }
 }

@@ -1,5 +1,5 @@
-//! Files of the program's own that get numbers which the library, or a connection, had: none of them is to be closed, read
-//! or changed.
+//! Files of the program that get numbers which belonged to the library or to a connection before: the library
+//! must not close, read or change any of them.
 
 use std::io::Write;
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
@@ -7,12 +7,12 @@ use std::os::unix::net::UnixStream;
 
 use super::at_number;
 
-/// What a file is.
+/// The kind of a file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Kind {
     File,
     Pipe,
-    /// It has a whole frame to be read.
+    /// A whole frame is in its receive buffer.
     Socket,
     Epoll,
     Counter,
@@ -25,14 +25,14 @@ const CONTENT: &[u8] = b"\x01\x0d\0\0\0the program's";
 #[cfg(target_endian = "big")]
 const CONTENT: &[u8] = b"\x01\0\0\0\x0dthe program's";
 
-/// A file of the program's, and how it looked at first.
-pub struct Stranger {
+/// A file of the program, and its state when it was made.
+pub struct ForeignFile {
     kind: Kind,
-    /// It, or a copy of it, far from the numbers that it gets.
+    /// The file's own descriptor, above all numbers that tests give it.
     file: OwnedFd,
-    /// The other end of a pipe or a socket, or what is in an epoll set.
+    /// The other end of a pipe or a socket, or the counter in an epoll set.
     other: Option<OwnedFd>,
-    before: String,
+    state: String,
 }
 
 fn far(fd: impl Into<OwnedFd>) -> OwnedFd {
@@ -47,14 +47,14 @@ fn made(fd: RawFd) -> OwnedFd {
     far(unsafe { OwnedFd::from_raw_fd(fd) })
 }
 
-/// All that the kernel says of the open file: position, flags, what is in it, who is sent which signal.
-fn look_of(fd: RawFd) -> String {
+/// All that the kernel reports about the open file: position, flags, readable bytes, signal and its receiver.
+fn state_of(fd: RawFd) -> String {
     const F_GETSIG: i32 = 11;
     let info = std::fs::read_to_string(format!("/proc/self/fdinfo/{fd}")).unwrap();
     let mut bytes = 0;
     unsafe { libc::ioctl(fd, libc::FIONREAD, &mut bytes) };
     let [signal, owner] = [F_GETSIG, libc::F_GETOWN].map(|command| unsafe { libc::fcntl(fd, command) });
-    // Whether it is close-on-exec is a matter of the number.
+    // The close-on-exec flag belongs to the number, not to the open file.
     let of_file = info.lines().map(|line| match line.strip_prefix("flags:\t") {
         Some(flags) => format!("{:o}", i32::from_str_radix(flags, 8).unwrap() & !libc::O_CLOEXEC),
         None => line.to_owned(),
@@ -62,7 +62,7 @@ fn look_of(fd: RawFd) -> String {
     format!("{} bytes {bytes} signal {signal} owner {owner}", of_file.collect::<Vec<_>>().join(" "))
 }
 
-impl Stranger {
+impl ForeignFile {
     pub fn new(kind: Kind) -> Self {
         let (file, other) = match kind {
             Kind::File => {
@@ -92,24 +92,24 @@ impl Stranger {
             },
             Kind::Counter => (made(unsafe { libc::eventfd(7, libc::EFD_CLOEXEC) }), None),
         };
-        let before = look_of(file.as_raw_fd());
-        Self { kind, file, other, before }
+        let state = state_of(file.as_raw_fd());
+        Self { kind, file, other, state }
     }
 
-    /// The number that it has for itself.
-    pub fn far(&self) -> RawFd {
+    /// The file's own descriptor.
+    pub fn own_fd(&self) -> RawFd {
         self.file.as_raw_fd()
     }
 
-    /// It gets this number, too.
+    /// The file gets this number in addition (dup2).
     pub fn take(&self, number: RawFd) {
-        at_number(self.far(), number);
+        at_number(self.own_fd(), number);
     }
 
-    /// It still has the number, and is as it was.
+    /// Asserts that the file still has the number, and that its state is unchanged.
     pub fn assert_untouched(&self, number: RawFd) {
         let kind = self.kind;
-        assert_eq!(look_of(number), self.before, "{kind:?} at {number}");
+        assert_eq!(state_of(number), self.state, "{kind:?} at {number}");
         match (kind, &self.other) {
             (Kind::File, _) => {
                 let mut bytes = [0; 30];
@@ -126,20 +126,20 @@ impl Stranger {
         }
     }
 
-    /// Gives the number up.
-    pub fn leave(&self, number: RawFd) {
+    /// Closes the number.
+    pub fn release(&self, number: RawFd) {
         super::close(number);
     }
 }
 
-/// What keeps the open file of a number alive when the program has closed that.
+/// A copy that keeps an open file alive after the program has closed the file's number.
 pub enum Copy {
     Dup { _copy: OwnedFd },
     Process(i32),
     Message { _sender: UnixStream, _receiver: UnixStream },
 }
 
-/// The ways to keep it alive.
+/// The ways to keep an open file alive.
 pub const COPIES: [fn(RawFd) -> Copy; 3] = [Copy::dup, Copy::fork, Copy::send];
 
 impl Copy {
@@ -149,7 +149,7 @@ impl Copy {
         Self::Dup { _copy: unsafe { OwnedFd::from_raw_fd(copy) } }
     }
 
-    /// A child that has what its parent had open.
+    /// A child that has inherited the descriptor.
     fn fork(_: RawFd) -> Self {
         let child = unsafe { libc::fork() };
         if child == 0 {
@@ -164,11 +164,11 @@ impl Copy {
         Self::Process(child)
     }
 
-    /// It is on its way to another process.
+    /// The descriptor is in a socket's receive buffer, as if it were sent to another process.
     fn send(fd: RawFd) -> Self {
         let (one, other) = UnixStream::pair().unwrap();
         super::ext::send_with(&one, b"x", &[fd]);
-        let [sender, receiver] = [one, other].map(super::out_of_the_way);
+        let [sender, receiver] = [one, other].map(super::at_high_number);
         Self::Message { _sender: sender, _receiver: receiver }
     }
 }

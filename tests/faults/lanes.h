@@ -1,9 +1,9 @@
 /*
- * The messages of one direction of a connection: how many were accepted, and how many have arrived. Each must arrive
- * once, whole, unchanged and in order. The content of a message follows from its lane and its number.
+ * The messages of one direction of a connection: how many were accepted, and how many have arrived. Each must
+ * arrive once, whole, unchanged and in order. The content of a message follows from its lane and its number.
  */
-#ifndef LEDGER_H
-#define LEDGER_H
+#ifndef LANES_H
+#define LANES_H
 
 #include "rules.h"
 
@@ -22,8 +22,8 @@ struct lane {
 	uint32_t lengths[MESSAGES];
 };
 
-/* Initialises a lane. */
-void ledger_begin (void);
+/* Makes the pattern that payloads are taken from; the first call of a program. */
+void lanes_begin (void);
 
 /* The next message of the lane; its payload is not owned by the message. */
 struct ipc_message lane_next (struct lane *lane, uint32_t length);

@@ -1,11 +1,12 @@
-#include "ledger.h"
+#include "lanes.h"
 
-/* The offset at which the payload of a message begins in the pattern: no two messages of a run have the same offset. */
+/* The offset at which the payload of a message begins in the pattern: no two messages of a run have the
+ * same offset. */
 #define PLACES (MESSAGES * 16)
 
 static char pattern[LONGEST + PLACES];
 
-void ledger_begin (void)
+void lanes_begin (void)
 {
 	uint32_t state = 1;
 	size_t i;

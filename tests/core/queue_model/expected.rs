@@ -1,4 +1,4 @@
-//! The model: the frames that were accepted and that the peer has not received, in order.
+//! The model: the frames that were accepted and that the peer has not received yet, in order.
 
 use std::collections::VecDeque;
 use std::io::IoSliceMut;
@@ -11,44 +11,45 @@ use nix::sys::socket::{ControlMessageOwned, MsgFlags, recvmsg};
 use crate::support;
 use crate::support::ext::number_of;
 
-/// As many bytes are received at once at most.
+/// How many bytes are received at once at most.
 const ROOM: usize = 256 << 10;
 
 struct Frame {
     bytes: Vec<u8>,
-    /// The number of the file that goes with it.
+    /// The number of the file that is sent with the frame, if any.
     file: Option<usize>,
 }
 
-/// What is queued for a peer.
+/// The frames that a peer has still to receive.
 #[derive(Default)]
-pub struct Owed {
+pub struct Expected {
     frames: VecDeque<Frame>,
-    /// How much of the first one has been received.
+    /// How many bytes of the first frame were received.
     received: usize,
-    /// What of all is yet to come.
+    /// How many bytes of all frames are still to be received.
     pub bytes: usize,
 }
 
-impl Owed {
+impl Expected {
     pub fn push(&mut self, kind: u8, payload: &[u8], file: Option<usize>) {
         let bytes = support::frame(kind, payload);
         self.bytes += bytes.len();
         self.frames.push_back(Frame { bytes, file });
     }
 
-    /// The last one was refused: not a byte of it may have arrived.
+    /// Removes the last frame, which was refused: no byte of it may have arrived.
     pub fn take_back(&mut self) -> Result<(), String> {
-        let last = self.frames.pop_back().ok_or("of a message that was refused all has arrived")?;
+        let last = self.frames.pop_back().ok_or("a refused message has arrived whole")?;
         ensure!(!self.frames.is_empty() || self.received == 0, "a part of a refused message has arrived");
         self.bytes -= last.bytes.len();
         Ok(())
     }
 
-    /// The peer receives what there is, at most so many bytes: how many, and whether it has come to the end.
+    /// The peer receives what has arrived, at most so many bytes. Returns the number of bytes, and whether
+    /// the peer has seen end of file.
     ///
-    /// Each first byte with which a descriptor has to come is received by itself. So the descriptor comes with this
-    /// call, or it was attached to another byte.
+    /// If a descriptor must arrive with a byte, that byte is received alone: if its descriptor is missing
+    /// then, it was attached to another byte.
     pub fn receive(&mut self, peer: &UnixStream, most: usize) -> Result<(usize, bool), String> {
         let mut room = vec![0; most.min(ROOM)];
         let mut count = 0;
@@ -68,14 +69,14 @@ impl Owed {
             let place = (0..got).find(|place| room[*place] != rest[*place]);
             ensure!(
                 place.is_none(),
-                "byte {:?} of a frame of {} is another one",
+                "byte {:?} of a frame of {} bytes is wrong",
                 place.map(|place| self.received + place),
                 frame.bytes.len()
             );
             let files: Vec<_> = files.iter().map(number_of).collect();
             ensure!(
                 files == file.as_slice(),
-                "with bytes from {} on of a frame of {} come files {files:?} instead of {file:?}",
+                "from byte {} of a frame of {} bytes: files {files:?} instead of {file:?}",
                 self.received,
                 frame.bytes.len()
             );
@@ -91,14 +92,15 @@ impl Owed {
     }
 }
 
-/// Bytes that the peer can receive: those that the kernel has.
-pub fn at_hand(peer: &UnixStream) -> usize {
+/// How many bytes the peer can receive without waiting.
+pub fn bytes_in_kernel(peer: &UnixStream) -> usize {
     let mut bytes: libc::c_int = -1;
     assert_eq!(unsafe { libc::ioctl(peer.as_raw_fd(), libc::FIONREAD, &mut bytes) }, 0);
     usize::try_from(bytes).unwrap()
 }
 
-/// One call that does not wait: nothing there, or how many bytes, 0 at the end, and the descriptors with them.
+/// One recvmsg(2) that does not wait. Returns None if nothing has arrived, otherwise the number of bytes (0
+/// at end of file) and the descriptors.
 fn receive(
     peer: &UnixStream,
     room: &mut [u8],
@@ -110,7 +112,7 @@ fn receive(
     let message = match recvmsg::<()>(peer.as_raw_fd(), &mut pieces, Some(&mut control), flags) {
         Ok(message) => message,
         Err(Errno::EAGAIN) => return Ok(None),
-        // Where the other end was closed with bytes unread.
+        // The other end was closed with bytes unread.
         Err(Errno::ECONNRESET) => return Ok(Some((0, Vec::new()))),
         Err(errno) => return Err(format!("the peer's recvmsg: {errno}")),
     };
