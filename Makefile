@@ -12,6 +12,7 @@
 #   FISHCOMPLETIONDIR $(PREFIX)/share/fish/vendor_completions.d
 #   STRIP             strip; empty keeps the symbols of what is installed
 #   LDCONFIG          ldconfig, run by root's install without DESTDIR; empty runs none
+#   WITHOUT_TOOL      1 builds and installs the libraries alone, without the program ipc
 #   V                 1 shows the commands that cargo and the link script run, too
 #   CARGO, CARGO_TARGET_DIR, CARGO_BUILD_TARGET, CC, CXX, AR, OBJCOPY, LDFLAGS, INSTALL, PANDOC
 
@@ -64,6 +65,7 @@ RELEASE := $(TARGET)$(if $(CARGO_BUILD_TARGET),/$(CARGO_BUILD_TARGET))/release
 BUILT := $(RELEASE)/c
 LIBRARIES := $(BUILT)/libipc.so $(BUILT)/libipc.a
 SOURCES := Cargo.toml Cargo.lock build.rs $(shell find src -type f)
+WITH_TOOL := $(if $(filter-out 0,$(WITHOUT_TOOL)),,1)
 TOOL := $(BUILT)/ipc
 TOOL_SOURCES := $(SOURCES) tool/Cargo.toml $(shell find tool/src -type f)
 
@@ -93,15 +95,15 @@ endef
 # has changed. install(1) replaces a program that runs.
 define BUILD_TOOL
 	@$(CHECK_RUST)
-	$(CARGO) rustc $(if $(VERBOSE),-vv) --release --locked --package libipc-tool --bin ipc
+	$(CARGO) rustc $(if $(VERBOSE),-vv) --profile tool --locked --package libipc-tool --bin ipc
 	mkdir -p '$(BUILT)'
-	$(INSTALL) -m 755 '$(RELEASE)/ipc' '$(TOOL)'
+	$(INSTALL) -m 755 '$(TARGET)$(if $(CARGO_BUILD_TARGET),/$(CARGO_BUILD_TARGET))/tool/ipc' '$(TOOL)'
 endef
 
 .DELETE_ON_ERROR:
 .PHONY: all library tool install uninstall demo test test-core test-tool model check check-docs check-packages header man clean help
 
-all: library tool ## build the libraries and the tool ipc (default)
+all: library $(if $(WITH_TOOL),tool) ## build the libraries and the tool ipc (default)
 
 library: ## build the shared and the static library
 	$(BUILD_LIBRARIES)
@@ -130,33 +132,38 @@ include tests/everywhere/everywhere.mk
 FUNCTION_PAGES := $(wildcard man/*.3)
 
 # Directories that packages alone use, and those that exist on every system.
-OWN_DIRECTORIES = $(PKGCONFIGDIR) $(MAN1DIR) $(MAN3DIR) $(MAN7DIR) $(BASHCOMPLETIONDIR) $(ZSHCOMPLETIONDIR) $(FISHCOMPLETIONDIR)
-DIRECTORIES = $(LIBDIR) $(INCLUDEDIR) $(BINDIR) $(OWN_DIRECTORIES)
+TOOL_DIRECTORIES = $(MAN1DIR) $(BASHCOMPLETIONDIR) $(ZSHCOMPLETIONDIR) $(FISHCOMPLETIONDIR)
+OWN_DIRECTORIES = $(PKGCONFIGDIR) $(MAN3DIR) $(MAN7DIR) $(if $(WITH_TOOL),$(TOOL_DIRECTORIES))
+DIRECTORIES = $(LIBDIR) $(INCLUDEDIR) $(if $(WITH_TOOL),$(BINDIR)) $(OWN_DIRECTORIES)
 
 # What is written into libipc.pc: paths below the prefix stay relative to it.
 below_prefix = $(patsubst $(PREFIX)/%,$${prefix}/%,$(1))
 
-install: $(LIBRARIES) $(TOOL) ## install libraries, headers, libipc.pc, the tool ipc and manual pages
+install: $(LIBRARIES) $(if $(WITH_TOOL),$(TOOL)) ## install libraries, headers, libipc.pc, the tool ipc and manual pages
 	$(INSTALL) -d $(foreach directory,$(DIRECTORIES),'$(DESTDIR)$(directory)')
 	$(INSTALL) -m 755 $(BUILT)/libipc.so '$(DESTDIR)$(LIBDIR)/libipc.so.$(VERSION)'
 	$(INSTALL) -m 644 $(BUILT)/libipc.a '$(DESTDIR)$(LIBDIR)/libipc.a'
-	$(INSTALL) -m 755 $(TOOL) '$(DESTDIR)$(BINDIR)/ipc'
 ifneq ($(STRIP),)
 	$(STRIP) --strip-unneeded '$(DESTDIR)$(LIBDIR)/libipc.so.$(VERSION)'
 	$(STRIP) --strip-debug '$(DESTDIR)$(LIBDIR)/libipc.a'
-	$(STRIP) '$(DESTDIR)$(BINDIR)/ipc'
 endif
 	ln -sf libipc.so.$(VERSION) '$(DESTDIR)$(LIBDIR)/libipc.so.$(MINOR)'
 	ln -sf libipc.so.$(VERSION) '$(DESTDIR)$(LIBDIR)/libipc.so.$(MAJOR)'
 	ln -sf libipc.so.$(VERSION) '$(DESTDIR)$(LIBDIR)/libipc.so.0.1.0'
 	ln -sf libipc.so.$(VERSION) '$(DESTDIR)$(LIBDIR)/libipc.so'
 	$(INSTALL) -m 644 include/ipc.h include/ipc_ext.h '$(DESTDIR)$(INCLUDEDIR)'
-	$(INSTALL) -m 644 man/ipc.1 '$(DESTDIR)$(MAN1DIR)/ipc.1'
 	$(INSTALL) -m 644 $(FUNCTION_PAGES) '$(DESTDIR)$(MAN3DIR)'
 	$(INSTALL) -m 644 man/libipc.7 '$(DESTDIR)$(MAN7DIR)/libipc.7'
+ifneq ($(WITH_TOOL),)
+	$(INSTALL) -m 755 $(TOOL) '$(DESTDIR)$(BINDIR)/ipc'
+ifneq ($(STRIP),)
+	$(STRIP) '$(DESTDIR)$(BINDIR)/ipc'
+endif
+	$(INSTALL) -m 644 man/ipc.1 '$(DESTDIR)$(MAN1DIR)/ipc.1'
 	$(INSTALL) -m 644 tool/completions/ipc.bash '$(DESTDIR)$(BASHCOMPLETIONDIR)/ipc'
 	$(INSTALL) -m 644 tool/completions/_ipc '$(DESTDIR)$(ZSHCOMPLETIONDIR)/_ipc'
 	$(INSTALL) -m 644 tool/completions/ipc.fish '$(DESTDIR)$(FISHCOMPLETIONDIR)/ipc.fish'
+endif
 	rm -f '$(DESTDIR)$(PKGCONFIGDIR)/libipc.pc'
 	sed -e 's|@PREFIX@|$(PREFIX)|' -e 's|@VERSION@|$(VERSION)|' \
 	    -e 's|@LIBDIR@|$(call below_prefix,$(LIBDIR))|' \
@@ -216,7 +223,7 @@ test: all check ## run every test; what is left out because a tool is missing is
 	@for tool in abidiff valgrind pkg-config groff man mandoc lexgrog dpkg-buildpackage dh lintian git xz python3 cmake meson $(firstword $(CXX)); do \
 	    command -v "$$tool" > /dev/null || echo "SKIPPED: the tests that need $$tool, which is not installed"; \
 	done
-	CARGO='$(CARGO)' EVERYWHERE_OUTPUT='$(abspath $(TARGET))/everywhere/test' \
+	CARGO='$(CARGO)' WITHOUT_TOOL=1 EVERYWHERE_OUTPUT='$(abspath $(TARGET))/everywhere/test' \
 	    EVERYWHERE_TESTS='c_programs::messages c_programs::errors c_programs::exchange c_programs::layout promise_33 static_programs' \
 	    tests/everywhere/run.sh i386 musl-static
 endif

@@ -19,6 +19,9 @@ const SECTIONS: [&str; 8] =
 
 const MANUAL: &str = "libipc.7.md";
 
+/// The page of the program `ipc`.
+const TOOL: &str = "man/ipc.1.md";
+
 /// The elements that only one of the two has.
 fn differences<'a>(
     one: impl IntoIterator<Item = &'a String>,
@@ -178,7 +181,7 @@ fn references_have_targets() {
     let (pages, manual) = (pages(), Page::read(MANUAL));
     let installed = installed_pages();
     let headings: Vec<&str> = manual.sections.iter().map(|(heading, _)| heading.as_str()).collect();
-    for page in pages.iter().chain([&manual]) {
+    for page in pages.iter().chain([&manual, &Page::read(TOOL)]) {
         let text = page.sections.iter().map(|(_, text)| text.as_str()).collect::<Vec<_>>().join(" ");
         let words: Vec<&str> = text.split_whitespace().collect();
         for (place, word) in words.iter().enumerate() {
@@ -216,7 +219,7 @@ fn references_have_targets() {
 /// A directory in which the pages are installed, as a reader has them.
 fn directory_of_pages() -> tempfile::TempDir {
     let dir = tempfile::tempdir().unwrap();
-    for section in ["man3", "man7"] {
+    for section in ["man1", "man3", "man7"] {
         fs::create_dir(dir.path().join(section)).unwrap();
     }
     let copy = |from: &Path, section: &str| {
@@ -225,6 +228,7 @@ fn directory_of_pages() -> tempfile::TempDir {
     for name in installed_pages() {
         copy(&root().join(format!("man/{name}.3")), "man3");
     }
+    copy(&root().join("man/ipc.1"), "man1");
     copy(&root().join("man/libipc.7"), "man7");
     dir
 }
@@ -245,7 +249,7 @@ fn man_shows_all_pages_in_80_columns_without_warnings() {
     }
     let dir = directory_of_pages();
     let names = installed_pages().into_iter().map(|name| ("3", name));
-    for (section, name) in names.chain([("7", "libipc".to_owned())]) {
+    for (section, name) in names.chain([("1", "ipc".to_owned()), ("7", "libipc".to_owned())]) {
         let mut man = Command::new("man");
         man.env("MANWIDTH", "80").env("LC_ALL", "C.UTF-8").env_remove("MANPAGER").env_remove("PAGER");
         man.args(["--warnings=w", "-M"]).arg(dir.path()).args([section, &name]);
@@ -267,7 +271,7 @@ fn mandoc_reports_nothing_for_the_pages() {
         return skipped("what mandoc says of the manual pages", "mandoc");
     }
     let mut mandoc = Command::new("mandoc");
-    mandoc.current_dir(root()).args(["-T", "lint", "man/libipc.7"]);
+    mandoc.current_dir(root()).args(["-T", "lint", "man/ipc.1", "man/libipc.7"]);
     for page in pages() {
         mandoc.arg(page.file.trim_end_matches(".md"));
     }
@@ -276,13 +280,13 @@ fn mandoc_reports_nothing_for_the_pages() {
     assert!(output.status.success(), "{}", output.status);
 }
 
-/// Programs that index pages find each function under its own name.
+/// Programs that index pages find each function, and the program, under its own name.
 #[test]
-fn index_of_manual_pages_has_every_function() {
+fn index_of_manual_pages_has_every_name() {
     if !has("lexgrog") {
         return skipped("what the index of manual pages will have", "lexgrog (of man-db)");
     }
-    for page in pages() {
+    for page in pages().into_iter().chain([Page::read(TOOL)]) {
         let output = answer(Command::new("lexgrog").arg(root().join(page.file.trim_end_matches(".md"))));
         let lines: Vec<&str> = output.lines().collect();
         assert_eq!(lines.len(), page.names().len(), "{}: {lines:?}", page.file);

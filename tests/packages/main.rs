@@ -73,7 +73,7 @@ impl Surroundings {
     }
 }
 
-const SETTINGS: [&str; 24] = [
+const SETTINGS: [&str; 25] = [
     "AR",
     "BASHCOMPLETIONDIR",
     "BINDIR",
@@ -97,6 +97,7 @@ const SETTINGS: [&str; 24] = [
     "RUSTFLAGS",
     "STRIP",
     "V",
+    "WITHOUT_TOOL",
     "ZSHCOMPLETIONDIR",
 ];
 

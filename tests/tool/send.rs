@@ -175,7 +175,7 @@ fn standard_input_that_never_ends_ends_with_the_timeout() {
         &["send", "pongd", "--lines", "--timeout", "0.2"],
     ] {
         let mut command = place.ipc(arguments);
-        let mut child = command.stdin(Stdio::piped()).spawn().unwrap();
+        let mut child = command.stdin(Stdio::piped()).stderr(Stdio::null()).spawn().unwrap();
         let input = child.stdin.take();
         assert_eq!(child.wait().unwrap().code(), Some(124), "{arguments:?}");
         drop(input);

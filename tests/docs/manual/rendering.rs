@@ -183,7 +183,7 @@ fn has_bare(text: &str) -> bool {
 
 fn files() -> impl Iterator<Item = (String, Source)> {
     let functions = pages().into_iter().map(|page| page.file);
-    functions.chain([super::MANUAL.to_owned()]).map(|file| {
+    functions.chain([super::TOOL.to_owned(), super::MANUAL.to_owned()]).map(|file| {
         let page = file.trim_start_matches("man/").trim_end_matches(".md");
         (format!("man/{page}"), Source::read(&text_of(&file)))
     })
