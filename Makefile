@@ -5,7 +5,11 @@
 #   PREFIX            /usr/local
 #   LIBDIR            $(PREFIX)/lib
 #   INCLUDEDIR        $(PREFIX)/include
+#   BINDIR            $(PREFIX)/bin
 #   MANDIR            $(PREFIX)/share/man
+#   BASHCOMPLETIONDIR $(PREFIX)/share/bash-completion/completions
+#   ZSHCOMPLETIONDIR  $(PREFIX)/share/zsh/site-functions
+#   FISHCOMPLETIONDIR $(PREFIX)/share/fish/vendor_completions.d
 #   STRIP             strip; empty keeps the symbols of what is installed
 #   LDCONFIG          ldconfig, run by root's install without DESTDIR; empty runs none
 #   V                 1 shows the commands that cargo and the link script run, too
@@ -14,8 +18,13 @@
 PREFIX ?= /usr/local
 LIBDIR ?= $(PREFIX)/lib
 INCLUDEDIR ?= $(PREFIX)/include
+BINDIR ?= $(PREFIX)/bin
 MANDIR ?= $(PREFIX)/share/man
+BASHCOMPLETIONDIR ?= $(PREFIX)/share/bash-completion/completions
+ZSHCOMPLETIONDIR ?= $(PREFIX)/share/zsh/site-functions
+FISHCOMPLETIONDIR ?= $(PREFIX)/share/fish/vendor_completions.d
 PKGCONFIGDIR = $(LIBDIR)/pkgconfig
+MAN1DIR = $(MANDIR)/man1
 MAN3DIR = $(MANDIR)/man3
 MAN7DIR = $(MANDIR)/man7
 
@@ -55,6 +64,8 @@ RELEASE := $(TARGET)$(if $(CARGO_BUILD_TARGET),/$(CARGO_BUILD_TARGET))/release
 BUILT := $(RELEASE)/c
 LIBRARIES := $(BUILT)/libipc.so $(BUILT)/libipc.a
 SOURCES := Cargo.toml Cargo.lock build.rs $(shell find src -type f)
+TOOL := $(BUILT)/ipc
+TOOL_SOURCES := $(SOURCES) tool/Cargo.toml $(shell find tool/src -type f)
 
 VERBOSE := $(filter-out 0,$(V))
 
@@ -73,21 +84,38 @@ UNWINDING := $(if $(filter x86_64% i386% i486% i586% i686%,$(or $(CARGO_BUILD_TA
 # compiled with libipc_for_c.
 define BUILD_LIBRARIES
 	@$(CHECK_RUST)
-	$(CARGO) rustc $(if $(VERBOSE),-vv) --release --locked --lib --crate-type staticlib -- --cfg libipc_for_c $(UNWINDING)
+	$(CARGO) rustc $(if $(VERBOSE),-vv) --release --locked -p libipc --lib --crate-type staticlib -- --cfg libipc_for_c $(UNWINDING)
 	VERBOSE='$(VERBOSE)' CC='$(CC)' AR='$(AR)' OBJCOPY='$(OBJCOPY)' LDFLAGS='$(LDFLAGS)' \
 	    src/capi/link.sh '$(RELEASE)/libipc.a' '$(BUILT)' 'libipc.so.$(MAJOR)'
 endef
 
-.DELETE_ON_ERROR:
-.PHONY: all install uninstall demo test test-core model check check-docs check-packages header man clean help
+# The copy is newer than every source, which cargo's own file need not be: cargo leaves it as it is if only the time of a source
+# has changed. install(1) replaces a program that runs.
+define BUILD_TOOL
+	@$(CHECK_RUST)
+	$(CARGO) rustc $(if $(VERBOSE),-vv) --release --locked --package libipc-tool --bin ipc
+	mkdir -p '$(BUILT)'
+	$(INSTALL) -m 755 '$(RELEASE)/ipc' '$(TOOL)'
+endef
 
-all: ## build the shared and the static library (default)
+.DELETE_ON_ERROR:
+.PHONY: all library tool install uninstall demo test test-core test-tool model check check-docs check-packages header man clean help
+
+all: library tool ## build the libraries and the tool ipc (default)
+
+library: ## build the shared and the static library
 	$(BUILD_LIBRARIES)
 
-# For install: root, who may have neither cargo nor a network, finds the libraries up to date and builds
-# nothing.
+tool: ## build the tool ipc
+	$(BUILD_TOOL)
+
+# For install: root, who may have neither cargo nor a network, finds the libraries and the tool up to date and
+# builds nothing.
 $(LIBRARIES) &: $(SOURCES)
 	$(BUILD_LIBRARIES)
+
+$(TOOL): $(TOOL_SOURCES)
+	$(BUILD_TOOL)
 
 include benches/bench.mk
 include debian/deb.mk
@@ -101,25 +129,34 @@ include tests/everywhere/everywhere.mk
 # A page for each function; most of them lead to the page of another one.
 FUNCTION_PAGES := $(wildcard man/*.3)
 
+# Directories that packages alone use, and those that exist on every system.
+OWN_DIRECTORIES = $(PKGCONFIGDIR) $(MAN1DIR) $(MAN3DIR) $(MAN7DIR) $(BASHCOMPLETIONDIR) $(ZSHCOMPLETIONDIR) $(FISHCOMPLETIONDIR)
+DIRECTORIES = $(LIBDIR) $(INCLUDEDIR) $(BINDIR) $(OWN_DIRECTORIES)
+
 # What is written into libipc.pc: paths below the prefix stay relative to it.
 below_prefix = $(patsubst $(PREFIX)/%,$${prefix}/%,$(1))
 
-install: $(LIBRARIES) ## install libraries, headers, libipc.pc and manual pages
-	$(INSTALL) -d '$(DESTDIR)$(LIBDIR)' '$(DESTDIR)$(PKGCONFIGDIR)' '$(DESTDIR)$(INCLUDEDIR)' \
-	    '$(DESTDIR)$(MAN3DIR)' '$(DESTDIR)$(MAN7DIR)'
+install: $(LIBRARIES) $(TOOL) ## install libraries, headers, libipc.pc, the tool ipc and manual pages
+	$(INSTALL) -d $(foreach directory,$(DIRECTORIES),'$(DESTDIR)$(directory)')
 	$(INSTALL) -m 755 $(BUILT)/libipc.so '$(DESTDIR)$(LIBDIR)/libipc.so.$(VERSION)'
 	$(INSTALL) -m 644 $(BUILT)/libipc.a '$(DESTDIR)$(LIBDIR)/libipc.a'
+	$(INSTALL) -m 755 $(TOOL) '$(DESTDIR)$(BINDIR)/ipc'
 ifneq ($(STRIP),)
 	$(STRIP) --strip-unneeded '$(DESTDIR)$(LIBDIR)/libipc.so.$(VERSION)'
 	$(STRIP) --strip-debug '$(DESTDIR)$(LIBDIR)/libipc.a'
+	$(STRIP) '$(DESTDIR)$(BINDIR)/ipc'
 endif
 	ln -sf libipc.so.$(VERSION) '$(DESTDIR)$(LIBDIR)/libipc.so.$(MINOR)'
 	ln -sf libipc.so.$(VERSION) '$(DESTDIR)$(LIBDIR)/libipc.so.$(MAJOR)'
 	ln -sf libipc.so.$(VERSION) '$(DESTDIR)$(LIBDIR)/libipc.so.0.1.0'
 	ln -sf libipc.so.$(VERSION) '$(DESTDIR)$(LIBDIR)/libipc.so'
 	$(INSTALL) -m 644 include/ipc.h include/ipc_ext.h '$(DESTDIR)$(INCLUDEDIR)'
+	$(INSTALL) -m 644 man/ipc.1 '$(DESTDIR)$(MAN1DIR)/ipc.1'
 	$(INSTALL) -m 644 $(FUNCTION_PAGES) '$(DESTDIR)$(MAN3DIR)'
 	$(INSTALL) -m 644 man/libipc.7 '$(DESTDIR)$(MAN7DIR)/libipc.7'
+	$(INSTALL) -m 644 tool/completions/ipc.bash '$(DESTDIR)$(BASHCOMPLETIONDIR)/ipc'
+	$(INSTALL) -m 644 tool/completions/_ipc '$(DESTDIR)$(ZSHCOMPLETIONDIR)/_ipc'
+	$(INSTALL) -m 644 tool/completions/ipc.fish '$(DESTDIR)$(FISHCOMPLETIONDIR)/ipc.fish'
 	rm -f '$(DESTDIR)$(PKGCONFIGDIR)/libipc.pc'
 	sed -e 's|@PREFIX@|$(PREFIX)|' -e 's|@VERSION@|$(VERSION)|' \
 	    -e 's|@LIBDIR@|$(call below_prefix,$(LIBDIR))|' \
@@ -134,7 +171,8 @@ UPDATE_LOADER = $(if $(and $(LDCONFIG),$(if $(DESTDIR),,1)), \
 
 INSTALLED_FILES = \
 	$(LIBDIR)/libipc.so $(LIBDIR)/libipc.so.$(MAJOR) $(LIBDIR)/libipc.so.$(MINOR) $(LIBDIR)/libipc.so.$(VERSION) \
-	$(LIBDIR)/libipc.so.0.1.0 \
+	$(LIBDIR)/libipc.so.0.1.0 $(BINDIR)/ipc $(MAN1DIR)/ipc.1 \
+	$(BASHCOMPLETIONDIR)/ipc $(ZSHCOMPLETIONDIR)/_ipc $(FISHCOMPLETIONDIR)/ipc.fish \
 	$(LIBDIR)/libipc.a $(INCLUDEDIR)/ipc.h $(INCLUDEDIR)/ipc_ext.h $(PKGCONFIGDIR)/libipc.pc $(MAN7DIR)/libipc.7 \
 	$(FUNCTION_PAGES:man/%=$(MAN3DIR)/%)
 
@@ -144,11 +182,11 @@ uninstall: ## remove what install has put there
 	rm -f $(foreach file,$(INSTALLED_FILES),'$(DESTDIR)$(file)')
 ifneq ($(DESTDIR),)
 	if [ -d '$(DESTDIR)' ]; then cd '$(DESTDIR)' && \
-	for folder in '$(PKGCONFIGDIR)' '$(LIBDIR)' '$(INCLUDEDIR)' '$(MAN3DIR)' '$(MAN7DIR)'; do \
+	for folder in $(foreach directory,$(DIRECTORIES),'$(directory)'); do \
 	    if [ -d ".$$folder" ]; then rmdir -p --ignore-fail-on-non-empty "$${folder#/}"; fi; \
 	done; fi
 else
-	for folder in '$(PKGCONFIGDIR)' '$(MAN3DIR)' '$(MAN7DIR)'; do \
+	for folder in $(foreach directory,$(OWN_DIRECTORIES),'$(directory)'); do \
 	    if [ -d "$$folder" ]; then rmdir --ignore-fail-on-non-empty "$$folder"; fi; \
 	done
 endif
@@ -173,6 +211,7 @@ else
 test: all check ## run every test; what is left out because a tool is missing is reported as "SKIPPED:"
 	man/generate.sh --check
 	$(CARGO_TEST) --no-fail-fast
+	$(CARGO_TEST) --package libipc-tool
 	$(MAKE) --no-print-directory model
 	@for tool in abidiff valgrind pkg-config groff man mandoc lexgrog dpkg-buildpackage dh lintian git xz python3 cmake meson $(firstword $(CXX)); do \
 	    command -v "$$tool" > /dev/null || echo "SKIPPED: the tests that need $$tool, which is not installed"; \
@@ -190,6 +229,10 @@ model: ## try what threads share in thousands of orders, with a concurrency mode
 	    $(CARGO_TEST) --lib -- capi::model --test-threads=1; \
 	else echo "SKIPPED: the concurrency model: its checker needs Rust $(RUST_OF_MODEL)"; fi
 
+test-tool: ## run the unit tests of the tool ipc, and those that use it as it is installed
+	$(CARGO_TEST) --package libipc-tool
+	$(CARGO_TEST) --test tool
+
 test-core: ## run the unit tests and those of the library itself, while it is being changed
 	$(CARGO_TEST) --lib --test architecture --test core
 
@@ -201,10 +244,10 @@ check-packages: ## build the packages for Debian and try them
 	$(CARGO_TEST) --test packages
 
 check: ## what the compiler's companions say of the source
-	@if $(CARGO) fmt --version > /dev/null 2>&1; then $(CARGO) fmt --check; \
+	@if $(CARGO) fmt --version > /dev/null 2>&1; then $(CARGO) fmt --all --check; \
 	else echo "SKIPPED: how the source is formatted: there is no rustfmt"; fi
 	@if $(CARGO) clippy --version > /dev/null 2>&1; then \
-	    $(CARGO) clippy --locked --lib --tests --benches -- --deny warnings; \
+	    $(CARGO) clippy --locked --workspace --lib --bins --tests --benches -- --deny warnings; \
 	else echo "SKIPPED: what clippy says: it is not installed"; fi
 
 header: ## write the headers in include anew from the source
@@ -213,7 +256,7 @@ header: ## write the headers in include anew from the source
 else
 
 test test-core: demo
-test test-core model check check-docs check-packages header:
+test test-core test-tool model check check-docs check-packages header:
 	@echo "SKIPPED: make $@: this archive has only the crates of the library; the archive without them has all tests"
 
 endif

@@ -5,8 +5,8 @@
 #
 #   archive.sh VERSION DIRECTORY
 #
-# Variables: VENDOR, if it is not empty, adds the crates of the library, so that cargo fetches nothing; those that only
-# tests and benchmarks use, 30 times as much, are left out, and so are the lines of Cargo.toml and Cargo.lock that ask for
+# Variables: VENDOR, if it is not empty, adds the crates of the library and the tool, so that cargo fetches nothing; those that
+# only tests and benchmarks use are left out, and so are the lines of Cargo.toml, tool/Cargo.toml and Cargo.lock that ask for
 # them. CARGO (cargo).
 #
 # SPDX-License-Identifier: MIT OR Apache-2.0
@@ -41,9 +41,12 @@ without_dev_dependencies () {
 }
 
 vendor () {
-    mkdir "$work/whole" .cargo
+    mkdir -p "$work/whole/tool" .cargo
     cp Cargo.toml Cargo.lock "$work/whole"
-    without_dev_dependencies < "$work/whole/Cargo.toml" > Cargo.toml
+    cp tool/Cargo.toml "$work/whole/tool"
+    for manifest in Cargo.toml tool/Cargo.toml; do
+        without_dev_dependencies < "$work/whole/$manifest" > "$manifest"
+    done
     ${CARGO:-cargo} vendor vendor > .cargo/config.toml
     # cargo takes out of Cargo.lock what nothing asks for any more. It must not have put anything in its place.
     if grep '^checksum' Cargo.lock | grep -v -x -F -f "$work/whole/Cargo.lock"; then

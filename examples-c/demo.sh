@@ -2,7 +2,7 @@
 # Runs the examples against a libipc that is installed into a temporary directory: `make demo` calls it.
 #
 # It removes all files that it makes. It needs the C compiler, make and the files that make has built. Its
-# exit status is 0 if server and client have printed and done what is expected.
+# exit status is 0 if server, client and `ipc` have printed and done what is expected.
 #
 # SPDX-License-Identifier: MIT OR Apache-2.0
 set -eu
@@ -78,7 +78,8 @@ rundir=$(mktemp -d)
 
 step "Installing into a staging directory"
 make -C "$source" --no-print-directory install DESTDIR= PREFIX="$stage" LIBDIR="$stage/lib" \
-    INCLUDEDIR="$stage/include" MANDIR="$stage/share/man" LDCONFIG= > "$stage/install.log" || {
+    INCLUDEDIR="$stage/include" BINDIR="$stage/bin" MANDIR="$stage/share/man" BASHCOMPLETIONDIR="$stage/share/bash" \
+    ZSHCOMPLETIONDIR="$stage/share/zsh" FISHCOMPLETIONDIR="$stage/share/fish" LDCONFIG= > "$stage/install.log" || {
     cat "$stage/install.log"
     fail "make install"
 }
@@ -111,6 +112,27 @@ lines=$(printf 'one\ntwo\nthree')
 printf '%s\n' "$lines" > "$stage/input"
 client "$lines" -i < "$stage/input"
 
+# Runs the tool with the arguments, and checks that a line of its output begins with what is expected.
+tool () {
+    expected=$1
+    shift
+    if ! timeout 30 "$stage/bin/ipc" "$@" > "$stage/ipc.log"; then
+        fail "ipc $* has failed"
+    fi
+    sed 's/^/  ipc  | /' "$stage/ipc.log"
+    grep -q "^$expected" "$stage/ipc.log" || fail "ipc $* has printed no line $expected"
+}
+
+step "The services here: ipc list"
+tool pongd list
+
+step "A message from the shell: ipc send -w 1 pongd 'from a shell'"
+tool 'from a shell' send -w 1 pongd 'from a shell'
+
+step "What the client and the server send each other: ipc monitor pongd -- pong"
+tool '.* 5 *hello$' monitor pongd -- "$stage/pong"
+[ "$(grep -c ' hello$' "$stage/ipc.log")" -eq 2 ] || fail "ipc monitor has not seen both messages"
+
 step "Stopping the server with SIGTERM; its output:"
 kill -TERM "$server"
 until_true "the server to remove its socket" removed
@@ -119,7 +141,7 @@ wait "$server" || status=$?
 server=
 sed 's/^/  pongd| /' "$stage/pongd.log"
 [ "$status" -eq 0 ] || fail "the server has ended with status $status"
-[ "$(grep -c '^MESSAGE' "$stage/pongd.log")" -eq 4 ] || fail "the server has not seen four messages"
+[ "$(grep -c '^MESSAGE' "$stage/pongd.log")" -eq 6 ] || fail "the server has not seen six messages"
 [ "$(tail -n 1 "$stage/pongd.log")" = ended ] || fail "the server has not ended as it should"
 
 step "Good: every message was answered, the server has ended with status 0 and removed its socket"

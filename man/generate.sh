@@ -2,6 +2,7 @@
 # Writes the manual pages anew from their sources in Markdown with pandoc: `make man` calls it.
 #
 #   ../libipc.7.md   makes libipc.7
+#   ipc.1.md         makes ipc.1
 #   NAME.3.md        makes NAME.3, and a page that leads there for each further name in its section NAME
 #
 # With --check it compares instead. That the pages are of the sources as they are now takes no tool: each page
@@ -20,7 +21,7 @@ trap 'rm -rf "$work"' EXIT
 mkdir "$work/links" "$work/pages"
 
 sources () {
-    printf '%s\n' ../libipc.7.md ./*.3.md
+    printf '%s\n' ../libipc.7.md ./*.1.md ./*.3.md
 }
 
 version () {

@@ -34,7 +34,7 @@ mod kernel;
 mod process;
 mod service;
 
-/// For the project's own fuzz targets and benchmarks: not an interface; it changes with each version.
+/// For the project's own fuzz targets, benchmarks and tool: not an interface; it changes with each version.
 #[doc(hidden)]
 pub mod internals {
     pub use crate::calls::flow::Flow;
@@ -49,6 +49,8 @@ pub mod internals {
     pub use crate::kernel::deadline::Deadline;
     pub use crate::kernel::wait::Wait;
     pub use crate::process::entry_guard::EntryGuard;
-    pub use crate::service::route::{Route, route};
+    pub use crate::service::endpoint::is_alive;
+    pub use crate::service::path::{DEFAULT_RUNDIR, PATH_MAX, path};
+    pub use crate::service::route::{Route, route, variable};
     pub use nix::errno::Errno;
 }

@@ -196,7 +196,7 @@ fn examples_of_the_pages_print_what_they_should() {
         assert_eq!(printed(program.command().stdin(input).current_dir(dir.path())), expected, "{page}");
         assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 0, "{page} has left a file");
     }
-    let codes = printed(&mut program_with("man/ipc_errors_get.3.md", "sentence").command());
+    let codes = printed(&mut program_with("man/ipc_errors_get.3.md", "const char *message").command());
     assert_eq!(codes.lines().count(), 60, "{codes}");
     assert_eq!(codes.lines().next(), Some(" 0  no error"));
     // The date differs each time.

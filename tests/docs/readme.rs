@@ -7,7 +7,7 @@ use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use crate::staging::{Running, has, outcome, root, run, skipped, stage, text_of, until};
+use crate::staging::{DIRECTORIES, Running, has, outcome, root, run, skipped, stage, text_of, until};
 
 /// A block of code: its language, the text between the previous block and this one, and the code.
 struct Block {
@@ -60,9 +60,7 @@ fn script(blocks: &[Block]) -> String {
 /// Runs the script in this directory; it must succeed. Returns its output. No process of it remains.
 fn follow(script: &str, dir: &Path, home: &Path) -> String {
     let mut shell = Command::new("sh");
-    for variable in
-        ["MAKEFLAGS", "MFLAGS", "MAKELEVEL", "LIBDIR", "INCLUDEDIR", "MANDIR", "DESTDIR", "PREFIX"]
-    {
+    for variable in ["MAKEFLAGS", "MFLAGS", "MAKELEVEL", "DESTDIR", "PREFIX"].into_iter().chain(DIRECTORIES) {
         shell.env_remove(variable);
     }
     if !has("strip") {

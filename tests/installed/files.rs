@@ -37,6 +37,11 @@ fn installed_files_are_where_programs_expect_them() {
     expected.push(format!("usr/lib/{real}"));
     expected.extend(
         [
+            "bin/ipc",
+            "share/man/man1/ipc.1",
+            "share/bash-completion/completions/ipc",
+            "share/zsh/site-functions/_ipc",
+            "share/fish/vendor_completions.d/ipc.fish",
             "include/ipc.h",
             "include/ipc_ext.h",
             "lib/libipc.a",
@@ -62,7 +67,8 @@ fn installed_files_are_where_programs_expect_them() {
         assert_eq!(fs::read(installed).unwrap(), fs::read(root().join("include").join(header)).unwrap());
     }
     let manual = stage().usr().join("share/man");
-    let pages = pages.iter().map(|page| ("man3", page.as_str())).chain([("man7", "libipc.7")]);
+    let pages = pages.iter().map(|page| ("man3", page.as_str()));
+    let pages = pages.chain([("man1", "ipc.1"), ("man7", "libipc.7")]);
     for (section, page) in pages {
         let installed = fs::read(manual.join(section).join(page)).unwrap();
         assert_eq!(installed, fs::read(root().join("man").join(page)).unwrap(), "{page}");

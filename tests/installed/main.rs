@@ -13,5 +13,6 @@ mod examples_services;
 mod examples_transfers;
 mod files;
 mod languages;
+mod rerouting;
 mod soak;
 mod static_programs;

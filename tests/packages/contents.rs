@@ -39,7 +39,7 @@ fn development_package_has_all_that_compiling_needs() {
     expected.insert(format!("{}/pkgconfig/libipc.pc", packages.lib));
     expected.insert("usr/share/lintian/overrides/libipc-dev".to_owned());
     for page in files_directly_in(&root().join("man")) {
-        if let Some(section) = page.chars().last().filter(char::is_ascii_digit) {
+        if let Some(section) = page.chars().last().filter(|section| ['3', '7'].contains(section)) {
             expected.insert(format!("usr/share/man/man{section}/{page}.gz"));
         }
     }
@@ -60,7 +60,9 @@ fn development_package_has_all_that_compiling_needs() {
     }
     expected.insert("usr/share/doc/libipc-dev/README.md".to_owned());
     assert_eq!(packages.files_of("libipc-dev"), expected);
-    assert!(packages.files_of("libipc0").is_disjoint(&expected), "both packages have a file of this name");
+    for other in ["libipc0", "ipc-tools"] {
+        assert!(packages.files_of(other).is_disjoint(&expected), "{other} has a file of this name, too");
+    }
     // The package leaves this name to the other package; the linker looks for it.
     assert_eq!(
         packages.field("libipc-dev", "Depends"),
@@ -68,26 +70,52 @@ fn development_package_has_all_that_compiling_needs() {
     );
 }
 
+/// A shell looks for completions in files of these names; Debian's zsh looks in a directory of its own.
 #[test]
-fn debug_symbols_match_the_library() {
+fn tool_package_has_the_program_its_page_and_completions() {
+    let Some(packages) = packages() else { return };
+    let mut expected: BTreeSet<String> = documents_of("ipc-tools").collect();
+    for file in [
+        "bin/ipc",
+        "share/bash-completion/completions/ipc",
+        "share/fish/vendor_completions.d/ipc.fish",
+        "share/lintian/overrides/ipc-tools",
+        "share/man/man1/ipc.1.gz",
+        "share/zsh/vendor-completions/_ipc",
+    ] {
+        expected.insert(format!("usr/{file}"));
+    }
+    assert_eq!(packages.files_of("ipc-tools"), expected);
+    // The library is in the program.
+    assert!(!packages.field("ipc-tools", "Depends").contains("libipc"));
+}
+
+#[test]
+fn debug_symbols_match_the_library_and_the_tool() {
     let Some(packages) = packages() else { return };
     if !has("readelf") {
         return skipped("whose debug symbols there are", "readelf");
     }
     let dir = packages.unpacked();
     let library = dir.path().join(&packages.lib).join("libipc.so");
-    let notes = answer(Command::new("readelf").arg("-n").arg(library).env("LC_ALL", "C"));
-    let id = notes.lines().find_map(|line| line.trim().strip_prefix("Build ID: ")).expect("a build ID");
-    let file = format!("usr/lib/debug/.build-id/{}/{}.debug", &id[..2], &id[2..]);
-    assert!(packages.files_of("libipc0-dbgsym").contains(&file), "{file}");
+    for (built, package) in
+        [(library, "libipc0-dbgsym"), (dir.path().join("usr/bin/ipc"), "ipc-tools-dbgsym")]
+    {
+        let notes = answer(Command::new("readelf").arg("-n").arg(built).env("LC_ALL", "C"));
+        let id = notes.lines().find_map(|line| line.trim().strip_prefix("Build ID: ")).expect("a build ID");
+        let file = format!("usr/lib/debug/.build-id/{}/{}.debug", &id[..2], &id[2..]);
+        assert!(packages.files_of(package).contains(&file), "{package}: {file}");
+    }
 }
 
-/// The packages of two architectures can be installed at the same time.
+/// The libraries of two architectures can be installed at the same time. The tool of any architecture talks to the services of
+/// all.
 #[test]
 fn packages_of_two_architectures_install_together() {
     let Some(packages) = packages() else { return };
     for package in PACKAGES {
-        assert_eq!(packages.field(package, "Multi-Arch"), "same", "{package}");
+        let expected = if package == "ipc-tools" { "foreign" } else { "same" };
+        assert_eq!(packages.field(package, "Multi-Arch"), expected, "{package}");
     }
 }
 
@@ -128,11 +156,8 @@ fn each_manual_page_has_text() {
         return skipped("the manual pages of the package", "gzip");
     }
     let dir = packages.unpacked();
-    let pages: Vec<String> = packages
-        .files_of("libipc-dev")
-        .into_iter()
-        .filter(|file| file.starts_with("usr/share/man"))
-        .collect();
+    let files = ["libipc-dev", "ipc-tools"].into_iter().flat_map(|package| packages.files_of(package));
+    let pages: Vec<String> = files.filter(|file| file.starts_with("usr/share/man")).collect();
     for page in &pages {
         // Through links, which must have targets.
         let mut gzip = Command::new("gzip");

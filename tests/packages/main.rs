@@ -22,7 +22,7 @@ use staging::{answer, files_below, has, root, run, skipped};
 
 const VERSION: &str = env!("CARGO_PKG_VERSION");
 
-const PACKAGES: [&str; 3] = ["libipc0", "libipc-dev", "libipc0-dbgsym"];
+const PACKAGES: [&str; 5] = ["libipc0", "libipc-dev", "libipc0-dbgsym", "ipc-tools", "ipc-tools-dbgsym"];
 
 struct Packages {
     dir: PathBuf,
@@ -73,13 +73,16 @@ impl Surroundings {
     }
 }
 
-const SETTINGS: [&str; 20] = [
+const SETTINGS: [&str; 24] = [
     "AR",
+    "BASHCOMPLETIONDIR",
+    "BINDIR",
     "BUILD",
     "CC",
     "CFLAGS",
     "CXX",
     "DESTDIR",
+    "FISHCOMPLETIONDIR",
     "INCLUDEDIR",
     "LANG",
     "LANGUAGE",
@@ -94,6 +97,7 @@ const SETTINGS: [&str; 20] = [
     "RUSTFLAGS",
     "STRIP",
     "V",
+    "ZSHCOMPLETIONDIR",
 ];
 
 /// Whether Debian's tools are installed; if not, prints "SKIPPED:".
@@ -150,11 +154,12 @@ impl Packages {
         files_below(dir.path()).into_iter().collect()
     }
 
-    /// The library and the files that compiling needs, in a directory.
+    /// The library, the files that compiling needs, and the tool, in a directory.
     fn unpacked(&self) -> tempfile::TempDir {
         let dir = tempfile::tempdir().unwrap();
-        self.unpack("libipc0", dir.path());
-        self.unpack("libipc-dev", dir.path());
+        for package in ["libipc0", "libipc-dev", "ipc-tools"] {
+            self.unpack(package, dir.path());
+        }
         dir
     }
 }

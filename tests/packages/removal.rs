@@ -75,6 +75,7 @@ fn removal_leaves_no_file() {
     let before = system.content();
     system.install(packages);
     assert!(system.dir.path().join(&packages.lib).join("libipc.so.0").is_file());
+    assert!(system.dir.path().join("usr/bin/ipc").is_file());
     system.remove();
     assert_eq!(system.content(), before);
 }

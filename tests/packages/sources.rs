@@ -36,12 +36,13 @@ fn only_root_opens_services_by_default() {
 
 /// The licenses of the crates require it.
 #[test]
-fn copyright_names_the_crates_in_the_library() {
+fn copyright_names_the_crates_in_library_and_tool() {
     let mut cargo = Command::new(env!("CARGO"));
     cargo.current_dir(root()).args([
         "tree",
         "--locked",
         "--offline",
+        "--workspace",
         "--edges",
         "normal",
         "--prefix",
@@ -53,7 +54,7 @@ fn copyright_names_the_crates_in_the_library() {
     let mut crates = 0;
     for (package, license) in tree.lines().filter_map(|line| line.split_once('|')) {
         let name = package.split_once(' ').unwrap().0;
-        if name == "libipc" {
+        if ["libipc", "libipc-tool"].contains(&name) {
             continue;
         }
         crates += 1;

@@ -84,10 +84,21 @@ pub fn answer(command: &mut Command) -> String {
     String::from_utf8(run(command).stdout).unwrap()
 }
 
+/// The directories of an installation that a user may choose.
+pub const DIRECTORIES: [&str; 7] = [
+    "LIBDIR",
+    "INCLUDEDIR",
+    "BINDIR",
+    "MANDIR",
+    "BASHCOMPLETIONDIR",
+    "ZSHCOMPLETIONDIR",
+    "FISHCOMPLETIONDIR",
+];
+
 /// `make` in this directory, without the variables of a make or shell that has started the tests.
 pub fn make_in(dir: &Path) -> Command {
     let mut make = Command::new("make");
-    for variable in ["MAKEFLAGS", "MFLAGS", "MAKELEVEL", "LIBDIR", "INCLUDEDIR", "MANDIR", "STRIP", "BUILD"] {
+    for variable in ["MAKEFLAGS", "MFLAGS", "MAKELEVEL", "STRIP", "BUILD"].into_iter().chain(DIRECTORIES) {
         make.env_remove(variable);
     }
     make.arg("-C").arg(dir);

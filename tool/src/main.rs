@@ -1,0 +1,47 @@
+//! `ipc`: what a shell can do with services. ipc(1) is its manual.
+//!
+//! | file | what it holds |
+//! |---|---|
+//! | `cli` | the command line: commands and options |
+//! | `commands` | one file for each command |
+//! | `service`, `output`, `error`, `signals` | what commands share: names, lines, exit status, Ctrl-C |
+//! | `stand_in`, `relay` | for `monitor`: a socket in a service's place, and what passes through it |
+//! | `routes` | where a connection to a service goes, by the environment |
+//! | `rundir`, `sockets` | which services there are, and what the kernel says of them |
+//! | `payloads` | payloads from files and standard input, for `send` and `chat` |
+//! | `shell` | commands of the shell that answer messages, for `listen` |
+//! | `threads` | threads that nothing waits for |
+//! | `libipc` | the library, made safe: the only file with `unsafe` |
+
+mod cli;
+mod commands;
+mod error;
+mod libipc;
+mod output;
+mod payloads;
+mod relay;
+mod routes;
+mod rundir;
+mod service;
+mod shell;
+mod signals;
+mod sockets;
+mod stand_in;
+mod threads;
+
+use std::process::ExitCode;
+
+use crate::commands::Globals;
+use crate::error::Error;
+use crate::output::Output;
+
+fn main() -> ExitCode {
+    let matches = cli::command().get_matches();
+    let globals = Globals { output: Output::new(cli::is_json(&matches)) };
+    let start = || {
+        // Before there is another thread.
+        cli::variables(&matches)?.iter().for_each(|(name, value)| libipc::set_variable(name, value));
+        signals::start().map_err(|errno| Error::failed("signals", "cannot wait for signals", errno))
+    };
+    start().and_then(|()| commands::run(&globals, &matches)).unwrap_or_else(|error| error.report())
+}
