@@ -1,10 +1,10 @@
 //! Closing a connection.
 //!
-//! First the table forgets the connection, so that no other call sends to the socket. Then the queued bytes are
-//! sent in the background, by a copy of the descriptor. If there is no descriptor or no memory for the copy,
-//! `ipc_close` waits for the peer itself, for a limited time; `ipc_end`, which never waits, loses the queued
-//! bytes. If another thread is in the middle of a frame, the connection is shut down, and the queued bytes are
-//! lost.
+//! First the table forgets the connection, so that no other call sends to the socket. Then the queued bytes
+//! are sent in the background, by a copy of the descriptor. If there is no descriptor or no memory for the
+//! copy, `ipc_close` waits for the peer itself, for a limited time; `ipc_end`, which never waits, loses the
+//! queued bytes. If another thread is in the middle of a frame, the connection is shut down, and the queued
+//! bytes are lost.
 
 #![forbid(unsafe_code)]
 
@@ -26,7 +26,7 @@ use crate::process::entry_guard::EntryGuard;
 use crate::service::endpoint;
 
 /// How long a close waits for the peer if no descriptor is free, in milliseconds.
-const WITHOUT_DESCRIPTOR: i64 = 1000;
+const FOREGROUND_SEND_MS: i64 = 1000;
 
 /// Closes a descriptor. EBADF for a descriptor that the library keeps, and for the number of a connection
 /// whose end was just reported: these are not the program's to close.
@@ -65,7 +65,7 @@ pub fn end_member(
 
 /// From now on no other call sends to the socket or closes it. Returns the connection's memory.
 fn begin_close(guard: &EntryGuard, fd: RawFd) -> Result<Option<Memory>, Errno> {
-    background::leave_to_caller(guard, fd);
+    background::stop_background(guard, fd);
     if table::lock_verified(guard, fd).may_hold_descriptors() {
         ancillary::disarm_unreceived(fd);
     }
@@ -103,7 +103,7 @@ fn send_now(guard: &mut EntryGuard, fd: RawFd, mut queue: SendQueue) {
     loop {
         let flushed = queue.flush(|pieces, descriptor| send(fd, pieces, descriptor));
         let is_over = flushed != Err(Errno::EAGAIN) || stall.look(fd, &queue);
-        if is_over || milliseconds() - begun >= WITHOUT_DESCRIPTOR {
+        if is_over || milliseconds() - begun >= FOREGROUND_SEND_MS {
             break;
         }
         let _ = guard.outside(|| fd::poll_one(fd, PollFlags::POLLOUT, PollTimeout::from(LOOK as u16)));

@@ -88,7 +88,7 @@ pub fn send_or_queue(guard: &EntryGuard, fd: RawFd, frame: Outgoing<'_>) -> Resu
             return Ok(());
         }
     }
-    let connection = slot.entry().map_err(not_remembered)?;
+    let connection = slot.connection().map_err(not_remembered)?;
     if connection.left_to_parent {
         return Err(failed(Errno::EBUSY));
     }
@@ -111,7 +111,7 @@ pub fn send_or_queue(guard: &EntryGuard, fd: RawFd, frame: Outgoing<'_>) -> Resu
 /// The connection, with room for so many more bytes; if necessary, queued bytes are sent to make room.
 fn room_for<'a>(slot: &'a mut Slot<'_>, fd: RawFd, size: usize) -> Result<&'a mut Connection, Error> {
     for is_last_try in [false, true] {
-        let connection = slot.entry().map_err(not_remembered)?;
+        let connection = slot.connection().map_err(not_remembered)?;
         if connection.left_to_parent {
             return Err(failed(Errno::EBUSY));
         }
@@ -127,7 +127,7 @@ fn room_for<'a>(slot: &'a mut Slot<'_>, fd: RawFd, size: usize) -> Result<&'a mu
             }
         }
     }
-    slot.entry().map_err(not_remembered)
+    slot.connection().map_err(not_remembered)
 }
 
 /// How many bytes are queued for the connection. EBADF.

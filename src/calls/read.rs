@@ -144,7 +144,7 @@ impl Read {
         if filled == HEADER_SIZE && head == peeked && payload.len() == header.length {
             return Some(Flow::Done(Frame::new(header.kind, payload)));
         }
-        let connection = if filled > 0 { slot.entry().ok() } else { None };
+        let connection = if filled > 0 { slot.connection().ok() } else { None };
         if let Some(connection) = connection {
             // Another thread has taken the frame that was seen, or only a part of the frame has arrived.
             connection.decoder.begin(head, filled, payload);
@@ -198,7 +198,7 @@ impl Read {
         slot.reserve()?;
         let has_memory = slot.get().is_some_and(|connection| !connection.decoder.is_empty());
         if outcome.is_first() {
-            (self.cookie, self.is_certain) = slot.last_socket()?;
+            (self.cookie, self.is_certain) = slot.last_cookie()?;
             self.counters = slot.counters();
             // While bytes are queued, the wait is for more than this socket; and with a deadline there may be
             // no time for a wait.
@@ -219,7 +219,7 @@ impl Read {
         if slot.counters() != self.counters {
             return Err(Errno::EBADF.into());
         }
-        let cookie = slot.socket()?;
+        let cookie = slot.cookie_now()?;
         if !self.cookie.may_equal(cookie) {
             if self.is_certain {
                 return Err(Errno::EBADF.into());
@@ -286,7 +286,7 @@ impl Read {
         let is_empty = outcome == Ok(ReadOutcome::All);
         let cut = decoder.cut();
         if !decoder.is_empty() {
-            slot.entry()?.decoder = decoder;
+            slot.connection()?.decoder = decoder;
         }
         match cut? {
             Some(frame) => Ok(Look::Frame(frame)),
@@ -303,7 +303,7 @@ impl Read {
         admit: Admit<'_>,
     ) -> Result<Look, Failure> {
         let (fd, refuses) = (self.fd, slot.refuses_descriptors());
-        let Connection { decoder, .. } = slot.entry()?;
+        let Connection { decoder, .. } = slot.connection()?;
         let mut outcome = Ok(ReadOutcome::Full);
         loop {
             if let Ok(Some(header)) = decoder.announced() {
@@ -369,7 +369,7 @@ impl Read {
 /// Takes back a frame that could not be delivered to the program.
 pub fn put_back(guard: &EntryGuard, fd: RawFd, frame: Frame) {
     // There is memory: the frame was received with it.
-    if let Ok(connection) = table::lock_verified(guard, fd).entry() {
+    if let Ok(connection) = table::lock_verified(guard, fd).connection() {
         connection.decoder.put_back(frame);
     }
     loops::note_input(guard, fd);

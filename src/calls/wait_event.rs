@@ -22,7 +22,7 @@ use crate::connection::stall::LOOK;
 use crate::connection::{background, table};
 use crate::error::{Error, ipc_errors as Code};
 use crate::event_loop::list_loop::Served;
-use crate::event_loop::step::{Few, Input, Step, WaitFor};
+use crate::event_loop::step::{FdArray, Input, Step, WaitFor};
 use crate::event_loop::{Event, List, What, extra, loops};
 use crate::kernel::deadline::Deadline;
 use crate::kernel::wait::Wait;
@@ -35,9 +35,9 @@ pub struct WaitEvent {
     listener: Option<RawFd>,
     deadline: Deadline,
     /// How many events the program asks for.
-    most: usize,
+    max_events: usize,
     /// How often the kernel was asked without waiting.
-    looks: usize,
+    asks: usize,
     /// Descriptors in the wait for work of the library's own: the loop's clock, and the set of background
     /// sending.
     internal: [Option<RawFd>; 2],
@@ -45,9 +45,9 @@ pub struct WaitEvent {
 
 impl WaitEvent {
     /// A wait until `deadline` for events of this service and of the list's connections. The program asks for
-    /// `most` events: one by the steps, and the others by `more`.
-    pub fn new(listener: Option<RawFd>, deadline: Deadline, most: usize) -> Self {
-        Self { listener, deadline, most, looks: 0, internal: [None; 2] }
+    /// `max_events` events: one by the steps, and the others by `more`.
+    pub fn new(listener: Option<RawFd>, deadline: Deadline, max_events: usize) -> Self {
+        Self { listener, deadline, max_events, asks: 0, internal: [None; 2] }
     }
 
     /// The fast path of a step, for a list of a few connections: begins the wait for them, or returns the
@@ -63,12 +63,12 @@ impl WaitEvent {
             if left == 0 {
                 return None;
             }
-            let (listener, most) = (self.listener, self.most);
+            let (listener, max_events) = (self.listener, self.max_events);
             return loops::with_loop_quickly(guard, list.key(), |event_loop| {
-                if let Some(message) = event_loop.go_on_quickly(guard, list, listener, most) {
+                if let Some(message) = event_loop.go_on_quickly(guard, list, listener, max_events) {
                     return Some(Flow::Done(message));
                 }
-                let next = event_loop.begin_quickly(list, listener, most)?;
+                let next = event_loop.begin_quickly(list, listener, max_events)?;
                 self.wait_for_members(guard, wait, next, left);
                 Some(Flow::Wait)
             });
@@ -97,7 +97,7 @@ impl WaitEvent {
         wait: &mut Wait,
     ) -> Result<Flow<Option<Event<L::Origin>>>, Error> {
         let mut input = if wait.is_first() {
-            Input::Begin(self.listener, self.deadline.left() != 0, self.most)
+            Input::Begin(self.listener, self.deadline.left() != 0, self.max_events)
         } else {
             self.woken(guard, list, wait)?
         };
@@ -117,12 +117,12 @@ impl WaitEvent {
                     }
                     // One look handles a part of the ready members, and another look finds what follows half
                     // a message: repeated until all of them have been handled, or none is left.
-                    if next.is_idle || self.looks > next.looks {
+                    if next.is_idle || self.asks > next.asks_needed {
                         loops::stop_waiting(guard, list.key());
                         return Ok(Flow::Done(None));
                     }
-                    self.looks += 1;
-                    input = Input::Woken(Few::NONE, false);
+                    self.asks += 1;
+                    input = Input::Woken(FdArray::NONE, false);
                 }
             }
         }
@@ -147,8 +147,8 @@ impl WaitEvent {
             }
             Ok(_) => {}
         }
-        self.looks = 0;
-        let mut ready = Few::NONE;
+        self.asks = 0;
+        let mut ready = FdArray::NONE;
         wait.ready().for_each(|fd| _ = ready.push(fd));
         if is_endless && ready.as_slice().iter().all(|fd| self.internal.contains(&Some(*fd))) {
             // There is work of the library's own, and then another wait.
@@ -230,7 +230,7 @@ fn drive<L: List>(
                 let _ = fd::close(fd);
                 match error {
                     Some(error) => return Err(error),
-                    None => Input::Woken(Few::NONE, false),
+                    None => Input::Woken(FdArray::NONE, false),
                 }
             }
         };

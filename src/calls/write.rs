@@ -8,12 +8,12 @@
 //!   ([`Allowance`]). Then the rest is queued in the connection's memory and sent by later calls. If the
 //!   queue is full, the call is held back as long as the peer receives (`held_back.rs`).
 //!
-//! While a frame is sent in parts, its thread has the connection's [`Turn`]: no other thread's bytes come
+//! While a frame is sent in parts, its thread has the connection's [`SendTurn`]: no other thread's bytes come
 //! between the parts. If the thread is cancelled then, the rest of the frame goes into the queue
 //! ([`Write::abandon`]).
 //!
 //! [`Allowance`]: crate::event_loop::allowance::Allowance
-//! [`Turn`]: crate::connection::turn::Turn
+//! [`SendTurn`]: crate::connection::send_turn::SendTurn
 
 #![forbid(unsafe_code)]
 
@@ -35,7 +35,7 @@ use crate::kernel::fd;
 use crate::kernel::wait::Wait;
 use crate::process::entry_guard::{EntryGuard, Thread};
 
-/// What the call does next. [`Write::step`] reads it; the functions that begin a wait, and `leave`, write it.
+/// What the call does next, and whether it has the turn. Private to this file.
 #[derive(Clone, Copy)]
 enum Phase {
     /// Not begun, or about to end without the turn.
@@ -43,11 +43,11 @@ enum Phase {
     /// Has the turn; a part of its frame is sent.
     Begun,
     /// Waits for the turn.
-    Turn,
+    AwaitsTurn,
     /// Has the turn; waits until the kernel takes more.
-    Peer,
+    AwaitsRoom,
     /// Has the turn; waits a little, until the kernel has memory.
-    Memory,
+    AwaitsMemory,
     /// Waits for room in the queue.
     HeldBack(HeldBack),
     /// The frame is sent; frames that a signal handler has queued meanwhile are sent now.
@@ -61,7 +61,7 @@ pub struct Write<'a> {
     frame: Outgoing<'a>,
     sent: usize,
     phase: Phase,
-    /// The list that has the connection.
+    /// The list that had the connection when the call began.
     list: Option<usize>,
     /// Which connection it is, while the call waits without the turn.
     identity: Identity,
@@ -83,8 +83,9 @@ impl<'a> Write<'a> {
         }
     }
 
-    /// The fast path: sends the frame if nothing is sent before it and the kernel takes all of it. `None` if
-    /// that is not so: the steps follow, those of `begun` if the kernel has taken a part.
+    /// The fast path: sends the frame if nothing is sent before it and the kernel takes all of it. None
+    /// otherwise: then the steps follow. If the kernel has taken a part, `begun` is the write to go on with,
+    /// and has the turn.
     pub fn at_once(
         guard: &EntryGuard,
         fd: RawFd,
@@ -92,7 +93,7 @@ impl<'a> Write<'a> {
         begun: &mut Option<Self>,
     ) -> Option<Result<(), Error>> {
         let mut slot = table::lock_unverified(guard, fd);
-        if frame.len() == 0 || frame.has_descriptor() || !slot.has_nothing() {
+        if frame.len() == 0 || frame.has_descriptor() || !slot.can_send_at_once() {
             return None;
         }
         match frame.send(fd) {
@@ -103,7 +104,7 @@ impl<'a> Write<'a> {
             Ok(sent) => {
                 let mut write = Self::new(fd, frame);
                 (write.sent, write.list, write.phase) = (sent, slot.list(), Phase::Begun);
-                match slot.entry() {
+                match slot.connection() {
                     Ok(connection) => connection.turn.take(guard.thread()),
                     Err(errno) => {
                         // The rest cannot be kept, so no other frame may follow.
@@ -126,8 +127,8 @@ impl<'a> Write<'a> {
             Phase::After(flush) => return Ok(flush.go_on(guard, wait).unwrap_or(Flow::Done(()))),
             Phase::New => self.begin(guard, wait),
             Phase::Begun => self.wait_or_queue(guard, wait),
-            Phase::Turn => self.begin_with_turn(guard, wait),
-            Phase::Peer | Phase::Memory => self.go_on(guard, wait),
+            Phase::AwaitsTurn => self.begin_with_turn(guard, wait),
+            Phase::AwaitsRoom | Phase::AwaitsMemory => self.go_on(guard, wait),
             Phase::HeldBack(held_back) => held_back.go_on(guard, self.frame, wait),
         };
         let result = match next {
@@ -159,7 +160,7 @@ impl<'a> Write<'a> {
         slot.verify().map_err(failed)?;
         self.list = slot.list();
         let identity = slot.identity();
-        let mut was_queued = false;
+        let mut may_have_queue = false;
         if let Some(connection) = slot.get().filter(|connection| !connection.may_send()) {
             let thread = guard.thread();
             if connection.turn.has(thread) {
@@ -171,12 +172,12 @@ impl<'a> Write<'a> {
                     return self.queue_or_hold_back(guard, slot, wait);
                 }
                 connection.turn.enqueue(thread, wait.turn())?;
-                (self.phase, self.identity) = (Phase::Turn, identity);
+                (self.phase, self.identity) = (Phase::AwaitsTurn, identity);
                 return Ok(Flow::Wait);
             }
-            was_queued = true;
+            may_have_queue = true;
         }
-        self.send(guard, slot, was_queued, wait)
+        self.send(guard, slot, may_have_queue, wait)
     }
 
     /// The thread was woken: it has the turn, or the connection is closed.
@@ -192,7 +193,7 @@ impl<'a> Write<'a> {
             }
             return Err(failed(Errno::EBADF));
         }
-        self.phase = Phase::Peer;
+        self.phase = Phase::AwaitsRoom;
         self.send(guard, slot, true, wait)
     }
 
@@ -202,12 +203,12 @@ impl<'a> Write<'a> {
         &mut self,
         guard: &EntryGuard,
         mut slot: Slot<'_>,
-        was_queued: bool,
+        may_have_queue: bool,
         wait: &mut Wait,
     ) -> Result<Flow<()>, Error> {
         let (fd, frame) = (self.fd, self.frame);
         let mut flushed = Flushed::All;
-        if was_queued {
+        if may_have_queue {
             flushed = flush_queue(&mut slot, fd)?;
             slot.remove_if_idle();
         }
@@ -216,7 +217,7 @@ impl<'a> Write<'a> {
             match frame.send(fd) {
                 Ok(count) if count == frame.len() => {
                     drop(slot);
-                    if was_queued {
+                    if may_have_queue {
                         loops::note_sent(guard, fd);
                     }
                     return Ok(Flow::Done(()));
@@ -228,7 +229,7 @@ impl<'a> Write<'a> {
         } else if self.list.is_some() {
             return self.queue_or_hold_back(guard, slot, wait);
         }
-        let connection = slot.entry().map_err(not_remembered)?;
+        let connection = slot.connection().map_err(not_remembered)?;
         connection.turn.take(guard.thread());
         drop(slot);
         self.wait_or_queue(guard, wait)
@@ -244,7 +245,7 @@ impl<'a> Write<'a> {
 
     /// Begins to wait until the kernel takes more; returns false if the list has no time for that.
     fn wait_for_peer(&mut self, guard: &EntryGuard, wait: &mut Wait) -> bool {
-        self.phase = Phase::Peer;
+        self.phase = Phase::AwaitsRoom;
         let timeout = self.list.map_or(-1, |list| loops::allowance(guard, list));
         if timeout == 0 {
             return false;
@@ -257,7 +258,7 @@ impl<'a> Write<'a> {
     }
 
     fn wait_for_memory(&mut self, wait: &mut Wait) -> Flow<()> {
-        self.phase = Phase::Memory;
+        self.phase = Phase::AwaitsMemory;
         wait.pause(MEMORY_PAUSE.into());
         Flow::Wait
     }
@@ -268,14 +269,15 @@ impl<'a> Write<'a> {
         slot.get().filter(|connection| connection.turn.is_held_by(thread)).ok_or(failed(Errno::EBADF))
     }
 
-    /// Adds the frame to the queue. If there is no room, the call is held back, or fails.
+    /// Adds the frame to the queue. If there is no room, the call is held back, or fails. The call must not
+    /// have the turn: a call that is held back would keep it.
     fn queue_or_hold_back(
         &mut self,
         guard: &EntryGuard,
         mut slot: Slot<'_>,
         wait: &mut Wait,
     ) -> Result<Flow<()>, Error> {
-        let connection = slot.entry().map_err(not_remembered)?;
+        let connection = slot.connection().map_err(not_remembered)?;
         if connection.left_to_parent {
             return Err(failed(Errno::EBUSY));
         }
@@ -301,16 +303,16 @@ impl<'a> Write<'a> {
     /// Sends what the kernel takes now; then waits again, or queues the rest.
     fn go_on(&mut self, guard: &EntryGuard, wait: &mut Wait) -> Result<Flow<()>, Error> {
         let fd = self.fd;
-        let mut is_late = false;
-        if let Phase::Peer = self.phase {
+        let mut must_not_send = false;
+        if let Phase::AwaitsRoom = self.phase {
             let ready = wait.events();
-            is_late = match ready {
+            must_not_send = match ready {
                 Ok(0) | Err(Errno::EINTR | Errno::ENOMEM | Errno::EAGAIN) => true,
                 Ok(_) => false,
                 Err(errno) => return Err(failed(errno)),
             };
             if let Some(list) = self.list {
-                loops::note_waited(guard, list, self.waits_since, !is_late);
+                loops::note_waited(guard, list, self.waits_since, !must_not_send);
             } else if ready.is_err_and(is_passing) {
                 return Ok(self.wait_for_memory(wait));
             }
@@ -318,17 +320,17 @@ impl<'a> Write<'a> {
         // The number may be another socket's by now.
         let mut slot = table::lock_verified(guard, fd);
         let connection = Self::own_turn(&mut slot, guard.thread())?;
-        // Frames queued before this one are sent first; frames that a signal handler has queued since are
-        // sent last.
+        // Before the first byte of this frame, all queued frames are sent, also those of a signal handler.
+        // After it, queued frames wait for its end.
         if self.sent == 0 && !connection.send_queue.is_empty() {
             match flush_queue(&mut slot, fd)? {
                 Flushed::All => {}
-                Flushed::Full => is_late = true,
-                Flushed::Later if self.list.is_some() => is_late = true,
+                Flushed::Full => must_not_send = true,
+                Flushed::Later if self.list.is_some() => must_not_send = true,
                 Flushed::Later => return Ok(self.wait_for_memory(wait)),
             }
         }
-        if !is_late {
+        if !must_not_send {
             match self.frame.after(self.sent).send(fd) {
                 Ok(count) => self.sent += count,
                 Err(Errno::EAGAIN) => {}
@@ -337,7 +339,7 @@ impl<'a> Write<'a> {
                     if self.list.is_none() {
                         return Ok(self.wait_for_memory(wait));
                     }
-                    is_late = true;
+                    must_not_send = true;
                 }
                 Err(errno) => return Err(failed(errno)),
             }
@@ -346,13 +348,14 @@ impl<'a> Write<'a> {
         if self.sent == self.frame.len() {
             return Ok(Flow::Done(()));
         }
-        if is_late && self.list.is_some() {
+        if must_not_send && self.list.is_some() {
             return self.queue_rest(guard, wait);
         }
         self.wait_or_queue(guard, wait)
     }
 
-    /// Keeps the rest of the frame in memory; later calls send it. The call has the turn.
+    /// Puts the rest of the frame before the queue. If no byte is sent yet, passes the turn on and queues the
+    /// whole frame, or is held back. The call has the turn.
     fn queue_rest(&mut self, guard: &EntryGuard, wait: &mut Wait) -> Result<Flow<()>, Error> {
         let mut slot = table::lock_unverified(guard, self.fd);
         let connection = Self::own_turn(&mut slot, guard.thread())?;
@@ -378,7 +381,7 @@ impl<'a> Write<'a> {
         let mut slot = table::lock_unverified(guard, self.fd);
         let is_same_connection = match phase {
             Phase::HeldBack(held_back) => held_back.end(&mut slot),
-            Phase::Turn if slot.check_identity(self.identity).is_err() => false,
+            Phase::AwaitsTurn if slot.check_identity(self.identity).is_err() => false,
             _ => slot.get().map(|connection| connection.turn.leave(guard.thread())).is_some(),
         };
         if !is_same_connection {
@@ -399,7 +402,7 @@ impl<'a> Write<'a> {
     /// The thread of this write ends while it waits. The rest of a frame sent in part goes to the front of
     /// the queue; a frame that has not begun is not sent.
     pub fn abandon(&mut self, guard: &EntryGuard) {
-        if self.sent > 0 && matches!(self.phase, Phase::Peer | Phase::Memory) {
+        if self.sent > 0 && matches!(self.phase, Phase::AwaitsRoom | Phase::AwaitsMemory) {
             let mut slot = table::lock_verified(guard, self.fd);
             let Ok(connection) = Self::own_turn(&mut slot, guard.thread()) else { return };
             if self.frame.after(self.sent).prepend(connection).is_err() {

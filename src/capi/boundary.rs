@@ -5,14 +5,15 @@
 //! `run`:
 //!
 //! ```text
-//! begin ──► step ──Done or error──► return
-//!            ▲ │
-//!            │ └──Wait──► wait, outside the library ──┐
-//!            └────────────────────────────────────────┘
+//! begin ──► shortcut, if the function has one ──Done or error──► return
+//!            ▲    │ └──None──► step ──Done or error──► return
+//!            │    │             │
+//!            │    └─────Wait────┴──► wait, outside the library ──┐
+//!            └───────────────────────────────────────────────────┘
 //! ```
 //!
-//! * In a step cancellation is disabled, a panic becomes an error, and a signal handler cannot enter the
-//!   library.
+//! * In a step cancellation is disabled (a shortcut or `call_on_memory` makes no system call that is a
+//!   cancellation point instead), a panic becomes an error, and a signal handler cannot enter the library.
 //! * In a wait no lock is held and the library is not entered. So a signal handler may call any function, and
 //!   the thread may be cancelled: no frame up to the program's has anything to drop.
 //! * On return errno is as before on success, and set on failure. When a function returns or begins to wait,
@@ -94,8 +95,8 @@ fn destroy_all() {
     }
     // In a signal handler that interrupted the library, `enter` returns None: the interrupted call destroys.
     while let Some(Some((pointer, destroy))) = EntryGuard::enter().map(|guard| user_data::next_due(&guard)) {
-        // Such a function may reach a cancellation point, and this is none: the call may have to give back what
-        // it holds.
+        // Such a function may reach a cancellation point, and this is none: the call may have to give back
+        // what it holds.
         without_cancellation(|| destroy(pointer));
     }
     IS_DESTROYING.set(false);
@@ -128,6 +129,8 @@ pub fn call_or(
     let before = Errno::last_raw();
     let result = guarded(code, || match EntryGuard::enter() {
         Some(mut guard) => {
+            // Every call first sends what it can in the background; the bool: whether this call has waited
+            // for that.
             background::send(&guard, false);
             body(&mut guard)
         }
@@ -154,9 +157,10 @@ where
 }
 
 /// [`run`] with a state, and with a shortcut: `quick` is tried before each step, and either does the whole
-/// step or returns None and has changed nothing that the step depends on. Cancellation is enabled during
-/// `quick`, which therefore uses only system calls that are not cancellation points ([`direct`]). While
-/// anything is sent in the background (`connection::background`), `quick` is not tried.
+/// step or returns None, with all that the step needs to go on in `state` or in the connection's memory.
+/// Cancellation is enabled during `quick`, which therefore uses only system calls that are not cancellation
+/// points ([`direct`]). While anything is sent in the background (`connection::background`), `quick` is not
+/// tried.
 ///
 /// [`direct`]: crate::kernel::direct
 ///
@@ -230,6 +234,8 @@ where
             Ok(Some(flow)) => Ok(flow),
             Ok(None) => guarded(code, || match EntryGuard::enter() {
                 Some(mut guard) => {
+                    // Every call first sends what it can in the background; the bool: whether this call has
+                    // waited for that.
                     background::send(&guard, !wait.is_first());
                     step(state, &mut guard, &mut wait)
                 }

@@ -154,7 +154,7 @@ pub(super) unsafe fn wait_step(
     clients: *mut ipc_connection_infos,
     srv: *mut ipc_connection_info,
     event: *mut ipc_event,
-    (deadline, most): (Deadline, usize),
+    (deadline, max_events): (Deadline, usize),
 ) -> Result<Flow<Reported>, Error> {
     let event = required(event, ipc_errors::IPC_ERROR_WAIT_EVENT__NO_EVENT_PARAM)?;
     // SAFETY: `event` is not NULL, so it is an event.
@@ -165,7 +165,7 @@ pub(super) unsafe fn wait_step(
     // SAFETY: the caller's list and service.
     let mut list = unsafe { CList::new(clients, srv) };
     // SAFETY: the caller's service.
-    let state = state.get_or_insert_with(|| WaitEvent::new(unsafe { service_fd(srv) }, deadline, most));
+    let state = state.get_or_insert_with(|| WaitEvent::new(unsafe { service_fd(srv) }, deadline, max_events));
     Ok(match state.step(guard, &mut list, wait)? {
         Flow::Wait => {
             let (kind, mut message) = (ipc_event_type::IPC_EVENT_TYPE_NOT_SET, message);

@@ -137,7 +137,7 @@ fn write_with_turn(number: RawFd, inside: &AtomicUsize, ends: bool) {
         let guard = enter();
         let mut slot = table::lock_unverified(&guard, number);
         let thread = guard.thread();
-        let turn = &mut slot.entry().unwrap().turn;
+        let turn = &mut slot.connection().unwrap().turn;
         let must_wait = !turn.is_free();
         if must_wait {
             turn.enqueue(thread, semaphore.arm()).unwrap();
@@ -177,7 +177,7 @@ fn waiting_writer_is_woken_when_connection_is_closed() {
         {
             let guard = enter();
             let thread = guard.thread();
-            table::lock_unverified(&guard, number).entry().unwrap().turn.take(thread);
+            table::lock_unverified(&guard, number).connection().unwrap().turn.take(thread);
         }
         let waiter = thread::spawn(move || {
             let semaphore = Semaphore::new();
@@ -240,7 +240,7 @@ fn fork_finds_no_thread_in_a_step_and_does_not_hang() {
                         let guard = enter();
                         let mut slot = table::lock_verified(&guard, number);
                         inside.fetch_add(1, Ordering::SeqCst);
-                        let connection = slot.entry().unwrap();
+                        let connection = slot.connection().unwrap();
                         connection.send_queue.reserve(1, Room::Rest, false).unwrap();
                         inside.fetch_sub(1, Ordering::SeqCst);
                         slot.remove_if_idle();

@@ -89,7 +89,7 @@ pub unsafe extern "C" fn ipc_allow_fds(p: *const ipc_connection_info) -> ipc_err
     call(ipc_errors::IPC_ERROR_USOCK_RECV, |guard| {
         // SAFETY: the caller's structure, if any.
         let fd = unsafe { fd_of(p, ipc_errors::IPC_ERROR_CONNECTION_GEN__NO_CINFO) }?;
-        table::set(guard, fd, |settings| settings.descriptors = true).map_err(setting_failed)
+        table::change_settings(guard, fd, |settings| settings.descriptors = true).map_err(setting_failed)
     })
 }
 

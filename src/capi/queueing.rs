@@ -123,6 +123,7 @@ pub unsafe extern "C" fn ipc_limits(
         let longest = usize::try_from(max_message).ok().filter(|longest| *longest <= MAX_PAYLOAD);
         let longest =
             longest.ok_or(Error::new(ipc_errors::IPC_ERROR_MESSAGE_FORMAT__LENGTH, Errno::EMSGSIZE))?;
-        table::set(guard, fd, |settings| settings.set_limits(longest, max_queue)).map_err(setting_failed)
+        table::change_settings(guard, fd, |settings| settings.set_limits(longest, max_queue))
+            .map_err(setting_failed)
     })
 }

@@ -93,8 +93,8 @@ pub unsafe extern "C-unwind" fn ipc_wait_events(
             if room == 0 {
                 return Err(Error::argument(code));
             }
-            let most = (deadline, room);
-            let first = events::wait_step(guard, wait, &mut state, clients, srv, events, most);
+            let limits = (deadline, room);
+            let first = events::wait_step(guard, wait, &mut state, clients, srv, events, limits);
             let reported = match first {
                 Ok(Flow::Wait) => return Ok(Flow::Wait),
                 Ok(Flow::Done(Reported::Nothing)) => Ok(0),

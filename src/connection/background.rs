@@ -195,8 +195,8 @@ impl Background {
     }
 }
 
-/// A connection is about to be closed: its queue is the caller's from now on.
-pub fn leave_to_caller(guard: &EntryGuard, fd: RawFd) {
+/// A connection is about to be closed: its queue is no longer sent in the background.
+pub fn stop_background(guard: &EntryGuard, fd: RawFd) {
     if is_active() {
         let mut background = lock_background(guard);
         background.stop_watching(fd);

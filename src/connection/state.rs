@@ -12,7 +12,7 @@ use nix::unistd::getpid;
 
 use crate::connection::frame_decoder::{FrameDecoder, MaxPayload};
 use crate::connection::send_queue::{QUEUE_LIMIT, Room, SendQueue};
-use crate::connection::turn::Turn;
+use crate::connection::send_turn::SendTurn;
 use crate::kernel::file::FileId;
 use crate::process::fork_epoch;
 
@@ -82,7 +82,7 @@ pub struct Connection {
     /// Bytes still to be sent.
     pub send_queue: SendQueue,
     /// The thread that is in the middle of sending a frame: no other thread may send meanwhile.
-    pub turn: Turn,
+    pub turn: SendTurn,
     /// Set in the child of a fork when the parent has the rest of a frame to send: this process must not send
     /// after it.
     pub left_to_parent: bool,
@@ -102,7 +102,7 @@ impl Connection {
         Self {
             decoder: settings.decoder(),
             send_queue: SendQueue::default(),
-            turn: Turn::default(),
+            turn: SendTurn::default(),
             left_to_parent: false,
             is_assumed: false,
             settings,

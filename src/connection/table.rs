@@ -6,7 +6,8 @@
 //! entry holds, too:
 //!
 //! * the received bytes and the queued bytes (a [`Connection`]), as long as there are any;
-//! * what the program has set: limits, and a pointer of its own;
+//! * what the program has set: limits, and a pointer of its own (in [`Numbers::values`], flag
+//!   [`HAS_VALUES`]);
 //! * which list has the connection.
 //!
 //! The program may close the number with close(2) at any time, and the kernel may then give it to another
@@ -56,8 +57,8 @@ struct Entry {
     /// number.
     cookie: Cookie,
     /// How often the library has given out this number, and how often it has closed it; the upper bits of
-    /// `closes` are the flags [`REFUSES`], [`SHARED`] and [`CLOSING`].
-    given: u32,
+    /// `closes` are the [`FLAGS`].
+    times_given_out: u32,
     closes: u32,
 }
 
@@ -70,25 +71,25 @@ const SHARED: u32 = 1 << 30;
 /// Flag: a call is about to close the socket with this cookie.
 const CLOSING: u32 = 1 << 29;
 
-/// Flag: the program has set something for the descriptor, which is in [`Numbers::set`].
-const HAS_SET: u32 = 1 << 28;
+/// Flag: the program has set something for the descriptor, which is in [`Numbers::values`].
+const HAS_VALUES: u32 = 1 << 28;
 
 /// All flags: the bits that are not part of the count.
-const FLAGS: u32 = REFUSES | SHARED | CLOSING | HAS_SET;
+const FLAGS: u32 = REFUSES | SHARED | CLOSING | HAS_VALUES;
 
 /// The memory of a connection, in a block of its own.
 pub type Memory = Box<[Connection; 1]>;
 
 /// What the program has set for a descriptor, in a block of its own.
-type Set = Box<[SetByProgram; 1]>;
+type ValuesBlock = Box<[ProgramValues; 1]>;
 
 #[derive(Default)]
-struct SetByProgram {
+struct ProgramValues {
     settings: Settings,
     data: Option<UserData>,
 }
 
-impl SetByProgram {
+impl ProgramValues {
     fn is_nothing(&self) -> bool {
         self.settings == Settings::default() && self.data.is_none()
     }
@@ -96,22 +97,22 @@ impl SetByProgram {
 
 impl Entry {
     fn is_in_use(&self) -> bool {
-        self.connection.is_some() || self.closes & HAS_SET != 0 || self.list != 0
+        self.connection.is_some() || self.closes & HAS_VALUES != 0 || self.list != 0
     }
 
-    fn set(&mut self, flag: u32, on: bool) {
+    fn set_flag(&mut self, flag: u32, on: bool) {
         self.closes = if on { self.closes | flag } else { self.closes & !flag };
     }
 
     /// How often the library has given out the number, and how often it has closed the number.
     fn counters(&self) -> (u32, u32) {
-        (self.given, self.closes & !FLAGS)
+        (self.times_given_out, self.closes & !FLAGS)
     }
 
     /// Clears all but the counters; returns the connection's memory.
     fn clear(&mut self) -> Option<Memory> {
         (self.list, self.cookie) = (0, Cookie::NONE);
-        self.set(FLAGS, false);
+        self.set_flag(FLAGS, false);
         self.connection.take()
     }
 }
@@ -120,15 +121,16 @@ impl Entry {
 pub struct Numbers {
     entries: Vec<Entry>,
     /// What the program has set, by descriptor. Most descriptors have nothing set.
-    set: NumberMap<RawFd, Set>,
-    /// A spare block for the next connection, so that bytes which were received always find memory.
+    values: NumberMap<RawFd, ValuesBlock>,
+    /// A spare block for the next connection. `reserve` makes it before bytes are received; `remove_if_idle`
+    /// refills it.
     spare: Option<Memory>,
     /// How many messages were sent or queued on these descriptors.
     sent: u64,
 }
 
 impl Numbers {
-    const EMPTY: Self = Self { entries: Vec::new(), set: empty_map(), spare: None, sent: 0 };
+    const EMPTY: Self = Self { entries: Vec::new(), values: empty_map(), spare: None, sent: 0 };
 
     fn grow(&mut self, places: usize) -> Result<(), OutOfMemory> {
         let more = places.saturating_sub(self.entries.len());
@@ -177,7 +179,7 @@ impl Slot<'_> {
     }
 
     /// The entry, added to the table if necessary. EBADF for a number that is not open, ENOMEM.
-    fn place(&mut self) -> Result<&mut Entry, Errno> {
+    fn entry(&mut self) -> Result<&mut Entry, Errno> {
         if self.existing().is_none() {
             // The table has as many entries as the highest number, which a caller's mistake must not decide.
             fd::check_open(self.fd)?;
@@ -205,8 +207,9 @@ impl Slot<'_> {
         Ok(())
     }
 
-    /// The entry for the common fast path: a connection given out by the library, without settings of its own, without memory in
-    /// use, for which the kernel refuses descriptors; and a spare block is there. None for all others.
+    /// The entry for the common fast path: a connection given out by the library, without settings of its
+    /// own, without memory in use, for which the kernel refuses descriptors; and a spare block is there. None
+    /// for all others.
     pub fn plain(&self) -> Option<Plain> {
         let entry =
             self.existing().filter(|entry| entry.connection.is_none() && self.is_without_settings(entry))?;
@@ -221,15 +224,15 @@ impl Slot<'_> {
     }
 
     fn is_without_settings(&self, entry: &Entry) -> bool {
-        let flags = entry.closes & (REFUSES | CLOSING | HAS_SET);
-        let is_default =
-            flags == REFUSES || flags == REFUSES | HAS_SET && self.settings_of(entry) == Settings::default();
+        let flags = entry.closes & (REFUSES | CLOSING | HAS_VALUES);
+        let is_default = flags == REFUSES
+            || flags == REFUSES | HAS_VALUES && self.settings_of(entry) == Settings::default();
         is_default && entry.cookie.is_some()
     }
 
-    /// Whether no frame has begun and none is queued, and a spare block is there for the next one; and the number still is the
-    /// socket of this entry, if the entry is in use, and is not about to be closed.
-    pub fn has_nothing(&self) -> bool {
+    /// Whether no frame has begun and none is queued, and a spare block is there for the next one; and the
+    /// number still is the socket of this entry, if the entry is in use, and is not about to be closed.
+    pub fn can_send_at_once(&self) -> bool {
         self.shard.spare.is_some()
             && self.existing().is_some_and(|entry| {
                 entry.connection.is_none()
@@ -249,17 +252,17 @@ impl Slot<'_> {
     }
 
     /// The cookie of the socket that has the number now.
-    pub fn socket(&self) -> Result<Cookie, Errno> {
+    pub fn cookie_now(&self) -> Result<Cookie, Errno> {
         self.seen.map_or_else(|| Cookie::of(self.fd), Ok)
     }
 
-    /// The cookie last seen for the number, and whether it is certain, which means asked since the lock was
-    /// taken.
-    pub fn last_socket(&self) -> Result<(Cookie, bool), Errno> {
+    /// The cookie noted for the number, with false; or, if it was asked under this lock or none is noted, the
+    /// socket's cookie now, with true.
+    pub fn last_cookie(&self) -> Result<(Cookie, bool), Errno> {
         let last = self.existing().map(|entry| entry.cookie).filter(|cookie| cookie.is_some());
         match (self.seen, last) {
             (None, Some(last)) => Ok((last, false)),
-            _ => self.socket().map(|now| (now, true)),
+            _ => self.cookie_now().map(|now| (now, true)),
         }
     }
 
@@ -268,45 +271,46 @@ impl Slot<'_> {
         self.existing_mut()?.connection.as_deref_mut().map(|[connection]| connection)
     }
 
-    fn set_of(&self, entry: &Entry) -> Option<&SetByProgram> {
-        let set = if entry.closes & HAS_SET == 0 { None } else { self.shard.set.get(&self.fd) };
-        set.map(|block| {
-            let [set] = &**block;
-            set
+    fn values_of(&self, entry: &Entry) -> Option<&ProgramValues> {
+        let values = if entry.closes & HAS_VALUES == 0 { None } else { self.shard.values.get(&self.fd) };
+        values.map(|block| {
+            let [values] = &**block;
+            values
         })
     }
 
     fn settings_of(&self, entry: &Entry) -> Settings {
-        self.set_of(entry).map_or_else(Settings::default, |set| set.settings)
+        self.values_of(entry).map_or_else(Settings::default, |values| values.settings)
     }
 
     /// Changes what the program has set for the number, which is the socket with this cookie.
-    fn change(&mut self, cookie: Cookie, change: impl FnOnce(&mut SetByProgram)) -> Result<(), Errno> {
-        self.reserve_set()?;
-        let mut block = match self.shard.set.remove(&self.fd) {
+    fn change(&mut self, cookie: Cookie, change: impl FnOnce(&mut ProgramValues)) -> Result<(), Errno> {
+        self.reserve_values()?;
+        let mut block = match self.shard.values.remove(&self.fd) {
             Some(block) => block,
-            None => boxed(SetByProgram::default()).map_err(|_| Errno::ENOMEM)?,
+            None => boxed(ProgramValues::default()).map_err(|_| Errno::ENOMEM)?,
         };
-        let [set] = &mut *block;
-        change(set);
-        let block = (!set.is_nothing()).then_some(block);
-        self.put_set(cookie, block);
+        let [values] = &mut *block;
+        change(values);
+        let block = (!values.is_nothing()).then_some(block);
+        self.put_values(cookie, block);
         Ok(())
     }
 
-    /// Allocates the memory for `put_set`.
-    fn reserve_set(&mut self) -> Result<(), Errno> {
-        self.place()?;
-        self.shard.set.try_reserve(1).map_err(|_| Errno::ENOMEM)
+    /// Allocates the memory for `put_values`.
+    fn reserve_values(&mut self) -> Result<(), Errno> {
+        self.entry()?;
+        self.shard.values.try_reserve(1).map_err(|_| Errno::ENOMEM)
     }
 
-    /// Replaces what the program has set for the number, which is the socket with this cookie. Allocates nothing.
-    fn put_set(&mut self, cookie: Cookie, block: Option<Set>) {
+    /// Replaces what the program has set for the number, which is the socket with this cookie. Allocates
+    /// nothing.
+    fn put_values(&mut self, cookie: Cookie, block: Option<ValuesBlock>) {
         let Some(entry) = self.existing_mut() else { return };
-        entry.set(HAS_SET, block.is_some());
+        entry.set_flag(HAS_VALUES, block.is_some());
         entry.cookie = cookie;
         if let Some(block) = block {
-            self.shard.set.insert(self.fd, block);
+            self.shard.values.insert(self.fd, block);
         }
     }
 
@@ -316,10 +320,10 @@ impl Slot<'_> {
     }
 
     /// Changes these settings, also those of a connection in use.
-    pub fn set(&mut self, settings: Settings) -> Result<(), Errno> {
+    pub fn set_settings(&mut self, settings: Settings) -> Result<(), Errno> {
         let fd = self.fd;
         let cookie = Cookie::of(self.fd)?;
-        let entry = self.place()?;
+        let entry = self.entry()?;
         if settings.descriptors {
             match socket::set_fd_passing(fd, true) {
                 // Older kernels cannot refuse descriptors; nor can a kernel whose sandbox refuses the socket
@@ -327,11 +331,11 @@ impl Slot<'_> {
                 Ok(())
                 | Err(
                     Errno::ENOPROTOOPT | Errno::EOPNOTSUPP | Errno::EPERM | Errno::ENOSYS | Errno::EINVAL,
-                ) => entry.set(REFUSES, false),
+                ) => entry.set_flag(REFUSES, false),
                 Err(errno) => return Err(errno),
             }
         }
-        self.change(cookie, |set| set.settings = settings)?;
+        self.change(cookie, |values| values.settings = settings)?;
         if let Some(connection) = self.get() {
             connection.settings = settings;
             settings.apply(&mut connection.decoder);
@@ -341,20 +345,20 @@ impl Slot<'_> {
 
     /// The program's pointer. The entry must be verified.
     pub fn data(&self) -> Option<&UserData> {
-        self.existing().and_then(|entry| self.set_of(entry))?.data.as_ref()
+        self.existing().and_then(|entry| self.values_of(entry))?.data.as_ref()
     }
 
     /// Exchanges the program's pointer for `data`.
     pub fn swap_data(&mut self, data: &mut Option<UserData>) -> Result<(), Errno> {
         let cookie = Cookie::of(self.fd)?;
-        self.change(cookie, |set| std::mem::swap(&mut set.data, data))
+        self.change(cookie, |values| std::mem::swap(&mut values.data, data))
     }
 
     /// Takes the program's pointer of the socket with this cookie, whichever socket the number is by now.
     pub fn take_data(&mut self, cookie: Cookie) -> Option<UserData> {
-        self.existing().filter(|entry| entry.cookie == cookie && entry.closes & HAS_SET != 0)?;
-        let [set] = &mut **self.shard.set.get_mut(&self.fd)?;
-        set.data.take()
+        self.existing().filter(|entry| entry.cookie == cookie && entry.closes & HAS_VALUES != 0)?;
+        let [values] = &mut **self.shard.values.get_mut(&self.fd)?;
+        values.data.take()
     }
 
     /// Whether the kernel refuses descriptors that are sent to the socket. The entry must be verified.
@@ -365,7 +369,7 @@ impl Slot<'_> {
     /// The kernel refuses descriptors that are sent to this listening socket, and to the sockets of its
     /// clients.
     pub fn note_refuses(&mut self) {
-        self.existing_mut().into_iter().for_each(|entry| entry.set(REFUSES, true));
+        self.existing_mut().into_iter().for_each(|entry| entry.set_flag(REFUSES, true));
     }
 
     /// Whether the socket may hold descriptors that were sent but not received, and no other process receives
@@ -390,7 +394,8 @@ impl Slot<'_> {
         let cookie = socket.unwrap_or(Cookie::NONE);
         let is_closing =
             |entry: &Entry| entry.closes & CLOSING != 0 && (!cookie.is_some() || entry.cookie == cookie);
-        // A descriptor that the library keeps for itself is never the program's socket.
+        // A descriptor that the library keeps for itself is never the program's socket. A socket can only be
+        // a KeptFd: no InternalFd is a socket.
         let is_internal = if cookie.is_some() {
             internal_fds::is_kept(self.fd)
         } else {
@@ -402,9 +407,9 @@ impl Slot<'_> {
         self.clear();
         // If there is no memory for the flag, two calls that close the number at the same time are the
         // program's race.
-        if let Ok(entry) = self.place() {
+        if let Ok(entry) = self.entry() {
             entry.closes = entry.closes.wrapping_add(1) & !FLAGS;
-            entry.set(CLOSING, true);
+            entry.set_flag(CLOSING, true);
             entry.cookie = cookie;
         }
         Ok(self.into_discarded())
@@ -412,15 +417,15 @@ impl Slot<'_> {
 
     fn note_listed(mut self, list: usize, cookie: Cookie) -> Result<Cookie, Errno> {
         HIGHEST.fetch_max(key(self.fd), Ordering::Relaxed);
-        let entry = self.place()?;
+        let entry = self.entry()?;
         if !entry.cookie.is_some() {
-            entry.set(SHARED, fork_epoch::has_forked());
+            entry.set_flag(SHARED, fork_epoch::has_forked());
         }
         (entry.list, entry.cookie) = (list, cookie);
         Ok(cookie)
     }
 
-    /// Whether the number is a connection given out by the library that is in no list.
+    /// Whether the number still is the socket of this entry, and the socket is in no list.
     pub fn is_unlisted(&self) -> bool {
         self.existing()
             .is_some_and(|entry| entry.list == 0 && entry.cookie.is_some() && entry.cookie.is_of(self.fd))
@@ -431,9 +436,9 @@ impl Slot<'_> {
         self.existing().map_or((0, 0), Entry::counters)
     }
 
-    /// Makes sure that [`Slot::entry`] will find memory.
+    /// Makes sure that [`Slot::connection`] will find memory.
     pub fn reserve(&mut self) -> Result<(), Errno> {
-        self.place()?;
+        self.entry()?;
         if self.shard.spare.is_none() && self.get().is_none() {
             self.shard.spare = Some(boxed(Connection::new(Settings::default())).map_err(|_| Errno::ENOMEM)?);
         }
@@ -445,8 +450,8 @@ impl Slot<'_> {
         self.shard.sent += 1;
     }
 
-    /// The connection's memory, made if there is none. EBADF, ENOMEM.
-    pub fn entry(&mut self) -> Result<&mut Connection, Errno> {
+    /// The connection's memory, made if there is none. EBADF, ENOTSOCK or ENOMEM.
+    pub fn connection(&mut self) -> Result<&mut Connection, Errno> {
         if self.get().is_none() {
             self.reserve()?;
             let cookie = Cookie::of(self.fd)?;
@@ -456,13 +461,13 @@ impl Slot<'_> {
             let settings = self.settings();
             let mut memory = self.shard.spare.take().ok_or(Errno::ENOMEM)?;
             *memory = [Connection::new(settings)];
-            let entry = self.place()?;
+            let entry = self.entry()?;
             (entry.connection, entry.cookie) = (Some(memory), cookie);
         }
         self.get().ok_or(Errno::ENOMEM)
     }
 
-    /// Frees the connection's memory if nothing is kept there.
+    /// Keeps the connection's memory as the spare block if nothing is in it.
     pub fn remove_if_idle(&mut self) {
         if self.get().is_some_and(|connection| connection.is_idle()) {
             let memory = self.existing_mut().and_then(|entry| entry.connection.take());
@@ -471,9 +476,10 @@ impl Slot<'_> {
     }
 
     /// Clears the entry. Threads that wait for their turn to send are woken and find the connection closed.
+    /// Not twice under one lock with memory both times: the older memory would be dropped under the lock.
     pub fn clear(&mut self) {
-        if self.existing().is_some_and(|entry| entry.closes & HAS_SET != 0) {
-            self.shard.set.remove(&self.fd);
+        if self.existing().is_some_and(|entry| entry.closes & HAS_VALUES != 0) {
+            self.shard.values.remove(&self.fd);
         }
         let mut memory = self.existing_mut().and_then(Entry::clear);
         memory.as_deref_mut().into_iter().flatten().for_each(|connection| connection.turn.close());
@@ -515,11 +521,15 @@ pub struct Plain {
 }
 
 /// Changes the settings of the descriptor.
-pub fn set(guard: &EntryGuard, fd: RawFd, change: impl FnOnce(&mut Settings)) -> Result<(), Errno> {
+pub fn change_settings(
+    guard: &EntryGuard,
+    fd: RawFd,
+    change: impl FnOnce(&mut Settings),
+) -> Result<(), Errno> {
     let mut slot = lock_verified(guard, fd);
     let mut settings = slot.settings();
     change(&mut settings);
-    slot.set(settings)
+    slot.set_settings(settings)
 }
 
 /// Makes entries for the next numbers that the kernel will probably give out; `near` is a number in use.
@@ -538,7 +548,7 @@ pub fn make_room(guard: &EntryGuard, near: RawFd) -> Result<(), OutOfMemory> {
 
 /// The settings of a connection that does not exist yet, with their memory.
 pub struct Prepared {
-    set: Option<Set>,
+    values: Option<ValuesBlock>,
     /// Whether the new socket refuses descriptors from the start: the listening socket refuses them.
     refuses: bool,
 }
@@ -546,11 +556,11 @@ pub struct Prepared {
 impl Prepared {
     /// No settings; `refuses` is whether the socket refuses descriptors already.
     pub fn without_settings(refuses: bool) -> Self {
-        Self { set: None, refuses }
+        Self { values: None, refuses }
     }
 
-    /// The settings of a client of this service: those of the service. Allocates the memory for them, whatever number the client
-    /// gets.
+    /// The settings of a client of this service: those of the service. Allocates the memory for them,
+    /// whatever number the client gets.
     pub fn for_client(guard: &EntryGuard, service: RawFd) -> Result<Self, OutOfMemory> {
         let slot = lock_unverified(guard, service);
         let (settings, refuses) = (slot.settings(), slot.refuses_descriptors());
@@ -559,9 +569,10 @@ impl Prepared {
             return Ok(Self::without_settings(refuses));
         }
         let mut result = Ok(());
-        TABLE.for_each(guard, |part| result = result.and(part.set.try_reserve(1).map_err(|_| OutOfMemory)));
+        TABLE
+            .for_each(guard, |part| result = result.and(part.values.try_reserve(1).map_err(|_| OutOfMemory)));
         result?;
-        Ok(Self { set: Some(boxed(SetByProgram { settings, data: None })?), refuses })
+        Ok(Self { values: Some(boxed(ProgramValues { settings, data: None })?), refuses })
     }
 }
 
@@ -572,30 +583,30 @@ pub fn has_ahead(guard: &EntryGuard, fd: RawFd) -> bool {
 
 /// The library gives out this number as a new connection with these settings. What was kept for an older
 /// socket with this number is dropped.
-pub fn give_out(guard: &EntryGuard, fd: RawFd, Prepared { set, refuses }: Prepared) -> Result<(), Errno> {
+pub fn give_out(guard: &EntryGuard, fd: RawFd, Prepared { values, refuses }: Prepared) -> Result<(), Errno> {
     HIGHEST.fetch_max(key(fd), Ordering::Relaxed);
     let mut slot = lock_unverified(guard, fd);
     slot.clear();
     let cookie = Cookie::of(fd)?;
-    match slot.place() {
+    match slot.entry() {
         Ok(entry) => {
-            entry.given = entry.given.wrapping_add(1);
-            let may_pass = set.as_deref().is_some_and(|[set]| set.settings.descriptors);
+            entry.times_given_out = entry.times_given_out.wrapping_add(1);
+            let may_pass = values.as_deref().is_some_and(|[values]| values.settings.descriptors);
             let refuses = refuses && !may_pass;
             if !refuses {
                 // Descriptors may have arrived already.
                 let _ = socket::set_fd_passing(fd, may_pass);
             }
-            entry.set(REFUSES, refuses);
-            if set.is_some() {
-                slot.reserve_set()?;
+            entry.set_flag(REFUSES, refuses);
+            if values.is_some() {
+                slot.reserve_values()?;
             }
-            slot.put_set(cookie, set);
+            slot.put_values(cookie, values);
             Ok(())
         }
         // Without an entry the connection is treated as a descriptor that the program has from elsewhere.
         Err(errno) => {
-            if set.is_none() {
+            if values.is_none() {
                 Ok(())
             } else {
                 Err(errno)
@@ -624,7 +635,7 @@ pub fn note_closing_socket(guard: &EntryGuard, fd: RawFd) -> Result<Option<Memor
 /// The number was closed.
 pub fn note_closed(guard: &EntryGuard, fd: RawFd) {
     if let Some(entry) = lock_unverified(guard, fd).existing_mut() {
-        entry.set(CLOSING, false);
+        entry.set_flag(CLOSING, false);
     }
 }
 
@@ -639,7 +650,7 @@ pub fn note_listed(guard: &EntryGuard, fd: RawFd, list: usize) -> Result<Cookie,
 /// The same for a connection that was given out just now, without comparing the socket.
 pub fn note_new_listed(guard: &EntryGuard, fd: RawFd, list: usize) -> Result<Cookie, Errno> {
     let slot = lock_unverified(guard, fd);
-    let cookie = slot.last_socket()?.0;
+    let cookie = slot.last_cookie()?.0;
     slot.note_listed(list, cookie)
 }
 
@@ -689,7 +700,7 @@ pub fn release(guard: &EntryGuard) {
     TABLE.for_each(guard, |part| {
         part.spare = None;
         if !part.entries.iter().any(Entry::is_in_use) {
-            (part.entries, part.set) = (Vec::new(), empty_map());
+            (part.entries, part.values) = (Vec::new(), empty_map());
         }
     });
     PLACES.store(0, Ordering::Relaxed);
@@ -698,7 +709,7 @@ pub fn release(guard: &EntryGuard) {
 /// After a fork, in both processes: the other process has every socket of the table, too.
 pub fn note_shared(table: &mut Frozen) {
     for entry in table.iter_mut().flat_map(|part| &mut part.entries) {
-        entry.set(SHARED, true);
+        entry.set_flag(SHARED, true);
     }
 }
 
@@ -707,7 +718,7 @@ pub fn leave_output_to_parent(table: &mut Frozen) {
     for part in table {
         for entry in &mut part.entries {
             // The thread that was about to close the number does not exist in the child.
-            entry.set(CLOSING, false);
+            entry.set_flag(CLOSING, false);
             let Some([connection]) = entry.connection.as_deref_mut() else { continue };
             connection.left_to_parent |= connection.has_unsent();
             connection.send_queue.clear();

@@ -38,7 +38,8 @@ struct Entry {
     next: Option<Node>,
 }
 
-/// The first of the pointers that are due. Locked briefly, after every other lock of the library.
+/// The first of the pointers that are due. Locked briefly, after every other lock of the library but those of
+/// `kernel::internal_fds`.
 static DUE: Mutex<Option<Node>> = Mutex::new(None);
 
 /// Whether any pointer is due.

@@ -1,11 +1,12 @@
 //! Which member holds a number: a hash table of slots.
 //!
-//! The numbers themselves are in the members, so that the table needs four bytes for each; at most seven eighths of its
-//! places are taken, and it grows by a small part: what an idle connection costs is counted. Every call gets the function that reads the
-//! number of a slot; while a slot is in the table, its number does not change.
+//! The numbers themselves are in the members, so that the table needs four bytes for each; at most seven
+//! eighths of its places are taken, and it grows by a small part: what an idle connection costs is counted.
+//! Every call gets the function that reads the number of a slot; while a slot is in the table, its number
+//! does not change.
 //!
-//! Collisions are resolved by linear probing. When a number is removed, the entries after it move up, unless that would put an entry
-//! before the place that its hash names, so that there are no tombstones.
+//! Collisions are resolved by linear probing. When a number is removed, the entries after it move up, unless
+//! that would put an entry before the place that its hash names, so that there are no tombstones.
 
 #![forbid(unsafe_code)]
 

@@ -23,7 +23,7 @@ use crate::event_loop::members::{LISTENER, Member, READABLE, REPORTED, Reason, S
 use crate::event_loop::receive::Receiver;
 use crate::event_loop::registry::{Collected, Parting, Registry, failed};
 use crate::event_loop::scan::PART_PAUSE;
-use crate::event_loop::step::{Few, Input, Step, WaitFor};
+use crate::event_loop::step::{FdArray, Input, Step, WaitFor};
 use crate::event_loop::turns::BATCH;
 use crate::event_loop::upkeep::Upkeep;
 use crate::kernel::internal_fds::KeptFd;
@@ -61,10 +61,12 @@ pub struct EventLoop {
     is_waiting: bool,
     /// How long writers may wait for the loop's members.
     pub allowance: Allowance,
-    /// Whether some bytes could not be sent, and nothing will report when they can.
+    /// Whether bytes could not be sent for lack of memory, whose end the kernel does not report:
+    /// `retry_output` tries again. Written by `send_queued` and `retry_output`.
     is_stalled: bool,
-    /// Whether the program runs nothing until this call returns, except handlers that end its wait: signals
-    /// are blocked. (This does not include other threads.)
+    /// Whether this thread's program code can run only within the waits of this call: signals are blocked
+    /// between waits, and no handler has ended the last one. Says nothing about other threads. Written by
+    /// `step`, `begin_call` and `wait_quickly`.
     is_undisturbed: bool,
 }
 
@@ -165,8 +167,8 @@ impl EventLoop {
     ) -> Result<Step<L::Origin>, Error> {
         let mut is_idle = false;
         let step = match input {
-            Input::Begin(listener, may_wait, most) => {
-                self.begin(guard, list, listener, may_wait, most)?;
+            Input::Begin(listener, may_wait, max_events) => {
+                self.begin(guard, list, listener, may_wait, max_events)?;
                 None
             }
             Input::Woken(ready, is_blocked) => {
@@ -232,11 +234,12 @@ impl EventLoop {
         list: &L,
         listener: Option<RawFd>,
         may_wait: bool,
-        most: usize,
+        max_events: usize,
     ) -> Result<(), Error> {
         self.ended = None;
-        if self.note_call(list, listener, may_wait, most) {
-            // The set is verified before the wait.
+        if self.begin_call(list, listener, may_wait, max_events) {
+            // The set is not verified before this wait: if it is lost, the wait ends at the tick at the
+            // latest, and `wake_up` makes the set anew.
             return Ok(());
         }
         let services = endpoint::opened();
@@ -262,11 +265,17 @@ impl EventLoop {
 
     /// Resets what belongs to one call. Returns whether nothing is left to report and the list seems
     /// unchanged.
-    fn note_call<L: List>(&mut self, list: &L, listener: Option<RawFd>, may_wait: bool, most: usize) -> bool {
+    fn begin_call<L: List>(
+        &mut self,
+        list: &L,
+        listener: Option<RawFd>,
+        may_wait: bool,
+        max_events: usize,
+    ) -> bool {
         (self.is_batch, self.is_waiting, self.is_undisturbed) = (false, false, false);
         self.reported_watched.clear();
         self.clear_verified();
-        self.registry.turns.begin(most);
+        self.registry.turns.begin(max_events);
         self.upkeep.scan.begin(may_wait);
         let turns = &self.registry.turns;
         self.seems_unchanged(list, listener)
@@ -285,8 +294,8 @@ impl EventLoop {
     }
 
     /// A wait has ended. Queues the members that it has found ready; if it has found the set, the clock or
-    /// nothing, asks the kernel. Returns whether the kernel had nothing to report.
-    fn wake_up<L: List>(&mut self, guard: &EntryGuard, list: &L, ready: Few) -> Result<bool, Error> {
+    /// nothing, or if the tick is due, asks the kernel. Returns whether the kernel had nothing to report.
+    fn wake_up<L: List>(&mut self, guard: &EntryGuard, list: &L, ready: FdArray) -> Result<bool, Error> {
         self.is_waiting = false;
         let ready = ready.as_slice();
         if !self.is_undisturbed || ready.is_empty() {
@@ -330,10 +339,10 @@ impl EventLoop {
     /// Asks the kernel, and queues the members that are ready: a round begins.
     fn collect(&mut self) -> Result<Collected, Error> {
         let mut room = [const { MaybeUninit::uninit() }; BATCH];
-        // The clock is set here, too: a program that always finds events never waits, and its list must still
-        // be checked.
+        // The tick is scheduled here, too: a program that always finds events never waits, and its list must
+        // still be checked.
         self.tick();
-        match self.registry.poller_ref().map(|poller| poller.ready(&mut room)) {
+        match self.registry.poller_unchecked().map(|poller| poller.ready(&mut room)) {
             Some(Ok(reports)) => Ok(self.registry.collect(reports)),
             Some(Err(errno)) => Err(failed(errno)),
             None => Ok(Collected::default()),
@@ -361,7 +370,8 @@ impl EventLoop {
         members.listener().is_some() || members.slots().any(|(_, member)| lives(member))
     }
 
-    /// Sets the clock for the next periodic work; returns in how many milliseconds that is.
+    /// Schedules the tick for the next periodic work; returns in how many milliseconds it is due. The clock
+    /// itself is set only for an event descriptor.
     fn tick(&mut self) -> u32 {
         let mut pause = if self.is_stalled { PART_PAUSE } else { self.upkeep.scan.pause() };
         if self.registry.pause.is_on() {
@@ -381,7 +391,7 @@ impl EventLoop {
     /// timeout is needed if the members themselves are polled, all verified, and there is no other thread
     /// that could change them: a signal handler ends the wait.
     fn wait_on<L: List>(&mut self, list: &L, is_idle: bool) -> Option<WaitFor> {
-        let looks = self.registry.members.count() / BATCH + 1;
+        let asks_needed = self.registry.members.count() / BATCH + 1;
         self.is_waiting = true;
         let is_alone = threads::is_single_threaded();
         if is_alone && !self.is_stalled {
@@ -389,14 +399,14 @@ impl EventLoop {
                 if self.is_undisturbed {
                     self.note_all_verified();
                 }
-                return Some(WaitFor { fds, clock: None, timeout: None, is_idle, looks });
+                return Some(WaitFor { fds, clock: None, timeout: None, is_idle, asks_needed });
             }
         }
-        let poller = self.registry.poller_ref()?;
-        let mut fds = self.few_members().unwrap_or(Few::one(poller.fd()));
+        let poller = self.registry.poller_unchecked()?;
+        let mut fds = self.few_members().unwrap_or(FdArray::one(poller.fd()));
         let clock = poller.clock().filter(|_| !is_alone);
         clock.into_iter().for_each(|clock| _ = fds.push(clock));
-        Some(WaitFor { fds, clock, timeout: Some(self.tick()), is_idle, looks })
+        Some(WaitFor { fds, clock, timeout: Some(self.tick()), is_idle, asks_needed })
     }
 
     /// Whether the members themselves are polled: waiting for a few members takes half the time of waiting
@@ -407,24 +417,24 @@ impl EventLoop {
     }
 
     /// The few members, if poll(2) reports each of them as the set does.
-    fn few_members(&self) -> Option<Few> {
+    fn few_members(&self) -> Option<FdArray> {
         if !self.has_few_members() {
             return None;
         }
-        let mut fds = Few::NONE;
+        let mut fds = FdArray::NONE;
         let members = &self.registry.members;
         let mut all = members.slots().map(|(_, member)| member).chain(members.listener());
         all.all(|member| is_pollable(member) && fds.push(member.fd)).then_some(fds)
     }
 
     /// The same, but only if the mirror equals the list and each number, also the service's, was verified.
-    fn registered_members<L: List>(&self, list: &L) -> Option<Few> {
+    fn registered_members<L: List>(&self, list: &L) -> Option<FdArray> {
         let members = &self.registry.members;
         let (_, size) = list.shape();
         if !self.has_few_members() || size != members.count() {
             return None;
         }
-        let mut fds = Few::NONE;
+        let mut fds = FdArray::NONE;
         for index in 0..size {
             let slot = members.at(index)?;
             let member = members.get(slot)?;
@@ -454,8 +464,8 @@ impl EventLoop {
         loop {
             if self.registry.turns.has_ends() {
                 if self.is_batch {
-                    // The ended connection's number would be free before the program has seen the events
-                    // reported before.
+                    // Reporting an end frees the former ended connection's number, but events already in this
+                    // batch may still name it.
                     return Ok(None);
                 }
                 if let Some(step) = self.report_end(guard, list)? {
@@ -489,7 +499,8 @@ impl EventLoop {
         self.ended.as_ref()
     }
 
-    /// Tries again to send what could not be sent for a reason whose end is not reported.
+    /// Has epoll report again, for each member whose bytes could not be sent for lack of memory, that it can
+    /// send.
     fn retry_output(&mut self, guard: &EntryGuard) {
         if std::mem::take(&mut self.is_stalled) {
             let mut stalled = Vec::new();

@@ -203,8 +203,8 @@ pub fn find_ended<R>(guard: &EntryGuard, addr: usize, fd: RawFd, look: impl Fn(&
     found
 }
 
-/// Calls `look` with what is kept of a connection that the program has ended and whose end is yet to be reported, and with the
-/// reason.
+/// Calls `look` with what is kept of a connection that the program has ended and whose end is yet to be
+/// reported, and with the reason.
 pub fn find_parting<R>(guard: &EntryGuard, fd: RawFd, look: impl Fn(&Parting, Reason) -> R) -> Option<R> {
     let mut found = None;
     LOOPS.for_each(guard, |loops| {

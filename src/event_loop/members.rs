@@ -5,10 +5,11 @@
 //! socket is the member of slot 0, though it is in no list.
 //!
 //! ```text
-//! an entry is added ──► Waiting ──registered──► Open ──peer sends no more──► Draining ──all sent──► Drained ──► (end reported)
-//! a client is accepted ──► Accepted ──reported──► Open ──error reported──► Broken ─────────────► (end reported)
-//!                                     Open (extra) ──end of file reported──► AtEof
-//! any of these, when the number is found to be another file's ──► Closed
+//! an entry is added ──► Waiting ──registered──► Open ──peer sends no more──► Draining
+//!                                                 Draining ──all sent──► Drained ──► (end reported)
+//! a client is accepted ──► Accepted ──reported──► Open ──error reported──► Broken ──► (end reported)
+//!                                       Open (extra) ──end of file reported──► AtEof
+//! Accepted, Open, Broken, Draining, Drained ──the number is closed or another file's──► Closed
 //! ```
 //!
 //! A closed member that the program knows of (REPORTED) takes one more turn, for its DISCONNECTION. A closed
@@ -104,7 +105,8 @@ pub const REPORTED: u8 = 1;
 pub const SENDING: u8 = 2;
 /// Flag: epoll cannot watch the file (a regular file), which is ready at all times.
 pub const ALWAYS_READY: u8 = 4;
-/// Flag: the slot is in the queue of ready members. The next member of the slot keeps the flag; only [`Members::unqueue`] clears it.
+/// Flag: the slot is in the queue of ready members. The next member of the slot keeps the flag; only
+/// [`Members::unqueue`] clears it.
 pub const QUEUED: u8 = 8;
 /// Flag: the member is queued because its descriptor is readable.
 pub const READABLE: u8 = 16;
@@ -463,8 +465,8 @@ impl Members {
 
     /// Synchronises the mirror with the list. A member is found again by the address of its structure, at
     /// whatever place; or, if that address is no longer in the list, by its number in a copy of the
-    /// structure, if `is_copy` confirms that the number still is the file that was registered, or is closed. A copy of a closed
-    /// member, which holds its number no more, is found at the member's place.
+    /// structure, if `is_copy` confirms that the number still is the file that was registered, or is closed.
+    /// A copy of a closed member, which holds its number no more, is found at the member's place.
     pub fn sync<L: List>(
         &mut self,
         list: &L,

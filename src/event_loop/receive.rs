@@ -93,7 +93,7 @@ impl Receiver {
             let mut decoder = slot.settings().decoder();
             (outcome, cut) = self.pull(&mut decoder, token, fd, refuses, &mut unwanted);
             more = decoder.has_ahead();
-            let connection = if decoder.is_empty() { None } else { slot.entry().ok() };
+            let connection = if decoder.is_empty() { None } else { slot.connection().ok() };
             if let Some(connection) = connection {
                 connection.decoder = decoder;
             }
@@ -134,7 +134,7 @@ impl Receiver {
             self.note_frame(header.length);
             return Some(Quick::Frame(Frame::new(header.kind, payload), false));
         }
-        let connection = if count > 0 { slot.entry().ok() } else { None };
+        let connection = if count > 0 { slot.connection().ok() } else { None };
         if let Some(connection) = connection {
             connection.decoder.read_ahead(&mut self.spare);
         }
@@ -165,7 +165,7 @@ impl Receiver {
             self.note_failure(token, errno);
             return None;
         }
-        let connection = if filled > 0 { slot.entry().ok() } else { None };
+        let connection = if filled > 0 { slot.connection().ok() } else { None };
         connection?.decoder.begin(head, filled, payload);
         self.cut_quickly(slot)
     }

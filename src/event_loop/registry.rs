@@ -1,13 +1,7 @@
 //! Which members epoll watches, and whether their numbers still refer to the files that were registered.
 //!
-//! [`Registry::verify`] is the only function that checks whether a number still is the same file, and
-//! [`Registry::mark_closed`] the only one that decides what follows if it is not. How the check is made:
-//!
-//! * a descriptor in the set: EPOLL_CTL_ADD fails with EEXIST for the file registered at the number, and for
-//!   no other;
-//! * a regular file, which epoll refuses: by device and inode;
-//! * if the set itself is lost (after a fork, or closed by the program): a connection by its socket's cookie,
-//!   an extra descriptor by device and inode. Then the set is made anew.
+//! All checks whether a member's number still is the same file are in verify.rs. [`Registry::mark_closed`]
+//! decides what follows for a member if it is not; for the service's socket, `register_listener` does.
 //!
 //! A number has at most one live member in a list, its holder. If a new member has the same number, the
 //! holder is verified: if it is right, the new member waits (state `Waiting`) until the holder is closed; if
@@ -26,8 +20,8 @@ use crate::error::{Error, ipc_errors as Code};
 use crate::event_loop::accept::Pause;
 use crate::event_loop::list::{Entry, Kind, List};
 use crate::event_loop::members::{
-    ALWAYS_READY, LISTENER, Member, Members, NOTED, QUEUED, READABLE, REPORTED, Reason, SENDING, State,
-    VERIFIED, WRITABLE,
+    ALWAYS_READY, Member, Members, NOTED, QUEUED, READABLE, REPORTED, Reason, SENDING, State, VERIFIED,
+    WRITABLE,
 };
 use crate::event_loop::turns::Turns;
 use crate::event_loop::verify::Instruments;
@@ -49,7 +43,9 @@ pub use self::set::Collected;
 pub struct Registry {
     /// The list's address.
     key: usize,
-    /// The epoll set; `None` before the first wait and after the set was lost.
+    /// The epoll set. None if there is none yet, or if it was dropped: nothing to watch, a stale
+    /// registration, or a loss. A lost set stays here until `drop_lost_set`. Written by `build`,
+    /// `drop_lost_set` and `drop_set`.
     poller: Option<Poller>,
     /// For another event loop of the program: readable while there is something to report.
     event_fd: Option<EventFd>,
@@ -61,8 +57,9 @@ pub struct Registry {
     pub turns: Turns,
     /// Which files the extra descriptors are, by slot.
     files: NumberMap<u32, FileId>,
-    /// How many members are in state `Waiting` because another member holds their number.
-    shadows: usize,
+    /// At least the number of members in state `Waiting` whose number another member holds; 0: there is none.
+    /// Counted anew by `sync` and `build`.
+    waiting_for_number: usize,
     /// What is kept of closed members whose end is not reported yet, by slot.
     partings: NumberMap<u32, Parting>,
     /// Memory of closed connections, to be dropped when no lock is held.
@@ -94,7 +91,7 @@ impl Registry {
             members: Members::new(),
             turns: Turns::new(),
             files: empty_map(),
-            shadows: 0,
+            waiting_for_number: 0,
             partings: empty_map(),
             discarded: Vec::new(),
         }
@@ -112,7 +109,8 @@ impl Registry {
         self.turns.make_room(members.slab_size() as usize + 1, |slot| members.has_end(slot))
     }
 
-    /// Keeps the memory of a closed connection until it can be dropped without a lock.
+    /// Keeps the memory of a closed connection until it can be dropped without a lock; without memory for
+    /// that, drops it at once.
     pub fn discard(&mut self, memory: Option<Memory>) {
         if memory.is_some() && self.discarded.try_reserve(1).is_ok() {
             self.discarded.extend(memory);
@@ -130,7 +128,7 @@ impl Registry {
         if self.verify(slot) {
             return true;
         }
-        if self.poller().is_some() {
+        if self.intact_poller().is_some() {
             return false;
         }
         self.drop_lost_set();
@@ -154,18 +152,18 @@ impl Registry {
         if member.has(REPORTED) {
             self.keep_parting(slot, |parting| parting.data = data);
         }
-        let (given, _) = table::lock_unverified(guard, member.fd).counters();
+        let (times_given_out, _) = table::lock_unverified(guard, member.fd).counters();
         let Some(member) = self.members.get_mut(slot) else { return };
         member.state = State::Closed;
         if member.reason == Reason::None {
             member.reason = Reason::Closed;
         }
-        // What the table and the set know of the number from now on is another member's.
+        // The number may be another member's from now on: these flags described the old file.
         member.set(READABLE | WRITABLE | NOTED | ALWAYS_READY | VERIFIED, false);
         if member.has(REPORTED) {
             self.turns.push_end(slot);
         } else {
-            member.registration = given;
+            member.registration = times_given_out;
         }
     }
 
@@ -175,6 +173,7 @@ impl Registry {
     }
 
     /// Keeps data of a closed member until its end is reported; without memory the data is dropped at once.
+    /// Call this after [`Registry::unregister`], which drops what was kept before.
     pub fn keep_parting(&mut self, slot: u32, keep: impl FnOnce(&mut Parting)) {
         let mut parting = self.partings.remove(&slot).unwrap_or_default();
         keep(&mut parting);
@@ -195,11 +194,11 @@ impl Registry {
     }
 
     /// Stops watching the member, and clears the table's entry if the number is another socket's by now. The
-    /// member was removed from the mirror, or will be.
+    /// caller has removed the member, or changes its state afterwards.
     pub fn unregister(&mut self, guard: &EntryGuard, slot: u32, member: &Member) {
         // If the number is another file's by now, that file is not in the set.
         if member.is_registered() && !member.has(ALWAYS_READY) {
-            self.poller().into_iter().for_each(|poller| poller.unwatch(member.fd));
+            self.intact_poller().into_iter().for_each(|poller| poller.unwatch(member.fd));
         }
         let number = if member.has(NOTED) { Some(table::lock_verified(guard, member.fd)) } else { None };
         self.clear_registration(guard, slot, member, number);
@@ -207,7 +206,7 @@ impl Registry {
 
     /// The same for a member that was verified just now, so that the set is known to be intact.
     pub fn unregister_verified(&mut self, guard: &EntryGuard, slot: u32, member: &Member) {
-        if let Some(poller) = self.poller_ref().filter(|_| !member.has(ALWAYS_READY)) {
+        if let Some(poller) = self.poller_unchecked().filter(|_| !member.has(ALWAYS_READY)) {
             poller.unwatch(member.fd);
         }
         let number = if member.has(NOTED) { Some(table::lock_unverified(guard, member.fd)) } else { None };
@@ -232,29 +231,29 @@ impl Registry {
                 background::watch(guard, member.fd);
             }
         }
-        self.wake_shadows(guard, member.fd);
+        self.register_next_waiting(guard, member.fd);
     }
 
     /// The number is free: another member that waits for it is registered.
-    fn wake_shadows(&mut self, guard: &EntryGuard, fd: RawFd) {
-        if self.shadows == 0 {
+    fn register_next_waiting(&mut self, guard: &EntryGuard, fd: RawFd) {
+        if self.waiting_for_number == 0 {
             return;
         }
-        let shadow =
-            self.members.slots().find(|(_, member)| member.state == State::Waiting && member.fd == fd);
-        if let Some((slot, _)) = shadow {
-            self.shadows -= 1;
+        let next = self.members.slots().find(|(_, member)| member.state == State::Waiting && member.fd == fd);
+        if let Some((slot, _)) = next {
+            self.waiting_for_number -= 1;
             // If this fails, the next scan tries again.
             let _ = self.register(guard, slot);
         }
     }
 
-    /// Has epoll watch a member in state `Waiting` or `Accepted`. The memory was allocated before.
+    /// Has epoll watch a member in state `Waiting` or `Accepted`. On Ok the member may also still be
+    /// `Waiting` (another member holds the number) or be `Closed`. The memory was allocated before.
     pub fn register(&mut self, guard: &EntryGuard, slot: u32) -> Result<(), Error> {
         let Some(member) = self.members.get(slot).copied() else { return Ok(()) };
         if let Some(holder) = self.members.holder(member.fd).filter(|holder| *holder != slot) {
             if self.verify(holder) {
-                self.shadows += 1;
+                self.waiting_for_number += 1;
                 return Ok(());
             }
             self.mark_closed(guard, holder);
@@ -272,12 +271,10 @@ impl Registry {
                 self.note_listed(guard, slot);
                 // A new client is to be reported; any other connection may have frames that another list has
                 // read ahead.
-                if slot != LISTENER {
-                    self.make_ready(slot, READABLE | WRITABLE);
-                }
+                self.make_ready(slot, READABLE | WRITABLE);
                 Ok(())
             }
-            // EBADF: the number may be one of the library's own descriptors now. ELOOP: it is what
+            // EBADF: the number is closed, or is one of the library's own descriptors now. ELOOP: it is what
             // ipc_event_fd returned.
             Err(Errno::EBADF | Errno::ELOOP) if member.state != State::Accepted => {
                 self.mark_closed(guard, slot);
@@ -343,13 +340,15 @@ impl Registry {
         }
     }
 
-    /// Synchronises the mirror with the list.
+    /// Synchronises the mirror with the list. Without a set, new members stay `Waiting` until the set is
+    /// made.
     pub fn sync<L: List>(&mut self, guard: &EntryGuard, list: &L) -> Result<(), Error> {
         let mut members = std::mem::replace(&mut self.members, Members::new());
         let instruments = self.instruments();
         let changes = members.sync(list, |members, slot| {
             members.get(slot).is_some_and(|member| {
-                // What is closed, or held by the library, is no other file that the entry could be about.
+                // The entry is a copy of this member if the number still is the member's file, or has no
+                // other file: closed, or held by the library.
                 instruments.verify(slot, member)
                     || internal_fds::is_kept(member.fd)
                     || fd::check_open(member.fd) == Err(Errno::EBADF)
@@ -366,7 +365,7 @@ impl Registry {
             self.replace(guard, slot, entry);
         }
         if self.poller.is_some() {
-            self.shadows = 0;
+            self.waiting_for_number = 0;
             let mut waiting = Vec::new();
             waiting.try_reserve(self.members.count())?;
             let slots = self.members.slots().filter(|(_, member)| member.state == State::Waiting);
@@ -380,7 +379,7 @@ impl Registry {
     }
 
     /// A structure has another descriptor now. If its connection was reported, its end is reported; otherwise
-    /// the member is registered anew.
+    /// the member becomes `Waiting`, and the caller registers it.
     fn replace(&mut self, guard: &EntryGuard, slot: u32, entry: Entry) {
         let Some(member) = self.members.get(slot).copied() else { return };
         self.mark_closed(guard, slot);
@@ -412,8 +411,8 @@ impl Registry {
     /// Whether the library has given out a closed member's number again, as a connection that is in no list.
     fn is_given_out_again(&self, guard: &EntryGuard, member: &Member) -> bool {
         let number = table::lock_unverified(guard, member.fd);
-        let (given, _) = number.counters();
-        given != member.registration && number.is_unlisted()
+        let (times_given_out, _) = number.counters();
+        times_given_out != member.registration && number.is_unlisted()
     }
 
     /// Checks all members, before the set is made anew: the new set must not watch files that are no longer

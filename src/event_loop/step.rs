@@ -20,7 +20,7 @@ pub enum Input<C> {
     Begin(Option<RawFd>, bool, usize),
     /// A wait has ended with these descriptors ready. The bool says whether signals are blocked except during
     /// waits, and no handler has ended this wait.
-    Woken(Few, bool),
+    Woken(FdArray, bool),
     /// Signals were blocked just now, before another wait: from here on the program runs nothing except
     /// during waits.
     Blocked,
@@ -60,12 +60,12 @@ pub enum Step<O> {
 
 /// A small array of descriptors.
 #[derive(Clone, Copy)]
-pub struct Few {
+pub struct FdArray {
     fds: [RawFd; FEW],
     count: usize,
 }
 
-impl Few {
+impl FdArray {
     /// No descriptor.
     pub const NONE: Self = Self { fds: [-1; FEW], count: 0 };
 
@@ -91,7 +91,7 @@ impl Few {
 #[derive(Clone, Copy)]
 pub struct WaitFor {
     /// The descriptors to poll for input: the set or a few members, and the clock, if there is one.
-    pub fds: Few,
+    pub fds: FdArray,
     /// The clock: readable when another thread has woken the loop.
     pub clock: Option<RawFd>,
     /// The most milliseconds to wait, until periodic work is due; `None` if there is no such work.
@@ -99,5 +99,5 @@ pub struct WaitFor {
     /// Whether the kernel was asked just now, and had nothing to report.
     pub is_idle: bool,
     /// How often the kernel has to be asked until all descriptors that were ready have been handled.
-    pub looks: usize,
+    pub asks_needed: usize,
 }

@@ -1,11 +1,11 @@
 //! The order in which members take turns.
 //!
-//! Members that are ready stand in a queue, each once, and take turns: one event each. The kernel is asked again after
-//! each round, so that a peer that floods does not keep the others waiting. Connections that have ended go before all
-//! others.
+//! Members that are ready stand in a queue, each once, and take turns: one event each. The kernel is asked
+//! again after each round, so that a peer that floods does not keep the others waiting. Connections that have
+//! ended go before all others.
 //!
-//! The queues hold slots. A slot stays in its queue when its member is removed. At its turn the slot may therefore have another
-//! member, which has nothing to report: the caller checks that.
+//! The queues hold slots. A slot stays in its queue when its member is removed. At its turn the slot may
+//! therefore have another member, which has nothing to report: the caller checks that.
 
 #![forbid(unsafe_code)]
 
@@ -38,9 +38,9 @@ impl Turns {
     }
 
     /// A call of the program begins, and asks for at most so many events.
-    pub fn begin(&mut self, most: usize) {
-        self.shortest_round = most.clamp(SHORTEST_ROUND, BATCH);
-        if most > 1 {
+    pub fn begin(&mut self, max_events: usize) {
+        self.shortest_round = max_events.clamp(SHORTEST_ROUND, BATCH);
+        if max_events > 1 {
             // Members that are ready by now are reported along with members that have many messages read
             // ahead.
             self.end_round();
@@ -62,8 +62,8 @@ impl Turns {
         self.left == 0
     }
 
-    /// Allocates the memory for `slots` entries in each queue. `has_end` says whether a slot of `ends` still has
-    /// an end to report.
+    /// Allocates the memory for `slots` entries in each queue. `has_end` says whether a slot of `ends` still
+    /// has an end to report.
     pub fn make_room(&mut self, slots: usize, has_end: impl Fn(u32) -> bool) -> Result<(), OutOfMemory> {
         let more = slots.saturating_sub(self.ready.len());
         reserve_queue(&mut self.ready, more)?;

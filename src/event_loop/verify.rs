@@ -1,5 +1,8 @@
-//! How to check whether a member's number still is the file that was registered: by the set, or without it by
-//! the noted cookie, device and inode.
+//! Whether a member's descriptor number still refers to the file that was registered. No state.
+//!
+//! With a set, the number is probed: registered, and removed at once if that succeeds. Without a set, and for
+//! a regular file, which is in no set: a connection is compared by cookie, an extra or watched descriptor by
+//! device and inode, a signal or timer descriptor by its mark (`is_public`). A service is not compared.
 
 #![forbid(unsafe_code)]
 
@@ -24,13 +27,14 @@ impl Instruments<'_> {
         let Some(poller) = self.poller.filter(|_| !member.has(ALWAYS_READY)) else {
             return self.is_noted_file(slot, member);
         };
+        // The common answer; only another answer needs the error of a second probe.
         if poller.is_watched(member.fd) {
             return true;
         }
         match poller.probe(member.fd) {
             Err(Errno::EEXIST) => true,
-            // The probe failed for lack of memory or watches, which does not answer the question; a change
-            // needs neither.
+            // ENOMEM, ENOSPC (too many watches): not answered. EPOLL_CTL_MOD allocates nothing, and fails if
+            // the number is not registered.
             Err(Errno::ENOMEM | Errno::ENOSPC) => {
                 let token = Token::of_member(slot, member).data();
                 poller.change(member.fd, token, member.interest()).is_ok()

@@ -2,8 +2,8 @@
 //! own.
 //!
 //! A program may close descriptors that it does not know, and the kernel then gives the numbers to files of
-//! the program. So the library checks each of its descriptors before each use and before each close. There
-//! are two types:
+//! the program. So the library checks each of its descriptors before it closes it, and where it must notice a
+//! loss; a wait uses the number unchecked. There are two types:
 //!
 //! * [`InternalFd`]: an open file that the library made (an epoll set, a clock). It carries a mark: the
 //!   signal number that fcntl(2) F_SETSIG stores in the open file, and that nothing else uses.
@@ -21,12 +21,12 @@
 //!                ──give_away─► the program's; removed from the table (KeptFd only)
 //! ```
 //!
-//! The owner of an InternalFd or KeptFd holds the value; the table ([`NOTED`]) and the placeholder have locks
-//! of their own.
-//!
 //! When the end of a connection has been reported, the connection is closed but its number is held for a
 //! while ([`close_and_hold`]): a KeptFd of the placeholder, a file that can neither be read nor written
 //! (O_PATH), has the number.
+//!
+//! The owner of an InternalFd or KeptFd holds the value; the table ([`NOTED`]) and the placeholder
+//! ([`PLACEHOLDER`]) have locks of their own.
 #![deny(unsafe_code)]
 
 use std::io::Write;
@@ -176,7 +176,7 @@ struct Noted {
 }
 
 /// A note for the number of each descriptor that the library keeps. Locked for short times only, and after
-/// every other lock of the library.
+/// every other lock of the library, also after that of [`PLACEHOLDER`].
 static NOTED: Mutex<NumberMap<RawFd, Noted>> = Mutex::new(empty_map());
 
 /// Notes a new descriptor. If there is no memory for the note, the descriptor works, but the program may
@@ -190,7 +190,7 @@ fn note(fd: RawFd, file: Option<FileId>) -> Id {
     id
 }
 
-/// Whether no later descriptor of the library has got the number.
+/// Whether the note for the number is this descriptor's, or there is none.
 fn is_noted(fd: RawFd, id: Id) -> bool {
     lock(&NOTED).get(&fd).is_none_or(|noted| noted.id == id)
 }
@@ -296,7 +296,8 @@ pub fn is_public(fd: RawFd) -> bool {
     mark_of(fd) == Ok(PUBLIC_MARK)
 }
 
-/// Whether the number is a descriptor of the library whose number the program does not have.
+/// Whether the number is a descriptor of the library whose number the program does not have. If a sandbox
+/// refuses F_SETSIG, an [`InternalFd`] is not recognised.
 pub fn is_internal(fd: RawFd) -> bool {
     is_marked(fd) || is_kept(fd)
 }

@@ -15,8 +15,9 @@
 //!
 //! The process that has opened a service removes its file; the connection table notes which process that is
 //! (`connection::state::Service`). Another process that closes the service, such as a forked child, removes
-//! the file only if it is dead afterwards. A lock of the directory (flock(2)) keeps two servers apart that
-//! start or end at the same time.
+//! the file only if it is dead afterwards. A lock of the directory (flock(2)) keeps two starts apart, and a
+//! start from a close by another process than the maker; the maker removes its file while the socket is
+//! bound, and needs no lock.
 //!
 //! `sun_path` has 108 bytes. A longer path is reached through `/proc/self/fd`.
 
@@ -49,9 +50,9 @@ use crate::kernel::wait::Wait;
 use crate::process::entry_guard::EntryGuard;
 use crate::service::path::{PATH_MAX, c_string};
 
-/// How long a server's start or end waits for another server's start or end in the same directory. Any user
-/// that can read the directory can hold its lock, so the wait has a deadline. Without the lock, two servers
-/// that start within the same microseconds may conflict.
+/// How long a start, or a close by another process than the maker, waits for the lock of the directory. Any
+/// user that can read the directory can hold its lock, so the wait has a deadline. Without the lock, two
+/// servers that start within the same microseconds may conflict.
 const DIRECTORY_LOCK_TIMEOUT_MS: i32 = 100;
 
 /// The longest path in `sun_path`: 108 bytes with the NUL.
@@ -68,7 +69,7 @@ struct Address {
 
 impl Address {
     /// The address of a socket, or of the file `name` in a directory, through its descriptor. Does not use
-    /// the heap, which a signal handler may have interrupted.
+    /// the heap: the caller may be a signal handler that has interrupted malloc(3).
     fn through(directory_or_socket: OwnedFd, name: &[u8]) -> nix::Result<Self> {
         let mut place = [0; SUN_PATH_MAX];
         let mut rest = &mut place[..];
@@ -148,7 +149,8 @@ fn lock_directory(path: &CStr) -> Option<OwnedFd> {
     }
 }
 
-/// Whether a socket is bound to the path; ENOENT if there is no file.
+/// Whether a socket is bound to the path, which must be that of a socket file: any other file counts as dead.
+/// ENOENT if there is no file.
 pub fn is_alive(path: &CStr) -> nix::Result<bool> {
     let datagrams = socket(AddressFamily::Unix, SockType::Datagram, SockFlag::SOCK_CLOEXEC, None)?;
     match connect_to(datagrams.as_raw_fd(), &Address::of_existing(path)?.address) {
@@ -195,11 +197,11 @@ fn bind_at(socket: &OwnedFd, path: &CStr) -> nix::Result<()> {
             write!(rest, ".ipc-{}", getpid()).map_err(|_| Errno::ENAMETOOLONG)?;
             let length = 32 - rest.len();
             let stand_in = stand_in.get(..length).unwrap_or_default();
-            let there = open_directory(directory)?;
-            let _ = unlinkat(&there, stand_in, UnlinkatFlags::NoRemoveDir);
+            let parent = open_directory(directory)?;
+            let _ = unlinkat(&parent, stand_in, UnlinkatFlags::NoRemoveDir);
             bind(socket.as_raw_fd(), &Address::in_directory(directory, stand_in)?.address)?;
-            let linked = linkat(&there, stand_in, AT_FDCWD, path, AtFlags::empty());
-            unlinkat(&there, stand_in, UnlinkatFlags::NoRemoveDir)?;
+            let linked = linkat(&parent, stand_in, AT_FDCWD, path, AtFlags::empty());
+            unlinkat(&parent, stand_in, UnlinkatFlags::NoRemoveDir)?;
             match linked {
                 Err(Errno::EEXIST) => Err(Errno::EADDRINUSE),
                 result => result,
@@ -262,7 +264,7 @@ pub fn adopt(guard: &EntryGuard, fd: RawFd) -> nix::Result<()> {
     fd::set_close_on_exec(fd)?;
     // The longest backlog that the kernel allows; if that fails, the socket keeps its backlog.
     let _ = kernel_socket::listen(fd, None);
-    table::lock_verified(guard, fd).entry()?.service =
+    table::lock_verified(guard, fd).connection()?.service =
         Some(Service { file: None, maker: Service::this_process(), absolute: None });
     OPENED.fetch_add(1, Ordering::Relaxed);
     Ok(())
@@ -280,11 +282,11 @@ pub fn listen(guard: &mut EntryGuard, path: &CStr, options: &Options) -> Result<
         .map_err(|errno| Error::new(Code::IPC_ERROR_USOCK_INIT__WRONG_FILE_DESCRIPTOR, errno))?;
     let _lock = guard.outside(|| lock_directory(path));
     remove_dead(path).map_err(failed_to_bind)?;
-    // bind(2) makes the file with the socket's mode. Until the file has its owner and group, only this user
-    // has rights.
+    // bind(2) makes the file with the socket's mode. If a mode is set, only this user has rights until the
+    // file has its owner and group.
     let is_given_away = options.user.is_some() || options.group.is_some();
-    let first = options.mode.map(|mode| if is_given_away { mode & Mode::S_IRWXU } else { mode });
-    first.map_or(Ok(()), |mode| fchmod(&socket, mode)).map_err(failed_to_bind)?;
+    let initial_mode = options.mode.map(|mode| if is_given_away { mode & Mode::S_IRWXU } else { mode });
+    initial_mode.map_or(Ok(()), |mode| fchmod(&socket, mode)).map_err(failed_to_bind)?;
     bind_at(&socket, path).map_err(failed_to_bind)?;
     let fd = socket.as_raw_fd();
     let listen = || kernel_socket::listen(fd, options.backlog);
@@ -313,7 +315,7 @@ fn note_service(guard: &EntryGuard, fd: RawFd, path: &CStr, refuses: bool) -> ni
         absolute: absolute(path)?,
     };
     let mut slot = table::lock_verified(guard, fd);
-    slot.entry()?.service = Some(service);
+    slot.connection()?.service = Some(service);
     if refuses {
         slot.note_refuses();
     }
@@ -344,7 +346,8 @@ pub fn is_service(guard: &EntryGuard, fd: RawFd) -> bool {
 }
 
 /// Closes a service and removes its socket file, unless another server has put its own file at the path, or
-/// another process (such as the parent of a fork) still serves the file.
+/// another process (such as the parent of a fork) still serves the file. If the file is not this service's,
+/// the service is closed, and the error is IPC_ERROR_USOCK_REMOVE__NO_FILE.
 ///
 /// A signal handler that interrupted the library has no guard, and so cannot look up which process made the
 /// socket.
@@ -364,8 +367,8 @@ pub fn close_service(guard: Option<&mut EntryGuard>, fd: RawFd, path: &CStr) -> 
             .map_err(|_| Error::new(Code::IPC_ERROR_USOCK_CLOSE, Errno::EBADF))?;
     }
     let path = owned.as_ref().and_then(|service| service.absolute.as_deref()).unwrap_or(path);
-    let there = File::at(path);
-    let ours = match (&owned, &there) {
+    let file_now = File::at(path);
+    let is_same_file = match (&owned, &file_now) {
         (Some(owned), Ok(file)) => owned.file == Some(file.id()),
         (None, Ok(file)) => file.is(SFlag::S_IFSOCK),
         (_, Err(_)) => false,
@@ -374,7 +377,7 @@ pub fn close_service(guard: Option<&mut EntryGuard>, fd: RawFd, path: &CStr) -> 
         Some(Service { file: None, .. }) => close(fd),
         // The file is removed before the socket is closed: no other server replaces a file whose socket is
         // still bound, so the removed file cannot be another server's.
-        Some(owned) if ours && owned.maker == Service::this_process() => {
+        Some(owned) if is_same_file && owned.maker == Service::this_process() => {
             let removed = remove_file(path);
             close(fd).and(removed)
         }
@@ -384,7 +387,7 @@ pub fn close_service(guard: Option<&mut EntryGuard>, fd: RawFd, path: &CStr) -> 
                 Some(guard) => guard.outside(|| lock_directory(path)),
                 None => lock_directory(path),
             };
-            let removed = match (there, ours, is_alive(path)) {
+            let removed = match (file_now, is_same_file, is_alive(path)) {
                 (_, true, Ok(false) | Err(Errno::ENOENT)) => remove_file(path),
                 // Alive, or not known: the file stays.
                 (_, true, _) => Ok(()),

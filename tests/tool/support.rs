@@ -15,11 +15,13 @@ pub const LARGEST: usize = 7_999_995;
 /// A run directory of its own.
 pub struct Place {
     dir: tempfile::TempDir,
+    /// Where `ipc monitor` makes its directory, which a test that kills it leaves behind.
+    temporary: tempfile::TempDir,
 }
 
 impl Place {
     pub fn new() -> Self {
-        Self { dir: tempfile::tempdir().unwrap() }
+        Self { dir: tempfile::tempdir().unwrap(), temporary: tempfile::tempdir().unwrap() }
     }
 
     pub fn path(&self) -> &Path {
@@ -35,6 +37,7 @@ impl Place {
         let mut command = Command::new(stage().usr().join("bin/ipc"));
         clean(&mut command);
         command.args(arguments).env("IPC_RUNDIR", self.path()).stdin(Stdio::null());
+        command.env("TMPDIR", self.temporary.path()).env_remove("XDG_RUNTIME_DIR");
         command
     }
 

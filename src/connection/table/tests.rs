@@ -34,7 +34,7 @@ fn numbers_that_are_not_open_get_no_entry() {
     let guard = EntryGuard::enter().unwrap();
     for fd in [-1, RawFd::MAX] {
         let mut slot = lock_verified(&guard, fd);
-        assert_eq!(slot.entry().err(), Some(Errno::EBADF));
+        assert_eq!(slot.connection().err(), Some(Errno::EBADF));
         assert!(slot.shard.entries.len() < 1_000_000);
     }
 }
@@ -43,8 +43,8 @@ fn numbers_that_are_not_open_get_no_entry() {
 fn entry_is_cleared_when_number_is_another_sockets() {
     let guard = EntryGuard::enter().unwrap();
     let (fd, _peer) = socket_at(910);
-    set(&guard, fd, |settings| settings.queue = Some(5)).unwrap();
-    lock_verified(&guard, fd).entry().unwrap().left_to_parent = true;
+    change_settings(&guard, fd, |settings| settings.queue = Some(5)).unwrap();
+    lock_verified(&guard, fd).connection().unwrap().left_to_parent = true;
     note_listed(&guard, fd, 8).unwrap();
     assert_eq!((limits(&guard, fd), lock_verified(&guard, fd).list()), (Some(5), Some(8)));
     close(fd);
@@ -63,7 +63,7 @@ fn counters_count_uses_and_closes_of_number() {
     let (fd, _peer) = socket_at(930);
     give_out(&guard, fd, Prepared::without_settings(false)).unwrap();
     assert_eq!(lock_verified(&guard, fd).counters(), (1, 0));
-    lock_verified(&guard, fd).entry().unwrap().left_to_parent = true;
+    lock_verified(&guard, fd).connection().unwrap().left_to_parent = true;
     assert!(note_closing(&guard, fd).unwrap().is_some());
     // A second call does not close the number meanwhile, either.
     assert!(note_closing(&guard, fd).is_err());
@@ -73,7 +73,7 @@ fn counters_count_uses_and_closes_of_number() {
     give_out(
         &guard,
         fd,
-        Prepared { set: Some(boxed(SetByProgram { settings, data: None }).unwrap()), refuses: false },
+        Prepared { values: Some(boxed(ProgramValues { settings, data: None }).unwrap()), refuses: false },
     )
     .unwrap();
     assert_eq!(lock_verified(&guard, fd).counters(), (2, 1));
@@ -86,10 +86,10 @@ fn idle_connection_returns_its_memory() {
     let guard = EntryGuard::enter().unwrap();
     let (fd, _peer) = socket_at(950);
     let mut slot = lock_verified(&guard, fd);
-    slot.entry().unwrap().is_assumed = true;
+    slot.connection().unwrap().is_assumed = true;
     slot.remove_if_idle();
     assert!(slot.get().is_none());
-    slot.entry().unwrap().left_to_parent = true;
+    slot.connection().unwrap().left_to_parent = true;
     slot.remove_if_idle();
     assert!(slot.get().is_some());
     slot.clear();

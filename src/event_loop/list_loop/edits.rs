@@ -49,7 +49,7 @@ impl EventLoop {
             self.upkeep.seen = before;
         }
         if self.is_waiting {
-            self.registry.poller().into_iter().for_each(|poller| poller.wake());
+            self.registry.intact_poller().into_iter().for_each(|poller| poller.wake());
         }
         result
     }
@@ -204,7 +204,8 @@ impl EventLoop {
         self.slot_of(fd).and_then(|slot| self.registry.members.get(slot)).map(|member| member.reason)
     }
 
-    /// What is kept of a member that was ended by [`EventLoop::mark_ended`] and has held this number since, and why the member ends.
+    /// What is kept of a member that was ended by [`EventLoop::mark_ended`] and has held this number since,
+    /// and why the member ends.
     pub fn parting(&self, fd: RawFd) -> Option<(&Parting, Reason)> {
         self.registry.partings().find_map(|(slot, parting)| {
             let member = self.registry.members.get(slot).filter(|member| member.fd == fd)?;
@@ -288,7 +289,7 @@ impl EventLoop {
     /// Wakes the thread that waits for this loop, if there is one.
     pub fn wake(&self) {
         if self.is_waiting {
-            self.registry.poller().into_iter().for_each(|poller| poller.wake());
+            self.registry.intact_poller().into_iter().for_each(|poller| poller.wake());
         }
     }
 

@@ -28,9 +28,9 @@ impl EventLoop {
         &mut self,
         list: &L,
         listener: Option<RawFd>,
-        most: usize,
+        max_events: usize,
     ) -> Option<WaitFor> {
-        if !self.is_quick() || !self.note_call(list, listener, true, most) {
+        if !self.is_quick() || !self.begin_call(list, listener, true, max_events) {
             return None;
         }
         self.wait_on(list, false)
@@ -42,14 +42,14 @@ impl EventLoop {
         guard: &EntryGuard,
         list: &L,
         listener: Option<RawFd>,
-        most: usize,
+        max_events: usize,
     ) -> Option<(L::Origin, Frame)> {
         if !self.is_quick() || self.registry.turns.is_empty() || !self.seems_unchanged(list, listener) {
             return None;
         }
         self.clear_verified();
         let message = self.turn_quickly(guard, list)?;
-        self.note_call(list, listener, true, most);
+        self.begin_call(list, listener, true, max_events);
         Some(message)
     }
 
@@ -105,7 +105,7 @@ impl EventLoop {
     fn ask_quickly(&mut self) -> bool {
         let Ok(collected) = self.collect() else { return false };
         if collected.has_ticked {
-            // The tick was reported once: the clock is set anew, so that a step finds it.
+            // The tick was reported once: the tick is scheduled anew, so that a step finds it.
             self.registry.poller_mut().into_iter().for_each(|poller| _ = poller.tick_in(0, false));
         }
         let is_all = !collected.has_ticked && !collected.is_stale;
@@ -120,7 +120,7 @@ impl EventLoop {
         self.ended.is_none()
             && !self.registry.has_event_fd()
             && !self.registry.turns.has_ends()
-            && self.registry.poller_ref().is_some_and(|poller| !poller.is_tick_due())
+            && self.registry.poller_unchecked().is_some_and(|poller| !poller.is_tick_due())
     }
 
     /// The value by which events name the member, if its entry is unchanged.
@@ -180,7 +180,7 @@ impl EventLoop {
         list: &L,
         ready: RawFd,
     ) -> Option<(L::Origin, Frame)> {
-        self.registry.poller_ref().filter(|poller| poller.fd() == ready)?;
+        self.registry.poller_unchecked().filter(|poller| poller.fd() == ready)?;
         if !self.ask_quickly() {
             return None;
         }

@@ -124,7 +124,7 @@ impl EventLoop {
         if self.registry.verify(slot) {
             return Ok(true);
         }
-        if self.registry.poller().is_some() {
+        if self.registry.intact_poller().is_some() {
             return Ok(false);
         }
         self.registry.drop_lost_set();
@@ -302,7 +302,8 @@ impl EventLoop {
             if is_verified { table::note_closing_socket(guard, member.fd) } else { Err(Errno::EBADF) };
         if let Ok(mut memory) = noted {
             if let Some([connection]) = memory.as_deref_mut() {
-                // Without a descriptor for the rest it is lost: the peer has broken the protocol, or reads no more.
+                // Without a descriptor for the rest it is lost: the peer has broken the protocol, or reads no
+                // more.
                 drop(background::take_over(guard, member.fd, connection, Deadline::NONE));
             }
             self.registry.discard(memory);

@@ -36,7 +36,7 @@ pub struct Collected {
 
 impl Registry {
     /// The set; `None` if this process has none, or the program has closed it. Asks the kernel.
-    pub fn poller(&self) -> Option<&Poller> {
+    pub fn intact_poller(&self) -> Option<&Poller> {
         self.poller.as_ref().filter(|poller| poller.is_intact())
     }
 
@@ -51,7 +51,7 @@ impl Registry {
     }
 
     /// The same, to read only.
-    pub fn poller_ref(&self) -> Option<&Poller> {
+    pub fn poller_unchecked(&self) -> Option<&Poller> {
         self.poller.as_ref()
     }
 
@@ -85,7 +85,7 @@ impl Registry {
     /// The member's interest has changed.
     pub fn update_interest(&self, slot: u32) {
         let member = self.members.get(slot).filter(|member| member.is_registered());
-        if let (Some(member), Some(poller)) = (member, self.poller()) {
+        if let (Some(member), Some(poller)) = (member, self.intact_poller()) {
             // If this fails, later calls for this connection send the queued bytes.
             let _ = poller.change(member.fd, Token::of_member(slot, member).data(), member.interest());
         }
@@ -101,7 +101,7 @@ impl Registry {
         slots.try_reserve(self.members.count())?;
         slots.extend(self.members.slots().map(|(slot, _)| slot));
         self.poller = Some(Poller::new().map_err(failed)?);
-        self.shadows = 0;
+        self.waiting_for_number = 0;
         // A member that waits for the number of another member is registered after it: the new set must have
         // that one.
         let listener = self.register_listener(guard);
@@ -226,7 +226,7 @@ impl Registry {
 
     /// Drops a set that the program has closed: its number must be neither used nor closed.
     pub fn drop_lost_set(&mut self) {
-        if self.poller.is_some() && self.poller().is_none() {
+        if self.poller.is_some() && self.intact_poller().is_none() {
             self.poller = None;
         }
         self.event_fd.iter_mut().for_each(EventFd::repair);
@@ -234,7 +234,7 @@ impl Registry {
 
     /// Drops the set: it is to be made anew, or is no longer needed.
     pub fn drop_set(&mut self) {
-        if let (Some(event_fd), Some(poller)) = (&self.event_fd, self.poller()) {
+        if let (Some(event_fd), Some(poller)) = (&self.event_fd, self.intact_poller()) {
             // A forked child may have the set, too: then the kernel would not remove it from the event
             // descriptor.
             event_fd.unfollow(poller);
@@ -286,7 +286,7 @@ impl Registry {
 /// `ipc_accept`.
 fn prepare_listener(guard: &EntryGuard, fd: RawFd) -> nix::Result<()> {
     if socket::prepare_listener(fd)? {
-        table::lock_verified(guard, fd).entry()?.waits_for_clients = true;
+        table::lock_verified(guard, fd).connection()?.waits_for_clients = true;
     }
     Ok(())
 }

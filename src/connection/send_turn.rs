@@ -8,8 +8,9 @@
 //! free ──take──► held ──pass──► free, or held by the first waiting thread, which is woken
 //! ```
 //!
-//! A thread that ends while it waits or holds the turn must call [`Turn::leave`]: a turn that it held goes to
-//! the next thread. The turn is part of the connection's memory and is accessed under its lock.
+//! If a thread is cancelled while it waits for the turn or holds it, its cancellation handler calls
+//! [`SendTurn::leave`] (`Write::abandon`): a turn that it held goes to the next thread. The turn is part of
+//! the connection's memory and is accessed under its lock.
 
 #![forbid(unsafe_code)]
 
@@ -21,14 +22,14 @@ use crate::process::entry_guard::Thread;
 
 /// The turn of one connection.
 #[derive(Default)]
-pub struct Turn {
+pub struct SendTurn {
     holder: Option<Thread>,
     waiting: VecDeque<(Thread, Waker)>,
     /// How many threads wait until the queue has room for their frame; they need no turn for that.
     held_back: u32,
 }
 
-impl Turn {
+impl SendTurn {
     /// Whether no thread holds the turn.
     pub fn is_free(&self) -> bool {
         self.holder.is_none()
@@ -44,19 +45,20 @@ impl Turn {
         self.holder == Some(thread)
     }
 
-    /// Whether this thread holds the turn or waits for it. If the calling thread finds itself here, the call
-    /// comes from a signal handler that has interrupted a write.
+    /// Whether this thread holds the turn or waits for it. At the beginning of a call, true means that a
+    /// signal handler has interrupted a write to the same connection.
     pub fn has(&self, thread: Thread) -> bool {
         self.is_held_by(thread) || self.waiting.iter().any(|(waiting, _)| *waiting == thread)
     }
 
-    /// Gives the turn to this thread. The turn must be free.
+    /// Gives the turn to this thread. The turn must be free, or this thread's already.
     pub fn take(&mut self, thread: Thread) {
         self.holder = Some(thread);
     }
 
     /// Adds the thread to the waiting ones: the waker is called when the thread gets the turn, or when the
-    /// connection is closed.
+    /// connection is closed. Another thread must hold the turn: a free turn is never passed, so the thread
+    /// would not be woken.
     pub fn enqueue(&mut self, thread: Thread, waker: Waker) -> Result<(), OutOfMemory> {
         self.waiting.try_reserve(1)?;
         self.waiting.push_back((thread, waker));
@@ -79,17 +81,20 @@ impl Turn {
         }
     }
 
-    /// A thread begins to wait for room in the queue, or stops waiting.
+    /// A thread begins to wait for room in the queue, or stops waiting. In the child of a fork the count is 0
+    /// already when an interrupted call stops waiting.
     pub fn hold_back(&mut self, begins: bool) {
         self.held_back = if begins { self.held_back + 1 } else { self.held_back.saturating_sub(1) };
     }
 
-    /// In the child of a fork: the other threads do not exist there.
+    /// In the child of a fork: removes holder and waiting threads, without waking them. If a handler forked
+    /// during a wait, the interrupted write finds in the child that it no longer has the turn (EBADF).
     pub fn abandon(&mut self) {
         *self = Self::default();
     }
 
-    /// The connection is closed: wakes all waiting threads.
+    /// The connection is closed: wakes all waiting threads, which find no connection. The caller removes the
+    /// turn.
     pub fn close(&mut self) {
         self.waiting.drain(..).for_each(|(_, waker)| waker.wake());
     }
@@ -119,7 +124,7 @@ mod tests {
     fn turn_passes_in_order_and_skips_ended_threads() {
         let [first, second, third, fourth] = threads();
         let semaphores = [(); 3].map(|()| Semaphore::new());
-        let mut turn = Turn::default();
+        let mut turn = SendTurn::default();
         assert!(turn.is_free() && turn.is_unused());
         turn.take(first);
         for (thread, semaphore) in [second, third, fourth].into_iter().zip(&semaphores) {
