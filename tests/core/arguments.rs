@@ -390,7 +390,8 @@ fn promise_26_number_that_is_not_open_costs_no_memory() {
     if !heap_can_be_counted() {
         return;
     }
-    let calls: [(&str, fn(i32) -> ipc_errors); 6] = [
+    type Call = fn(i32) -> ipc_errors;
+    let calls: [(&str, Call); 6] = [
         ("ipc_write", |fd| write(fd, 1, b"text")),
         ("ipc_read", |fd| unsafe { ipc_read(&info(fd), &mut { EMPTY_MESSAGE }) }),
         ("usock_send", |fd| unsafe { usock_send(fd, c"text".as_ptr(), 4, &mut 0) }),

@@ -76,64 +76,70 @@ fn promise_13_deleted_connection_reports_no_disconnection() {
     assert_eq!(reported, [Seen::Reported(Reported::Message(unsafe { (*client).fd }, 1, b"again".to_vec()))]);
 }
 
-/// The program removes a client by hand and frees its structure: the next client gets the memory.
+/// The program removes a client by hand and frees its structure: the next client gets the memory, if as many other
+/// blocks are freed after it as the heap hands out before. How many differs between versions of the C library.
 #[test]
 fn promise_13_new_entry_in_reused_memory_is_not_closed() {
     own_process!(60);
-    if !heap_can_be_counted() {
-        return;
-    }
-    let mut wrong = Vec::new();
     for way in ["NULL", "number", "closed", "ipc_close of another"] {
-        let mut server = Program::server();
-        // So many clients that the list's array has another block size than a client's structure.
-        let _first: Vec<_> = (0..8).map(|_| server.peer()).collect();
-        let (_peer, fd) = server.peer();
-        let mut next = at_high_number(UnixStream::connect(&server.path).unwrap());
-        let client = server.clients.pop().unwrap();
-        // Without the service, the waiting client is not accepted yet.
-        let srv = server.srv.take();
-        scan_now(&mut server);
-        let place = entries(&server.list).iter().position(|entry| *entry == client).unwrap();
-        let mut kept = None;
-        match way {
-            "NULL" => unsafe { server.list.cinfos.add(place).write(none()) },
-            "number" => unsafe {
-                (*client).fd = libc::fcntl(fd, libc::F_DUPFD_CLOEXEC, 900);
-                close((*client).fd);
-                assert_eq!(ipc_del(&mut server.list, client), IPC_ERROR_NONE);
-            },
-            _ => {
-                unsafe { server.list.cinfos.add(place).write(none()) };
-                close(fd);
-                let (ours, theirs) = pair();
-                assert_eq!(ours.as_raw_fd(), fd);
-                kept = Some((info(ours.into_raw_fd()), at_high_number(theirs)));
-            }
-        }
-        let was = client.addr();
-        // The message of the event takes one free block, the next client the other.
-        let block = unsafe { libc::malloc(size_of::<ipc_connection_info>()) };
-        unsafe {
-            libc::free(client.cast());
-            libc::free(block);
-        }
-        server.srv = srv;
-        let reported = server.poll(10_000);
-        let Seen::Reported(Reported::Connection(next_fd)) = reported else { panic!("{way}: {reported:?}") };
-        assert_eq!(server.info(next_fd).addr(), was, "the memory is reused");
-        assert_ne!(next_fd, fd);
-        let is_another = way == "ipc_close of another";
-        if let Some((info, _)) = kept.as_mut().filter(|_| is_another) {
-            assert_eq!(unsafe { ipc_close(info) }, IPC_ERROR_NONE);
-        }
-        next.write_all(&frame(1, b"word")).unwrap();
-        let reported = all_now(&mut server);
-        if reported != [Seen::Reported(Reported::Message(next_fd, 1, b"word".to_vec()))] {
-            wrong.push((way, reported));
+        if !(0..6).any(|others| has_reused_memory(way, others)) {
+            say(&format!("SKIPPED: a client in reused memory, {way}: this heap does not reuse it"));
         }
     }
-    assert!(wrong.is_empty(), "{wrong:?}");
+}
+
+/// Whether the next client has got the memory. If so, its message is reported.
+fn has_reused_memory(way: &str, others: usize) -> bool {
+    let mut server = Program::server();
+    // So many clients that the list's array has another block size than a client's structure.
+    let _first: Vec<_> = (0..8).map(|_| server.peer()).collect();
+    let (_peer, fd) = server.peer();
+    let mut next = at_high_number(UnixStream::connect(&server.path).unwrap());
+    let client = server.clients.pop().unwrap();
+    // Without the service, the waiting client is not accepted yet.
+    let srv = server.srv.take();
+    scan_now(&mut server);
+    let place = entries(&server.list).iter().position(|entry| *entry == client).unwrap();
+    let mut kept = None;
+    match way {
+        "NULL" => unsafe { server.list.cinfos.add(place).write(none()) },
+        "number" => unsafe {
+            (*client).fd = libc::fcntl(fd, libc::F_DUPFD_CLOEXEC, 900);
+            close((*client).fd);
+            assert_eq!(ipc_del(&mut server.list, client), IPC_ERROR_NONE);
+        },
+        _ => {
+            unsafe { server.list.cinfos.add(place).write(none()) };
+            close(fd);
+            let (ours, theirs) = pair();
+            assert_eq!(ours.as_raw_fd(), fd);
+            kept = Some((info(ours.into_raw_fd()), at_high_number(theirs)));
+        }
+    }
+    let was = client.addr();
+    let malloc = || unsafe { libc::malloc(size_of::<ipc_connection_info>()) };
+    // After these the heap has no free block of this size.
+    let mut blocks: Vec<_> = (0..100).map(|_| malloc()).collect();
+    unsafe {
+        libc::free(client.cast());
+        blocks.drain(..others).for_each(|block| libc::free(block));
+    }
+    server.srv = srv;
+    let reported = server.poll(10_000);
+    blocks.into_iter().for_each(|block| unsafe { libc::free(block) });
+    let Seen::Reported(Reported::Connection(next_fd)) = reported else { panic!("{way}: {reported:?}") };
+    if server.info(next_fd).addr() != was {
+        return false;
+    }
+    assert_ne!(next_fd, fd);
+    let is_another = way == "ipc_close of another";
+    if let Some((info, _)) = kept.as_mut().filter(|_| is_another) {
+        assert_eq!(unsafe { ipc_close(info) }, IPC_ERROR_NONE);
+    }
+    next.write_all(&frame(1, b"word")).unwrap();
+    let reported = all_now(&mut server);
+    assert_eq!(reported, [Seen::Reported(Reported::Message(next_fd, 1, b"word".to_vec()))], "{way}");
+    true
 }
 
 /// The program replaces an entry by a copy and removes the copy at once: the connection is in no list.
