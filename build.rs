@@ -8,10 +8,10 @@ fn main() {
         .file("src/capi/log.c")
         .file("src/kernel/wait.c")
         .std("c11")
-        // If a thread is cancelled while it waits, the C library unwinds its stack through wait.c. With -fexceptions
-        // only the unwinder would find the handlers of pthread_cleanup_push, and the unwinder stops at a signal handler
-        // without tables, as C programs have them on arm and riscv64. Without -fexceptions the thread has a list of
-        // its handlers.
+        // If a thread is cancelled while it waits, the C library unwinds its stack through wait.c. With
+        // -fexceptions only the unwinder would find the handlers of pthread_cleanup_push, and the unwinder
+        // stops at a signal handler without tables, as C programs have them on arm and riscv64. Without
+        // -fexceptions the thread has a list of its handlers.
         .flag("-fno-exceptions")
         .flag("-funwind-tables")
         .flag("-fasynchronous-unwind-tables")

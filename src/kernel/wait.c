@@ -1,11 +1,11 @@
 /*
  * The only function in which a call of the library waits: for descriptors, for the first bytes of a message,
- * for a client, for a connection to a server, or for another thread. It is called outside of every lock, and no
- * frame of Rust above it has anything to drop.
+ * for a client, for a connection to a server, or for another thread. It is called outside of every lock, and
+ * no frame of Rust above it has anything to drop.
  *
- * pthread_cancel(3), and pthread_exit(3) in a signal handler, can end the thread here. The cleanup handler then
- * releases what the call holds. There is one structure for each call; only the waiting thread uses it, except
- * the semaphore.
+ * pthread_cancel(3), and pthread_exit(3) in a signal handler, can end the thread here. The cleanup handler
+ * then releases what the call holds. There is one structure for each call; only the waiting thread uses it,
+ * except the semaphore.
  */
 #define _GNU_SOURCE
 
