@@ -1,7 +1,7 @@
 # libipc: build, install, test. `make help` lists the targets.
 #
 # Variables, for the command line or the environment (`make install DESTDIR=/tmp/pkg PREFIX=/usr`):
-#   DESTDIR           put before every path that is installed, for packages; no file tells it
+#   DESTDIR           put before every path that is installed, for packages; no installed file contains it
 #   PREFIX            /usr/local
 #   LIBDIR            $(PREFIX)/lib
 #   INCLUDEDIR        $(PREFIX)/include
@@ -189,17 +189,17 @@ uninstall: ## remove what install has put there
 	rm -f $(foreach file,$(INSTALLED_FILES),'$(DESTDIR)$(file)')
 ifneq ($(DESTDIR),)
 	if [ -d '$(DESTDIR)' ]; then cd '$(DESTDIR)' && \
-	for folder in $(foreach directory,$(DIRECTORIES),'$(directory)'); do \
-	    if [ -d ".$$folder" ]; then rmdir -p --ignore-fail-on-non-empty "$${folder#/}"; fi; \
+	for each in $(foreach directory,$(DIRECTORIES),'$(directory)'); do \
+	    if [ -d ".$$each" ]; then rmdir -p --ignore-fail-on-non-empty "$${each#/}"; fi; \
 	done; fi
 else
-	for folder in $(foreach directory,$(OWN_DIRECTORIES),'$(directory)'); do \
-	    if [ -d "$$folder" ]; then rmdir --ignore-fail-on-non-empty "$$folder"; fi; \
+	for each in $(foreach directory,$(OWN_DIRECTORIES),'$(directory)'); do \
+	    if [ -d "$$each" ]; then rmdir --ignore-fail-on-non-empty "$$each"; fi; \
 	done
 endif
 	$(UPDATE_LOADER)
 
-demo: all ## build, install into a staging folder, compile the examples, run server and client
+demo: all ## build, install into a staging directory, compile the examples, run server and client
 	CC='$(CC)' CARGO_TARGET_DIR='$(abspath $(TARGET))' examples-c/demo.sh
 
 # An archive that was made with VENDOR=1 has the library's crates alone, and Cargo.toml asks for no others.

@@ -32,12 +32,12 @@ if [ -z "${TMPDIR:-}" ] && [ -w /dev/shm ]; then
 fi
 export CARGO_TARGET_DIR="$output/build"
 
-# Prints the number behind a name in the statistics at the end of a run.
+# Prints the number after a name in the statistics at the end of a run.
 statistic () {
     sed -n "s/^stat::$2: *\([0-9]*\).*/\1/p" "$1" | tail -n 1
 }
 
-# Prints the number behind a name in a line of progress: edges are "cov", features "ft".
+# Prints the number after a name in a line of progress: edges are "cov", features "ft".
 column () {
     local value
     value=$(sed -n "s/.* $2: \([0-9]*\) .*/\1/p" <<< "$1")

@@ -6,7 +6,7 @@
 #   NAME.3.md        makes NAME.3, and a page that leads there for each further name in its section NAME
 #
 # With --check it compares instead. That the pages are of the sources as they are now takes no tool: each page
-# holds its source's checksum. That nobody has edited the pages themselves takes one of the versions of pandoc
+# holds its source's checksum. To show that the pages themselves were not edited takes one of the versions of pandoc
 # that are known to make the same pages: 2.17 (Debian 12), 3.1 (Debian 13) and 3.11.
 #
 # SPDX-License-Identifier: MIT OR Apache-2.0
@@ -38,7 +38,7 @@ names () {
          END { sub(/ - .*/, "", text); gsub(/,/, " ", text); print text }' "$1"
 }
 
-# The page of a source, written to a folder.
+# The page of a source, written to a directory.
 make_page () {
     page=$(basename "$1" .md)
     title=$(echo "${page%.*}" | tr '[:lower:]' '[:upper:]')
@@ -52,7 +52,7 @@ make_page () {
     # place of .EX; bold in place of the fonts of fixed width, which not all have; code in the page's own font,
     # and not indented further. The names of other pages are bold. Lines of text are no longer than 80 bytes.
     # \% before each name, as groff 1.24 forgets .nh at the next macro; \- in names and code: a hyphen may end
-    # a line, and some readers show another character for it, which nobody can paste into a shell.
+    # a line, and some readers show another character for it, which cannot be pasted into a shell.
     awk -v mark="$mark" '
         function with_bold_names(text,    before, name) {
             before = ""

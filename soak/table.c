@@ -73,7 +73,7 @@ print_server (const struct run *run)
             counts->connections, counts->disconnections, counts->dismissed);
     printf ("| ERROR; breaches of the protocol | %" PRIu64 "; %" PRIu64 " |\n", counts->errors, shared->breaches);
     printf ("| refused, since the queue was full (EAGAIN) | %" PRIu64 " |\n", counts->refusals);
-    printf ("| writes to those process_name had gone (EPIPE) | %" PRIu64 " |\n", counts->epipes);
+    printf ("| writes to clients that had closed (EPIPE) | %" PRIu64 " |\n", counts->epipes);
     printf ("| longest write, ms | %.1f |\n", (double) counts->longest_write / 1e6);
     printf ("| descriptors taken, passed; sent to it and not taken | %" PRIu64 ", %" PRIu64 "; %" PRIu64 " |\n",
             counts->descriptors_in, counts->descriptors_out, shared->untaken);

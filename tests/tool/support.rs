@@ -15,7 +15,7 @@ pub const LARGEST: usize = 7_999_995;
 /// A run directory of its own.
 pub struct Place {
     dir: tempfile::TempDir,
-    /// Where `ipc monitor` makes its directory, which a test that kills it leaves behind.
+    /// Where `ipc monitor` makes its directory, which stays if a test kills it.
     temporary: tempfile::TempDir,
 }
 

@@ -167,7 +167,7 @@ pub fn command(program: &OsStr) -> Command {
 }
 
 /// Starts a program, to which signals go from then on, until [`child_has_ended`]. At no moment does a signal
-/// end this process and leave the program behind.
+/// end this process and not the program.
 pub fn spawn(command: &mut Command) -> io::Result<Child> {
     let _registry = registry();
     let child = command.spawn()?;
