@@ -203,3 +203,21 @@ fn every_command_has_help_and_the_program_a_version() {
     }
     assert_eq!(help(&["--version"]), concat!("ipc ", env!("CARGO_PKG_VERSION"), "\n"));
 }
+
+#[test]
+fn help_that_cannot_be_written_is_reported() {
+    for arguments in [&["--help"][..], &["--version"], &["list", "--help"]] {
+        let full = std::fs::OpenOptions::new().write(true).open("/dev/full").unwrap();
+        let mut ipc = Place::new().ipc(arguments);
+        let ended = ipc
+            .stdout(full)
+            .stderr(std::process::Stdio::piped())
+            .spawn()
+            .unwrap()
+            .wait_with_output()
+            .unwrap();
+        let errors = String::from_utf8(ended.stderr).unwrap();
+        assert_eq!(ended.status.code(), Some(1), "{arguments:?}: {errors}");
+        assert!(errors.contains("ENOSPC"), "{arguments:?}: {errors}");
+    }
+}

@@ -116,3 +116,31 @@ fn wrong_usage_has_status_2() {
     }
     place.assert_empty();
 }
+
+/// An argument may come from a file name or a script's input: it does nothing to a terminal.
+#[test]
+fn arguments_with_control_characters_are_shown_escaped() {
+    let place = Place::new();
+    let odd = "x/\u{1b}]0;title\u{7}\u{9b}31m";
+    for arguments in [
+        &[odd][..],
+        &["explain", odd],
+        &["send", "-t", odd, "a", "b"],
+        &["send", &format!("--{odd}"), "a", "b"],
+        &["run", "-r", odd, "--", "true"],
+        &["list", "-a", odd],
+        &["explain", "--to", odd, "a"],
+        &["send", "--to", odd, "a", "b"],
+    ] {
+        let (printed, errors, status) = crate::staging::outcome(&mut place.ipc(arguments));
+        assert_ne!(status.code(), Some(0), "{arguments:?}");
+        for text in [&printed, &errors] {
+            assert!(!text.chars().any(|character| character.is_control() && character != '\n'), "{text:?}");
+        }
+        assert!(
+            !format!("{printed}{errors}").contains("\\\""),
+            "{arguments:?}: quotes are no control characters"
+        );
+    }
+    place.assert_empty();
+}

@@ -36,7 +36,10 @@ use crate::error::Error;
 use crate::output::Output;
 
 fn main() -> ExitCode {
-    let matches = cli::command().get_matches();
+    let matches = match cli::command().try_get_matches() {
+        Ok(matches) => matches,
+        Err(answer) => return no_command(&answer),
+    };
     let globals = Globals { output: Output::new(cli::is_json(&matches)) };
     let start = || {
         // Before there is another thread.
@@ -44,4 +47,18 @@ fn main() -> ExitCode {
         signals::start().map_err(|errno| Error::failed("signals", "cannot wait for signals", errno))
     };
     start().and_then(|()| commands::run(&globals, &matches)).unwrap_or_else(|error| error.report())
+}
+
+/// Prints help, the version, or what is wrong with the arguments. (clap would print control characters of an
+/// argument as they are, and not say that help could not be written.)
+fn no_command(answer: &clap::Error) -> ExitCode {
+    let text = answer.to_string();
+    if answer.use_stderr() {
+        output::complain_at_length(&text);
+        return ExitCode::from(2);
+    }
+    match Output::new(false).write(text.as_bytes()) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => error.report(),
+    }
 }

@@ -226,8 +226,7 @@ fn plain_value(value: &Value<'_>) -> String {
     match value {
         Value::None => "-".to_owned(),
         // One record is one line, and a name does nothing to a terminal.
-        Value::Text(text) if text.chars().any(char::is_control) => text.escape_debug().to_string(),
-        Value::Text(text) => text.clone().into_owned(),
+        Value::Text(text) => printable(text),
         Value::Number(number) => number.to_string(),
         Value::Flag(flag) => if *flag { "yes" } else { "no" }.to_owned(),
         Value::Decimal(number, digits) => format!("{number:.digits$}"),
@@ -326,9 +325,35 @@ fn json_string(text: &str) -> String {
 
 /// Prints a line for people on standard error.
 pub fn complain(line: &str) {
-    let line =
-        if line.chars().any(char::is_control) { line.escape_debug().to_string() } else { line.to_owned() };
-    let _ = io::stderr().lock().write_all(format!("ipc: {line}\n").as_bytes());
+    let _ = io::stderr().lock().write_all(format!("ipc: {}\n", printable(line)).as_bytes());
+}
+
+/// Prints lines for people on standard error.
+pub fn complain_at_length(lines: &str) {
+    let text: String = lines
+        .split_inclusive('\n')
+        .map(|line| match line.strip_suffix('\n') {
+            Some(line) => printable(line) + "\n",
+            None => printable(line),
+        })
+        .collect();
+    let _ = io::stderr().lock().write_all(text.as_bytes());
+}
+
+/// The text, with escapes in place of control characters, and then of backslashes. Quotes stay as they are.
+fn printable(text: &str) -> String {
+    if !text.chars().any(char::is_control) {
+        return text.to_owned();
+    }
+    let mut shown = String::with_capacity(text.len());
+    for character in text.chars() {
+        if character.is_control() || character == '\\' {
+            shown.extend(character.escape_debug());
+        } else {
+            shown.push(character);
+        }
+    }
+    shown
 }
 
 /// A payload that is an argument: its bytes.
@@ -393,6 +418,10 @@ mod tests {
     fn record_is_one_plain_line() {
         let fields = [field("a", "x\ny").width(6), field("b", 5).width(3), field("c", "").width(4)];
         assert_eq!(PLAIN.plain(&fields), "x\\ny     5\n");
+        assert_eq!(
+            PLAIN.plain(&[field("a", "\"a\u{1b}[31m\\\u{9b}b\" is none")]),
+            "\"a\\u{1b}[31m\\\\\\u{9b}b\" is none\n"
+        );
         let fields = [field("a", "").width(1), field("b", Value::Payload(b" a ")).width(9)];
         assert_eq!(PLAIN.plain(&fields), "   a \n");
     }
