@@ -182,7 +182,9 @@ impl Slot<'_> {
     fn entry(&mut self) -> Result<&mut Entry, Errno> {
         if self.existing().is_none() {
             // The table has as many entries as the highest number, which a caller's mistake must not decide.
-            fd::check_open(self.fd)?;
+            if self.seen.is_none() {
+                fd::check_open(self.fd)?;
+            }
             self.shard.grow(key(self.fd) / PARTS + 1).map_err(|_| Errno::ENOMEM)?;
         }
         self.existing_mut().ok_or(Errno::ENOMEM)
@@ -588,6 +590,7 @@ pub fn give_out(guard: &EntryGuard, fd: RawFd, Prepared { values, refuses }: Pre
     let mut slot = lock_unverified(guard, fd);
     slot.clear();
     let cookie = Cookie::of(fd)?;
+    slot.seen = Some(cookie);
     match slot.entry() {
         Ok(entry) => {
             entry.times_given_out = entry.times_given_out.wrapping_add(1);
