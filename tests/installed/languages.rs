@@ -110,7 +110,7 @@ fn python_structures_equal_those_of_the_header() {
         ("ConnectionInfo", "ipc_connection_info", &["version", "index", "fd", "type", "spath"]),
         ("ConnectionInfos", "ipc_connection_infos", &["cinfos", "size"]),
         ("Message", "ipc_message", &["type", "length", "payload"]),
-        ("Event", "ipc_event", &["type", "origin", "m"]),
+        ("EventInfo", "ipc_event", &["type", "origin", "m"]),
         ("PeerInfo", "ipc_peer", &["pid", "uid", "gid"]),
     ];
     let values = [
