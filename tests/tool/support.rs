@@ -3,6 +3,7 @@
 use std::fs::File;
 use std::io::{BufRead, BufReader, ErrorKind, Read, Seek, Write};
 use std::os::unix::net::{UnixListener, UnixStream};
+use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{ChildStdin, ChildStdout, Command, ExitStatus, Stdio};
 
@@ -38,6 +39,7 @@ impl Place {
         clean(&mut command);
         command.args(arguments).env("IPC_RUNDIR", self.path()).stdin(Stdio::null());
         command.env("TMPDIR", self.temporary.path()).env_remove("XDG_RUNTIME_DIR");
+        with_usual_signals(&mut command);
         command
     }
 
@@ -295,4 +297,18 @@ impl Peer {
     pub fn assert_at_end(&mut self) {
         assert_eq!(self.next(), None);
     }
+}
+
+/// The program starts as from a terminal, even if the tests are run in the background or by nohup(1), where signals are
+/// ignored.
+fn with_usual_signals(command: &mut Command) {
+    let reset = || {
+        for signal in [libc::SIGINT, libc::SIGHUP, libc::SIGQUIT] {
+            // SAFETY: the default is a disposition for each of them.
+            unsafe { libc::signal(signal, libc::SIG_DFL) };
+        }
+        Ok(())
+    };
+    // SAFETY: in the child it makes system calls, and uses no memory but its own.
+    unsafe { command.pre_exec(reset) };
 }
