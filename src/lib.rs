@@ -47,6 +47,9 @@ pub mod internals {
     pub use crate::frame::c_heap::{self, Block, OutOfMemory};
     pub use crate::frame::header::{HEADER_SIZE, Header, MAX_PAYLOAD, TooLong, parse_exact};
     pub use crate::kernel::deadline::Deadline;
+    pub use crate::kernel::socket_diag::{
+        SocketReport, UDIAG_SHOW_VFS, UNIX_DIAG_VFS, two_numbers, visit_sockets,
+    };
     pub use crate::kernel::wait::Wait;
     pub use crate::process::entry_guard::EntryGuard;
     pub use crate::service::endpoint::is_alive;

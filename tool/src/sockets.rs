@@ -9,30 +9,24 @@
 
 use std::collections::HashMap;
 use std::ffi::{OsStr, OsString};
-use std::os::fd::AsRawFd;
+use std::ops::ControlFlow;
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::{fs, io};
 
+use ipc::internals::{SocketReport, UDIAG_SHOW_VFS, UNIX_DIAG_VFS, two_numbers, visit_sockets};
 use nix::errno::Errno;
-use nix::sys::socket::{AddressFamily, MsgFlags, SockFlag, SockProtocol, SockType, recv, send, socket};
 use nix::sys::stat::{major, minor};
 
-const SOCK_DIAG_BY_FAMILY: u16 = 20;
+/// Numbers of linux/unix_diag.h, which libc does not have.
 const UDIAG_SHOW_NAME: u32 = 1;
-const UDIAG_SHOW_VFS: u32 = 2;
 const UDIAG_SHOW_RQLEN: u32 = 0x10;
 const UNIX_DIAG_NAME: u16 = 0;
-const UNIX_DIAG_VFS: u16 = 1;
 const UNIX_DIAG_RQLEN: u16 = 4;
 
 const ESTABLISHED: u8 = 1;
 const LISTENING: u8 = 10;
-
-const HEADER: usize = 16;
-const MESSAGE: usize = 16;
-const ATTRIBUTE: usize = 4;
 
 /// The kernel answers in parts, and a socket that another process closes between two of them may hide one
 /// that stays. So what must be there, and is not in the answer, is asked for so many times.
@@ -54,104 +48,22 @@ struct Socket {
     queue: (u32, u32),
 }
 
-/// The request: struct nlmsghdr and struct unix_diag_req.
-fn request() -> [u8; HEADER + 24] {
-    let mut bytes = [0; HEADER + 24];
-    let flags = u16::try_from(libc::NLM_F_REQUEST | libc::NLM_F_DUMP).unwrap_or(0);
-    let family = u8::try_from(libc::AF_UNIX).unwrap_or(0);
-    let show = UDIAG_SHOW_NAME | UDIAG_SHOW_VFS | UDIAG_SHOW_RQLEN;
-    let fields: [(usize, &[u8]); 6] = [
-        (0, &((HEADER + 24) as u32).to_ne_bytes()),
-        (4, &SOCK_DIAG_BY_FAMILY.to_ne_bytes()),
-        (6, &flags.to_ne_bytes()),
-        (HEADER, &[family]),
-        (HEADER + 4, &u32::MAX.to_ne_bytes()),
-        (HEADER + 12, &show.to_ne_bytes()),
-    ];
-    for (at, field) in fields {
-        bytes.iter_mut().skip(at).zip(field).for_each(|(place, byte)| *place = *byte);
-    }
-    bytes
-}
-
-fn u16_at(bytes: &[u8], at: usize) -> Option<u16> {
-    bytes.get(at..at + 2)?.try_into().ok().map(u16::from_ne_bytes)
-}
-
-fn u32_at(bytes: &[u8], at: usize) -> Option<u32> {
-    bytes.get(at..at + 4)?.try_into().ok().map(u32::from_ne_bytes)
-}
-
-/// Cuts `bytes` at a length, and what follows at the next place that is aligned.
-fn split(bytes: &[u8], length: usize) -> (&[u8], &[u8]) {
-    let (front, _) = bytes.split_at_checked(length).unwrap_or((bytes, &[]));
-    (front, bytes.get(length.next_multiple_of(4)..).unwrap_or_default())
-}
-
 /// One socket of the answer; None for one that has no file.
-fn socket_of(message: &[u8]) -> Option<Socket> {
-    let (kind, state) = (*message.get(HEADER + 1)?, *message.get(HEADER + 2)?);
-    let mut socket = Socket {
-        kind,
-        state,
-        inode: u32_at(message, HEADER + 4)?,
-        name: OsString::new(),
-        file: (0, 0),
-        queue: (0, 0),
-    };
-    let mut has_file = false;
-    let mut attributes = message.get(HEADER + MESSAGE..).unwrap_or_default();
-    while let (Some(length), Some(kind)) = (u16_at(attributes, 0), u16_at(attributes, 2)) {
-        let (attribute, others) = split(attributes, usize::from(length).max(ATTRIBUTE));
-        let pair = u32_at(attribute, ATTRIBUTE).zip(u32_at(attribute, ATTRIBUTE + 4));
-        match (kind, pair) {
+fn socket_of(report: SocketReport<'_>) -> Option<Socket> {
+    let (kind, state, inode) = (report.kind()?, report.state()?, report.inode()?);
+    let (mut name, mut file, mut queue) = (OsString::new(), None, (0, 0));
+    for (kind, content) in report.attributes() {
+        match (kind, two_numbers(content)) {
             (UNIX_DIAG_NAME, _) => {
-                let name = attribute.get(ATTRIBUTE..).unwrap_or_default();
-                let end = name.iter().position(|byte| *byte == 0).unwrap_or(name.len());
-                socket.name = OsString::from_vec(name.get(..end).unwrap_or_default().to_vec());
+                let text = content.split(|byte| *byte == 0).next().unwrap_or_default();
+                name = OsString::from_vec(text.to_vec());
             }
-            (UNIX_DIAG_VFS, Some(file)) => (socket.file, has_file) = (file, true),
-            (UNIX_DIAG_RQLEN, Some(queue)) => socket.queue = queue,
+            (UNIX_DIAG_VFS, Some(pair)) => file = Some(pair),
+            (UNIX_DIAG_RQLEN, Some(pair)) => queue = pair,
             _ => {}
         }
-        attributes = others;
     }
-    has_file.then_some(socket)
-}
-
-/// Reads one part of the answer; whether it is the last.
-fn read_part(mut bytes: &[u8], sockets: &mut Vec<Socket>) -> Result<bool, Errno> {
-    while let (Some(length), Some(kind)) = (u32_at(bytes, 0), u16_at(bytes, 4)) {
-        let length = usize::try_from(length).ok().filter(|length| *length >= HEADER).ok_or(Errno::EPROTO)?;
-        let (message, rest) = split(bytes, length);
-        match i32::from(kind) {
-            libc::NLMSG_DONE => return Ok(true),
-            libc::NLMSG_ERROR => {
-                let errno = u32_at(message, HEADER).map_or(0, |errno| (errno as i32).wrapping_neg());
-                return Err(Errno::from_raw(errno));
-            }
-            _ => sockets.extend(socket_of(message)),
-        }
-        bytes = rest;
-    }
-    Ok(false)
-}
-
-fn dump() -> Result<Vec<Socket>, Errno> {
-    let asker =
-        socket(AddressFamily::Netlink, SockType::Raw, SockFlag::SOCK_CLOEXEC, SockProtocol::NetlinkSockDiag)?;
-    send(asker.as_raw_fd(), &request(), MsgFlags::empty())?;
-    let mut sockets = Vec::new();
-    let mut room = vec![0; 64 << 10];
-    loop {
-        let count = recv(asker.as_raw_fd(), &mut room, MsgFlags::empty())?;
-        if count == 0 {
-            return Err(Errno::EPROTO);
-        }
-        if read_part(room.get(..count).unwrap_or_default(), &mut sockets)? {
-            return Ok(sockets);
-        }
-    }
+    Some(Socket { kind, state, inode, name, file: file?, queue })
 }
 
 /// The socket that is bound to a file.
@@ -179,9 +91,11 @@ impl Sockets {
     /// Asks the kernel.
     pub fn ask() -> Result<Self, Errno> {
         let mut of_file = HashMap::<u32, Vec<Socket>>::new();
-        for socket in dump()? {
-            of_file.entry(socket.file.0).or_default().push(socket);
-        }
+        visit_sockets(u32::MAX, UDIAG_SHOW_NAME | UDIAG_SHOW_VFS | UDIAG_SHOW_RQLEN, |report| {
+            let socket = socket_of(report);
+            socket.into_iter().for_each(|socket| of_file.entry(socket.file.0).or_default().push(socket));
+            ControlFlow::Continue(())
+        })?;
         Ok(Self { of_file })
     }
 
@@ -323,24 +237,21 @@ mod tests {
     }
 
     #[test]
-    fn answer_that_is_cut_off_is_read_to_its_end() {
+    fn report_that_is_cut_off_is_read_to_its_end() {
         let directory = tempfile::tempdir().unwrap();
         let _listener = UnixListener::bind(directory.path().join("s")).unwrap();
-        let asker = socket(
-            AddressFamily::Netlink,
-            SockType::Raw,
-            SockFlag::SOCK_CLOEXEC,
-            SockProtocol::NetlinkSockDiag,
-        )
+        let mut reports = Vec::new();
+        visit_sockets(u32::MAX, UDIAG_SHOW_NAME | UDIAG_SHOW_VFS | UDIAG_SHOW_RQLEN, |report| {
+            reports.push(report.0.to_vec());
+            ControlFlow::Continue(())
+        })
         .unwrap();
-        send(asker.as_raw_fd(), &request(), MsgFlags::empty()).unwrap();
-        let mut room = vec![0; 64 << 10];
-        let count = recv(asker.as_raw_fd(), &mut room, MsgFlags::empty()).unwrap();
-        for end in 0..count.min(2000) {
-            let _ = read_part(&room[..end], &mut Vec::new());
+        assert!(!reports.is_empty());
+        for report in &reports {
+            for end in 0..report.len() {
+                let _ = socket_of(SocketReport(&report[..end]));
+            }
         }
-        room[..4].copy_from_slice(&3_u32.to_ne_bytes());
-        assert_eq!(read_part(&room, &mut Vec::new()), Err(Errno::EPROTO));
     }
 
     #[test]
