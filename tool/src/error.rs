@@ -81,6 +81,11 @@ impl Error {
     }
 }
 
+/// The errno of a system call that failed by std's account.
+pub fn errno_of(error: &io::Error) -> Errno {
+    Errno::from_raw(error.raw_os_error().unwrap_or(0))
+}
+
 /// The message for an errno, and its name.
 pub fn describe(errno: Errno) -> String {
     format!("{} ({errno:?})", errno.desc())

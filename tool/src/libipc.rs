@@ -186,23 +186,15 @@ pub struct Client {
 }
 
 impl Client {
-    /// Connects to the service, where the environment says. It waits for a service that is not there yet if a
-    /// time is given, and then for that long (ETIMEDOUT).
-    pub fn connect(service: &Service, wait: Option<Duration>) -> Result<Self> {
+    /// Connects to the service, where the environment says.
+    pub fn connect(service: &Service) -> Result<Self> {
         let mut info = info(-1);
         (info.index, info.version) = (service.index, service.version);
         let name = service.c_name();
-        let code = match wait {
-            None => {
-                let mut environment = ptr::null_mut();
-                // SAFETY: the library fills in the structure, and reads the name. It does not read
-                // `environment`.
-                unsafe { server_and_client::ipc_connection(&mut environment, &mut info, name.as_ptr()) }
-            }
-            // SAFETY: as above.
-            time => unsafe { services::ipc_connection_timeout(&mut info, name.as_ptr(), milliseconds(time)) },
-        };
-        check(code).map(|()| Self { connection: Connection(info.fd) })
+        let mut environment = ptr::null_mut();
+        // SAFETY: the library fills in the structure, and reads the name. It does not read `environment`.
+        check(unsafe { server_and_client::ipc_connection(&mut environment, &mut info, name.as_ptr()) })?;
+        Ok(Self { connection: Connection(info.fd) })
     }
 
     /// A connection that was made otherwise.

@@ -10,7 +10,7 @@
 //! | `rundir`, `sockets` | which services there are, and what the kernel says of them |
 //! | `payloads` | payloads from files and standard input, for `send` and `chat` |
 //! | `shell` | commands of the shell that answer messages, for `listen` |
-//! | `threads` | threads that nothing waits for |
+//! | `threads`, `reports` | threads that nothing waits for; what threads report to one that polls |
 //! | `libipc` | the library, made safe: the only file with `unsafe` |
 
 mod cli;
@@ -20,6 +20,7 @@ mod libipc;
 mod output;
 mod payloads;
 mod relay;
+mod reports;
 mod routes;
 mod rundir;
 mod service;

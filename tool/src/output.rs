@@ -10,7 +10,6 @@ use std::borrow::Cow;
 use std::ffi::OsStr;
 use std::fmt::Write as _;
 use std::io::{self, ErrorKind, IsTerminal, Write as _};
-use std::os::unix::ffi::OsStrExt;
 use std::time::SystemTime;
 
 use crate::error::Error;
@@ -354,11 +353,6 @@ fn printable(text: &str) -> String {
         }
     }
     shown
-}
-
-/// A payload that is an argument: its bytes.
-pub fn bytes_of(argument: &OsStr) -> &[u8] {
-    argument.as_bytes()
 }
 
 #[cfg(test)]

@@ -12,15 +12,12 @@
 use std::collections::VecDeque;
 use std::ffi::{OsStr, OsString};
 use std::io::{Read, Write};
-use std::os::fd::{AsFd, AsRawFd, RawFd};
+use std::os::fd::{AsRawFd, RawFd};
 use std::process::{ExitStatus, Stdio};
-use std::sync::Arc;
-use std::sync::mpsc::{self, Receiver, Sender};
 use std::{io, thread};
 
-use nix::sys::eventfd::{EfdFlags, EventFd};
-
 use crate::libipc::MAX_PAYLOAD;
+use crate::reports::{Reporter, Reports};
 use crate::signals;
 
 /// How many commands run at the same time; others wait for their turn.
@@ -52,22 +49,20 @@ pub struct Shell<T> {
     command: OsString,
     waiting: VecDeque<Job<T>>,
     running: usize,
-    sender: Sender<Answer<T>>,
-    answers: Receiver<Answer<T>>,
-    ready: Arc<EventFd>,
+    reporter: Reporter<Answer<T>>,
+    answers: Reports<Answer<T>>,
 }
 
 impl<T: Copy + Send + 'static> Shell<T> {
     /// Runs this command for each message.
     pub fn new(command: &OsStr) -> nix::Result<Self> {
-        let ready = Arc::new(EventFd::from_flags(EfdFlags::EFD_CLOEXEC | EfdFlags::EFD_NONBLOCK)?);
-        let (sender, answers) = mpsc::channel();
-        Ok(Self { command: command.to_owned(), waiting: VecDeque::new(), running: 0, sender, answers, ready })
+        let (reporter, answers) = Reports::channel()?;
+        Ok(Self { command: command.to_owned(), waiting: VecDeque::new(), running: 0, reporter, answers })
     }
 
     /// Readable when a command has ended.
     pub fn ready_fd(&self) -> RawFd {
-        self.ready.as_fd().as_raw_fd()
+        self.answers.fd().as_raw_fd()
     }
 
     /// Runs the command for this message, as soon as not too many run.
@@ -79,13 +74,9 @@ impl<T: Copy + Send + 'static> Shell<T> {
     fn start_waiting(&mut self) {
         while self.running < MAX_RUNNING {
             let Some(job) = self.waiting.pop_front() else { return };
-            let (command, sender, ready) =
-                (self.command.clone(), self.sender.clone(), Arc::clone(&self.ready));
+            let (command, reporter) = (self.command.clone(), self.reporter.clone());
             let token = job.token;
-            let report = move |(output, failure)| {
-                let _ = sender.send(Answer { token, output, failure });
-                let _ = ready.write(1);
-            };
+            let report = move |(output, failure)| reporter.report(Answer { token, output, failure });
             self.running += 1;
             let run = {
                 let report = report.clone();
@@ -99,15 +90,13 @@ impl<T: Copy + Send + 'static> Shell<T> {
 
     /// A command that has ended, if there is one.
     pub fn finished(&mut self) -> Option<Answer<T>> {
-        // Before the look at the channel: an answer that comes after it makes the descriptor readable again.
-        let _ = self.ready.read();
-        let answer = self.answers.try_recv().ok();
+        let answer = self.answers.next_now();
         self.note(answer)
     }
 
     /// Waits for a command to end; None if there is none.
     pub fn wait(&mut self) -> Option<Answer<T>> {
-        let answer = if self.running == 0 { None } else { self.answers.recv().ok() };
+        let answer = if self.running == 0 { None } else { self.answers.wait() };
         self.note(answer)
     }
 

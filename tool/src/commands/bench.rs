@@ -295,7 +295,7 @@ pub fn run(globals: &Globals, matches: &ArgMatches) -> Result<ExitCode, Error> {
     let mut clients = match matches.get_one::<Service>("service") {
         None => own_server(&plan)?,
         Some(service) => (0..plan.clients)
-            .map(|_| Client::connect(service, None).map_err(|failure| plan.failed("cannot connect", failure)))
+            .map(|_| Client::connect(service).map_err(|failure| plan.failed("cannot connect", failure)))
             .collect::<Result<_, _>>()?,
     };
     let progress = Progress::new();

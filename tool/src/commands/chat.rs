@@ -140,7 +140,7 @@ pub fn run(globals: &Globals, matches: &ArgMatches) -> Result<ExitCode, Error> {
     signals::end_with_output();
     let lines = Lines::open(OsStr::new(STANDARD_INPUT))?;
     let client =
-        Client::connect(service, None).map_err(|failure| Error::call(service, "cannot connect", failure))?;
+        Client::connect(service).map_err(|failure| Error::call(service, "cannot connect", failure))?;
     let print = move |message: &_| payloads::print_answer(&output, message, false);
     let time = matches.get_one("wait").copied();
     talk(service, client, kind, lines, time, print).map(|()| ExitCode::SUCCESS)

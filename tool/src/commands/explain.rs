@@ -16,7 +16,7 @@ use nix::unistd::geteuid;
 
 use super::Globals;
 use crate::cli;
-use crate::error::{Error, describe};
+use crate::error::{Error, describe, errno_of};
 use crate::output::{Colour, Output, Value, field};
 use crate::routes::{FOR_ALL, NEVER_REROUTED, Source, Target, Way};
 use crate::rundir;
@@ -234,8 +234,4 @@ impl Steps<'_> {
             .collect();
         if names.is_empty() { Ok(()) } else { self.say("others", names.join(", "), None) }
     }
-}
-
-fn errno_of(error: &std::io::Error) -> Errno {
-    Errno::from_raw(error.raw_os_error().unwrap_or(0))
 }

@@ -15,6 +15,7 @@
 
 use std::collections::HashMap;
 use std::ffi::OsString;
+use std::os::unix::ffi::OsStrExt;
 use std::process::ExitCode;
 use std::time::{Duration, Instant, SystemTime};
 
@@ -24,7 +25,7 @@ use super::Globals;
 use crate::cli;
 use crate::error::{Error, describe};
 use crate::libipc::{self, Connection, Event, Events, Message, Peer};
-use crate::output::{Colour, Field, Output, Value, bytes_of, complain, field};
+use crate::output::{Colour, Field, Output, Value, complain, field};
 use crate::service::Service;
 use crate::shell::{Answer, Job, Shell};
 use crate::signals;
@@ -54,7 +55,7 @@ impl Manner {
             return Shell::new(command).map(Self::Exec).map_err(failed);
         }
         Ok(match matches.get_one::<OsString>("reply") {
-            Some(data) => Self::Reply(bytes_of(data).to_vec()),
+            Some(data) => Self::Reply(data.as_bytes().to_vec()),
             None if matches.get_flag("echo") => Self::Echo,
             None => Self::Silence,
         })

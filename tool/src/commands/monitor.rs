@@ -10,15 +10,12 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::UnixListener;
 use std::os::unix::process::ExitStatusExt;
 use std::process::{Child, ExitCode, ExitStatus};
-use std::sync::Arc;
-use std::sync::mpsc::{self, Receiver, Sender};
 use std::thread;
 use std::time::{Duration, Instant, SystemTime};
 
 use clap::ArgMatches;
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
-use nix::sys::eventfd::{EfdFlags, EventFd};
 use nix::sys::signal::{Signal, kill};
 use nix::sys::socket::{getsockopt, sockopt};
 use nix::sys::wait::{Id, WaitPidFlag, waitid};
@@ -26,15 +23,17 @@ use nix::unistd::Pid;
 
 use super::{Globals, run as run_command};
 use crate::cli;
-use crate::error::{Error, describe};
+use crate::error::{Error, describe, errno_of};
 use crate::libipc::Client;
 use crate::output::{Colour, Field, Output, Value, field};
 use crate::relay::{Link, Note, Side};
+use crate::reports::{Reporter, Reports};
 use crate::routes::NEVER_REROUTED;
 use crate::service::Service;
 use crate::signals;
 use crate::sockets;
 use crate::stand_in::StandIn;
+use crate::threads;
 
 /// The pause between two attempts to accept, while no descriptor is free.
 const WHILE_FULL: Duration = Duration::from_millis(100);
@@ -81,21 +80,6 @@ enum Happened {
     Ended,
 }
 
-/// How another thread reports, and wakes the loop.
-#[derive(Clone)]
-struct Reports {
-    sender: Sender<Happened>,
-    bell: Arc<EventFd>,
-}
-
-impl Reports {
-    fn report(&self, happened: Happened) {
-        if self.sender.send(happened).is_ok() {
-            let _ = self.bell.write(1);
-        }
-    }
-}
-
 struct Monitor<'a> {
     output: Output,
     /// Whether what is seen is printed; not after the last one of -n.
@@ -104,8 +88,8 @@ struct Monitor<'a> {
     listener: UnixListener,
     limit: Option<u64>,
     deadline: Option<Instant>,
-    reports: Reports,
-    happened: Receiver<Happened>,
+    reporter: Reporter<Happened>,
+    happened: Reports<Happened>,
     clients: u64,
     /// Clients whose connection to the service is being made.
     waiting: Vec<(u64, OwnedFd)>,
@@ -132,9 +116,8 @@ impl<'a> Monitor<'a> {
         limit: Option<u64>,
         deadline: Option<Instant>,
     ) -> Result<Self, Error> {
-        let bell = EventFd::from_flags(EfdFlags::EFD_CLOEXEC | EfdFlags::EFD_NONBLOCK)
-            .map_err(|errno| Error::failed(service, "cannot wait", errno))?;
-        let (sender, happened) = mpsc::channel();
+        let (reporter, happened) =
+            Reports::channel().map_err(|errno| Error::failed(service, "cannot wait", errno))?;
         Ok(Self {
             output,
             prints: limit != Some(0),
@@ -142,7 +125,7 @@ impl<'a> Monitor<'a> {
             listener,
             limit,
             deadline,
-            reports: Reports { sender, bell: Arc::new(bell) },
+            reporter,
             happened,
             clients: 0,
             waiting: Vec::new(),
@@ -160,15 +143,14 @@ impl<'a> Monitor<'a> {
             };
         };
         let pid = Pid::from_raw(i32::try_from(child.id()).unwrap_or(0));
-        let reports = self.reports.clone();
+        let reporter = self.reporter.clone();
         let wait = move || {
             // It is not reaped yet: its number is still its own, for signals that are passed on to it.
             while waitid(Id::Pid(pid), WaitPidFlag::WEXITED | WaitPidFlag::WNOWAIT) == Err(Errno::EINTR) {}
             signals::child_has_ended();
-            reports.report(Happened::Ended);
+            reporter.report(Happened::Ended);
         };
-        let failed = |error: io::Error| Error::io(self.service, "cannot start a thread", &error);
-        thread::Builder::new().spawn(wait).map_err(failed)?;
+        threads::start(self.service, wait)?;
         let end = self.watch(true)?;
         if let (End::Timeout, false) = (&end, self.has_ended) {
             let _ = kill(pid, Signal::SIGTERM);
@@ -215,21 +197,11 @@ impl<'a> Monitor<'a> {
     /// Waits for what happens next, and does what is to be done.
     fn turn(&mut self, left: Option<Duration>, may_receive: bool) -> Result<(), Error> {
         let (events, accepts, rings) = self.wait(left, may_receive);
-        if rings {
-            let _ = self.reports.bell.read();
-        }
         if accepts || self.is_full {
             self.accept()?;
         }
-        while let Ok(happened) = self.happened.try_recv() {
-            match happened {
-                Happened::Ended => {
-                    self.has_ended = true;
-                    // What it has connected until now counts, too.
-                    self.accept()?;
-                }
-                Happened::Connected(number, result) => self.connected(number, result)?,
-            }
+        if rings {
+            self.take_reports()?;
         }
         let mut links = std::mem::take(&mut self.links);
         let mut result = Ok(());
@@ -246,6 +218,21 @@ impl<'a> Monitor<'a> {
         result
     }
 
+    /// Does what other threads have made possible.
+    fn take_reports(&mut self) -> Result<(), Error> {
+        while let Some(happened) = self.happened.next_now() {
+            match happened {
+                Happened::Ended => {
+                    self.has_ended = true;
+                    // What it has connected until now counts, too.
+                    self.accept()?;
+                }
+                Happened::Connected(number, result) => self.connected(number, result)?,
+            }
+        }
+        Ok(())
+    }
+
     /// Waits. Returns what has happened to each link, whether a client waits, and whether another thread has
     /// reported.
     fn wait(&self, left: Option<Duration>, may_receive: bool) -> (Vec<[PollFlags; 2]>, bool, bool) {
@@ -256,7 +243,7 @@ impl<'a> Monitor<'a> {
             if self.is_full { Some(left.map_or(WHILE_FULL, |left| left.min(WHILE_FULL))) } else { left };
         let mut fds = vec![
             PollFd::new(self.listener.as_fd(), for_listener),
-            PollFd::new(self.reports.bell.as_fd(), PollFlags::POLLIN),
+            PollFd::new(self.happened.fd(), PollFlags::POLLIN),
         ];
         let watched = |interest: &(BorrowedFd<'_>, Option<PollFlags>)| interest.1.is_some();
         fds.extend(
@@ -295,8 +282,8 @@ impl<'a> Monitor<'a> {
             let number = self.clients;
             let peer = getsockopt(&client, sockopt::PeerCredentials).ok();
             self.waiting.push((number, OwnedFd::from(client)));
-            let (reports, service) = (self.reports.clone(), self.service.clone());
-            let connect = move || reports.report(Happened::Connected(number, connect(&service)));
+            let (reporter, service) = (self.reporter.clone(), self.service.clone());
+            let connect = move || reporter.report(Happened::Connected(number, connect(&service)));
             if let Err(error) = thread::Builder::new().spawn(connect) {
                 self.waiting.retain(|(other, _)| *other != number);
                 self.print(number, "error", &[field("message", format!("cannot start a thread: {error}"))])?;
@@ -329,7 +316,7 @@ impl<'a> Monitor<'a> {
             // The client is closed with this.
             Err(errno) => {
                 let text = format!("cannot connect to {}: {}", self.service, describe(errno));
-                self.print(number, "error", &[field("message", text).colour(Colour::Red)])
+                self.print_error(number, text)
             }
         }
     }
@@ -371,15 +358,15 @@ impl<'a> Monitor<'a> {
             Note::Closed => self.print(number, "close", &[field("side", name)]),
             Note::Cut(bytes) => {
                 let text = format!("the {name} ended amid a message, after {bytes} bytes of it");
-                self.print(number, "error", &[field("message", text).colour(Colour::Red)])
+                self.print_error(number, text)
             }
             Note::TooLong(length) => {
                 let text = format!("the {name} announced a payload of {length} bytes, over the maximum");
-                self.print(number, "error", &[field("message", text).colour(Colour::Red)])
+                self.print_error(number, text)
             }
             Note::LostFds(errno) => {
                 let text = format!("descriptors of the {name} are lost: {}", describe(*errno));
-                self.print(number, "error", &[field("message", text).colour(Colour::Red)])
+                self.print_error(number, text)
             }
         }
     }
@@ -389,6 +376,10 @@ impl<'a> Monitor<'a> {
         let all: Vec<_> =
             [field("event", event).colour(Colour::Dim)].into_iter().chain(fields.iter().cloned()).collect();
         self.line(number, &all)
+    }
+
+    fn print_error(&self, number: u64, text: String) -> Result<(), Error> {
+        self.print(number, "error", &[field("message", text).colour(Colour::Red)])
     }
 
     fn line(&self, number: u64, fields: &[Field<'_>]) -> Result<(), Error> {
@@ -412,10 +403,10 @@ fn label(word: &'static str) -> Field<'static> {
 }
 
 fn connect(service: &Service) -> Result<OwnedFd, Errno> {
-    let client = Client::connect(service, None).map_err(|failure| failure.errno)?;
+    let client = Client::connect(service).map_err(|failure| failure.errno)?;
     // So that those that the server sends get here.
     client.connection().allow_fds().map_err(|failure| failure.errno)?;
-    client.into_fd().map_err(|error| Errno::from_raw(error.raw_os_error().unwrap_or(0)))
+    client.into_fd().map_err(|error| errno_of(&error))
 }
 
 /// The program's status, as shells have it.

@@ -13,7 +13,7 @@ use std::process::{Command, ExitCode};
 use clap::ArgMatches;
 
 use super::Globals;
-use crate::error::{Error, describe};
+use crate::error::{Error, describe, errno_of};
 use crate::routes::{self, NEVER_REROUTED};
 use crate::service::Service;
 use crate::signals;
@@ -72,10 +72,9 @@ pub fn program(matches: &ArgMatches) -> Result<Command, Error> {
 
 /// The program does not exist (127) or cannot be run (126), as shells say it.
 pub fn cannot_run(command: &Command, error: &io::Error) -> Error {
-    let errno = nix::errno::Errno::from_raw(error.raw_os_error().unwrap_or(0));
     let status = if error.kind() == io::ErrorKind::NotFound { 127 } else { 126 };
     let name = command.get_program().to_string_lossy();
-    Error::with_status(status, format!("{name}: cannot run: {}", describe(errno)))
+    Error::with_status(status, format!("{name}: cannot run: {}", describe(errno_of(error))))
 }
 
 #[cfg(test)]

@@ -16,6 +16,7 @@
 #![forbid(unsafe_code)]
 
 use std::ffi::{OsStr, OsString};
+use std::os::unix::ffi::OsStrExt;
 use std::process::{self, ExitCode};
 use std::sync::mpsc::{self, Receiver, Sender};
 use std::thread;
@@ -27,7 +28,6 @@ use super::Globals;
 use crate::cli;
 use crate::error::Error;
 use crate::libipc::{self, Client, Connection, Message};
-use crate::output::bytes_of;
 use crate::payloads::{self, Lines, STANDARD_INPUT};
 use crate::service::Service;
 use crate::signals;
@@ -50,7 +50,7 @@ impl Source {
             Some(file) => vec![payloads::read_file(file)?],
             None => {
                 let data = matches.get_many::<OsString>("data").unwrap_or_default();
-                data.map(|argument| bytes_of(argument).to_vec()).collect()
+                data.map(|argument| argument.as_bytes().to_vec()).collect()
             }
         };
         if payloads.is_empty() {
@@ -192,7 +192,7 @@ pub fn run(globals: &Globals, matches: &ArgMatches) -> Result<ExitCode, Error> {
     // Before the connection is made: what cannot be sent as a whole disturbs no server.
     let source = Source::new(matches)?;
     let client =
-        Client::connect(service, None).map_err(|failure| Error::call(service, "cannot connect", failure))?;
+        Client::connect(service).map_err(|failure| Error::call(service, "cannot connect", failure))?;
     let print = move |answer: &_| payloads::print_answer(&output, answer, is_raw);
     exchange(service, client, kind, source, awaited, print).map(|()| ExitCode::SUCCESS)
 }
