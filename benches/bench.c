@@ -113,6 +113,12 @@ wants_answer (struct inbox *inbox, const char *payload, size_t size)
     return (number & ANSWER_ME) != 0;
 }
 
+bool
+is_question (enum manner manner, const char *payload, size_t size)
+{
+    return manner == ANSWER_ALL || (number_of (payload, size) & ANSWER_ME) != 0;
+}
+
 void
 ping (struct client *client, int connection)
 {

@@ -139,6 +139,9 @@ struct inbox {
 };
 bool wants_answer (struct inbox *inbox, const char *payload, size_t size);
 
+/* For clients of libraries that have to say whether a message is answered: with this manner of the server. */
+bool is_question (enum manner manner, const char *payload, size_t size);
+
 /* The directory of the sockets, which is removed when this process exits; and a path in it. */
 void make_directory (void);
 void path_in_directory (char *path, size_t size, const char *name);

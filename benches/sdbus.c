@@ -172,14 +172,12 @@ send_sd_bus (void *connection)
 {
     struct connection *c = connection;
     sd_bus_message *m;
-    uint64_t number = 0, cookie;
-    bool is_question;
+    bool has_answer = is_question (c->manner, c->out, c->size);
+    uint64_t cookie;
 
-    memcpy (&number, c->out, c->size < sizeof number ? 0 : sizeof number);
     check ("sd_bus_message_new_method_call",
            sd_bus_message_new_method_call (c->bus, &m, NULL, "/bench", "org.libipc.Bench", "Echo"));
-    is_question = c->manner == ANSWER_ALL || (number & ANSWER_ME) != 0;
-    send_message (c->bus, m, c->out, c->size, is_question ? &cookie : NULL);
+    send_message (c->bus, m, c->out, c->size, has_answer ? &cookie : NULL);
 }
 
 static const char *

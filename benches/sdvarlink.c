@@ -32,12 +32,6 @@ check (const char *what, int result)
     return result;
 }
 
-static void
-address_of (const struct setup *setup, char *address, size_t size)
-{
-    path_in_directory (address, size, setup->name);
-}
-
 static sd_json_variant *
 parameters_with (const void *bytes, size_t size)
 {
@@ -82,7 +76,7 @@ serve (const struct setup *setup)
     char address[PATH_MAX];
     sd_varlink_server *server;
 
-    address_of (setup, address, sizeof address);
+    path_in_directory (address, sizeof address, setup->name);
     check ("sd_varlink_server_new", sd_varlink_server_new (&server, SD_VARLINK_SERVER_INHERIT_USERDATA));
     sd_varlink_server_set_userdata (server, &inbox);
     check ("sd_varlink_server_bind_method", sd_varlink_server_bind_method (server, METHOD, echo));
@@ -114,7 +108,7 @@ connect_sd_varlink (const struct setup *setup)
     struct connection *c = checked_alloc (sizeof *c + setup->size);
     char address[PATH_MAX];
 
-    address_of (setup, address, sizeof address);
+    path_in_directory (address, sizeof address, setup->name);
     memset (c->out, 0x5a, setup->size);
     c->manner = setup->manner;
     c->size = setup->size;
@@ -145,10 +139,8 @@ send_sd_varlink (void *connection)
 {
     struct connection *c = connection;
     sd_json_variant *parameters = parameters_with (c->out, c->size);
-    uint64_t number = 0;
 
-    memcpy (&number, c->out, c->size < sizeof number ? 0 : sizeof number);
-    if (c->manner == ANSWER_ALL || (number & ANSWER_ME) != 0) {
+    if (is_question (c->manner, c->out, c->size)) {
         check ("sd_varlink_invoke", sd_varlink_invoke (c->link, METHOD, parameters));
     } else {
         check ("sd_varlink_send", sd_varlink_send (c->link, METHOD, parameters));
