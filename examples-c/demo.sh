@@ -60,15 +60,29 @@ removed () {
     [ ! -e "$socket" ]
 }
 
+# Runs a program, and shows its output after its name.
+run () { # name, program, arguments
+    name=$1
+    program=$2
+    shift 2
+    timeout 30 "$program" "$@" > "$stage/$name.log" || fail "$name $* has failed"
+    sed "s/^/  $(printf '%-4s' "$name") | /" "$stage/$name.log"
+}
+
 # Runs the client with the arguments, and checks its output; it inherits standard input.
 client () {
     expected=$1
     shift
-    if ! timeout 30 "$stage/pong" "$@" > "$stage/pong.log"; then
-        fail "pong $* has failed"
-    fi
-    sed 's/^/  pong | /' "$stage/pong.log"
+    run pong "$stage/pong" "$@"
     [ "$(cat "$stage/pong.log")" = "$expected" ] || fail "pong $* has printed something else than $expected"
+}
+
+# Runs the tool with the arguments, and checks that a line of its output begins with what is expected.
+tool () {
+    expected=$1
+    shift
+    run ipc "$stage/bin/ipc" "$@"
+    grep -q "^$expected" "$stage/ipc.log" || fail "ipc $* has printed no line $expected"
 }
 
 mkdir -p "$target"
@@ -111,17 +125,6 @@ step "A line, a message: printf 'one\\ntwo\\nthree\\n' | pong -i"
 lines=$(printf 'one\ntwo\nthree')
 printf '%s\n' "$lines" > "$stage/input"
 client "$lines" -i < "$stage/input"
-
-# Runs the tool with the arguments, and checks that a line of its output begins with what is expected.
-tool () {
-    expected=$1
-    shift
-    if ! timeout 30 "$stage/bin/ipc" "$@" > "$stage/ipc.log"; then
-        fail "ipc $* has failed"
-    fi
-    sed 's/^/  ipc  | /' "$stage/ipc.log"
-    grep -q "^$expected" "$stage/ipc.log" || fail "ipc $* has printed no line $expected"
-}
 
 step "The services here: ipc list"
 tool pongd list
