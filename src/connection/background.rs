@@ -19,7 +19,7 @@ use std::os::fd::{AsRawFd, RawFd};
 
 use nix::sys::epoll::EpollFlags;
 
-use crate::connection::send::{self, Flushed, give_up, is_passing};
+use crate::connection::send::{self, Flushed, flush_memory, is_passing};
 use crate::connection::send_queue::SendQueue;
 use crate::connection::stall::{LOOK, Stall};
 use crate::connection::state::Connection;
@@ -218,15 +218,10 @@ pub fn take_over(
     if !connection.turn.is_free() || connection.send_queue.is_empty() {
         return Ok(None);
     }
-    let mut queue = std::mem::take(&mut connection.send_queue);
-    match queue.flush(|pieces, descriptor| send::send(fd, pieces, descriptor)) {
-        Ok(()) => return Ok(None),
-        Err(errno) if is_passing(errno) => {}
-        Err(errno) => {
-            give_up(fd, errno);
-            return Ok(None);
-        }
+    if matches!(flush_memory(connection, fd), Ok(Flushed::All) | Err(_)) {
+        return Ok(None);
     }
+    let queue = std::mem::take(&mut connection.send_queue);
     let Ok(descriptor) = fd::duplicate(fd) else { return Err(queue) };
     let rest = Rest { stall: Stall::begin(fd, &queue), descriptor, queue, deadline };
     let mut background = lock_background(guard);

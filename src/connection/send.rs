@@ -10,6 +10,7 @@ use std::os::fd::RawFd;
 
 use nix::errno::Errno;
 
+use crate::connection::state::Connection;
 use crate::connection::table::{self, Slot};
 use crate::error::{Error, ipc_errors as Code};
 use crate::frame::c_heap::OutOfMemory;
@@ -113,10 +114,9 @@ pub enum Flushed {
 /// Sends the queued bytes of the connection, as far as the kernel takes them. If the send fails for good, the
 /// queue is dropped and the connection is shut down. EBUSY in the child of a fork that has left half a frame
 /// to its parent.
-pub fn flush_queue(slot: &mut Slot<'_>, fd: RawFd) -> Result<Flushed, Error> {
-    let Some(connection) = slot.get() else { return Ok(Flushed::All) };
+pub fn flush_memory(connection: &mut Connection, fd: RawFd) -> Result<Flushed, Errno> {
     if connection.left_to_parent {
-        return Err(failed(Errno::EBUSY));
+        return Err(Errno::EBUSY);
     }
     match connection.send_queue.flush(|pieces, descriptor| send(fd, pieces, descriptor)) {
         Ok(()) => Ok(Flushed::All),
@@ -124,11 +124,19 @@ pub fn flush_queue(slot: &mut Slot<'_>, fd: RawFd) -> Result<Flushed, Error> {
         Err(errno) if is_passing(errno) => Ok(Flushed::Later),
         Err(errno) => {
             connection.send_queue.clear();
-            slot.remove_if_idle();
             give_up(fd, errno);
-            Err(failed(errno))
+            Err(errno)
         }
     }
+}
+
+/// The same for the connection of an entry.
+pub fn flush_queue(slot: &mut Slot<'_>, fd: RawFd) -> Result<Flushed, Error> {
+    let Some(connection) = slot.get() else { return Ok(Flushed::All) };
+    flush_memory(connection, fd).map_err(|errno| {
+        slot.remove_if_idle();
+        failed(errno)
+    })
 }
 
 /// The same for a connection whose number was verified; returns whether anything is still to be sent.
