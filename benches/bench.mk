@@ -10,6 +10,7 @@ bench-slow: $(LIBRARIES) ## what slow, late, greedy and stuck readers cost the o
 	mkdir -p '$(TARGET)/bench/lib'
 	cp '$(BUILT)/libipc.so' '$(TARGET)/bench/lib/libipc.so.$(MAJOR)'
 	ln -sf 'libipc.so.$(MAJOR)' '$(TARGET)/bench/lib/libipc.so'
-	$(CC) -std=c99 -O2 -Wall -Wextra -Wpedantic -Iinclude -o '$(TARGET)/bench/slow_readers' benches/slow_readers.c \
+	$(CC) -std=c99 -O2 -Wall -Wextra -Wpedantic -Iinclude -o '$(TARGET)/bench/slow_readers' \
+	    benches/slow_readers.c benches/slow_roles.c \
 	    -L'$(TARGET)/bench/lib' -Wl,-rpath,'$(abspath $(TARGET))/bench/lib' -lipc
 	'$(TARGET)/bench/slow_readers'
