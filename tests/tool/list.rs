@@ -88,7 +88,7 @@ fn list_shows_dead_service_with_all_alone() {
     drop(living);
 }
 
-/// A stopped server answers nothing, and list waits for nothing of it: check 29.
+/// A stopped server answers nothing, and list waits for nothing of it.
 #[test]
 fn list_shows_stopped_server_and_the_waiting_clients() {
     let place = Place::new();

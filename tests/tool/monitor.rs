@@ -37,7 +37,7 @@ pub fn client(path: &std::path::Path) -> Peer {
     Peer::new(UnixStream::connect(path).unwrap())
 }
 
-/// Check 30: both frames, and the status of the program.
+/// Both frames, and the status of the program.
 #[test]
 fn monitor_shows_both_messages_and_keeps_the_status() {
     let place = Place::new();
