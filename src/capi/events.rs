@@ -7,11 +7,12 @@
 //! memory. During the wait the program's event owns the message: if the thread is cancelled there, the
 //! program frees both. A signal handler that runs in the wait may replace the message's payload.
 
+use std::ffi::c_void;
 use std::mem::MaybeUninit;
 use std::os::fd::RawFd;
 use std::ptr;
 
-use super::boundary::{required, run_quickly};
+use super::boundary::{call, required, run_quickly};
 use super::list::CList;
 use super::messages;
 use super::types::{ipc_connection_info, ipc_connection_infos, ipc_event, ipc_event_type, ipc_message};
@@ -19,7 +20,7 @@ use crate::calls::flow::Flow;
 use crate::calls::wait_event::{self, WaitEvent};
 use crate::connection::frame_decoder::Frame;
 use crate::error::{Error, ipc_errors};
-use crate::event_loop::{Event, What};
+use crate::event_loop::{Event, What, loops};
 use crate::frame::c_heap::CBox;
 use crate::kernel::deadline::Deadline;
 use crate::kernel::wait::Wait;
@@ -114,6 +115,7 @@ unsafe fn quick_wait_step(
     let (list, listener) = unsafe { (CList::new(clients, srv), service_fd(srv)) };
     let state = state.get_or_insert_with(|| WaitEvent::new(listener, deadline, 1));
     let flow = state.quick(guard, &list, wait)?;
+    wait.if_cancelled(stop_waiting, clients.cast());
     Some(flow.map(|(origin, frame)| {
         // SAFETY: the message of the caller's event is from malloc(3), and so is a payload that a signal
         // handler may have put into it.
@@ -122,6 +124,14 @@ unsafe fn quick_wait_step(
             fill_event(event, ipc_event_type::IPC_EVENT_TYPE_MESSAGE, origin, message);
         }
     }))
+}
+
+/// Called if the thread is cancelled while it waits for events of this list.
+extern "C" fn stop_waiting(list: *mut c_void) {
+    call(ipc_errors::IPC_ERROR_WAIT_EVENT__SELECT, |guard| {
+        loops::stop_waiting(guard, list.addr());
+        Ok(())
+    });
 }
 
 /// Makes the event empty, with an empty message in `m`: the old message, or else a new one. Returns the
@@ -172,6 +182,7 @@ pub(super) unsafe fn wait_step(
             message.set(messages::EMPTY);
             // SAFETY: `event` is not NULL, so it is an event.
             unsafe { fill_event(event, kind, ptr::null_mut(), message.into_c()) };
+            wait.if_cancelled(stop_waiting, clients.cast());
             Flow::Wait
         }
         Flow::Done(None) => Flow::Done(Reported::Nothing),

@@ -235,6 +235,41 @@ static void in_a_list (void)
 	}
 }
 
+static struct ipc_event event;
+
+static enum ipc_errors wait_for_events (void)
+{
+	return ipc_wait_event (&list, NULL, &event);
+}
+
+/* The thread that waits for the list has ended, so the thread that writes is the one that has to serve the other
+ * connection, which is ready: it is not held back. */
+static void after_a_wait (enum way way)
+{
+	static struct ipc_connection_info ready;
+	int pair[2], i;
+
+	open_pair ();
+	CHECK (socketpair (AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, pair) == 0);
+	ready.fd = pair[0];
+	OK (ipc_add (&list, &connection));
+	OK (ipc_add (&list, &ready));
+	/* The list opens its descriptors. */
+	OK (ipc_wait_event_timeout (&list, NULL, &event, 0));
+	start_and_end (way, wait_for_events);
+	send_bytes (pair[1], "\1\0\0\0\0", 5);
+	/* More than one connection's queue may hold. */
+	for (i = 0; i < 8; i++)
+		OK (ipc_write (&connection, &large));
+	OK (ipc_del (&list, &connection));
+	OK (ipc_del (&list, &ready));
+	IPC_EVENT_CLEAN (&event);
+	finish ();
+	CHECK (arrived[1] == 8 && arrived[9] == 1);
+	OK (ipc_close (&ready));
+	CHECK (close (pair[1]) == 0);
+}
+
 /* Cancellation is disabled: the call goes on, and ends when the event occurs that it waits for. */
 static void not_while_disabled (void)
 {
@@ -329,6 +364,7 @@ int main (void)
 		before_a_frame (ways[i]);
 		in_a_flush (ways[i]);
 		while_another_thread_writes (ways[i]);
+		after_a_wait (ways[i]);
 		CHECK (open_fds () == before);
 #ifdef __GLIBC__
 		in_a_print (ways[i]);
