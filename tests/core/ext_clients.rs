@@ -459,10 +459,6 @@ fn queued_bytes_of_ended_client_dropped_at_timeout() {
     assert!(got < 40 * 100_005, "{got}");
 }
 
-fn open_descriptors() -> usize {
-    std::fs::read_dir("/proc/self/fd").unwrap().count()
-}
-
 #[test]
 fn added_connection_is_ended_like_a_client() {
     own_process!(30);

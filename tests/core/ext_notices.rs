@@ -42,10 +42,6 @@ fn notice(program: &mut Program, timeout: c_int) -> Option<(c_int, ipc_notice)> 
     }
 }
 
-fn open_descriptors() -> usize {
-    std::fs::read_dir("/proc/self/fd").unwrap().count()
-}
-
 fn is_blocked(signal: c_int) -> bool {
     unsafe {
         let mut mask = std::mem::zeroed();

@@ -60,10 +60,6 @@ fn connect(name: &str, timeout: c_int) -> Result<c_int, Failure> {
 
 const TIMED_OUT: Failure = (IPC_ERROR_USOCK_CONNECT__SOCKET, libc::ETIMEDOUT);
 
-fn open_descriptors() -> usize {
-    std::fs::read_dir("/proc/self/fd").unwrap().count()
-}
-
 fn is_root() -> bool {
     unsafe { libc::geteuid() == 0 }
 }

@@ -241,9 +241,19 @@ fn since_1970(moment: SystemTime) -> std::time::Duration {
     moment.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default()
 }
 
+/// Whether the character changes how the text after it looks: a control character, or one that ends a line or
+/// sets the direction of the text.
+fn is_control(character: char) -> bool {
+    let is_format = matches!(
+        character,
+        '\u{61c}' | '\u{200e}' | '\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}'
+    );
+    is_format || character.is_control()
+}
+
 /// The payload as text, if it is UTF-8 without control characters.
 pub fn as_text(payload: &[u8]) -> Option<&str> {
-    std::str::from_utf8(payload).ok().filter(|text| !text.chars().any(char::is_control))
+    std::str::from_utf8(payload).ok().filter(|text| !text.chars().any(is_control))
 }
 
 fn hexadecimal(bytes: &[u8]) -> String {
@@ -341,12 +351,12 @@ pub fn complain_at_length(lines: &str) {
 
 /// The text, with escapes in place of control characters, and then of backslashes. Quotes stay as they are.
 fn printable(text: &str) -> String {
-    if !text.chars().any(char::is_control) {
+    if !text.chars().any(is_control) {
         return text.to_owned();
     }
     let mut shown = String::with_capacity(text.len());
     for character in text.chars() {
-        if character.is_control() || character == '\\' {
+        if is_control(character) || character == '\\' {
             shown.extend(character.escape_debug());
         } else {
             shown.push(character);
@@ -370,6 +380,7 @@ mod tests {
             (b"two\nlines", "74776f0a6c696e6573"),
             (b"\xff\x00", "ff00"),
             ("\u{85}".as_bytes(), "c285"),
+            ("\u{202e}x".as_bytes(), "e280ae78"),
         ] {
             assert_eq!(plain_value(&Value::Payload(payload)), text);
         }
