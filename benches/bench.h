@@ -167,4 +167,7 @@ void memory (void);
 /* Not measured but counted: run.sh runs it under valgrind. */
 void instructions (const char *transport, long count);
 
+/* The same round trips by "full", in one process. */
+void trips_of_full (size_t size, long count);
+
 #endif

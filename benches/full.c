@@ -500,7 +500,7 @@ begin_round (const int *ready, int found)
 }
 
 static void
-serve_full (const struct setup *setup)
+open_service (const struct setup *setup)
 {
     struct sockaddr_un address = {.sun_family = AF_UNIX};
 
@@ -515,26 +515,58 @@ serve_full (const struct setup *setup)
     check ("bind", bind (server.listener, (struct sockaddr *) &address, sizeof address));
     check ("listen", listen (server.listener, INT32_MAX));
     watch (server.listener);
+}
+
+/* Waits, and takes new clients or serves the next connection. */
+static void
+serve_next (void)
+{
+    int ready[BATCH];
+    struct end *next;
+
+    if (server.queued == 0) {
+        begin_round (ready, await_ready (ready));
+    } else if (server.left == 0) {
+        begin_round (ready, ask (ready));
+    }
+    if (server.queued == 0) {
+        return;
+    }
+    next = server.turns[server.first];
+    server.first = (server.first + 1) % MOST;
+    server.queued--;
+    server.left--;
+    next->is_queued = 0;
+    serve_member (next);
+}
+
+static void
+serve_full (const struct setup *setup)
+{
+    open_service (setup);
     serving ();
     for (;;) {
-        int ready[BATCH];
-        struct end *next;
-
-        if (server.queued == 0) {
-            begin_round (ready, await_ready (ready));
-        } else if (server.left == 0) {
-            begin_round (ready, ask (ready));
-        }
-        if (server.queued == 0) {
-            continue;
-        }
-        next = server.turns[server.first];
-        server.first = (server.first + 1) % MOST;
-        server.queued--;
-        server.left--;
-        next->is_queued = 0;
-        serve_member (next);
+        serve_next ();
     }
+}
+
+void
+trips_of_full (size_t size, long count)
+{
+    struct setup setup = {.name = "count", .size = size, .manner = ANSWER_ALL};
+    struct end *client;
+
+    make_directory ();
+    open_service (&setup);
+    client = connect_full (&setup);
+    serve_next ();
+    for (long i = 1; i <= count; i++) {
+        put_number (payload_full (client), size, (uint64_t) i);
+        send_full (client);
+        serve_next ();
+        check_number (receive_full (client), size, (uint64_t) i);
+    }
+    disconnect_full (client);
 }
 
 const struct transport full = {

@@ -83,6 +83,8 @@ instructions (const char *transport, long count)
     alarm (3 * LIMIT_SECONDS);
     if (strcmp (transport, "libipc") == 0) {
         trips_of_libipc (count);
+    } else if (strcmp (transport, "full") == 0) {
+        trips_of_full (SIZE, count);
     } else {
         trips_of_bare (count);
     }

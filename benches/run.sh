@@ -161,6 +161,7 @@ instructions () {
     say "  instructions"
     count_instructions bare "round trip" 1
     count_instructions libipc "round trip" 1
+    count_instructions full "round trip" 1
     if [ -z "$quick" ]; then
         # A round trip has two writes.
         count_instructions libipc ipc_write 2 --toggle-collect=ipc_write

@@ -42,7 +42,7 @@ FILENAME ~ /targets/ {
     high[row, $4] = $9
     if ($4 == "to full") {
         has_full[$1] = 1
-    } else if ($4 != "bare" && $4 != "libipc") {
+    } else if ($4 != "bare" && $4 != "libipc" && $1 != "instructions") {
         if (!($4 in peer_known)) peer[++peers] = $4
         peer_known[$4] = 1
         has_peers[$1] = 1
@@ -91,6 +91,7 @@ function heading(name, plain,   i, line) {
     if (has_full[name]) line = line sprintf("%8s %-8s", "to full", "must")
     for (i = 1; i <= peers && has_peers[name]; i++) line = line sprintf("%7s", peer[i])
     if (name == "beside idle") line = line sprintf("%7s", "bare")
+    if (name == "instructions") line = line sprintf("%7s", "full")
     sub(/ +$/, "", line)
     print line
 }
@@ -111,6 +112,7 @@ function print_row(i,   row, plain, line, p, place) {
         line = line sprintf("%7s", (row, peer[p]) in ratio ? sprintf("%.2f", ratio[row, peer[p]]) : "-")
     }
     if (work[i] == "beside idle") line = line sprintf("%7.2f", ratio[row, "bare"])
+    if (work[i] == "instructions") line = line sprintf("%7s", number(value[row, "full"]))
     sub(/ +$/, "", line)
     print line
 }
