@@ -10,16 +10,13 @@ use std::process::Command;
 use staging::{answer, has, root, skipped};
 
 /// Modules of `tests/core`.
-const TESTS: [&str; 12] = [
+const TESTS: [&str; 9] = [
     "arguments",
     "errno",
-    "event_loop",
     "event_loop_broken_peers",
     "ext_arguments",
     "ext_del_fd",
-    "ext_events",
     "ext_limits",
-    "ext_passing_ends",
     "list_by_hand",
     "number_reuse",
     "services",
