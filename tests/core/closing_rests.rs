@@ -153,6 +153,7 @@ fn promise_17_connection_that_is_being_closed_accepts_no_frame() {
         let count = state.read_at(&mut text, 0).unwrap();
         String::from_utf8_lossy(&text[..count]).contains(") S ")
     };
+    let (limit, _) = descriptor_limits();
     // poll(2) takes no more descriptors than the limit.
     set_descriptor_limit(3);
     BEGINS.store(true, Ordering::Relaxed);
@@ -165,4 +166,5 @@ fn promise_17_connection_that_is_being_closed_accepts_no_frame() {
     peer.read_to_end(&mut bytes).unwrap();
     assert!(frame(1, &pattern(SIZE, 17)).starts_with(&bytes), "{} bytes", bytes.len());
     assert_eq!(closing.join().unwrap(), IPC_ERROR_NONE);
+    set_descriptor_limit(limit);
 }

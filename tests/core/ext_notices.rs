@@ -244,6 +244,7 @@ fn ipc_del_fd_leaves_signals_and_timers() {
     }
     assert_eq!(entries(&program.list), before);
     assert_eq!(del_timer(&mut program, id), Ok(()));
+    free_extras(&mut program);
 }
 
 #[test]

@@ -12,7 +12,8 @@ pub fn raise_descriptor_limit() -> usize {
     usize::try_from(most).unwrap()
 }
 
-fn descriptor_limits() -> (u64, u64) {
+/// The soft and the hard limit of descriptors.
+pub fn descriptor_limits() -> (u64, u64) {
     let mut limits = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
     assert_eq!(unsafe { libc::getrlimit(libc::RLIMIT_NOFILE, &mut limits) }, 0);
     (limits.rlim_cur, limits.rlim_max)
