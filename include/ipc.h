@@ -381,7 +381,7 @@ enum ipc_errors {
     /**
      * Empty a message: no message structure.
      */
-    IPC_ERROR_MESSAGE_EMPTY__EMPTY_MESSAGE_LIST = 59,
+    IPC_ERROR_MESSAGE_EMPTY__EMPTY_MESSAGE_LIST = 59
 };
 
 /**
@@ -412,7 +412,7 @@ enum ipc_event_type {
     /**
      * A message was received: m holds the message.
      */
-    IPC_EVENT_TYPE_MESSAGE,
+    IPC_EVENT_TYPE_MESSAGE
 };
 
 /**
@@ -430,7 +430,7 @@ enum msg_types {
     /**
      * The program's data.
      */
-    MSG_TYPE_DATA,
+    MSG_TYPE_DATA
 };
 
 /**
@@ -513,7 +513,7 @@ struct ipc_event {
 
 #ifdef __cplusplus
 extern "C" {
-#endif // __cplusplus
+#endif /* __cplusplus */
 
 /**
  * A variable that the header of 2019 defined in each file that included the header. No code reads it.
@@ -642,7 +642,8 @@ enum ipc_errors ipc_read(const struct ipc_connection_info *p,
  * IPC_ERROR_MESSAGE_WRITE__NOT_ENOUGH_DATA: with the message, more bytes would be queued than the limit, and
  * the peer has read nothing for one second, or the call has taken ten seconds (EAGAIN). Nothing of the
  * message was sent; try again later.
- * IPC_ERROR_NOT_ENOUGH_MEMORY: ENOMEM; nothing was sent.
+ * IPC_ERROR_NOT_ENOUGH_MEMORY: ENOMEM; nothing was sent. Or a part was sent, there is no memory to queue the
+ * rest, and the peer has read nothing for one second: then the connection is shut down.
  */
 enum ipc_errors ipc_write(const struct ipc_connection_info *p,
                           const struct ipc_message *m);
@@ -942,7 +943,7 @@ void ipc_connection_print(struct ipc_connection_info *cinfo);
 void ipc_connections_print(struct ipc_connection_infos *cinfos);
 
 #ifdef __cplusplus
-}  // extern "C"
-#endif  // __cplusplus
+}  /* extern "C" */
+#endif  /* __cplusplus */
 
 #endif  /* __IPC_H__ */

@@ -86,7 +86,7 @@ enum ipc_reason {
     /**
      * This program has ended or closed the connection.
      */
-    IPC_REASON_CLOSED,
+    IPC_REASON_CLOSED
 };
 
 /**
@@ -195,7 +195,7 @@ struct ipc_notice {
 
 #ifdef __cplusplus
 extern "C" {
-#endif // __cplusplus
+#endif /* __cplusplus */
 
 /**
  * Waits for an event as ipc_wait_event does, for at most `timeout_ms` milliseconds. With 0 the function does
@@ -630,7 +630,7 @@ enum ipc_errors ipc_take_fd(const struct ipc_connection_info *p,
                             int *fd);
 
 #ifdef __cplusplus
-}  // extern "C"
-#endif  // __cplusplus
+}  /* extern "C" */
+#endif  /* __cplusplus */
 
 #endif  /* IPC_EXT_H */

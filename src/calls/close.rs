@@ -2,8 +2,8 @@
 //!
 //! First the table forgets the connection, so that no other call sends to the socket. Then the queued bytes
 //! are sent in the background, by a copy of the descriptor. If there is no descriptor or no memory for the
-//! copy, `ipc_close` waits for the peer itself, for a limited time; `ipc_end`, which never waits, loses the
-//! queued bytes. If another thread is in the middle of a frame, the connection is shut down, and the queued
+//! copy, `ipc_close` waits for the peer itself, for a limited time. `ipc_end`, which never waits, fails
+//! without memory, before anything is done, and loses the queued bytes without a descriptor. If another thread is in the middle of a frame, the connection is shut down, and the queued
 //! bytes are lost.
 
 #![forbid(unsafe_code)]
@@ -13,7 +13,7 @@ use std::os::fd::RawFd;
 use nix::errno::Errno;
 use nix::poll::{PollFlags, PollTimeout};
 
-use crate::connection::background::{self, Begun};
+use crate::connection::background::{self, Begun, RestRoom};
 use crate::connection::send::send;
 use crate::connection::send_queue::SendQueue;
 use crate::connection::stall::{LOOK, Stall};
@@ -33,7 +33,7 @@ const FOREGROUND_SEND_MS: i64 = 1000;
 pub fn close_connection(guard: &mut EntryGuard, fd: RawFd) -> Result<(), Error> {
     loops::note_closing(guard, fd);
     let memory = begin_close(guard, fd).map_err(|errno| Error::new(Code::IPC_ERROR_USOCK_CLOSE, errno))?;
-    let queue = leave_in_background(guard, fd, memory, Deadline::NONE);
+    let queue = leave_in_background(guard, fd, memory, Deadline::NONE, None);
     queue.into_iter().for_each(|queue| send_now(guard, fd, queue));
     let closed = endpoint::close(fd);
     table::note_closed(guard, fd);
@@ -52,10 +52,11 @@ pub fn end_member(
     fd: RawFd,
     linger: Option<Deadline>,
 ) -> Result<(), Errno> {
+    let room = linger.map(|_| RestRoom::reserve(guard)).transpose().map_err(|_| Errno::ENOMEM)?;
     let token = loops::mark_ended(guard, list, fd).map_err(|_| Errno::ENOMEM)?.ok_or(Errno::ENOENT)?;
     let memory = begin_close(guard, fd)?;
     if let Some(linger) = linger {
-        drop(leave_in_background(guard, fd, memory, linger));
+        drop(leave_in_background(guard, fd, memory, linger, room));
     }
     let held = internal_fds::close_and_hold(fd);
     table::note_closed(guard, fd);
@@ -78,15 +79,17 @@ fn begin_close(guard: &EntryGuard, fd: RawFd) -> Result<Option<Memory>, Errno> {
     Ok(memory)
 }
 
-/// Has the queued bytes of the connection sent in the background; returns the queue if that is not possible.
+/// Has the queued bytes of the connection sent in the background, with the memory that was reserved for that,
+/// if any; returns the queue if it is not possible.
 fn leave_in_background(
     guard: &EntryGuard,
     fd: RawFd,
     memory: Option<Memory>,
     deadline: Deadline,
+    room: Option<RestRoom>,
 ) -> Option<SendQueue> {
     let [connection] = &mut *memory?;
-    match background::take_over(guard, fd, connection, deadline) {
+    match background::take_over(guard, fd, connection, deadline, room) {
         Ok(begun) => {
             if begun == Some(Begun::First) {
                 loops::note_background_began(guard);

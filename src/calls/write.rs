@@ -6,7 +6,9 @@
 //! * in no list: the call waits until the kernel has taken the whole frame;
 //! * in a list: the call waits a little for a peer that keeps up, as long as the list has time for that
 //!   ([`Allowance`]). Then the rest is queued in the connection's memory and sent by later calls. If the
-//!   queue is full, the call is held back as long as the peer receives (`held_back.rs`).
+//!   queue is full, the call is held back as long as the peer receives (`held_back.rs`). If there is no
+//!   memory for the rest of a frame sent in part, the call waits as long as the peer receives, and then shuts
+//!   the connection down.
 //!
 //! While a frame is sent in parts, its thread has the connection's [`SendTurn`]: no other thread's bytes come
 //! between the parts. If the thread is cancelled then, the rest of the frame goes into the queue
@@ -26,6 +28,7 @@ use crate::calls::flush::{Flush, MEMORY_PAUSE, send_later};
 use crate::calls::held_back::{Held, HeldBack};
 use crate::calls::outgoing::Outgoing;
 use crate::connection::send::{Flushed, failed, flush_queue, give_up, is_passing, not_remembered};
+use crate::connection::stall::Stall;
 use crate::connection::state::Connection;
 use crate::connection::table::{self, Identity, Slot};
 use crate::error::Error;
@@ -67,6 +70,8 @@ pub struct Write<'a> {
     identity: Identity,
     /// When the call began to wait for the peer, in microseconds.
     waits_since: i64,
+    /// Whether the peer receives, since the rest of the frame was to be queued and there was no memory.
+    stall: Option<Stall>,
 }
 
 impl<'a> Write<'a> {
@@ -80,6 +85,7 @@ impl<'a> Write<'a> {
             list: None,
             identity: Identity::default(),
             waits_since: 0,
+            stall: None,
         }
     }
 
@@ -332,7 +338,10 @@ impl<'a> Write<'a> {
         }
         if !must_not_send {
             match self.frame.after(self.sent).send(fd) {
-                Ok(count) => self.sent += count,
+                Ok(count) => {
+                    self.sent += count;
+                    self.stall = None;
+                }
                 Err(Errno::EAGAIN) => {}
                 // A part is sent: the rest has to follow, once the kernel has memory again.
                 Err(errno) if self.sent > 0 && is_passing(errno) => {
@@ -366,8 +375,15 @@ impl<'a> Write<'a> {
         }
         match self.frame.after(self.sent).prepend(connection) {
             Ok(()) => Ok(Flow::Done(())),
-            // Rather than lose the rest, the call waits for memory or the peer.
-            Err(_) => Ok(self.wait_for_memory(wait)),
+            // Rather than lose the rest, the call waits for memory, or for the peer as long as it receives.
+            Err(errno) => {
+                let queue = &connection.send_queue;
+                let stall = self.stall.get_or_insert_with(|| Stall::begin(self.fd, queue));
+                if stall.look(self.fd, queue) {
+                    return Err(not_remembered(errno));
+                }
+                Ok(self.wait_for_memory(wait))
+            }
         }
     }
 

@@ -382,7 +382,8 @@ pub unsafe extern "C-unwind" fn ipc_read(p: *const ipc_connection_info, m: *mut 
 /// IPC_ERROR_MESSAGE_WRITE__NOT_ENOUGH_DATA: with the message, more bytes would be queued than the limit, and
 /// the peer has read nothing for one second, or the call has taken ten seconds (EAGAIN). Nothing of the
 /// message was sent; try again later.
-/// IPC_ERROR_NOT_ENOUGH_MEMORY: ENOMEM; nothing was sent.
+/// IPC_ERROR_NOT_ENOUGH_MEMORY: ENOMEM; nothing was sent. Or a part was sent, there is no memory to queue the
+/// rest, and the peer has read nothing for one second: then the connection is shut down.
 #[unsafe(no_mangle)]
 pub unsafe extern "C-unwind" fn ipc_write(
     p: *const ipc_connection_info,

@@ -23,6 +23,7 @@ use crate::connection::send::{self, Flushed, flush_memory, is_passing};
 use crate::connection::send_queue::SendQueue;
 use crate::connection::stall::{LOOK, Stall};
 use crate::connection::state::Connection;
+use crate::frame::c_heap::OutOfMemory;
 use crate::kernel::deadline::{Deadline, now};
 use crate::kernel::fd;
 use crate::kernel::internal_fds::KeptFd;
@@ -48,14 +49,22 @@ const BATCH: usize = 32;
 /// descriptor.
 const REST: u64 = 1 << 32;
 
-static BACKGROUND: Mutex<Background> =
-    Mutex::new(Background { set: None, rests: empty_map(), next: 0, connections: empty_map(), looked_at: 0 });
+static BACKGROUND: Mutex<Background> = Mutex::new(Background {
+    set: None,
+    rests: empty_map(),
+    rooms: 0,
+    next: 0,
+    connections: empty_map(),
+    looked_at: 0,
+});
 
 /// All that is sent in the background. Its lock is held briefly, and taken after those of the loops and of
 /// the table.
 struct Background {
     set: Option<Poller>,
     rests: NumberMap<u32, Rest>,
+    /// How many [`RestRoom`]s exist: there is memory for so many further rests.
+    rooms: usize,
     next: u32,
     /// Connections that are in no list any more.
     connections: NumberMap<RawFd, ()>,
@@ -70,6 +79,28 @@ struct Rest {
     stall: Stall,
     /// Until when the bytes may be sent.
     deadline: Deadline,
+}
+
+/// Memory for one further rest.
+pub struct RestRoom {
+    _private: (),
+}
+
+impl RestRoom {
+    /// Allocates the memory.
+    pub fn reserve(guard: &EntryGuard) -> Result<Self, OutOfMemory> {
+        let mut background = lock_background(guard);
+        let rooms = background.rooms + 1;
+        background.rests.try_reserve(rooms)?;
+        background.rooms = rooms;
+        Ok(Self { _private: () })
+    }
+}
+
+impl Drop for RestRoom {
+    fn drop(&mut self) {
+        sync::lock(&BACKGROUND).rooms -= 1;
+    }
 }
 
 /// Whether anything is sent in the background.
@@ -207,13 +238,14 @@ pub fn stop_background(guard: &EntryGuard, fd: RawFd) {
 }
 
 /// A connection is being closed, and the table has it no more, so that no other call sends to the socket: its
-/// queue becomes a rest, which is sent until `deadline`. Fails with the queue if there is no descriptor or no
-/// memory for that. If a thread is in the middle of a frame, the queue stays where it is.
+/// queue becomes a rest, which is sent until `deadline`. Fails with the queue if there is no descriptor, or
+/// without `room` no memory for that. If a thread is in the middle of a frame, the queue stays where it is.
 pub fn take_over(
     guard: &EntryGuard,
     fd: RawFd,
     connection: &mut Connection,
     deadline: Deadline,
+    room: Option<RestRoom>,
 ) -> Result<Option<Begun>, SendQueue> {
     if !connection.turn.is_free() || connection.send_queue.is_empty() {
         return Ok(None);
@@ -222,18 +254,17 @@ pub fn take_over(
         return Ok(None);
     }
     let queue = std::mem::take(&mut connection.send_queue);
+    let Ok(room) = room.map_or_else(|| RestRoom::reserve(guard), Ok) else { return Err(queue) };
     let Ok(descriptor) = fd::duplicate(fd) else { return Err(queue) };
     let rest = Rest { stall: Stall::begin(fd, &queue), descriptor, queue, deadline };
     let mut background = lock_background(guard);
-    if background.rests.try_reserve(1).is_err() {
-        drop(background);
-        return Err(rest.queue);
-    }
     let begun = background.begin();
     let number = background.next;
     background.next = number.wrapping_add(1);
     background.add(rest.descriptor.as_raw_fd(), REST | u64::from(number));
     background.rests.insert(number, rest);
+    drop(background);
+    drop(room);
     Ok(Some(begun))
 }
 

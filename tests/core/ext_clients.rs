@@ -460,6 +460,35 @@ fn queued_bytes_of_ended_client_dropped_at_timeout() {
 }
 
 #[test]
+fn client_is_not_ended_without_memory_for_its_queued_bytes() {
+    own_process!(60);
+    let mut program = Program::server();
+    // The list keeps the memory for an ended client.
+    let (_peer, former) = program.peer();
+    end(&mut program, former, 0).unwrap();
+    assert_eq!(program.next(), Reported::Disconnection(former));
+    let (mut peer, fd) = program.peer();
+    let payload = pattern(3_000_000, 5);
+    assert_eq!(write(fd, 1, &payload), IPC_ERROR_NONE);
+    let client = program.info(fd);
+    let list = &raw mut program.list;
+    let result = without_memory(8, || (unsafe { ipc_end(list, client, -1) }, errno()));
+    assert_eq!(result, (IPC_ERROR_NOT_ENOUGH_MEMORY, libc::ENOMEM));
+    end(&mut program, fd, -1).unwrap();
+    assert_eq!(program.next(), Reported::Disconnection(fd));
+    let reader = std::thread::spawn(move || {
+        let mut got = Vec::new();
+        peer.read_to_end(&mut got).unwrap();
+        got
+    });
+    until("all bytes are sent", || {
+        let _ = program.try_poll(5);
+        reader.is_finished()
+    });
+    assert!(reader.join().unwrap() == frame(1, &payload));
+}
+
+#[test]
 fn added_connection_is_ended_like_a_client() {
     own_process!(30);
     let (mut listed, mut peer) = listed();

@@ -3,6 +3,7 @@
 use std::io::{Read, Write};
 use std::os::fd::AsRawFd;
 use std::os::unix::net::UnixStream;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use crate::support::ext::*;
@@ -97,6 +98,52 @@ fn reader_that_stops_costs_its_writer_one_wait() {
     }
     assert_eq!(outcome(unsafe { ipc_flush(&*listed.info, -1) }), Ok(()));
     reader.join().unwrap();
+}
+
+/// There is memory for a connection, but not for the rest of a frame of some megabytes.
+const LARGE: usize = 16_384;
+
+/// The kernel has taken a part of the frame, so the rest must follow. The peer reads it, or else the call ends.
+#[test]
+fn writer_without_memory_for_the_queue_waits_for_a_peer_that_reads() {
+    own_process!(60);
+    static RUNS: AtomicBool = AtomicBool::new(false);
+    static READS: AtomicBool = AtomicBool::new(false);
+    let payload = pattern(3_000_000, 1);
+    let (listed, peer) = listed();
+    let fd = listed.fd();
+    let mut room = vec![0; 5 + payload.len()];
+    let reader = std::thread::spawn(move || {
+        RUNS.store(true, Ordering::Relaxed);
+        while !READS.load(Ordering::Relaxed) {
+            std::thread::yield_now();
+        }
+        (&peer).read_exact(&mut room).unwrap();
+        room
+    });
+    // A thread needs memory when it begins.
+    until("the reader runs", || RUNS.load(Ordering::Relaxed));
+    let written = without_memory(LARGE, || {
+        READS.store(true, Ordering::Relaxed);
+        write(fd, 1, &payload)
+    });
+    assert_eq!(written, IPC_ERROR_NONE);
+    assert!(reader.join().unwrap() == frame(1, &payload));
+}
+
+#[test]
+fn writer_without_memory_for_the_queue_gives_up_a_peer_that_does_not_read() {
+    own_process!(60);
+    let payload = pattern(3_000_000, 1);
+    let (listed, mut peer) = listed();
+    let fd = listed.fd();
+    let result = without_memory(LARGE, || (write(fd, 1, &payload), errno()));
+    assert_eq!(result, (IPC_ERROR_NOT_ENOUGH_MEMORY, libc::ENOMEM));
+    // The connection is shut down: no other frame follows the part.
+    assert_eq!(outcome(write(fd, 1, b"another")), Err((IPC_ERROR_USOCK_SEND, libc::EPIPE)));
+    let mut bytes = Vec::new();
+    peer.read_to_end(&mut bytes).unwrap();
+    assert!(!bytes.is_empty() && frame(1, &payload).starts_with(&bytes), "{} bytes", bytes.len());
 }
 
 /// Fills the queue of a connection while another member of the list is ready. Returns how many bytes are

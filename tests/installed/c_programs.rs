@@ -273,7 +273,7 @@ fn old_style_with_errors() {
 }
 
 /// Every standard that the compilers of this machine support.
-const C_STANDARDS: [&str; 8] = ["gnu89", "c99", "gnu99", "c11", "gnu11", "gnu17", "gnu2x", "gnu23"];
+const C_STANDARDS: [&str; 9] = ["c89", "gnu89", "c99", "gnu99", "c11", "gnu11", "gnu17", "gnu2x", "gnu23"];
 const CPP_STANDARDS: [&str; 7] = ["c++98", "c++11", "c++14", "c++17", "gnu++17", "c++20", "c++23"];
 
 /// Compiles a program of `tests/c` in each standard.

@@ -26,6 +26,35 @@ pub fn set_descriptor_limit(limit: u64) {
     assert_eq!(unsafe { libc::setrlimit(libc::RLIMIT_NOFILE, &limits) }, 0);
 }
 
+/// Calls `act` while malloc(3) fails for blocks of `size` bytes and more: such memory is taken, and the process
+/// gets no more. `act` must not allocate anything itself.
+pub fn without_memory<R>(size: usize, act: impl FnOnce() -> R) -> R {
+    let mut limits = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
+    let mut taken: *mut *mut libc::c_void = std::ptr::null_mut();
+    unsafe {
+        assert_eq!(libc::getrlimit(libc::RLIMIT_AS, &mut limits), 0);
+        assert_eq!(libc::setrlimit(libc::RLIMIT_AS, &libc::rlimit { rlim_cur: 0, ..limits }), 0);
+        for size in (0..=20).rev().map(|power| size << power).filter(|size| *size <= 1 << 20) {
+            loop {
+                let block: *mut *mut libc::c_void = libc::malloc(size).cast();
+                if block.is_null() {
+                    break;
+                }
+                block.write(taken.cast());
+                taken = block;
+            }
+        }
+        let result = act();
+        assert_eq!(libc::setrlimit(libc::RLIMIT_AS, &limits), 0);
+        while !taken.is_null() {
+            let next = taken.read().cast();
+            libc::free(taken.cast());
+            taken = next;
+        }
+        result
+    }
+}
+
 /// How many descriptors this process has open. Numbers that the library holds (promise 41) do not count.
 pub fn open_descriptors() -> usize {
     let all = std::fs::read_dir("/proc/self/fd").unwrap();
