@@ -105,7 +105,7 @@ fn queued_bytes_are_sent_through_the_event_fd() {
 /// received.
 fn behave(number: usize, path: &std::path::Path) -> usize {
     let mut stream = UnixStream::connect(path).unwrap();
-    stream.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
+    stream.set_read_timeout(Some(Duration::from_secs(20) * patience())).unwrap();
     let word = |n: usize| frame(1, format!("{number}: {n}").as_bytes());
     let words = |count| (0..count).flat_map(word).collect::<Vec<u8>>();
     match number % 6 {

@@ -131,7 +131,7 @@ fn child_has_its_own_event_fd_after_fork() {
     own_process!(60);
     let mut program = Child::start(forks_a_child_with_its_own_event_fd);
     let mut client = UnixStream::connect(program.read_line()).unwrap();
-    client.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
+    client.set_read_timeout(Some(Duration::from_secs(20) * patience())).unwrap();
     assert_eq!(program.read_line(), "the child is done");
     for word in [&b"one"[..], b"two"] {
         client.write_all(&frame(1, word)).unwrap();

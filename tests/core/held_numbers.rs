@@ -141,7 +141,7 @@ fn promise_41_peer_sees_the_end_at_once() {
         assert_eq!(program.next(), Reported::Disconnection(fd));
         assert!(is_held(fd));
         // Without another call of the server.
-        peer.set_read_timeout(Some(std::time::Duration::from_secs(10))).unwrap();
+        peer.set_read_timeout(Some(std::time::Duration::from_secs(10) * patience())).unwrap();
         let end = peer.read(&mut [0]);
         assert!(
             matches!(&end, Ok(0))

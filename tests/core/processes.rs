@@ -24,7 +24,7 @@ fn end_after(seconds: u32) {
 /// Connects; reading fails after 20 seconds.
 fn patient(path: &str) -> UnixStream {
     let stream = UnixStream::connect(path).unwrap();
-    stream.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
+    stream.set_read_timeout(Some(Duration::from_secs(20) * patience())).unwrap();
     stream
 }
 

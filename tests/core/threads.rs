@@ -108,7 +108,7 @@ fn promise_23_waiting_thread_sends_the_queue_of_another_thread() {
     const SIZE: usize = 4_000_000;
     let mut server = Program::server();
     let (mut peer, fd) = server.peer();
-    peer.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
+    peer.set_read_timeout(Some(Duration::from_secs(20) * patience())).unwrap();
     let server = Moved(server);
     let waiting = std::thread::spawn(move || {
         let mut server = server.into_inner();

@@ -26,7 +26,7 @@ struct Listed {
 fn listed() -> (Listed, UnixStream) {
     let (ours, peer) = pair();
     // A read of the peer fails instead of waiting for ever.
-    peer.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
+    peer.set_read_timeout(Some(Duration::from_secs(20) * patience())).unwrap();
     let mut program = Program::client();
     let mut info = Box::new(ipc_connection_info { fd: ours.into_raw_fd(), ..EMPTY_INFO });
     assert_eq!(unsafe { ipc_add(&mut program.list, &mut *info) }, IPC_ERROR_NONE);

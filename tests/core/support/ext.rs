@@ -240,7 +240,7 @@ impl Drop for Queued {
 /// A pair whose second end, the peer, fails after 20 seconds instead of waiting for ever for bytes.
 pub fn patient_pair() -> (UnixStream, UnixStream) {
     let (ours, peer) = pair();
-    peer.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
+    peer.set_read_timeout(Some(Duration::from_secs(20) * patience())).unwrap();
     (ours, peer)
 }
 
