@@ -560,7 +560,7 @@ pub fn process(pid: i32) -> nix::Result<OwnedFd> {
 /// Hours, minutes and seconds of a moment, in local time.
 pub fn local_time(moment: SystemTime) -> (c_int, c_int, c_int) {
     let seconds = moment.duration_since(SystemTime::UNIX_EPOCH).map_or(0, |since| since.as_secs());
-    let seconds = libc::time_t::try_from(seconds).unwrap_or(0);
+    let seconds = seconds.try_into().unwrap_or_default();
     let mut parts = MaybeUninit::<libc::tm>::zeroed();
     // SAFETY: localtime_r reads the number, and writes the parts.
     unsafe { libc::localtime_r(&seconds, parts.as_mut_ptr()) };
