@@ -192,8 +192,8 @@ const CHANGES: [(&str, &str, &str, &str); 11] = [
         "    IPC_EVENT_TYPE_NOT_SET,",
         "    MORE, IPC_EVENT_TYPE_NOT_SET,",
     ),
-    ("a value more", "MORE", "EMPTY_MESSAGE_LIST = 59,", "EMPTY_MESSAGE_LIST = 59, MORE,"),
-    ("a value removed", "IPC_EVENT_TYPE_MESSAGE", "    IPC_EVENT_TYPE_MESSAGE,", ""),
+    ("a value more", "MORE", "EMPTY_MESSAGE_LIST = 59", "EMPTY_MESSAGE_LIST = 59, MORE"),
+    ("a value removed", "IPC_EVENT_TYPE_MESSAGE", "    IPC_EVENT_TYPE_MESSAGE\n", ""),
 ];
 
 /// Changes that no binary shows.
