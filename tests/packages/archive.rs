@@ -84,9 +84,6 @@ fn archive_with_crates_builds_packages_without_a_network() {
     let home = room.path().join("home");
     let rustup = env::var("RUSTUP_HOME").or_else(|_| env::var("HOME").map(|home| home + "/.rustup")).unwrap();
     build.env_remove("CARGO_HOME").env("RUSTUP_HOME", rustup).env("HOME", &home);
-    // What is in the packages is not tested here: a compilation without optimisation takes less time.
-    build.env("CARGO_PROFILE_RELEASE_LTO", "off").env("CARGO_PROFILE_RELEASE_CODEGEN_UNITS", "16");
-    build.env("CARGO_PROFILE_RELEASE_OPT_LEVEL", "0").env("CARGO_PROFILE_TOOL_OPT_LEVEL", "0");
     run(build.env("CARGO_NET_OFFLINE", "true"));
     assert!(!home.exists(), "{:?}", files_below(&home));
     assert_eq!(files_below(&crates), before);
