@@ -3,8 +3,8 @@
 //! First the table forgets the connection, so that no other call sends to the socket. Then the queued bytes
 //! are sent in the background, by a copy of the descriptor. If there is no descriptor or no memory for the
 //! copy, `ipc_close` waits for the peer itself, for a limited time. `ipc_end`, which never waits, fails
-//! without memory, before anything is done, and loses the queued bytes without a descriptor. If another thread is in the middle of a frame, the connection is shut down, and the queued
-//! bytes are lost.
+//! without memory, before anything is done, and loses the queued bytes without a descriptor. If another
+//! thread is in the middle of a frame, the connection is shut down, and the queued bytes are lost.
 
 #![forbid(unsafe_code)]
 
@@ -52,11 +52,12 @@ pub fn end_member(
     fd: RawFd,
     linger: Option<Deadline>,
 ) -> Result<(), Errno> {
-    let room = linger.map(|_| RestRoom::reserve(guard)).transpose().map_err(|_| Errno::ENOMEM)?;
+    let reserve = |until| RestRoom::reserve(guard).map(|room| (until, room));
+    let linger = linger.map(reserve).transpose().map_err(|_| Errno::ENOMEM)?;
     let token = loops::mark_ended(guard, list, fd).map_err(|_| Errno::ENOMEM)?.ok_or(Errno::ENOENT)?;
     let memory = begin_close(guard, fd)?;
-    if let Some(linger) = linger {
-        drop(leave_in_background(guard, fd, memory, linger, room));
+    if let Some((until, room)) = linger {
+        drop(leave_in_background(guard, fd, memory, until, Some(room)));
     }
     let held = internal_fds::close_and_hold(fd);
     table::note_closed(guard, fd);

@@ -406,7 +406,8 @@ impl EventLoop {
         let mut fds = self.few_members().unwrap_or(FdArray::one(poller.fd()));
         let clock = poller.clock().filter(|_| !is_alone);
         clock.into_iter().for_each(|clock| _ = fds.push(clock));
-        // Not only what is left until the tick: for a short timeout the kernel sets its timer anew at each wait.
+        // Not only what is left until the tick: for a short timeout the kernel sets its timer anew at each
+        // wait.
         let timeout = self.tick().max(PART_PAUSE);
         Some(WaitFor { fds, clock, timeout: Some(timeout), is_idle, asks_needed })
     }

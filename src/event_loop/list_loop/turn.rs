@@ -302,8 +302,8 @@ impl EventLoop {
             if is_verified { table::note_closing_socket(guard, member.fd) } else { Err(Errno::EBADF) };
         if let Ok(mut memory) = noted {
             if let Some([connection]) = memory.as_deref_mut() {
-                // Without a descriptor or memory for the rest it is lost: the peer has broken the protocol, or
-                // reads no more.
+                // Without a descriptor or memory for the rest it is lost: the peer has broken the protocol,
+                // or reads no more.
                 drop(background::take_over(guard, member.fd, connection, Deadline::NONE, None));
             }
             self.registry.discard(memory);
