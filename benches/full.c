@@ -5,12 +5,12 @@
  *
  * The server waits in poll(2), which a stop and a continue of the process do not end: for its clients and new clients,
  * if they are few; else for an epoll set of them, and for a clock by which other threads would wake it. Before it waits
- * for few clients, before it receives, and before it delivers a message that it has read ahead, it checks whether the
- * number still is the connection (EPOLL_CTL_ADD fails with EEXIST); before it sends, it checks the socket's cookie. It
- * reads ahead, up to 16 KiB; connections that are ready take turns, message by message, and the kernel is asked for
- * further ready connections after each round. Each message is a structure and a payload followed by a NUL, in blocks of
- * their own. The client peeks at the header first (MSG_PEEK), so that a cancelled thread would consume nothing, then
- * receives header and payload at once, and no byte more.
+ * for few clients, accepts one, receives, or delivers a message that it has read ahead, it checks whether the number
+ * still is the connection's or the service's (EPOLL_CTL_ADD fails with EEXIST); before it sends, it checks the socket's
+ * cookie. It reads ahead, up to 16 KiB; connections that are ready take turns, message by message, and the kernel is
+ * asked for further ready connections after each round. Each message is a structure and a payload followed by a NUL, in
+ * blocks of their own. The client peeks at the header first (MSG_PEEK), so that a cancelled thread would consume
+ * nothing, then receives header and payload at once, and no byte more.
  *
  * SPDX-License-Identifier: MIT OR Apache-2.0
  */
@@ -24,8 +24,10 @@
 #include <sys/un.h>
 
 #define HEADER_SIZE 5
-/* The same limits as in libipc: bytes that are read ahead, the size from which on a payload is received with a
- * buffer of its own, ready descriptors for which the kernel is asked at once, connections that are polled directly. */
+/* The same limits as in libipc: the size up to which a message is copied to send or receive it in one piece, bytes that
+ * are read ahead, the size from which on a payload is received with a buffer of its own, ready descriptors for which
+ * the kernel is asked at once, connections that are polled directly. */
+#define SMALL 512
 #define AHEAD (16 << 10)
 #define LARGE 4096
 #define BATCH 64
@@ -128,7 +130,7 @@ send_message (struct end *c, const char *payload, size_t size)
     uint32_t length = (uint32_t) size;
     size_t whole = HEADER_SIZE + size;
     size_t sent = 0;
-    char small[512];
+    char small[SMALL];
 
     c->head[0] = 2;
     memcpy (c->head + 1, &length, sizeof length);
@@ -164,17 +166,24 @@ send_message (struct end *c, const char *payload, size_t size)
     }
 }
 
-/* Receives header and payload directly into their buffers. Returns the result of recvmsg. */
+/* Receives header and payload, directly into their buffers unless they are small. Returns the result of the receive. */
 static ssize_t
 receive_both (struct end *c, size_t expected)
 {
-    struct iovec pieces[2] = {{c->head, HEADER_SIZE}, {NULL, expected}};
-    struct msghdr message = {.msg_iov = pieces, .msg_iovlen = 2};
+    char small[SMALL];
     ssize_t count;
 
     c->payload = payload_block (expected);
-    pieces[1].iov_base = c->payload;
-    count = recvmsg (c->fd, &message, MSG_DONTWAIT | MSG_CMSG_CLOEXEC);
+    if (HEADER_SIZE + expected <= sizeof small) {
+        count = recv (c->fd, small, HEADER_SIZE + expected, MSG_DONTWAIT);
+        memcpy (c->head, small, HEADER_SIZE);
+        memcpy (c->payload, small + HEADER_SIZE, expected);
+    } else {
+        struct iovec pieces[2] = {{c->head, HEADER_SIZE}, {c->payload, expected}};
+        struct msghdr message = {.msg_iov = pieces, .msg_iovlen = 2};
+
+        count = recvmsg (c->fd, &message, MSG_DONTWAIT | MSG_CMSG_CLOEXEC);
+    }
     if (count > 0) {
         memcpy (&c->length, c->head + 1, sizeof c->length);
         c->have = (size_t) count;
@@ -296,9 +305,11 @@ watch (int fd)
 static void
 take_client (void)
 {
-    int fd = accept4 (server.listener, NULL, NULL, SOCK_CLOEXEC);
     struct end *c;
+    int fd;
 
+    is_still_the_member (server.listener);
+    fd = accept4 (server.listener, NULL, NULL, SOCK_CLOEXEC);
     check ("accept4", fd);
     if (fd >= MOST || server.count == MOST) {
         fail ("full: more clients than there is room for");

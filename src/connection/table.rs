@@ -628,11 +628,12 @@ pub fn note_closing(guard: &EntryGuard, fd: RawFd) -> Result<Option<Memory>, Err
     slot.note_closing(socket)
 }
 
-/// The same for a socket; ENOTSOCK for any other file.
-pub fn note_closing_socket(guard: &EntryGuard, fd: RawFd) -> Result<Option<Memory>, Errno> {
+/// The same for a socket that the caller has just verified; ENOTSOCK for any other file. `cookie` is the
+/// socket's, if known.
+pub fn note_closing_socket(guard: &EntryGuard, fd: RawFd, cookie: Cookie) -> Result<Option<Memory>, Errno> {
     let slot = lock_unverified(guard, fd);
-    let socket = Cookie::of(fd)?;
-    slot.note_closing(Ok(socket))
+    let cookie = if cookie.is_some() { cookie } else { Cookie::of(fd)? };
+    slot.note_closing(Ok(cookie))
 }
 
 /// The number was closed.

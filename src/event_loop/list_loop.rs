@@ -186,12 +186,10 @@ impl EventLoop {
                 None
             }
             Input::Accepted(client, fd, prepared, shapes) => {
-                self.registry.drop_lost_set();
                 self.note_shape(shapes);
                 self.add_client(guard, list, client, fd, prepared)
             }
             Input::NotAccepted(errno, shapes) => {
-                self.registry.drop_lost_set();
                 self.note_shape(shapes);
                 self.note_not_accepted(guard, errno).map_or(Ok(None), Err)?
             }

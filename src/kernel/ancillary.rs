@@ -13,7 +13,7 @@ use nix::errno::Errno;
 
 use crate::kernel::direct;
 use crate::kernel::fd::written;
-use crate::kernel::socket::{self, send_result};
+use crate::kernel::socket::{self, SMALL, send_result};
 
 /// How many received descriptors a connection keeps until the program takes them; the caller drops the
 /// others.
@@ -106,6 +106,9 @@ pub fn receive_apart<'a, const N: usize>(
     room: &'a mut [MaybeUninit<u8>],
     arriving: Arriving<'_>,
 ) -> Result<(usize, &'a mut [u8])> {
+    if let (Arriving::None, true) = (&arriving, N + room.len() <= SMALL) {
+        return receive_small(fd, head, room);
+    }
     let mut pieces = [
         libc::iovec { iov_base: head.as_mut_ptr().cast(), iov_len: N },
         libc::iovec { iov_base: room.as_mut_ptr().cast(), iov_len: room.len() },
@@ -115,6 +118,26 @@ pub fn receive_apart<'a, const N: usize>(
     let count = count.unsigned_abs();
     // SAFETY: the kernel has filled `head` first, and then `count` - N bytes of `room`.
     Ok((count.min(N), unsafe { written(room, count.saturating_sub(N) as isize) }?))
+}
+
+/// The same for at most [`SMALL`] bytes.
+#[allow(unsafe_code, reason = "the bytes are copied to where they are not initialised yet")]
+fn receive_small<'a, const N: usize>(
+    fd: RawFd,
+    head: &mut [u8; N],
+    room: &'a mut [MaybeUninit<u8>],
+) -> Result<(usize, &'a mut [u8])> {
+    let mut both = [const { MaybeUninit::uninit() }; SMALL];
+    let (both, _) = both.split_at_mut(SMALL.min(N + room.len()));
+    let received = socket::receive(fd, both)?;
+    let (front, rest) = received.split_at(received.len().min(N));
+    head.iter_mut().zip(front).for_each(|(place, byte)| *place = *byte);
+    // SAFETY: `rest` is not longer than `room` and does not overlap it, so that as many bytes are initialised.
+    let rest = unsafe {
+        std::ptr::copy_nonoverlapping(rest.as_ptr(), room.as_mut_ptr().cast(), rest.len());
+        written(room, rest.len() as isize)
+    };
+    Ok((front.len(), rest?))
 }
 
 /// Switches SO_LINGER off for sockets that the peer has sent as descriptors and that were not received yet.

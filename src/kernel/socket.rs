@@ -76,9 +76,9 @@ pub fn send_result(count: isize) -> Result<usize> {
     }
 }
 
-/// A frame of at most this many bytes is copied into one buffer, which takes less time than sendmsg(2) with
-/// two pieces.
-const SMALL: usize = 512;
+/// A frame of at most this many bytes is sent from one buffer, and received into one: copying it takes less
+/// time than sendmsg(2) or recvmsg(2) with two pieces.
+pub const SMALL: usize = 512;
 
 /// Sends as much of `pieces`, one after the other, as the kernel accepts at once; EPIPE, without SIGPIPE, if
 /// the peer has closed the connection.

@@ -56,7 +56,7 @@ impl EventLoop {
         let (is_readable, is_writable) = (member.take(READABLE), member.take(WRITABLE));
         let is_writable = is_writable && member.has(SENDING);
         if slot == LISTENER {
-            return Ok(self.prepare_accept(guard));
+            return self.accept_turn(guard);
         }
         let located = self.locate(guard, list, token);
         // No memory, or no watch for a new entry: the member keeps its turn for the next call.
@@ -115,6 +115,21 @@ impl EventLoop {
                 None => Ok(None),
             },
         }
+    }
+
+    /// The turn of the service. If its number is another socket's by now, that one is registered, or the call
+    /// fails if it is no service. The set is made anew for it: the former socket may live on elsewhere, and
+    /// could not be removed from the set.
+    fn accept_turn<O>(&mut self, guard: &EntryGuard) -> Result<Option<Step<O>>, Error> {
+        let is_verified = self.registry.members.listener().is_some_and(|service| service.has(VERIFIED));
+        if !is_verified && !self.verify(guard, LISTENER)? {
+            self.registry.check_all(guard)?;
+            self.registry.drop_set();
+            self.registry.build(guard)?;
+            return Ok(None);
+        }
+        self.note_verified(LISTENER);
+        Ok(self.prepare_accept(guard))
     }
 
     /// Whether the member's number still is the file that was registered. If the number is not in the set,
@@ -298,8 +313,11 @@ impl EventLoop {
         self.resume_accepting(guard);
         let may_hold = table::lock_unverified(guard, member.fd).may_hold_descriptors();
         // EBADF if the program is about to close the number. A file that is no socket is not closed, either.
-        let noted =
-            if is_verified { table::note_closing_socket(guard, member.fd) } else { Err(Errno::EBADF) };
+        let noted = if is_verified {
+            table::note_closing_socket(guard, member.fd, member.cookie)
+        } else {
+            Err(Errno::EBADF)
+        };
         if let Ok(mut memory) = noted {
             if let Some([connection]) = memory.as_deref_mut() {
                 // Without a descriptor or memory for the rest it is lost: the peer has broken the protocol,

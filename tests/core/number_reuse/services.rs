@@ -2,7 +2,7 @@
 
 use std::ffi::CString;
 use std::io::Write;
-use std::os::fd::{IntoRawFd, RawFd};
+use std::os::fd::{BorrowedFd, IntoRawFd, RawFd};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 
@@ -131,6 +131,25 @@ fn promise_7_service_with_a_reused_number_does_not_block() {
     }
     reported.extend(all_now(&mut server));
     assert_eq!(reported.len(), 2, "{reported:?}");
+}
+
+/// The service's socket lives on as a copy and gets a client; another listening socket, at which a call waits
+/// for clients, has the service's number.
+#[test]
+fn promise_32_number_of_a_service_is_not_accepted_from_for_its_former_socket() {
+    own_process!(60);
+    let mut server = Program::server();
+    let (_peer, _fd) = server.peer();
+    let number = server.srv.as_ref().unwrap().fd;
+    let copy = UnixListener::from(unsafe { BorrowedFd::borrow_raw(number) }.try_clone_to_owned().unwrap());
+    let old_path = copy.local_addr().unwrap().as_pathname().unwrap().to_owned();
+    let path = rundir().join("e3");
+    listen_at(number, &path);
+    let _waits = at_high_number(UnixStream::connect(old_path).unwrap());
+    assert_eq!(server.poll(100), Seen::Nothing, "and the call has ended");
+    let _client = at_high_number(UnixStream::connect(&path).unwrap());
+    let reported = server.poll(10_000);
+    assert!(matches!(reported, Seen::Reported(Reported::Connection(_))), "{reported:?}");
 }
 
 /// A service is closed with close(2), and a connection of the list gets its number.
