@@ -133,17 +133,19 @@ fn promise_7_service_with_a_reused_number_does_not_block() {
     assert_eq!(reported.len(), 2, "{reported:?}");
 }
 
-/// The service's socket lives on as a copy and gets a client; another listening socket, at which a call waits
-/// for clients, has the service's number.
+/// The service's socket lives on as a copy and gets a client; another listening socket, at which accept(2)
+/// waits for clients, has the service's number. The list has so many connections that epoll is asked.
 #[test]
-fn promise_32_number_of_a_service_is_not_accepted_from_for_its_former_socket() {
+fn promise_32_service_is_verified_before_a_client_is_accepted() {
     own_process!(60);
     let mut server = Program::server();
-    let (_peer, _fd) = server.peer();
+    let _peers: Vec<_> = (0..10).map(|_| server.peer()).collect();
     let number = server.srv.as_ref().unwrap().fd;
     let copy = UnixListener::from(unsafe { BorrowedFd::borrow_raw(number) }.try_clone_to_owned().unwrap());
     let old_path = copy.local_addr().unwrap().as_pathname().unwrap().to_owned();
     let path = rundir().join("e3");
+    // The list is scanned in this wait, so that no scan is due when the next one begins.
+    assert_eq!(server.poll(50), Seen::Nothing);
     listen_at(number, &path);
     let _waits = at_high_number(UnixStream::connect(old_path).unwrap());
     assert_eq!(server.poll(100), Seen::Nothing, "and the call has ended");
