@@ -67,6 +67,15 @@ one_target () {
         ;;
     esac
 
+    printf '#include <stdio.h>\nint main (void)\n{\n\tputs ("hello");\n\treturn 0;\n}\n' > "$output/hello.c"
+    # shellcheck disable=SC2086 # options
+    if ! "$compiler" $flags "$output/hello.c" -o "$output/hello" 2> "$log"; then
+        tail -n 3 "$log"
+        skipped "$name" "$compiler makes no program, for lack of a C library: apt-get install --install-recommends $package"
+        row "$name" SKIPPED - "all: no C library, apt-get install --install-recommends $package"
+        return
+    fi
+
     variable=$(echo "CARGO_TARGET_${target}_RUSTFLAGS" | tr a-z- A-Z_)
     local environment=("CARGO_BUILD_TARGET=$target" "LDFLAGS=$linker_flags")
     # The program `ipc` would need libgcc_s, which only a system of musl has. It is built with the static C library.
@@ -81,9 +90,6 @@ one_target () {
     fi
     built='libipc.so, libipc.a'
 
-    printf '#include <stdio.h>\nint main (void)\n{\n\tputs ("hello");\n\treturn 0;\n}\n' > "$output/hello.c"
-    # shellcheck disable=SC2086 # options
-    "$compiler" $flags "$output/hello.c" -o "$output/hello" || { row "$name" "$built" - "all: $compiler fails"; status=1; return; }
     if ! runs env; then
         runner="$emulator -L /usr/$prefix"
         # shellcheck disable=SC2086 # words
