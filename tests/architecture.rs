@@ -1,6 +1,7 @@
 //! The parts of the library import in one direction only: a file imports from its own part and from earlier
 //! parts of the table at the head of `src/lib.rs`, and no two files import each other, directly or
-//! indirectly. So each file can be read, changed and tested with the parts before it.
+//! indirectly. So each file can be read, changed and tested with the parts before it. The files of the program
+//! `ipc` form no cycle, either.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing, reason = "tests")]
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -163,11 +164,7 @@ fn wrong(files: &Files) -> Vec<String> {
             wrong.push(format!("{module} imports from {target}, a later part"));
         }
     }
-    for module in imports.keys() {
-        if let Some(cycle) = cycle_through(&imports, module) {
-            wrong.push(format!("a cycle: {}", cycle.join(" -> ")));
-        }
-    }
+    wrong.extend(cycles(&imports));
     let lib = &files["lib"];
     for line in code_of(lib).lines().map(str::trim) {
         let name = line.strip_prefix("pub mod ").map(|rest| rest.trim_end_matches([' ', '{', ';']));
@@ -181,6 +178,12 @@ fn wrong(files: &Files) -> Vec<String> {
         wrong.push(format!("lib.rs: the table names {:?}", &named[1..]));
     }
     wrong
+}
+
+/// The cycles of imports, each once.
+fn cycles(imports: &BTreeMap<&str, BTreeSet<String>>) -> Vec<String> {
+    let cycles = imports.keys().filter_map(|module| cycle_through(imports, module));
+    cycles.map(|cycle| format!("a cycle: {}", cycle.join(" -> "))).collect()
 }
 
 /// The shortest cycle of imports through a file, if there is one, and if no other file of the cycle is
@@ -206,10 +209,15 @@ fn cycle_through<'a>(imports: &'a BTreeMap<&str, BTreeSet<String>>, begin: &'a s
     None
 }
 
-fn source() -> Files {
+/// The files below a directory of the project.
+fn files_in(directory: &str) -> Files {
     let mut files = Files::new();
-    files_of(&Path::new(env!("CARGO_MANIFEST_DIR")).join("src"), "", &mut files);
+    files_of(&Path::new(env!("CARGO_MANIFEST_DIR")).join(directory), "", &mut files);
     files
+}
+
+fn source() -> Files {
+    files_in("src")
 }
 
 #[test]
@@ -217,6 +225,18 @@ fn files_import_earlier_parts_only_and_form_no_cycle() {
     let files = source();
     assert!(imports(&files).values().map(BTreeSet::len).sum::<usize>() > 150, "imports are not found");
     assert_eq!(wrong(&files), [""; 0]);
+}
+
+#[test]
+fn files_of_the_program_ipc_form_no_cycle() {
+    let mut files = files_in("tool/src");
+    // `main` names all files.
+    files.remove("main");
+    let number = |files: &Files| imports(files).values().map(BTreeSet::len).sum::<usize>();
+    assert!(number(&files) > 50, "imports are not found: {}", number(&files));
+    assert_eq!(cycles(&imports(&files)), [""; 0]);
+    files.get_mut("error").unwrap().push_str("\nuse crate::libipc::Failure;\n");
+    assert_eq!(cycles(&imports(&files)), ["a cycle: error -> libipc -> error"]);
 }
 
 /// The real files with these lines added to one of them.

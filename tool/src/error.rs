@@ -18,8 +18,7 @@ use std::process::ExitCode;
 
 use nix::errno::Errno;
 
-use crate::libipc::Failure;
-use crate::service::Service;
+use crate::printable::complain;
 
 /// A command that ends without success.
 #[derive(Debug, PartialEq, Eq)]
@@ -37,11 +36,6 @@ impl Error {
     /// The command failed, and no system call has said why.
     pub fn plain(about: impl Display, message: impl Display) -> Self {
         Self::with_status(1, format!("{about}: {message}"))
-    }
-
-    /// A call of the library failed.
-    pub fn call(service: &Service, message: impl Display, failure: Failure) -> Self {
-        Self::failed(service, message, failure.errno)
     }
 
     /// A system call failed, by std's account.
@@ -75,7 +69,7 @@ impl Error {
     /// Prints the line; the status that the program ends with.
     pub fn report(&self) -> ExitCode {
         if let Some(line) = &self.line {
-            crate::output::complain(line);
+            complain(line);
         }
         ExitCode::from(self.status)
     }

@@ -1,4 +1,4 @@
-//! The library, through its C interface, made safe: the only file of the tool with `unsafe`.
+//! The library, through its C interface, made safe. This file and `system` are the only ones with `unsafe`.
 //!
 //! | type | what it is |
 //! |---|---|
@@ -8,14 +8,11 @@
 //!
 //! Messages are copied once, from the C heap to [`Message`]. Times are [`Duration`]s; `None` waits for ever.
 
-use std::ffi::{CString, OsStr, c_char, c_int};
-use std::io::IoSliceMut;
+use std::ffi::{c_char, c_int};
+use std::fmt::Display;
 use std::mem::MaybeUninit;
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, IntoRawFd, OwnedFd, RawFd};
-use std::os::unix::ffi::OsStrExt;
-use std::os::unix::process::CommandExt;
-use std::process::Command;
-use std::time::{Duration, SystemTime};
+use std::os::fd::{AsFd, BorrowedFd, IntoRawFd, OwnedFd, RawFd};
+use std::time::Duration;
 use std::{io, ptr};
 
 use ipc::capi::types::{
@@ -24,8 +21,6 @@ use ipc::capi::types::{
 };
 use ipc::capi::{clients, entries, passing, queueing, sending, server_and_client, services, waiting};
 use nix::errno::Errno;
-use nix::sys::signal::{SigSet, Signal};
-use nix::sys::socket::{ControlMessageOwned, MsgFlags, recvmsg};
 
 use crate::error::Error;
 use crate::service::Service;
@@ -55,6 +50,11 @@ impl Failure {
     pub fn is_end(self) -> bool {
         self.code == ipc_errors::IPC_ERROR_CLOSED_RECIPIENT
             || matches!(self.errno, Errno::EPIPE | Errno::ECONNRESET)
+    }
+
+    /// The end of a command that this failure is: what could not be done with the service.
+    pub fn ends(self, service: &Service, message: impl Display) -> Error {
+        Error::failed(service, message, self.errno)
     }
 }
 
@@ -313,7 +313,7 @@ impl Events {
                 .map_err(|failure| {
                     // SAFETY: the path that was tried is from malloc(3), or NULL.
                     unsafe { libc::free(structure.spath.cast()) };
-                    Error::call(service, "cannot listen", failure)
+                    failure.ends(service, "cannot listen")
                 })?;
             let copy = Listening(Box::new(*structure));
             let close = move || {
@@ -495,83 +495,6 @@ fn reason(origin: *const ipc_connection_info) -> &'static str {
         IPC_REASON_TOO_LONG => "message too long",
         IPC_REASON_CLOSED => "closed here",
     }
-}
-
-/// Sets a variable of the environment, for the library and for what this process starts. Called by `main`
-/// alone, while there is one thread.
-pub fn set_variable(name: &OsStr, value: &OsStr) {
-    // SAFETY: there is no other thread yet.
-    unsafe { std::env::set_var(name, value) };
-}
-
-/// What one receive brings.
-pub struct Received {
-    /// How many bytes; none at the end of the stream.
-    pub count: usize,
-    /// The descriptors that came with them.
-    pub fds: Vec<OwnedFd>,
-    /// Whether there were more, for which this process had no room.
-    pub has_lost: bool,
-}
-
-/// Receives bytes and descriptors from a socket that is not the library's, without waiting.
-pub fn receive(socket: BorrowedFd<'_>, room: &mut [u8]) -> nix::Result<Received> {
-    // As many as the kernel passes with one message (SCM_MAX_FD).
-    let mut control = nix::cmsg_space!([RawFd; 253]);
-    let mut pieces = [IoSliceMut::new(room)];
-    let flags = MsgFlags::MSG_DONTWAIT | MsgFlags::MSG_CMSG_CLOEXEC;
-    let message = recvmsg::<()>(socket.as_raw_fd(), &mut pieces, Some(&mut control), flags)?;
-    let has_lost = message.flags.contains(MsgFlags::MSG_CTRUNC);
-    let mut fds = Vec::new();
-    for part in message.cmsgs().into_iter().flatten() {
-        if let ControlMessageOwned::ScmRights(numbers) = part {
-            // SAFETY: the kernel has made these descriptors for this process, and no other code knows them.
-            fds.extend(numbers.into_iter().map(|fd| unsafe { OwnedFd::from_raw_fd(fd) }));
-        }
-    }
-    Ok(Received { count: message.bytes, fds, has_lost })
-}
-
-/// Has the program start with this signal mask, in place of the one of this process, which std lets it
-/// inherit.
-pub fn start_with_mask(command: &mut Command, mask: SigSet) {
-    let set = move || mask.thread_set_mask().map_err(io::Error::from);
-    // SAFETY: in the child it makes one system call, and uses no memory but its own.
-    unsafe { command.pre_exec(set) };
-}
-
-/// Whether the signal is ignored: a shell has set that for a program in the background, or nohup(1).
-pub fn is_ignored(signal: Signal) -> bool {
-    let mut action = MaybeUninit::<libc::sigaction>::zeroed();
-    // SAFETY: sigaction writes the action, and changes nothing.
-    let result = unsafe { libc::sigaction(signal as c_int, ptr::null(), action.as_mut_ptr()) };
-    // SAFETY: zeroes are an action, too.
-    result == 0 && unsafe { action.assume_init() }.sa_sigaction == libc::SIG_IGN
-}
-
-/// A descriptor that becomes readable when the process ends (pidfd_open(2)).
-pub fn process(pid: i32) -> nix::Result<OwnedFd> {
-    // SAFETY: two numbers; the kernel makes a descriptor that is close-on-exec, and this process's alone.
-    let fd = Errno::result(unsafe { libc::syscall(libc::SYS_pidfd_open, pid, 0) })?;
-    // SAFETY: as above.
-    Ok(unsafe { OwnedFd::from_raw_fd(fd as RawFd) })
-}
-
-/// Hours, minutes and seconds of a moment, in local time.
-pub fn local_time(moment: SystemTime) -> (c_int, c_int, c_int) {
-    let seconds = moment.duration_since(SystemTime::UNIX_EPOCH).map_or(0, |since| since.as_secs());
-    let seconds = seconds.try_into().unwrap_or_default();
-    let mut parts = MaybeUninit::<libc::tm>::zeroed();
-    // SAFETY: localtime_r reads the number, and writes the parts.
-    unsafe { libc::localtime_r(&seconds, parts.as_mut_ptr()) };
-    // SAFETY: zeroes are a time, too.
-    let parts = unsafe { parts.assume_init() };
-    (parts.tm_hour, parts.tm_min, parts.tm_sec)
-}
-
-/// A string for system calls. The arguments of a program have no NUL byte.
-pub fn c_string(text: &OsStr) -> CString {
-    CString::new(text.as_bytes()).unwrap_or_default()
 }
 
 #[cfg(test)]

@@ -4,14 +4,14 @@
 //! |---|---|
 //! | `cli` | the command line: commands and options |
 //! | `commands` | one file for each command |
-//! | `service`, `output`, `error`, `signals` | what commands share: names, lines, exit status, Ctrl-C |
+//! | `service`, `output`, `printable`, `error`, `signals` | what commands share: names, lines, exit status, Ctrl-C |
 //! | `stand_in`, `relay` | for `monitor`: a socket in a service's place, and what passes through it |
 //! | `routes` | where a connection to a service goes, by the environment |
 //! | `rundir`, `sockets` | which services there are, and what the kernel says of them |
 //! | `payloads` | payloads from files and standard input, for `send` and `chat` |
 //! | `shell` | commands of the shell that answer messages, for `listen` |
 //! | `threads`, `reports` | threads that nothing waits for; what threads report to one that polls |
-//! | `libipc` | the library, made safe: the only file with `unsafe` |
+//! | `libipc`, `system` | the library, and calls of the system, made safe: the only files with `unsafe` |
 
 mod cli;
 mod commands;
@@ -19,6 +19,7 @@ mod error;
 mod libipc;
 mod output;
 mod payloads;
+mod printable;
 mod relay;
 mod reports;
 mod routes;
@@ -28,6 +29,7 @@ mod shell;
 mod signals;
 mod sockets;
 mod stand_in;
+mod system;
 mod threads;
 
 use std::process::ExitCode;
@@ -44,7 +46,7 @@ fn main() -> ExitCode {
     let globals = Globals { output: Output::new(cli::is_json(&matches)) };
     let start = || {
         // Before there is another thread.
-        cli::variables(&matches)?.iter().for_each(|(name, value)| libipc::set_variable(name, value));
+        cli::variables(&matches)?.iter().for_each(|(name, value)| system::set_variable(name, value));
         signals::start().map_err(|errno| Error::failed("signals", "cannot wait for signals", errno))
     };
     start().and_then(|()| commands::run(&globals, &matches)).unwrap_or_else(|error| error.report())
@@ -55,7 +57,7 @@ fn main() -> ExitCode {
 fn no_command(answer: &clap::Error) -> ExitCode {
     let text = answer.to_string();
     if answer.use_stderr() {
-        output::complain_at_length(&text);
+        printable::complain_at_length(&text);
         return ExitCode::from(2);
     }
     match Output::new(false).write(text.as_bytes()) {

@@ -13,7 +13,8 @@ use std::io::{self, ErrorKind, IsTerminal, Write as _};
 use std::time::SystemTime;
 
 use crate::error::Error;
-use crate::libipc;
+use crate::printable::{is_control, printable};
+use crate::system;
 
 /// A value of a record.
 #[derive(Clone, Debug)]
@@ -230,7 +231,7 @@ fn plain_value(value: &Value<'_>) -> String {
         Value::Flag(flag) => if *flag { "yes" } else { "no" }.to_owned(),
         Value::Decimal(number, digits) => format!("{number:.digits$}"),
         Value::Time(moment) => {
-            let (hour, minute, second) = libipc::local_time(*moment);
+            let (hour, minute, second) = system::local_time(*moment);
             format!("{hour:02}:{minute:02}:{second:02}.{:06}", since_1970(*moment).subsec_micros())
         }
         Value::Payload(bytes) => as_text(bytes).map_or_else(|| hexadecimal(bytes), str::to_owned),
@@ -239,16 +240,6 @@ fn plain_value(value: &Value<'_>) -> String {
 
 fn since_1970(moment: SystemTime) -> std::time::Duration {
     moment.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default()
-}
-
-/// Whether the character changes how the text after it looks: a control character, or one that ends a line or
-/// sets the direction of the text.
-fn is_control(character: char) -> bool {
-    let is_format = matches!(
-        character,
-        '\u{61c}' | '\u{200e}' | '\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}'
-    );
-    is_format || character.is_control()
 }
 
 /// The payload as text, if it is UTF-8 without control characters.
@@ -330,39 +321,6 @@ fn json_string(text: &str) -> String {
     }
     quoted.push('"');
     quoted
-}
-
-/// Prints a line for people on standard error.
-pub fn complain(line: &str) {
-    let _ = io::stderr().lock().write_all(format!("ipc: {}\n", printable(line)).as_bytes());
-}
-
-/// Prints lines for people on standard error.
-pub fn complain_at_length(lines: &str) {
-    let text: String = lines
-        .split_inclusive('\n')
-        .map(|line| match line.strip_suffix('\n') {
-            Some(line) => printable(line) + "\n",
-            None => printable(line),
-        })
-        .collect();
-    let _ = io::stderr().lock().write_all(text.as_bytes());
-}
-
-/// The text, with escapes in place of control characters, and then of backslashes. Quotes stay as they are.
-fn printable(text: &str) -> String {
-    if !text.chars().any(is_control) {
-        return text.to_owned();
-    }
-    let mut shown = String::with_capacity(text.len());
-    for character in text.chars() {
-        if is_control(character) || character == '\\' {
-            shown.extend(character.escape_debug());
-        } else {
-            shown.push(character);
-        }
-    }
-    shown
 }
 
 #[cfg(test)]

@@ -22,7 +22,8 @@ use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::socket::{ControlMessage, MsgFlags, Shutdown, sendmsg, shutdown};
 
-use crate::libipc::{self, HEADER_SIZE as HEADER, MAX_PAYLOAD};
+use crate::libipc::{HEADER_SIZE as HEADER, MAX_PAYLOAD};
+use crate::system;
 
 /// The most that a flow holds.
 const CHUNK: usize = 64 << 10;
@@ -143,12 +144,12 @@ impl Flow {
         while let Some(part) =
             room.get_mut(..self.frames.missing().min(CHUNK - held)).filter(|part| !part.is_empty())
         {
-            let received = match libipc::receive(from, part) {
+            let received = match system::receive(from, part) {
                 Ok(received) => received,
                 Err(Errno::EINTR) => continue,
                 Err(Errno::EAGAIN) => return,
                 // The side has closed the connection, and had not read all.
-                Err(_) => libipc::Received { count: 0, fds: Vec::new(), has_lost: false },
+                Err(_) => system::Received { count: 0, fds: Vec::new(), has_lost: false },
             };
             if received.count == 0 {
                 self.has_ended = true;
@@ -477,9 +478,9 @@ mod tests {
         drop(write);
         world.settle();
         let mut room = [0; 64];
-        let first = libipc::receive(world.server.as_fd(), &mut room[..12]).unwrap();
+        let first = system::receive(world.server.as_fd(), &mut room[..12]).unwrap();
         assert_eq!((first.count, first.fds.len()), (12, 0));
-        let second = libipc::receive(world.server.as_fd(), &mut room).unwrap();
+        let second = system::receive(world.server.as_fd(), &mut room).unwrap();
         assert_eq!((second.count, second.fds.len()), (9, 1));
         nix::unistd::write(&second.fds[0], b"through").unwrap();
         assert_eq!(nix::unistd::read(&read, &mut room).unwrap(), 7);

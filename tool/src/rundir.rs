@@ -15,9 +15,9 @@ use ipc::internals;
 use nix::errno::Errno;
 use nix::unistd::{Uid, User};
 
-use crate::libipc;
 use crate::service::Service;
 use crate::sockets::{self, Bound, Processes, Sockets};
+use crate::system;
 
 /// The run directory, and whether the user has chosen it, with --rundir or IPC_RUNDIR.
 pub fn current() -> (PathBuf, bool) {
@@ -31,9 +31,9 @@ pub fn current() -> (PathBuf, bool) {
 
 /// The path of a service's socket, as the library writes it; ENAMETOOLONG.
 pub fn path_of(name: &OsStr, service: &Service) -> Result<PathBuf, Errno> {
-    let chosen = env::var_os("IPC_RUNDIR").map(|directory| libipc::c_string(&directory));
+    let chosen = env::var_os("IPC_RUNDIR").map(|directory| system::c_string(&directory));
     let rundir = chosen.as_deref().unwrap_or(internals::DEFAULT_RUNDIR);
-    let path = internals::path(rundir, &libipc::c_string(name), service.index, service.version)?;
+    let path = internals::path(rundir, &system::c_string(name), service.index, service.version)?;
     Ok(PathBuf::from(OsString::from_vec(path.into_bytes())))
 }
 
@@ -73,7 +73,7 @@ impl State {
 /// Whether a socket is bound to the file, as `ipc_server_init` asks. ENOENT if there is no such file any
 /// more, EACCES without the right to connect.
 pub fn is_alive(path: &Path) -> Result<bool, Errno> {
-    internals::is_alive(&libipc::c_string(path.as_os_str()))
+    internals::is_alive(&system::c_string(path.as_os_str()))
 }
 
 impl State {

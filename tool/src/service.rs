@@ -11,7 +11,7 @@ use std::ffi::{CString, OsStr, OsString};
 use std::fmt;
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 
-use crate::libipc;
+use crate::system;
 
 /// A service.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -60,7 +60,7 @@ impl Service {
 
     /// The name, for the library.
     pub fn c_name(&self) -> CString {
-        libipc::c_string(&self.name)
+        system::c_string(&self.name)
     }
 }
 

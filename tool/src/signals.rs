@@ -27,7 +27,7 @@ use nix::sys::signalfd::{SfdFlags, SignalFd};
 use nix::unistd::Pid;
 
 use crate::error::Error;
-use crate::libipc;
+use crate::system;
 
 /// What ends the program.
 const ENDING: [Signal; 4] = [Signal::SIGINT, Signal::SIGTERM, Signal::SIGHUP, Signal::SIGQUIT];
@@ -96,7 +96,7 @@ fn end(mut registry: MutexGuard<'_, Registry>, status: i32) -> ! {
 pub fn start() -> nix::Result<()> {
     // nohup(1) sets SIGHUP to be ignored, and that is respected. A shell without job control sets SIGINT and
     // SIGQUIT to be ignored by all programs in the background; `kill -INT` is to remove a socket there, too.
-    let stays_ignored = |signal: &Signal| *signal == Signal::SIGHUP && libipc::is_ignored(*signal);
+    let stays_ignored = |signal: &Signal| *signal == Signal::SIGHUP && system::is_ignored(*signal);
     let signals: SigSet = ENDING.into_iter().filter(|signal| !stays_ignored(signal)).collect();
     let _ = MASK.set(SigSet::thread_get_mask()?);
     signals.thread_block()?;
@@ -161,7 +161,7 @@ pub fn end_with_output() {
 pub fn command(program: &OsStr) -> Command {
     let mut command = Command::new(program);
     if let Some(mask) = MASK.get() {
-        libipc::start_with_mask(&mut command, *mask);
+        system::start_with_mask(&mut command, *mask);
     }
     command
 }

@@ -51,7 +51,7 @@ fn send(service: &Service, connection: Connection, kind: u8, mut lines: Lines) -
         match lines.read() {
             Ok(Some(line)) => {
                 if let Err(failure) = connection.send(kind, &line) {
-                    let error = Error::call(service, "cannot send", failure);
+                    let error = failure.ends(service, "cannot send");
                     return if failure.is_end() { Report::Refused(error) } else { Report::Failed(error) };
                 }
             }
@@ -71,7 +71,7 @@ fn read(service: &Service, mut client: Client, print: impl Fn(&Message) -> Resul
                 }
             }
             Err(failure) if failure.is_end() => return Report::Ended(client),
-            Err(failure) => return Report::Failed(Error::call(service, "cannot read", failure)),
+            Err(failure) => return Report::Failed(failure.ends(service, "cannot read")),
         }
     }
 }
@@ -139,8 +139,7 @@ pub fn run(globals: &Globals, matches: &ArgMatches) -> Result<ExitCode, Error> {
     let output = globals.output;
     signals::end_with_output();
     let lines = Lines::open(OsStr::new(STANDARD_INPUT))?;
-    let client =
-        Client::connect(service).map_err(|failure| Error::call(service, "cannot connect", failure))?;
+    let client = Client::connect(service).map_err(|failure| failure.ends(service, "cannot connect"))?;
     let print = move |message: &_| payloads::print_answer(&output, message, false);
     let time = matches.get_one("wait").copied();
     talk(service, client, kind, lines, time, print).map(|()| ExitCode::SUCCESS)

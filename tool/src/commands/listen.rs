@@ -24,8 +24,9 @@ use clap::ArgMatches;
 use super::Globals;
 use crate::cli;
 use crate::error::{Error, describe};
-use crate::libipc::{self, Connection, Event, Events, Message, Peer};
-use crate::output::{Colour, Field, Output, Value, complain, field};
+use crate::libipc::{self, Connection, Event, Events, Failure, Message, Peer};
+use crate::output::{Colour, Field, Output, Value, field};
+use crate::printable::complain;
 use crate::service::Service;
 use crate::shell::{Answer, Job, Shell};
 use crate::signals;
@@ -144,7 +145,7 @@ impl Listener<'_> {
         else {
             return Ok(());
         };
-        let failed = |failure| Error::call(self.service, "cannot hold a client back", failure);
+        let failed = |failure: Failure| failure.ends(self.service, "cannot hold a client back");
         self.events.pause(connection).map_err(failed)?;
         client.state = State::Busy(kind);
         let mut variables =
@@ -220,7 +221,7 @@ impl Listener<'_> {
     /// Takes one event. Whether it was a message.
     fn step(&mut self) -> Result<bool, Error> {
         let look = (self.full > 0).then_some(LOOK);
-        let failed = |failure| Error::call(self.service, "cannot wait", failure);
+        let failed = |failure: Failure| failure.ends(self.service, "cannot wait");
         match self.events.wait(look).map_err(failed)? {
             Event::Nothing => {}
             // Its disconnection has the reason, too.
@@ -267,7 +268,7 @@ pub fn run(globals: &Globals, matches: &ArgMatches) -> Result<ExitCode, Error> {
     signals::end_with_output();
     let mut events = Events::serve(service, matches.get_one("mode").copied())?;
     if let Manner::Exec(shell) = &manner {
-        let failed = |failure| Error::call(service, "cannot wait for commands", failure);
+        let failed = |failure: Failure| failure.ends(service, "cannot wait for commands");
         events.watch(shell.ready_fd()).map_err(failed)?;
     }
     let mut listener = Listener {

@@ -100,7 +100,7 @@ fn send(service: &Service, connection: Connection, kind: u8, mut source: Source)
                 let is_queued = source.has_next() && connection.queue(kind, &payload).is_ok();
                 let sent = if is_queued { Ok(()) } else { connection.send(kind, &payload) };
                 if let Err(failure) = sent {
-                    let error = Error::call(service, "cannot send", failure);
+                    let error = failure.ends(service, "cannot send");
                     return if failure.is_end() { Report::Refused(error) } else { Report::Sent(Err(error)) };
                 }
             }
@@ -133,7 +133,7 @@ fn read(
             }
             Err(failure) if failure.is_end() => break Report::Ended(client, answers),
             Err(failure) => {
-                break Report::Answered(Err(Error::call(service, "cannot read the answer", failure)));
+                break Report::Answered(Err(failure.ends(service, "cannot read the answer")));
             }
         }
     };
@@ -191,8 +191,7 @@ pub fn run(globals: &Globals, matches: &ArgMatches) -> Result<ExitCode, Error> {
     }
     // Before the connection is made: what cannot be sent as a whole disturbs no server.
     let source = Source::new(matches)?;
-    let client =
-        Client::connect(service).map_err(|failure| Error::call(service, "cannot connect", failure))?;
+    let client = Client::connect(service).map_err(|failure| failure.ends(service, "cannot connect"))?;
     let print = move |answer: &_| payloads::print_answer(&output, answer, is_raw);
     exchange(service, client, kind, source, awaited, print).map(|()| ExitCode::SUCCESS)
 }

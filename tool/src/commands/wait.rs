@@ -19,11 +19,11 @@ use nix::sys::inotify::{AddWatchFlags, InitFlags, Inotify};
 use super::Globals;
 use crate::cli;
 use crate::error::Error;
-use crate::libipc;
 use crate::routes::Way;
 use crate::rundir::{self, State};
 use crate::service::Service;
 use crate::sockets::{Processes, bound_to};
+use crate::system;
 
 /// Between bind(2) and listen(2) of a server.
 const WHILE_STARTING: Duration = Duration::from_millis(5);
@@ -88,7 +88,7 @@ fn look(service: &Service, path: &Path) -> Result<Presence, Error> {
         Ok(State::Dead) | Err(_) => Ok(Presence::Absent),
         Ok(State::Alive | State::Stopped) => {
             let pid = bound.and_then(|bound| Processes::with([&bound].into_iter()).server(&bound));
-            Ok(Presence::There(pid.and_then(|pid| libipc::process(pid).ok())))
+            Ok(Presence::There(pid.and_then(|pid| system::process(pid).ok())))
         }
     }
 }
