@@ -4,18 +4,20 @@
  * this program is libipc's own cost.
  *
  * The server waits in poll(2), which a stop and a continue of the process do not end: for its clients and new clients,
- * if they are few; else for an epoll set of them, and for a clock by which other threads would wake it. Before it waits
- * for few clients, accepts one, receives, or delivers a message that it has read ahead, it checks whether the number
- * still is the connection's or the service's (EPOLL_CTL_ADD fails with EEXIST); before it sends, it checks the socket's
- * cookie. It reads ahead, up to 16 KiB; connections that are ready take turns, message by message, and the kernel is
- * asked for further ready connections after each round. Each message is a structure and a payload followed by a NUL, in
- * blocks of their own. The client peeks at the header first (MSG_PEEK), so that a cancelled thread would consume
- * nothing, then receives header and payload at once, and no byte more.
+ * if they are few; else for an epoll set of them, and for a clock by which other threads would wake it. It begins each
+ * time with a check of the set, by the mark that it has set when it made the set (F_GETSIG). Before it waits for few
+ * clients, accepts one, receives, or delivers a message that it has read ahead, it checks whether the number still is
+ * the connection's or the service's (EPOLL_CTL_ADD fails with EEXIST); before it sends, it checks the socket's cookie.
+ * It reads ahead, up to 16 KiB; connections that are ready take turns, message by message, and the kernel is asked for
+ * further ready connections after each round. Each message is a structure and a payload followed by a NUL, in blocks of
+ * their own. The client peeks at the header first (MSG_PEEK), so that a cancelled thread would consume nothing, then
+ * receives header and payload at once, and no byte more.
  *
  * SPDX-License-Identifier: MIT OR Apache-2.0
  */
 #include "bench.h"
 
+#include <fcntl.h>
 #include <poll.h>
 #include <sys/epoll.h>
 #include <sys/socket.h>
@@ -32,10 +34,16 @@
 #define LARGE 4096
 #define BATCH 64
 #define FEW 5
-/* Linux: from asm-generic/socket.h. */
+/* Linux: from asm-generic/socket.h and asm-generic/fcntl.h. */
 #ifndef SO_COOKIE
 #define SO_COOKIE 57
 #endif
+#ifndef F_SETSIG
+#define F_SETSIG 10
+#define F_GETSIG 11
+#endif
+/* A signal that the C library uses itself. */
+#define MARK 33
 
 /* One end of a connection, and the message that it sends or receives at present. */
 struct end {
@@ -284,6 +292,15 @@ struct server {
 
 static struct server server;
 
+/* By a mark that was set when the set was made. */
+static void
+is_still_the_set (void)
+{
+    if (fcntl (server.set, F_GETSIG) != MARK) {
+        fail ("full: the number is not the set's any more");
+    }
+}
+
 static void
 is_still_the_member (int fd)
 {
@@ -522,6 +539,7 @@ open_service (const struct setup *setup)
     path_in_directory (address.sun_path, sizeof address.sun_path, setup->name);
     check ("socket", server.listener);
     check ("epoll_create1", server.set);
+    check ("F_SETSIG", fcntl (server.set, F_SETSIG, MARK));
     check ("timerfd_create", server.clock);
     check ("bind", bind (server.listener, (struct sockaddr *) &address, sizeof address));
     check ("listen", listen (server.listener, INT32_MAX));
@@ -535,6 +553,7 @@ serve_next (void)
     int ready[BATCH];
     struct end *next;
 
+    is_still_the_set ();
     if (server.queued == 0) {
         begin_round (ready, await_ready (ready));
     } else if (server.left == 0) {

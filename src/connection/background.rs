@@ -185,7 +185,7 @@ impl Background {
 
     fn stop_watching(&mut self, fd: RawFd) {
         if self.connections.remove(&fd).is_some() {
-            self.set.iter().for_each(|set| set.unwatch(fd));
+            self.set.iter().filter(|set| set.is_intact()).for_each(|set| set.unwatch(fd));
         }
     }
 

@@ -64,9 +64,9 @@ pub struct EventLoop {
     /// Whether bytes could not be sent for lack of memory, whose end the kernel does not report:
     /// `retry_output` tries again. Written by `send_queued` and `retry_output`.
     is_stalled: bool,
-    /// Whether this thread's program code can run only within the waits of this call: signals are blocked
-    /// between waits, and no handler has ended the last one. Says nothing about other threads. Written by
-    /// `step`, `begin_call` and `wait_quickly`.
+    /// Whether the program runs only within the waits of this call, and has not run in the last one: there is
+    /// no other thread, signals are blocked between waits, and no handler has ended the last one. Written by
+    /// `reset_call` and `note_blocked`.
     is_undisturbed: bool,
 }
 
@@ -172,12 +172,12 @@ impl EventLoop {
                 None
             }
             Input::Woken(ready, is_blocked) => {
-                self.is_undisturbed = is_blocked;
+                self.note_blocked(is_blocked);
                 is_idle = self.wake_up(guard, list, ready)?;
                 None
             }
             Input::Blocked => {
-                self.is_undisturbed = true;
+                self.note_blocked(true);
                 self.clear_verified();
                 None
             }
@@ -236,8 +236,6 @@ impl EventLoop {
     ) -> Result<(), Error> {
         self.ended = None;
         if self.begin_call(list, listener, may_wait, max_events) {
-            // The set is not verified before this wait: if it is lost, the wait ends at the tick at the
-            // latest, and `wake_up` makes the set anew.
             return Ok(());
         }
         let services = endpoint::opened();
@@ -261,8 +259,8 @@ impl EventLoop {
         }
     }
 
-    /// Resets what belongs to one call. Returns whether nothing is left to report and the list seems
-    /// unchanged.
+    /// [`EventLoop::reset_call`]. Returns whether nothing is left to report, the list seems unchanged, and the
+    /// set is intact.
     fn begin_call<L: List>(
         &mut self,
         list: &L,
@@ -270,16 +268,27 @@ impl EventLoop {
         may_wait: bool,
         max_events: usize,
     ) -> bool {
-        (self.is_batch, self.is_waiting, self.is_undisturbed) = (false, false, false);
-        self.reported_watched.clear();
-        self.clear_verified();
-        self.registry.turns.begin(max_events);
-        self.upkeep.scan.begin(may_wait);
+        self.reset_call(may_wait, max_events);
         let turns = &self.registry.turns;
         self.seems_unchanged(list, listener)
             && turns.is_empty()
             && !turns.has_ends()
             && !self.upkeep.scan.is_overdue()
+            && self.registry.intact_poller().is_some()
+    }
+
+    /// Resets what belongs to one call.
+    fn reset_call(&mut self, may_wait: bool, max_events: usize) {
+        (self.is_batch, self.is_waiting, self.is_undisturbed) = (false, false, false);
+        self.reported_watched.clear();
+        self.clear_verified();
+        self.registry.turns.begin(max_events);
+        self.upkeep.scan.begin(may_wait);
+    }
+
+    /// Notes whether signals are blocked except during waits, and no handler has ended the last one.
+    fn note_blocked(&mut self, is_blocked: bool) {
+        self.is_undisturbed = is_blocked && threads::is_single_threaded();
     }
 
     /// Whether array, size and service are those of the last check. Changes within the array are not seen
@@ -299,6 +308,8 @@ impl EventLoop {
         if !self.is_undisturbed || ready.is_empty() {
             self.clear_verified();
         }
+        // Before any member is verified by the set.
+        self.registry.drop_lost_set();
         let poller = self.registry.poller_mut();
         let (set, clock) = poller.as_ref().map_or((-1, None), |poller| (poller.fd(), poller.clock()));
         let (has_set, has_clock) = (ready.contains(&set), clock.is_some_and(|clock| ready.contains(&clock)));
@@ -310,7 +321,6 @@ impl EventLoop {
             self.registry.turns.begin_round();
             return Ok(false);
         }
-        self.registry.drop_lost_set();
         if (has_clock || ready.is_empty()) && !self.registry.has_clock() {
             // The program has closed the clock, but not the set.
             self.registry.drop_set();

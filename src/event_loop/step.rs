@@ -21,8 +21,8 @@ pub enum Input<C> {
     /// A wait has ended with these descriptors ready. The bool says whether signals are blocked except during
     /// waits, and no handler has ended this wait.
     Woken(FdArray, bool),
-    /// Signals were blocked just now, before another wait: from here on the program runs nothing except
-    /// during waits.
+    /// Signals were blocked just now, before another wait: from here on this thread runs nothing of the
+    /// program's except during waits.
     Blocked,
     /// The program asks for a further event of the same call.
     More,

@@ -15,9 +15,11 @@
 #include <sys/socket.h>
 
 #define CLIENTS 3
+/* More than the library polls one by one. */
+#define MANY 8
 
 static char *environment[] = { NULL };
-static struct ipc_connection_info srv, peer[CLIENTS];
+static struct ipc_connection_info srv, peer[MANY];
 static struct ipc_connection_infos list;
 static struct ipc_event event;
 
@@ -266,27 +268,73 @@ static void swapped_within_a_message (int timeout_ms)
 	end (2);
 }
 
+/* The number of the library's epoll set. */
+static int set_of_the_library (void)
+{
+	char link[64], file[64];
+	int fd;
+
+	for (fd = 3; fd < 64; fd++) {
+		ssize_t length;
+
+		snprintf (link, sizeof link, "/proc/self/fd/%d", fd);
+		length = readlink (link, file, sizeof file - 1);
+		if (length > 0) {
+			file[length] = '\0';
+			if (strstr (file, "[eventpoll]") != NULL)
+				return fd;
+		}
+	}
+	CHECK (fd < 64);
+	return -1;
+}
+
 /* The program closes the library's epoll set. */
 static void set_closed (void)
 {
-	int fd;
-
 	begin (2);
-	for (fd = 3; fd < 64; fd++) {
-		struct epoll_event none;
-
-		memset (&none, 0, sizeof none);
-		/* EINVAL: an epoll set, which cannot contain itself. */
-		if (epoll_ctl (fd, EPOLL_CTL_ADD, fd, &none) < 0 && errno == EINVAL && fcntl (fd, F_GETFL) >= 0)
-			if (fd != srv.fd && fd != peer[0].fd && fd != peer[1].fd && fd != list.cinfos[0]->fd
-				&& fd != list.cinfos[1]->fd)
-				CHECK (close (fd) == 0);
-	}
+	CHECK (close (set_of_the_library ()) == 0);
 	say (1, "without the set");
 	expect_text ("without the set");
 	say (0, "and once more");
 	expect_text ("and once more");
 	end (2);
+}
+
+/* An epoll set of the program's gets the number of the library's, and a socket in it that of a client, as after
+ * closefrom(3): the disconnection of the client is reported, the socket is not read, and the program's set
+ * loses no event. */
+static void set_replaced (int clients)
+{
+	static const char frame[] = "\1\3\0\0\0abc";
+	struct ipc_connection_info *closed;
+	struct epoll_event event_in_set;
+	char bytes[16];
+	int ends[2], own, set, number;
+
+	begin (clients);
+	closed = list.cinfos[0];
+	number = closed->fd;
+	set = set_of_the_library ();
+	own = epoll_create1 (0);
+	CHECK (own >= 0 && socketpair (AF_UNIX, SOCK_STREAM, 0, ends) == 0);
+	CHECK (dup2 (own, set) == set && dup2 (ends[0], number) == number);
+	memset (&event_in_set, 0, sizeof event_in_set);
+	event_in_set.events = EPOLLIN | EPOLLET;
+	event_in_set.data.fd = number;
+	CHECK (epoll_ctl (set, EPOLL_CTL_ADD, number, &event_in_set) == 0);
+	CHECK (write (ends[1], frame, 8) == 8);
+	expect_end (closed);
+	CHECK (epoll_wait (own, &event_in_set, 1, 0) == 1 && event_in_set.data.fd == number);
+	CHECK (recv (number, bytes, sizeof bytes, MSG_DONTWAIT) == 8 && memcmp (bytes, frame, 8) == 0);
+	CHECK (epoll_ctl (set, EPOLL_CTL_DEL, number, &event_in_set) == 0);
+	if (clients > 1) {
+		say (1, "to the next set");
+		expect_text ("to the next set");
+	}
+	CHECK (close (set) == 0 && close (own) == 0 && close (number) == 0);
+	CHECK (close (ends[0]) == 0 && close (ends[1]) == 0);
+	end (clients);
 }
 
 static pthread_t thread;
@@ -333,6 +381,69 @@ static void thread_begun_by_a_handler (void)
 	end (2);
 }
 
+static int frees_the_set, has_begun;
+
+/* What another thread does while this one waits: a number of the list gets another socket; perhaps the number
+ * of the library's set, too, gets an epoll set that has this socket. Then the client sends, which ends the wait
+ * for the former socket. */
+static void *swap_later (void *half)
+{
+	struct timespec a_little = { 0, 50 * 1000 * 1000 };
+
+	nanosleep (&a_little, NULL);
+	if (has_begun) {
+		/* One more part, within the same call. */
+		CHECK (send (peer[0].fd, half, 1000, 0) == 1000);
+		nanosleep (&a_little, NULL);
+	}
+	if (frees_the_set) {
+		struct epoll_event in;
+		int own = epoll_create1 (0), set = set_of_the_library ();
+
+		memset (&in, 0, sizeof in);
+		in.events = EPOLLIN;
+		CHECK (own >= 0 && dup2 (own, set) == set && dup2 (other_socket, swapped) == swapped);
+		CHECK (epoll_ctl (set, EPOLL_CTL_ADD, swapped, &in) == 0 && close (own) == 0);
+	} else {
+		CHECK (dup2 (other_socket, swapped) == swapped);
+	}
+	CHECK (send (peer[0].fd, half, 1000, 0) == 1000);
+	return half;
+}
+
+/* The connection is one of a few. It has sent nothing, or parts of a message. */
+static void swapped_by_a_thread (int with_parts, int with_set)
+{
+	static char half[1000];
+	const uint32_t length = 1000 * 1000;
+	struct ipc_connection_info *closed;
+	int ends[2], kept, set;
+	char byte = 0;
+
+	CHECK (socketpair (AF_UNIX, SOCK_STREAM, 0, ends) == 0);
+	begin (2);
+	closed = list.cinfos[0];
+	kept = dup (closed->fd);
+	set = set_of_the_library ();
+	other_socket = ends[0];
+	swapped = closed->fd;
+	frees_the_set = with_set;
+	has_begun = with_parts;
+	half[0] = 1;
+	memcpy (half + 1, &length, sizeof length);
+	if (with_parts)
+		CHECK (send (peer[0].fd, half, sizeof half, 0) == (ssize_t) sizeof half);
+	CHECK (kept >= 0 && write (ends[1], "x", 1) == 1);
+	CHECK (pthread_create (&thread, NULL, swap_later, half) == 0);
+	expect_end (closed);
+	CHECK (pthread_join (thread, NULL) == 0);
+	CHECK (recv (swapped, &byte, 1, MSG_DONTWAIT) == 1 && byte == 'x');
+	if (with_set)
+		CHECK (close (set) == 0);
+	CHECK (close (swapped) == 0 && close (kept) == 0 && close (ends[0]) == 0 && close (ends[1]) == 0);
+	end (2);
+}
+
 int main (void)
 {
 	int clients;
@@ -348,6 +459,13 @@ int main (void)
 	swapped_within_a_message (-1);
 	swapped_within_a_message (1000 * LIMIT_SECONDS);
 	set_closed ();
+	set_replaced (1);
+	set_replaced (MANY);
 	thread_begun_by_a_handler ();
+	/* The library does not know the process as one of one thread any more. */
+	set_replaced (1);
+	set_replaced (MANY);
+	for (clients = 0; clients < 4; clients++)
+		swapped_by_a_thread (clients & 1, clients & 2);
 	return 0;
 }

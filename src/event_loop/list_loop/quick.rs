@@ -12,6 +12,7 @@ use crate::event_loop::list_loop::EventLoop;
 use crate::event_loop::members::{Member, QUEUED, READABLE, SENDING, State, Token, VERIFIED, WRITABLE};
 use crate::event_loop::receive::Quick;
 use crate::event_loop::step::WaitFor;
+use crate::kernel::threads;
 use crate::process::entry_guard::EntryGuard;
 
 /// What a ready member has delivered.
@@ -47,9 +48,10 @@ impl EventLoop {
         if !self.is_quick() || self.registry.turns.is_empty() || !self.seems_unchanged(list, listener) {
             return None;
         }
+        self.registry.intact_poller()?;
         self.clear_verified();
         let message = self.turn_quickly(guard, list)?;
-        self.begin_call(list, listener, true, max_events);
+        self.reset_call(true, max_events);
         Some(message)
     }
 
@@ -135,10 +137,15 @@ impl EventLoop {
         guard: &EntryGuard,
         list: &L,
         ready: RawFd,
-        is_undisturbed: bool,
+        is_blocked: bool,
     ) -> Option<Served<L::Origin>> {
         if !self.is_quick() || !self.registry.turns.is_empty() {
             return None;
+        }
+        self.note_blocked(is_blocked);
+        if !threads::is_single_threaded() {
+            // Another thread may have closed the set during the wait.
+            self.registry.intact_poller()?;
         }
         if !self.has_few_members() {
             return self
@@ -148,9 +155,7 @@ impl EventLoop {
         let is_served = |member: &Member| member.fd == ready && is_common(member);
         let (slot, member) = self.registry.members.slots().find(|(_, member)| is_served(member))?;
         let token = Token::of_member(slot, member);
-        let origin = self
-            .origin(list, member)
-            .filter(|_| is_undisturbed && member.has(VERIFIED) || self.registry.verify(slot))?;
+        let origin = self.origin(list, member).filter(|_| self.is_verified(slot, member))?;
         let served = match self.receive_quickly(guard, token, ready)? {
             Quick::Frame(frame, false) => Served::Message(origin, frame),
             Quick::Frame(frame, true) => {
@@ -167,7 +172,7 @@ impl EventLoop {
     /// program runs nothing except during waits.
     pub fn wait_quickly<L: List>(&mut self, list: &L, has_blocked_signals: bool) -> Option<WaitFor> {
         if has_blocked_signals {
-            self.is_undisturbed = true;
+            self.note_blocked(true);
             self.clear_verified();
         }
         if self.is_quick() { self.wait_on(list, false) } else { None }
