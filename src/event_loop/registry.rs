@@ -117,20 +117,15 @@ impl Registry {
         }
     }
 
-    /// Whether the member's number still is the file that was registered.
+    /// Whether the member's number still is the file that was registered. The set must have been verified since
+    /// the program has run.
     pub fn verify(&self, slot: u32) -> bool {
         self.members.get(slot).is_some_and(|member| self.instruments().verify(slot, member))
     }
 
     /// The same if the program may have closed the set: the set is dropped then, and the member checked by
     /// its cookie or file.
-    pub fn verify_without_set(&mut self, slot: u32) -> bool {
-        if self.verify(slot) {
-            return true;
-        }
-        if self.intact_poller().is_some() {
-            return false;
-        }
+    pub fn verify_with_set(&mut self, slot: u32) -> bool {
         self.drop_lost_set();
         self.verify(slot)
     }

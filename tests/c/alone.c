@@ -302,9 +302,9 @@ static void set_closed (void)
 }
 
 /* An epoll set of the program's gets the number of the library's, and a socket in it that of a client, as after
- * closefrom(3): the disconnection of the client is reported, the socket is not read, and the program's set
- * loses no event. */
-static void set_replaced (int clients)
+ * closefrom(3): the disconnection of the client is reported, the socket is neither read nor closed, and the
+ * program's set loses no event. `is_ended`: the program tries to end the client. */
+static void set_replaced (int clients, int is_ended)
 {
 	static const char frame[] = "\1\3\0\0\0abc";
 	struct ipc_connection_info *closed;
@@ -324,6 +324,8 @@ static void set_replaced (int clients)
 	event_in_set.data.fd = number;
 	CHECK (epoll_ctl (set, EPOLL_CTL_ADD, number, &event_in_set) == 0);
 	CHECK (write (ends[1], frame, 8) == 8);
+	if (is_ended)
+		EXPECT (ipc_end (&list, closed, 0), IPC_ERROR_DEL__CANNOT_FIND_CLIENT, ENOENT);
 	expect_end (closed);
 	CHECK (epoll_wait (own, &event_in_set, 1, 0) == 1 && event_in_set.data.fd == number);
 	CHECK (recv (number, bytes, sizeof bytes, MSG_DONTWAIT) == 8 && memcmp (bytes, frame, 8) == 0);
@@ -459,12 +461,14 @@ int main (void)
 	swapped_within_a_message (-1);
 	swapped_within_a_message (1000 * LIMIT_SECONDS);
 	set_closed ();
-	set_replaced (1);
-	set_replaced (MANY);
+	set_replaced (1, 0);
+	set_replaced (MANY, 0);
+	set_replaced (2, 1);
 	thread_begun_by_a_handler ();
 	/* The library does not know the process as one of one thread any more. */
-	set_replaced (1);
-	set_replaced (MANY);
+	set_replaced (1, 0);
+	set_replaced (MANY, 0);
+	set_replaced (2, 1);
 	for (clients = 0; clients < 4; clients++)
 		swapped_by_a_thread (clients & 1, clients & 2);
 	return 0;

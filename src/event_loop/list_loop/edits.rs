@@ -120,7 +120,7 @@ impl EventLoop {
             |(_, member): &(u32, &Member)| member.kind == Kind::Signals && member.is_registered();
         let (slot, fd) =
             self.registry.members.slots().find(reads_signals).map(|(slot, member)| (slot, member.fd))?;
-        self.registry.verify_without_set(slot).then_some((fd, self.signals))
+        self.registry.verify_with_set(slot).then_some((fd, self.signals))
     }
 
     /// These signals are read from now on.
@@ -133,7 +133,7 @@ impl EventLoop {
         let slot = self
             .slot_of(fd)
             .filter(|slot| self.registry.members.get(*slot).is_some_and(|member| member.kind == Kind::Timer));
-        slot.is_some_and(|slot| self.registry.verify_without_set(slot))
+        slot.is_some_and(|slot| self.registry.verify_with_set(slot))
     }
 
     /// The program has freed the list.
@@ -144,7 +144,7 @@ impl EventLoop {
                 matches!(member.kind, Kind::Signals | Kind::Timer) && member.is_registered()
             };
             let made = self.registry.members.get(slot).filter(is_made).map(|member| member.fd);
-            if let Some(fd) = made.filter(|_| self.registry.verify_without_set(slot)) {
+            if let Some(fd) = made.filter(|_| self.registry.verify_with_set(slot)) {
                 let _ = fd::close(fd);
             }
         }
@@ -183,7 +183,7 @@ impl EventLoop {
     pub fn mark_ended(&mut self, guard: &EntryGuard, fd: RawFd) -> Result<Option<Token>, OutOfMemory> {
         let Some(slot) = self.slot_of(fd) else { return Ok(None) };
         let is_connection = |member: &&Member| member.kind == Kind::Connection && member.is_registered();
-        if !self.registry.verify_without_set(slot) {
+        if !self.registry.verify_with_set(slot) {
             return Ok(None);
         }
         let Some(member) = self.registry.members.get(slot).filter(is_connection) else { return Ok(None) };
