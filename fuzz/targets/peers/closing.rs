@@ -181,7 +181,7 @@ impl World {
         sockets::duplicate_to(end, connection.fd);
         let holds = sockets::send(&other_end, &frame(2, 20, 99).repeat(3));
         (connection.state, connection.number_taken) = (State::Closed, true);
-        self.files.push(File { fd: connection.fd, holds, _other_end: other_end });
+        self.files.push(File { fd: connection.fd, holds, set: None, _other_end: other_end });
     }
 
     /// The program connects anew with the same structure, and perhaps at the same number.
@@ -225,6 +225,7 @@ impl World {
             }
         }
         self.files.drain(..).for_each(|file| sockets::close(file.fd));
+        self.sets.drain(..).for_each(sockets::close);
         self.kept.drain(..).for_each(sockets::close);
         self.close_unknown(true);
         self.in_each_list(|world| world.have_it_noticed(at_once));
@@ -256,6 +257,11 @@ impl World {
             world.here.events.drain(..).for_each(|event| free_message(event.m.cast()));
         });
         free(self.message.payload);
+        for set in self.sets.drain(..) {
+            let watched = self.files.iter().filter(|file| file.set == Some(set)).count();
+            assert_eq!(sockets::reports(set), watched, "the library has taken from a set of the program");
+            sockets::close(set);
+        }
         for file in &self.files {
             assert!(sockets::is_open(file.fd), "the library has closed a file of the program");
             assert_eq!(sockets::unread(file.fd), file.holds, "the library has read a file of the program");

@@ -227,7 +227,7 @@ impl World {
         assert!(message.payload.is_null());
     }
 
-    /// The program closes the descriptors that it does not know, and opens files of its own.
+    /// The program closes the descriptors that it does not know, and opens files of its own, which it watches.
     pub fn close_unknown(&mut self, event_fds: bool) {
         let known: Vec<RawFd> = self
             .connections
@@ -235,6 +235,7 @@ impl World {
             .filter(|connection| !matches!(connection.state, State::Waiting | State::Closed | State::Over))
             .map(|connection| connection.fd)
             .chain(self.files.iter().map(|file| file.fd))
+            .chain(self.sets.iter().copied())
             .chain(self.kept.iter().copied())
             .chain(self.srv.iter().map(|srv| srv.fd))
             .chain(self.before.iter().copied())
@@ -257,12 +258,21 @@ impl World {
             connection.passed.iter_mut().for_each(|(_, count)| *count = None);
             connection.may_lack_descriptors |= connection.queued() > 0;
         }
+        if self.files.len() >= ALL_FILES {
+            return;
+        }
+        // The set may get the number of the library's, and the files those of connections.
+        let set = sockets::epoll_set();
+        self.in_each_list(|world| world.remove_dead_unnoticed(set));
+        trace!("  {set} is an epoll set of the program");
+        self.sets.push(set);
         for _ in self.files.len()..ALL_FILES.min(self.files.len() + FILES) {
             let (fd, other_end) = sockets::pair();
             self.in_each_list(|world| world.remove_dead_unnoticed(fd));
             trace!("  {fd} is a file of the program");
             let holds = sockets::send(&other_end, &frame(2, 20, 99).repeat(3));
-            self.files.push(File { fd, holds, _other_end: other_end });
+            sockets::watch(set, fd);
+            self.files.push(File { fd, holds, set: Some(set), _other_end: other_end });
         }
     }
 

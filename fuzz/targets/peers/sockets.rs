@@ -41,6 +41,23 @@ pub fn pair() -> (RawFd, OwnedFd) {
     (ends[0], peer(ends[1]))
 }
 
+/// An epoll set of the program.
+pub fn epoll_set() -> RawFd {
+    check(unsafe { libc::epoll_create1(libc::EPOLL_CLOEXEC) })
+}
+
+/// Has the set report once that the descriptor is readable.
+pub fn watch(set: RawFd, fd: RawFd) {
+    let mut event = libc::epoll_event { events: (libc::EPOLLIN | libc::EPOLLET) as u32, u64: 0 };
+    check(unsafe { libc::epoll_ctl(set, libc::EPOLL_CTL_ADD, fd, &mut event) });
+}
+
+/// How many descriptors the set reports.
+pub fn reports(set: RawFd) -> usize {
+    let mut events: [libc::epoll_event; 64] = unsafe { std::mem::zeroed() };
+    check(unsafe { libc::epoll_wait(set, events.as_mut_ptr(), 64, 0) }).unsigned_abs() as usize
+}
+
 /// A pipe: the end that the program reads, and the end to write to.
 pub fn pipe() -> (RawFd, OwnedFd) {
     let mut ends = [0; 2];

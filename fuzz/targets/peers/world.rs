@@ -40,6 +40,8 @@ pub const NO_INFO: ipc_connection_info =
 pub struct File {
     pub fd: RawFd,
     pub holds: usize,
+    /// The program's epoll set that watches it.
+    pub set: Option<RawFd>,
     pub _other_end: OwnedFd,
 }
 
@@ -92,6 +94,8 @@ pub struct World {
     /// The clients that are not accepted yet.
     pub backlog: VecDeque<usize>,
     pub files: Vec<File>,
+    /// Epoll sets of the program, at numbers that it has closed before.
+    pub sets: Vec<RawFd>,
     /// Sockets that the program has removed from their structures, and kept.
     pub kept: Vec<RawFd>,
     /// Connections that had a number before, and are still open elsewhere, with their peers.
@@ -162,6 +166,7 @@ impl World {
             connections: Vec::new(),
             backlog: VecDeque::new(),
             files: Vec::new(),
+            sets: Vec::new(),
             kept: Vec::new(),
             others: Vec::new(),
             closed: Vec::new(),
