@@ -334,9 +334,7 @@ impl EventLoop {
         self.registry.build(guard)?;
         let collected = self.collect()?;
         if collected.is_stale {
-            self.registry.check_all(guard)?;
-            self.registry.drop_set();
-            self.registry.build(guard)?;
+            self.registry.rebuild(guard)?;
         }
         if collected.has_ticked {
             self.do_periodic_work(guard, list)?;

@@ -410,12 +410,14 @@ impl Registry {
         times_given_out != member.registration && number.is_unlisted()
     }
 
-    /// Checks all members, before the set is made anew: the new set must not watch files that are no longer
+    /// Makes the set anew, after all members were checked: the new set must not watch files that are no longer
     /// theirs.
-    pub fn check_all(&mut self, guard: &EntryGuard) -> Result<(), Error> {
+    pub fn rebuild(&mut self, guard: &EntryGuard) -> Result<(), Error> {
         let mut slots = Vec::new();
         slots.try_reserve(self.members.count())?;
         slots.extend(self.members.slots().map(|(slot, _)| slot));
-        slots.into_iter().try_for_each(|slot| self.check(guard, slot))
+        slots.into_iter().try_for_each(|slot| self.check(guard, slot))?;
+        self.drop_set();
+        self.build(guard)
     }
 }

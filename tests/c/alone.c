@@ -301,6 +301,21 @@ static void set_closed (void)
 	end (2);
 }
 
+/* An epoll set of the program's gets the number `set`, and the socket `number`, which is then in the set.
+ * Returns the set's own descriptor. */
+static int take_numbers (int set, int number, int from)
+{
+	struct epoll_event in;
+	int own = epoll_create1 (0);
+
+	memset (&in, 0, sizeof in);
+	in.events = EPOLLIN | EPOLLET;
+	in.data.fd = number;
+	CHECK (own >= 0 && dup2 (own, set) == set && dup2 (from, number) == number);
+	CHECK (epoll_ctl (set, EPOLL_CTL_ADD, number, &in) == 0);
+	return own;
+}
+
 /* An epoll set of the program's gets the number of the library's, and a socket in it that of a client, as after
  * closefrom(3): the disconnection of the client is reported, the socket is neither read nor closed, and the
  * program's set loses no event. `is_ended`: the program tries to end the client. */
@@ -316,13 +331,8 @@ static void set_replaced (int clients, int is_ended)
 	closed = list.cinfos[0];
 	number = closed->fd;
 	set = set_of_the_library ();
-	own = epoll_create1 (0);
-	CHECK (own >= 0 && socketpair (AF_UNIX, SOCK_STREAM, 0, ends) == 0);
-	CHECK (dup2 (own, set) == set && dup2 (ends[0], number) == number);
-	memset (&event_in_set, 0, sizeof event_in_set);
-	event_in_set.events = EPOLLIN | EPOLLET;
-	event_in_set.data.fd = number;
-	CHECK (epoll_ctl (set, EPOLL_CTL_ADD, number, &event_in_set) == 0);
+	CHECK (socketpair (AF_UNIX, SOCK_STREAM, 0, ends) == 0);
+	own = take_numbers (set, number, ends[0]);
 	CHECK (write (ends[1], frame, 8) == 8);
 	if (is_ended)
 		EXPECT (ipc_end (&list, closed, 0), IPC_ERROR_DEL__CANNOT_FIND_CLIENT, ENOENT);
@@ -383,7 +393,7 @@ static void thread_begun_by_a_handler (void)
 	end (2);
 }
 
-static int frees_the_set, has_begun;
+static int takes_the_set, has_begun;
 
 /* What another thread does while this one waits: a number of the list gets another socket; perhaps the number
  * of the library's set, too, gets an epoll set that has this socket. Then the client sends, which ends the wait
@@ -398,17 +408,10 @@ static void *swap_later (void *half)
 		CHECK (send (peer[0].fd, half, 1000, 0) == 1000);
 		nanosleep (&a_little, NULL);
 	}
-	if (frees_the_set) {
-		struct epoll_event in;
-		int own = epoll_create1 (0), set = set_of_the_library ();
-
-		memset (&in, 0, sizeof in);
-		in.events = EPOLLIN;
-		CHECK (own >= 0 && dup2 (own, set) == set && dup2 (other_socket, swapped) == swapped);
-		CHECK (epoll_ctl (set, EPOLL_CTL_ADD, swapped, &in) == 0 && close (own) == 0);
-	} else {
+	if (takes_the_set)
+		CHECK (close (take_numbers (set_of_the_library (), swapped, other_socket)) == 0);
+	else
 		CHECK (dup2 (other_socket, swapped) == swapped);
-	}
 	CHECK (send (peer[0].fd, half, 1000, 0) == 1000);
 	return half;
 }
@@ -429,7 +432,7 @@ static void swapped_by_a_thread (int with_parts, int with_set)
 	set = set_of_the_library ();
 	other_socket = ends[0];
 	swapped = closed->fd;
-	frees_the_set = with_set;
+	takes_the_set = with_set;
 	has_begun = with_parts;
 	half[0] = 1;
 	memcpy (half + 1, &length, sizeof length);
@@ -469,7 +472,9 @@ int main (void)
 	set_replaced (1, 0);
 	set_replaced (MANY, 0);
 	set_replaced (2, 1);
-	for (clients = 0; clients < 4; clients++)
-		swapped_by_a_thread (clients & 1, clients & 2);
+	swapped_by_a_thread (0, 0);
+	swapped_by_a_thread (1, 0);
+	swapped_by_a_thread (0, 1);
+	swapped_by_a_thread (1, 1);
 	return 0;
 }

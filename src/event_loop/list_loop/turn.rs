@@ -123,9 +123,7 @@ impl EventLoop {
     fn accept_turn<O>(&mut self, guard: &EntryGuard) -> Result<Option<Step<O>>, Error> {
         let is_verified = self.registry.members.listener().is_some_and(|service| service.has(VERIFIED));
         if !is_verified && !self.verify(guard, LISTENER)? {
-            self.registry.check_all(guard)?;
-            self.registry.drop_set();
-            self.registry.build(guard)?;
+            self.registry.rebuild(guard)?;
             return Ok(None);
         }
         self.note_verified(LISTENER);
