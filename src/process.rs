@@ -4,4 +4,5 @@ pub mod entry_guard;
 pub mod fork_epoch;
 pub mod growth;
 pub mod sharded;
+pub mod sorted_map;
 pub mod sync;

@@ -19,14 +19,15 @@ use crate::kernel::internal_fds::KeptFd;
 use crate::kernel::notices::Signals;
 use crate::kernel::wait::PollSet;
 use crate::process::entry_guard::EntryGuard;
-use crate::process::sharded::{LockedPart, NumberMap, Part, ShardedTable, empty_map, release_map};
+use crate::process::sharded::{LockedPart, Part, ShardedTable};
+use crate::process::sorted_map::SortedMap;
 
 const PARTS: usize = 16;
 
 /// The loops of some lists.
-type Loops = NumberMap<usize, EventLoop>;
+type Loops = SortedMap<EventLoop>;
 
-static LOOPS: ShardedTable<Loops, PARTS> = ShardedTable([const { Part::new(empty_map()) }; PARTS]);
+static LOOPS: ShardedTable<Loops, PARTS> = ShardedTable([const { Part::new(SortedMap::new()) }; PARTS]);
 
 /// The addresses of two lists differ by at least eight.
 fn part(list: usize) -> usize {
@@ -43,7 +44,7 @@ pub fn freeze() -> Frozen {
 
 /// At exit: frees the table's memory, if no loop is left.
 pub fn release(guard: &EntryGuard) {
-    LOOPS.for_each(guard, release_map);
+    LOOPS.for_each(guard, SortedMap::release);
 }
 
 /// Calls `act` with the loop of a list, made if there is none yet. A loop that is no longer of use is
@@ -54,10 +55,7 @@ pub fn with_loop<R>(
     act: impl FnOnce(&mut EventLoop) -> Result<R, Error>,
 ) -> Result<R, Error> {
     let mut shard = LOOPS.lock_part(guard, part(list));
-    if !shard.contains_key(&list) {
-        shard.try_reserve(1)?;
-        shard.insert(list, EventLoop::new(list));
-    }
+    shard.add(list, || EventLoop::new(list))?;
     visit(guard, shard, list, act).unwrap_or(Err(OutOfMemory.into()))
 }
 
@@ -68,7 +66,7 @@ pub fn with_loop_quickly<R>(
     list: usize,
     act: impl FnOnce(&mut EventLoop) -> Option<R>,
 ) -> Option<R> {
-    LOOPS.lock_part(guard, part(list)).get_mut(&list).and_then(act)
+    LOOPS.lock_part(guard, part(list)).get_mut(list).and_then(act)
 }
 
 /// Like [`with_loop`], but only if there is a loop.
@@ -83,12 +81,12 @@ fn visit<R>(
     list: usize,
     act: impl FnOnce(&mut EventLoop) -> R,
 ) -> Option<R> {
-    let event_loop = shard.get_mut(&list)?;
+    let event_loop = shard.get_mut(list)?;
     let result = act(event_loop);
     event_loop.update_event_fd(guard);
     event_loop.shrink();
     let discarded = event_loop.take_discarded();
-    let unused = if event_loop.is_unused() { shard.remove(&list) } else { None };
+    let unused = if event_loop.is_unused() { shard.remove(list) } else { None };
     drop(shard);
     drop((discarded, unused));
     Some(result)
@@ -134,30 +132,30 @@ pub fn note_removed<L: List>(
 
 /// The result of [`EventLoop::status`]; zeros for a list without a loop.
 pub fn status(guard: &EntryGuard, list: usize) -> (usize, u64, bool) {
-    LOOPS.lock_part(guard, part(list)).get(&list).map(EventLoop::status).unwrap_or_default()
+    LOOPS.lock_part(guard, part(list)).get(list).map(EventLoop::status).unwrap_or_default()
 }
 
 /// The descriptor from which the list reads signals, if there is one, and which signals these are.
 pub fn signals(guard: &EntryGuard, list: usize) -> Option<(RawFd, Signals)> {
-    LOOPS.lock_part(guard, part(list)).get_mut(&list)?.signals()
+    LOOPS.lock_part(guard, part(list)).get_mut(list)?.signals()
 }
 
 /// The list reads these signals from now on.
 pub fn note_signals(guard: &EntryGuard, list: usize, signals: Signals) {
-    if let Some(event_loop) = LOOPS.lock_part(guard, part(list)).get_mut(&list) {
+    if let Some(event_loop) = LOOPS.lock_part(guard, part(list)).get_mut(list) {
         event_loop.note_signals(signals);
     }
 }
 
 /// Whether the number is a timer in the list.
 pub fn is_timer(guard: &EntryGuard, list: usize, fd: RawFd) -> bool {
-    LOOPS.lock_part(guard, part(list)).get_mut(&list).is_some_and(|event_loop| event_loop.is_timer(fd))
+    LOOPS.lock_part(guard, part(list)).get_mut(list).is_some_and(|event_loop| event_loop.is_timer(fd))
 }
 
 /// The program has freed the list.
 pub fn note_freed(guard: &EntryGuard, list: usize) {
-    let event_loop = LOOPS.lock_part(guard, part(list)).remove(&list);
-    if let Some(mut event_loop) = event_loop {
+    let event_loop = LOOPS.lock_part(guard, part(list)).remove(list);
+    for mut event_loop in event_loop.into_iter().flat_map(|block| *block) {
         event_loop.note_freed(guard);
     }
 }
@@ -170,7 +168,7 @@ pub fn stop_waiting(guard: &EntryGuard, list: usize) {
 /// The connection whose end the list reports was closed; `held` keeps its number in use.
 pub fn hold(guard: &EntryGuard, list: usize, held: Option<KeptFd>) {
     let mut shard = LOOPS.lock_part(guard, part(list));
-    if let Some(event_loop) = shard.get_mut(&list) {
+    if let Some(event_loop) = shard.get_mut(list) {
         event_loop.hold(held);
     }
 }
@@ -184,7 +182,7 @@ pub fn mark_ended(guard: &EntryGuard, list: usize, fd: RawFd) -> Result<Option<T
 /// A connection that the program has ended was closed; `held` keeps its number in use until its end was
 /// reported.
 pub fn hold_member(guard: &EntryGuard, list: usize, token: Token, held: Option<KeptFd>) {
-    if let Some(event_loop) = LOOPS.lock_part(guard, part(list)).get_mut(&list) {
+    if let Some(event_loop) = LOOPS.lock_part(guard, part(list)).get_mut(list) {
         event_loop.hold_member(token, held);
     }
 }
@@ -217,7 +215,7 @@ pub fn find_parting<R>(guard: &EntryGuard, fd: RawFd, look: impl Fn(&Parting, Re
 /// Why the connection with this number is about to end, if a list has it.
 pub fn reason(guard: &EntryGuard, fd: RawFd) -> Option<Reason> {
     let list = table::lock_verified(guard, fd).list()?;
-    LOOPS.lock_part(guard, part(list)).get(&list)?.reason(fd)
+    LOOPS.lock_part(guard, part(list)).get(list)?.reason(fd)
 }
 
 /// The library is about to close this descriptor, because the program asked for it.
@@ -244,14 +242,14 @@ pub fn watch_output(guard: &EntryGuard, fd: RawFd) {
 /// How long a writer may wait for a peer of the list, in milliseconds.
 pub fn allowance(guard: &EntryGuard, list: usize) -> i32 {
     let mut shard = LOOPS.lock_part(guard, part(list));
-    shard.get_mut(&list).map_or(0, |event_loop| event_loop.allowance.left(deadline::now()))
+    shard.get_mut(list).map_or(0, |event_loop| event_loop.allowance.left(deadline::now()))
 }
 
 /// A writer has waited for a peer of the list since this time; `has_taken` says whether the peer has taken
 /// bytes.
 pub fn note_waited(guard: &EntryGuard, list: usize, since: i64, has_taken: bool) {
     let mut shard = LOOPS.lock_part(guard, part(list));
-    if let Some(event_loop) = shard.get_mut(&list) {
+    if let Some(event_loop) = shard.get_mut(list) {
         event_loop.allowance.note(since, deadline::now(), has_taken);
     }
 }
@@ -260,7 +258,7 @@ pub fn note_waited(guard: &EntryGuard, list: usize, since: i64, has_taken: bool)
 /// list is ready. `None` if another member is ready already.
 pub fn others(guard: &EntryGuard, list: usize, fd: RawFd) -> Option<PollSet> {
     let shard = LOOPS.lock_part(guard, part(list));
-    shard.get(&list)?.others(guard, fd)
+    shard.get(list)?.others(guard, fd)
 }
 
 /// Something is sent in the background from now on: threads that wait have to wait for that set, too.
