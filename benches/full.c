@@ -4,10 +4,11 @@
  * this program is libipc's own cost.
  *
  * The server waits in poll(2), which a stop and a continue of the process do not end: for its clients and new clients,
- * if they are few; else for an epoll set of them, and for a clock by which other threads would wake it. It begins each
- * time with a check of the set, by the mark that it has set when it made the set (F_GETSIG). Before it waits for few
- * clients, accepts one, receives, or delivers a message that it has read ahead, it checks whether the number still is
- * the connection's or the service's (EPOLL_CTL_ADD fails with EEXIST); before it sends, it checks the socket's cookie.
+ * if they are few; else for an epoll set of them, and for a clock by which other threads would wake it. Before it
+ * receives, delivers a message that it has read ahead, or sends, it checks whether the number still is the connection's,
+ * by the socket's cookie. Before it waits for few clients, a quicker check will do, also for the service: EPOLL_CTL_ADD
+ * fails with EEXIST. Before it asks the set, or accepts a client by it, it checks the set by the mark that it has set
+ * when it made the set (F_GETSIG).
  * It reads ahead, up to 16 KiB; connections that are ready take turns, message by message, and the kernel is asked for
  * further ready connections after each round. Each message is a structure and a payload followed by a NUL, in blocks of
  * their own. The client peeks at the header first (MSG_PEEK), so that a cancelled thread would consume nothing, then
@@ -325,6 +326,7 @@ take_client (void)
     struct end *c;
     int fd;
 
+    is_still_the_set ();
     is_still_the_member (server.listener);
     fd = accept4 (server.listener, NULL, NULL, SOCK_CLOEXEC);
     check ("accept4", fd);
@@ -355,8 +357,10 @@ static int
 ask (int *ready)
 {
     struct epoll_event events[BATCH];
-    int found = epoll_wait (server.set, events, BATCH, 0);
+    int found;
 
+    is_still_the_set ();
+    found = epoll_wait (server.set, events, BATCH, 0);
     check ("epoll_wait", found);
     for (int i = 0; i < found; i++) {
         ready[i] = events[i].data.fd;
@@ -480,7 +484,7 @@ serve_member (struct end *c)
 {
     ssize_t count = 1;
 
-    is_still_the_member (c->fd);
+    is_still_the_socket (c);
     if (c->have > 0) {
         count = receive_rest (c);
     } else if (has_frame (c)) {
@@ -553,7 +557,6 @@ serve_next (void)
     int ready[BATCH];
     struct end *next;
 
-    is_still_the_set ();
     if (server.queued == 0) {
         begin_round (ready, await_ready (ready));
     } else if (server.left == 0) {

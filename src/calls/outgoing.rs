@@ -86,17 +86,20 @@ impl<'a> Outgoing<'a> {
     }
 
     /// Sends what the kernel takes; returns how many bytes that is.
+    #[inline]
     pub fn send(self, fd: RawFd) -> Result<usize, Errno> {
         match (self.descriptor, self.more) {
             (None, []) => send_frame(fd, self.pieces),
-            (descriptor, _) => {
-                let mut slices = [IoSlice::new(&[]); 2 + MOST_PIECES];
-                let filled =
-                    slices.iter_mut().zip(self.pieces()).map(|(slice, piece)| *slice = IoSlice::new(piece));
-                let count = filled.count();
-                send(fd, slices.get(..count).unwrap_or_default(), descriptor)
-            }
+            _ => self.send_all(fd),
         }
+    }
+
+    #[inline(never)]
+    fn send_all(self, fd: RawFd) -> Result<usize, Errno> {
+        let mut slices = [IoSlice::new(&[]); 2 + MOST_PIECES];
+        let filled = slices.iter_mut().zip(self.pieces()).map(|(slice, piece)| *slice = IoSlice::new(piece));
+        let count = filled.count();
+        send(fd, slices.get(..count).unwrap_or_default(), self.descriptor)
     }
 
     /// Adds the frame to the connection's queue, with a copy of its descriptor, if there is room.

@@ -24,13 +24,13 @@ use crate::connection::frame_decoder::{ANNOUNCED, DecodeError, Frame, ReadError,
 use crate::connection::received_fds::Unwanted;
 use crate::connection::send::any_queued;
 use crate::connection::state::Connection;
-use crate::connection::table::{self, Slot};
+use crate::connection::table::{self, Locked, Plain, Slot};
 use crate::error::{Error, ipc_errors as Code};
 use crate::event_loop::loops;
 use crate::frame::c_heap::{Block, OutOfMemory};
 use crate::frame::header::{HEADER_SIZE, Header, MAX_PAYLOAD};
 use crate::kernel::ancillary::Arriving;
-use crate::kernel::deadline::{Deadline, now};
+use crate::kernel::deadline::{Deadline, Moment};
 use crate::kernel::socket::Cookie;
 use crate::kernel::wait::Wait;
 use crate::kernel::{ancillary, signals, socket};
@@ -40,8 +40,8 @@ use crate::process::entry_guard::EntryGuard;
 #[derive(Clone, Copy)]
 pub struct Read {
     fd: RawFd,
-    /// When the call began, in microseconds: the socket's timeout counts from here.
-    begun: i64,
+    /// When the call began: the socket's timeout counts from here.
+    begun: Moment,
     /// The socket of the wait, and whether the cookie is certain; also how often the library had given out
     /// and closed the number.
     cookie: Cookie,
@@ -105,7 +105,7 @@ impl Read {
         let is_timed = deadline != Deadline::NONE;
         Self {
             fd,
-            begun: now(),
+            begun: Moment::now(),
             cookie: Cookie::NONE,
             is_certain: false,
             counters: (0, 0),
@@ -115,23 +115,34 @@ impl Read {
         }
     }
 
-    /// The fast path of a step, for a connection without memory in use: begins the wait for a header, or
-    /// takes the frame of that header if all of it has arrived. In any other case returns `None`; nothing is
-    /// done then, except that received bytes are in the connection's memory.
-    pub fn quick(&mut self, guard: &EntryGuard, wait: &mut Wait) -> Option<Flow<Frame>> {
-        let mut slot = table::lock_unverified(guard, self.fd);
-        let plain = slot.plain().filter(|plain| !self.is_timed && !plain.is_listed && !any_queued())?;
-        if wait.is_first() {
-            self.cookie = plain.identity.cookie;
-            self.counters = plain.identity.counters;
-            wait.peek(self.fd, HEADER_SIZE);
-            return Some(Flow::Wait);
-        }
+    /// The fast path of the first step, for a connection without memory in use: begins the wait for a header.
+    /// Returns false in any other case.
+    #[inline]
+    pub fn begin_quickly(&mut self, guard: &EntryGuard, wait: &mut Wait) -> bool {
+        let Some(plain) = self.plain(&table::lock(guard, self.fd)) else { return false };
+        self.cookie = plain.identity.cookie;
+        self.counters = plain.identity.counters;
+        wait.peek(self.fd, HEADER_SIZE);
+        true
+    }
+
+    #[inline]
+    fn plain(&self, slot: &Locked<'_>) -> Option<Plain> {
+        slot.plain().filter(|plain| !self.is_timed && !plain.is_listed && !any_queued())
+    }
+
+    /// The fast path of a further step: takes the frame whose header was peeked, if all of it has arrived. In
+    /// any other case returns `None`; nothing is done then, except that received bytes are in the connection's
+    /// memory.
+    #[inline]
+    pub fn take_quickly(&mut self, guard: &EntryGuard, wait: &Wait) -> Option<Frame> {
+        let slot = table::lock(guard, self.fd);
+        let plain = self.plain(&slot)?;
         let peeked = wait.first()?;
         if plain.identity.counters != self.counters || !self.cookie.is_of(self.fd) {
             return None;
         }
-        let header = Header::decode(peeked, MAX_PAYLOAD).ok().filter(|header| header.length <= ANNOUNCED)?;
+        let header = Header::decode(*peeked, MAX_PAYLOAD).ok().filter(|header| header.length <= ANNOUNCED)?;
         let mut payload = Block::with_capacity(header.length).ok()?;
         let mut head = [0; HEADER_SIZE];
         let mut filled = 0;
@@ -141,13 +152,12 @@ impl Read {
             filled = count;
             Ok::<_, Errno>(rest)
         });
-        if filled == HEADER_SIZE && head == peeked && payload.len() == header.length {
-            return Some(Flow::Done(Frame::new(header.kind, payload)));
+        if filled == HEADER_SIZE && head == *peeked && payload.len() == header.length {
+            return Some(Frame::new(header.kind, payload));
         }
-        let connection = if filled > 0 { slot.connection().ok() } else { None };
-        if let Some(connection) = connection {
+        if filled > 0 {
             // Another thread has taken the frame that was seen, or only a part of the frame has arrived.
-            connection.decoder.begin(head, filled, payload);
+            keep_part(slot.into(), head, filled, payload);
         }
         None
     }
@@ -249,7 +259,7 @@ impl Read {
         }
         if !outcome.is_poll() {
             let Ok(time) = socket::receive_timeout(self.fd) else { return false };
-            self.deadline = Some(Deadline::since(self.begun, time));
+            self.deadline = Some(Deadline::since(self.begun.microseconds(), time));
         }
         true
     }
@@ -350,7 +360,7 @@ impl Read {
                 let is_nonblocking = socket::is_nonblocking(self.fd).map_err(failed)?;
                 let time =
                     if is_nonblocking { 0 } else { socket::receive_timeout(self.fd).map_err(failed)? };
-                *self.deadline.insert(Deadline::since(self.begun, time))
+                *self.deadline.insert(Deadline::since(self.begun.microseconds(), time))
             }
         };
         match deadline.left() {
@@ -363,6 +373,15 @@ impl Read {
             left => self.flushing.wait_for_input(guard, wait, self.fd, left).map_err(failed)?,
         }
         Ok(Flow::Wait)
+    }
+}
+
+/// Keeps a part of a frame for the next step.
+#[cold]
+#[inline(never)]
+fn keep_part(mut slot: Slot<'_>, head: [u8; HEADER_SIZE], filled: usize, payload: Block) {
+    if let Ok(connection) = slot.connection() {
+        connection.decoder.begin(head, filled, payload);
     }
 }
 

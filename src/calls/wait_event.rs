@@ -17,11 +17,10 @@ use std::os::fd::RawFd;
 use nix::errno::Errno;
 
 use crate::calls::flow::Flow;
-use crate::connection::frame_decoder::Frame;
 use crate::connection::stall::LOOK;
 use crate::connection::{background, table};
 use crate::error::{Error, ipc_errors as Code};
-use crate::event_loop::list_loop::Served;
+use crate::event_loop::list_loop::{EventLoop, Served};
 use crate::event_loop::step::{FdArray, Input, Step, WaitFor};
 use crate::event_loop::{Event, List, What, extra, loops};
 use crate::kernel::deadline::Deadline;
@@ -50,41 +49,77 @@ impl WaitEvent {
         Self { listener, deadline, max_events, asks: 0, internal: [None; 2] }
     }
 
-    /// The fast path of a step, for a list of a few connections: begins the wait for them, or returns the
-    /// message of the one that is ready. In any other case returns `None`, and the step does its work.
-    pub fn quick<L: List>(
+    /// The fast path of the first step, for an unchanged list: the message of a member that is still queued, or
+    /// `Part` and the wait for the members. In any other case returns `None`, and the step does its work.
+    #[inline]
+    pub fn begin_quickly<L: List>(
         &mut self,
         guard: &EntryGuard,
         list: &L,
         wait: &mut Wait,
-    ) -> Option<Flow<(L::Origin, Frame)>> {
-        if wait.is_first() {
-            let left = self.deadline.left();
-            if left == 0 {
-                return None;
-            }
-            let (listener, max_events) = (self.listener, self.max_events);
-            return loops::with_loop_quickly(guard, list.key(), |event_loop| {
-                if let Some(message) = event_loop.go_on_quickly(guard, list, listener, max_events) {
-                    return Some(Flow::Done(message));
-                }
-                let next = event_loop.begin_quickly(list, listener, max_events)?;
-                self.wait_for_members(guard, wait, next, left);
-                Some(Flow::Wait)
-            });
+    ) -> Option<Served<L::Origin>> {
+        let left = self.deadline.left();
+        if left == 0 {
+            return None;
         }
+        loops::with_loop_quickly(guard, list.key(), |event_loop| {
+            let served = event_loop.begin_quickly(guard, list, self.listener)?;
+            let is_done = matches!(served, Served::Message(..));
+            (is_done || self.wait_quickly(guard, list, event_loop, wait, left)).then_some(served)
+        })
+    }
+
+    /// The same for a further step: the message of the member that the wait has found ready, or the wait for
+    /// the rest of the message.
+    #[inline]
+    pub fn go_on_quickly<L: List>(
+        &mut self,
+        guard: &EntryGuard,
+        list: &L,
+        wait: &mut Wait,
+    ) -> Option<Served<L::Origin>> {
         let (ready, is_blocked) = (wait.only_ready()?, wait.has_blocked_signals());
         loops::with_loop_quickly(guard, list.key(), |event_loop| {
-            match event_loop.serve_quickly(guard, list, ready, is_blocked)? {
-                Served::Message(origin, frame) => Some(Flow::Done((origin, frame))),
-                Served::Part => {
-                    let left = self.deadline.left();
-                    let has_blocked = left < 0 && wait.block_signals();
-                    let next = event_loop.wait_quickly(list, has_blocked).filter(|_| left != 0)?;
-                    self.wait_for_members(guard, wait, next, left);
-                    Some(Flow::Wait)
-                }
-            }
+            let served = event_loop.serve_quickly(guard, list, ready, is_blocked)?;
+            let is_done = matches!(served, Served::Message(..));
+            (is_done || self.wait_again_quickly(guard, list, event_loop, wait)).then_some(served)
+        })
+    }
+
+    /// Prepares the wait for the rest of a message. Apart, since most messages need no such wait.
+    #[inline(never)]
+    fn wait_again_quickly<L: List>(
+        &mut self,
+        guard: &EntryGuard,
+        list: &L,
+        event_loop: &mut EventLoop,
+        wait: &mut Wait,
+    ) -> bool {
+        let left = self.deadline.left();
+        if left < 0 && wait.block_signals() {
+            event_loop.note_blocked_signals();
+        }
+        left != 0 && self.wait_quickly(guard, list, event_loop, wait, left)
+    }
+
+    /// Prepares a wait; returns false if the step has to.
+    #[inline(always)]
+    fn wait_quickly<L: List>(
+        &mut self,
+        guard: &EntryGuard,
+        list: &L,
+        event_loop: &mut EventLoop,
+        wait: &mut Wait,
+        left: i32,
+    ) -> bool {
+        self.internal = [None; 2];
+        if event_loop.wait_quickly(list, wait, left) {
+            return true;
+        }
+        let next = event_loop.wait_on(list, false);
+        next.is_some_and(|next| {
+            self.wait_for_members(guard, wait, next, left);
+            true
         })
     }
 

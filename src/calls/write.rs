@@ -92,13 +92,14 @@ impl<'a> Write<'a> {
     /// The fast path: sends the frame if nothing is sent before it and the kernel takes all of it. None
     /// otherwise: then the steps follow. If the kernel has taken a part, `begun` is the write to go on with,
     /// and has the turn.
+    #[inline(always)]
     pub fn at_once(
         guard: &EntryGuard,
         fd: RawFd,
         frame: Outgoing<'a>,
         begun: &mut Option<Self>,
     ) -> Option<Result<(), Error>> {
-        let mut slot = table::lock_unverified(guard, fd);
+        let mut slot = table::lock(guard, fd);
         if frame.len() == 0 || frame.has_descriptor() || !slot.can_send_at_once() {
             return None;
         }
@@ -107,23 +108,38 @@ impl<'a> Write<'a> {
                 slot.count_sent();
                 Some(Ok(()))
             }
-            Ok(sent) => {
-                let mut write = Self::new(fd, frame);
-                (write.sent, write.list, write.phase) = (sent, slot.list(), Phase::Begun);
-                match slot.connection() {
-                    Ok(connection) => connection.turn.take(guard.thread()),
-                    Err(errno) => {
-                        // The rest cannot be kept, so no other frame may follow.
-                        give_up(fd, errno);
-                        return Some(Err(not_remembered(errno)));
-                    }
-                }
-                *begun = Some(write);
-                None
-            }
-            Err(Errno::EAGAIN) => None,
-            Err(errno) => Some(Err(failed(errno))),
+            sent => Self::not_at_once(guard, slot.into(), fd, frame, sent, begun),
         }
+    }
+
+    /// The kernel has taken a part of the frame, or nothing.
+    #[cold]
+    #[inline(never)]
+    fn not_at_once(
+        guard: &EntryGuard,
+        mut slot: Slot<'_>,
+        fd: RawFd,
+        frame: Outgoing<'a>,
+        sent: Result<usize, Errno>,
+        begun: &mut Option<Self>,
+    ) -> Option<Result<(), Error>> {
+        let sent = match sent {
+            Ok(sent) => sent,
+            Err(Errno::EAGAIN) => return None,
+            Err(errno) => return Some(Err(failed(errno))),
+        };
+        let mut write = Self::new(fd, frame);
+        (write.sent, write.list, write.phase) = (sent, slot.list(), Phase::Begun);
+        match slot.connection() {
+            Ok(connection) => connection.turn.take(guard.thread()),
+            Err(errno) => {
+                // The rest cannot be kept, so no other frame may follow.
+                give_up(fd, errno);
+                return Some(Err(not_remembered(errno)));
+            }
+        }
+        *begun = Some(write);
+        None
     }
 
     /// The next step. `wait` has the result of the last wait, if there was one, and gets the next one.

@@ -60,11 +60,14 @@ pub fn without_cancellation<R>(act: impl FnOnce() -> R) -> R {
 }
 
 /// Calls `act`; a panic becomes an error with this code and ENOTRECOVERABLE.
+#[inline(always)]
 fn without_panic<R>(code: ipc_errors, act: impl FnOnce() -> Result<R, Error>) -> Result<R, Error> {
-    // Every exported function refers to REGISTER here: a linker drops an object of an archive to which no
-    // code refers.
-    std::hint::black_box(&REGISTER);
-    catch_unwind(AssertUnwindSafe(act)).unwrap_or(Err(Error::new(code, Errno::ENOTRECOVERABLE)))
+    catch_unwind(AssertUnwindSafe(act)).unwrap_or_else(|_| {
+        // Every exported function refers to REGISTER here: a linker drops an object of an archive to which no
+        // code refers.
+        std::hint::black_box(&REGISTER);
+        Err(Error::new(code, Errno::ENOTRECOVERABLE))
+    })
 }
 
 /// [`without_panic`] and [`without_cancellation`].
@@ -152,29 +155,64 @@ pub unsafe fn run<F>(code: ipc_errors, mut step: F) -> ipc_errors
 where
     F: FnMut(&mut EntryGuard, &mut Wait) -> Result<Flow<()>, Error>,
 {
+    // SAFETY: the call has done nothing yet, so there is nothing to undo.
+    unsafe { pthread_testcancel() };
     // SAFETY: as promised by the caller.
-    unsafe { run_quickly(code, &mut (), |(), _, _| None, |(), guard, wait| step(guard, wait)) }
+    unsafe { make_steps(code, Errno::last_raw(), &mut (), |(), guard, wait| step(guard, wait)) }
 }
 
-/// [`run`] with a state, and with a shortcut: `quick` is tried before each step, and either does the whole
-/// step or returns None, with all that the step needs to go on in `state` or in the connection's memory.
-/// Cancellation is enabled during `quick`, which therefore uses only system calls that are not cancellation
-/// points ([`direct`]). While anything is sent in the background (`connection::background`), `quick` is not
-/// tried.
+/// [`run`] with a state, and with shortcuts: `begin` is tried before the first step, and `go_on` before each
+/// step after a wait. A shortcut either does the whole step or returns None, with all that the step needs to
+/// go on in `state` or in the connection's memory. Cancellation is enabled during a shortcut, which therefore
+/// uses only system calls that are not cancellation points ([`direct`]). While anything is sent in the
+/// background (`connection::background`), no shortcut is tried.
 ///
 /// [`direct`]: crate::kernel::direct
 ///
 /// # Safety
 /// As for [`run`].
-pub unsafe fn run_quickly<S, Q, F>(code: ipc_errors, state: &mut S, quick: Q, step: F) -> ipc_errors
+#[inline(always)]
+pub unsafe fn run_quickly<S, B, Q, F>(
+    code: ipc_errors,
+    state: &mut S,
+    begin: B,
+    mut go_on: Q,
+    mut step: F,
+) -> ipc_errors
 where
-    Q: FnMut(&mut S, &EntryGuard, &mut Wait) -> Option<Result<Flow<()>, Error>>,
+    B: FnOnce(&mut S, &EntryGuard, &mut Wait) -> Option<Flow<()>>,
+    Q: FnMut(&mut S, &EntryGuard, &mut Wait) -> Option<Flow<()>>,
     F: FnMut(&mut S, &mut EntryGuard, &mut Wait) -> Result<Flow<()>, Error>,
 {
+    const {
+        assert!(!std::mem::needs_drop::<S>(), "a thread that is cancelled drops nothing");
+        assert!(!std::mem::needs_drop::<Q>(), "a thread that is cancelled drops nothing");
+        assert!(!std::mem::needs_drop::<F>(), "a thread that is cancelled drops nothing");
+    }
     // SAFETY: the call has done nothing yet, so there is nothing to undo.
     unsafe { pthread_testcancel() };
-    // SAFETY: as promised by the caller.
-    unsafe { make_steps(code, Errno::last_raw(), state, quick, step) }
+    let before = Errno::last_raw();
+    let mut wait = Wait::default();
+    let mut tried = try_quickly(|guard| begin(state, guard, &mut wait));
+    let result = loop {
+        let flow = match tried {
+            Tried::Is(flow) => Ok(flow),
+            Tried::Not => make_step(code, state, &mut wait, &mut step),
+            Tried::Panicked => Err(Error::new(code, Errno::ENOTRECOVERABLE)),
+        };
+        match flow {
+            Ok(Flow::Wait) => {
+                destroy_due();
+                // SAFETY: as promised by the caller.
+                unsafe { wait.run() }
+            }
+            Ok(Flow::Done(())) => break Ok(()),
+            Err(error) => break Err(error),
+        }
+        tried = try_quickly(|guard| go_on(state, guard, &mut wait));
+    };
+    wait.unblock_signals();
+    finish(before, result)
 }
 
 /// [`run`] with a state, for a call that often does not wait: `at_once` is tried once, before the first step,
@@ -182,6 +220,7 @@ where
 ///
 /// # Safety
 /// As for [`run`].
+#[inline(always)]
 pub unsafe fn run_at_once<S, A, F>(code: ipc_errors, state: &mut S, at_once: A, step: F) -> ipc_errors
 where
     A: FnOnce(&mut S, &EntryGuard) -> Option<Result<(), Error>>,
@@ -190,16 +229,37 @@ where
     // SAFETY: the call has done nothing yet, so there is nothing to undo.
     unsafe { pthread_testcancel() };
     let before = Errno::last_raw();
-    let result = without_panic(code, || match EntryGuard::enter() {
-        Some(guard) if !background::is_active() => at_once(state, &guard).transpose(),
-        Some(_) => Ok(None),
-        None => Err(Error::new(code, Errno::EDEADLK)),
-    });
-    match result {
-        Ok(Some(())) => finish(before, Ok(())),
+    match try_quickly(|guard| at_once(state, guard)) {
+        Tried::Is(Ok(())) => finish(before, Ok(())),
+        Tried::Is(Err(error)) => finish(before, Err(error)),
         // SAFETY: as promised by the caller.
-        Ok(None) => unsafe { make_steps(code, before, state, |_, _, _| None, step) },
-        Err(error) => finish(before, Err(error)),
+        Tried::Not => unsafe { make_steps(code, before, state, step) },
+        Tried::Panicked => finish(before, Err(Error::new(code, Errno::ENOTRECOVERABLE))),
+    }
+}
+
+/// What has become of a shortcut.
+enum Tried<R> {
+    /// It has done the step, with this result.
+    Is(R),
+    /// It was not tried, or is none: the step does its work.
+    Not,
+    /// It has panicked.
+    Panicked,
+}
+
+/// Tries a shortcut.
+#[inline(always)]
+fn try_quickly<R>(quick: impl FnOnce(&EntryGuard) -> Option<R>) -> Tried<R> {
+    let tried = catch_unwind(AssertUnwindSafe(|| match EntryGuard::enter() {
+        Some(guard) if !background::is_active() => quick(&guard),
+        // If the thread cannot enter, the step reports that.
+        _ => None,
+    }));
+    match tried {
+        Ok(Some(result)) => Tried::Is(result),
+        Ok(None) => Tried::Not,
+        Err(_) => Tried::Panicked,
     }
 }
 
@@ -207,43 +267,19 @@ where
 ///
 /// # Safety
 /// As for [`run`].
-unsafe fn make_steps<S, Q, F>(
-    code: ipc_errors,
-    before: i32,
-    state: &mut S,
-    mut quick: Q,
-    mut step: F,
-) -> ipc_errors
+#[cold]
+#[inline(never)]
+unsafe fn make_steps<S, F>(code: ipc_errors, before: i32, state: &mut S, mut step: F) -> ipc_errors
 where
-    Q: FnMut(&mut S, &EntryGuard, &mut Wait) -> Option<Result<Flow<()>, Error>>,
     F: FnMut(&mut S, &mut EntryGuard, &mut Wait) -> Result<Flow<()>, Error>,
 {
     const {
         assert!(!std::mem::needs_drop::<S>(), "a thread that is cancelled drops nothing");
-        assert!(!std::mem::needs_drop::<Q>(), "a thread that is cancelled drops nothing");
         assert!(!std::mem::needs_drop::<F>(), "a thread that is cancelled drops nothing");
     }
     let mut wait = Wait::default();
     let result = loop {
-        let quickly = without_panic(code, || match EntryGuard::enter() {
-            Some(guard) if !background::is_active() => quick(state, &guard, &mut wait).transpose(),
-            Some(_) => Ok(None),
-            None => Err(Error::new(code, Errno::EDEADLK)),
-        });
-        let next = match quickly {
-            Ok(Some(flow)) => Ok(flow),
-            Ok(None) => guarded(code, || match EntryGuard::enter() {
-                Some(mut guard) => {
-                    // Every call first sends what it can in the background; the bool: whether this call has
-                    // waited for that.
-                    background::send(&guard, !wait.is_first());
-                    step(state, &mut guard, &mut wait)
-                }
-                None => Err(Error::new(code, Errno::EDEADLK)),
-            }),
-            Err(error) => Err(error),
-        };
-        match next {
+        match make_step(code, state, &mut wait, &mut step) {
             Ok(Flow::Wait) => {
                 destroy_due();
                 // SAFETY: as promised by the caller.
@@ -257,6 +293,26 @@ where
     finish(before, result)
 }
 
+/// Makes one step. Not inlined, so that shortcuts need fewer registers and less of the stack.
+#[cold]
+#[inline(never)]
+fn make_step<S>(
+    code: ipc_errors,
+    state: &mut S,
+    wait: &mut Wait,
+    step: &mut impl FnMut(&mut S, &mut EntryGuard, &mut Wait) -> Result<Flow<()>, Error>,
+) -> Result<Flow<()>, Error> {
+    guarded(code, || match EntryGuard::enter() {
+        Some(mut guard) => {
+            // Every call first sends what it can in the background; the bool: whether this call has waited
+            // for that.
+            background::send(&guard, !wait.is_first());
+            step(state, &mut guard, wait)
+        }
+        None => Err(Error::new(code, Errno::EDEADLK)),
+    })
+}
+
 /// [`call`] with a shortcut: `quick` is tried first, by the rules for `quick` of [`run_quickly`].
 pub fn call_quickly(
     code: ipc_errors,
@@ -264,15 +320,10 @@ pub fn call_quickly(
     body: impl FnOnce(&mut EntryGuard) -> Result<(), Error>,
 ) -> ipc_errors {
     let before = Errno::last_raw();
-    let result = without_panic(code, || match EntryGuard::enter() {
-        Some(guard) if !background::is_active() => Ok(quick(&guard)),
-        Some(_) => Ok(None),
-        None => Err(Error::new(code, Errno::EDEADLK)),
-    });
-    match result {
-        Ok(Some(())) => finish(before, Ok(())),
-        Ok(None) => call(code, body),
-        Err(error) => finish(before, Err(error)),
+    match try_quickly(quick) {
+        Tried::Is(()) => finish(before, Ok(())),
+        Tried::Not => call(code, body),
+        Tried::Panicked => finish(before, Err(Error::new(code, Errno::ENOTRECOVERABLE))),
     }
 }
 

@@ -20,6 +20,7 @@ use crate::calls::flow::Flow;
 use crate::calls::wait_event::{self, WaitEvent};
 use crate::connection::frame_decoder::Frame;
 use crate::error::{Error, ipc_errors};
+use crate::event_loop::list_loop::Served;
 use crate::event_loop::{Event, What, loops};
 use crate::frame::c_heap::CBox;
 use crate::kernel::deadline::Deadline;
@@ -77,53 +78,67 @@ pub(super) unsafe fn wait_for_event(
     event: *mut ipc_event,
     deadline: Deadline,
 ) -> ipc_errors {
-    let quick = |state: &mut Option<WaitEvent>, guard: &EntryGuard, wait: &mut Wait| {
-        // SAFETY: as promised by the caller.
-        unsafe { quick_wait_step(guard, wait, state, clients, srv, event, deadline) }.map(Ok)
+    let begin = move |state: &mut Option<WaitEvent>, guard: &EntryGuard, wait: &mut Wait| {
+        if clients.is_null() || event.is_null() {
+            return None;
+        }
+        // SAFETY: the caller's list, service and event.
+        unsafe {
+            if reuse_message(event).is_null() {
+                return None;
+            }
+            let list = CList::new(clients, srv);
+            let state = state.insert(WaitEvent::new(service_fd(srv), deadline, 1));
+            let served = state.begin_quickly(guard, &list, wait)?;
+            Some(hand_over(served, wait, clients, event))
+        }
     };
-    let step = |state: &mut Option<WaitEvent>, guard: &mut EntryGuard, wait: &mut Wait| {
+    let go_on = move |state: &mut Option<WaitEvent>, guard: &EntryGuard, wait: &mut Wait| {
+        // SAFETY: the caller's list, service and event: the step before has found that they are not NULL.
+        unsafe {
+            if (*event).m.is_null() {
+                return None;
+            }
+            let list = CList::new(clients, srv);
+            let served = state.as_mut()?.go_on_quickly(guard, &list, wait)?;
+            Some(hand_over(served, wait, clients, event))
+        }
+    };
+    let step = move |state: &mut Option<WaitEvent>, guard: &mut EntryGuard, wait: &mut Wait| {
         // SAFETY: as promised by the caller.
         let flow = unsafe { wait_step(guard, wait, state, clients, srv, event, (deadline, 1)) };
         Ok(flow?.map(drop))
     };
     // SAFETY: as promised by the caller; this frame has plain data only.
-    unsafe { run_quickly(ipc_errors::IPC_ERROR_WAIT_EVENT__SELECT, &mut None, quick, step) }
+    unsafe { run_quickly(ipc_errors::IPC_ERROR_WAIT_EVENT__SELECT, &mut None, begin, go_on, step) }
 }
 
-/// [`WaitEvent::quick`]; fills the event if a message was received.
+/// After a shortcut: fills the event with the message that was received, or names what ends the wait if the
+/// thread is cancelled.
 ///
 /// # Safety
-/// Each pointer is NULL or points to what its type says.
-unsafe fn quick_wait_step(
-    guard: &EntryGuard,
+/// `event` is an event with a message from malloc(3), and so is a payload that a signal handler may have put
+/// into the message.
+#[inline]
+unsafe fn hand_over(
+    served: Served<*mut ipc_connection_info>,
     wait: &mut Wait,
-    state: &mut Option<WaitEvent>,
     clients: *mut ipc_connection_infos,
-    srv: *mut ipc_connection_info,
     event: *mut ipc_event,
-    deadline: Deadline,
-) -> Option<Flow<()>> {
-    if clients.is_null() || event.is_null() {
-        return None;
-    }
-    // SAFETY: the caller's event.
-    let message = unsafe { if wait.is_first() { reuse_message(event) } else { (*event).m.cast() } };
-    if message.is_null() {
-        return None;
-    }
-    // SAFETY: the caller's list and service.
-    let (list, listener) = unsafe { (CList::new(clients, srv), service_fd(srv)) };
-    let state = state.get_or_insert_with(|| WaitEvent::new(listener, deadline, 1));
-    let flow = state.quick(guard, &list, wait)?;
-    wait.if_cancelled(stop_waiting, clients.cast());
-    Some(flow.map(|(origin, frame)| {
-        // SAFETY: the message of the caller's event is from malloc(3), and so is a payload that a signal
-        // handler may have put into it.
-        unsafe {
+) -> Flow<()> {
+    match served {
+        Served::Part => {
+            wait.if_cancelled(stop_waiting, clients.cast());
+            Flow::Wait
+        }
+        // SAFETY: as promised by the caller.
+        Served::Message(origin, frame) => unsafe {
+            let message = (*event).m.cast();
             messages::replace(message, frame);
             fill_event(event, ipc_event_type::IPC_EVENT_TYPE_MESSAGE, origin, message);
-        }
-    }))
+            Flow::Done(())
+        },
+    }
 }
 
 /// Called if the thread is cancelled while it waits for events of this list.

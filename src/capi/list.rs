@@ -141,18 +141,16 @@ impl List for CList {
         (array.addr(), size)
     }
 
-    fn entry(&self, index: usize) -> Option<Entry> {
-        let entry = self.origin(index)?;
-        // SAFETY: an entry that is not NULL points to a live structure, as promised in `new`.
-        let (fd, kind) = unsafe { ((*entry).fd, kind_of(entry)) };
-        Some(Entry { fd, addr: entry.addr(), kind })
-    }
-
-    fn origin(&self, index: usize) -> Option<Self::Origin> {
+    fn at(&self, index: usize) -> Option<(Entry, Self::Origin)> {
         let (array, size) = self.parts();
         // SAFETY: `index` is below the size.
         let entry = (index < size).then(|| unsafe { *array.add(index) })?;
-        (!entry.is_null()).then_some(entry)
+        if entry.is_null() {
+            return None;
+        }
+        // SAFETY: an entry that is not NULL points to a live structure, as promised in `new`.
+        let (fd, kind) = unsafe { ((*entry).fd, kind_of(entry)) };
+        Some((Entry { fd, addr: entry.addr(), kind }, entry))
     }
 
     fn prepare(&mut self) -> Result<Self::Client, OutOfMemory> {

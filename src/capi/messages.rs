@@ -14,6 +14,7 @@ use nix::errno::Errno;
 
 use super::boundary::{call, call_on_memory, required, required_const, run_at_once, run_quickly};
 use super::types::{ipc_message, msg_types};
+use crate::calls::flow::Flow;
 use crate::calls::outgoing::Outgoing;
 use crate::calls::read::Read;
 use crate::calls::write::Write;
@@ -56,22 +57,25 @@ fn length_of(length: libc::ssize_t) -> Result<usize, Error> {
         .ok_or(Error::new(ipc_errors::IPC_ERROR_MESSAGE_FORMAT__LENGTH, Errno::EMSGSIZE))
 }
 
-/// The header of a message that C wants to send, and the address and length of its payload.
+/// Writes the header of a message that C wants to send to `header`; returns the address and length of its
+/// payload.
 ///
 /// # Safety
 /// `message` is a live message.
+#[inline]
 unsafe fn frame_of(
     message: *const ipc_message,
-) -> Result<([u8; header::HEADER_SIZE], *const u8, usize), Error> {
+    header: &mut [u8; header::HEADER_SIZE],
+) -> Result<(*const u8, usize), Error> {
     // SAFETY: as promised by the caller.
     let message = unsafe { *message };
     let too_long = Error::new(ipc_errors::IPC_ERROR_MESSAGE_FORMAT__LENGTH, Errno::EMSGSIZE);
     let length = usize::try_from(message.length).map_err(|_| too_long)?;
-    let header = Header { kind: message.r#type as u8, length }.encode().map_err(|_| too_long)?;
+    Header { kind: message.r#type as u8, length }.write_to(header).map_err(|_| too_long)?;
     if length > 0 && message.payload.is_null() {
         return Err(Error::argument(ipc_errors::IPC_ERROR_MESSAGE_FORMAT__INCONSISTENT_PARAMS));
     }
-    Ok((header, message.payload.cast_const().cast(), length))
+    Ok((message.payload.cast_const().cast(), length))
 }
 
 /// The header and the payload of a message that C wants to send.
@@ -82,12 +86,13 @@ pub(super) unsafe fn parts<'a>(
     message: *const ipc_message,
 ) -> Result<([u8; header::HEADER_SIZE], &'a [u8]), Error> {
     // SAFETY: as promised by the caller.
-    let (header, payload, length) = unsafe { frame_of(message) }?;
-    if length == 0 {
-        return Ok((header, &[]));
-    }
-    // SAFETY: the caller's promise: `length` bytes of payload.
-    Ok((header, unsafe { slice::from_raw_parts(payload, length) }))
+    let mut header = [0; header::HEADER_SIZE];
+    // SAFETY: as promised by the caller: `length` bytes of payload.
+    let payload = unsafe {
+        let (payload, length) = frame_of(message, &mut header)?;
+        if length == 0 { &[] } else { slice::from_raw_parts(payload, length) }
+    };
+    Ok((header, payload))
 }
 
 /// Frees the payload of `m`, and fills `m` with the received frame.
@@ -108,15 +113,18 @@ pub(super) unsafe fn read_message(
     fd: Result<RawFd, Error>,
     deadline: Deadline,
 ) -> ipc_errors {
-    let quick = |read: &mut Read, guard: &EntryGuard, wait: &mut Wait| {
-        if m.is_null() || fd.is_err() {
-            return None;
-        }
-        let flow = read.quick(guard, wait)?;
-        // SAFETY: the caller's message.
-        Some(Ok(flow.map(|frame| unsafe { replace(m, frame) })))
+    let begin = move |read: &mut Read, guard: &EntryGuard, wait: &mut Wait| {
+        let is_begun = !m.is_null() && fd.is_ok() && read.begin_quickly(guard, wait);
+        is_begun.then_some(Flow::Wait)
     };
-    let step = |read: &mut Read, guard: &mut EntryGuard, wait: &mut Wait| {
+    let go_on = move |read: &mut Read, guard: &EntryGuard, wait: &mut Wait| {
+        // The step before has found that the pointer is not NULL.
+        let frame = read.take_quickly(guard, wait)?;
+        // SAFETY: the caller's message.
+        unsafe { replace(m, frame) };
+        Some(Flow::Done(()))
+    };
+    let step = move |read: &mut Read, guard: &mut EntryGuard, wait: &mut Wait| {
         let m = required(m, ipc_errors::IPC_ERROR_MESSAGE_READ__NO_MESSAGE_PARAM)?;
         fd?;
         let flow = read.step(guard, wait, &mut |_| Ok(()))?;
@@ -125,13 +133,14 @@ pub(super) unsafe fn read_message(
     };
     let mut read = Read::new(fd.unwrap_or(-1), deadline);
     // SAFETY: this frame and, as promised, the caller's have plain data only.
-    unsafe { run_quickly(ipc_errors::IPC_ERROR_USOCK_RECV, &mut read, quick, step) }
+    unsafe { run_quickly(ipc_errors::IPC_ERROR_USOCK_RECV, &mut read, begin, go_on, step) }
 }
 
 /// Writes the message to the connection `fd`, with `descriptor` if there is one to pass.
 ///
 /// # Safety
 /// `m` is NULL or a live message. The caller has nothing to drop.
+#[inline(never)]
 pub(super) unsafe fn write_message(
     m: *const ipc_message,
     fd: Result<RawFd, Error>,
@@ -141,32 +150,36 @@ pub(super) unsafe fn write_message(
     // SAFETY: this frame and, as promised, the caller's have plain data only.
     unsafe {
         let message = required_const(m, ipc_errors::IPC_ERROR_MESSAGE_WRITE__NO_MESSAGE_PARAM);
-        let frame = message.and_then(|message| frame_of(message));
-        let payload = match frame {
-            Ok((head, payload, length)) if length > 0 => {
-                header = head;
-                slice::from_raw_parts(payload, length)
-            }
-            Ok((head, ..)) => {
-                header = head;
-                &[]
-            }
-            Err(_) => &[],
+        let payload = message.and_then(|message| frame_of(message, &mut header));
+        let target = payload.and(fd);
+        let payload = match payload {
+            Ok((payload, length)) if length > 0 => slice::from_raw_parts(payload, length),
+            _ => &[],
         };
-        let target = frame.and(fd);
-        send_frame(target, Outgoing::new([&header, payload]).with(descriptor))
+        let pieces = [&header, payload];
+        let frame = Outgoing::new(pieces).with(descriptor);
+        let target_at_once = if descriptor.is_none() { target.ok() } else { None };
+        send_frame(target, frame, move |guard, begun| {
+            Write::at_once(guard, target_at_once?, Outgoing::new(pieces), begun)
+        })
     }
 }
 
 /// Sends a frame to the connection `fd`; if `fd` is an error, nothing is sent and the error is returned.
+/// `at_once` is [`Write::at_once`] for the frame: a function of its own for each caller, which is compiled
+/// for what the caller knows of the frame.
 ///
 /// # Safety
 /// The caller has nothing to drop.
-pub(super) unsafe fn send_frame<'a>(fd: Result<RawFd, Error>, frame: Outgoing<'a>) -> ipc_errors {
+#[inline(always)]
+pub(super) unsafe fn send_frame<'a>(
+    fd: Result<RawFd, Error>,
+    frame: Outgoing<'a>,
+    at_once: impl FnOnce(&EntryGuard, &mut Option<Write<'a>>) -> Option<Result<(), Error>>,
+) -> ipc_errors {
     let code = ipc_errors::IPC_ERROR_USOCK_SEND;
-    let at_once =
-        |write: &mut Option<Write<'a>>, guard: &EntryGuard| Write::at_once(guard, fd.ok()?, frame, write);
-    let step = |write: &mut Option<Write<'a>>, guard: &mut EntryGuard, wait: &mut Wait| {
+    let at_once = move |write: &mut Option<Write<'a>>, guard: &EntryGuard| at_once(guard, write);
+    let step = move |write: &mut Option<Write<'a>>, guard: &mut EntryGuard, wait: &mut Wait| {
         let to = fd?;
         if wait.is_first() {
             frame.check_descriptor().map_err(|errno| Error::new(code, errno))?;
@@ -258,8 +271,9 @@ pub unsafe extern "C" fn ipc_message_format_write(
         let m = required_const(m, ipc_errors::IPC_ERROR_MESSAGE_FORMAT_WRITE__EMPTY_MESSAGE)?;
         let buf = required(buf, ipc_errors::IPC_ERROR_MESSAGE_FORMAT_WRITE__EMPTY_BUFFER)?;
         let msize = required(msize, ipc_errors::IPC_ERROR_MESSAGE_FORMAT_WRITE__EMPTY_MSIZE)?;
+        let mut header = [0; header::HEADER_SIZE];
         // SAFETY: the caller's message.
-        let (header, payload, length) = unsafe { frame_of(m) }?;
+        let (payload, length) = unsafe { frame_of(m, &mut header) }?;
         let size = header.len() + length;
         // SAFETY: the caller's room for a pointer, and its buffer, if any, with room for the frame.
         unsafe {

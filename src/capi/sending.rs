@@ -17,6 +17,7 @@ use super::messages;
 use super::types::{ipc_connection_info, ipc_connection_infos, ipc_message};
 use crate::calls::outgoing::{MOST_PIECES, Outgoing};
 use crate::calls::queue;
+use crate::calls::write::Write;
 use crate::error::{Error, ipc_errors};
 use crate::event_loop::{Kind, List};
 use crate::frame::header::{HEADER_SIZE, Header};
@@ -70,7 +71,10 @@ pub unsafe extern "C-unwind" fn ipc_sendv(
             more
         });
         let target = frame.and(fd_of(p, ipc_errors::IPC_ERROR_USOCK_SEND));
-        messages::send_frame(target, Outgoing::new([&header, &[]]).and(more))
+        let frame = Outgoing::new([&header, &[]]).and(more);
+        messages::send_frame(target, frame, move |guard, begun| {
+            Write::at_once(guard, target.ok()?, frame, begun)
+        })
     }
 }
 

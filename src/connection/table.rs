@@ -21,6 +21,7 @@
 
 #![forbid(unsafe_code)]
 
+use std::ops::{Deref, DerefMut};
 use std::os::fd::RawFd;
 
 use nix::errno::Errno;
@@ -144,12 +145,17 @@ fn key(fd: RawFd) -> usize {
     usize::try_from(fd).unwrap_or(0)
 }
 
+/// The entry of one descriptor, with the lock of its part: what the fast paths need of a [`Slot`].
+pub struct Locked<'a> {
+    fd: RawFd,
+    shard: LockedPart<'a, Numbers>,
+}
+
 /// The entry of one descriptor, with the lock of its part.
 pub struct Slot<'a> {
-    fd: RawFd,
     /// Dropped before `discarded`, so that the descriptors of a dropped connection are closed without the
     /// lock.
-    shard: LockedPart<'a, Numbers>,
+    locked: Locked<'a>,
     discarded: Option<Memory>,
     /// The cookie of the socket that has the number now, if it was asked since the lock was taken.
     seen: Option<Cookie>,
@@ -165,10 +171,38 @@ pub fn lock_verified(guard: &EntryGuard, fd: RawFd) -> Slot<'_> {
 /// Locks the entry of `fd` without comparing the socket: the caller has verified it, or verifies it before it
 /// matters.
 pub fn lock_unverified(guard: &EntryGuard, fd: RawFd) -> Slot<'_> {
-    Slot { fd, shard: TABLE.lock_part(guard, key(fd)), discarded: None, seen: None }
+    lock(guard, fd).into()
 }
 
-impl Slot<'_> {
+/// As [`lock_unverified`].
+#[inline]
+pub fn lock(guard: &EntryGuard, fd: RawFd) -> Locked<'_> {
+    // A negative number has no entry: any part will do.
+    Locked { fd, shard: TABLE.lock_part(guard, fd as usize) }
+}
+
+impl<'a> From<Locked<'a>> for Slot<'a> {
+    fn from(locked: Locked<'a>) -> Self {
+        Self { locked, discarded: None, seen: None }
+    }
+}
+
+impl<'a> Deref for Slot<'a> {
+    type Target = Locked<'a>;
+
+    fn deref(&self) -> &Self::Target {
+        &self.locked
+    }
+}
+
+impl DerefMut for Slot<'_> {
+    fn deref_mut(&mut self) -> &mut Self::Target {
+        &mut self.locked
+    }
+}
+
+impl Locked<'_> {
+    #[inline]
     fn existing(&self) -> Option<&Entry> {
         // A negative number has no entry.
         usize::try_from(self.fd).ok().and_then(|number| self.shard.entries.get(number / PARTS))
@@ -178,6 +212,81 @@ impl Slot<'_> {
         usize::try_from(self.fd).ok().and_then(|number| self.shard.entries.get_mut(number / PARTS))
     }
 
+    /// The entry for the common fast path: a connection given out by the library, without settings of its
+    /// own, without memory in use, for which the kernel refuses descriptors; and a spare block is there. None
+    /// for all others.
+    #[inline(always)]
+    pub fn plain(&self) -> Option<Plain> {
+        let entry = self.existing()?;
+        let is_plain = entry.connection.is_none()
+            && self.shard.spare.is_some()
+            && entry.cookie.is_some()
+            && self.is_without_settings(entry);
+        let identity = Identity { cookie: entry.cookie, counters: entry.counters() };
+        is_plain.then_some(Plain { identity, is_listed: entry.list != 0 })
+    }
+
+    /// Whether the connection was given out by the library, has no settings of its own, and the kernel
+    /// refuses descriptors for it.
+    pub fn has_no_settings(&self) -> bool {
+        self.existing().is_some_and(|entry| entry.cookie.is_some() && self.is_without_settings(entry))
+    }
+
+    #[inline]
+    fn is_without_settings(&self, entry: &Entry) -> bool {
+        match entry.closes & (REFUSES | CLOSING | HAS_VALUES) {
+            REFUSES => true,
+            flags => flags == REFUSES | HAS_VALUES && self.has_default_settings(entry),
+        }
+    }
+
+    #[cold]
+    #[inline(never)]
+    fn has_default_settings(&self, entry: &Entry) -> bool {
+        self.settings_of(entry) == Settings::default()
+    }
+
+    /// Whether no frame has begun and none is queued, and a spare block is there for the next one; and the
+    /// number still is the socket of this entry, if the entry is in use, and is not about to be closed.
+    #[inline(always)]
+    pub fn can_send_at_once(&self) -> bool {
+        self.shard.spare.is_some()
+            && self.existing().is_some_and(|entry| {
+                entry.connection.is_none()
+                    && entry.closes & CLOSING == 0
+                    && (!entry.is_in_use() || entry.cookie.is_of(self.fd))
+            })
+    }
+
+    /// The connection's memory, if there is any.
+    pub fn get(&mut self) -> Option<&mut Connection> {
+        self.existing_mut()?.connection.as_deref_mut().map(|[connection]| connection)
+    }
+
+    fn values_of(&self, entry: &Entry) -> Option<&ProgramValues> {
+        let values = if entry.closes & HAS_VALUES == 0 { None } else { self.shard.values.get(&self.fd) };
+        values.map(|block| {
+            let [values] = &**block;
+            values
+        })
+    }
+
+    fn settings_of(&self, entry: &Entry) -> Settings {
+        self.values_of(entry).map_or_else(Settings::default, |values| values.settings)
+    }
+
+    /// One more message was sent or queued.
+    pub fn count_sent(&mut self) {
+        self.shard.sent += 1;
+    }
+
+    /// The address of the list that has the connection.
+    pub fn list(&self) -> Option<usize> {
+        self.existing().map(|entry| entry.list).filter(|list| *list != 0)
+    }
+}
+
+impl Slot<'_> {
     /// The entry, added to the table if necessary. EBADF for a number that is not open, ENOMEM.
     fn entry(&mut self) -> Result<&mut Entry, Errno> {
         if self.existing().is_none() {
@@ -185,7 +294,7 @@ impl Slot<'_> {
             if self.seen.is_none() {
                 fd::check_open(self.fd)?;
             }
-            self.shard.grow(key(self.fd) / PARTS + 1).map_err(|_| Errno::ENOMEM)?;
+            self.locked.shard.grow(key(self.locked.fd) / PARTS + 1).map_err(|_| Errno::ENOMEM)?;
         }
         self.existing_mut().ok_or(Errno::ENOMEM)
     }
@@ -207,40 +316,6 @@ impl Slot<'_> {
             None => {}
         }
         Ok(())
-    }
-
-    /// The entry for the common fast path: a connection given out by the library, without settings of its
-    /// own, without memory in use, for which the kernel refuses descriptors; and a spare block is there. None
-    /// for all others.
-    pub fn plain(&self) -> Option<Plain> {
-        let entry =
-            self.existing().filter(|entry| entry.connection.is_none() && self.is_without_settings(entry))?;
-        let identity = Identity { cookie: entry.cookie, counters: entry.counters() };
-        self.shard.spare.is_some().then_some(Plain { identity, is_listed: entry.list != 0 })
-    }
-
-    /// Whether the connection was given out by the library, has no settings of its own, and the kernel
-    /// refuses descriptors for it.
-    pub fn has_no_settings(&self) -> bool {
-        self.existing().is_some_and(|entry| self.is_without_settings(entry))
-    }
-
-    fn is_without_settings(&self, entry: &Entry) -> bool {
-        let flags = entry.closes & (REFUSES | CLOSING | HAS_VALUES);
-        let is_default = flags == REFUSES
-            || flags == REFUSES | HAS_VALUES && self.settings_of(entry) == Settings::default();
-        is_default && entry.cookie.is_some()
-    }
-
-    /// Whether no frame has begun and none is queued, and a spare block is there for the next one; and the
-    /// number still is the socket of this entry, if the entry is in use, and is not about to be closed.
-    pub fn can_send_at_once(&self) -> bool {
-        self.shard.spare.is_some()
-            && self.existing().is_some_and(|entry| {
-                entry.connection.is_none()
-                    && entry.closes & CLOSING == 0
-                    && (!entry.is_in_use() || entry.cookie.is_of(self.fd))
-            })
     }
 
     /// Clears the entry if the number is another socket's by now.
@@ -268,27 +343,10 @@ impl Slot<'_> {
         }
     }
 
-    /// The connection's memory, if there is any.
-    pub fn get(&mut self) -> Option<&mut Connection> {
-        self.existing_mut()?.connection.as_deref_mut().map(|[connection]| connection)
-    }
-
-    fn values_of(&self, entry: &Entry) -> Option<&ProgramValues> {
-        let values = if entry.closes & HAS_VALUES == 0 { None } else { self.shard.values.get(&self.fd) };
-        values.map(|block| {
-            let [values] = &**block;
-            values
-        })
-    }
-
-    fn settings_of(&self, entry: &Entry) -> Settings {
-        self.values_of(entry).map_or_else(Settings::default, |values| values.settings)
-    }
-
     /// Changes what the program has set for the number, which is the socket with this cookie.
     fn change(&mut self, cookie: Cookie, change: impl FnOnce(&mut ProgramValues)) -> Result<(), Errno> {
         self.reserve_values()?;
-        let mut block = match self.shard.values.remove(&self.fd) {
+        let mut block = match self.locked.shard.values.remove(&self.locked.fd) {
             Some(block) => block,
             None => boxed(ProgramValues::default()).map_err(|_| Errno::ENOMEM)?,
         };
@@ -312,7 +370,7 @@ impl Slot<'_> {
         entry.set_flag(HAS_VALUES, block.is_some());
         entry.cookie = cookie;
         if let Some(block) = block {
-            self.shard.values.insert(self.fd, block);
+            self.locked.shard.values.insert(self.locked.fd, block);
         }
     }
 
@@ -359,7 +417,7 @@ impl Slot<'_> {
     /// Takes the program's pointer of the socket with this cookie, whichever socket the number is by now.
     pub fn take_data(&mut self, cookie: Cookie) -> Option<UserData> {
         self.existing().filter(|entry| entry.cookie == cookie && entry.closes & HAS_VALUES != 0)?;
-        let [values] = &mut **self.shard.values.get_mut(&self.fd)?;
+        let [values] = &mut **self.locked.shard.values.get_mut(&self.locked.fd)?;
         values.data.take()
     }
 
@@ -380,11 +438,6 @@ impl Slot<'_> {
         let is_in_use = |entry: &&Entry| entry.cookie.is_some();
         let is_shared = self.existing().filter(is_in_use).map(|entry| entry.closes & SHARED != 0);
         !self.refuses_descriptors() && !is_shared.unwrap_or_else(fork_epoch::has_forked)
-    }
-
-    /// The address of the list that has the connection.
-    pub fn list(&self) -> Option<usize> {
-        self.existing().map(|entry| entry.list).filter(|list| *list != 0)
     }
 
     /// The list at this address no longer has the connection.
@@ -447,11 +500,6 @@ impl Slot<'_> {
         Ok(())
     }
 
-    /// One more message was sent or queued.
-    pub fn count_sent(&mut self) {
-        self.shard.sent += 1;
-    }
-
     /// The connection's memory, made if there is none. EBADF, ENOTSOCK or ENOMEM.
     pub fn connection(&mut self) -> Result<&mut Connection, Errno> {
         if self.get().is_none() {
@@ -481,7 +529,7 @@ impl Slot<'_> {
     /// Not twice under one lock with memory both times: the older memory would be dropped under the lock.
     pub fn clear(&mut self) {
         if self.existing().is_some_and(|entry| entry.closes & HAS_VALUES != 0) {
-            self.shard.values.remove(&self.fd);
+            self.locked.shard.values.remove(&self.locked.fd);
         }
         let mut memory = self.existing_mut().and_then(Entry::clear);
         memory.as_deref_mut().into_iter().flatten().for_each(|connection| connection.turn.close());

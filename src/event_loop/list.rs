@@ -18,10 +18,16 @@ pub trait List {
     fn key(&self) -> usize;
     /// The array's address and size: if either differs, the program has changed the list.
     fn shape(&self) -> (usize, usize);
-    /// The entry at this index; `None` for NULL.
-    fn entry(&self, index: usize) -> Option<Entry>;
-    /// The value by which events name this entry.
-    fn origin(&self, index: usize) -> Option<Self::Origin>;
+    /// The entry at this index, and the value by which events name it; `None` for NULL.
+    fn at(&self, index: usize) -> Option<(Entry, Self::Origin)>;
+    /// The entry alone.
+    fn entry(&self, index: usize) -> Option<Entry> {
+        self.at(index).map(|(entry, _)| entry)
+    }
+    /// The value by which events name the entry.
+    fn origin(&self, index: usize) -> Option<Self::Origin> {
+        self.at(index).map(|(_, origin)| origin)
+    }
     /// Allocates the memory for one more client and its place in the list.
     fn prepare(&mut self) -> Result<Self::Client, OutOfMemory>;
     /// Adds a prepared client with this descriptor; returns its index, or `None` if the list was freed

@@ -235,7 +235,8 @@ impl EventLoop {
         max_events: usize,
     ) -> Result<(), Error> {
         self.ended = None;
-        if self.begin_call(list, listener, may_wait, max_events) {
+        let seems_unchanged = self.begin_call(list, listener, may_wait, max_events);
+        if seems_unchanged && self.registry.intact_poller().is_some() {
             return Ok(());
         }
         let services = endpoint::opened();
@@ -259,8 +260,7 @@ impl EventLoop {
         }
     }
 
-    /// [`EventLoop::reset_call`]. Returns whether nothing is left to report, the list seems unchanged, and the
-    /// set is intact.
+    /// [`EventLoop::reset_call`]. Returns whether nothing is left to report, and the list seems unchanged.
     fn begin_call<L: List>(
         &mut self,
         list: &L,
@@ -274,7 +274,6 @@ impl EventLoop {
             && turns.is_empty()
             && !turns.has_ends()
             && !self.upkeep.scan.is_overdue()
-            && self.registry.intact_poller().is_some()
     }
 
     /// Resets what belongs to one call.
@@ -331,6 +330,10 @@ impl EventLoop {
     /// Asks the kernel which members are ready, and does the periodic work if it is due. Returns whether the
     /// kernel had nothing to report.
     fn ask_the_kernel<L: List>(&mut self, guard: &EntryGuard, list: &L) -> Result<bool, Error> {
+        if self.is_batch {
+            // The first event of the call may have been reported without the set.
+            self.registry.drop_lost_set();
+        }
         self.registry.build(guard)?;
         let collected = self.collect()?;
         if collected.is_stale {
@@ -396,21 +399,17 @@ impl EventLoop {
     /// threads wake this one, if there are other threads; and a timeout until the next periodic work. No
     /// timeout is needed if the members themselves are polled, all verified, and there is no other thread
     /// that could change them: a signal handler ends the wait.
-    fn wait_on<L: List>(&mut self, list: &L, is_idle: bool) -> Option<WaitFor> {
+    #[inline(never)]
+    pub fn wait_on<L: List>(&mut self, list: &L, is_idle: bool) -> Option<WaitFor> {
         let asks_needed = self.registry.members.count() / BATCH + 1;
-        self.is_waiting = true;
-        let is_alone = threads::is_single_threaded();
-        if is_alone && !self.is_stalled {
-            if let Some(fds) = self.registered_members(list) {
-                if self.is_undisturbed {
-                    self.note_all_verified();
-                }
-                return Some(WaitFor { fds, clock: None, timeout: None, is_idle, asks_needed });
-            }
+        let mut fds = FdArray::NONE;
+        if self.members_alone(list, |fd| _ = fds.push(fd)) {
+            return Some(WaitFor { fds, clock: None, timeout: None, is_idle, asks_needed });
         }
+        self.is_waiting = true;
         let poller = self.registry.poller_unchecked()?;
         let mut fds = self.few_members().unwrap_or(FdArray::one(poller.fd()));
-        let clock = poller.clock().filter(|_| !is_alone);
+        let clock = poller.clock().filter(|_| !threads::is_single_threaded());
         clock.into_iter().for_each(|clock| _ = fds.push(clock));
         // Not only what is left until the tick: for a short timeout the kernel sets its timer anew at each
         // wait.
@@ -436,29 +435,44 @@ impl EventLoop {
         all.all(|member| is_pollable(member) && fds.push(member.fd)).then_some(fds)
     }
 
-    /// The same, but only if the mirror equals the list and each number, also the service's, was verified.
-    fn registered_members<L: List>(&self, list: &L) -> Option<FdArray> {
+    /// Calls `add` for each of the few members. Returns whether nothing but them need be waited for: there is
+    /// no other thread, the mirror equals the list, and each number, also the service's, is its file's.
+    #[inline(always)]
+    fn members_alone<L: List>(&mut self, list: &L, add: impl FnMut(RawFd)) -> bool {
+        let is_alone = !self.is_stalled && self.has_few_members() && threads::is_single_threaded();
+        if !is_alone || self.add_registered(list, add).is_none() {
+            return false;
+        }
+        if self.is_undisturbed {
+            self.note_all_verified();
+        }
+        self.is_waiting = true;
+        true
+    }
+
+    /// `None` if the mirror differs from the list, or a number is not its file's.
+    #[inline(always)]
+    fn add_registered<L: List>(&self, list: &L, mut add: impl FnMut(RawFd)) -> Option<()> {
         let members = &self.registry.members;
         let (_, size) = list.shape();
-        if !self.has_few_members() || size != members.count() {
+        if size != members.count() {
             return None;
         }
-        let mut fds = FdArray::NONE;
         for index in 0..size {
             let slot = members.at(index)?;
-            let member = members.get(slot)?;
-            if !member.is(list.entry(index)?) || !is_pollable(member) || !self.is_verified(slot, member) {
+            let member = members.get(slot).filter(|member| is_pollable(member))?;
+            if !member.is(list.entry(index)?) || !self.can_be_polled(slot, member) {
                 return None;
             }
-            fds.push(member.fd);
+            add(member.fd);
         }
         if let Some(service) = members.listener() {
-            if !is_pollable(service) || !self.is_verified(LISTENER, service) {
+            if !is_pollable(service) || !self.can_be_polled(LISTENER, service) {
                 return None;
             }
-            fds.push(service.fd);
+            add(service.fd);
         }
-        Some(fds)
+        Some(())
     }
 
     /// The wait has ended, and no step follows.

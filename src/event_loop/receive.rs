@@ -114,14 +114,15 @@ impl Receiver {
     }
 
     /// The next frame, of the bytes read ahead or of the bytes that the kernel has.
+    #[inline(always)]
     pub fn next_quickly(&mut self, guard: &EntryGuard, token: Token, fd: RawFd) -> Option<Quick> {
-        let mut slot = table::lock_unverified(guard, fd);
+        let mut slot = table::lock(guard, fd);
         if slot.get().is_some() {
-            return self.go_on_quickly(slot, token, fd);
+            return self.go_on_quickly(slot.into(), token, fd);
         }
         slot.plain()?;
         if self.expected >= LARGE {
-            return self.receive_expected_quickly(slot, token, fd);
+            return self.receive_expected_quickly(slot.into(), token, fd);
         }
         self.spare.reserve(READ_AHEAD).ok()?;
         self.spare.clear();
@@ -134,11 +135,19 @@ impl Receiver {
             self.note_frame(header.length);
             return Some(Quick::Frame(Frame::new(header.kind, payload), false));
         }
-        let connection = if count > 0 { slot.connection().ok() } else { None };
-        if let Some(connection) = connection {
-            connection.decoder.read_ahead(&mut self.spare);
+        if count > 0 {
+            self.keep_ahead(slot.into());
         }
         None
+    }
+
+    /// Keeps the received bytes for the step.
+    #[cold]
+    #[inline(never)]
+    fn keep_ahead(&mut self, mut slot: Slot<'_>) {
+        if let Ok(connection) = slot.connection() {
+            connection.decoder.read_ahead(&mut self.spare);
+        }
     }
 
     /// A frame of the expected size, received directly into the block that the program gets.

@@ -117,10 +117,16 @@ impl Registry {
         }
     }
 
-    /// Whether the member's number still is the file that was registered. The set must have been verified since
-    /// the program has run.
+    /// Whether the member's number still is the file that was registered. False also for other members than
+    /// connections if the set is lost and was not dropped yet.
     pub fn verify(&self, slot: u32) -> bool {
-        self.members.get(slot).is_some_and(|member| self.instruments().verify(slot, member))
+        self.members.get(slot).is_some_and(|member| self.verify_member(slot, member))
+    }
+
+    /// The same for the member in this slot.
+    #[inline(always)]
+    pub fn verify_member(&self, slot: u32, member: &Member) -> bool {
+        self.instruments().verify(slot, member)
     }
 
     /// The same if the program may have closed the set: the set is dropped then, and the member checked by

@@ -1,8 +1,9 @@
 //! Whether a member's descriptor number still refers to the file that was registered. No state.
 //!
-//! With a set, the number is probed: registered, and removed at once if that succeeds. Without a set, and for
-//! a regular file, which is in no set: a connection is compared by cookie, an extra or watched descriptor by
-//! device and inode, a signal or timer descriptor by its mark (`is_public`). A service is not compared.
+//! A connection is compared by cookie. Any other number is probed with the set, if the set's own number still
+//! is the set: registered, and removed at once if that succeeds. Without a set, and for a regular file, which
+//! is in no set: an extra or watched descriptor is compared by device and inode, a signal or timer descriptor
+//! by its mark (`is_public`). A service is not compared then.
 
 #![forbid(unsafe_code)]
 
@@ -23,10 +24,18 @@ pub struct Instruments<'a> {
 
 impl Instruments<'_> {
     /// Whether the member's number still is the file that was registered.
+    #[inline(always)]
     pub fn verify(&self, slot: u32, member: &Member) -> bool {
+        if member.cookie.is_some() { member.cookie.is_of(member.fd) } else { self.probe(slot, member) }
+    }
+
+    fn probe(&self, slot: u32, member: &Member) -> bool {
         let Some(poller) = self.poller.filter(|_| !member.has(ALWAYS_READY)) else {
             return self.is_noted_file(slot, member);
         };
+        if !poller.is_intact() {
+            return false;
+        }
         // The common answer; only another answer needs the error of a second probe.
         if poller.is_watched(member.fd) {
             return true;

@@ -149,6 +149,7 @@ impl Block {
     /// Lets `source` write at most `most` bytes into the free room, and returns how many bytes it has
     /// appended. `source` proves what it has written by returning it: the front of the slice that it was
     /// given. Any other slice counts as 0 bytes.
+    #[inline(always)]
     pub fn fill<E>(
         &mut self,
         most: usize,

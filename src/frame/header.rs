@@ -34,12 +34,20 @@ pub struct TooLong;
 impl Header {
     /// The header's bytes on the wire.
     pub fn encode(self) -> Result<[u8; HEADER_SIZE], TooLong> {
-        if self.length > MAX_PAYLOAD {
-            return Err(TooLong);
+        let mut bytes = [0; HEADER_SIZE];
+        self.write_to(&mut bytes)?;
+        Ok(bytes)
+    }
+
+    /// Writes the header's bytes on the wire to `bytes`.
+    #[inline]
+    pub fn write_to(self, bytes: &mut [u8; HEADER_SIZE]) -> Result<(), TooLong> {
+        let [kind, rest @ ..] = bytes;
+        match u32::try_from(self.length) {
+            Ok(length) if self.length <= MAX_PAYLOAD => (*kind, *rest) = (self.kind, length.to_ne_bytes()),
+            _ => return Err(TooLong),
         }
-        let length = u32::try_from(self.length).map_err(|_| TooLong)?;
-        let [a, b, c, d] = length.to_ne_bytes();
-        Ok([self.kind, a, b, c, d])
+        Ok(())
     }
 
     /// The header in these bytes; an error if its payload is longer than `max_payload`.

@@ -99,7 +99,7 @@ pub fn receive<'a>(
 
 /// Receives without waiting: first into `head`, then into `room`. Returns how many bytes of `head` are
 /// filled, and the filled part of `room`; 0 bytes mean the end of the stream.
-#[allow(unsafe_code, reason = "see receive_pieces")]
+#[inline]
 pub fn receive_apart<'a, const N: usize>(
     fd: RawFd,
     head: &mut [u8; N],
@@ -109,6 +109,17 @@ pub fn receive_apart<'a, const N: usize>(
     if let (Arriving::None, true) = (&arriving, N + room.len() <= SMALL) {
         return receive_small(fd, head, room);
     }
+    receive_large(fd, head, room, arriving)
+}
+
+#[allow(unsafe_code, reason = "see receive_pieces")]
+#[inline(never)]
+fn receive_large<'a, const N: usize>(
+    fd: RawFd,
+    head: &mut [u8; N],
+    room: &'a mut [MaybeUninit<u8>],
+    arriving: Arriving<'_>,
+) -> Result<(usize, &'a mut [u8])> {
     let mut pieces = [
         libc::iovec { iov_base: head.as_mut_ptr().cast(), iov_len: N },
         libc::iovec { iov_base: room.as_mut_ptr().cast(), iov_len: room.len() },
@@ -121,6 +132,7 @@ pub fn receive_apart<'a, const N: usize>(
 }
 
 /// The same for at most [`SMALL`] bytes.
+#[inline]
 #[allow(unsafe_code, reason = "the bytes are copied to where they are not initialised yet")]
 fn receive_small<'a, const N: usize>(
     fd: RawFd,
@@ -130,14 +142,17 @@ fn receive_small<'a, const N: usize>(
     let mut both = [const { MaybeUninit::uninit() }; SMALL];
     let (both, _) = both.split_at_mut(SMALL.min(N + room.len()));
     let received = socket::receive(fd, both)?;
-    let (front, rest) = received.split_at(received.len().min(N));
-    head.iter_mut().zip(front).for_each(|(place, byte)| *place = *byte);
+    let Some((front, rest)) = received.split_first_chunk() else {
+        head.iter_mut().zip(&*received).for_each(|(place, byte)| *place = *byte);
+        return Ok((received.len(), &mut []));
+    };
+    *head = *front;
     // SAFETY: `rest` is not longer than `room` and does not overlap it, so that as many bytes are initialised.
     let rest = unsafe {
         std::ptr::copy_nonoverlapping(rest.as_ptr(), room.as_mut_ptr().cast(), rest.len());
         written(room, rest.len() as isize)
     };
-    Ok((front.len(), rest?))
+    Ok((N, rest?))
 }
 
 /// Switches SO_LINGER off for sockets that the peer has sent as descriptors and that were not received yet.

@@ -2,7 +2,7 @@
 
 #![forbid(unsafe_code)]
 
-use nix::sys::time::TimeValLike;
+use nix::sys::time::{TimeSpec, TimeValLike};
 use nix::time::{ClockId, clock_gettime};
 
 /// The time until which a call may wait.
@@ -35,9 +35,25 @@ impl Deadline {
     }
 }
 
+/// A time of the monotonic clock as the kernel reports it: converted only if it is used.
+#[derive(Clone, Copy)]
+pub struct Moment(TimeSpec);
+
+impl Moment {
+    /// The present time.
+    pub fn now() -> Self {
+        Self(clock_gettime(ClockId::CLOCK_MONOTONIC).unwrap_or(TimeSpec::new(0, 0)))
+    }
+
+    /// The time in microseconds, as [`now`] returns it.
+    pub fn microseconds(self) -> i64 {
+        self.0.num_microseconds()
+    }
+}
+
 /// The time of the monotonic clock in microseconds.
 pub fn now() -> i64 {
-    clock_gettime(ClockId::CLOCK_MONOTONIC).map_or(0, |time| time.num_microseconds())
+    Moment::now().microseconds()
 }
 
 /// The time of the monotonic clock in milliseconds.

@@ -222,6 +222,7 @@ impl Poller {
     /// Whether [`Poller::probe`] finds EEXIST: the number certainly is registered with the file that it
     /// refers to now.
     #[allow(unsafe_code, reason = "see control")]
+    #[inline(always)]
     pub fn is_watched(&self, fd: RawFd) -> bool {
         let mut event = libc::epoll_event { events: 0, u64: PROBE };
         // SAFETY: the kernel only reads the event.

@@ -23,6 +23,7 @@ use crate::kernel::internal_fds::beyond_standard;
 /// Receives at most `room`, without waiting; an empty result is the end of the stream. The kernel closes
 /// descriptors that arrive with the bytes, which may wait.
 #[allow(unsafe_code, reason = "nix receives into initialised bytes only")]
+#[inline]
 pub fn receive(fd: RawFd, room: &mut [MaybeUninit<u8>]) -> Result<&mut [u8]> {
     // SAFETY: `room` is writable for its whole length, and the kernel has written `count` bytes.
     unsafe {
@@ -70,10 +71,10 @@ pub fn next_size(fd: RawFd) -> Result<usize> {
 /// The result of a send. ECONNRESET (the peer closed the connection before it read all our bytes) becomes
 /// EPIPE, as for any other closed connection.
 pub fn send_result(count: isize) -> Result<usize> {
-    match Errno::result(count) {
-        Err(Errno::ECONNRESET) => Err(Errno::EPIPE),
-        result => result.map(isize::unsigned_abs),
-    }
+    usize::try_from(count).map_err(|_| match Errno::last() {
+        Errno::ECONNRESET => Errno::EPIPE,
+        errno => errno,
+    })
 }
 
 /// A frame of at most this many bytes is sent from one buffer, and received into one: copying it takes less
@@ -92,6 +93,7 @@ pub fn send_pieces(fd: RawFd, pieces: &[IoSlice<'_>]) -> Result<usize> {
 
 /// Sends as much of a frame (header, payload) as the kernel accepts at once.
 #[allow(unsafe_code, reason = "see send_pieces")]
+#[inline]
 pub fn send_frame(fd: RawFd, [head, payload]: [&[u8]; 2]) -> Result<usize> {
     let size = head.len() + payload.len();
     if size > SMALL {
@@ -250,6 +252,7 @@ impl Cookie {
     }
 
     /// Whether this descriptor may refer to the socket with this cookie; see `may_equal`.
+    #[inline]
     pub fn is_of(self, fd: RawFd) -> bool {
         Self::of(fd).is_ok_and(|now| now.may_equal(self))
     }

@@ -72,16 +72,17 @@ static long wait_for (struct ipc_c_wait *wait)
 {
 	struct pollfd *fds = wait->many != NULL ? wait->many : wait->few;
 
-	switch (wait->what) {
-	case WAIT_POLL:
-		if (wait->is_masked) {
-			struct timespec limit = { wait->timeout / 1000, wait->timeout % 1000 * 1000000L };
-
-			return ppoll (fds, wait->count, wait->timeout < 0 ? NULL : &limit, &wait->mask);
-		}
-		return poll (fds, wait->count, wait->timeout);
-	case WAIT_PEEK:
+	/* The two of each message. */
+	if (wait->what == WAIT_PEEK)
 		return recv (wait->fd, wait->bytes, wait->size, MSG_PEEK);
+	if (wait->what == WAIT_POLL && !wait->is_masked)
+		return poll (fds, wait->count, wait->timeout);
+	switch (wait->what) {
+	case WAIT_POLL: {
+		struct timespec limit = { wait->timeout / 1000, wait->timeout % 1000 * 1000000L };
+
+		return ppoll (fds, wait->count, wait->timeout < 0 ? NULL : &limit, &wait->mask);
+	}
 	case WAIT_ACCEPT:
 		return accept4 (wait->fd, NULL, NULL, SOCK_CLOEXEC);
 	case WAIT_CONNECT:

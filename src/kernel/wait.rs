@@ -120,11 +120,16 @@ impl Wait {
 
     /// As [`Wait::poll`], until one of these descriptors, at most [`FEW`], has one of the events.
     pub fn poll_few(&mut self, fds: &[RawFd], events: i16, timeout: i32) {
-        self.set(POLL, fds.first().copied().unwrap_or(-1));
-        for (place, fd) in self.few.iter_mut().zip(fds) {
-            place.write(libc::pollfd { fd: *fd, events, revents: 0 });
-        }
-        (self.count, self.timeout) = (u32::try_from(fds.len().min(FEW)).unwrap_or(0), timeout);
+        let mut few = self.few();
+        fds.iter().for_each(|fd| few.push(*fd, events));
+        few.poll(timeout);
+    }
+
+    /// Begins to collect the descriptors of a poll(2). Nothing is prepared until [`Few::poll`], but the
+    /// descriptors of the last poll(2) are lost.
+    #[inline]
+    pub fn few(&mut self) -> Few<'_> {
+        Few { wait: self, count: 0 }
     }
 
     /// The next wait lasts so many milliseconds, and waits for no descriptor.
@@ -247,7 +252,7 @@ impl Wait {
     }
 
     /// The peeked bytes as an array of N, if the last wait was a peek and found exactly N bytes.
-    pub fn first<const N: usize>(&self) -> Option<[u8; N]> {
+    pub fn first<const N: usize>(&self) -> Option<&[u8; N]> {
         if self.what == PEEK { self.peeked().ok()?.try_into().ok() } else { None }
     }
 
@@ -268,6 +273,30 @@ impl Wait {
     pub unsafe fn run(&mut self) {
         // SAFETY: wait.c declares the same structure; a test compares the sizes.
         unsafe { ipc_c_wait(self) };
+    }
+}
+
+/// A few descriptors to be polled.
+pub struct Few<'a> {
+    wait: &'a mut Wait,
+    count: usize,
+}
+
+impl Few<'_> {
+    /// Adds a descriptor, if there is room.
+    #[inline]
+    pub fn push(&mut self, fd: RawFd, events: i16) {
+        if let Some(place) = self.wait.few.get_mut(self.count) {
+            place.write(libc::pollfd { fd, events, revents: 0 });
+            self.count += 1;
+        }
+    }
+
+    /// The next wait is [`Wait::poll_few`] for the descriptors.
+    #[inline]
+    pub fn poll(self, timeout: i32) {
+        self.wait.set(POLL, -1);
+        (self.wait.count, self.wait.timeout) = (self.count as u32, timeout);
     }
 }
 

@@ -57,7 +57,9 @@ pub fn release_map<K, V>(map: &mut NumberMap<K, V>) {
     }
 }
 
-/// One part of the table.
+/// One part of the table, in cache lines of its own: threads that use different parts do not wait for each
+/// other's.
+#[repr(align(64))]
 pub struct Part<T> {
     table: Mutex<T>,
 }

@@ -36,13 +36,9 @@ impl List for Box<Counting> {
         (self.entries.as_ptr().addr(), self.entries.len())
     }
 
-    fn entry(&self, index: usize) -> Option<Entry> {
+    fn at(&self, index: usize) -> Option<(Entry, RawFd)> {
         self.reads.set(self.reads.get() + 1);
-        self.entries.get(index).copied()
-    }
-
-    fn origin(&self, index: usize) -> Option<RawFd> {
-        self.entries.get(index).map(|entry| entry.fd)
+        self.entries.get(index).map(|entry| (*entry, entry.fd))
     }
 
     fn prepare(&mut self) -> Result<(), OutOfMemory> {

@@ -11,52 +11,40 @@ use crate::event_loop::list::{Kind, List};
 use crate::event_loop::list_loop::EventLoop;
 use crate::event_loop::members::{Member, QUEUED, READABLE, SENDING, State, Token, VERIFIED, WRITABLE};
 use crate::event_loop::receive::Quick;
-use crate::event_loop::step::WaitFor;
-use crate::kernel::threads;
+use crate::kernel::wait::Wait;
 use crate::process::entry_guard::EntryGuard;
 
 /// What a ready member has delivered.
 pub enum Served<O> {
     /// A message, and the value by which events name its connection.
     Message(O, Frame),
-    /// A part of a message.
+    /// Nothing, or a part of a message: the call waits.
     Part,
 }
 
 impl EventLoop {
-    /// A call begins, the list is unchanged, and nothing is left to report: what to wait for.
+    /// A call begins that asks for one event, and the list is unchanged. If members are still queued: the
+    /// message of the next one. If nothing is left to report: `Part`.
+    #[inline]
     pub fn begin_quickly<L: List>(
-        &mut self,
-        list: &L,
-        listener: Option<RawFd>,
-        max_events: usize,
-    ) -> Option<WaitFor> {
-        if !self.is_quick() || !self.begin_call(list, listener, true, max_events) {
-            return None;
-        }
-        self.wait_on(list, false)
-    }
-
-    /// A call begins, the list is unchanged, and members are still queued: the message of the next one.
-    pub fn go_on_quickly<L: List>(
         &mut self,
         guard: &EntryGuard,
         list: &L,
         listener: Option<RawFd>,
-        max_events: usize,
-    ) -> Option<(L::Origin, Frame)> {
-        if !self.is_quick() || self.registry.turns.is_empty() || !self.seems_unchanged(list, listener) {
+    ) -> Option<Served<L::Origin>> {
+        if !self.is_quick() || !self.seems_unchanged(list, listener) {
             return None;
         }
-        self.registry.intact_poller()?;
-        self.clear_verified();
-        let message = self.turn_quickly(guard, list)?;
-        self.reset_call(true, max_events);
-        Some(message)
+        self.reset_call(true, 1);
+        if self.registry.turns.is_empty() {
+            return Some(Served::Part);
+        }
+        let (origin, frame) = self.turn_quickly(guard, list)?;
+        Some(Served::Message(origin, frame))
     }
 
-    /// The same for a further event of a call that reports many events: a member verified for this call is
-    /// not verified again.
+    /// The message of the next queued member, for a further event of a call that reports many events: a
+    /// member verified for this call is not verified again.
     pub fn more_quickly<L: List>(&mut self, guard: &EntryGuard, list: &L) -> Option<(L::Origin, Frame)> {
         if !self.is_quick() {
             return None;
@@ -94,6 +82,7 @@ impl EventLoop {
     /// received bytes again.
     ///
     /// [`Receiver::next_quickly`]: crate::event_loop::receive::Receiver::next_quickly
+    #[inline(never)]
     fn receive_quickly(&mut self, guard: &EntryGuard, token: Token, fd: RawFd) -> Option<Quick> {
         let received = self.receiver.next_quickly(guard, token, fd);
         if received.is_none() {
@@ -105,6 +94,10 @@ impl EventLoop {
     /// Asks the kernel which members are ready. Returns false if the kernel has reported anything else, which
     /// is left to a step.
     fn ask_quickly(&mut self) -> bool {
+        // The program may have closed the set since it was used last.
+        if self.registry.intact_poller().is_none() {
+            return false;
+        }
         let Ok(collected) = self.collect() else { return false };
         if collected.has_ticked {
             // The tick was reported once: the tick is scheduled anew, so that a step finds it.
@@ -127,8 +120,8 @@ impl EventLoop {
 
     /// The value by which events name the member, if its entry is unchanged.
     fn origin<L: List>(&self, list: &L, member: &Member) -> Option<L::Origin> {
-        let is_unchanged = list.entry(member.index()).is_some_and(|entry| member.is(entry));
-        list.origin(member.index()).filter(|_| is_unchanged)
+        let (entry, origin) = list.at(member.index())?;
+        member.is(entry).then_some(origin)
     }
 
     /// This descriptor is the only one that the wait has found ready: the message of its connection.
@@ -143,10 +136,6 @@ impl EventLoop {
             return None;
         }
         self.note_blocked(is_blocked);
-        if !threads::is_single_threaded() {
-            // Another thread may have closed the set during the wait.
-            self.registry.intact_poller()?;
-        }
         if !self.has_few_members() {
             return self
                 .serve_set_quickly(guard, list, ready)
@@ -168,14 +157,23 @@ impl EventLoop {
         Some(served)
     }
 
-    /// The call waits again. `has_blocked_signals`: signals were blocked just now, so that from here on the
-    /// program runs nothing except during waits.
-    pub fn wait_quickly<L: List>(&mut self, list: &L, has_blocked_signals: bool) -> Option<WaitFor> {
-        if has_blocked_signals {
-            self.note_blocked(true);
-            self.clear_verified();
+    /// The call waits again, and signals were blocked just now: from here on the program runs nothing except
+    /// during waits.
+    pub fn note_blocked_signals(&mut self) {
+        self.note_blocked(true);
+        self.clear_verified();
+    }
+
+    /// Prepares the wait for the members, which lasts as long as the call may wait. Returns false if anything
+    /// else has to be waited for.
+    #[inline(always)]
+    pub fn wait_quickly<L: List>(&mut self, list: &L, wait: &mut Wait, timeout: i32) -> bool {
+        let mut few = wait.few();
+        let is_alone = self.members_alone(list, |fd| few.push(fd, libc::POLLIN));
+        if is_alone {
+            few.poll(timeout);
         }
-        if self.is_quick() { self.wait_on(list, false) } else { None }
+        is_alone
     }
 
     /// The same if the ready descriptor is the set.
@@ -196,8 +194,20 @@ impl EventLoop {
 
     /// Whether the member's number still is the file that was registered; not checked again while nothing can
     /// change that.
-    pub(super) fn is_verified(&self, slot: u32, member: &Member) -> bool {
-        self.is_undisturbed && member.has(VERIFIED) || self.registry.verify(slot)
+    #[inline(always)]
+    fn is_verified(&self, slot: u32, member: &Member) -> bool {
+        self.is_undisturbed && member.has(VERIFIED) || self.registry.verify_member(slot, member)
+    }
+
+    /// Whether a wait for the member's number is a wait for its file. Nothing is read or reported after this
+    /// check, so the quickest one will do, which asks the set without verifying the set: unless it holds for
+    /// all waits to come.
+    #[inline(always)]
+    pub(super) fn can_be_polled(&self, slot: u32, member: &Member) -> bool {
+        if self.is_undisturbed {
+            return self.is_verified(slot, member);
+        }
+        self.registry.poller_unchecked().is_some_and(|poller| poller.is_watched(member.fd))
     }
 }
 

@@ -40,14 +40,10 @@ impl List for Program {
         (16, self.places.len())
     }
 
-    fn entry(&self, index: usize) -> Option<Entry> {
-        let addr = self.origin(index)?;
+    fn at(&self, index: usize) -> Option<(Entry, usize)> {
+        let addr = self.places.get(index).copied().flatten()?;
         let (fd, kind) = self.structures[&addr];
-        Some(Entry { fd, addr, kind })
-    }
-
-    fn origin(&self, index: usize) -> Option<usize> {
-        self.places.get(index).copied().flatten()
+        Some((Entry { fd, addr, kind }, addr))
     }
 
     fn prepare(&mut self) -> Result<(), OutOfMemory> {
