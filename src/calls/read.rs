@@ -139,10 +139,10 @@ impl Read {
         let slot = table::lock(guard, self.fd);
         let plain = self.plain(&slot)?;
         let peeked = wait.first()?;
+        let header = Header::decode(*peeked, MAX_PAYLOAD).ok().filter(|header| header.length <= ANNOUNCED)?;
         if plain.identity.counters != self.counters || !self.cookie.is_of(self.fd) {
             return None;
         }
-        let header = Header::decode(*peeked, MAX_PAYLOAD).ok().filter(|header| header.length <= ANNOUNCED)?;
         let mut payload = Block::with_capacity(header.length).ok()?;
         let mut head = [0; HEADER_SIZE];
         let mut filled = 0;

@@ -30,7 +30,7 @@ use crate::calls::outgoing::Outgoing;
 use crate::connection::send::{Flushed, failed, flush_queue, give_up, is_passing, not_remembered};
 use crate::connection::stall::Stall;
 use crate::connection::state::Connection;
-use crate::connection::table::{self, Identity, Slot};
+use crate::connection::table::{self, Identity, Locked, Slot};
 use crate::error::Error;
 use crate::event_loop::loops;
 use crate::kernel::deadline::{Deadline, now};
@@ -108,7 +108,7 @@ impl<'a> Write<'a> {
                 slot.count_sent();
                 Some(Ok(()))
             }
-            sent => Self::not_at_once(guard, slot.into(), fd, frame, sent, begun),
+            sent => Self::not_at_once(guard, slot, fd, frame, sent, begun),
         }
     }
 
@@ -117,7 +117,7 @@ impl<'a> Write<'a> {
     #[inline(never)]
     fn not_at_once(
         guard: &EntryGuard,
-        mut slot: Slot<'_>,
+        slot: Locked<'_>,
         fd: RawFd,
         frame: Outgoing<'a>,
         sent: Result<usize, Errno>,
@@ -128,6 +128,8 @@ impl<'a> Write<'a> {
             Err(Errno::EAGAIN) => return None,
             Err(errno) => return Some(Err(failed(errno))),
         };
+        let mut slot = Slot::from(slot);
+        slot.note_verified();
         let mut write = Self::new(fd, frame);
         (write.sent, write.list, write.phase) = (sent, slot.list(), Phase::Begun);
         match slot.connection() {

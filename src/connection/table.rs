@@ -329,13 +329,21 @@ impl Slot<'_> {
     }
 
     /// The cookie of the socket that has the number now.
-    pub fn cookie_now(&self) -> Result<Cookie, Errno> {
-        self.seen.map_or_else(|| Cookie::of(self.fd), Ok)
+    pub fn cookie_now(&mut self) -> Result<Cookie, Errno> {
+        match self.seen {
+            Some(seen) => Ok(seen),
+            None => Ok(*self.seen.insert(Cookie::of(self.fd)?)),
+        }
+    }
+
+    /// The entry has been compared with the socket since the lock was taken.
+    pub fn note_verified(&mut self) {
+        self.seen = self.existing().filter(|entry| entry.is_in_use()).map(|entry| entry.cookie);
     }
 
     /// The cookie noted for the number, with false; or, if it was asked under this lock or none is noted, the
     /// socket's cookie now, with true.
-    pub fn last_cookie(&self) -> Result<(Cookie, bool), Errno> {
+    pub fn last_cookie(&mut self) -> Result<(Cookie, bool), Errno> {
         let last = self.existing().map(|entry| entry.cookie).filter(|cookie| cookie.is_some());
         match (self.seen, last) {
             (None, Some(last)) => Ok((last, false)),
@@ -504,7 +512,7 @@ impl Slot<'_> {
     pub fn connection(&mut self) -> Result<&mut Connection, Errno> {
         if self.get().is_none() {
             self.reserve()?;
-            let cookie = Cookie::of(self.fd)?;
+            let cookie = self.cookie_now()?;
             if self.existing().is_some_and(|entry| entry.is_in_use() && !entry.cookie.may_equal(cookie)) {
                 self.clear();
             }
@@ -701,7 +709,7 @@ pub fn note_listed(guard: &EntryGuard, fd: RawFd, list: usize) -> Result<Cookie,
 
 /// The same for a connection that was given out just now, without comparing the socket.
 pub fn note_new_listed(guard: &EntryGuard, fd: RawFd, list: usize) -> Result<Cookie, Errno> {
-    let slot = lock_unverified(guard, fd);
+    let mut slot = lock_unverified(guard, fd);
     let cookie = slot.last_cookie()?.0;
     slot.note_listed(list, cookie)
 }

@@ -346,13 +346,14 @@ impl EventLoop {
     }
 
     /// Asks the kernel, and queues the members that are ready: a round begins.
+    #[inline]
     fn collect(&mut self) -> Result<Collected, Error> {
         let mut room = [const { MaybeUninit::uninit() }; BATCH];
         // The tick is scheduled here, too: a program that always finds events never waits, and its list must
         // still be checked.
-        self.tick();
+        let has_ticked = self.tick() == 0;
         match self.registry.poller_unchecked().map(|poller| poller.ready(&mut room)) {
-            Some(Ok(reports)) => Ok(self.registry.collect(reports)),
+            Some(Ok(reports)) => Ok(self.registry.collect(reports, has_ticked)),
             Some(Err(errno)) => Err(failed(errno)),
             None => Ok(Collected::default()),
         }

@@ -191,10 +191,11 @@ impl Receiver {
     }
 
     /// Goes on with bytes read ahead, or with a frame that has begun.
+    #[inline(never)]
     fn go_on_quickly(&mut self, mut slot: Slot<'_>, token: Token, fd: RawFd) -> Option<Quick> {
-        let has_no_settings = slot.has_no_settings();
-        let decoder = &mut slot.get()?.decoder;
-        if !decoder.has_ahead() {
+        if !slot.get()?.decoder.has_ahead() {
+            let has_no_settings = slot.has_no_settings();
+            let decoder = &mut slot.get()?.decoder;
             if !decoder.is_amid_payload() || !has_no_settings || self.failure.is_some() {
                 return None;
             }
@@ -211,6 +212,7 @@ impl Receiver {
     }
 
     /// The next frame of the received bytes.
+    #[inline(always)]
     fn cut_quickly(&mut self, mut slot: Slot<'_>) -> Option<Quick> {
         let decoder = &mut slot.get()?.decoder;
         if decoder.descriptors.is_some() {

@@ -75,6 +75,7 @@ impl Turns {
     }
 
     /// Appends the member to the queue, which has room for it.
+    #[inline]
     pub fn push(&mut self, slot: u32) {
         self.ready.push_back(slot);
     }

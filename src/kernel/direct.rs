@@ -1,4 +1,4 @@
-//! send(2), sendmsg(2), recv(2), recvmsg(2) and epoll_wait(2) by syscall(2).
+//! send(2), sendmsg(2), recv(2), recvmsg(2), poll(2) and epoll_wait(2) by syscall(2).
 //!
 //! The functions of the C library are cancellation points. The same calls by number are not, so a step of the
 //! library that does not wait need not postpone cancellation. Callers pass `MSG_DONTWAIT`. No state.
@@ -39,6 +39,18 @@ pub unsafe fn recv(fd: RawFd, room: *mut u8, size: usize, flags: c_int) -> isize
     let none = std::ptr::null::<u8>();
     // SAFETY: as promised by the caller.
     (unsafe { libc::syscall(libc::SYS_recvfrom, fd, room, size, flags, none, none) }) as isize
+}
+
+/// poll(2) with a timeout of 0.
+///
+/// # Safety
+/// As for poll(2).
+pub unsafe fn poll_ready(fds: *mut libc::pollfd, count: usize) -> isize {
+    // Zeros are a timeout of 0, also if the kernel's structure is smaller than that of the C library.
+    let mut now = [0_u64; 2];
+    let mask = std::ptr::null::<u8>();
+    // SAFETY: as promised by the caller; the kernel may write what is left of the timeout.
+    (unsafe { libc::syscall(libc::SYS_ppoll, fds, count, now.as_mut_ptr(), mask, 0_usize) }) as isize
 }
 
 /// epoll_wait(2) with a timeout of 0.

@@ -145,13 +145,9 @@ impl Poller {
         left
     }
 
-    /// Whether the tick is due; if so, no tick is scheduled any more.
-    pub fn take_tick(&mut self) -> bool {
-        let is_due = self.is_tick_due();
-        if is_due {
-            self.tick_at = 0;
-        }
-        is_due
+    /// No tick is scheduled any more.
+    pub fn take_tick(&mut self) {
+        self.tick_at = 0;
     }
 
     /// Whether the tick is due.
@@ -308,6 +304,8 @@ mod tests {
         poller.stop_clock();
         assert_eq!(poller.tick_in(1, true), 1);
         assert_eq!((ready(&poller), tokens(&poller)), (1, vec![TICK]));
-        assert!(poller.take_tick() && !poller.take_tick());
+        assert!(poller.is_tick_due());
+        poller.take_tick();
+        assert!(!poller.is_tick_due());
     }
 }

@@ -23,6 +23,7 @@ use std::{ptr, slice};
 use nix::Result;
 use nix::errno::Errno;
 
+use crate::kernel::direct;
 use crate::kernel::semaphore::{Semaphore, Waker};
 use crate::kernel::signals;
 
@@ -274,6 +275,18 @@ impl Wait {
         // SAFETY: wait.c declares the same structure; a test compares the sizes.
         unsafe { ipc_c_wait(self) };
     }
+}
+
+/// Calls `visit` for each of these descriptors, at most [`FEW`], that is readable now, or has failed. Does not
+/// wait.
+#[allow(unsafe_code, reason = "nix's poll is a cancellation point")]
+pub fn visit_ready(fds: &[RawFd], mut visit: impl FnMut(RawFd)) -> Result<()> {
+    let mut polled = [libc::pollfd { fd: -1, events: libc::POLLIN, revents: 0 }; FEW];
+    polled.iter_mut().zip(fds).for_each(|(one, fd)| one.fd = *fd);
+    // SAFETY: the array has so many elements.
+    Errno::result(unsafe { direct::poll_ready(polled.as_mut_ptr(), fds.len().min(FEW)) })?;
+    polled.iter().filter(|one| one.revents != 0).for_each(|one| visit(one.fd));
+    Ok(())
 }
 
 /// A few descriptors to be polled.

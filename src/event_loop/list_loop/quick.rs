@@ -11,7 +11,9 @@ use crate::event_loop::list::{Kind, List};
 use crate::event_loop::list_loop::EventLoop;
 use crate::event_loop::members::{Member, QUEUED, READABLE, SENDING, State, Token, VERIFIED, WRITABLE};
 use crate::event_loop::receive::Quick;
-use crate::kernel::wait::Wait;
+use crate::event_loop::step::FdArray;
+use crate::kernel::poller::Poller;
+use crate::kernel::wait::{self, Wait};
 use crate::process::entry_guard::EntryGuard;
 
 /// What a ready member has delivered.
@@ -62,11 +64,13 @@ impl EventLoop {
             return None;
         }
         let slot = self.registry.turns.next()?;
-        let member = *self.registry.members.get(slot).filter(|member| is_common(member))?;
-        let is_it = member.has(READABLE) && (member.has(VERIFIED) || self.registry.verify(slot));
-        let token = Token::of_member(slot, &member);
-        let origin = self.origin(list, &member).filter(|_| is_it)?;
-        let Quick::Frame(frame, has_more) = self.receive_quickly(guard, token, member.fd)? else {
+        let member = self.registry.members.get(slot).filter(|member| is_common(member))?;
+        let origin = self.origin(list, member).filter(|_| member.has(READABLE))?;
+        if !member.has(VERIFIED) && !self.registry.verify_member(slot, member) {
+            return None;
+        }
+        let (token, fd) = (Token::of_member(slot, member), member.fd);
+        let Quick::Frame(frame, has_more) = self.receive_quickly(guard, token, fd)? else {
             return None;
         };
         let _ = self.registry.turns.pop();
@@ -94,6 +98,9 @@ impl EventLoop {
     /// Asks the kernel which members are ready. Returns false if the kernel has reported anything else, which
     /// is left to a step.
     fn ask_quickly(&mut self) -> bool {
+        if self.tick() > 0 && self.ask_few() {
+            return true;
+        }
         // The program may have closed the set since it was used last.
         if self.registry.intact_poller().is_none() {
             return false;
@@ -110,12 +117,27 @@ impl EventLoop {
         is_all
     }
 
-    /// Whether nothing is due but messages of members.
+    /// Asks the few members themselves which of them are ready: that takes one system call, while the set has to
+    /// be verified first. Returns false if there are more members, or if poll(2) does not tell it of each.
+    fn ask_few(&mut self) -> bool {
+        let Some(fds) = self.few_members() else { return false };
+        let mut ready = FdArray::NONE;
+        if wait::visit_ready(fds.as_slice(), |fd| _ = ready.push(fd)).is_err() {
+            return false;
+        }
+        for fd in ready.as_slice() {
+            self.slot_of(*fd).into_iter().for_each(|slot| self.registry.make_ready(slot, READABLE));
+        }
+        self.registry.turns.begin_round();
+        true
+    }
+
+    /// Whether nothing is to be reported but messages of members.
     fn is_quick(&self) -> bool {
         self.ended.is_none()
             && !self.registry.has_event_fd()
             && !self.registry.turns.has_ends()
-            && self.registry.poller_unchecked().is_some_and(|poller| !poller.is_tick_due())
+            && self.registry.poller_unchecked().is_some()
     }
 
     /// The value by which events name the member, if its entry is unchanged.
@@ -132,7 +154,8 @@ impl EventLoop {
         ready: RawFd,
         is_blocked: bool,
     ) -> Option<Served<L::Origin>> {
-        if !self.is_quick() || !self.registry.turns.is_empty() {
+        let is_due = self.registry.poller_unchecked().is_some_and(Poller::is_tick_due);
+        if !self.is_quick() || is_due || !self.registry.turns.is_empty() {
             return None;
         }
         self.note_blocked(is_blocked);

@@ -196,10 +196,13 @@ impl Registry {
         Ok(true)
     }
 
-    /// Handles the reports of epoll: queues ready members, and begins a round.
-    pub fn collect(&mut self, reports: &[Readiness]) -> Collected {
+    /// Handles the reports of epoll: queues ready members, and begins a round. `has_ticked`: the tick is due;
+    /// it is taken.
+    pub fn collect(&mut self, reports: &[Readiness], has_ticked: bool) -> Collected {
         let mut is_stale = false;
-        let has_ticked = self.poller.as_mut().is_some_and(Poller::take_tick);
+        if has_ticked {
+            self.poller.iter_mut().for_each(Poller::take_tick);
+        }
         for readiness in reports {
             let (flags, data) = (readiness.events, readiness.u64);
             if data == TICK {
