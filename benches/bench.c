@@ -15,8 +15,14 @@
 #include <sys/wait.h>
 #include <time.h>
 
-int rounds = 25;
-int slice_ms = 30;
+int rounds = 100;
+int slice_ms = 10;
+
+/* Peers are measured in one of so many rounds. */
+#define PEER_EVERY 5
+
+/* So many operations at least, and a slice at least, warm a pair up. */
+#define WARM 8
 
 void
 fail (const char *format, ...)
@@ -214,12 +220,27 @@ pin (int core)
     }
 }
 
+/* Allocates a block of less than a page at the begin of the heap, of another size in each process. So buffers that are
+ * allocated later lie elsewhere in their pages: how long the kernel takes to copy between two buffers depends on that,
+ * up to a third for 64 KiB. A process of a program would have one of these places in each run, by chance. The sizes are
+ * the same in each run, and spread over the page: 2531 is 4096 by the golden ratio. */
+static void
+shift_heap (int number)
+{
+    static void *shift;
+
+    shift = checked_alloc ((size_t) (number * 2531 % 4096) + 1);
+    memset (shift, 1, 1);
+}
+
 pid_t
 start (void (*body) (void *), void *argument, int core)
 {
+    static int started;
     pid_t parent = getpid ();
     pid_t child;
 
+    started++;
     fflush (stdout);
     child = fork ();
     if (child < 0) {
@@ -231,6 +252,7 @@ start (void (*body) (void *), void *argument, int core)
             _exit (EXIT_FAILURE);
         }
         pin (core);
+        shift_heap (started);
         body (argument);
         _exit (EXIT_SUCCESS);
     }
@@ -304,7 +326,8 @@ struct running {
     pid_t server, client, holder;
     int control[2];
     bool given_up;
-    double *per_operation; /* nanoseconds, of each round */
+    uint64_t operations;   /* of the last slice */
+    double *per_operation; /* nanoseconds, of each round; 0: not measured */
 };
 
 /* The report of a client about a slice. */
@@ -433,6 +456,7 @@ stop_pair (struct running *running)
     }
     stop (running->server);
     stop (running->holder);
+    running->client = running->server = running->holder = 0;
 }
 
 static void
@@ -450,6 +474,7 @@ run_slice (struct running *running, int round)
         give_up (running, "no answer: a message was lost, or a process has failed");
         return;
     }
+    running->operations = report.operations;
     if (round >= 0) {
         running->per_operation[round] = (double) report.nanoseconds / (double) report.operations;
     }
@@ -481,21 +506,25 @@ static struct figure
 figure_of (const struct running *running, const struct running *base, bool is_rate)
 {
     double values[rounds], ratios[rounds];
-    struct figure figure = {.rounds = rounds};
+    struct figure figure = {0};
+    int count = 0;
 
     for (int i = 0; i < rounds; i++) {
         double own = running->per_operation[i];
         double other = base->per_operation[i];
 
-        values[i] = is_rate ? 1e9 / own : own / 1e3;
-        ratios[i] = is_rate ? other / own : own / other;
+        if (own > 0 && other > 0) {
+            values[count] = is_rate ? 1e9 / own : own / 1e3;
+            ratios[count++] = is_rate ? other / own : own / other;
+        }
     }
-    qsort (values, (size_t) rounds, sizeof *values, compare);
-    qsort (ratios, (size_t) rounds, sizeof *ratios, compare);
-    figure.value = quantile (values, rounds, 0.5);
-    figure.ratio = quantile (ratios, rounds, 0.5);
-    figure.low = quantile (ratios, rounds, 0.25);
-    figure.high = quantile (ratios, rounds, 0.75);
+    qsort (values, (size_t) count, sizeof *values, compare);
+    qsort (ratios, (size_t) count, sizeof *ratios, compare);
+    figure.rounds = count;
+    figure.value = quantile (values, count, 0.5);
+    figure.ratio = quantile (ratios, count, 0.5);
+    figure.low = quantile (ratios, count, 0.25);
+    figure.high = quantile (ratios, count, 0.75);
     return figure;
 }
 
@@ -520,6 +549,43 @@ pair_named (const struct running *running, int count, const char *name)
     return NULL;
 }
 
+/* Whether the pair is measured in the round. */
+static bool
+has_turn (const struct running *running, int round)
+{
+    return ! running->given_up && (! running->pair->transport->is_peer || round % PEER_EVERY == 0);
+}
+
+/* A slice of one pair, in processes of its own that are warm by then. */
+static void
+run_alone (struct running *running, int cores, int round)
+{
+    uint64_t warm = 0;
+
+    start_pair (running, cores);
+    while (warm < WARM && ! running->given_up) {
+        run_slice (running, -1);
+        warm += running->operations;
+    }
+    run_slice (running, round);
+    stop_pair (running);
+}
+
+/* A slice of each pair. Every second round runs in reverse order, so that no pair is always the first. */
+static void
+run_round (struct running *running, int count, int cores, int round)
+{
+    for (int i = 0; i < count; i++) {
+        struct running *next = &running[round % 2 == 0 ? i : count - 1 - i];
+
+        if (next->work->keeps_running) {
+            run_slice (next, round);
+        } else if (has_turn (next, round)) {
+            run_alone (next, cores, round);
+        }
+    }
+}
+
 static void
 measure_on (const struct work *work, struct pair *pairs, int count, int cores)
 {
@@ -530,14 +596,13 @@ measure_on (const struct work *work, struct pair *pairs, int count, int cores)
         running[i].pair = &pairs[i];
         running[i].work = work;
         running[i].per_operation = checked_alloc ((size_t) rounds * sizeof (double));
-        start_pair (&running[i], cores);
-    }
-    /* An extra round at the begin warms up. Every second round runs in reverse order, so that no pair is always the
-     * first. */
-    for (int round = -1; round < rounds; round++) {
-        for (int i = 0; i < count; i++) {
-            run_slice (&running[round % 2 == 0 ? i : count - 1 - i], round);
+        if (work->keeps_running) {
+            start_pair (&running[i], cores);
+            run_slice (&running[i], -1);
         }
+    }
+    for (int round = 0; round < rounds; round++) {
+        run_round (running, count, cores, round);
     }
     for (int i = 0; i < count; i++) {
         stop_pair (&running[i]);

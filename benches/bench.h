@@ -85,6 +85,8 @@ struct work {
     const char *name;
     /* Whether the figure is operations per second; otherwise it is microseconds per operation. */
     bool is_rate;
+    /* Whether a pair keeps its processes for all rounds, since they take long to start. */
+    bool keeps_running;
     /* Works until `end`, at least once; returns how many operations were done. */
     uint64_t (*slice) (struct client *client, uint64_t end);
 };

@@ -12,7 +12,8 @@
  * It reads ahead, up to 16 KiB; connections that are ready take turns, message by message, and the kernel is asked for
  * further ready connections after each round. Each message is a structure and a payload followed by a NUL, in blocks of
  * their own. The client peeks at the header first (MSG_PEEK), so that a cancelled thread would consume nothing, then
- * receives header and payload at once, and no byte more.
+ * receives header and payload at once, and no byte more. Before it waits for the rest of a message that has come in
+ * part, it asks for the socket's timeout, which counts from the begin of the call.
  *
  * SPDX-License-Identifier: MIT OR Apache-2.0
  */
@@ -21,6 +22,7 @@
 #include <fcntl.h>
 #include <poll.h>
 #include <sys/epoll.h>
+#include <sys/ioctl.h>
 #include <sys/socket.h>
 #include <sys/timerfd.h>
 #include <sys/uio.h>
@@ -28,11 +30,13 @@
 
 #define HEADER_SIZE 5
 /* The same limits as in libipc: the size up to which a message is copied to send or receive it in one piece, bytes that
- * are read ahead, the size from which on a payload is received with a buffer of its own, ready descriptors for which
+ * are read ahead, the size from which on a payload is received with a buffer of its own, and that beyond which its
+ * buffer depends on what has arrived, ready descriptors for which
  * the kernel is asked at once, connections that are polled directly. */
 #define SMALL 512
 #define AHEAD (16 << 10)
 #define LARGE 4096
+#define ANNOUNCED (64 << 10)
 #define BATCH 64
 #define FEW 5
 /* Linux: from asm-generic/socket.h and asm-generic/fcntl.h. */
@@ -182,6 +186,12 @@ receive_both (struct end *c, size_t expected)
     char small[SMALL];
     ssize_t count;
 
+    if (expected > ANNOUNCED) {
+        int there;
+
+        /* The block for a large payload may be many times as large as what has arrived, but not more. */
+        check ("FIONREAD", ioctl (c->fd, FIONREAD, &there));
+    }
     c->payload = payload_block (expected);
     if (HEADER_SIZE + expected <= sizeof small) {
         count = recv (c->fd, small, HEADER_SIZE + expected, MSG_DONTWAIT);
@@ -262,6 +272,14 @@ receive_full (void *connection)
     is_still_the_socket (c);
     memcpy (&length, head + 1, sizeof length);
     check ("recvmsg", receive_both (c, length));
+    if (c->have < HEADER_SIZE + length) {
+        /* How long to wait for the rest. */
+        struct timeval limit;
+        socklen_t size = sizeof limit;
+
+        check ("F_GETFL", fcntl (c->fd, F_GETFL));
+        check ("SO_RCVTIMEO", getsockopt (c->fd, SOL_SOCKET, SO_RCVTIMEO, &limit, &size));
+    }
     while (c->have < HEADER_SIZE + length) {
         wait_for (c->fd, POLLIN);
         is_still_the_socket (c);
@@ -368,6 +386,27 @@ ask (int *ready)
     return found;
 }
 
+/* Polls the few clients, and the service. */
+static int
+poll_few (int *ready, int timeout)
+{
+    struct pollfd fds[FEW + 1];
+    int count = 0;
+    int found = 0;
+
+    for (int i = 0; i < server.count; i++) {
+        fds[count++] = (struct pollfd) {.fd = server.members[i]->fd, .events = POLLIN};
+    }
+    fds[count++] = (struct pollfd) {.fd = server.listener, .events = POLLIN};
+    check ("poll", poll (fds, (nfds_t) count, timeout));
+    for (int i = 0; i < count; i++) {
+        if (fds[i].revents != 0) {
+            ready[found++] = fds[i].fd;
+        }
+    }
+    return found;
+}
+
 /* Waits for descriptors that are ready: a few are polled directly, many through the set. */
 static int
 await_ready (int *ready)
@@ -375,23 +414,13 @@ await_ready (int *ready)
     int found = 0;
 
     if (server.count <= FEW) {
-        struct pollfd fds[FEW + 1];
-        int count = 0;
-
         /* No descriptor has changed, and there is no other thread that could change one or wake this thread: so
          * there is neither a timeout for a repeated check, nor a clock. */
         for (int i = 0; i < server.count; i++) {
             is_still_the_member (server.members[i]->fd);
-            fds[count++] = (struct pollfd) {.fd = server.members[i]->fd, .events = POLLIN};
         }
         is_still_the_member (server.listener);
-        fds[count++] = (struct pollfd) {.fd = server.listener, .events = POLLIN};
-        check ("poll", poll (fds, (nfds_t) count, -1));
-        for (int i = 0; i < count; i++) {
-            if (fds[i].revents != 0) {
-                ready[found++] = fds[i].fd;
-            }
-        }
+        found = poll_few (ready, -1);
     } else {
         struct pollfd fds[2] = {
             {.fd = server.set, .events = POLLIN}, {.fd = server.clock, .events = POLLIN}
@@ -560,7 +589,7 @@ serve_next (void)
     if (server.queued == 0) {
         begin_round (ready, await_ready (ready));
     } else if (server.left == 0) {
-        begin_round (ready, ask (ready));
+        begin_round (ready, server.count <= FEW ? poll_few (ready, 0) : ask (ready));
     }
     if (server.queued == 0) {
         return;

@@ -186,7 +186,7 @@ idle_connections (void)
 {
     static const int counts[] = {0, 1000, 10000};
     static const struct transport *const transports[] = {&bare_epoll, &libipc};
-    static const struct work work = {.name = "beside idle", .slice = there_and_back};
+    static const struct work work = {.name = "beside idle", .keeps_running = true, .slice = there_and_back};
     struct rlimit limit;
     struct pair pairs[6];
     int count = 0;

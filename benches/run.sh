@@ -21,8 +21,8 @@ PKG_CONFIG=${PKG_CONFIG:-pkg-config}
 tab=$(printf '\t')
 
 case ${QUICK:-} in
-'' | 0) quick='' rounds=25 slice_ms=30 counted=1000 framing_seconds=0.5 ;;
-*) quick=yes rounds=15 slice_ms=5 counted=200 framing_seconds=0.05 ;;
+'' | 0) quick='' rounds=100 slice_ms=10 counted=1000 framing_seconds=0.5 ;;
+*) quick=yes rounds=10 slice_ms=5 counted=200 framing_seconds=0.05 ;;
 esac
 
 rm -f "$out/results.tsv" "$out/skipped.txt" "$out/framing.txt" "$out/table.txt" "$out/plot.svg"
@@ -133,22 +133,30 @@ measure () {
     done
 }
 
-collected () { # transport, number of messages, options of callgrind
+# The file names the object, ("ob="), then each function's own instructions by line; after "calls=" those of a callee.
+collected () { # transport, number of messages, pattern of objects whose instructions count, options of callgrind
     transport=$1
     count=$2
-    shift 2
-    valgrind --tool=callgrind --callgrind-out-file=/dev/null "$@" "$out/bench" instructions "$transport" "$count" \
-        2> "$TMPDIR/callgrind" || { cat "$TMPDIR/callgrind" >&2; exit 1; }
-    sed -n 's/.*Collected : //p' "$TMPDIR/callgrind"
+    objects=$3
+    shift 3
+    valgrind --tool=callgrind --callgrind-out-file="$TMPDIR/counts" --compress-strings=no --compress-pos=no "$@" \
+        "$out/bench" instructions "$transport" "$count" 2> "$TMPDIR/callgrind" ||
+        { cat "$TMPDIR/callgrind" >&2; exit 1; }
+    awk -v objects="$objects" '
+        /^ob=/ { counts = $0 ~ objects }
+        /^calls=/ { of_callee = 1; next }
+        /^[0-9]/ { if (counts && !of_callee) sum += $2; of_callee = 0 }
+        END { printf "%d", sum }' "$TMPDIR/counts"
 }
 
-count_instructions () { # transport, what, how many of it a message has, options of callgrind
+count_instructions () { # transport, what, how many of it a message has, pattern of objects, options of callgrind
     transport=$1
     what=$2
     each=$3
-    shift 3
-    less=$(collected "$transport" 100 "$@")
-    more=$(collected "$transport" $((100 + counted)) "$@")
+    objects=$4
+    shift 4
+    less=$(collected "$transport" 100 "$objects" "$@")
+    more=$(collected "$transport" $((100 + counted)) "$objects" "$@")
     printf '%s\n' "instructions${tab}$what${tab}1${tab}$transport${tab}1$tab$(((more - less) / counted / each))${tab}0${tab}0${tab}0${tab}1" \
         >> "$out/results.tsv"
 }
@@ -159,14 +167,15 @@ instructions () {
         return
     fi
     say "  instructions"
-    count_instructions bare "round trip" 1
-    count_instructions libipc "round trip" 1
-    count_instructions full "round trip" 1
+    count_instructions libipc "of libipc.so" 1 'libipc\\.so'
+    count_instructions bare "round trip" 1 .
+    count_instructions libipc "round trip" 1 .
+    count_instructions full "round trip" 1 .
     if [ -z "$quick" ]; then
         # A round trip has two writes.
-        count_instructions libipc ipc_write 2 --toggle-collect=ipc_write
-        count_instructions libipc ipc_wait_event 1 --toggle-collect=ipc_wait_event
-        count_instructions libipc ipc_read 1 --toggle-collect=ipc_read
+        count_instructions libipc ipc_write 2 . --toggle-collect=ipc_write
+        count_instructions libipc ipc_wait_event 1 . --toggle-collect=ipc_wait_event
+        count_instructions libipc ipc_read 1 . --toggle-collect=ipc_read
     fi
 }
 

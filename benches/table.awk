@@ -12,7 +12,7 @@ BEGIN {
     title["beside idle"] = "Round trip of 64 B with idle connections, by their number. Microseconds; ratio of times to 0 idle: lower is better."
     title["connect + close"] = "Connect and close. Per second; ratio of rates: higher is better."
     title["memory"] = "Memory of the server for an idle connection, without the program's own. Bytes."
-    title["instructions"] = "Instructions of the process for a message of 64 B, without those of the kernel."
+    title["instructions"] = "Instructions of a round trip of 64 B, without those of the kernel: of the library alone, of the process, of each call."
     title["size"] = "Size of the library, stripped. Bytes."
 }
 
