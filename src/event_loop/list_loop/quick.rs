@@ -98,7 +98,7 @@ impl EventLoop {
     /// Asks the kernel which members are ready. Returns false if the kernel has reported anything else, which
     /// is left to a step.
     fn ask_quickly(&mut self) -> bool {
-        if self.tick() > 0 && self.ask_few() {
+        if self.has_few_members() && self.tick() > 0 && self.ask_few() {
             return true;
         }
         // The program may have closed the set since it was used last.
@@ -118,7 +118,7 @@ impl EventLoop {
     }
 
     /// Asks the few members themselves which of them are ready: that takes one system call, while the set has to
-    /// be verified first. Returns false if there are more members, or if poll(2) does not tell it of each.
+    /// be verified first. Returns false if poll(2) does not tell it of each.
     fn ask_few(&mut self) -> bool {
         let Some(fds) = self.few_members() else { return false };
         let mut ready = FdArray::NONE;
