@@ -5,10 +5,9 @@
  *
  * The server waits in poll(2), which a stop and a continue of the process do not end: for its clients and new clients,
  * if they are few; else for an epoll set of them, and for a clock by which other threads would wake it. Before it
- * receives, delivers a message that it has read ahead, or sends, it checks whether the number still is the connection's,
- * by the socket's cookie. Before it waits for few clients, a quicker check will do, also for the service: EPOLL_CTL_ADD
- * fails with EEXIST. Before it asks the set, or accepts a client by it, it checks the set by the mark that it has set
- * when it made the set (F_GETSIG).
+ * waits for few clients or accepts one, receives, delivers a message that it has read ahead, or sends, it checks whether
+ * the number still is the connection's or the service's, by the socket's cookie. Before it asks the set it checks the
+ * set by the mark that it has set when it made the set (F_GETSIG).
  * It reads ahead, up to 16 KiB; connections that are ready take turns, message by message, and the kernel is asked for
  * further ready connections after each round. Each message is a structure and a payload followed by a NUL, in blocks of
  * their own. The client peeks at the header first (MSG_PEEK), so that a cancelled thread would consume nothing, then
@@ -300,6 +299,7 @@ enum { MOST = 1024 };
 struct server {
     struct inbox inbox;
     int listener, set, clock;
+    uint64_t cookie; /* of the listener */
     struct end *by_number[MOST];
     struct end *members[MOST];
     int count;
@@ -321,12 +321,10 @@ is_still_the_set (void)
 }
 
 static void
-is_still_the_member (int fd)
+is_still_the_service (void)
 {
-    struct epoll_event none = {0};
-
-    if (epoll_ctl (server.set, EPOLL_CTL_ADD, fd, &none) == 0 || errno != EEXIST) {
-        fail ("full: the number is another file's");
+    if (cookie_of (server.listener) != server.cookie) {
+        fail ("full: the number is another socket's");
     }
 }
 
@@ -344,8 +342,7 @@ take_client (void)
     struct end *c;
     int fd;
 
-    is_still_the_set ();
-    is_still_the_member (server.listener);
+    is_still_the_service ();
     fd = accept4 (server.listener, NULL, NULL, SOCK_CLOEXEC);
     check ("accept4", fd);
     if (fd >= MOST || server.count == MOST) {
@@ -417,9 +414,9 @@ await_ready (int *ready)
         /* No descriptor has changed, and there is no other thread that could change one or wake this thread: so
          * there is neither a timeout for a repeated check, nor a clock. */
         for (int i = 0; i < server.count; i++) {
-            is_still_the_member (server.members[i]->fd);
+            is_still_the_socket (server.members[i]);
         }
-        is_still_the_member (server.listener);
+        is_still_the_service ();
         found = poll_few (ready, -1);
     } else {
         struct pollfd fds[2] = {
@@ -571,6 +568,7 @@ open_service (const struct setup *setup)
     server.clock = timerfd_create (CLOCK_MONOTONIC, TFD_CLOEXEC | TFD_NONBLOCK);
     path_in_directory (address.sun_path, sizeof address.sun_path, setup->name);
     check ("socket", server.listener);
+    server.cookie = cookie_of (server.listener);
     check ("epoll_create1", server.set);
     check ("F_SETSIG", fcntl (server.set, F_SETSIG, MARK));
     check ("timerfd_create", server.clock);

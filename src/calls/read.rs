@@ -14,6 +14,7 @@
 
 #![forbid(unsafe_code)]
 
+use std::mem::MaybeUninit;
 use std::os::fd::RawFd;
 
 use nix::errno::Errno;
@@ -31,7 +32,7 @@ use crate::frame::c_heap::{Block, OutOfMemory};
 use crate::frame::header::{HEADER_SIZE, Header, MAX_PAYLOAD};
 use crate::kernel::ancillary::Arriving;
 use crate::kernel::deadline::{Deadline, Moment};
-use crate::kernel::socket::Cookie;
+use crate::kernel::socket::{Cookie, SMALL};
 use crate::kernel::wait::Wait;
 use crate::kernel::{ancillary, signals, socket};
 use crate::process::entry_guard::EntryGuard;
@@ -144,6 +145,9 @@ impl Read {
             return None;
         }
         let mut payload = Block::with_capacity(header.length).ok()?;
+        if HEADER_SIZE + header.length <= SMALL {
+            return self.take_small(slot, *peeked, payload);
+        }
         let mut head = [0; HEADER_SIZE];
         let mut filled = 0;
         // If the receive fails, nothing was received.
@@ -160,6 +164,27 @@ impl Read {
             keep_part(slot.into(), head, filled, payload);
         }
         None
+    }
+
+    /// The same for a frame that is received into one buffer. `payload` has room for its payload.
+    #[inline(always)]
+    fn take_small(&self, slot: Locked<'_>, peeked: [u8; HEADER_SIZE], mut payload: Block) -> Option<Frame> {
+        let length = payload.capacity();
+        let mut room = [const { MaybeUninit::uninit() }; SMALL];
+        let (room, _) = room.split_at_mut_checked(HEADER_SIZE + length)?;
+        // If the receive fails, nothing was received.
+        let received = socket::receive(self.fd, room).ok()?;
+        match received.split_first_chunk() {
+            Some((head, rest)) if *head == peeked && rest.len() == length => {
+                payload.push(rest);
+                let [kind, ..] = peeked;
+                Some(Frame::new(kind, payload))
+            }
+            _ => {
+                keep_bytes(slot.into(), received, payload);
+                None
+            }
+        }
     }
 
     /// The next step. `wait` has the result of the last wait, if there was one, and gets the next one.
@@ -382,6 +407,19 @@ impl Read {
 fn keep_part(mut slot: Slot<'_>, head: [u8; HEADER_SIZE], filled: usize, payload: Block) {
     if let Ok(connection) = slot.connection() {
         connection.decoder.begin(head, filled, payload);
+    }
+}
+
+/// The same for the first bytes of a frame, or of several. `payload` is an empty block.
+#[cold]
+#[inline(never)]
+fn keep_bytes(slot: Slot<'_>, received: &[u8], mut payload: Block) {
+    let (front, rest) = received.split_at(received.len().min(HEADER_SIZE));
+    let mut head = [0; HEADER_SIZE];
+    head.iter_mut().zip(front).for_each(|(place, byte)| *place = *byte);
+    payload.push(rest);
+    if !front.is_empty() {
+        keep_part(slot, head, front.len(), payload);
     }
 }
 

@@ -462,13 +462,13 @@ impl EventLoop {
         for index in 0..size {
             let slot = members.at(index)?;
             let member = members.get(slot).filter(|member| is_pollable(member))?;
-            if !member.is(list.entry(index)?) || !self.can_be_polled(slot, member) {
+            if !member.is(list.entry(index)?) || !self.is_verified(slot, member) {
                 return None;
             }
             add(member.fd);
         }
         if let Some(service) = members.listener() {
-            if !is_pollable(service) || !self.can_be_polled(LISTENER, service) {
+            if !is_pollable(service) || !self.is_verified(LISTENER, service) {
                 return None;
             }
             add(service.fd);

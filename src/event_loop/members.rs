@@ -82,7 +82,7 @@ pub enum Reason {
 pub struct Member {
     /// The address of the structure.
     pub addr: usize,
-    /// The socket's cookie at registration; none if this is no connection.
+    /// The socket's cookie at registration; none if this is neither a connection nor a service.
     pub cookie: Cookie,
     /// The descriptor.
     pub fd: RawFd,

@@ -117,8 +117,8 @@ impl Registry {
         }
     }
 
-    /// Whether the member's number still is the file that was registered. False also for other members than
-    /// connections if the set is lost and was not dropped yet.
+    /// Whether the member's number still is the file that was registered. False also for a member without a
+    /// cookie if the set is lost and was not dropped yet.
     pub fn verify(&self, slot: u32) -> bool {
         self.members.get(slot).is_some_and(|member| self.verify_member(slot, member))
     }
@@ -205,7 +205,7 @@ impl Registry {
         self.clear_registration(guard, slot, member, number);
     }
 
-    /// The same for a member that was verified just now, so that the set is known to be intact.
+    /// The same for a member that was verified just now, in a step that has verified the set.
     pub fn unregister_verified(&mut self, guard: &EntryGuard, slot: u32, member: &Member) {
         if let Some(poller) = self.poller_unchecked().filter(|_| !member.has(ALWAYS_READY)) {
             poller.unwatch(member.fd);

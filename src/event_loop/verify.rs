@@ -1,9 +1,10 @@
 //! Whether a member's descriptor number still refers to the file that was registered. No state.
 //!
-//! A connection is compared by cookie. Any other number is probed with the set, if the set's own number still
-//! is the set: registered, and removed at once if that succeeds. Without a set, and for a regular file, which
-//! is in no set: an extra or watched descriptor is compared by device and inode, a signal or timer descriptor
-//! by its mark (`is_public`). A service is not compared then.
+//! A connection or a service is compared by cookie. Any other number, and one whose cookie the kernel does not
+//! report, is probed with the set, if the set's own number still is the set: registered, and removed at once
+//! if that succeeds. Without a set, and for a regular file, which is in no set: an extra or watched descriptor
+//! is compared by device and inode, a signal or timer descriptor by its mark (`is_public`). A service without
+//! a cookie is not compared then.
 
 #![forbid(unsafe_code)]
 
@@ -26,9 +27,10 @@ impl Instruments<'_> {
     /// Whether the member's number still is the file that was registered.
     #[inline(always)]
     pub fn verify(&self, slot: u32, member: &Member) -> bool {
-        if member.cookie.is_some() { member.cookie.is_of(member.fd) } else { self.probe(slot, member) }
+        member.cookie.compare(member.fd).unwrap_or_else(|| self.probe(slot, member))
     }
 
+    #[inline(never)]
     fn probe(&self, slot: u32, member: &Member) -> bool {
         let Some(poller) = self.poller.filter(|_| !member.has(ALWAYS_READY)) else {
             return self.is_noted_file(slot, member);

@@ -13,7 +13,7 @@ use nix::errno::Errno;
 
 use crate::kernel::direct;
 use crate::kernel::fd::written;
-use crate::kernel::socket::{self, SMALL, send_result};
+use crate::kernel::socket::{self, send_result};
 
 /// How many received descriptors a connection keeps until the program takes them; the caller drops the
 /// others.
@@ -99,22 +99,8 @@ pub fn receive<'a>(
 
 /// Receives without waiting: first into `head`, then into `room`. Returns how many bytes of `head` are
 /// filled, and the filled part of `room`; 0 bytes mean the end of the stream.
-#[inline]
-pub fn receive_apart<'a, const N: usize>(
-    fd: RawFd,
-    head: &mut [u8; N],
-    room: &'a mut [MaybeUninit<u8>],
-    arriving: Arriving<'_>,
-) -> Result<(usize, &'a mut [u8])> {
-    if let (Arriving::None, true) = (&arriving, N + room.len() <= SMALL) {
-        return receive_small(fd, head, room);
-    }
-    receive_large(fd, head, room, arriving)
-}
-
 #[allow(unsafe_code, reason = "see receive_pieces")]
-#[inline(never)]
-fn receive_large<'a, const N: usize>(
+pub fn receive_apart<'a, const N: usize>(
     fd: RawFd,
     head: &mut [u8; N],
     room: &'a mut [MaybeUninit<u8>],
@@ -129,30 +115,6 @@ fn receive_large<'a, const N: usize>(
     let count = count.unsigned_abs();
     // SAFETY: the kernel has filled `head` first, and then `count` - N bytes of `room`.
     Ok((count.min(N), unsafe { written(room, count.saturating_sub(N) as isize) }?))
-}
-
-/// The same for at most [`SMALL`] bytes.
-#[inline]
-#[allow(unsafe_code, reason = "the bytes are copied to where they are not initialised yet")]
-fn receive_small<'a, const N: usize>(
-    fd: RawFd,
-    head: &mut [u8; N],
-    room: &'a mut [MaybeUninit<u8>],
-) -> Result<(usize, &'a mut [u8])> {
-    let mut both = [const { MaybeUninit::uninit() }; SMALL];
-    let (both, _) = both.split_at_mut(SMALL.min(N + room.len()));
-    let received = socket::receive(fd, both)?;
-    let Some((front, rest)) = received.split_first_chunk() else {
-        head.iter_mut().zip(&*received).for_each(|(place, byte)| *place = *byte);
-        return Ok((received.len(), &mut []));
-    };
-    *head = *front;
-    // SAFETY: `rest` is not longer than `room` and does not overlap it, so that as many bytes are initialised.
-    let rest = unsafe {
-        std::ptr::copy_nonoverlapping(rest.as_ptr(), room.as_mut_ptr().cast(), rest.len());
-        written(room, rest.len() as isize)
-    };
-    Ok((N, rest?))
 }
 
 /// Switches SO_LINGER off for sockets that the peer has sent as descriptors and that were not received yet.

@@ -224,8 +224,19 @@ impl Cookie {
     pub const NONE: Self = Self(0);
 
     /// The cookie of the socket that this descriptor refers to; EBADF or ENOTSOCK if it refers to no socket.
-    #[allow(unsafe_code, reason = "nix does not know SO_COOKIE")]
     pub fn of(fd: RawFd) -> Result<Self> {
+        match Self::reported(fd) {
+            Err(errno) if errno != Errno::EBADF && errno != Errno::ENOTSOCK => {
+                Ok(Self(File::of(fd)?.id().inode << 1 | 1))
+            }
+            result => result,
+        }
+    }
+
+    /// SO_COOKIE of the socket.
+    #[allow(unsafe_code, reason = "nix does not know SO_COOKIE")]
+    #[inline]
+    fn reported(fd: RawFd) -> Result<Self> {
         let mut cookie = 0_u64;
         let mut size = size_of_val(&cookie) as libc::socklen_t;
         // SAFETY: the buffer has `size` bytes.
@@ -233,16 +244,26 @@ impl Cookie {
             let place = std::ptr::from_mut(&mut cookie).cast();
             libc::getsockopt(fd, libc::SOL_SOCKET, libc::SO_COOKIE, place, &raw mut size)
         };
-        match Errno::result(result) {
-            Ok(_) => Ok(Self(cookie << 1)),
-            Err(errno @ (Errno::EBADF | Errno::ENOTSOCK)) => Err(errno),
-            Err(_) => Ok(Self(File::of(fd)?.id().inode << 1 | 1)),
-        }
+        Errno::result(result).map(|_| Self(cookie << 1))
     }
 
     /// Whether this is the cookie of a socket.
     pub fn is_some(self) -> bool {
         self.0 != 0
+    }
+
+    /// Whether this descriptor refers to the socket with this cookie. `None` if SO_COOKIE does not tell: the kernel
+    /// does not report it now, or did not when this cookie was asked for.
+    #[inline]
+    pub fn compare(self, fd: RawFd) -> Option<bool> {
+        if self.0 & 1 != 0 || self == Self::NONE {
+            return None;
+        }
+        match Self::reported(fd) {
+            Ok(now) => Some(now == self),
+            Err(Errno::EBADF | Errno::ENOTSOCK) => Some(false),
+            Err(_) => None,
+        }
     }
 
     /// Whether both may identify the same socket: they are equal, or one is SO_COOKIE and the other an inode,

@@ -91,6 +91,7 @@ impl EventLoop {
         addr: usize,
         index: usize,
     ) {
+        self.registry.drop_lost_set();
         let members = &self.registry.members;
         let slot =
             members.at(index).filter(|slot| members.get(*slot).is_some_and(|member| member.addr == addr));
@@ -172,6 +173,8 @@ impl EventLoop {
 
     /// The library is about to close a member's descriptor, because the program asked for it.
     pub fn note_closing(&mut self, guard: &EntryGuard, slot: u32) {
+        // The set is about to be changed: a member that waits for the number is added.
+        self.registry.drop_lost_set();
         self.registry.mark_closed(guard, slot);
         self.resume_accepting(guard);
         self.wake();

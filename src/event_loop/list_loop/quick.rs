@@ -218,19 +218,8 @@ impl EventLoop {
     /// Whether the member's number still is the file that was registered; not checked again while nothing can
     /// change that.
     #[inline(always)]
-    fn is_verified(&self, slot: u32, member: &Member) -> bool {
+    pub(super) fn is_verified(&self, slot: u32, member: &Member) -> bool {
         self.is_undisturbed && member.has(VERIFIED) || self.registry.verify_member(slot, member)
-    }
-
-    /// Whether a wait for the member's number is a wait for its file. Nothing is read or reported after this
-    /// check, so the quickest one will do, which asks the set without verifying the set: unless it holds for
-    /// all waits to come.
-    #[inline(always)]
-    pub(super) fn can_be_polled(&self, slot: u32, member: &Member) -> bool {
-        if self.is_undisturbed {
-            return self.is_verified(slot, member);
-        }
-        self.registry.poller_unchecked().is_some_and(|poller| poller.is_watched(member.fd))
     }
 }
 

@@ -18,7 +18,7 @@ use crate::event_loop::members::{ALWAYS_READY, LISTENER, Member, READABLE, SENDI
 use crate::event_loop::registry::{Registry, failed};
 use crate::kernel::event_fd::EventFd;
 use crate::kernel::poller::{PROBE, Poller, Readiness, TICK};
-use crate::kernel::socket;
+use crate::kernel::socket::{self, Cookie};
 use crate::process::entry_guard::EntryGuard;
 
 /// What epoll has reported in addition to ready members.
@@ -165,6 +165,7 @@ impl Registry {
         self.members.hold(LISTENER);
         let Some(member) = self.members.get_mut(LISTENER) else { return Ok(()) };
         member.state = State::Open;
+        member.cookie = Cookie::of(listener.fd).unwrap_or(Cookie::NONE);
         let token = Token::of_member(LISTENER, member).data();
         let Some(poller) = &self.poller else { return Ok(()) };
         match poller.add(listener.fd, token, interest) {
