@@ -10,9 +10,14 @@
 
 #include <ipc_ext.h>
 #include <fcntl.h>
+#include <linux/filter.h>
+#include <linux/seccomp.h>
 #include <pthread.h>
+#include <stddef.h>
 #include <sys/epoll.h>
+#include <sys/prctl.h>
 #include <sys/socket.h>
+#include <sys/syscall.h>
 
 #define CLIENTS 3
 /* More than the library polls one by one. */
@@ -349,6 +354,99 @@ static void set_replaced (int clients, int is_ended)
 	end (clients);
 }
 
+/* The same, and the program's set has the numbers of all others, too: those of the other clients and of the service.
+ * Nothing comes from the socket. */
+static void set_replaced_for_all (int clients)
+{
+	struct ipc_connection_info *closed;
+	struct epoll_event in;
+	int ends[2], own, set, number, i;
+
+	begin (clients);
+	closed = list.cinfos[0];
+	number = closed->fd;
+	set = set_of_the_library ();
+	CHECK (socketpair (AF_UNIX, SOCK_STREAM, 0, ends) == 0);
+	own = take_numbers (set, number, ends[0]);
+	memset (&in, 0, sizeof in);
+	in.events = EPOLLIN;
+	for (i = 1; i < clients; i++)
+		CHECK (epoll_ctl (set, EPOLL_CTL_ADD, list.cinfos[i]->fd, &in) == 0);
+	CHECK (epoll_ctl (set, EPOLL_CTL_ADD, srv.fd, &in) == 0);
+	expect_end (closed);
+	say (1, "to the next set");
+	expect_text ("to the next set");
+	CHECK (close (set) == 0 && close (own) == 0 && close (number) == 0);
+	CHECK (close (ends[0]) == 0 && close (ends[1]) == 0);
+	end (clients);
+}
+
+/* A member waits for the number of another one, and the program's set has the library's number: a close by the program
+ * adds nothing to the program's set. */
+static void set_replaced_before_a_close (void)
+{
+	struct ipc_connection_info *copy, *closed;
+	struct epoll_event none;
+	int ends[2], own, set, number;
+
+	begin (2);
+	closed = list.cinfos[0];
+	number = closed->fd;
+	copy = malloc (sizeof *copy);
+	CHECK (copy != NULL);
+	*copy = *closed;
+	EXPECT_OK (ipc_add (&list, copy));
+	say (1, "twice in the list");
+	expect_text ("twice in the list");
+	set = set_of_the_library ();
+	CHECK (socketpair (AF_UNIX, SOCK_STREAM, 0, ends) == 0);
+	own = epoll_create1 (0);
+	CHECK (own >= 0 && dup2 (own, set) == set);
+	EXPECT_OK (ipc_del (&list, closed));
+	memset (&none, 0, sizeof none);
+	CHECK (epoll_ctl (set, EPOLL_CTL_DEL, number, &none) == -1 && errno == ENOENT);
+	free (closed);
+	say (1, "to the next set");
+	expect_text ("to the next set");
+	CHECK (close (set) == 0 && close (own) == 0 && close (ends[0]) == 0 && close (ends[1]) == 0);
+	end (2);
+}
+
+/* A sandbox that comes up later refuses getsockopt(2), so the library cannot ask for the cookies that it has noted. For the
+ * rest of the process. */
+static void number_in_use_again_in_a_sandbox (void)
+{
+	static const char frame[] = "\1\3\0\0\0abc";
+	struct sock_filter rules[] = {
+		BPF_STMT (BPF_LD | BPF_W | BPF_ABS, offsetof (struct seccomp_data, nr)),
+		BPF_JUMP (BPF_JMP | BPF_JEQ | BPF_K, SYS_getsockopt, 0, 1),
+		BPF_STMT (BPF_RET | BPF_K, SECCOMP_RET_ERRNO | EPERM),
+		BPF_STMT (BPF_RET | BPF_K, SECCOMP_RET_ALLOW)
+	};
+	struct sock_fprog filter = { sizeof rules / sizeof *rules, rules };
+	struct ipc_connection_info *closed;
+	char bytes[16];
+	int ends[2], number, clients = MANY;
+
+	begin (clients);
+	if (prctl (PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) != 0
+	    || prctl (PR_SET_SECCOMP, SECCOMP_MODE_FILTER, &filter) != 0) {
+		printf ("SKIPPED: no sandbox: %s\n", strerror (errno));
+		end (clients);
+		return;
+	}
+	for (; clients > 1; clients--) {
+		closed = list.cinfos[0];
+		number = closed->fd;
+		CHECK (socketpair (AF_UNIX, SOCK_STREAM, 0, ends) == 0);
+		CHECK (dup2 (ends[0], number) == number && write (ends[1], frame, 8) == 8);
+		expect_end (closed);
+		CHECK (recv (number, bytes, sizeof bytes, MSG_DONTWAIT) == 8 && memcmp (bytes, frame, 8) == 0);
+		CHECK (close (number) == 0 && close (ends[0]) == 0 && close (ends[1]) == 0);
+	}
+	end (MANY);
+}
+
 static pthread_t thread;
 
 static void *add_peer_later (void *unused)
@@ -467,6 +565,9 @@ int main (void)
 	set_replaced (1, 0);
 	set_replaced (MANY, 0);
 	set_replaced (2, 1);
+	set_replaced_for_all (CLIENTS);
+	set_replaced_for_all (MANY);
+	set_replaced_before_a_close ();
 	thread_begun_by_a_handler ();
 	/* The library does not know the process as one of one thread any more. */
 	set_replaced (1, 0);
@@ -476,5 +577,6 @@ int main (void)
 	swapped_by_a_thread (1, 0);
 	swapped_by_a_thread (0, 1);
 	swapped_by_a_thread (1, 1);
+	number_in_use_again_in_a_sandbox ();
 	return 0;
 }
