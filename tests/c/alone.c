@@ -392,7 +392,7 @@ static void set_replaced_before_a_close (void)
 	begin (2);
 	closed = list.cinfos[0];
 	number = closed->fd;
-	copy = malloc (sizeof *copy);
+	copy = (struct ipc_connection_info *) malloc (sizeof *copy);
 	CHECK (copy != NULL);
 	*copy = *closed;
 	EXPECT_OK (ipc_add (&list, copy));
