@@ -125,6 +125,12 @@ int expect_serving (void);
 bool await_serving (int pipe);
 void serving (void);
 
+/* Returns whether there is something to read before the timeout. */
+bool can_read (int fd);
+
+/* The cores that this process may use, two at most, and their number. */
+int cores_allowed (int cores[2]);
+
 /* The time in nanoseconds, of a monotonic clock. */
 uint64_t now (void);
 

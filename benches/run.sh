@@ -94,7 +94,7 @@ compile () {
     cp "$build/libipc.so" "$out/lib/libipc.so.0"
     ln -sf libipc.so.0 "$out/lib/libipc.so"
     set --
-    for name in main bench bare full libipc messages connections instructions; do
+    for name in main bench measure bare full libipc messages connections instructions; do
         set -- "$@" "$source/benches/$name.c"
     done
     # shellcheck disable=SC2086 # these are lists
@@ -133,7 +133,7 @@ measure () {
     done
 }
 
-# The file names the object, ("ob="), then each function's own instructions by line; after "calls=" those of a callee.
+# The file names the object ("ob="), then each function's own instructions by line; after "calls=" those of a callee.
 collected () { # transport, number of messages, pattern of objects whose instructions count, options of callgrind
     transport=$1
     count=$2
