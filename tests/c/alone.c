@@ -321,64 +321,72 @@ static int take_numbers (int set, int number, int from)
 	return own;
 }
 
-/* An epoll set of the program's gets the number of the library's, and a socket in it that of a client, as after
- * closefrom(3): the disconnection of the client is reported, the socket is neither read nor closed, and the
- * program's set loses no event. `is_ended`: the program tries to end the client. */
-static void set_replaced (int clients, int is_ended)
-{
-	static const char frame[] = "\1\3\0\0\0abc";
+/* After closefrom(3): an epoll set of the program's, `own`, has got the number `set` of the library's, and a socket in it,
+ * the first of two ends, the `number` of the first client. */
+struct replaced {
 	struct ipc_connection_info *closed;
-	struct epoll_event event_in_set;
-	char bytes[16];
 	int ends[2], own, set, number;
+};
+
+static struct replaced begin_replaced (int clients)
+{
+	struct replaced r;
 
 	begin (clients);
-	closed = list.cinfos[0];
-	number = closed->fd;
-	set = set_of_the_library ();
-	CHECK (socketpair (AF_UNIX, SOCK_STREAM, 0, ends) == 0);
-	own = take_numbers (set, number, ends[0]);
-	CHECK (write (ends[1], frame, 8) == 8);
-	if (is_ended)
-		EXPECT (ipc_end (&list, closed, 0), IPC_ERROR_DEL__CANNOT_FIND_CLIENT, ENOENT);
-	expect_end (closed);
-	CHECK (epoll_wait (own, &event_in_set, 1, 0) == 1 && event_in_set.data.fd == number);
-	CHECK (recv (number, bytes, sizeof bytes, MSG_DONTWAIT) == 8 && memcmp (bytes, frame, 8) == 0);
-	CHECK (epoll_ctl (set, EPOLL_CTL_DEL, number, &event_in_set) == 0);
+	r.closed = list.cinfos[0];
+	r.number = r.closed->fd;
+	r.set = set_of_the_library ();
+	CHECK (socketpair (AF_UNIX, SOCK_STREAM, 0, r.ends) == 0);
+	r.own = take_numbers (r.set, r.number, r.ends[0]);
+	return r;
+}
+
+/* The other clients go on. */
+static void end_replaced (int clients, const struct replaced *r)
+{
 	if (clients > 1) {
 		say (1, "to the next set");
 		expect_text ("to the next set");
 	}
-	CHECK (close (set) == 0 && close (own) == 0 && close (number) == 0);
-	CHECK (close (ends[0]) == 0 && close (ends[1]) == 0);
+	CHECK (close (r->set) == 0 && close (r->own) == 0 && close (r->number) == 0);
+	CHECK (close (r->ends[0]) == 0 && close (r->ends[1]) == 0);
 	end (clients);
+}
+
+/* The disconnection of the client is reported, the socket is neither read nor closed, and the program's set loses no
+ * event. `is_ended`: the program tries to end the client. */
+static void set_replaced (int clients, int is_ended)
+{
+	static const char frame[] = "\1\3\0\0\0abc";
+	struct replaced r = begin_replaced (clients);
+	struct epoll_event event_in_set;
+	char bytes[16];
+
+	CHECK (write (r.ends[1], frame, 8) == 8);
+	if (is_ended)
+		EXPECT (ipc_end (&list, r.closed, 0), IPC_ERROR_DEL__CANNOT_FIND_CLIENT, ENOENT);
+	expect_end (r.closed);
+	CHECK (epoll_wait (r.own, &event_in_set, 1, 0) == 1 && event_in_set.data.fd == r.number);
+	CHECK (recv (r.number, bytes, sizeof bytes, MSG_DONTWAIT) == 8 && memcmp (bytes, frame, 8) == 0);
+	CHECK (epoll_ctl (r.set, EPOLL_CTL_DEL, r.number, &event_in_set) == 0);
+	end_replaced (clients, &r);
 }
 
 /* The same, and the program's set has the numbers of all others, too: those of the other clients and of the service.
  * Nothing comes from the socket. */
 static void set_replaced_for_all (int clients)
 {
-	struct ipc_connection_info *closed;
+	struct replaced r = begin_replaced (clients);
 	struct epoll_event in;
-	int ends[2], own, set, number, i;
+	int i;
 
-	begin (clients);
-	closed = list.cinfos[0];
-	number = closed->fd;
-	set = set_of_the_library ();
-	CHECK (socketpair (AF_UNIX, SOCK_STREAM, 0, ends) == 0);
-	own = take_numbers (set, number, ends[0]);
 	memset (&in, 0, sizeof in);
 	in.events = EPOLLIN;
 	for (i = 1; i < clients; i++)
-		CHECK (epoll_ctl (set, EPOLL_CTL_ADD, list.cinfos[i]->fd, &in) == 0);
-	CHECK (epoll_ctl (set, EPOLL_CTL_ADD, srv.fd, &in) == 0);
-	expect_end (closed);
-	say (1, "to the next set");
-	expect_text ("to the next set");
-	CHECK (close (set) == 0 && close (own) == 0 && close (number) == 0);
-	CHECK (close (ends[0]) == 0 && close (ends[1]) == 0);
-	end (clients);
+		CHECK (epoll_ctl (r.set, EPOLL_CTL_ADD, list.cinfos[i]->fd, &in) == 0);
+	CHECK (epoll_ctl (r.set, EPOLL_CTL_ADD, srv.fd, &in) == 0);
+	expect_end (r.closed);
+	end_replaced (clients, &r);
 }
 
 /* A member waits for the number of another one, and the program's set has the library's number: a close by the program
