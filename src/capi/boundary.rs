@@ -158,7 +158,7 @@ where
     // SAFETY: the call has done nothing yet, so there is nothing to undo.
     unsafe { pthread_testcancel() };
     // SAFETY: as promised by the caller.
-    unsafe { make_steps(code, Errno::last_raw(), &mut (), |(), guard, wait| step(guard, wait)) }
+    unsafe { make_plain_steps(code, Errno::last_raw(), &mut (), |(), guard, wait| step(guard, wait)) }
 }
 
 /// [`run`] with a state, and with shortcuts: `begin` is tried before the first step, and `go_on` before each
@@ -176,43 +176,21 @@ pub unsafe fn run_quickly<S, B, Q, F>(
     code: ipc_errors,
     state: &mut S,
     begin: B,
-    mut go_on: Q,
-    mut step: F,
+    go_on: Q,
+    step: F,
 ) -> ipc_errors
 where
     B: FnOnce(&mut S, &EntryGuard, &mut Wait) -> Option<Flow<()>>,
     Q: FnMut(&mut S, &EntryGuard, &mut Wait) -> Option<Flow<()>>,
     F: FnMut(&mut S, &mut EntryGuard, &mut Wait) -> Result<Flow<()>, Error>,
 {
-    const {
-        assert!(!std::mem::needs_drop::<S>(), "a thread that is cancelled drops nothing");
-        assert!(!std::mem::needs_drop::<Q>(), "a thread that is cancelled drops nothing");
-        assert!(!std::mem::needs_drop::<F>(), "a thread that is cancelled drops nothing");
-    }
     // SAFETY: the call has done nothing yet, so there is nothing to undo.
     unsafe { pthread_testcancel() };
     let before = Errno::last_raw();
     let mut wait = Wait::default();
-    let mut tried = try_quickly(|guard| begin(state, guard, &mut wait));
-    let result = loop {
-        let flow = match tried {
-            Tried::Is(flow) => Ok(flow),
-            Tried::Not => make_step(code, state, &mut wait, &mut step),
-            Tried::Panicked => Err(Error::new(code, Errno::ENOTRECOVERABLE)),
-        };
-        match flow {
-            Ok(Flow::Wait) => {
-                destroy_due();
-                // SAFETY: as promised by the caller.
-                unsafe { wait.run() }
-            }
-            Ok(Flow::Done(())) => break Ok(()),
-            Err(error) => break Err(error),
-        }
-        tried = try_quickly(|guard| go_on(state, guard, &mut wait));
-    };
-    wait.unblock_signals();
-    finish(before, result)
+    let tried = try_quickly(|guard| begin(state, guard, &mut wait));
+    // SAFETY: as promised by the caller.
+    unsafe { make_steps(code, before, state, &mut wait, tried, go_on, step) }
 }
 
 /// [`run`] with a state, for a call that often does not wait: `at_once` is tried once, before the first step,
@@ -233,7 +211,7 @@ where
         Tried::Is(Ok(())) => finish(before, Ok(())),
         Tried::Is(Err(error)) => finish(before, Err(error)),
         // SAFETY: as promised by the caller.
-        Tried::Not => unsafe { make_steps(code, before, state, step) },
+        Tried::Not => unsafe { make_plain_steps(code, before, state, step) },
         Tried::Panicked => finish(before, Err(Error::new(code, Errno::ENOTRECOVERABLE))),
     }
 }
@@ -263,23 +241,36 @@ fn try_quickly<R>(quick: impl FnOnce(&EntryGuard) -> Option<R>) -> Tried<R> {
     }
 }
 
-/// Steps and waits, in turn, until a step has a result.
+/// Steps and waits, in turn, until a step has a result. `tried` is the first shortcut.
 ///
 /// # Safety
 /// As for [`run`].
-#[cold]
-#[inline(never)]
-unsafe fn make_steps<S, F>(code: ipc_errors, before: i32, state: &mut S, mut step: F) -> ipc_errors
+#[inline(always)]
+unsafe fn make_steps<S, Q, F>(
+    code: ipc_errors,
+    before: i32,
+    state: &mut S,
+    wait: &mut Wait,
+    mut tried: Tried<Flow<()>>,
+    mut go_on: Q,
+    mut step: F,
+) -> ipc_errors
 where
+    Q: FnMut(&mut S, &EntryGuard, &mut Wait) -> Option<Flow<()>>,
     F: FnMut(&mut S, &mut EntryGuard, &mut Wait) -> Result<Flow<()>, Error>,
 {
     const {
         assert!(!std::mem::needs_drop::<S>(), "a thread that is cancelled drops nothing");
+        assert!(!std::mem::needs_drop::<Q>(), "a thread that is cancelled drops nothing");
         assert!(!std::mem::needs_drop::<F>(), "a thread that is cancelled drops nothing");
     }
-    let mut wait = Wait::default();
     let result = loop {
-        match make_step(code, state, &mut wait, &mut step) {
+        let flow = match tried {
+            Tried::Is(flow) => Ok(flow),
+            Tried::Not => make_step(code, state, wait, &mut step),
+            Tried::Panicked => Err(Error::new(code, Errno::ENOTRECOVERABLE)),
+        };
+        match flow {
             Ok(Flow::Wait) => {
                 destroy_due();
                 // SAFETY: as promised by the caller.
@@ -288,9 +279,24 @@ where
             Ok(Flow::Done(())) => break Ok(()),
             Err(error) => break Err(error),
         }
+        tried = try_quickly(|guard| go_on(state, guard, wait));
     };
     wait.unblock_signals();
     finish(before, result)
+}
+
+/// [`make_steps`] without shortcuts. Not inlined, for the same reason as [`make_step`].
+///
+/// # Safety
+/// As for [`run`].
+#[cold]
+#[inline(never)]
+unsafe fn make_plain_steps<S, F>(code: ipc_errors, before: i32, state: &mut S, step: F) -> ipc_errors
+where
+    F: FnMut(&mut S, &mut EntryGuard, &mut Wait) -> Result<Flow<()>, Error>,
+{
+    // SAFETY: as promised by the caller.
+    unsafe { make_steps(code, before, state, &mut Wait::default(), Tried::Not, |_, _, _| None, step) }
 }
 
 /// Makes one step. Not inlined, so that shortcuts need fewer registers and less of the stack.

@@ -85,14 +85,26 @@ unsafe fn frame_of(
 pub(super) unsafe fn parts<'a>(
     message: *const ipc_message,
 ) -> Result<([u8; header::HEADER_SIZE], &'a [u8]), Error> {
-    // SAFETY: as promised by the caller.
     let mut header = [0; header::HEADER_SIZE];
-    // SAFETY: as promised by the caller: `length` bytes of payload.
-    let payload = unsafe {
-        let (payload, length) = frame_of(message, &mut header)?;
-        if length == 0 { &[] } else { slice::from_raw_parts(payload, length) }
-    };
+    // SAFETY: as promised by the caller.
+    let payload = unsafe { payload_of(message, &mut header) }?;
     Ok((header, payload))
+}
+
+/// [`frame_of`] with the payload as a slice.
+///
+/// # Safety
+/// As for [`parts`].
+#[inline]
+unsafe fn payload_of<'a>(
+    message: *const ipc_message,
+    header: &mut [u8; header::HEADER_SIZE],
+) -> Result<&'a [u8], Error> {
+    // SAFETY: as promised by the caller: `length` bytes of payload.
+    unsafe {
+        let (payload, length) = frame_of(message, header)?;
+        Ok(if length == 0 { &[] } else { slice::from_raw_parts(payload, length) })
+    }
 }
 
 /// Frees the payload of `m`, and fills `m` with the received frame.
@@ -150,35 +162,38 @@ pub(super) unsafe fn write_message(
     // SAFETY: this frame and, as promised, the caller's have plain data only.
     unsafe {
         let message = required_const(m, ipc_errors::IPC_ERROR_MESSAGE_WRITE__NO_MESSAGE_PARAM);
-        let payload = message.and_then(|message| frame_of(message, &mut header));
+        let payload = message.and_then(|message| payload_of(message, &mut header));
         let target = payload.and(fd);
-        let payload = match payload {
-            Ok((payload, length)) if length > 0 => slice::from_raw_parts(payload, length),
-            _ => &[],
-        };
-        let pieces = [&header, payload];
+        let pieces = [&header, payload.unwrap_or_default()];
         let frame = Outgoing::new(pieces).with(descriptor);
         let target_at_once = if descriptor.is_none() { target.ok() } else { None };
-        send_frame(target, frame, move |guard, begun| {
+        send_by(target, frame, move |begun, guard| {
             Write::at_once(guard, target_at_once?, Outgoing::new(pieces), begun)
         })
     }
 }
 
 /// Sends a frame to the connection `fd`; if `fd` is an error, nothing is sent and the error is returned.
-/// `at_once` is [`Write::at_once`] for the frame: a function of its own for each caller, which is compiled
-/// for what the caller knows of the frame.
+///
+/// # Safety
+/// The caller has nothing to drop.
+pub(super) unsafe fn send_frame(fd: Result<RawFd, Error>, frame: Outgoing<'_>) -> ipc_errors {
+    // SAFETY: as promised by the caller.
+    unsafe { send_by(fd, frame, move |begun, guard| Write::at_once(guard, fd.ok()?, frame, begun)) }
+}
+
+/// [`send_frame`] with its shortcut: `at_once` is [`Write::at_once`] for the frame, compiled for what the caller
+/// knows of it.
 ///
 /// # Safety
 /// The caller has nothing to drop.
 #[inline(always)]
-pub(super) unsafe fn send_frame<'a>(
+unsafe fn send_by<'a>(
     fd: Result<RawFd, Error>,
     frame: Outgoing<'a>,
-    at_once: impl FnOnce(&EntryGuard, &mut Option<Write<'a>>) -> Option<Result<(), Error>>,
+    at_once: impl FnOnce(&mut Option<Write<'a>>, &EntryGuard) -> Option<Result<(), Error>>,
 ) -> ipc_errors {
     let code = ipc_errors::IPC_ERROR_USOCK_SEND;
-    let at_once = move |write: &mut Option<Write<'a>>, guard: &EntryGuard| at_once(guard, write);
     let step = move |write: &mut Option<Write<'a>>, guard: &mut EntryGuard, wait: &mut Wait| {
         let to = fd?;
         if wait.is_first() {

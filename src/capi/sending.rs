@@ -17,7 +17,6 @@ use super::messages;
 use super::types::{ipc_connection_info, ipc_connection_infos, ipc_message};
 use crate::calls::outgoing::{MOST_PIECES, Outgoing};
 use crate::calls::queue;
-use crate::calls::write::Write;
 use crate::error::{Error, ipc_errors};
 use crate::event_loop::{Kind, List};
 use crate::frame::header::{HEADER_SIZE, Header};
@@ -71,10 +70,7 @@ pub unsafe extern "C-unwind" fn ipc_sendv(
             more
         });
         let target = frame.and(fd_of(p, ipc_errors::IPC_ERROR_USOCK_SEND));
-        let frame = Outgoing::new([&header, &[]]).and(more);
-        messages::send_frame(target, frame, move |guard, begun| {
-            Write::at_once(guard, target.ok()?, frame, begun)
-        })
+        messages::send_frame(target, Outgoing::new([&header, &[]]).and(more))
     }
 }
 

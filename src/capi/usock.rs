@@ -15,7 +15,6 @@ use crate::calls::close::close_connection;
 use crate::calls::flow::Flow;
 use crate::calls::outgoing::Outgoing;
 use crate::calls::read::{Read, put_back};
-use crate::calls::write::Write;
 use crate::error::{Error, ipc_errors};
 use crate::frame::c_heap::Block;
 use crate::frame::header::{HEADER_SIZE, Header, MAX_PAYLOAD};
@@ -51,13 +50,8 @@ pub unsafe extern "C-unwind" fn usock_send(
     let mut rest = bytes;
     loop {
         let (part, after) = rest.split_at_checked(HEADER_SIZE + MAX_PAYLOAD).unwrap_or((rest, &[]));
-        let frame = Outgoing::new([part, &[]]);
         // SAFETY: this frame has plain data only.
-        let code = unsafe {
-            messages::send_frame(target, frame, move |guard, begun| {
-                Write::at_once(guard, target.ok()?, frame, begun)
-            })
-        };
+        let code = unsafe { messages::send_frame(target, Outgoing::new([part, &[]])) };
         if code != ipc_errors::IPC_ERROR_NONE {
             return code;
         }
