@@ -136,7 +136,7 @@ impl Read {
     /// any other case returns `None`; nothing is done then, except that received bytes are in the connection's
     /// memory.
     #[inline]
-    pub fn take_quickly(&mut self, guard: &EntryGuard, wait: &Wait) -> Option<Frame> {
+    pub fn take_quickly(&self, guard: &EntryGuard, wait: &Wait) -> Option<Frame> {
         let slot = table::lock(guard, self.fd);
         let plain = self.plain(&slot)?;
         let peeked = wait.first()?;

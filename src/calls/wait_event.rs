@@ -116,11 +116,9 @@ impl WaitEvent {
         if event_loop.wait_quickly(list, wait, left) {
             return true;
         }
-        let next = event_loop.wait_on(list, false);
-        next.is_some_and(|next| {
-            self.wait_for_members(guard, wait, next, left);
-            true
-        })
+        let Some(next) = event_loop.wait_with_timeout(false) else { return false };
+        self.wait_for_members(guard, wait, next, left);
+        true
     }
 
     /// The next step. `wait` has the result of the last wait, if there was one, and gets the next one. `None`

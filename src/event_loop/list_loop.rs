@@ -177,8 +177,7 @@ impl EventLoop {
                 None
             }
             Input::Blocked => {
-                self.note_blocked(true);
-                self.clear_verified();
+                self.note_blocked_signals();
                 None
             }
             Input::More => {
@@ -283,6 +282,13 @@ impl EventLoop {
         self.clear_verified();
         self.registry.turns.begin(max_events);
         self.upkeep.scan.begin(may_wait);
+    }
+
+    /// Signals were blocked just now, before another wait: from here on the program runs nothing except during
+    /// waits.
+    pub fn note_blocked_signals(&mut self) {
+        self.note_blocked(true);
+        self.clear_verified();
     }
 
     /// Notes whether signals are blocked except during waits, and no handler has ended the last one.
@@ -400,13 +406,22 @@ impl EventLoop {
     /// threads wake this one, if there are other threads; and a timeout until the next periodic work. No
     /// timeout is needed if the members themselves are polled, all verified, and there is no other thread
     /// that could change them: a signal handler ends the wait.
-    #[inline(never)]
-    pub fn wait_on<L: List>(&mut self, list: &L, is_idle: bool) -> Option<WaitFor> {
-        let asks_needed = self.registry.members.count() / BATCH + 1;
+    fn wait_on<L: List>(&mut self, list: &L, is_idle: bool) -> Option<WaitFor> {
         let mut fds = FdArray::NONE;
         if self.members_alone(list, |fd| _ = fds.push(fd)) {
+            let asks_needed = self.asks_needed();
             return Some(WaitFor { fds, clock: None, timeout: None, is_idle, asks_needed });
         }
+        self.wait_with_timeout(is_idle)
+    }
+
+    fn asks_needed(&self) -> usize {
+        self.registry.members.count() / BATCH + 1
+    }
+
+    /// [`EventLoop::wait_on`] if more than the members has to be waited for.
+    pub fn wait_with_timeout(&mut self, is_idle: bool) -> Option<WaitFor> {
+        let asks_needed = self.asks_needed();
         self.is_waiting = true;
         let poller = self.registry.poller_unchecked()?;
         let mut fds = self.few_members().unwrap_or(FdArray::one(poller.fd()));

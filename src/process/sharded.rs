@@ -13,7 +13,7 @@ use std::hash::{BuildHasherDefault, Hasher};
 use crate::process::entry_guard::EntryGuard;
 use crate::process::sync::{Mutex, MutexGuard, lock};
 
-/// A hash function for descriptors and addresses. It does not resist chosen keys: peers cannot choose these
+/// A hash function for descriptors and other small numbers. It does not resist chosen keys: peers cannot choose these
 /// numbers.
 #[derive(Default)]
 pub struct NumberHasher(u64);
@@ -31,10 +31,6 @@ impl Hasher for NumberHasher {
 
     fn write_u64(&mut self, number: u64) {
         self.0 = number.wrapping_mul(0x9E37_79B9_7F4A_7C15).rotate_left(32);
-    }
-
-    fn write_usize(&mut self, number: usize) {
-        self.write_u64(number as u64);
     }
 
     fn write_i32(&mut self, number: i32) {

@@ -180,13 +180,6 @@ impl EventLoop {
         Some(served)
     }
 
-    /// The call waits again, and signals were blocked just now: from here on the program runs nothing except
-    /// during waits.
-    pub fn note_blocked_signals(&mut self) {
-        self.note_blocked(true);
-        self.clear_verified();
-    }
-
     /// Prepares the wait for the members, which lasts as long as the call may wait. Returns false if anything
     /// else has to be waited for.
     #[inline(always)]

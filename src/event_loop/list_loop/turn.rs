@@ -130,9 +130,8 @@ impl EventLoop {
         Ok(self.prepare_accept(guard))
     }
 
-    /// Whether the member's number still is the file that was registered. If the number is not in the set,
-    /// the set's own number may be another file's, because the program has closed the set: then the set is
-    /// made anew.
+    /// Whether the member's number still is the file that was registered. If it seems not to be because the
+    /// program has closed the set, the set is made anew first.
     pub(super) fn verify(&mut self, guard: &EntryGuard, slot: u32) -> Result<bool, Error> {
         if self.registry.verify(slot) {
             return Ok(true);
